@@ -1,0 +1,69 @@
+"""Stateful WebSocket backends in Python whose rooms are real OS processes.
+
+Names are imported on first use: every worker carries this package, and a worker needs no ASGI.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from .errors import (
+    ChannelClosed,
+    HostFailed,
+    HostFull,
+    InvalidPID,
+    InvalidTarget,
+    NameNotFound,
+    NameTaken,
+    NotAProcess,
+    PayloadError,
+    ReservedTopic,
+    UnknownHost,
+    WsrelayError,
+)
+from .message import Event, ExitError, ExitKind, Message, Result
+from .pid import PID
+
+if TYPE_CHECKING:
+    from .node import HostOptions, Node
+    from .relay.middleware import WebSocketRelay
+    from .relay.response import RelayResponse
+
+__all__ = [
+    "PID",
+    "ChannelClosed",
+    "Event",
+    "ExitError",
+    "ExitKind",
+    "HostFailed",
+    "HostFull",
+    "HostOptions",
+    "InvalidPID",
+    "InvalidTarget",
+    "Message",
+    "NameNotFound",
+    "NameTaken",
+    "Node",
+    "NotAProcess",
+    "PayloadError",
+    "RelayResponse",
+    "ReservedTopic",
+    "Result",
+    "UnknownHost",
+    "WebSocketRelay",
+    "WsrelayError",
+]
+
+_LAZY = {
+    "HostOptions": ".node",
+    "Node": ".node",
+    "RelayResponse": ".relay.response",
+    "WebSocketRelay": ".relay.middleware",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if (module := _LAZY.get(name)) is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(module, __name__), name)

@@ -1,0 +1,5 @@
+"""The asynchronous face: `from wsrelay.aio import process` in `async def` handlers."""
+
+from . import process
+
+__all__ = ["process"]

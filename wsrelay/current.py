@@ -1,0 +1,102 @@
+"""Who is calling: the worker that this OS process is, or a node that runs in it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable
+from contextvars import ContextVar
+from typing import Any, Protocol
+
+from .errors import NotAProcess
+from .pid import PID
+
+__all__ = [
+    "Caller",
+    "caller",
+    "enter_worker",
+    "node_of_request",
+    "nodes",
+    "server_workers",
+    "worker",
+]
+
+
+class Caller(Protocol):
+    """What both a worker and a node can do for the code that they run."""
+
+    def pid(self) -> PID:
+        """Return the caller's own PID."""
+
+    def send(self, to: str | Iterable[str], topic: str, payload: Any) -> None:
+        """Send a message."""
+
+    def spawn(self, target: Any, host: str | None = None, /, *args: Any, **kwargs: Any) -> PID:
+        """Start a process."""
+
+    def get_or_spawn(
+        self, name: str, target: Any, host: str | None = None, /, *args: Any, **kwargs: Any
+    ) -> PID:
+        """Find a process by name or start it under that name."""
+
+    def cancel(self, to: str, reason: str) -> None:
+        """Ask a process to end."""
+
+    def terminate(self, to: str) -> None:
+        """End a process at once."""
+
+
+_worker: Caller | None = None
+
+nodes: list[Caller] = []
+"""The nodes that run in this OS process."""
+
+node_of_request: ContextVar[Caller] = ContextVar("wsrelay_node")
+"""The node of the application that handles the current request; set by the middleware."""
+
+
+def enter_worker(caller: Caller) -> None:
+    """Make this OS process a worker, for good."""
+    global _worker  # noqa: PLW0603 - a process is one worker, once
+    _worker = caller
+
+
+def worker() -> Any:
+    """Return this OS process's worker; raises `NotAProcess`."""
+    if _worker is None:
+        raise NotAProcess(
+            "only a process can do this: a handler that wsrelay runs in a worker. "
+            "In an HTTP handler use process.spawn, send, cancel and the like"
+        )
+    return _worker
+
+
+def caller() -> Caller:
+    """Return whoever calls; raises `NotAProcess`."""
+    if _worker is not None:
+        return _worker
+    if (node := node_of_request.get(None)) is not None:
+        return node
+    if len(nodes) == 1:
+        return nodes[0]
+    if nodes:
+        names = ", ".join(sorted(str(node.pid()) for node in nodes))
+        raise NotAProcess(
+            f"{len(nodes)} nodes run in this OS process ({names}); outside of a request "
+            "call the methods of the node that you mean"
+        )
+    raise NotAProcess(
+        "there is no process and no node here: run this in a handler, in an application wrapped "
+        "by WebSocketRelay, or inside `async with Node():`"
+    )
+
+
+def server_workers() -> int:
+    """Return how many worker processes the ASGI server was told to run, as far as it shows."""
+    arguments = sys.orig_argv + sys.argv
+    wanted = [os.environ.get("WEB_CONCURRENCY", "")]
+    for option, value in zip(arguments, [*arguments[1:], ""], strict=True):
+        name, equals, attached = option.partition("=")
+        if name in ("--workers", "-w"):
+            wanted.append(attached if equals else value)
+    return max(int(text) if text.isdecimal() else 1 for text in wanted)

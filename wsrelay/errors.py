@@ -1,0 +1,118 @@
+"""Everything that wsrelay raises.
+
+WsrelayError
+├── InvalidPID          (ValueError)    text that is no PID
+├── InvalidTarget       (ValueError)    text or object that names no function
+├── UnknownHost         (LookupError)   no process host of that name
+├── ReservedTopic       (ValueError)    topics starting with "@" are wsrelay's own
+├── PayloadError        (TypeError)     a payload that is not data
+├── ChannelClosed                       nothing will arrive on this channel any more
+├── NotAProcess         (RuntimeError)  called where there is no process to do it
+├── HostFull            (RuntimeError)  the host runs as many workers as it may
+├── HostFailed          (RuntimeError)  the host's template could not load what it was told to
+├── NameTaken           (ValueError)    the name belongs to another process
+├── NameNotFound        (LookupError)   no process has that name
+├── RelayRefused        (ValueError)    an X-WS-Relay header that is not what it should be
+└── WireError           (ValueError)    bytes on a pipe that are no frame
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "ChannelClosed",
+    "HostFailed",
+    "HostFull",
+    "InvalidPID",
+    "InvalidTarget",
+    "NameNotFound",
+    "NameTaken",
+    "NotAProcess",
+    "PayloadError",
+    "RelayRefused",
+    "ReservedTopic",
+    "UnknownHost",
+    "WireError",
+    "WsrelayError",
+]
+
+
+class WsrelayError(Exception):
+    """Base of everything that wsrelay raises."""
+
+
+class InvalidPID(WsrelayError, ValueError):  # noqa: N818 - contract name
+    """The text is not of the form `{node@host|id}` (contract section 1)."""
+
+    def __init__(self, text: object) -> None:
+        super().__init__(f"{text!r} is not a PID; one looks like {{local@app:processes|k3f9.1f}}")
+
+
+class InvalidTarget(WsrelayError, ValueError):  # noqa: N818 - contract name
+    """A spawn target of no known form (contract section 3, `spawn`)."""
+
+
+class UnknownHost(WsrelayError, LookupError):  # noqa: N818 - contract name
+    """A process host that this node does not have."""
+
+    def __init__(self, host: object, known: list[str]) -> None:
+        super().__init__(
+            f"no process host {host!r}; this node has {', '.join(sorted(known))}. "
+            "The second argument of spawn is the host, arguments of the target come after it: "
+            "spawn(target, None, arg, ...)"
+        )
+
+
+class ReservedTopic(WsrelayError, ValueError):  # noqa: N818 - contract name
+    """Topics starting with `@` cannot be sent by user code."""
+
+    def __init__(self, topic: object) -> None:
+        super().__init__(
+            f"topic {topic!r} is refused: a topic is a text that does not start with @"
+        )
+
+
+class PayloadError(WsrelayError, TypeError):
+    """A payload holds something that is not data (contract section 3)."""
+
+
+class ChannelClosed(WsrelayError):  # noqa: N818 - contract name
+    """The channel is closed and everything that was queued has been taken."""
+
+
+class NotAProcess(WsrelayError, RuntimeError):  # noqa: N818 - contract name
+    """The call needs a process or a node around it, and there is none."""
+
+
+class HostFull(WsrelayError, RuntimeError):  # noqa: N818 - contract name
+    """The process host already runs `max_processes` workers."""
+
+    def __init__(self, host: str, limit: int) -> None:
+        super().__init__(f"process host {host} is full: {limit} of {limit} processes run")
+        self.host = host
+
+
+class HostFailed(WsrelayError, RuntimeError):  # noqa: N818 - reads as a sentence
+    """The template could not load a preloaded module or a declared script.
+
+    `details` is the traceback text of the user's code, or empty.
+    """
+
+    def __init__(self, message: str, details: str = "") -> None:
+        super().__init__(message)
+        self.details = details
+
+
+class NameTaken(WsrelayError, ValueError):  # noqa: N818 - contract name
+    """The registered name belongs to another living process."""
+
+
+class NameNotFound(WsrelayError, LookupError):  # noqa: N818 - contract name
+    """No living process is registered under the name."""
+
+
+class RelayRefused(WsrelayError, ValueError):  # noqa: N818 - reads as a sentence
+    """The `X-WS-Relay` header or a relay command is not what contract section 2 says."""
+
+
+class WireError(WsrelayError, ValueError):
+    """Bytes on a pipe that are no frame; whoever wrote them is not to be trusted further."""

@@ -1,0 +1,1 @@
+"""Our own front end: uvicorn with h11 and wsproto, and the applications that it serves."""

@@ -1,0 +1,8 @@
+"""Process hosts: templates, the workers forked from them, and the pipes to those."""
+
+from .options import HostOptions
+from .pipe import NodePipe
+from .process_host import ProcessHost
+from .worker import Worker
+
+__all__ = ["HostOptions", "NodePipe", "ProcessHost", "Worker"]

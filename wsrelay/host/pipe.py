@@ -1,0 +1,201 @@
+"""The node's end of a worker's pipe: never waits, two lanes out."""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import fcntl
+import socket
+import termios
+from collections import deque
+from collections.abc import Callable, Hashable
+from typing import Final
+
+from wsrelay import wire
+from wsrelay.errors import WireError
+
+__all__ = ["NodePipe"]
+
+_CHUNK: Final = 256 * 1024
+_FULL: Final = 64 * 1024
+"""Bytes waiting for a worker from which on its clients are not read any more."""
+
+
+class NodePipe:
+    """Frames to and from one worker.
+
+    `post` is for what may overtake (events, replies); `queue` keeps order and sends only what the
+    worker has room for: at most `wire.WINDOW` bytes and one frame ahead of what it has taken.
+    `receive` is called with each frame, `garbage` once if the worker writes what is no frame.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        receive: Callable[[wire.FromWorker], None],
+        garbage: Callable[[str], None],
+    ) -> None:
+        self.queued = 0
+        """Data frames queued so far: the number of the newest one."""
+        self.backlog = 0
+        """Bytes of data that wait here for room at the worker."""
+        self.mailbox = 0
+        """The part of the backlog that other processes sent."""
+        self._socket = sock
+        sock.setblocking(False)
+        self._loop = asyncio.get_running_loop()
+        self._receive = receive
+        self._garbage = garbage
+        self._reader = wire.from_worker()
+        self._in_flight = 0
+        self._waiting: deque[tuple[bytes, bool]] = deque()
+        self._out: deque[memoryview] = deque()
+        self._holds: set[Hashable] = set()
+        self._at_end = False
+        self._broken = False
+        self._room = asyncio.Event()
+        self._room.set()
+        self._loop.add_reader(sock, self._readable)
+
+    # Out
+
+    def post(self, frame: wire.Frame) -> None:
+        """Send a frame ahead of all waiting data."""
+        self._write(wire.pack(frame))
+
+    def queue(self, frame: wire.Frame, *, mail: bool = False) -> int:
+        """Send a data frame in its turn; returns its number. `mail`: it counts as mailbox."""
+        data = wire.pack(frame)
+        self.queued += 1
+        if self._waiting or self._in_flight >= wire.WINDOW:
+            self._waiting.append((data, mail))
+            self.backlog += len(data)
+            self.mailbox += len(data) if mail else 0
+            if self.backlog >= _FULL:
+                self._room.clear()
+        else:
+            self._in_flight += len(data)
+            self._write(data)
+        return self.queued
+
+    def taken(self, size: int) -> None:
+        """Learn that the worker has taken so many bytes of data."""
+        self._in_flight -= size
+        while self._waiting and self._in_flight < wire.WINDOW:
+            data, mail = self._waiting.popleft()
+            self.backlog -= len(data)
+            self.mailbox -= len(data) if mail else 0
+            self._in_flight += len(data)
+            self._write(data)
+        if self.backlog < _FULL:
+            self._room.set()
+
+    @property
+    def full(self) -> bool:
+        """Whether the worker's clients should wait."""
+        return not self._room.is_set()
+
+    async def room(self) -> None:
+        """Wait until there is room for clients' messages, or the worker is gone."""
+        await self._room.wait()
+
+    def _write(self, data: bytes) -> None:
+        self._out.append(memoryview(data))
+        if len(self._out) == 1:
+            self._flush()
+
+    def _flush(self) -> None:
+        try:
+            while self._out:
+                sent = self._socket.send(self._out[0])
+                if sent == len(self._out[0]):
+                    self._out.popleft()
+                else:
+                    self._out[0] = self._out[0][sent:]
+        except BlockingIOError:
+            self._loop.add_writer(self._socket, self._flush)
+            return
+        except OSError:
+            self._out.clear()  # the worker is dying; its exit is announced by the kernel
+        self._loop.remove_writer(self._socket)
+
+    # In
+
+    def hold(self, token: Hashable) -> None:
+        """Read nothing more, so that the worker's writes wait, until `release` of the token."""
+        self._holds.add(token)
+        self._loop.remove_reader(self._socket)
+
+    def release(self, token: Hashable) -> None:
+        """Undo `hold`; the last token starts the reading again."""
+        if token in self._holds:
+            self._holds.discard(token)
+            if not self._holds and not self._at_end:
+                self._loop.add_reader(self._socket, self._readable)
+                # Not here: the caller may stand inside of a frame's delivery.
+                self._loop.call_soon(self._take_in, b"")
+
+    def _readable(self) -> None:
+        try:
+            data = self._socket.recv(_CHUNK)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if data:
+            self._take_in(data)
+        else:
+            # Closed by the worker; whether it ended, and how, is not for the pipe to say.
+            self._at_end = True
+            self._loop.remove_reader(self._socket)
+
+    def _take_in(self, data: bytes) -> None:
+        frames = self._reader.feed(data)
+        try:
+            for frame, _ in frames:
+                self._receive(frame)
+                if self._holds:
+                    break
+        except WireError as error:
+            self._at_end = self._broken = True
+            self._loop.remove_reader(self._socket)
+            self._garbage(str(error))
+        finally:
+            frames.close()
+
+    def finish(self) -> None:
+        """Take in what the dead worker left in the pipe, and close.
+
+        Reads what is there now and no more: a grandchild may hold the other end and write on.
+        """
+        self._loop.remove_reader(self._socket)
+        left = array.array("i", [0])
+        fcntl.ioctl(self._socket, termios.FIONREAD, left)
+        remaining, data = left[0], b""
+        while not self._broken:
+            self._take_in(data)
+            if self._holds:  # what stands behind a hold is wanted all the same
+                self._holds.clear()
+                data = b""
+                continue
+            if remaining <= 0:
+                break
+            try:
+                data = self._socket.recv(min(remaining, _CHUNK))
+            except OSError:
+                break
+            if not data:
+                break
+            remaining -= len(data)
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the descriptor; queued data is dropped."""
+        self._at_end = True
+        self._loop.remove_reader(self._socket)
+        self._loop.remove_writer(self._socket)
+        self._socket.close()
+        self._out.clear()
+        self._waiting.clear()
+        self.backlog = self.mailbox = 0
+        self._room.set()

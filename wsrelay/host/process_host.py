@@ -1,0 +1,221 @@
+"""The node's side of one process host: its template process and the control socket to it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import multiprocessing
+import os
+import socket
+import sys
+import types
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from wsrelay import wire
+from wsrelay.errors import HostFailed, WireError
+from wsrelay.message import ExitError, ExitKind
+
+from . import template
+from .options import HostOptions
+from .worker import Worker
+
+__all__ = ["ProcessHost"]
+
+logger = logging.getLogger(__name__)
+
+
+class ProcessHost:
+    """Starts the template when it is first needed, and again when it was lost.
+
+    Every method belongs to the event loop's thread; none waits but `loaded` and `join`.
+    """
+
+    def __init__(self, options: HostOptions) -> None:
+        self.options = options
+        self._loop = asyncio.get_running_loop()
+        self._process: multiprocessing.process.BaseProcess | None = None
+        self._control: socket.socket | None = None
+        self._reader = wire.from_template()
+        self._descriptors: list[int] = []
+        self._workers: dict[int, Worker] = {}
+        self._pending: list[Worker] = []
+        self._out: deque[tuple[bytes, socket.socket | None]] = deque()
+        self._loading: asyncio.Future[None] | None = None
+
+    def start(self) -> None:
+        """Start the template unless it runs."""
+        if self._control is not None:
+            return
+        ours, theirs = socket.socketpair()
+        context = multiprocessing.get_context("spawn")
+        with theirs, _no_main_module():
+            self._process = context.Process(
+                target=template.main,
+                args=(theirs, self.options, logging.getLogger("wsrelay").getEffectiveLevel()),
+                name=f"wsrelay {self.options.name}",
+            )
+            self._process.start()
+        ours.setblocking(False)
+        self._control = ours
+        self._reader = wire.from_template()
+        self._loading = self._loop.create_future()
+        # Nobody may wait for it; the failure is told to every worker that was to start.
+        self._loading.add_done_callback(lambda future: future.exception())
+        self._loop.add_reader(ours, self._readable)
+
+    async def loaded(self) -> None:
+        """Wait until the template has preloaded everything; raises `HostFailed`."""
+        self.start()
+        assert self._loading is not None  # noqa: S101 - start() made it
+        await asyncio.shield(self._loading)
+
+    @property
+    def os_pid(self) -> int | None:
+        """The template's process id."""
+        return self._process.pid if self._process is not None and self._control else None
+
+    def launch(self, worker: Worker) -> None:
+        """Have the worker forked, as soon as the template is ready."""
+        self.start()
+        self._workers[worker.ref] = worker
+        worker.kill_by_template = lambda: self._tell(wire.Kill(worker.ref))
+        assert self._loading is not None  # noqa: S101 - start() made it
+        if self._loading.done():
+            self._tell(wire.Fork(worker.ref), worker.worker_end)
+        else:
+            self._pending.append(worker)
+
+    def close(self) -> None:
+        """Let go of the template: it kills all that it has and ends."""
+        if self._control is not None:
+            self._loop.remove_reader(self._control)
+            self._loop.remove_writer(self._control)
+            self._control.close()
+            self._control = None
+        for descriptor in self._descriptors:
+            os.close(descriptor)
+        self._descriptors.clear()
+        self._out.clear()
+        if self._loading is not None and not self._loading.done():
+            self._loading.set_exception(HostFailed("the process host was closed"))
+
+    def abandon(self) -> None:
+        """Let go of the template at the exit of the interpreter, when no event loop runs."""
+        if self._control is not None:
+            self._control.close()
+
+    async def join(self, timeout: float) -> None:  # noqa: ASYNC109 - bounds a thread
+        """Wait for the end of the template after `close`."""
+        if self._process is not None:
+            await asyncio.to_thread(self._process.join, timeout)
+            if self._process.is_alive():
+                logger.error("template %s does not end and is killed", self._process.pid)
+                self._process.kill()
+                await asyncio.to_thread(self._process.join, timeout)
+            self._process.close()
+            self._process = None
+
+    # Out
+
+    def _tell(self, frame: wire.Frame, descriptor: socket.socket | None = None) -> None:
+        self._out.append((wire.pack(frame), descriptor))
+        if len(self._out) == 1:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._control is None:
+            return
+        try:
+            while self._out:
+                data, carried = self._out[0]
+                if carried is None:
+                    sent = self._control.send(data)
+                else:
+                    sent = socket.send_fds(self._control, [data], [carried.fileno()])
+                    carried.close()
+                if sent < len(data):
+                    self._out[0] = data[sent:], None
+                else:
+                    self._out.popleft()
+        except BlockingIOError:
+            self._loop.add_writer(self._control, self._flush)
+            return
+        except OSError:
+            self._out.clear()  # the template is gone, which shows at the next read
+        self._loop.remove_writer(self._control)
+
+    # In
+
+    def _readable(self) -> None:
+        assert self._control is not None  # noqa: S101 - it is being read
+        try:
+            data, descriptors, _, _ = socket.recv_fds(self._control, 65536, 64)
+            self._descriptors += descriptors
+            frames = [frame for frame, _ in self._reader.feed(data)]
+        except BlockingIOError:
+            return
+        except (OSError, WireError):
+            data, frames = b"", []
+        for frame in frames:
+            self._receive(frame)
+        if not data:
+            self._lost()
+
+    def _receive(self, frame: wire.FromTemplate) -> None:
+        assert self._loading is not None  # noqa: S101 - start() made it
+        match frame:
+            case wire.Loaded():
+                self._loading.set_result(None)
+                pending, self._pending = self._pending, []
+                for worker in pending:
+                    self._tell(wire.Fork(worker.ref), worker.worker_end)
+            case wire.LoadFailed():
+                logger.error(
+                    "process host %s cannot start: %s%s",
+                    self.options.name,
+                    frame.message,
+                    f"\n{frame.details}" if frame.details else "",
+                )
+                self._fail(HostFailed(frame.message, frame.details))
+            case wire.Forked():
+                pidfd = self._descriptors.pop(0) if frame.has_pidfd else None
+                self._workers[frame.ref].forked(frame.os_pid, pidfd)
+            case wire.ForkFailed():
+                worker = self._workers.pop(frame.ref)
+                worker.failed(ExitError(ExitKind.START_FAILED, frame.message))
+            case wire.Exited():
+                self._workers.pop(frame.ref).reaped(frame.code)
+
+    def _fail(self, error: HostFailed) -> None:
+        """Give up on this template; the next launch tries a new one."""
+        self._close_with(error)
+        workers, self._workers, self._pending = self._workers, {}, []
+        for worker in workers.values():
+            worker.failed(ExitError(ExitKind.START_FAILED, str(error), error.details or None))
+
+    def _close_with(self, error: HostFailed) -> None:
+        """Close, and let those who wait for the template know why."""
+        if self._loading is not None and not self._loading.done():
+            self._loading.set_exception(error)
+        self.close()
+
+    def _lost(self) -> None:
+        """Find the control socket closed by the other side: the template died."""
+        logger.error("the template of process host %s was lost", self.options.name)
+        self._close_with(HostFailed("the process host's template was lost"))
+        workers, self._workers, self._pending = self._workers, {}, []
+        for worker in workers.values():
+            worker.template_lost()
+
+
+@contextmanager
+def _no_main_module() -> Iterator[None]:
+    """Hide `__main__` from multiprocessing, which would run it again in the template."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main

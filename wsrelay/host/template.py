@@ -1,0 +1,233 @@
+"""The template process: preloads, forks workers, reaps them, and ends all of them with the node.
+
+Single-threaded and free of asyncio, so that a fork copies nothing but preloaded modules.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import multiprocessing
+import multiprocessing.process
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+
+from wsrelay import osproc, targets, wire, worker
+
+from .options import HostOptions
+
+__all__ = ["main"]
+
+logger = logging.getLogger(__name__)
+
+_THREAD_LIMITS = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+)
+
+
+def main(control: socket.socket, options: HostOptions, log_level: int) -> None:
+    """Be a template until the node's end of `control` closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    osproc.become_subreaper()
+    _empty_stdin()
+    # A handler on the root makes basicConfig() of preloaded code do nothing: in a worker the
+    # records go to the node, and would be written twice otherwise.
+    logging.basicConfig(level=log_level)
+    template = Template(control)
+    try:
+        _preload(options)
+    except worker.LoadError as error:
+        template.tell(wire.LoadFailed(error.message, error.details))
+    else:
+        gc.collect()
+        gc.freeze()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        template.tell(wire.Loaded())
+    template.serve()
+
+
+def _empty_stdin() -> None:
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115 - lives as long as the process
+
+
+def _preload(options: HostOptions) -> None:
+    # Libraries that start a thread pool at import would leave dead threads in every fork.
+    limited = [name for name in _THREAD_LIMITS if name not in os.environ]
+    os.environ.update(dict.fromkeys(limited, "1"))
+    for name in options.preload:
+        worker.load_module(name)
+    for text in options.targets:
+        worker.load_target(targets.parse(text))
+    for name in limited:
+        os.environ.pop(name, None)
+    _warn_of_threads()
+
+
+def _warn_of_threads() -> None:
+    names = [t.name for t in threading.enumerate() if t is not threading.main_thread()]
+    if not names and sys.platform == "linux":
+        native = len(list(Path("/proc/self/task").iterdir())) - 1
+        names = [f"{native} of a native library"] if native else []
+    if names:
+        logger.warning("preloading left threads behind (%s): workers lack them", ", ".join(names))
+
+
+class Template:
+    """The loop: control frames and children's deaths in, forks and reports out."""
+
+    def __init__(self, control: socket.socket) -> None:
+        self._control = control
+        self._reader = wire.to_template()
+        self._descriptors: list[int] = []
+        self._refs: dict[int, int] = {}  # process id to ref
+        self._context = multiprocessing.get_context("fork")
+        # A child's death interrupts the poll by way of this pair.
+        self._wakeup, self._woken = socket.socketpair()
+        self._wakeup.setblocking(False)
+        self._woken.setblocking(False)
+
+    def tell(self, frame: wire.Frame, descriptor: int | None = None) -> None:
+        """Write a frame to the node; a node that is gone shows at the next read."""
+        data = wire.pack(frame)
+        try:
+            if descriptor is None:
+                self._control.sendall(data)
+            else:
+                sent = socket.send_fds(self._control, [data], [descriptor])
+                self._control.sendall(data[sent:])
+        except OSError:
+            pass
+
+    def serve(self) -> None:
+        """Work until the node is gone, then take everything down."""
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(self._wakeup.fileno(), warn_on_full_buffer=False)
+        poll = select.poll()
+        poll.register(self._control, select.POLLIN)
+        poll.register(self._woken, select.POLLIN)
+        try:
+            while True:
+                ready = [fd for fd, _ in poll.poll()]
+                if self._woken.fileno() in ready:
+                    self._drain_wakeups()
+                    self._reap()
+                if self._control.fileno() in ready and not self._obey():
+                    return
+        finally:
+            self._end()
+
+    def _drain_wakeups(self) -> None:
+        try:
+            while self._woken.recv(4096):
+                pass
+        except BlockingIOError:
+            pass
+
+    def _obey(self) -> bool:
+        """Carry out what the node wrote; False when it is gone."""
+        try:
+            data, descriptors, _, _ = socket.recv_fds(self._control, 65536, 64)
+        except ConnectionResetError:
+            return False
+        self._descriptors += descriptors
+        for frame, _ in self._reader.feed(data):
+            match frame:
+                case wire.Fork():
+                    self._fork(frame.ref, self._descriptors.pop(0))
+                case wire.Kill():
+                    for pid, ref in self._refs.items():
+                        if ref == frame.ref:
+                            _kill_group(pid)
+        return bool(data)
+
+    def _fork(self, ref: int, descriptor: int) -> None:
+        with socket.socket(fileno=descriptor) as sock:
+            process = self._context.Process(target=self._child, args=(sock, os.getpid()))
+            try:
+                process.start()
+            except OSError as error:
+                self.tell(wire.ForkFailed(ref, f"the operating system refused a fork: {error}"))
+                return
+        pid = process.pid
+        assert pid is not None  # noqa: S101 - it was started
+        # Reaping is ours alone: multiprocessing would poll (and reap) all its children at each
+        # start(), and would keep two descriptors of each.
+        multiprocessing.process._children.discard(process)  # type: ignore[attr-defined]  # noqa: SLF001
+        self._refs[pid] = ref
+        try:
+            pidfd: int | None = os.pidfd_open(pid)
+        except (AttributeError, OSError):
+            pidfd = None
+        self.tell(wire.Forked(ref, pid, pidfd is not None), pidfd)
+        if pidfd is not None:
+            os.close(pidfd)
+
+    def _child(self, sock: socket.socket, template: int) -> None:
+        # Only what is the template's own: preloaded code may hold files that the worker needs.
+        for mine in (self._control, self._wakeup, self._woken):
+            mine.close()
+        for descriptor in self._descriptors:
+            os.close(descriptor)
+        worker.run(sock, template)
+
+    def _reap(self) -> None:
+        """Reap all dead children, adopted ones too, and report the workers among them."""
+        while (pid := _dead_child()) is not None:
+            ref = self._refs.pop(pid, None)
+            if ref is not None:
+                # Before the reaping: until then nobody else can get this process group's number.
+                _kill_group(pid)
+            _, status = os.waitpid(pid, 0)
+            if ref is not None:
+                self.tell(wire.Exited(ref, os.waitstatus_to_exitcode(status)))
+
+    def _end(self) -> None:
+        """Kill every worker's group and every descendant, and wait until they are gone."""
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for pid in self._refs:
+            _kill_group(pid)
+        me = os.getpid()
+        while True:
+            # Whatever outlived its parent is our child now: killing it may bring up more.
+            for pid in osproc.children(me):
+                os.kill(pid, signal.SIGKILL)
+            try:
+                while os.waitpid(-1, os.WNOHANG) != (0, 0):
+                    pass
+            except ChildProcessError:
+                return
+            time.sleep(0.002)
+
+
+def _dead_child() -> int | None:
+    """Return a dead child without reaping it, or None."""
+    try:
+        dead = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return None
+    return None if dead is None else dead.si_pid
+
+
+def _kill_group(pid: int) -> None:
+    # Before its setsid() a fresh worker is no group leader yet; then it is killed alone.
+    for kill in (os.killpg, os.kill):
+        try:
+            kill(pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            continue
+        return

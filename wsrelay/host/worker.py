@@ -1,0 +1,160 @@
+"""One worker as the node sees it: its pipe, its exit, and what is known of its end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import Callable
+from typing import Final
+
+from wsrelay import payload, wire
+from wsrelay.message import ExitError, ExitKind, Result
+from wsrelay.pid import PID
+
+from .pipe import NodePipe
+
+__all__ = ["Worker"]
+
+_PATIENCE: Final = 1.0
+"""Seconds that a stalled template has to tell the exit status of a worker that is dead."""
+
+
+class Worker:
+    """A worker from its launch to its exit.
+
+    The kernel's pidfd says when it is dead, the template's report (or the worker's own last
+    frame) says how; what it left in its pipe is taken in before `exited` is called, once.
+    """
+
+    def __init__(
+        self,
+        pid: PID,
+        ref: int,
+        received: Callable[[Worker, wire.FromWorker], None],
+        exited: Callable[[Worker, Result], None],
+    ) -> None:
+        self.pid = pid
+        self.ref = ref
+        self.os_pid: int | None = None
+        self.clients: dict[PID, int] = {}
+        """Connections bound to it, each with the number of its `ws.join` frame."""
+        self.done: wire.Done | None = None
+        self._exited = exited
+        self._loop = asyncio.get_running_loop()
+        node_end, self.worker_end = socket.socketpair()
+        self.pipe = NodePipe(node_end, lambda frame: received(self, frame), self._garbage)
+        self._pidfd: int | None = None
+        self._exit_code: int | None = None
+        self._failure: ExitError | None = None
+        self._doomed = False
+        self._is_dead = False
+        self._over = False
+        self._patience: asyncio.TimerHandle | None = None
+        self.kill_by_template: Callable[[], None] | None = None
+
+    def never_read(self, client: PID, join: int) -> bool:
+        """Whether a worker that has returned never took this client's `ws.join`."""
+        done = self.done
+        return done is not None and (join > done.received or client in done.unread)
+
+    def kill(self) -> None:
+        """SIGKILL; the template kills the rest of its process group when it reaps it."""
+        self._doomed = True
+        if self._is_dead:
+            return
+        if self._pidfd is not None:
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+        elif self.os_pid is not None and self.kill_by_template is not None:
+            self.kill_by_template()
+
+    # What the template and the kernel tell
+
+    def forked(self, os_pid: int, pidfd: int | None) -> None:
+        """Learn that it runs."""
+        self.os_pid = os_pid
+        self._pidfd = pidfd
+        if pidfd is not None:
+            self._loop.add_reader(pidfd, self._dead)
+        if self._doomed:
+            self.kill()
+
+    def reaped(self, exit_code: int) -> None:
+        """Learn from the template how it ended."""
+        self._exit_code = exit_code
+        self._dead()
+
+    def failed(self, error: ExitError) -> None:
+        """Learn that it never came to life."""
+        self._failure = error
+        self._dead()
+
+    def template_lost(self) -> None:
+        """Learn that the template is gone, which takes the worker with it."""
+        self._failure = ExitError(ExitKind.TEMPLATE_LOST, "the process host's template was lost")
+        if self._pidfd is not None:
+            self.kill()  # it is dying already where the kernel does that (PDEATHSIG)
+            return
+        if self.os_pid is not None and not self._is_dead:
+            os.kill(self.os_pid, signal.SIGKILL)
+        self._dead()
+
+    def _garbage(self, problem: str) -> None:
+        self._failure = ExitError(
+            ExitKind.ERROR, f"killed: it wrote garbage on its pipe: {problem}"
+        )
+        self.kill()
+
+    # The end
+
+    def _dead(self) -> None:
+        """Take in what it left, and announce the exit as soon as its cause is known too."""
+        if not self._is_dead:
+            self._is_dead = True
+            if self._pidfd is not None:
+                self._loop.remove_reader(self._pidfd)
+                os.close(self._pidfd)
+                self._pidfd = None
+            self.worker_end.close()
+            self.pipe.finish()
+        if self.done or self._failure or self._exit_code is not None:
+            self._finish()
+        elif self._patience is None:
+            self._patience = self._loop.call_later(_PATIENCE, self._finish)
+
+    def _finish(self) -> None:
+        if self._over:
+            return
+        if self._patience is not None:
+            self._patience.cancel()
+        self._over = True
+        self._exited(self, self._result())
+
+    def _result(self) -> Result:
+        if self.done is not None:
+            return Result(_value(self.done), self.done.error)
+        if self._failure is not None:
+            return Result(error=self._failure)
+        if self._exit_code is None:
+            return Result(error=ExitError(ExitKind.KILLED, "its exit status is unknown"))
+        if self._exit_code < 0:
+            name = _signal_name(-self._exit_code)
+            return Result(error=ExitError(ExitKind.KILLED, name))
+        if self._exit_code > 0:
+            return Result(error=ExitError(ExitKind.EXIT, f"exit code {self._exit_code}"))
+        return Result()
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _value(done: wire.Done) -> object:
+    try:
+        return payload.decode(done.value)
+    except (ValueError, RecursionError):
+        return None

@@ -1,0 +1,47 @@
+"""Registered names: each belongs to one living process, a process may have several."""
+
+from __future__ import annotations
+
+from wsrelay.errors import NameNotFound, NameTaken
+from wsrelay.pid import PID
+
+__all__ = ["Names"]
+
+
+class Names:
+    """Name to PID and back."""
+
+    def __init__(self) -> None:
+        self._pids: dict[str, PID] = {}
+        self._names: dict[PID, set[str]] = {}
+
+    def __len__(self) -> int:
+        return len(self._pids)
+
+    def register(self, name: str, pid: PID) -> None:
+        """Give the name to the process; again is no change. Raises `NameTaken`."""
+        if not name or name.startswith("{"):
+            raise ValueError(f"{name!r} is no name: a name is not empty and does not start with {{")
+        owner = self._pids.setdefault(name, pid)
+        if owner != pid:
+            raise NameTaken(f"the name {name!r} belongs to {owner}")
+        self._names.setdefault(pid, set()).add(name)
+
+    def get(self, name: str) -> PID | None:
+        """Return the process of that name, or None."""
+        return self._pids.get(name)
+
+    def lookup(self, name: str) -> PID:
+        """Return the process of that name. Raises `NameNotFound`."""
+        if (pid := self._pids.get(name)) is None:
+            raise NameNotFound(f"no process is registered as {name!r}")
+        return pid
+
+    def of(self, pid: PID) -> frozenset[str]:
+        """Return the names of the process."""
+        return frozenset(self._names.get(pid, ()))
+
+    def release(self, pid: PID) -> None:
+        """Free all names of the process."""
+        for name in self._names.pop(pid, ()):
+            del self._pids[name]

@@ -1,0 +1,71 @@
+"""What processes exchange and what is left of them when they end (contract sections 1 and 3)."""
+
+from __future__ import annotations
+
+import enum
+from typing import Any
+
+from msgspec import Struct
+
+from .pid import PID
+
+__all__ = ["JOIN", "LEAVE", "MESSAGE", "Event", "ExitError", "ExitKind", "Message", "Result"]
+
+JOIN = "ws.join"
+MESSAGE = "ws.message"
+HEARTBEAT = "ws.heartbeat"
+LEAVE = "ws.leave"
+ERROR = "ws.error"
+SEND = "ws.send"
+CLOSE = "ws.close"
+CONTROL = "ws.control"
+
+
+class Message(Struct, frozen=True):
+    """One message in an inbox. `payload` is data, see contract section 3."""
+
+    topic: str
+    payload: Any
+    sender: PID
+
+
+class ExitKind(enum.StrEnum):
+    """Why a process ended other than by returning."""
+
+    ERROR = "error"
+    EXIT = "exit"
+    KILLED = "killed"
+    LIMIT = "limit"
+    START_FAILED = "start_failed"
+    HOST_FULL = "host_full"
+    NOPROC = "noproc"
+    CANCELLED = "cancelled"
+    TERMINATED = "terminated"
+    LINK_DOWN = "link_down"
+    MAILBOX_OVERFLOW = "mailbox_overflow"
+    DISCONNECTED = "disconnected"
+    TEMPLATE_LOST = "template_lost"
+
+
+class ExitError(Struct, frozen=True):
+    """`message` is one line; `traceback` is the text of the worker's traceback, if it had one."""
+
+    kind: ExitKind
+    message: str
+    traceback: str | None = None
+
+
+class Result(Struct, frozen=True):
+    """How a process ended: what it returned, or the error that ended it."""
+
+    value: Any = None
+    error: ExitError | None = None
+
+
+class Event(Struct, frozen=True):
+    """What arrives on the events channel: kind `EXIT`, `LINK_DOWN` or `CANCEL`."""
+
+    kind: str
+    sender: PID
+    result: Result | None = None
+    reason: str = ""

@@ -1,0 +1,515 @@
+"""The node: the only place that executes the kernel's effects and routes messages.
+
+All of it runs in one event loop's thread; what may be called from other threads says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import concurrent.futures
+import itertools
+import logging
+import sys
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, Protocol, Self, TypeVar
+
+from msgspec import Raw
+
+from . import current, payload, wire
+from .errors import (
+    HostFailed,
+    InvalidPID,
+    NotAProcess,
+    ReservedTopic,
+    WsrelayError,
+)
+from .host import HostOptions, ProcessHost, Worker
+from .kernel import Effect, Exited, Kernel, Kill, Launch, Signal, Started, State, Stop
+from .message import JOIN, LEAVE, ExitError, ExitKind, Result
+from .pid import PID, PIDSource, base36
+from .relay import command
+from .spawning import pack_target
+
+__all__ = ["Connection", "HostOptions", "Node"]
+
+logger = logging.getLogger(__name__)
+worker_logger = logging.getLogger("wsrelay.worker")
+
+_NEVER_SENT: Final = sys.maxsize
+_EMPTY: Final = Raw(payload.encode({}))
+
+T = TypeVar("T")
+
+
+class Connection(Protocol):
+    """What the node needs of a WebSocket connection to treat it as a process."""
+
+    pid: PID
+
+    def command(self, given: command.Command, sender: PID) -> None:
+        """Carry out what a process sent."""
+
+    def target_exited(self, target: PID, result: Result, *, join_read: bool) -> None:
+        """Learn that the target is gone."""
+
+    def cancel(self, reason: str) -> None:
+        """Close normally."""
+
+    def terminate(self) -> None:
+        """Drop at once."""
+
+    def shut_down(self) -> None:
+        """Close because the node shuts down."""
+
+
+class Node:
+    """A node: its process hosts, its workers and its connections.
+
+    `name` is the node part of its PIDs, the first of `hosts` is where spawns without a host go.
+    Building it starts nothing; use `async with node:`, or `start` and `aclose`, in one event loop.
+    """
+
+    def __init__(self, *, name: str = "local", hosts: Sequence[HostOptions] = ()) -> None:
+        self.name = name
+        self.hosts = {host.name: host for host in hosts or (HostOptions(),)}
+        self.dead_letters = 0
+        """Messages to a PID or name that nobody has."""
+        self.draining = False
+        random = PIDSource.draw()
+        self._random = random
+        self._ids = PIDSource(name, f"{random}.0")
+        self._pid = self._ids.next("node")
+        self._default_host = next(iter(self.hosts))
+        self._refs = itertools.count(1)
+        self._reset()
+
+    def _reset(self) -> None:
+        self._kernel = Kernel({host.name: host.max_processes for host in self.hosts.values()})
+        self._templates: dict[str, ProcessHost] = {}
+        self._workers: dict[PID, Worker] = {}
+        self._connections: dict[PID, Connection] = {}
+        self._timers: dict[PID, asyncio.TimerHandle] = {}
+        self._starting: dict[PID, asyncio.Future[str | None]] = {}
+        self._when_idle: dict[PID, Callable[[], None]] = {}
+        self._no_workers: asyncio.Event | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = 0
+        self.draining = False
+
+    # Life
+
+    def start(self) -> None:
+        """Start in the running event loop; templates start when they are first needed."""
+        if self._loop is not None:
+            if self._loop is not asyncio.get_running_loop():
+                raise RuntimeError(f"node {self.name} belongs to another event loop")
+            return
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
+        self._templates = {name: ProcessHost(host) for name, host in self.hosts.items()}
+        self._no_workers = asyncio.Event()
+        self._no_workers.set()
+        current.nodes.append(self)
+        # Without this, an application that never closes the node would wait for ever at its exit:
+        # multiprocessing joins the templates, and they live as long as their control sockets.
+        atexit.register(self._abandon)
+
+    async def loaded(self) -> None:
+        """Wait until every host has preloaded what it should; raises `HostFailed`."""
+        self.start()
+        for template in self._templates.values():
+            await template.loaded()
+
+    def drain(self) -> None:
+        """Begin to shut down: connections close with 1012, workers are cancelled, none start."""
+        self.draining = True
+        for connection in list(self._connections.values()):
+            connection.shut_down()
+        for pid in list(self._workers):
+            self._signal(pid, Signal.CANCEL, reason="node shuts down")
+
+    def hurry(self) -> None:
+        """End all workers at once."""
+        for pid in list(self._workers):
+            self._signal(pid, Signal.TERMINATE)
+
+    async def aclose(self) -> None:
+        """Drain, wait until every worker has ended (at most its host's `stop_timeout`), stop."""
+        if self._loop is None or self._no_workers is None:
+            return
+        self.drain()
+        await self._no_workers.wait()
+        for template in self._templates.values():
+            template.close()
+        for template in self._templates.values():
+            await template.join(10)
+        atexit.unregister(self._abandon)
+        current.nodes.remove(self)
+        self._reset()
+
+    def _abandon(self) -> None:
+        for template in self._templates.values():
+            template.abandon()
+
+    async def __aenter__(self) -> Self:
+        self.start()
+        return self
+
+    async def __aexit__(self, *_exc: object) -> None:
+        await self.aclose()
+
+    # What handlers call on the node; from any thread
+
+    def pid(self) -> PID:
+        """Return the node's own PID: the sender of what HTTP handlers send."""
+        return self._pid
+
+    def send(self, to: str | Iterable[str], topic: str, payload_: Any = None) -> None:
+        """Send a message; raises `ReservedTopic`, `PayloadError`."""
+        if not isinstance(topic, str) or topic.startswith("@"):
+            raise ReservedTopic(topic)
+        content = Raw(payload.encode(payload_))
+        receivers = [to] if isinstance(to, str) else list(to)
+        self._here(self._route, self._pid, receivers, topic, content)
+
+    def spawn(self, target: Any, host: str | None = None, /, *args: Any, **kwargs: Any) -> PID:
+        """Start a process and return its PID at once; raises as `wsrelay.process.spawn`."""
+        text, code = pack_target(target, args, kwargs)
+        pid = self._ids.next(self._default_host if host is None else host)
+        self._here(self._spawn, pid, text, code, None)
+        return pid
+
+    def get_or_spawn(
+        self, name: str, target: Any, host: str | None = None, /, *args: Any, **kwargs: Any
+    ) -> PID:
+        """Return the process of that name or start one under it, atomically."""
+        text, code = pack_target(target, args, kwargs)
+        pid = self._ids.next(self._default_host if host is None else host)
+        return self._here(self._spawn, pid, text, code, name)
+
+    def cancel(self, to: str, reason: str = "") -> None:
+        """Ask a process to end."""
+        self._here(self._ask, self._pid, to, Signal.CANCEL, reason)
+
+    def terminate(self, to: str) -> None:
+        """End a process at once."""
+        self._here(self._ask, self._pid, to, Signal.TERMINATE)
+
+    def _here(self, function: Callable[..., T], *args: Any) -> T:
+        """Call in the event loop's thread, and wait for it when this is another thread."""
+        loop = self._loop
+        if loop is None:
+            raise NotAProcess(f"node {self.name} is not running; use `async with node:` around it")
+        if threading.get_ident() == self._thread:
+            return function(*args)
+        future: concurrent.futures.Future[T] = concurrent.futures.Future()
+
+        def call() -> None:
+            try:
+                future.set_result(function(*args))
+            except BaseException as error:  # noqa: BLE001 - raised in the calling thread
+                future.set_exception(error)
+
+        loop.call_soon_threadsafe(call)
+        return future.result()
+
+    # What the relay and the front end call
+
+    async def started(self, pid: PID) -> str | None:
+        """Wait until the worker runs its handler; returns why it cannot be a target, or None.
+
+        Its host's `start_timeout` bounds the wait.
+        """
+        process = self._kernel.processes.get(pid)
+        if process is not None and process.state is State.STARTING:
+            assert self._loop is not None  # noqa: S101 - it has processes
+            future = self._starting.get(pid)
+            if future is None:
+                future = self._starting[pid] = self._loop.create_future()
+            return await asyncio.shield(future)
+        return self.why_no_target(pid)
+
+    def why_no_target(self, pid: PID) -> str | None:
+        """Return why a relay cannot be bound to that process, or None if it can."""
+        return self._kernel.why_no_target(pid)
+
+    def is_connection(self, pid: PID) -> bool:
+        """Whether the PID is that of a living connection."""
+        return pid in self._connections
+
+    def new_connection_pid(self) -> PID:
+        """Make the PID of a connection of the front end."""
+        return self._ids.next("gateway")
+
+    def connect(self, connection: Connection, target: PID) -> None:
+        """Add a connection and bind it to its target, whose exit it is told from now on."""
+        self._kernel.connect(connection.pid)
+        self._connections[connection.pid] = connection
+        self._workers[target].clients[connection.pid] = _NEVER_SENT
+
+    def disconnect(self, pid: PID, target: PID, result: Result) -> None:
+        """Remove a connection."""
+        self._connections.pop(pid, None)
+        self._unbind(pid, target)
+        self._execute(self._kernel.exited(pid, result))
+
+    def join(self, client: PID, target: PID, metadata: dict[str, Any] | None) -> None:
+        """Bind a connection to a target and send it `ws.join`."""
+        if (worker := self._alive(target)) is not None:
+            self.attach(client, target, metadata)
+            number = worker.pipe.queue(wire.Relay(JOIN, str(client), _EMPTY))
+            worker.clients[client] = number
+
+    def attach(self, client: PID, target: PID, metadata: dict[str, Any] | None) -> None:
+        """Set the metadata of the connection's messages from now on."""
+        if (worker := self._alive(target)) is not None:
+            worker.pipe.queue(wire.Attach(str(client), Raw(payload.encode(metadata))))
+
+    def tell(self, client: PID, target: PID, topic: str, content: dict[str, Any]) -> None:
+        """Send a target a message of the relay."""
+        if (worker := self._alive(target)) is not None:
+            frame = wire.Relay(topic, str(client), Raw(payload.encode(content)))
+            worker.pipe.queue(frame)
+
+    def leave(self, client: PID, target: PID, code: int, reason: str) -> None:
+        """Send a target `ws.leave` and unbind the connection from it."""
+        self.tell(client, target, LEAVE, {"code": code, "reason": reason})
+        if (worker := self._alive(target)) is not None:
+            worker.pipe.queue(wire.Detach(str(client)))
+        self._unbind(client, target)
+
+    def post(self, sender: PID, to: PID, topic: str, content: Any) -> None:
+        """Send a message in the name of a connection."""
+        self._route(sender, [to], topic, Raw(payload.encode(content)))
+
+    def room_for(self, target: PID) -> Callable[[], Any] | None:
+        """Return None if the target has room for a client's message, else what to await first."""
+        worker = self._workers.get(target)
+        return worker.pipe.room if worker is not None and worker.pipe.full else None
+
+    def hold(self, sender: PID, connection: PID) -> None:
+        """Let a worker's writes wait for a connection."""
+        if (worker := self._workers.get(sender)) is not None:
+            worker.pipe.hold(connection)
+
+    def release(self, sender: PID, connection: PID) -> None:
+        """Undo `hold`."""
+        if (worker := self._workers.get(sender)) is not None:
+            worker.pipe.release(connection)
+
+    def clients(self, pid: PID) -> int:
+        """Return how many connections are bound to a worker."""
+        return len(worker.clients) if (worker := self._workers.get(pid)) else 0
+
+    def when_idle(self, pid: PID, callback: Callable[[], None]) -> None:
+        """Call back each time the last connection of a worker has left it."""
+        if pid in self._workers:
+            self._when_idle[pid] = callback
+
+    @property
+    def running(self) -> bool:
+        """Whether the node has been started and not closed."""
+        return self._loop is not None
+
+    @property
+    def workers(self) -> dict[PID, int | None]:
+        """The living workers with their operating system's process ids (None: not forked yet)."""
+        return {pid: worker.os_pid for pid, worker in self._workers.items()}
+
+    @property
+    def connections(self) -> frozenset[PID]:
+        """The living connections."""
+        return frozenset(self._connections)
+
+    # Effects
+
+    def _execute(self, effects: list[Effect], code: tuple[str | None, bytes] = (None, b"")) -> None:
+        for effect in effects:
+            match effect:
+                case Launch():
+                    self._launch(effect.pid, *code)
+                case Started():
+                    self._stop_timer(effect.pid)
+                    self._tell_started(effect.pid, self.why_no_target(effect.pid))
+                case Stop():
+                    self._stop(effect)
+                case Kill():
+                    if (connection := self._connections.get(effect.pid)) is not None:
+                        connection.terminate()
+                    elif (worker := self._workers.get(effect.pid)) is not None:
+                        worker.kill()
+                case Exited() if effect.pid in self._workers:
+                    self._bury(effect.pid, effect.result)
+
+    def _launch(self, pid: PID, target: str | None, code: bytes) -> None:
+        assert self._no_workers is not None  # noqa: S101 - start() made it
+        worker = Worker(pid, next(self._refs), self._receive, self._exited)
+        self._workers[pid] = worker
+        self._no_workers.clear()
+        ids = f"{self._random}.{base36(worker.ref)}"
+        level = worker_logger.getEffectiveLevel()
+        worker.pipe.post(wire.Start(str(pid), ids, list(self.hosts), target, code, level))
+        self._start_timer(pid, self.hosts[pid.host].start_timeout, Signal.START_TIMEOUT)
+        self._templates[pid.host].launch(worker)
+
+    def _stop(self, effect: Stop) -> None:
+        if (connection := self._connections.get(effect.pid)) is not None:
+            connection.cancel(effect.reason)
+            return
+        worker = self._workers[effect.pid]
+        worker.pipe.queue(wire.CloseInbox())
+        worker.pipe.post(wire.Signal("CANCEL", str(effect.sender), effect.reason))
+        timeout = self.hosts[effect.pid.host].stop_timeout
+        self._start_timer(effect.pid, timeout, Signal.STOP_TIMEOUT)
+
+    def _bury(self, pid: PID, result: Result) -> None:
+        worker = self._workers.pop(pid)
+        self._stop_timer(pid)
+        self._when_idle.pop(pid, None)
+        _log_exit(pid, result)
+        self._tell_started(pid, _why_not_started(pid, result))
+        for client, join in list(worker.clients.items()):
+            if (connection := self._connections.get(client)) is not None:
+                join_read = not worker.never_read(client, join)
+                connection.target_exited(pid, result, join_read=join_read)
+        if not self._workers and self._no_workers is not None:
+            self._no_workers.set()
+
+    def _tell_started(self, pid: PID, problem: str | None) -> None:
+        if (future := self._starting.pop(pid, None)) is not None and not future.done():
+            future.set_result(problem)
+
+    def _start_timer(self, pid: PID, seconds: float, signal: Signal) -> None:
+        assert self._loop is not None  # noqa: S101 - start() set it
+        self._stop_timer(pid)
+        self._timers[pid] = self._loop.call_later(seconds, self._signal, pid, signal)
+
+    def _stop_timer(self, pid: PID) -> None:
+        if (timer := self._timers.pop(pid, None)) is not None:
+            timer.cancel()
+
+    def _signal(self, pid: PID, signal: Signal, reason: str = "") -> None:
+        self._execute(self._kernel.signal(pid, signal, reason=reason))
+
+    def _exited(self, worker: Worker, result: Result) -> None:
+        self._execute(self._kernel.exited(worker.pid, result))
+
+    # Routing
+
+    def _receive(self, worker: Worker, frame: wire.FromWorker) -> None:  # noqa: C901 - a flat table
+        match frame:
+            case wire.Send():
+                to = [frame.to] if isinstance(frame.to, str) else frame.to
+                self._route(worker.pid, to, frame.topic, frame.payload)
+            case wire.Taken():
+                worker.pipe.taken(frame.size)
+            case wire.Log():
+                worker_logger.log(
+                    frame.level,
+                    "%s %s: %s",
+                    worker.pid,
+                    frame.logger,
+                    frame.text,
+                    extra={"wsrelay_pid": worker.pid},
+                )
+            case wire.Ready():
+                self._signal(worker.pid, Signal.READY)
+            case wire.Spawn():
+                try:
+                    self._spawn_for(worker, frame)
+                except (WsrelayError, ValueError) as error:
+                    logger.error("%s was not started: %s", frame.pid, error)  # noqa: TRY400
+            case wire.GetOrSpawn():
+                worker.pipe.post(self._answer(worker, frame))
+            case wire.Cancel():
+                self._ask(worker.pid, frame.to, Signal.CANCEL, frame.reason)
+            case wire.Terminate():
+                self._ask(worker.pid, frame.to, Signal.TERMINATE)
+            case wire.Done():
+                worker.done = frame
+
+    def _route(self, sender: PID, receivers: Iterable[str], topic: str, content: Raw) -> None:
+        given: command.Command | None = None
+        for to in receivers:
+            process = self._kernel.find(to, self.name)
+            if process is None:
+                self.dead_letters += 1
+            elif process.connection:
+                if given is None:
+                    given = command.parse(topic, content)
+                self._connections[process.pid].command(given, sender)
+            elif (worker := self._alive(process.pid)) is not None:
+                worker.pipe.queue(wire.Deliver(topic, str(sender), content), mail=True)
+                limit = self.hosts[process.pid.host].mailbox
+                if worker.pipe.mailbox > limit:
+                    self._overflow(worker, limit)
+
+    def _overflow(self, worker: Worker, limit: int) -> None:
+        error = ExitError(
+            ExitKind.MAILBOX_OVERFLOW, f"killed: its mailbox held more than {limit} bytes"
+        )
+        signal = Signal.TERMINATE
+        self._execute(self._kernel.signal(worker.pid, signal, because=error))
+
+    def _alive(self, target: PID) -> Worker | None:
+        """Return the worker if its inbox still takes messages; else it is a dead letter."""
+        process = self._kernel.processes.get(target)
+        if process is None or process.state is State.CANCELLING:
+            self.dead_letters += 1
+            return None
+        return self._workers.get(target)
+
+    def _ask(self, sender: PID, to: str, signal: Signal, reason: str = "") -> None:
+        if (process := self._kernel.find(to, self.name)) is None:
+            self.dead_letters += 1
+            return
+        self._execute(self._kernel.signal(process.pid, signal, reason=reason, sender=sender))
+
+    def _spawn(self, pid: PID, target: str | None, code: bytes, name: str | None) -> PID:
+        if self.draining:
+            raise HostFailed(f"node {self.name} shuts down")
+        if name is None:
+            there, effects = pid, self._kernel.spawn(pid)
+        else:
+            there, effects = self._kernel.get_or_spawn(name, pid)
+        self._execute(effects, (target, code))
+        return there
+
+    def _spawn_for(self, worker: Worker, frame: wire.Spawn, name: str | None = None) -> PID:
+        """Spawn for a worker, which has made the PID itself."""
+        pid = PID(frame.pid)
+        source = PIDSource(self.name, f"{self._random}.{base36(worker.ref)}")
+        if not source.made(pid) or pid.host != frame.host:
+            raise InvalidPID(pid)
+        return self._spawn(pid, frame.target, frame.code, name)
+
+    def _answer(self, worker: Worker, frame: wire.GetOrSpawn) -> wire.Reply:
+        try:
+            return wire.Reply(frame.ref, str(self._spawn_for(worker, frame.spawn, frame.name)))
+        except (WsrelayError, ValueError) as error:
+            kind = type(error) if isinstance(error, WsrelayError) else WsrelayError
+            return wire.Reply(frame.ref, None, kind.__name__, str(error))
+
+    def _unbind(self, client: PID, target: PID) -> None:
+        worker = self._workers.get(target)
+        if worker is None or worker.clients.pop(client, None) is None or worker.clients:
+            return
+        if (callback := self._when_idle.get(target)) is not None:
+            callback()
+
+
+def _why_not_started(pid: PID, result: Result) -> str:
+    why = result.error.message if result.error else "it returned at once"
+    return f"target_pid {pid} is not alive: {why}"
+
+
+def _log_exit(pid: PID, result: Result) -> None:
+    error = result.error
+    if error is None:
+        logger.debug("%s exited", pid)
+    elif error.traceback:
+        logger.error("%s crashed: %s\n%s", pid, error.message, error.traceback.rstrip())
+    else:
+        logger.error("%s ended (%s): %s", pid, error.kind, error.message)

@@ -1,0 +1,1 @@
+"""The WebSocket relay: pure machines (session, command, header, origins) and their drivers."""

@@ -1,0 +1,137 @@
+"""Asking an application, over HTTP, what to do with a WebSocket upgrade."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from .asgi import App, Event, Headers, Scope, strip
+from .header import HEADER
+
+__all__ = ["ASKING", "Answer", "Asking", "http_scope", "relay_headers"]
+
+ASKING: Final = "wsrelay.asking"
+"""Extension that marks the http scope of an upgrade, for relays further inside."""
+
+_NAME: Final = HEADER.encode()
+
+_NOT_WITH_101: Final = frozenset(
+    (
+        b"connection",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+        _NAME,
+    )
+)
+"""Hop-by-hop headers (RFC 9110 section 7.6.1) and our own."""
+
+
+class Answer:
+    """The start of the application's response."""
+
+    def __init__(self, event: Event) -> None:
+        self.status: int = event["status"]
+        self.headers: Headers = [(bytes(k).lower(), bytes(v)) for k, v in event.get("headers", ())]
+
+    @property
+    def relay(self) -> bytes | None:
+        """The relay header's value, where the answer is one that it counts on."""
+        values = [value for name, value in self.headers if name == _NAME]
+        return b", ".join(values) if values and 200 <= self.status < 300 else None  # noqa: PLR2004
+
+
+class Asking:
+    """The application running with the `http` scope of an upgrade.
+
+    `answer` is done when its response starts; the body waits for `decide`, which passes it on or
+    drops it. The application finishes beside whatever comes then.
+    """
+
+    def __init__(self, app: App, scope: Scope) -> None:
+        loop = asyncio.get_running_loop()
+        self.answer: asyncio.Future[Answer] = loop.create_future()
+        self._decision: asyncio.Future[Callable[[Event], Awaitable[None]] | None] = (
+            loop.create_future()
+        )
+        self._gone = asyncio.Event()
+        self._asked = False
+        self.task = asyncio.create_task(self._run(app, scope), name=f"asking {scope['path']}")
+
+    async def _run(self, app: App, scope: Scope) -> None:
+        await app(http_scope(scope), self._receive, self._send)
+
+    async def started(self) -> Answer | None:
+        """Wait for the start of the response; None if the application ended without one.
+
+        Raises what the application raised before it answered.
+        """
+        await asyncio.wait((self.answer, self.task), return_when=asyncio.FIRST_COMPLETED)
+        if self.answer.done():
+            return self.answer.result()
+        self.task.result()
+        return None
+
+    def decide(self, forward: Callable[[Event], Awaitable[None]] | None) -> None:
+        """Let the response's body go to `forward`, or nowhere."""
+        self._decision.set_result(forward)
+
+    def client_gone(self) -> None:
+        """Let the application's `receive` return `http.disconnect`."""
+        self._gone.set()
+
+    async def finish(self) -> None:
+        """Wait for the application's end, its client being gone; raises what it raises."""
+        if not self._decision.done():
+            self.decide(None)
+        self.client_gone()
+        try:
+            await self.task
+        except BaseException:
+            self.task.cancel()
+            raise
+
+    async def _receive(self) -> Event:
+        if not self._asked:
+            self._asked = True
+            return {"type": "http.request", "body": b"", "more_body": False}
+        await self._gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def _send(self, event: Event) -> None:
+        if event["type"] == "http.response.start":
+            if not self.answer.done():
+                self.answer.set_result(Answer(event))
+        elif event["type"] == "http.response.body":
+            forward = await asyncio.shield(self._decision)
+            if forward is not None:
+                await forward(event)
+
+
+def http_scope(scope: Scope) -> Scope:
+    """Return the `http` scope equivalent to a `websocket` scope."""
+    http = {key: value for key, value in scope.items() if key != "subprotocols"}
+    http.update(
+        type="http",
+        method="GET",
+        scheme="https" if scope.get("scheme") == "wss" else "http",
+        headers=strip(scope["headers"]),
+        extensions={ASKING: {}},
+    )
+    return http
+
+
+def relay_headers(answer: Answer) -> tuple[str | None, Headers]:
+    """Return the subprotocol that the answer selects and the headers that travel with the 101."""
+    subprotocol, headers = None, []
+    for name, value in answer.headers:
+        if name == b"sec-websocket-protocol":
+            subprotocol = value.decode("latin-1").strip()
+        elif not name.startswith((b"content-", b"sec-websocket-")) and name not in _NOT_WITH_101:
+            headers.append((name, value))
+    return subprotocol, headers

@@ -1,0 +1,150 @@
+"""What a process can tell a connection: `ws.send`, `ws.close`, `ws.control` or anything else.
+
+Parsed once per message, also when it goes to many connections (contract section 2).
+"""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import msgspec
+from msgspec import UNSET, Struct, UnsetType
+
+from wsrelay import payload
+from wsrelay.errors import InvalidPID
+from wsrelay.message import CLOSE, CONTROL, SEND
+from wsrelay.pid import PID
+
+from .header import check_topic, heartbeat
+
+__all__ = ["Close", "Command", "Control", "Send", "Unusable", "may_be_sent", "parse"]
+
+
+class Send(Struct, frozen=True):
+    """A message for the client: text or binary."""
+
+    data: str | bytes
+
+
+class Close(Struct, frozen=True):
+    """The closing handshake."""
+
+    code: int = 1000
+    reason: str = ""
+
+
+class Control(Struct, frozen=True, kw_only=True):
+    """Transfer and reconfiguration; what is UNSET stays as it is."""
+
+    target_pid: PID | UnsetType = UNSET
+    message_topic: str | UnsetType = UNSET
+    heartbeat_interval: float | UnsetType | None = UNSET
+    metadata: dict[str, Any] | UnsetType | None = UNSET
+    cancel_on_leave: bool | UnsetType = UNSET
+
+
+class Unusable(Struct, frozen=True):
+    """A command that cannot be carried out: its topic and what is wrong with it."""
+
+    topic: str
+    error: str
+
+
+Command = Send | Close | Control | Unusable
+
+
+class _Text(Struct, forbid_unknown_fields=True, tag_field="type", tag="text"):
+    data: str
+
+
+class _Binary(Struct, forbid_unknown_fields=True, tag_field="type", tag="binary"):
+    data: bytes
+
+
+class _Close(Struct, forbid_unknown_fields=True):
+    code: int = 1000
+    reason: str = ""
+
+
+class _Control(Struct, forbid_unknown_fields=True):
+    target_pid: str | UnsetType = UNSET
+    message_topic: str | UnsetType = UNSET
+    heartbeat_interval: str | UnsetType | None = UNSET
+    metadata: dict[str, Any] | UnsetType | None = UNSET
+    cancel_on_leave: bool | UnsetType = UNSET
+
+
+_decode_send = msgspec.msgpack.Decoder(_Text | _Binary).decode
+_decode_close = msgspec.msgpack.Decoder(_Close | None).decode
+_decode_control = msgspec.msgpack.Decoder(_Control).decode
+
+
+def may_be_sent(code: int) -> bool:
+    """Whether RFC 6455 section 7.4 lets an endpoint send this close code."""
+    return 1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999  # noqa: PLR2004
+
+
+def parse(topic: str, content: msgspec.Raw | bytes) -> Command:
+    """Parse a message to a connection; what is wrong with it comes back as `Unusable`."""
+    try:
+        match topic:
+            case "ws.send":
+                return Send(_decode_send(content).data)
+            case "ws.close":
+                return _close(_decode_close(content) or _Close())
+            case "ws.control":
+                return _control(_decode_control(content))
+            case _:
+                return Send(_json(topic, payload.decode(content)))
+    except (ValueError, RecursionError) as error:
+        return Unusable(topic, str(error) or type(error).__name__)
+
+
+assert (SEND, CLOSE, CONTROL) == ("ws.send", "ws.close", "ws.control")  # noqa: S101 - match needs literals
+
+
+def _close(given: _Close) -> Close:
+    if not may_be_sent(given.code):
+        raise ValueError(
+            f"code {given.code} may not be sent; RFC 6455 allows 1000-1003, 1007-1014, 3000-4999"
+        )
+    return Close(given.code, given.reason)
+
+
+def _control(given: _Control) -> Control:
+    try:
+        target = given.target_pid if given.target_pid is UNSET else PID(given.target_pid)
+    except InvalidPID as error:
+        raise ValueError(f"target_pid: {error}") from None
+    topic, interval = given.message_topic, given.heartbeat_interval
+    return Control(
+        target_pid=target,
+        message_topic=topic if topic is UNSET else check_topic(topic),
+        heartbeat_interval=interval if interval is UNSET else heartbeat(interval),
+        metadata=given.metadata,
+        cancel_on_leave=given.cancel_on_leave,
+    )
+
+
+def _json(topic: str, data: Any) -> str:
+    try:
+        return msgspec.json.encode({"topic": topic, "data": data}).decode()
+    except TypeError:  # a key that JSON has no form for
+        return msgspec.json.encode({"topic": topic, "data": _text_keys(data)}).decode()
+
+
+def _text_keys(data: Any) -> Any:
+    if isinstance(data, dict):
+        return {_key(key): _text_keys(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_text_keys(value) for value in data]
+    return data
+
+
+def _key(key: Any) -> str:
+    if isinstance(key, str):
+        return key
+    if isinstance(key, bytes):
+        return base64.b64encode(key).decode()
+    return msgspec.json.encode(_text_keys(key)).decode()

@@ -1,0 +1,92 @@
+"""The `X-WS-Relay` response header (contract section 2)."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final
+
+import msgspec
+from msgspec import Struct
+
+from wsrelay import durations
+from wsrelay.errors import InvalidPID, RelayRefused
+from wsrelay.message import MESSAGE
+from wsrelay.pid import PID
+
+__all__ = ["HEADER", "Relay", "check_topic", "heartbeat", "parse", "write"]
+
+HEADER: Final = "x-ws-relay"
+
+_LEAST_HEARTBEAT: Final = 0.01
+
+
+class Relay(Struct, frozen=True, kw_only=True):
+    """How one connection is relayed; `heartbeat_interval` in seconds, None for no heartbeats."""
+
+    target_pid: PID
+    message_topic: str = MESSAGE
+    heartbeat_interval: float | None = None
+    metadata: dict[str, Any] | None = None
+    cancel_on_leave: bool = False
+
+
+class _Header(Struct, forbid_unknown_fields=True, kw_only=True):
+    target_pid: str
+    message_topic: str = MESSAGE
+    heartbeat_interval: str | None = None
+    metadata: dict[str, Any] | None = None
+    cancel_on_leave: bool = False
+
+
+_decoder = msgspec.json.Decoder(_Header)
+
+
+def parse(text: bytes, node: str) -> Relay:
+    """Parse the header's value; raises `RelayRefused` with the reason.
+
+    `node` is the name that a target without a node part gets.
+    """
+    try:
+        header = _decoder.decode(text)
+    except (ValueError, RecursionError) as error:
+        raise RelayRefused(f"X-WS-Relay: {error}; given: {text[:200]!r}") from None
+    try:
+        return Relay(
+            target_pid=PID(header.target_pid).on(node),
+            message_topic=check_topic(header.message_topic),
+            heartbeat_interval=heartbeat(header.heartbeat_interval),
+            metadata=header.metadata,
+            cancel_on_leave=header.cancel_on_leave,
+        )
+    except InvalidPID as error:
+        raise RelayRefused(f"X-WS-Relay: target_pid: {error}") from None
+    except ValueError as error:
+        raise RelayRefused(f"X-WS-Relay: {error}") from None
+
+
+def write(relay: dict[str, Any]) -> str:
+    """Write a header's value in ASCII; raises `RelayRefused` for what `parse` would refuse."""
+    try:
+        # json, not msgspec: header values have no certain encoding, and it escapes non-ASCII.
+        text = json.dumps({key: value for key, value in relay.items() if value is not None})
+    except (TypeError, ValueError) as error:
+        raise RelayRefused(f"X-WS-Relay cannot be written as JSON: {error}") from None
+    parse(text.encode(), "local")
+    return text
+
+
+def check_topic(topic: str) -> str:
+    """Return the topic; raises `ValueError` if it is empty or reserved."""
+    if not topic or topic.startswith("@"):
+        raise ValueError(f"message_topic: {topic!r} is empty or starts with the reserved @")
+    return topic
+
+
+def heartbeat(text: str | None) -> float | None:
+    """Return the interval in seconds; raises `ValueError` if it is no duration or too short."""
+    if text is None:
+        return None
+    try:
+        return durations.parse(text, least=_LEAST_HEARTBEAT)
+    except ValueError as error:
+        raise ValueError(f"heartbeat_interval: {error}") from None

@@ -1,0 +1,172 @@
+"""`WebSocketRelay`: plain ASGI middleware (contract sections 2 and 5)."""
+
+from __future__ import annotations
+
+import logging
+
+from wsrelay import current
+from wsrelay.errors import RelayRefused
+from wsrelay.node import Node
+
+from . import header
+from .asgi import App, Event, Receive, Scope, Send, response, strip
+from .asking import ASKING, Answer
+from .connection import Limits
+from .origins import Origins
+from .outbox import Overflow
+from .upgrade import Upgrade, deny
+
+__all__ = ["WebSocketRelay"]
+
+logger = logging.getLogger(__name__)
+
+
+class WebSocketRelay:
+    """Upgrades where the application answers with `X-WS-Relay`, and relays to that target.
+
+    `node`: the node to use; None: one of its own, which starts with the application and ends with
+    it. `allowed_origins` as in `Origins`. `outbox_limit` in bytes, `outbox_overflow` one of
+    `close` and `pause`, `linger` in seconds. Building it starts nothing.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        *,
+        node: Node | None = None,
+        allowed_origins: str = "",
+        outbox_limit: int = 4 * 1024 * 1024,
+        outbox_overflow: str = "close",
+        linger: float = 2.0,
+    ) -> None:
+        self._app = app
+        self._given = node
+        self._own: Node | None = None
+        self._origins = Origins(allowed_origins)
+        try:
+            overflow = Overflow(outbox_overflow)
+        except ValueError:
+            known = ", ".join(Overflow)
+            raise ValueError(f"outbox_overflow {outbox_overflow!r} is none of {known}") from None
+        self._limits = Limits(outbox_limit, overflow, linger)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one ASGI scope."""
+        if ASKING in (scope.get("extensions") or ()):
+            await self._app(scope, receive, send)  # a relay further outside asks on its own
+        elif scope["type"] == "lifespan":
+            await self._lifespan(scope, receive, send)
+        else:
+            node = self._node()
+            token = current.node_of_request.set(node)
+            try:
+                if scope["type"] == "websocket":
+                    await self._websocket(node, scope, receive, send)
+                else:
+                    await self._http(node, scope, receive, send)
+            finally:
+                current.node_of_request.reset(token)
+
+    # The node's life
+
+    def _node(self) -> Node:
+        """Return the node, started."""
+        node = self._given or self._own
+        if node is None:
+            around = current.node_of_request.get(None)
+            if isinstance(around, Node):
+                return around
+            node = self._own = Node()
+        if not node.running:
+            node.start()
+            if node is self._own:
+                _warn_of_siblings()
+        return node
+
+    async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
+        mine = self._given is None or not self._given.running
+
+        async def receive_and_start() -> Event:
+            event = await receive()
+            if event["type"] == "lifespan.startup":
+                self._node()
+            return event
+
+        async def close_and_send(event: Event) -> None:
+            over = event["type"] in (
+                "lifespan.startup.failed",
+                "lifespan.shutdown.complete",
+                "lifespan.shutdown.failed",
+            )
+            if over and mine and (node := self._given or self._own) is not None:
+                await node.aclose()
+            await send(event)
+
+        await self._app(scope, receive_and_start, close_and_send)
+
+    # Plain HTTP
+
+    async def _http(self, node: Node, scope: Scope, receive: Receive, send: Send) -> None:
+        refused = False
+
+        async def checked(event: Event) -> None:
+            nonlocal refused
+            if event["type"] == "http.response.start":
+                answer = Answer(event)
+                event = {**event, "headers": strip(event.get("headers", ()))}
+                if answer.relay is not None:
+                    refused = True
+                    self._abandon(node, answer.relay)
+                    for own in response(426, b"Upgrade Required: connect with a WebSocket\n"):
+                        await send({**own, "type": f"http.response.{own['type']}"})
+            if not refused:
+                await send(event)
+
+        clean = {**scope, "headers": strip(scope["headers"])}
+        await self._app(clean, receive, checked)
+
+    # Upgrades
+
+    async def _websocket(self, node: Node, scope: Scope, receive: Receive, send: Send) -> None:
+        if not self._origin_allowed(scope):
+            await deny(scope, send, 403, b"Forbidden: origin not allowed\n")
+            return
+        upgrade = Upgrade(self._app, scope, receive, send, node=node, limits=self._limits)
+        if await upgrade.run():
+            await self._app(scope, upgrade.replay, send)
+
+    def _origin_allowed(self, scope: Scope) -> bool:
+        origins = [value for name, value in scope["headers"] if name.lower() == b"origin"]
+        hosts = [value for name, value in scope["headers"] if name.lower() == b"host"]
+        origin = b", ".join(origins).decode("latin-1") if origins else None
+        host = hosts[0].decode("latin-1") if hosts else None
+        if self._origins.allow(origin, host):
+            return True
+        logger.warning(
+            "%s: 403: Origin %r is not that of Host %r and not in the allowed origins "
+            "(WebSocketRelay's allowed_origins, --origins)",
+            scope["path"],
+            origin,
+            host,
+        )
+        return False
+
+    def _abandon(self, node: Node, text: bytes) -> None:
+        """Cancel the target of an upgrade that does not come about."""
+        try:
+            relay = header.parse(text, node.name)
+        except RelayRefused as error:
+            logger.error("%s", error)  # noqa: TRY400 - no traceback wanted
+            return
+        if relay.cancel_on_leave:
+            node.cancel(relay.target_pid, "no upgrade")
+
+
+def _warn_of_siblings() -> None:
+    """Say that a server with several worker processes has as many nodes."""
+    if current.server_workers() > 1:
+        logger.warning(
+            "this server runs %d worker processes and each has a node of its own: they share no "
+            "names, groups or PIDs. Run one worker; wsrelay's processes use the other cores",
+            current.server_workers(),
+        )

@@ -1,0 +1,52 @@
+"""What waits for a client that reads slowly, bounded in bytes (contract section 2)."""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+
+__all__ = ["Outbox", "Overflow"]
+
+
+class Overflow(enum.StrEnum):
+    """What happens at the limit."""
+
+    CLOSE = "close"
+    PAUSE = "pause"
+
+
+class Outbox:
+    """Messages for one client in order; `limit` is bytes.
+
+    A single message larger than the limit fits where nothing else waits: the limit is about a
+    client that does not keep up, not about the size of messages.
+    """
+
+    __slots__ = ("_items", "limit", "size")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.size = 0
+        """Bytes that wait."""
+        self._items: deque[tuple[str | bytes, int]] = deque()
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def put(self, data: str | bytes) -> bool:
+        """Add a message and return whether the limit is kept."""
+        size = len(data) if isinstance(data, bytes) or data.isascii() else len(data.encode())
+        self._items.append((data, size))
+        self.size += size
+        return self.size <= self.limit or len(self._items) == 1
+
+    def get(self) -> str | bytes:
+        """Take the oldest message; raises `IndexError` where there is none."""
+        data, size = self._items.popleft()
+        self.size -= size
+        return data
+
+    def clear(self) -> None:
+        """Drop all that waits."""
+        self._items.clear()
+        self.size = 0

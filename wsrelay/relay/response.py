@@ -1,0 +1,39 @@
+"""`RelayResponse`: the answer of an HTTP handler that hands its client to a process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from starlette.responses import Response
+
+from . import header
+
+__all__ = ["RelayResponse"]
+
+
+class RelayResponse(Response):
+    """A Starlette response with the `X-WS-Relay` header (contract section 2).
+
+    `heartbeat_interval` is a duration such as `30s`. Raises `RelayRefused` for what the relay
+    would refuse.
+    """
+
+    def __init__(
+        self,
+        target_pid: str,
+        *,
+        message_topic: str | None = None,
+        heartbeat_interval: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        cancel_on_leave: bool | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        relay = {
+            "target_pid": target_pid,
+            "message_topic": message_topic,
+            "heartbeat_interval": heartbeat_interval,
+            "metadata": None if metadata is None else dict(metadata),
+            "cancel_on_leave": cancel_on_leave,
+        }
+        super().__init__(headers={**(headers or {}), header.HEADER: header.write(relay)})

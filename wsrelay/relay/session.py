@@ -1,0 +1,354 @@
+"""One connection of the relay (contract section 2), as a pure machine.
+
+    HANDSHAKING --opened--> OPEN --begin of an end--> CLOSING --client_gone--> CLOSED
+
+What happens goes in, effects come out: the driver executes them in order. Messages
+for the client go to `outbox`; the driver takes them from there at the pace of the client and calls
+`wrote` after each.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from typing import Any, Final
+
+from msgspec import UNSET, Struct
+
+from wsrelay.message import (
+    HEARTBEAT,
+    ExitError,
+    ExitKind,
+    Result,
+)
+from wsrelay.pid import PID
+
+from .command import Close as CloseCommand
+from .command import Command, Control, Send
+from .header import Relay
+from .outbox import Outbox, Overflow
+
+__all__ = [
+    "Attach",
+    "Beat",
+    "CancelTarget",
+    "Close",
+    "Effect",
+    "Ended",
+    "Hold",
+    "Join",
+    "Leave",
+    "Refuse",
+    "Release",
+    "Session",
+    "State",
+    "Tell",
+    "close_for",
+]
+
+
+class State(enum.Enum):
+    """Where a connection is in its life."""
+
+    HANDSHAKING = "handshaking"
+    OPEN = "open"
+    CLOSING = "closing"
+    CLOSED = "closed"
+
+
+class Join(Struct, frozen=True):
+    """Bind the connection to the target and send it `ws.join`."""
+
+    target: PID
+    metadata: dict[str, Any] | None
+
+
+class Attach(Struct, frozen=True):
+    """Attach other metadata to what follows."""
+
+    target: PID
+    metadata: dict[str, Any] | None
+
+
+class Tell(Struct, frozen=True):
+    """Send the target a message; `payload` lacks `client_pid` and `metadata`."""
+
+    target: PID
+    topic: str
+    payload: dict[str, Any]
+
+
+class Leave(Struct, frozen=True):
+    """Send the target `ws.leave` and unbind the connection from it."""
+
+    target: PID
+    code: int
+    reason: str
+
+
+class CancelTarget(Struct, frozen=True):
+    """Cancel a target that lived for this connection alone."""
+
+    target: PID
+
+
+class Refuse(Struct, frozen=True):
+    """Send `ws.error` to the sender of an unusable command."""
+
+    to: PID
+    topic: str
+    error: str
+
+
+class Hold(Struct, frozen=True):
+    """Let the sender wait until `Release`."""
+
+    sender: PID
+
+
+class Release(Struct, frozen=True):
+    """Let a sender that waits for this connection go on."""
+
+    sender: PID
+
+
+class Beat(Struct, frozen=True):
+    """Call `heartbeat` every so many seconds from now on; None: not any more."""
+
+    interval: float | None
+
+
+class Close(Struct, frozen=True):
+    """Send what is in the outbox, then the close frame.
+
+    `lingering`: the client gets no more time than the linger to take them.
+    """
+
+    code: int
+    reason: str
+    lingering: bool = False
+
+
+class Ended(Struct, frozen=True):
+    """The connection is over: its process has exited with this result."""
+
+    result: Result
+
+
+Effect = (
+    Join | Attach | Tell | Leave | CancelTarget | Refuse | Hold | Release | Beat | Close | Ended
+)
+
+_LONGEST_REASON: Final = 123
+"""Bytes of a close reason (RFC 6455 section 5.5: a control frame's 125 less the code's 2)."""
+
+
+class Session:
+    """The machine. `pid` is the connection's own; `limit` and `overflow` are the outbox's."""
+
+    def __init__(self, pid: PID, relay: Relay, *, limit: int, overflow: Overflow) -> None:
+        self.pid = pid
+        self.state = State.HANDSHAKING
+        self.target = relay.target_pid
+        self.outbox = Outbox(limit)
+        self.message_count = 0
+        self._topic = relay.message_topic
+        self._interval = relay.heartbeat_interval
+        self._metadata = relay.metadata
+        self._cancel_on_leave = relay.cancel_on_leave
+        self._overflow = overflow
+        self._held: set[PID] = set()
+        self._opened_at = 0.0
+        self._end: tuple[int, str] = (1006, "")
+        """Code and reason that began the closing, from CLOSING on; before, what `opened` finds."""
+        self._ended_early = False
+
+    # The client's side
+
+    def opened(self, now: float) -> list[Effect]:
+        """Go on after the upgrade; `now` is seconds of any steady clock."""
+        self._opened_at = now
+        self.state = State.OPEN
+        if self._ended_early:
+            return self._close(*self._end, joined=False)
+        effects: list[Effect] = [Join(self.target, self._metadata)]
+        if self._interval is not None:
+            effects.append(Beat(self._interval))
+        return effects
+
+    def refused(self) -> list[Effect]:
+        """End before the upgrade, which does not come about."""
+        self.state = State.CLOSED
+        return [*self._cancel(), Ended(_result(1006, "the upgrade did not come about"))]
+
+    def message(self, data: str | bytes) -> list[Effect]:
+        """Take a client's message."""
+        if self.state is not State.OPEN:
+            return []
+        self.message_count += 1
+        kind = "text" if isinstance(data, str) else "binary"
+        return [Tell(self.target, self._topic, {"type": kind, "data": data})]
+
+    def client_gone(self, code: int, reason: str = "") -> list[Effect]:
+        """Learn that the transport is closed; the code is the client's, 1006 if it vanished."""
+        if self.state is State.CLOSED:
+            return []
+        effects = self._leave(code, reason) if self.state is State.OPEN else []
+        self.state = State.CLOSED
+        self.outbox.clear()
+        return [*effects, *self._release(), Ended(_result(*self._end))]
+
+    def heartbeat(self, now: float) -> list[Effect]:
+        """Send the heartbeat that is due."""
+        if self.state is not State.OPEN:
+            return []
+        uptime = now - self._opened_at
+        payload = {"uptime": uptime, "message_count": self.message_count}
+        return [Tell(self.target, HEARTBEAT, payload)]
+
+    def wrote(self) -> list[Effect]:
+        """Learn that a message taken from the outbox is on its way."""
+        if self._held and self.outbox.size <= self.outbox.limit // 2:
+            return self._release()
+        return []
+
+    # The processes' side
+
+    def command(
+        self, given: Command, sender: PID, why_no_target: Callable[[PID], str | None]
+    ) -> list[Effect]:
+        """Carry out what a process sent; once the connection closes it means nothing."""
+        if self.state is not State.OPEN:
+            return []
+        match given:
+            case Send():
+                return self._send(given.data, sender)
+            case CloseCommand():
+                return self._close(given.code, given.reason)
+            case Control():
+                return self._control(given, sender, why_no_target)
+        return [Refuse(sender, given.topic, given.error)]
+
+    def target_exited(self, target: PID, result: Result, *, join_read: bool) -> list[Effect]:
+        """Learn that a target is gone; `join_read`: it had taken this connection's `ws.join`."""
+        if target != self.target:
+            return []
+        code, reason = close_for(result, join_read=join_read)
+        if self.state is State.HANDSHAKING:
+            self._end_early(code, reason)
+            return []
+        return self._close(code, reason, joined=False)
+
+    def cancel(self, reason: str) -> list[Effect]:
+        """Close normally: `process.cancel` on the connection's PID."""
+        return self._close(1000, reason)
+
+    def shut_down(self) -> list[Effect]:
+        """Close because the node shuts down."""
+        if self.state is State.HANDSHAKING:
+            self._end_early(1012, "node shuts down")
+            return []
+        return self._close(1012, "node shuts down", lingering=True)
+
+    # Inside
+
+    def _end_early(self, code: int, reason: str) -> None:
+        self._ended_early = True
+        self._end = code, reason
+
+    def _send(self, data: str | bytes, sender: PID) -> list[Effect]:
+        if self.outbox.put(data):
+            return []
+        if self._overflow is Overflow.PAUSE:
+            self._held.add(sender)
+            return [Hold(sender)]
+        self.outbox.clear()
+        return self._close(1013, "slow client", lingering=True)
+
+    def _close(
+        self, code: int, reason: str, *, joined: bool = True, lingering: bool = False
+    ) -> list[Effect]:
+        if self.state is not State.OPEN:
+            return []
+        reason = _cut(reason)
+        effects = self._leave(code, reason, tell=joined)
+        self.state = State.CLOSING
+        return [*effects, Close(code, reason, lingering)]
+
+    def _leave(self, code: int, reason: str, *, tell: bool = True) -> list[Effect]:
+        """Part from the target for good."""
+        self._end = code, reason
+        effects: list[Effect] = [Leave(self.target, code, reason)] if tell else []
+        if self._interval is not None:
+            effects.append(Beat(None))
+        return effects + self._cancel()
+
+    def _cancel(self) -> list[Effect]:
+        return [CancelTarget(self.target)] if self._cancel_on_leave else []
+
+    def _release(self) -> list[Effect]:
+        effects: list[Effect] = [Release(sender) for sender in self._held]
+        self._held.clear()
+        return effects
+
+    def _control(
+        self, given: Control, sender: PID, why_no_target: Callable[[PID], str | None]
+    ) -> list[Effect]:
+        effects: list[Effect] = []
+        target = self.target
+        if given.target_pid is not UNSET:
+            target = given.target_pid.on(str(self.pid.node))
+        moves = target != self.target
+        if moves and (why := why_no_target(target)) is not None:
+            return [Refuse(sender, "ws.control", why)]
+        if moves:
+            effects += [Leave(self.target, 1000, "transferred"), *self._cancel()]
+            # It was said of the old target; the new one may have a life of its own.
+            self._cancel_on_leave = False
+            self.target = target
+        if given.cancel_on_leave is not UNSET:
+            self._cancel_on_leave = given.cancel_on_leave
+        if given.message_topic is not UNSET:
+            self._topic = given.message_topic
+        if given.metadata is not UNSET:
+            self._metadata = given.metadata
+        if moves:
+            effects.append(Join(target, self._metadata))
+        elif given.metadata is not UNSET:
+            effects.append(Attach(target, self._metadata))
+        if given.heartbeat_interval is not UNSET:
+            self._interval = given.heartbeat_interval
+            effects.append(Beat(self._interval))
+        return effects
+
+
+def close_for(result: Result, *, join_read: bool) -> tuple[int, str]:
+    """Return code and reason of the close frame that a target's end means to its clients."""
+    error = result.error
+    if error is None:
+        return (1000 if join_read else 1013), "target process exited"
+    match error.kind:
+        case ExitKind.ERROR | ExitKind.EXIT:
+            return 1011, "target process crashed"
+        case ExitKind.START_FAILED:
+            return 1011, "target process failed to start"
+        case ExitKind.KILLED:
+            return 1011, f"target process killed ({error.message})"
+        case ExitKind.TERMINATED | ExitKind.CANCELLED:
+            return 1011, "target process killed (SIGKILL)"
+        case _:
+            return 1011, f"target process killed ({error.kind.replace('_', ' ')})"
+
+
+def _result(code: int, reason: str) -> Result:
+    """Return the exit result of a connection that was closed with this code."""
+    value = {"code": code, "reason": reason}
+    if code in (1000, 1001, 1005) or 3000 <= code <= 4999:  # noqa: PLR2004 - contract section 2
+        return Result(value)
+    kind = ExitKind.DISCONNECTED if code == 1006 else ExitKind.ERROR  # noqa: PLR2004 - RFC 6455
+    return Result(value, ExitError(kind, f"closed with {code} {reason}".rstrip()))
+
+
+def _cut(reason: str) -> str:
+    """Cut a reason to what a close frame holds, at a character."""
+    return reason.encode(errors="replace")[:_LONGEST_REASON].decode(errors="ignore")

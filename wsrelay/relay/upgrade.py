@@ -1,0 +1,178 @@
+"""One upgrade request: ask the application, then relay, refuse, or leave it to the application."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Final
+
+from wsrelay.errors import HostFailed, HostFull, RelayRefused
+from wsrelay.node import Node
+
+from . import header
+from .asgi import TRANSPORT, App, Event, Receive, Scope, Send, response, strip
+from .asking import Answer, Asking, relay_headers
+from .connection import AsgiConnection, Limits
+
+__all__ = ["Upgrade", "deny"]
+
+logger = logging.getLogger(__name__)
+
+_RETRY_AFTER: Final = (b"retry-after", b"1")
+
+
+class Upgrade:
+    """The life of one `websocket` scope whose origin is allowed."""
+
+    def __init__(
+        self, app: App, scope: Scope, receive: Receive, send: Send, *, node: Node, limits: Limits
+    ) -> None:
+        self._app = app
+        self._node = node
+        self._limits = limits
+        self._scope = scope
+        self._receive = receive
+        self._send = send
+        self._first: list[Event] = []
+        # Nothing but the client's end can arrive before the upgrade.
+        self._watch: asyncio.Future[Event] | None = None
+
+    async def run(self) -> bool:
+        """See the upgrade through; True: the application shall get the scope itself.
+
+        Then `replay` is its `receive`. Raises what the application raises.
+        """
+        self._first.append(await self._receive())
+        watch = self._watch = asyncio.ensure_future(self._receive())
+        asking = Asking(self._app, self._scope)
+        watch.add_done_callback(lambda _: asking.client_gone())
+        native = False
+        try:
+            native = await self._ask(asking, watch)
+        finally:
+            try:
+                await asking.finish()
+            except (HostFull, HostFailed):
+                pass  # answered with 503 already
+            finally:
+                if not native:
+                    watch.cancel()
+        return native
+
+    async def replay(self) -> Event:
+        """Be `receive` for an application that gets the scope from its beginning."""
+        return self._first.pop() if self._first else await self._resume()
+
+    async def _resume(self) -> Event:
+        """Be `receive` from where this upgrade left it."""
+        if self._watch is None:
+            return await self._receive()
+        event = await self._watch
+        self._watch = None
+        return event
+
+    async def _ask(self, asking: Asking, watch: asyncio.Future[Event]) -> bool:
+        try:
+            answer = await asking.started()
+        except (HostFull, HostFailed) as error:
+            logger.warning("%s: 503: %s", self._scope["path"], error)
+            await self._deny(503, b"Service Unavailable\n", _RETRY_AFTER)
+            return False
+        except Exception:
+            await self._deny(500, b"Internal Server Error\n")
+            raise
+        if answer is None:
+            logger.error("%s: 500: the application did not respond", self._scope["path"])
+            await self._deny(500, b"Internal Server Error\n")
+        elif answer.relay is not None:
+            asking.decide(None)
+            await self._relay(answer, watch)
+        elif answer.status in (404, 405):
+            return True
+        else:
+            await self._pass_on(asking, answer)
+        return False
+
+    async def _relay(self, answer: Answer, watch: asyncio.Future[Event]) -> None:
+        node = self._node
+        subprotocol, headers = relay_headers(answer)
+        try:
+            relay = header.parse(answer.relay or b"", node.name)
+            self._check(relay, subprotocol)
+        except RelayRefused as error:
+            logger.error("%s: 500: %s", self._scope["path"], error)  # noqa: TRY400 - one line
+            await self._deny(500, b"Internal Server Error\n")
+            return
+        problem = await node.started(relay.target_pid)
+        if problem is None and node.draining:
+            problem = f"node {node.name} shuts down"
+        if problem is not None:
+            logger.warning("%s: 503: %s", self._scope["path"], problem)
+            await self._deny(503, b"Service Unavailable\n")
+            return
+        abort = self._scope.get("extensions", {}).get(TRANSPORT, {}).get("abort")
+        connection = AsgiConnection(node, relay, self._limits, abort)
+        if watch.done():
+            connection.refused()  # the client went while its target started
+            return
+        accept = {"type": "websocket.accept", "subprotocol": subprotocol, "headers": headers}
+        await connection.serve(accept, self._resume, self._send)
+
+    def _check(self, relay: header.Relay, subprotocol: str | None) -> None:
+        """Raise `RelayRefused` for what is wrong with an answer beyond its header's form."""
+        if self._node.is_connection(relay.target_pid):
+            raise RelayRefused(f"X-WS-Relay: target_pid {relay.target_pid} is a connection")
+        offered = self._scope.get("subprotocols", [])
+        if subprotocol is not None and subprotocol not in offered:
+            raise RelayRefused(
+                f"Sec-WebSocket-Protocol {subprotocol!r} was not offered by the client ({offered})"
+            )
+
+    async def _deny(self, status: int, body: bytes, *headers: tuple[bytes, bytes]) -> None:
+        await deny(self._scope, self._send, status, body, *headers)
+
+    async def _pass_on(self, asking: Asking, answer: Answer) -> None:
+        """Give the client the application's own response."""
+        if not _can_respond(self._scope):
+            logger.warning(
+                "%s: the application's %d becomes 403: the server has no websocket.http.response",
+                self._scope["path"],
+                answer.status,
+            )
+            await self._deny(403, b"")
+            return
+        start = {
+            "type": "websocket.http.response.start",
+            "status": answer.status,
+            "headers": strip(answer.headers),
+        }
+        try:
+            await self._send(start)
+        except OSError:
+            return  # the client is gone
+        asking.decide(self._forward)
+        await asyncio.wait({asking.task})
+
+    async def _forward(self, event: Event) -> None:
+        try:
+            await self._send({"body": b"", **event, "type": "websocket.http.response.body"})
+        except OSError:
+            pass  # the client is gone
+
+
+def _can_respond(scope: Scope) -> bool:
+    return "websocket.http.response" in (scope.get("extensions") or ())
+
+
+async def deny(
+    scope: Scope, send: Send, status: int, body: bytes, *headers: tuple[bytes, bytes]
+) -> None:
+    """Answer an upgrade with a small response; a server that cannot send one makes it 403."""
+    try:
+        if _can_respond(scope):
+            for event in response(status, body, *headers):
+                await send({**event, "type": f"websocket.http.response.{event['type']}"})
+        else:
+            await send({"type": "websocket.close", "code": 1008, "reason": ""})
+    except OSError:
+        pass  # the client is gone

@@ -1,0 +1,47 @@
+"""What can be spawned, as text: `path/to/script.py:function` and `module:function`.
+
+Contract section 3, `spawn`; the function's default name is `handler`.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import PurePath
+from typing import Final
+
+from msgspec import Struct
+
+from .errors import InvalidTarget
+
+__all__ = ["DEFAULT_FUNCTION", "Target", "parse"]
+
+DEFAULT_FUNCTION: Final = "handler"
+
+_MODULE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
+
+
+class Target(Struct, frozen=True):
+    """A function in a script (`script` is a path) or in a module (`module` is its dotted name)."""
+
+    function: str
+    script: str | None = None
+    module: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.script or self.module}:{self.function}"
+
+
+def parse(text: str) -> Target:
+    """Parse a target; raises `InvalidTarget` for text of neither form."""
+    place, colon, function = text.rpartition(":")
+    if not colon or place.endswith((":", "/")) or "/" in function or function.endswith(".py"):
+        place, function = text, DEFAULT_FUNCTION
+    elif not function.isidentifier():
+        raise InvalidTarget(f"target {text!r}: {function!r} is no function name")
+    if PurePath(place).suffix == ".py":
+        return Target(function, script=place)
+    if colon and _MODULE.fullmatch(place):
+        return Target(function, module=place)
+    raise InvalidTarget(
+        f"target {text!r} is neither path/to/script.py:function nor module:function nor a callable"
+    )

@@ -1,0 +1,312 @@
+"""The frames between the node and its workers, and between the node and its templates.
+
+A frame on a pipe is its length (4 bytes, big endian) and one MessagePack array whose first item
+is the frame's tag. Payloads travel as opaque MessagePack inside (`Raw`): the node forwards them
+without decoding them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any, Final, Generic, TypeVar
+
+import msgspec
+from msgspec import Raw, Struct
+
+from .errors import WireError
+from .message import ExitError
+
+__all__ = [
+    "MAX_FRAME",
+    "WINDOW",
+    "FrameReader",
+    "from_template",
+    "from_worker",
+    "pack",
+    "to_template",
+    "to_worker",
+]
+
+MAX_FRAME: Final = 256 * 1024 * 1024
+"""Bytes of the largest frame; a length above it is garbage, not a message."""
+
+WINDOW: Final = 128 * 1024
+"""Bytes of data frames that the node sends ahead of what the worker has taken."""
+
+
+class Frame(Struct, array_like=True, forbid_unknown_fields=True):
+    """Base of all frames."""
+
+
+# Node to worker. Data frames (Deliver to CloseInbox) keep their order and wait for room at the
+# worker; the others go ahead of them.
+
+
+class Start(Frame, tag=0):
+    """First frame to a fresh worker: who it is and what it runs.
+
+    `target` is text (see `targets`) or None, then `code` is the cloudpickle of
+    `(function, args, kwargs)`; with a target it is that of `(args, kwargs)` or empty.
+    """
+
+    pid: str
+    ids: str
+    hosts: list[str]
+    target: str | None
+    code: bytes
+    log_level: int
+
+
+class Deliver(Frame, tag=1):
+    """A message of another process."""
+
+    topic: str
+    sender: str
+    payload: Raw
+
+
+class Attach(Frame, tag=2):
+    """From here on `metadata` belongs to each message relayed from this client."""
+
+    client: str
+    metadata: Raw
+
+
+class Relay(Frame, tag=3):
+    """A message of the relay; the worker adds `client_pid` and the client's metadata to it."""
+
+    topic: str
+    client: str
+    payload: Raw
+
+
+class Detach(Frame, tag=4):
+    """The client's last relayed message has been sent: its metadata can go."""
+
+    client: str
+
+
+class CloseInbox(Frame, tag=5):
+    """No message follows."""
+
+
+class Signal(Frame, tag=6):
+    """An event; overtakes data."""
+
+    kind: str
+    sender: str
+    reason: str
+
+
+class Reply(Frame, tag=7):
+    """The answer to the `Call` of the same `ref`: a value, or the error's class and message."""
+
+    ref: int
+    value: Any = None
+    error: str | None = None
+    message: str = ""
+
+
+# Worker to node.
+
+
+class Ready(Frame, tag=0):
+    """The handler is loaded and about to be called."""
+
+
+class Send(Frame, tag=1):
+    """One message for one process or name, or for many."""
+
+    to: str | list[str]
+    topic: str
+    payload: Raw
+
+
+class Spawn(Frame, tag=2):
+    """A process for the PID that the worker has made."""
+
+    pid: str
+    host: str
+    target: str | None
+    code: bytes
+
+
+class GetOrSpawn(Frame, tag=3):
+    """The process of that name, or this one under that name; answered with `Reply`."""
+
+    ref: int
+    name: str
+    spawn: Spawn
+
+
+class Cancel(Frame, tag=4):
+    """Ask a process to end."""
+
+    to: str
+    reason: str
+
+
+class Terminate(Frame, tag=5):
+    """End a process at once."""
+
+    to: str
+
+
+class Taken(Frame, tag=6):
+    """So many bytes of data frames were taken from the channels: there is room for more."""
+
+    size: int
+
+
+class Log(Frame, tag=7):
+    """A record of the worker's `logging`."""
+
+    level: int
+    logger: str
+    text: str
+
+
+class Done(Frame, tag=8):
+    """The worker's last frame: what the handler returned or raised.
+
+    `received` counts the data frames that arrived, `unread` names the clients whose `ws.join`
+    was among them and never taken.
+    """
+
+    value: Raw
+    error: ExitError | None
+    received: int
+    unread: list[str]
+
+
+# Node to template. `Fork` carries one descriptor: the worker's end of its pipe.
+
+
+class Fork(Frame, tag=0):
+    """Fork a worker; `ref` is the node's number for it."""
+
+    ref: int
+
+
+class Kill(Frame, tag=1):
+    """SIGKILL the worker's process group."""
+
+    ref: int
+
+
+# Template to node. `Forked` carries one descriptor where the platform has them: a pidfd.
+
+
+class Loaded(Frame, tag=0):
+    """Preloading went well."""
+
+
+class LoadFailed(Frame, tag=1):
+    """Preloading went wrong: a line, and the traceback of the user's code or an empty text."""
+
+    message: str
+    details: str
+
+
+class Forked(Frame, tag=2):
+    """The worker runs."""
+
+    ref: int
+    os_pid: int
+    has_pidfd: bool
+
+
+class ForkFailed(Frame, tag=3):
+    """The operating system refused."""
+
+    ref: int
+    message: str
+
+
+class Exited(Frame, tag=4):
+    """The worker was reaped; `code` as in `subprocess`: negative for a signal."""
+
+    ref: int
+    code: int
+
+
+ToWorker = Start | Deliver | Attach | Relay | Detach | CloseInbox | Signal | Reply
+FromWorker = Ready | Send | Spawn | GetOrSpawn | Cancel | Terminate | Taken | Log | Done
+ToTemplate = Fork | Kill
+FromTemplate = Loaded | LoadFailed | Forked | ForkFailed | Exited
+
+T = TypeVar("T")
+
+_encoder = msgspec.msgpack.Encoder()
+
+
+def pack(frame: Frame) -> bytes:
+    """Return the bytes of a frame, its length first."""
+    body = _encoder.encode(frame)
+    return len(body).to_bytes(4, "big") + body
+
+
+class FrameReader(Generic[T]):
+    """Takes bytes as they come off a pipe and gives frames.
+
+    Call `feed` with what was read; it gives `(frame, size in bytes)` for each frame that is
+    complete. Raises `WireError` for bytes that are no frame of the kind expected here; the reader
+    is of no use after that.
+    """
+
+    def __init__(self, kind: Any, *, limit: int = MAX_FRAME) -> None:
+        self._decode: Any = msgspec.msgpack.Decoder(kind).decode
+        self._limit = limit
+        self._buffer = bytearray()
+
+    @property
+    def partial(self) -> int:
+        """Bytes held of a frame that is not complete."""
+        return len(self._buffer)
+
+    def feed(self, data: bytes) -> Generator[tuple[T, int], None, None]:
+        """Add bytes that were read and give the frames that are now complete."""
+        buffer = self._buffer
+        buffer += data
+        start, available = 0, len(buffer)
+        try:
+            while available - start >= 4:  # noqa: PLR2004 - the length's own size
+                size = int.from_bytes(buffer[start : start + 4], "big")
+                if size > self._limit:
+                    raise WireError(f"a frame of {size} bytes is announced, at most {self._limit}")
+                end = start + 4 + size
+                if end > available:
+                    break
+                # A copy, because a Raw inside would pin the buffer against growing.
+                body = bytes(buffer[start + 4 : end])
+                start = end
+                yield self._frame(body), size + 4
+        finally:
+            del buffer[:start]
+
+    def _frame(self, body: bytes) -> T:
+        try:
+            frame: T = self._decode(body)
+        except (ValueError, RecursionError) as error:
+            raise WireError(f"{len(body)} bytes are no frame: {error}") from None
+        return frame
+
+
+def from_worker() -> FrameReader[FromWorker]:
+    """Make the node's reader for a worker's pipe."""
+    return FrameReader(FromWorker)
+
+
+def to_worker() -> FrameReader[ToWorker]:
+    """Make the worker's reader for its pipe."""
+    return FrameReader(ToWorker)
+
+
+def from_template() -> FrameReader[FromTemplate]:
+    """Make the node's reader for a template's control socket."""
+    return FrameReader(FromTemplate)
+
+
+def to_template() -> FrameReader[ToTemplate]:
+    """Make the template's reader for its control socket."""
+    return FrameReader(ToTemplate)

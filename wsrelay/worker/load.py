@@ -1,0 +1,111 @@
+"""Finding the function that a target names. The user's code runs here, so all may be raised."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType, TracebackType
+from typing import Any
+
+from wsrelay.targets import Target
+
+__all__ = ["LoadError", "load_module", "load_target", "user_traceback"]
+
+_PACKAGE = str(Path(__file__).resolve().parent.parent) + os.sep
+_scripts: dict[str, ModuleType] = {}
+
+
+class LoadError(Exception):
+    """The target cannot be loaded: one line, and the traceback of the user's code if it raised."""
+
+    def __init__(self, message: str, details: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.details = details
+
+
+def load_target(target: Target) -> Callable[..., Any]:
+    """Return the function that the target names; raises `LoadError`."""
+    if target.script is not None:
+        module = load_script(target.script)
+    else:
+        module = load_module(str(target.module))
+    function = getattr(module, target.function, None)
+    place = target.script or target.module
+    if function is None:
+        names = [
+            name
+            for name, value in vars(module).items()
+            if callable(value)
+            and getattr(value, "__module__", None) == module.__name__
+            and not name.startswith("_")
+        ]
+        there = f"it defines {', '.join(names)}" if names else "it defines no function at all"
+        raise LoadError(f"{place} has no function {target.function!r}; {there}")
+    if not callable(function):
+        raise LoadError(f"{place}: {target.function!r} is no function but {function!r:.80}")
+    return function  # type: ignore[no-any-return]
+
+
+def load_module(name: str) -> ModuleType:
+    """Import a module; raises `LoadError`."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name == name or name.startswith(f"{error.name}."):
+            raise LoadError(f"there is no module {error.name!r} on sys.path") from None
+        raise _raised(name, error) from None
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's, whatever it is
+        raise _raised(name, error) from None
+
+
+def load_script(path: str) -> ModuleType:
+    """Run a script once and return it as a module; raises `LoadError`.
+
+    Its folder comes first on `sys.path`, as for `python script.py`, but `__name__` is the file's
+    stem, so a `__main__` guard stays shut.
+    """
+    file = Path(path).resolve()
+    path = str(file)
+    if (module := _scripts.get(path)) is not None:
+        return module
+    if not file.is_file():
+        raise LoadError(f"{path} {'is a folder' if file.is_dir() else 'does not exist'}")
+    folder = str(file.parent)
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    name = file.stem
+    if name in sys.modules or name in sys.stdlib_module_names:
+        name = f"{name}__script{len(_scripts)}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise LoadError(f"{path} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = _scripts[path] = module
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's, whatever it is
+        del sys.modules[name], _scripts[path]
+        raise _raised(path, error) from None
+    return module
+
+
+def _raised(place: str, error: BaseException) -> LoadError:
+    line = traceback.format_exception_only(error)[-1].strip()
+    return LoadError(f"{place} cannot be imported: {line}", user_traceback(error))
+
+
+def user_traceback(error: BaseException) -> str:
+    """Return the traceback's text without wsrelay's and the import system's outermost frames."""
+    frame: TracebackType | None = error.__traceback__
+    while frame is not None:
+        file = frame.tb_frame.f_code.co_filename
+        if not file.startswith((_PACKAGE, "<frozen importlib", importlib.__file__)):
+            break
+        frame = frame.tb_next
+    return "".join(traceback.format_exception(type(error), error, frame))

@@ -1,0 +1,224 @@
+"""What has arrived at a worker and waits to be taken."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable
+from typing import Any, Final
+
+from wsrelay import payload, wire
+from wsrelay.errors import ChannelClosed
+from wsrelay.message import JOIN, Event, Message
+from wsrelay.pid import PID
+
+from .pipe import WorkerPipe
+
+__all__ = ["Mailbox", "Queue"]
+
+_ACKNOWLEDGE: Final = wire.WINDOW // 4
+"""Bytes taken before the node is told; the window's rest keeps it sending meanwhile."""
+
+
+class Queue:
+    """Items in order of arrival, each with the bytes that its taking makes room for."""
+
+    __slots__ = ("closed", "items")
+
+    def __init__(self) -> None:
+        self.items: deque[tuple[Any, int]] = deque()
+        self.closed = False
+
+
+class Mailbox:
+    """Takes frames off the pipe and sorts them into queues.
+
+    Whoever waits reads the pipe for all: one thread at a time reads, the others wait for what it
+    brings. Once a coroutine has waited, the event loop reads instead and nobody else does.
+    """
+
+    def __init__(self, pipe: WorkerPipe) -> None:
+        self.inbox = Queue()
+        self.events = Queue()
+        self.received = 0
+        """Data frames received; with `unread` it tells the node what was never seen here."""
+        self.unread: set[str] = set()
+        self._replies: dict[int, Queue] = {}
+        self._metadata: dict[str, tuple[PID, Any]] = {}
+        self._pipe = pipe
+        self._changed = threading.Condition(threading.Lock())
+        self._reading = False
+        self._taken = 0
+        self._waiters: list[asyncio.Future[None]] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop_thread = 0
+
+    def take(self, queue: Queue, timeout: float | None = None) -> Any:
+        """Wait for the queue's next item, up to `timeout` seconds.
+
+        Raises `TimeoutError`, or `ChannelClosed` once the queue is closed and empty.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        looked = False
+        with self._changed:
+            while not queue.items:
+                if queue.closed:
+                    raise ChannelClosed
+                remaining = None if deadline is None else max(deadline - time.monotonic(), 0)
+                if looked and remaining == 0:
+                    raise TimeoutError
+                if self._somebody_reads():
+                    self._changed.wait(remaining)
+                else:
+                    self._read(remaining)
+                looked = True
+            item, taken = self._pop(queue)
+        if taken:
+            self._pipe.write(wire.Taken(taken))
+        return item
+
+    async def take_async(self, queue: Queue, timeout: float | None = None) -> Any:  # noqa: ASYNC109
+        """Do what `take` does without holding up the event loop."""
+        self._attach()
+        if not queue.items and timeout is not None and timeout <= 0:
+            self._readable()
+        async with asyncio.timeout(timeout):
+            while not queue.items:
+                if queue.closed:
+                    raise ChannelClosed
+                waiter = asyncio.get_running_loop().create_future()
+                self._waiters.append(waiter)
+                await waiter
+        with self._changed:
+            item, taken = self._pop(queue)
+        if taken:
+            self._pipe.write(wire.Taken(taken))
+        return item
+
+    def expect(self, ref: int) -> Queue:
+        """Return the queue that the reply to the call `ref` will come to."""
+        queue = self._replies[ref] = Queue()
+        return queue
+
+    def read_the_rest(self) -> None:
+        """Take in what has arrived, so that `received` and `unread` are exact at the end."""
+        with self._changed:
+            self._reading = True
+            try:
+                while frames := list(self._pipe.read_now()):
+                    self._sort(frames)
+            except (EOFError, OSError):
+                self._close()
+
+    def _pop(self, queue: Queue) -> tuple[Any, int]:
+        """Take an item; with it, the bytes to acknowledge now or 0."""
+        item, size = queue.items.popleft()
+        taken = 0
+        if size:
+            if self.unread and item.topic == JOIN:
+                self.unread.discard(item.sender)
+            self._taken += size
+            if self._taken >= _ACKNOWLEDGE:
+                taken, self._taken = self._taken, 0
+        return item, taken
+
+    def _somebody_reads(self) -> bool:
+        """Whether another thread, or an event loop in another thread, reads the pipe for us."""
+        if self._loop is not None and self._loop.is_closed():
+            self._loop = None
+            self._reading = False
+        return self._reading and not (
+            self._loop is not None and self._loop_thread == threading.get_ident()
+        )
+
+    def _read(self, timeout: float | None) -> None:
+        """Read once for everyone; called and left with the lock held."""
+        before, self._reading = self._reading, True
+        self._changed.release()
+        try:
+            frames: Iterable[tuple[wire.ToWorker, int]] | None = list(self._pipe.read(timeout))
+        except (EOFError, OSError):
+            frames = None
+        finally:
+            self._changed.acquire()
+            self._reading = before
+        if frames is None:
+            self._close()
+        else:
+            self._sort(frames)
+        self._changed.notify_all()
+
+        self._wake()
+
+    def _attach(self) -> None:
+        """Let the running event loop do the reading from now on."""
+        loop = asyncio.get_running_loop()
+        if self._loop is loop:
+            return
+        if self._loop is not None and not self._loop.is_closed():
+            raise RuntimeError("wsrelay.aio serves one event loop of a process, this is a second")
+        with self._changed:
+            self._loop, self._loop_thread = loop, threading.get_ident()
+            self._reading = True
+        loop.add_reader(self._pipe.socket, self._readable)
+
+    def _readable(self) -> None:
+        with self._changed:
+            try:
+                self._sort(self._pipe.read_now())
+            except (EOFError, OSError):
+                if self._loop is not None:
+                    self._loop.remove_reader(self._pipe.socket)
+                self._close()
+            self._changed.notify_all()
+        self._wake()
+
+    def _wake(self) -> None:
+        """Wake the coroutines that wait; called in the event loop's thread, if there is one."""
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def _sort(self, frames: Iterable[tuple[wire.ToWorker, int]]) -> None:
+        for frame, size in frames:
+            self.received += isinstance(frame, _DATA)
+            match frame:
+                case wire.Relay():
+                    self.inbox.items.append((self._relayed(frame), size))
+                case wire.Deliver():
+                    sender = PID.trusted(frame.sender)
+                    content = payload.decode(frame.payload)
+                    self.inbox.items.append((Message(frame.topic, content, sender), size))
+                case wire.Attach():
+                    client = PID.trusted(frame.client)
+                    self._metadata[client] = client, payload.decode(frame.metadata)
+                    self._taken += size
+                case wire.Detach():
+                    self._metadata.pop(frame.client, None)
+                    self._taken += size
+                case wire.Signal():
+                    event = Event(frame.kind, PID.trusted(frame.sender), None, frame.reason)
+                    self.events.items.append((event, 0))
+                case wire.Reply() if queue := self._replies.pop(frame.ref, None):
+                    queue.items.append((frame, 0))
+                case wire.CloseInbox():
+                    self.inbox.closed = True
+                    self._taken += size
+
+    def _relayed(self, frame: wire.Relay) -> Message:
+        content = payload.decode(frame.payload)
+        client, content["metadata"] = self._metadata[frame.client]
+        content["client_pid"] = client
+        if frame.topic == JOIN:
+            self.unread.add(client)
+        return Message(frame.topic, content, client)
+
+    def _close(self) -> None:
+        for queue in (self.inbox, self.events, *self._replies.values()):
+            queue.closed = True
+
+
+_DATA = (wire.Deliver, wire.Attach, wire.Relay, wire.Detach, wire.CloseInbox)

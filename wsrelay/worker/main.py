@@ -1,0 +1,133 @@
+"""A worker's life, from the fork to its last frame."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import os
+import signal
+import socket
+import sys
+from typing import Any, Never
+
+from msgspec import Raw
+
+from wsrelay import current, osproc, payload, wire
+from wsrelay.errors import PayloadError, WireError
+from wsrelay.message import ExitError, ExitKind
+from wsrelay.spawning import unpack_target
+
+from .context import WorkerContext
+from .load import LoadError, load_target, user_traceback
+from .logs import PipeHandler
+from .pipe import WorkerPipe
+
+__all__ = ["run"]
+
+logger = logging.getLogger(__name__)
+
+_NOTHING = Raw(payload.encode(None))
+
+
+def run(sock: socket.socket, template: int) -> Never:
+    """Be a worker: `sock` is the pipe to the node, `template` the parent's process id.
+
+    Never returns, so that nothing of the template's own life (exit handlers, threads) is run here.
+    """
+    code = 1
+    try:
+        _enter(template)
+        pipe = WorkerPipe(sock)
+        code = _live(pipe, _read_start(pipe))
+    except (EOFError, OSError):
+        pass  # the node is gone: there is nobody left to tell
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except (OSError, ValueError):
+                pass
+        os._exit(code)
+
+
+def _enter(template: int) -> None:
+    os.setsid()
+    osproc.die_with_parent(template)
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    sys.breakpointhook = _breakpoint
+    if (numpy_random := sys.modules.get("numpy.random")) is not None:
+        numpy_random.seed()  # forks share the generator's state: all would draw the same
+
+
+def _read_start(pipe: WorkerPipe) -> wire.Start:
+    while True:
+        for frame, _ in pipe.read(None):
+            if isinstance(frame, wire.Start):
+                return frame
+            raise WireError(f"{type(frame).__name__} came before Start")
+
+
+def _live(pipe: WorkerPipe, start: wire.Start) -> int:
+    context = WorkerContext(pipe, start)
+    current.enter_worker(context)
+    logging.root.handlers[:] = [PipeHandler(pipe)]
+    logging.root.setLevel(start.log_level)
+    signal.signal(
+        signal.SIGTERM,
+        lambda *_: pipe.write_from_signal_handler(wire.Cancel(start.pid, "SIGTERM")),
+    )
+    value, error, code = _NOTHING, None, 0
+    try:
+        function, args, kwargs = unpack_target(start.target, start.code, load_target)
+    except LoadError as problem:
+        error = ExitError(ExitKind.START_FAILED, problem.message, problem.details or None)
+    except Exception as problem:  # noqa: BLE001 - whatever the user's pickles raise
+        error = ExitError(ExitKind.START_FAILED, _line(problem), user_traceback(problem))
+    else:
+        pipe.write(wire.Ready())
+        try:
+            result = function(*args, **kwargs)
+            if inspect.iscoroutine(result):
+                import asyncio  # noqa: PLC0415 - only asynchronous handlers pay for it
+
+                result = asyncio.run(result)
+            value = _data(result)
+        except SystemExit as leaving:
+            code = _exit_code(leaving)
+            if code:
+                error = ExitError(ExitKind.EXIT, f"exit code {code}")
+        except BaseException as problem:  # noqa: BLE001 - the handler's, whatever it is
+            error = ExitError(ExitKind.ERROR, _line(problem), user_traceback(problem))
+    context.mailbox.read_the_rest()
+    pipe.write(wire.Done(value, error, context.mailbox.received, sorted(context.mailbox.unread)))
+    return code or (1 if error else 0)
+
+
+def _data(result: Any) -> Raw:
+    try:
+        return Raw(payload.encode(result))
+    except PayloadError as error:
+        logger.warning("the handler's return value is dropped, %s", error)
+        return _NOTHING
+
+
+def _exit_code(leaving: SystemExit) -> int:
+    if leaving.code is None:
+        return 0
+    if isinstance(leaving.code, int):
+        return leaving.code & 0xFF
+    print(leaving.code, file=sys.stderr)  # noqa: T201 - as the interpreter does
+    return 1
+
+
+def _line(error: BaseException) -> str:
+    text = str(error).partition("\n")[0]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _breakpoint(*_args: Any, **_kwargs: Any) -> Never:
+    raise RuntimeError(
+        "breakpoint() needs a terminal and a worker has none. Call the handler's functions "
+        "directly in a script or test, or listen with debugpy.listen(port) and attach to it"
+    )

@@ -1,0 +1,111 @@
+"""The worker's end of its pipe: blocking, write-through, one frame at a time."""
+
+from __future__ import annotations
+
+import select
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from wsrelay import wire
+
+__all__ = ["WorkerPipe"]
+
+_CHUNK: Final = 256 * 1024
+
+
+class WorkerPipe:
+    """Frames out and in.
+
+    When `write` returns the kernel has the bytes, so they survive the death of this process (a
+    buffer of 64 KB here would lose hundreds of messages at a SIGKILL). Any thread may write; one
+    at a time may read.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.socket = sock
+        self._reader = wire.to_worker()
+        self._writing = threading.Lock()
+        self._interrupt: bytes | None = None
+
+    def write(self, frame: wire.Frame) -> None:
+        """Write a frame; waits while the pipe is full. Raises `OSError` when the node is gone."""
+        self._writing.acquire()
+        self._finish(wire.pack(frame))
+
+    def try_write(self, frame: wire.Frame) -> Callable[[], None] | None:
+        """Write a frame if that needs no waiting; None when it went.
+
+        Otherwise returns what is left to do: to be called, once, in a thread that may wait.
+        Raises `OSError` when the node is gone.
+        """
+        if not self._writing.acquire(blocking=False):
+            return lambda: self.write(frame)
+        rest = memoryview(wire.pack(frame))
+        try:
+            rest = rest[self.socket.send(rest, socket.MSG_DONTWAIT) :]
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._writing.release()
+            raise
+        if rest:
+            return lambda: self._finish(rest)
+        self._finish(b"")
+        return None
+
+    def _finish(self, rest: bytes | memoryview) -> None:
+        """Write the rest of a frame and let go of the lock."""
+        try:
+            if rest:
+                self.socket.sendall(rest)
+        finally:
+            self._writing.release()
+        if self._interrupt is not None:
+            self._flush_interrupt()
+
+    def write_from_signal_handler(self, frame: wire.Frame) -> None:
+        """Write a frame even if this very thread is in the middle of writing another.
+
+        Then it goes out right behind that one: whoever releases the lock looks for it.
+        """
+        self._interrupt = wire.pack(frame)
+        self._flush_interrupt()
+
+    def _flush_interrupt(self) -> None:
+        while self._interrupt is not None and self._writing.acquire(blocking=False):
+            try:
+                data, self._interrupt = self._interrupt, None
+                if data is not None:
+                    self.socket.sendall(data)
+            finally:
+                self._writing.release()
+
+    def read(self, timeout: float | None) -> Iterator[tuple[wire.ToWorker, int]]:
+        """Wait up to `timeout` seconds (None: for ever) for bytes and give the complete frames.
+
+        Raises `EOFError` when the node is gone.
+        """
+        if timeout is not None:
+            poll = select.poll()
+            poll.register(self.socket, select.POLLIN)
+            if not poll.poll(max(timeout, 0) * 1000):
+                return iter(())
+        return self._receive(0)
+
+    def read_now(self) -> Iterator[tuple[wire.ToWorker, int]]:
+        """Give the frames that have arrived, without waiting."""
+        try:
+            return self._receive(socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return iter(())
+
+    def _receive(self, flags: int) -> Iterator[tuple[wire.ToWorker, int]]:
+        try:
+            data = self.socket.recv(_CHUNK, flags)
+        except ConnectionResetError:
+            data = b""
+        if not data:
+            raise EOFError
+        return self._reader.feed(data)
