@@ -1,0 +1,94 @@
+"""A chat: everybody on one path shares one process, and one send reaches the whole room.
+
+A client is named by `?name=Ada` or `{"name": "Ada"}`, and speaks by `{"text": "hi"}` or plain text.
+
+wsrelay run handlers/chat.py --scope room
+"""
+
+import itertools
+import json
+
+from wsrelay import process
+
+MAX_NAME = 40
+
+
+class Room:
+    """The members of one room; what happens to one of them is told to all."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, str] = {}
+        self._guests = itertools.count(1)
+
+    def join(self, client: str, name: str) -> None:
+        """Let a client in, as a guest if it brings no name."""
+        name = tidy(name) or f"guest-{next(self._guests)}"
+        self._names[client] = name
+        self._broadcast("joined", name, f"{name} joined")
+
+    def rename(self, client: str, name: str) -> None:
+        """Give a member another name; an empty one changes nothing."""
+        old, new = self._names[client], tidy(name)
+        if new and new != old:
+            self._names[client] = new
+            self._broadcast("joined", new, f"{old} is now {new}")
+
+    def say(self, client: str, text: str) -> None:
+        """Pass a member's words on, if there are any."""
+        if text:
+            self._broadcast("said", self._names[client], text)
+
+    def leave(self, client: str) -> None:
+        """Strike a member off the list."""
+        name = self._names.pop(client)
+        self._broadcast("left", name, f"{name} left")
+
+    def _broadcast(self, kind: str, name: str, text: str) -> None:
+        news = {"type": kind, "name": name, "text": text, "members": [*self._names.values()]}
+        process.send([*self._names], "ws.send", {"type": "text", "data": json.dumps(news)})
+
+
+def tidy(name: str) -> str:
+    """Return a name that fits on a line."""
+    return " ".join(name.split())[:MAX_NAME]
+
+
+def requested_name(metadata: object) -> str:
+    """Return the name in the URL's query, or an empty one."""
+    match metadata:
+        case {"query": {"name": str(name)}}:
+            return name
+    return ""
+
+
+def parse(data: str) -> tuple[str, str]:
+    """Return the name and the text that a client sent, each empty if there is none."""
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        return "", data
+    match value:
+        case {"name": str(name), "text": str(text)}:
+            return name, text
+        case {"name": str(name)}:
+            return name, ""
+        case {"text": str(text)}:
+            return "", text
+        case _:
+            return "", data
+
+
+def handler() -> None:
+    """Run one room."""
+    room = Room()
+    for message in process.inbox():
+        match message.topic:
+            case "ws.join":
+                name = requested_name(message.payload["metadata"])
+                room.join(message.payload["client_pid"], name)
+            case "ws.message" if message.payload["type"] == "text":
+                name, text = parse(message.payload["data"])
+                room.rename(message.payload["client_pid"], name)
+                room.say(message.payload["client_pid"], text)
+            case "ws.leave":
+                room.leave(message.payload["client_pid"])
