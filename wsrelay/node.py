@@ -332,7 +332,7 @@ class Node:
                     self._launch(effect.pid, *code)
                 case Started():
                     self._stop_timer(effect.pid)
-                    self._tell_started(effect.pid, self.why_no_target(effect.pid))
+                    self._tell_started(effect.pid, None)
                 case Stop():
                     self._stop(effect)
                 case Kill():
@@ -358,6 +358,7 @@ class Node:
         if (connection := self._connections.get(effect.pid)) is not None:
             connection.cancel(effect.reason)
             return
+        self._tell_started(effect.pid, self.why_no_target(effect.pid))
         worker = self._workers[effect.pid]
         worker.pipe.queue(wire.CloseInbox())
         worker.pipe.post(wire.Signal("CANCEL", str(effect.sender), effect.reason))

@@ -15,6 +15,7 @@ from msgspec import Raw, Struct
 
 from .errors import WireError
 from .message import ExitError
+from .pid import PID
 
 __all__ = [
     "MAX_FRAME",
@@ -237,7 +238,15 @@ FromTemplate = Loaded | LoadFailed | Forked | ForkFailed | Exited
 
 T = TypeVar("T")
 
-_encoder = msgspec.msgpack.Encoder()
+
+def _plain(value: Any) -> str:
+    """Encode a PID: msgspec refuses subclasses of str. Hot paths pass plain text already."""
+    if isinstance(value, PID):
+        return str(value)
+    raise TypeError(f"a frame cannot hold {value!r}")
+
+
+_encoder = msgspec.msgpack.Encoder(enc_hook=_plain)
 
 
 def pack(frame: Frame) -> bytes:

@@ -62,7 +62,7 @@ TABLE: Final[dict[State, Row]] = {
         Signal.EXIT: (State.EXITED, Action.BURY),
     },
     State.CANCELLING: {
-        Signal.READY: (State.CANCELLING, Action.START),
+        Signal.READY: (State.CANCELLING, None),
         Signal.CANCEL: (State.CANCELLING, None),
         Signal.TERMINATE: (State.CANCELLING, Action.KILL),
         Signal.START_TIMEOUT: (State.CANCELLING, None),

@@ -7,7 +7,18 @@ from typing import Any, Final
 
 from .header import HEADER
 
-__all__ = ["TRANSPORT", "App", "Event", "Headers", "Receive", "Scope", "Send", "response", "strip"]
+__all__ = [
+    "RETRY_AFTER",
+    "TRANSPORT",
+    "App",
+    "Event",
+    "Headers",
+    "Receive",
+    "Scope",
+    "Send",
+    "response",
+    "strip",
+]
 
 Scope = MutableMapping[str, Any]
 Event = MutableMapping[str, Any]
@@ -18,6 +29,9 @@ Headers = list[tuple[bytes, bytes]]
 
 TRANSPORT: Final = "wsrelay.transport"
 """Extension by which our own front end offers to abort a connection: `{"abort": callable}`."""
+
+RETRY_AFTER: Final = (b"retry-after", b"1")
+"""Seconds after which a client of a full host may come again."""
 
 _NAME: Final = HEADER.encode()
 

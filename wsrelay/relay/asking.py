@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+from wsrelay.errors import HostFailed, HostFull
+
 from .asgi import App, Event, Headers, Scope, strip
 from .header import HEADER
 
@@ -49,8 +51,8 @@ class Answer:
 class Asking:
     """The application running with the `http` scope of an upgrade.
 
-    `answer` is done when its response starts; the body waits for `decide`, which passes it on or
-    drops it. The application finishes beside whatever comes then.
+    `answer` is done when its response starts; the body waits until it is passed on or
+    dropped. The application finishes beside whatever comes then.
     """
 
     def __init__(self, app: App, scope: Scope) -> None:
@@ -61,6 +63,7 @@ class Asking:
         )
         self._gone = asyncio.Event()
         self._asked = False
+        self._kept: list[Event] = []
         self.task = asyncio.create_task(self._run(app, scope), name=f"asking {scope['path']}")
 
     async def _run(self, app: App, scope: Scope) -> None:
@@ -77,9 +80,30 @@ class Asking:
         self.task.result()
         return None
 
-    def decide(self, forward: Callable[[Event], Awaitable[None]] | None) -> None:
-        """Let the response's body go to `forward`, or nowhere."""
-        self._decision.set_result(forward)
+    def drop_body(self) -> None:
+        """Let the response's body go nowhere."""
+        self._decision.set_result(None)
+
+    async def pass_body(self, forward: Callable[[Event], Awaitable[None]]) -> None:
+        """Pass the response's body on and wait for the application's end."""
+        for event in self._kept:
+            await forward(event)
+        if not self._decision.done():
+            self._decision.set_result(forward)
+        await asyncio.wait({self.task})
+
+    async def unavailable(self) -> Exception | None:
+        """Return the `HostFull` or `HostFailed` behind an error response, if there is one.
+
+        A framework answers 500 to what its handlers raise, and raises it again when that is sent.
+        """
+        self._decision.set_result(self._keep)
+        await asyncio.wait({self.task})
+        error = None if self.task.cancelled() else self.task.exception()
+        return error if isinstance(error, HostFull | HostFailed) else None
+
+    async def _keep(self, event: Event) -> None:
+        self._kept.append(event)
 
     def client_gone(self) -> None:
         """Let the application's `receive` return `http.disconnect`."""
@@ -88,7 +112,7 @@ class Asking:
     async def finish(self) -> None:
         """Wait for the application's end, its client being gone; raises what it raises."""
         if not self._decision.done():
-            self.decide(None)
+            self.drop_body()
         self.client_gone()
         try:
             await self.task

@@ -5,16 +5,16 @@ from __future__ import annotations
 import logging
 
 from wsrelay import current
-from wsrelay.errors import RelayRefused
+from wsrelay.errors import HostFailed, HostFull, RelayRefused
 from wsrelay.node import Node
 
 from . import header
-from .asgi import App, Event, Receive, Scope, Send, response, strip
+from .asgi import RETRY_AFTER, App, Event, Receive, Scope, Send, response, strip
 from .asking import ASKING, Answer
 from .connection import Limits
 from .origins import Origins
 from .outbox import Overflow
-from .upgrade import Upgrade, deny
+from .upgrade import Upgrade, abandon, deny
 
 __all__ = ["WebSocketRelay"]
 
@@ -107,23 +107,30 @@ class WebSocketRelay:
     # Plain HTTP
 
     async def _http(self, node: Node, scope: Scope, receive: Receive, send: Send) -> None:
-        refused = False
+        started = refused = False
 
         async def checked(event: Event) -> None:
-            nonlocal refused
+            nonlocal started, refused
             if event["type"] == "http.response.start":
+                started = True
                 answer = Answer(event)
                 event = {**event, "headers": strip(event.get("headers", ()))}
                 if answer.relay is not None:
                     refused = True
-                    self._abandon(node, answer.relay)
-                    for own in response(426, b"Upgrade Required: connect with a WebSocket\n"):
-                        await send({**own, "type": f"http.response.{own['type']}"})
+                    _abandon(node, answer.relay)
+                    body = b"Upgrade Required: connect with a WebSocket\n"
+                    await _respond(send, response(426, body))
             if not refused:
                 await send(event)
 
         clean = {**scope, "headers": strip(scope["headers"])}
-        await self._app(clean, receive, checked)
+        try:
+            await self._app(clean, receive, checked)
+        except (HostFull, HostFailed) as error:
+            if started:
+                raise
+            logger.warning("%s: 503: %s", scope["path"], error)
+            await _respond(send, response(503, b"Service Unavailable\n", RETRY_AFTER))
 
     # Upgrades
 
@@ -151,16 +158,6 @@ class WebSocketRelay:
         )
         return False
 
-    def _abandon(self, node: Node, text: bytes) -> None:
-        """Cancel the target of an upgrade that does not come about."""
-        try:
-            relay = header.parse(text, node.name)
-        except RelayRefused as error:
-            logger.error("%s", error)  # noqa: TRY400 - no traceback wanted
-            return
-        if relay.cancel_on_leave:
-            node.cancel(relay.target_pid, "no upgrade")
-
 
 def _warn_of_siblings() -> None:
     """Say that a server with several worker processes has as many nodes."""
@@ -170,3 +167,15 @@ def _warn_of_siblings() -> None:
             "names, groups or PIDs. Run one worker; wsrelay's processes use the other cores",
             current.server_workers(),
         )
+
+
+async def _respond(send: Send, events: list[Event]) -> None:
+    for event in events:
+        await send({**event, "type": f"http.response.{event['type']}"})
+
+
+def _abandon(node: Node, text: bytes) -> None:
+    try:
+        abandon(node, header.parse(text, node.name))
+    except RelayRefused as error:
+        logger.error("%s", error)  # noqa: TRY400 - one line

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Final
 
 from wsrelay.errors import HostFailed, HostFull, RelayRefused
 from wsrelay.node import Node
 
 from . import header
-from .asgi import TRANSPORT, App, Event, Receive, Scope, Send, response, strip
+from .asgi import RETRY_AFTER, TRANSPORT, App, Event, Receive, Scope, Send, response, strip
 from .asking import Answer, Asking, relay_headers
 from .connection import AsgiConnection, Limits
 
-__all__ = ["Upgrade", "deny"]
+__all__ = ["Upgrade", "abandon", "deny"]
 
 logger = logging.getLogger(__name__)
-
-_RETRY_AFTER: Final = (b"retry-after", b"1")
 
 
 class Upgrade:
@@ -75,8 +72,7 @@ class Upgrade:
         try:
             answer = await asking.started()
         except (HostFull, HostFailed) as error:
-            logger.warning("%s: 503: %s", self._scope["path"], error)
-            await self._deny(503, b"Service Unavailable\n", _RETRY_AFTER)
+            await self._unavailable(error)
             return False
         except Exception:
             await self._deny(500, b"Internal Server Error\n")
@@ -85,36 +81,42 @@ class Upgrade:
             logger.error("%s: 500: the application did not respond", self._scope["path"])
             await self._deny(500, b"Internal Server Error\n")
         elif answer.relay is not None:
-            asking.decide(None)
+            asking.drop_body()
             await self._relay(answer, watch)
         elif answer.status in (404, 405):
             return True
+        elif answer.status == 500 and (full := await asking.unavailable()) is not None:  # noqa: PLR2004
+            await self._unavailable(full)
         else:
             await self._pass_on(asking, answer)
         return False
 
     async def _relay(self, answer: Answer, watch: asyncio.Future[Event]) -> None:
-        node = self._node
+        path, node = self._scope["path"], self._node
         subprotocol, headers = relay_headers(answer)
+        relay = None
         try:
             relay = header.parse(answer.relay or b"", node.name)
             self._check(relay, subprotocol)
         except RelayRefused as error:
-            logger.error("%s: 500: %s", self._scope["path"], error)  # noqa: TRY400 - one line
+            logger.error("%s: 500: %s", path, error)  # noqa: TRY400 - one line
             await self._deny(500, b"Internal Server Error\n")
+            if relay is not None:
+                abandon(node, relay)
             return
         problem = await node.started(relay.target_pid)
         if problem is None and node.draining:
             problem = f"node {node.name} shuts down"
         if problem is not None:
-            logger.warning("%s: 503: %s", self._scope["path"], problem)
+            logger.warning("%s: 503: %s", path, problem)
             await self._deny(503, b"Service Unavailable\n")
+            abandon(node, relay)
+            return
+        if watch.done():  # the client went while its target started
+            abandon(node, relay)
             return
         abort = self._scope.get("extensions", {}).get(TRANSPORT, {}).get("abort")
         connection = AsgiConnection(node, relay, self._limits, abort)
-        if watch.done():
-            connection.refused()  # the client went while its target started
-            return
         accept = {"type": "websocket.accept", "subprotocol": subprotocol, "headers": headers}
         await connection.serve(accept, self._resume, self._send)
 
@@ -127,6 +129,10 @@ class Upgrade:
             raise RelayRefused(
                 f"Sec-WebSocket-Protocol {subprotocol!r} was not offered by the client ({offered})"
             )
+
+    async def _unavailable(self, error: Exception) -> None:
+        logger.warning("%s: 503: %s", self._scope["path"], error)
+        await self._deny(503, b"Service Unavailable\n", RETRY_AFTER)
 
     async def _deny(self, status: int, body: bytes, *headers: tuple[bytes, bytes]) -> None:
         await deny(self._scope, self._send, status, body, *headers)
@@ -150,8 +156,7 @@ class Upgrade:
             await self._send(start)
         except OSError:
             return  # the client is gone
-        asking.decide(self._forward)
-        await asyncio.wait({asking.task})
+        await asking.pass_body(self._forward)
 
     async def _forward(self, event: Event) -> None:
         try:
@@ -176,3 +181,9 @@ async def deny(
             await send({"type": "websocket.close", "code": 1008, "reason": ""})
     except OSError:
         pass  # the client is gone
+
+
+def abandon(node: Node, relay: header.Relay) -> None:
+    """Cancel the target of an upgrade that does not come about, if it lives for that alone."""
+    if relay.cancel_on_leave and not node.is_connection(relay.target_pid):
+        node.cancel(relay.target_pid, "the upgrade did not come about")

@@ -108,9 +108,36 @@ class Mailbox:
             self._reading = True
             try:
                 while frames := list(self._pipe.read_now()):
-                    self._sort(frames)
+                    self.sort(frames)
             except (EOFError, OSError):
                 self._close()
+
+    def sort(self, frames: Iterable[tuple[wire.ToWorker, int]]) -> None:
+        """Put frames with their sizes into the queues; other threads must be kept out."""
+        for frame, size in frames:
+            self.received += isinstance(frame, _DATA)
+            match frame:
+                case wire.Relay():
+                    self.inbox.items.append((self._relayed(frame), size))
+                case wire.Deliver():
+                    sender = PID.trusted(frame.sender)
+                    content = payload.decode(frame.payload)
+                    self.inbox.items.append((Message(frame.topic, content, sender), size))
+                case wire.Attach():
+                    client = PID.trusted(frame.client)
+                    self._metadata[client] = client, payload.decode(frame.metadata)
+                    self._taken += size
+                case wire.Detach():
+                    self._metadata.pop(frame.client, None)
+                    self._taken += size
+                case wire.Signal():
+                    event = Event(frame.kind, PID.trusted(frame.sender), None, frame.reason)
+                    self.events.items.append((event, 0))
+                case wire.Reply() if queue := self._replies.pop(frame.ref, None):
+                    queue.items.append((frame, 0))
+                case wire.CloseInbox():
+                    self.inbox.closed = True
+                    self._taken += size
 
     def _pop(self, queue: Queue) -> tuple[Any, int]:
         """Take an item; with it, the bytes to acknowledge now or 0."""
@@ -147,7 +174,7 @@ class Mailbox:
         if frames is None:
             self._close()
         else:
-            self._sort(frames)
+            self.sort(frames)
         self._changed.notify_all()
 
         self._wake()
@@ -167,7 +194,7 @@ class Mailbox:
     def _readable(self) -> None:
         with self._changed:
             try:
-                self._sort(self._pipe.read_now())
+                self.sort(self._pipe.read_now())
             except (EOFError, OSError):
                 if self._loop is not None:
                     self._loop.remove_reader(self._pipe.socket)
@@ -181,32 +208,6 @@ class Mailbox:
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(None)
-
-    def _sort(self, frames: Iterable[tuple[wire.ToWorker, int]]) -> None:
-        for frame, size in frames:
-            self.received += isinstance(frame, _DATA)
-            match frame:
-                case wire.Relay():
-                    self.inbox.items.append((self._relayed(frame), size))
-                case wire.Deliver():
-                    sender = PID.trusted(frame.sender)
-                    content = payload.decode(frame.payload)
-                    self.inbox.items.append((Message(frame.topic, content, sender), size))
-                case wire.Attach():
-                    client = PID.trusted(frame.client)
-                    self._metadata[client] = client, payload.decode(frame.metadata)
-                    self._taken += size
-                case wire.Detach():
-                    self._metadata.pop(frame.client, None)
-                    self._taken += size
-                case wire.Signal():
-                    event = Event(frame.kind, PID.trusted(frame.sender), None, frame.reason)
-                    self.events.items.append((event, 0))
-                case wire.Reply() if queue := self._replies.pop(frame.ref, None):
-                    queue.items.append((frame, 0))
-                case wire.CloseInbox():
-                    self.inbox.closed = True
-                    self._taken += size
 
     def _relayed(self, frame: wire.Relay) -> Message:
         content = payload.decode(frame.payload)

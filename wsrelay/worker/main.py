@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import sys
+import traceback
 from typing import Any, Never
 
 from msgspec import Raw
@@ -37,10 +38,11 @@ def run(sock: socket.socket, template: int) -> Never:
     code = 1
     try:
         _enter(template)
-        pipe = WorkerPipe(sock)
-        code = _live(pipe, _read_start(pipe))
+        code = _live(WorkerPipe(sock))
     except (EOFError, OSError):
         pass  # the node is gone: there is nobody left to tell
+    except BaseException:  # noqa: BLE001 - a defect of ours; nothing above would show it
+        traceback.print_exc()
     finally:
         for stream in (sys.stdout, sys.stderr):
             try:
@@ -60,16 +62,21 @@ def _enter(template: int) -> None:
         numpy_random.seed()  # forks share the generator's state: all would draw the same
 
 
-def _read_start(pipe: WorkerPipe) -> wire.Start:
-    while True:
-        for frame, _ in pipe.read(None):
-            if isinstance(frame, wire.Start):
-                return frame
-            raise WireError(f"{type(frame).__name__} came before Start")
-
-
-def _live(pipe: WorkerPipe, start: wire.Start) -> int:
+def _begin(pipe: WorkerPipe) -> tuple[wire.Start, WorkerContext]:
+    """Wait for the first frame; what arrives together with it is mail already."""
+    frames: list[tuple[wire.ToWorker, int]] = []
+    while not frames:
+        frames = list(pipe.read(None))
+    start, _ = frames[0]
+    if not isinstance(start, wire.Start):
+        raise WireError(f"{type(start).__name__} came before Start")
     context = WorkerContext(pipe, start)
+    context.mailbox.sort(frames[1:])
+    return start, context
+
+
+def _live(pipe: WorkerPipe) -> int:
+    start, context = _begin(pipe)
     current.enter_worker(context)
     logging.root.handlers[:] = [PipeHandler(pipe)]
     logging.root.setLevel(start.log_level)

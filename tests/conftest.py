@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import gc
+import os
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from support import Journal, processes
+
+from wsrelay import Node
+
+
+@pytest.fixture
+def anyio_backend() -> tuple[str, dict[str, bool]]:
+    return "asyncio", {"use_uvloop": os.environ.get("WSRELAY_TEST_LOOP") != "asyncio"}
+
+
+@pytest.fixture
+async def node() -> AsyncIterator[Node]:
+    """A running node with one host, `processes`, and the tests' handlers in it."""
+    async with Node(hosts=[processes()]) as running:
+        yield running
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Journal:
+    return Journal(tmp_path / "journal")
+
+
+def _offspring() -> list[psutil.Process]:
+    """All descendants but multiprocessing's resource tracker, which lives as long as we do."""
+    found = []
+    for child in psutil.Process().children(recursive=True):
+        try:
+            if "resource_tracker" not in " ".join(child.cmdline()):
+                found.append(child)
+        except psutil.NoSuchProcess:
+            continue
+    return found
+
+
+def _descriptors() -> dict[str, str]:
+    links = {}
+    for entry in Path("/proc/self/fd").iterdir():
+        try:
+            links[entry.name] = str(entry.readlink())
+        except OSError:
+            continue
+    return links
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_behind() -> Iterator[None]:
+    """Every test ends with the processes and descriptors that it began with."""
+    before = set(_offspring())
+    descriptors = _descriptors() if sys.platform == "linux" else {}
+    yield
+    left = set(_offspring()) - before
+    _, alive = psutil.wait_procs(left, timeout=5)
+    names = [" ".join(process.cmdline()) for process in alive]
+    for process in alive:
+        process.kill()
+    assert not alive, f"processes left behind: {names}"
+    if sys.platform == "linux":
+        gc.collect()
+        more = {
+            number: link
+            for number, link in _descriptors().items()
+            if number not in descriptors and "/proc/" not in link
+        }
+        # The event loop and the resource tracker come with the first test that needs them.
+        more = {n: link for n, link in more.items() if not link.startswith(("pipe:", "anon_inode"))}
+        assert not more, f"descriptors left behind: {more}"

@@ -1,0 +1,179 @@
+"""Handlers that the tests run in real workers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from wsrelay import Message, process
+from wsrelay.aio import process as aio_process
+
+
+def text(data: str) -> dict[str, str]:
+    return {"type": "text", "data": data}
+
+
+def echo() -> None:
+    for message in process.inbox():
+        if message.topic == "ws.message":
+            payload = {key: message.payload[key] for key in ("type", "data")}
+            process.send(message.payload["client_pid"], "ws.send", payload)
+
+
+async def aio_echo() -> None:
+    async for message in aio_process.inbox():
+        if message.topic == "ws.message":
+            payload = {key: message.payload[key] for key in ("type", "data")}
+            await aio_process.send(message.payload["client_pid"], "ws.send", payload)
+
+
+def record(path: str) -> str:
+    """Write each message as a line of JSON; messages that tell to act are acted upon."""
+    with Path(path).open("a", buffering=1) as file:
+        for message in process.inbox():
+            line = {"topic": message.topic, "sender": message.sender, "payload": message.payload}
+            file.write(json.dumps(line, default=repr) + "\n")
+            act(message)
+    return "closed"
+
+
+def act(message: Message) -> None:
+    """Do what a client's text says: the tests' remote control."""
+    if message.topic == "do":
+        order, args = message.payload
+    elif message.topic == "ws.message" and str(message.payload["data"]).startswith("!"):
+        order, *args = json.loads(message.payload["data"][1:])
+    else:
+        return
+    client = message.payload["client_pid"] if message.topic == "ws.message" else None
+    match order:
+        case "send":
+            to, topic, payload = args
+            process.send(client if to is None else to, topic, payload)
+        case "exit":
+            sys.exit(args[0])
+        case "raise":
+            raise ZeroDivisionError(*args)
+        case "abort":
+            os._exit(args[0])
+        case "kill":
+            os.kill(os.getpid(), getattr(signal, args[0]))
+        case "pid":
+            process.send(client, "ws.send", text(str(os.getpid())))
+        case "burst":
+            for number in range(args[0]):
+                process.send(client, "ws.send", text(str(number)))
+        case "flood":
+            count, size = args
+            for _ in range(count):
+                process.send(client, "ws.send", {"type": "binary", "data": bytes(size)})
+            process.send(client, "ws.send", text("flooded"))
+        case "cancel" | "terminate":
+            getattr(process, order)(args[0])
+        case "spawn":
+            pid = process.spawn(args[0], None, *args[1:])
+            process.send(client, "ws.send", text(pid))
+        case "get_or_spawn":
+            pid = process.get_or_spawn(args[0], args[1], None, *args[2:])
+            process.send(client, "ws.send", text(pid))
+        case "get_or_spawn_error":
+            try:
+                process.get_or_spawn("other", args[0])
+            except Exception as error:  # noqa: BLE001 - it is what is asked for
+                process.send(client, "ws.send", text(f"{type(error).__name__}: {error}"))
+        case "stall":
+            time.sleep(args[0])
+        case "log":
+            logging.getLogger("room").log(*args)
+        case "print":
+            print(args[0])  # noqa: T201 - standard output is what is tested
+        case "grandchild":
+            child = subprocess.Popen(
+                [sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=args[0]
+            )
+            process.send(client, "ws.send", text(str(child.pid)))
+        case "garbage":
+            from wsrelay import current  # noqa: PLC0415 - fault injection
+
+            current.worker().pipe.socket.sendall(b"\xff" * 64)
+            time.sleep(600)
+        case _:
+            raise NotImplementedError(order)
+
+
+def leave_burst(client: str, count: int) -> None:
+    for number in range(count):
+        process.send(client, "ws.send", text(str(number)))
+
+
+def burst_and_return() -> str:
+    """Return while most of what was sent still lies in the pipe."""
+    for message in process.inbox():
+        if message.topic == "ws.message":
+            leave_burst(message.payload["client_pid"], int(message.payload["data"]))
+            return "done"
+    return "closed"
+
+
+def return_at_once(value: Any = None) -> Any:
+    return value
+
+
+def raise_at_once() -> None:
+    raise ZeroDivisionError("on purpose")
+
+
+def wait() -> None:
+    """Read nothing and end by a signal only."""
+    while True:
+        time.sleep(600)
+
+
+def return_on(path: str) -> None:
+    """Return as soon as the file exists, without ever having read a message."""
+    while not Path(path).exists():
+        time.sleep(0.005)
+
+
+def read_on(path: str) -> None:
+    """Take nothing until the file exists, then echo."""
+    return_on(path)
+    echo()
+
+
+def deaf() -> None:
+    """Ignore the closing of the inbox."""
+    for _ in process.inbox():
+        pass
+    wait()
+
+
+def spin() -> None:
+    while True:
+        pass
+
+
+async def aio_wait(path: str) -> str:
+    """Show that timeouts, events and cancellation work in a coroutine."""
+    seen = []
+    try:
+        await aio_process.inbox().receive(timeout=0.01)
+    except TimeoutError:
+        seen.append("timeout")
+    messages = asyncio.create_task(aio_process.inbox().receive())
+    event = await aio_process.events().receive()
+    seen.append(event.kind)
+    messages.cancel()
+    async for _ in aio_process.inbox():
+        pass
+    seen.append("closed")
+    Path(path).write_text(json.dumps(seen))
+    return "aio"

@@ -1,0 +1,140 @@
+"""What the tests share: servers in this event loop, clients, and waiting for conditions."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
+
+from wsrelay import HostOptions, Node, RelayResponse
+from wsrelay.gateway.protocol import RelayProtocol
+
+ROOMS = str(Path(__file__).with_name("rooms.py"))
+TIMEOUT = 20.0
+
+
+def room(function: str) -> str:
+    return f"{ROOMS}:{function}"
+
+
+def processes(**options: Any) -> HostOptions:
+    """A process host with the tests' handlers preloaded."""
+    return HostOptions(targets=(room("echo"),), **{"stop_timeout": 2.0, **options})
+
+
+async def until(condition: Callable[[], Any], what: str = "") -> Any:
+    """Wait until the condition gives something true, and return that."""
+    deadline = asyncio.get_running_loop().time() + TIMEOUT
+    while not (result := condition()):
+        if asyncio.get_running_loop().time() > deadline:
+            raise AssertionError(f"still not so after {TIMEOUT} s: {what or condition}")
+        await asyncio.sleep(0.005)
+    return result
+
+
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        yield
+
+
+@contextlib.asynccontextmanager
+async def serving(app: Any, front_end: str = "ours", **config: Any) -> AsyncIterator[str]:
+    """Serve the application in this event loop; gives `ws://host:port`."""
+    sock = socket.create_server(("127.0.0.1", 0))
+    settings: dict[str, Any] = {
+        "http": "h11",
+        "ws": RelayProtocol if front_end == "ours" else "wsproto",
+        "log_config": None,
+        "timeout_graceful_shutdown": 3,
+        "ws_per_message_deflate": front_end != "ours",
+    }
+    server = _Server(uvicorn.Config(app, **{**settings, **config}))
+    task = asyncio.create_task(server.serve([sock]))
+    await until(lambda: server.started or task.done(), "the server has started")
+    try:
+        yield f"ws://127.0.0.1:{sock.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        await task
+
+
+def endpoint(answer: Callable[[Request], Response | Awaitable[Response]]) -> Starlette:
+    """An application that answers every path with this function."""
+
+    async def handle(request: Request) -> Response:
+        response = answer(request)
+        return response if isinstance(response, Response) else await response
+
+    return Starlette(routes=[Route("/{path:path}", handle)])
+
+
+def relay_to(pid: str, **options: Any) -> Starlette:
+    """An application that relays every upgrade to one process."""
+    return endpoint(lambda _: RelayResponse(pid, **options))
+
+
+@contextlib.asynccontextmanager
+async def client(url: str, **options: Any) -> AsyncIterator[ClientConnection]:
+    """A WebSocket client that compresses nothing and sends no pings of its own."""
+    settings = {"compression": None, "ping_interval": None, "proxy": None, "close_timeout": 2}
+    async with connect(url, **{**settings, **options}) as websocket:
+        yield websocket
+
+
+async def say(websocket: ClientConnection, *order: Any) -> None:
+    """Give `rooms.record` an order."""
+    await websocket.send("!" + json.dumps(order))
+
+
+async def closed(websocket: ClientConnection) -> tuple[int, str]:
+    """Read until the close frame; gives its code and reason."""
+    try:
+        async with asyncio.timeout(TIMEOUT):
+            while True:
+                await websocket.recv()
+    except ConnectionClosed as error:
+        frame = error.rcvd
+        return (frame.code, frame.reason) if frame else (1006, "")
+
+
+async def received(websocket: ClientConnection) -> str | bytes:
+    async with asyncio.timeout(TIMEOUT):
+        return await websocket.recv()
+
+
+class Journal:
+    """What `rooms.record` has written."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def lines(self, *topics: str) -> list[dict[str, Any]]:
+        if not self.path.exists():
+            return []
+        lines = [json.loads(line) for line in self.path.read_text().splitlines() if line]
+        return [line for line in lines if not topics or line["topic"] in topics]
+
+    def topics(self) -> list[str]:
+        return [line["topic"] for line in self.lines()]
+
+    async def line(self, topic: str, count: int = 1) -> dict[str, Any]:
+        """Wait for the `count`th message of the topic."""
+        await until(lambda: len(self.lines(topic)) >= count, f"{count} x {topic} in the journal")
+        return self.lines(topic)[count - 1]
+
+
+def os_pids(node: Node) -> Iterable[int]:
+    return [pid for pid in node.workers.values() if pid is not None]
