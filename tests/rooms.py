@@ -105,6 +105,12 @@ def act(message: Message) -> None:
 
             current.worker().pipe.socket.sendall(b"\xff" * 64)
             time.sleep(600)
+        case "half_frame":
+            from wsrelay import current  # noqa: PLC0415 - fault injection
+
+            process.send(client, "ws.send", text("whole"))
+            current.worker().pipe.socket.sendall((1000).to_bytes(4, "big") + bytes(500))
+            os.kill(os.getpid(), signal.SIGKILL)
         case _:
             raise NotImplementedError(order)
 
@@ -177,3 +183,45 @@ async def aio_wait(path: str) -> str:
     seen.append("closed")
     Path(path).write_text(json.dumps(seen))
     return "aio"
+
+
+def hold_pipe() -> str:
+    """Leave a child behind that holds this worker's pipe open, in a session of its own."""
+    from wsrelay import current  # noqa: PLC0415 - fault injection
+
+    sock = current.worker().pipe.socket
+    subprocess.Popen(
+        [sys.executable, "-c", "import time; time.sleep(600)"],
+        pass_fds=[sock.fileno()],
+        start_new_session=True,
+    )
+    return "gone"
+
+
+def look_around() -> dict[str, Any]:
+    """Tell what a worker finds around it."""
+    try:
+        breakpoint()  # noqa: T100 - it is what is tested
+        said = ""
+    except RuntimeError as error:
+        said = str(error)
+    links = []
+    for entry in Path("/proc/self/fd").iterdir():
+        try:
+            links.append(str(entry.readlink()))
+        except OSError:
+            continue
+    return {
+        "stdin": sys.stdin.read(),
+        "breakpoint": said,
+        "descriptors": links,
+        "session": os.getsid(0),
+        "pid": os.getpid(),
+    }
+
+
+def record_pid() -> None:
+    """Tell everyone who joins the OS process that they came to."""
+    for message in process.inbox():
+        if message.topic == "ws.join":
+            process.send(message.sender, "ws.send", text(str(os.getpid())))

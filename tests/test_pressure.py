@@ -1,0 +1,260 @@
+"""Whoever is slow, busy or gone slows nobody else and fills nothing (architecture, decision 9)."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from pathlib import Path
+
+import psutil
+import pytest
+from support import (
+    Journal,
+    client,
+    closed,
+    processes,
+    received,
+    relay_to,
+    room,
+    say,
+    serving,
+    until,
+)
+from websockets.asyncio.client import ClientConnection
+
+from wsrelay import Node, WebSocketRelay
+
+pytestmark = pytest.mark.anyio
+
+MEGABYTE = 1_000_000
+
+
+def not_reading(websocket: ClientConnection) -> None:
+    """Stop the client from reading its socket."""
+    websocket.transport.pause_reading()
+
+
+def reading(websocket: ClientConnection) -> None:
+    websocket.transport.resume_reading()
+
+
+def small_buffers() -> socket.socket:
+    """A client's socket that holds little, so that the server feels a slow client soon."""
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32 * 1024)
+    sock.setblocking(False)
+    return sock
+
+
+async def connected(url: str) -> socket.socket:
+    sock = small_buffers()
+    host, port = url.removeprefix("ws://").split(":")
+    await asyncio.get_running_loop().sock_connect(sock, (host, int(port)))
+    return sock
+
+
+async def send_until_blocked(websocket: ClientConnection, data: bytes) -> int:
+    """Send until the other side takes no more for a while; gives how many messages went."""
+    count = 0
+    try:
+        while True:
+            async with asyncio.timeout(0.5):
+                await websocket.send(data)
+            count += 1
+    except TimeoutError:
+        return count
+
+
+async def test_a_busy_target_stops_its_clients_and_fills_nothing(
+    node: Node, tmp_path: Path
+) -> None:
+    """What a client sends to a target that does not read waits at the client."""
+    go = tmp_path / "go"
+    busy = node.spawn(room("read_on"), None, str(go))
+    light = node.spawn(room("echo"))
+    async with (
+        serving(WebSocketRelay(relay_to(busy), node=node)) as url,
+        serving(WebSocketRelay(relay_to(light), node=node)) as other,
+        client(url) as websocket,
+        client(other) as spared,
+    ):
+        before = psutil.Process().memory_info().rss
+        count = await send_until_blocked(websocket, bytes(100_000))
+        assert node._workers[busy].pipe.backlog < MEGABYTE
+        assert psutil.Process().memory_info().rss - before < 30 * MEGABYTE
+        await spared.send("not slowed")
+        assert await received(spared) == "not slowed"
+        await asyncio.to_thread(go.touch)
+        for _ in range(count):
+            assert len(await received(websocket)) == 100_000
+
+
+async def test_a_client_of_a_busy_target_that_vanishes_is_noticed(
+    node: Node, tmp_path: Path
+) -> None:
+    go = tmp_path / "go"
+    busy = node.spawn(room("read_on"), None, str(go))
+    async with (
+        serving(WebSocketRelay(relay_to(busy), node=node)) as url,
+        client(url) as websocket,
+    ):
+        await send_until_blocked(websocket, bytes(100_000))
+        websocket.transport.abort()
+        await asyncio.to_thread(go.touch)
+        await until(lambda: not node.connections, "the connection has ended")
+
+
+@pytest.mark.parametrize("front_end", ["ours", "uvicorn"])
+async def test_a_client_that_does_not_read_is_closed_and_its_room_goes_on(
+    node: Node, journal: Journal, front_end: str
+) -> None:
+    pid = node.spawn(room("record"), None, str(journal.path))
+    app = WebSocketRelay(relay_to(pid), node=node, outbox_limit=MEGABYTE, linger=0.2)
+    async with serving(app, front_end) as url, client(url) as fast:
+        slow = await connected(url)
+        async with client(url, sock=slow) as websocket:
+            join = await journal.line("ws.join", 2)
+            not_reading(websocket)
+            me = join["sender"]
+            flood = {"type": "text", "data": "x" * 100_000}
+            for _ in range(60):
+                await say(fast, "send", me, "ws.send", flood)
+            leave = await journal.line("ws.leave")
+            assert leave["sender"] == me
+            assert (leave["payload"]["code"], leave["payload"]["reason"]) == (1013, "slow client")
+            await say(fast, "send", None, "ws.send", {"type": "text", "data": "goes on"})
+            assert await received(fast) == "goes on"
+            await until(lambda: me not in node.connections, "the connection has ended")
+            reading(websocket)
+            code, _ = await closed(websocket)
+            assert code in (1006, 1013)
+
+
+async def test_under_pause_the_worker_waits_for_its_client_and_nothing_is_lost(
+    node: Node, journal: Journal
+) -> None:
+    pid = node.spawn(room("record"), None, str(journal.path))
+    limit = 500_000
+    app = WebSocketRelay(relay_to(pid), node=node, outbox_limit=limit, outbox_overflow="pause")
+    async with serving(app) as url:
+        sock = await connected(url)
+        async with client(url, sock=sock, max_size=None) as websocket:
+            await journal.line("ws.join")
+            not_reading(websocket)
+            before = psutil.Process().memory_info().rss
+            await say(websocket, "flood", 300, 100_000)
+            worker = node._workers[pid]
+            await until(lambda: worker.pipe._holds, "the worker is held")
+            assert psutil.Process().memory_info().rss - before < 20 * MEGABYTE
+            reading(websocket)
+            for _ in range(300):
+                assert len(await received(websocket)) == 100_000
+            assert await received(websocket) == "flooded"
+            assert not worker.pipe._holds
+
+
+async def test_under_pause_a_client_that_goes_frees_its_worker(
+    node: Node, journal: Journal
+) -> None:
+    pid = node.spawn(room("record"), None, str(journal.path))
+    app = WebSocketRelay(relay_to(pid), node=node, outbox_limit=500_000, outbox_overflow="pause")
+    async with serving(app) as url:
+        sock = await connected(url)
+        async with client(url, sock=sock, max_size=None) as websocket:
+            await journal.line("ws.join")
+            not_reading(websocket)
+            await say(websocket, "flood", 300, 100_000)
+            worker = node._workers[pid]
+            await until(lambda: worker.pipe._holds, "the worker is held")
+            websocket.transport.abort()
+        await journal.line("ws.leave")
+        assert not worker.pipe._holds
+
+
+async def test_under_pause_what_a_held_worker_left_behind_arrives(
+    node: Node, journal: Journal
+) -> None:
+    """It dies while it waits for its client; what the kernel has arrives all the same."""
+    pid = node.spawn(room("record"), None, str(journal.path))
+    app = WebSocketRelay(relay_to(pid), node=node, outbox_limit=100_000, outbox_overflow="pause")
+    async with serving(app) as url:
+        sock = await connected(url)
+        async with client(url, sock=sock, max_size=None) as websocket:
+            await journal.line("ws.join")
+            not_reading(websocket)
+            await say(websocket, "flood", 300, 100_000)
+            await until(lambda: node._workers[pid].pipe._holds, "the worker is held")
+            node.terminate(pid)
+            await until(lambda: pid not in node.workers, "it has ended")
+            reading(websocket)
+            sizes = []
+            while True:
+                try:
+                    sizes.append(len(await received(websocket)))
+                except Exception:  # noqa: BLE001 - the close frame ends it, checked below
+                    break
+            assert set(sizes) == {100_000}
+            assert await closed(websocket) == (1011, "target process killed (SIGKILL)")
+
+
+async def test_a_message_as_large_as_the_limit_allows_goes_both_ways(node: Node) -> None:
+    pid = node.spawn(room("echo"))
+    async with (
+        serving(WebSocketRelay(relay_to(pid), node=node)) as url,
+        client(url, max_size=None) as websocket,
+    ):
+        data = bytes(16 * 1024 * 1024)
+        await websocket.send(data)
+        assert await received(websocket) == data
+
+
+# Keepalive
+
+
+async def test_a_client_that_answers_no_ping_is_closed(node: Node, journal: Journal) -> None:
+    pid = node.spawn(room("record"), None, str(journal.path))
+    app = WebSocketRelay(relay_to(pid), node=node)
+    keepalive = {"ws_ping_interval": 0.05, "ws_ping_timeout": 0.1}
+    async with serving(app, **keepalive) as url, client(url) as websocket:
+        await journal.line("ws.join")
+        not_reading(websocket)
+        leave = (await journal.line("ws.leave"))["payload"]
+        assert (leave["code"], leave["reason"]) == (1011, "keepalive ping timeout")
+        reading(websocket)
+        assert await closed(websocket) == (1011, "keepalive ping timeout")
+
+
+async def test_a_healthy_client_outlives_any_computation_of_its_target(
+    node: Node, tmp_path: Path
+) -> None:
+    """The pongs lie unread behind its messages, for many times the ping timeout."""
+    go = tmp_path / "go"
+    busy = node.spawn(room("read_on"), None, str(go))
+    keepalive = {"ws_ping_interval": 0.02, "ws_ping_timeout": 0.02}
+    async with (
+        serving(WebSocketRelay(relay_to(busy), node=node), **keepalive) as url,
+        client(url) as websocket,
+        client(url) as silent,
+    ):
+        count = await send_until_blocked(websocket, bytes(100_000))
+        assert len(node.connections) == 2
+        await asyncio.to_thread(go.touch)
+        for _ in range(count):
+            assert len(await received(websocket)) == 100_000
+        await silent.send("I was there all the time")
+        assert await received(silent) == "I was there all the time"
+
+
+async def test_two_hundred_clients_who_ask_for_a_room_at_once_meet_in_one_process() -> None:
+    from wsrelay.gateway.script import Scope, ScriptOptions, script_app  # noqa: PLC0415
+
+    async with Node(hosts=[processes()]) as node:
+        app = script_app(node, ScriptOptions(target=room("record_pid"), scope=Scope.ROOM))
+
+        async def ask(url: str) -> str:
+            async with client(f"{url}/ws/same") as websocket:
+                return str(await received(websocket))
+
+        async with serving(app, lifespan="off") as url:
+            pids = await asyncio.gather(*(ask(url) for _ in range(200)))
+    assert len(set(pids)) == 1
