@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Iterable
 from typing import Any, Generic, TypeVar
 
-from wsrelay import current, wire
+from wsrelay import current
 from wsrelay.errors import ChannelClosed
 from wsrelay.message import Event, Message
 from wsrelay.pid import PID
@@ -65,15 +64,10 @@ def events() -> Channel[Event]:
     return Channel(mailbox, mailbox.events)
 
 
-async def _write(frame: wire.Frame) -> None:
-    if (rest := current.worker().pipe.try_write(frame)) is not None:
-        # In a thread, and to its end: half a frame must not stay behind when a task is cancelled.
-        await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, rest))
-
-
 async def send(to: str | Iterable[str], topic: str, payload: Any = None) -> None:
     """Send a message to a PID, a registered name, or many of them; see `wsrelay.process.send`."""
-    await _write(current.worker().send_frame(to, topic, payload))
+    worker = current.worker()
+    await worker.pipe.write_async(worker.send_frame(to, topic, payload))
 
 
 async def get_or_spawn(
@@ -83,5 +77,5 @@ async def get_or_spawn(
     worker = current.worker()
     frame = worker.get_or_spawn_frame(name, target, host, args, kwargs)
     queue = worker.mailbox.expect(frame.ref)
-    await _write(frame)
+    await worker.pipe.write_async(frame)
     return PID.trusted(answer(await worker.mailbox.take_async(queue)))

@@ -104,7 +104,7 @@ class Upgrade:
             if relay is not None:
                 abandon(node, relay)
             return
-        problem = await node.started(relay.target_pid)
+        problem = await node.started(relay.target_pid) or node.why_no_target(relay.target_pid)
         if problem is None and node.draining:
             problem = f"node {node.name} shuts down"
         if problem is not None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import select
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from wsrelay import wire
@@ -28,20 +31,43 @@ class WorkerPipe:
         self._reader = wire.to_worker()
         self._writing = threading.Lock()
         self._interrupt: bytes | None = None
+        self._queued = 0
+        self._thread: ThreadPoolExecutor | None = None
 
     def write(self, frame: wire.Frame) -> None:
         """Write a frame; waits while the pipe is full. Raises `OSError` when the node is gone."""
         self._writing.acquire()
         self._finish(wire.pack(frame))
 
-    def try_write(self, frame: wire.Frame) -> Callable[[], None] | None:
+    async def write_async(self, frame: wire.Frame) -> None:
+        """Do what `write` does without holding up the event loop.
+
+        Frames keep the order of the calls, also of cancelled ones: half a frame cannot be taken
+        back, so a frame that has begun to wait is written all the same.
+        """
+        if self._queued:
+            rest: Callable[[], None] | None = functools.partial(self.write, frame)
+        else:
+            rest = self._try_write(frame)
+        if rest is None:
+            return
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, "wsrelay writer")
+        self._queued += 1
+        future = asyncio.wrap_future(self._thread.submit(rest))
+        future.add_done_callback(self._unqueue)
+        await asyncio.shield(future)
+
+    def _unqueue(self, _: object) -> None:
+        self._queued -= 1
+
+    def _try_write(self, frame: wire.Frame) -> Callable[[], None] | None:
         """Write a frame if that needs no waiting; None when it went.
 
-        Otherwise returns what is left to do: to be called, once, in a thread that may wait.
-        Raises `OSError` when the node is gone.
+        Otherwise returns what is left to do, to be called once where waiting is allowed.
         """
         if not self._writing.acquire(blocking=False):
-            return lambda: self.write(frame)
+            return functools.partial(self.write, frame)
         rest = memoryview(wire.pack(frame))
         try:
             rest = rest[self.socket.send(rest, socket.MSG_DONTWAIT) :]
@@ -51,7 +77,7 @@ class WorkerPipe:
             self._writing.release()
             raise
         if rest:
-            return lambda: self._finish(rest)
+            return functools.partial(self._finish, rest)
         self._finish(b"")
         return None
 
