@@ -53,7 +53,7 @@ def act(message: Message) -> None:
         order, *args = json.loads(message.payload["data"][1:])
     else:
         return
-    client = message.payload["client_pid"] if message.topic == "ws.message" else None
+    client = message.sender
     match order:
         case "send":
             to, topic, payload = args

@@ -31,7 +31,7 @@ def room(function: str) -> str:
 
 def processes(**options: Any) -> HostOptions:
     """A process host with the tests' handlers preloaded."""
-    return HostOptions(targets=(room("echo"),), **{"stop_timeout": 2.0, **options})
+    return HostOptions(**{"targets": (room("echo"),), "stop_timeout": 2.0, **options})
 
 
 async def until(condition: Callable[[], Any], what: str = "") -> Any:

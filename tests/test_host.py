@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import logging
 import os
@@ -83,6 +84,10 @@ async def driven(node: Node, pid: PID) -> AsyncIterator[Any]:
         yield websocket
 
 
+def has_no_workers(node: Node) -> bool:
+    return not node.workers
+
+
 def template_of(node: Node) -> int:
     pid = node._templates["processes"].os_pid
     assert pid is not None
@@ -94,7 +99,8 @@ def template_of(node: Node) -> int:
 
 async def test_a_worker_is_an_os_process_of_its_own(node: Node) -> None:
     pids = [node.spawn(room("echo")) for _ in range(3)]
-    os_pids = [await until(lambda p=pid: node.workers[p], "forked") for pid in pids]
+    await until(lambda: all(node.workers.values()), "all are forked")
+    os_pids = [node.workers[pid] for pid in pids]
     assert len({*os_pids, os.getpid(), template_of(node)}) == 5
     for os_pid in os_pids:
         assert psutil.Process(os_pid).ppid() == template_of(node)
@@ -133,7 +139,7 @@ async def test_pids_are_never_used_twice() -> None:
     for _ in range(3):
         async with Node(hosts=[processes()]) as node:
             pids = [node.spawn(room("return_at_once")) for _ in range(20)]
-            await until(lambda n=node: not n.workers, "all have ended")
+            await until(functools.partial(has_no_workers, node), "all have ended")
             seen.update(pids)
     assert len(seen) == 60
 
@@ -536,3 +542,15 @@ async def test_a_worker_has_an_empty_standard_input_and_no_foreign_descriptors(
     assert len(sockets) == 1
     assert value["session"] == value["pid"]
     await asyncio.to_thread((tmp_path / "x").write_text, json.dumps(value))
+
+
+async def test_a_preload_that_hangs_does_not_hold_up_the_node_s_end(tmp_path: Path) -> None:
+    script = tmp_path / "hangs.py"
+    script.write_text("import time\ntime.sleep(600)\ndef handler(): pass\n")
+    async with Node(hosts=[processes(targets=(str(script),), start_timeout=0.2)]) as node:
+        exits = Exits(node)
+        assert (await exits.error(node.spawn(str(script)))).kind == "start_failed"
+        terminated = node.spawn(str(script))
+        node.terminate(terminated)
+        assert (await exits.error(terminated)).kind == "terminated"
+        node.spawn(str(script))

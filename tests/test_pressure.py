@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -214,7 +215,7 @@ async def test_a_message_as_large_as_the_limit_allows_goes_both_ways(node: Node)
 async def test_a_client_that_answers_no_ping_is_closed(node: Node, journal: Journal) -> None:
     pid = node.spawn(room("record"), None, str(journal.path))
     app = WebSocketRelay(relay_to(pid), node=node)
-    keepalive = {"ws_ping_interval": 0.05, "ws_ping_timeout": 0.1}
+    keepalive: dict[str, Any] = {"ws_ping_interval": 0.05, "ws_ping_timeout": 0.1}
     async with serving(app, **keepalive) as url, client(url) as websocket:
         await journal.line("ws.join")
         not_reading(websocket)
@@ -230,7 +231,7 @@ async def test_a_healthy_client_outlives_any_computation_of_its_target(
     """The pongs lie unread behind its messages, for many times the ping timeout."""
     go = tmp_path / "go"
     busy = node.spawn(room("read_on"), None, str(go))
-    keepalive = {"ws_ping_interval": 0.02, "ws_ping_timeout": 0.02}
+    keepalive: dict[str, Any] = {"ws_ping_interval": 0.02, "ws_ping_timeout": 0.02}
     async with (
         serving(WebSocketRelay(relay_to(busy), node=node), **keepalive) as url,
         client(url) as websocket,

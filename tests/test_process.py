@@ -11,7 +11,7 @@ import pytest
 from support import processes, until
 from test_host import Exits
 
-from wsrelay import Node, NotAProcess, PayloadError, ReservedTopic, Result, current, process
+from wsrelay import PID, Node, NotAProcess, PayloadError, ReservedTopic, Result, process
 from wsrelay.aio import process as aio_process
 
 pytestmark = pytest.mark.anyio
@@ -94,7 +94,7 @@ async def test_a_worker_spawns_and_knows_the_pids_at_once(node: Node, face: str)
 
 async def test_a_worker_s_pids_do_not_grow_with_the_generations(node: Node) -> None:
     exits = Exits(node)
-    lengths = set()
+    lengths: set[int] = set()
     for _ in range(3):
         _, pids, _ = (await exits.of(node.spawn(caller("family"), None, 2))).value
         lengths.update(len(pid) for pid in pids)
@@ -249,8 +249,8 @@ async def test_on_the_node_the_functions_that_do_not_wait_work_from_loop_and_thr
 
     from_loop = use("loop")
     from_thread = await asyncio.to_thread(use, "thread")
-    assert (await exits.of(current.PID(from_loop))).value == ["loop"]
-    assert (await exits.of(current.PID(from_thread))).value == ["thread"]
+    assert (await exits.of(PID(from_loop))).value == ["loop"]
+    assert (await exits.of(PID(from_thread))).value == ["thread"]
 
 
 @pytest.mark.parametrize("function", [process.inbox, process.events, aio_process.inbox])

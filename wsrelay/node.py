@@ -37,6 +37,9 @@ __all__ = ["Connection", "HostOptions", "Node"]
 logger = logging.getLogger(__name__)
 worker_logger = logging.getLogger("wsrelay.worker")
 
+_MARGIN: Final = 5.0
+"""Seconds beyond the stop timeout in which the operating system must have ended a worker."""
+
 _NEVER_SENT: Final = sys.maxsize
 _EMPTY: Final = Raw(payload.encode({}))
 
@@ -140,7 +143,11 @@ class Node:
         if self._loop is None or self._no_workers is None:
             return
         self.drain()
-        await self._no_workers.wait()
+        patience = max(host.stop_timeout for host in self.hosts.values()) + _MARGIN
+        try:
+            await asyncio.wait_for(self._no_workers.wait(), patience)
+        except TimeoutError:
+            logger.error("node %s: workers that do not end: %s", self.name, self.workers)  # noqa: TRY400
         for template in self._templates.values():
             template.close()
         for template in self._templates.values():

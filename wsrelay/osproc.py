@@ -8,7 +8,7 @@ import signal
 import sys
 from pathlib import Path
 
-__all__ = ["become_subreaper", "children", "die_with_parent"]
+__all__ = ["become_subreaper", "children", "die_with_parent", "outlive_parent"]
 
 _LINUX = sys.platform == "linux"
 _PR_SET_PDEATHSIG = 1
@@ -37,6 +37,11 @@ def die_with_parent(parent: int) -> None:
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
+
+
+def outlive_parent() -> None:
+    """Undo `die_with_parent`."""
+    _prctl(_PR_SET_PDEATHSIG, 0)
 
 
 def children(parent: int) -> list[int]:

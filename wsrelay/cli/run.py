@@ -13,7 +13,7 @@ import click
 from wsrelay import durations, targets
 from wsrelay.errors import HostFailed, InvalidTarget
 from wsrelay.gateway.script import Scope, ScriptOptions, script_app
-from wsrelay.gateway.server import AddressError, Server, bind
+from wsrelay.gateway.server import AddressError, Server, bind, on_signals
 from wsrelay.node import HostOptions, Node
 from wsrelay.relay import header, origins
 
@@ -146,11 +146,16 @@ async def _serve(options: ScriptOptions, processes: HostOptions, host: str, port
         _fail(str(error))
     with listener:
         node = Node(hosts=[processes])
+        loading = asyncio.ensure_future(node.loaded())
         try:
-            await node.loaded()
+            with on_signals(loading.cancel):
+                await loading
         except HostFailed as error:
             await node.aclose()
             _fail(str(error), error.details)
+        except asyncio.CancelledError:
+            await node.aclose()
+            return
         address = listener.getsockname()[:2]
         server = Server(
             script_app(node, options),
@@ -168,8 +173,6 @@ def _welcome(options: ScriptOptions, address: tuple[str, int]) -> None:
     if options.scope is Scope.ROOM:
         socket = f"{socket.rstrip('/')}/<room>"
     click.echo(f"Serving {options.target} (a process per {options.scope}) at {socket}", err=True)
-    if options.scope is Scope.SHARED:
-        pass
     click.echo(f"Open http://{place}/ in a browser. Ctrl-C ends it.", err=True)
 
 

@@ -16,7 +16,7 @@ from wsrelay.node import Node
 
 from .protocol import RelayProtocol
 
-__all__ = ["AddressError", "Server", "bind"]
+__all__ = ["AddressError", "Server", "bind", "on_signals"]
 
 
 class AddressError(Exception):
@@ -36,6 +36,20 @@ def bind(host: str, port: int) -> socket.socket:
         if error.errno == errno.EADDRINUSE:
             why = "the address is in use; choose another with --port"
         raise AddressError(f"cannot listen on {shown}: {why}") from None
+
+
+@contextlib.contextmanager
+def on_signals(callback: Callable[[], object]) -> Generator[None, None, None]:
+    """Call back in the running event loop at each SIGINT and SIGTERM."""
+    loop = asyncio.get_running_loop()
+    handled = (signal.SIGINT, signal.SIGTERM)
+    for number in handled:
+        loop.add_signal_handler(number, callback)
+    try:
+        yield
+    finally:
+        for number in handled:
+            loop.remove_signal_handler(number)
 
 
 class Server(uvicorn.Server):
@@ -79,15 +93,8 @@ class Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
         """Handle signals in the loop; uvicorn would raise them again and end with 143."""
-        loop = asyncio.get_running_loop()
-        handled = (signal.SIGINT, signal.SIGTERM)
-        for number in handled:
-            loop.add_signal_handler(number, self._signalled)
-        try:
+        with on_signals(self._signalled):
             yield
-        finally:
-            for number in handled:
-                loop.remove_signal_handler(number)
 
     def _signalled(self) -> None:
         if self.should_exit:

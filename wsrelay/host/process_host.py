@@ -53,7 +53,12 @@ class ProcessHost:
         with theirs, _no_main_module():
             self._process = context.Process(
                 target=template.main,
-                args=(theirs, self.options, logging.getLogger("wsrelay").getEffectiveLevel()),
+                args=(
+                    theirs,
+                    self.options,
+                    os.getpid(),
+                    logging.getLogger("wsrelay").getEffectiveLevel(),
+                ),
                 name=f"wsrelay {self.options.name}",
             )
             self._process.start()
@@ -80,15 +85,24 @@ class ProcessHost:
         """Have the worker forked, as soon as the template is ready."""
         self.start()
         self._workers[worker.ref] = worker
-        worker.kill_by_template = lambda: self._tell(wire.Kill(worker.ref))
+        worker.kill_by_host = lambda: self._kill(worker)
         assert self._loading is not None  # noqa: S101 - start() made it
         if self._loading.done():
             self._tell(wire.Fork(worker.ref), worker.worker_end)
         else:
             self._pending.append(worker)
 
+    def _kill(self, worker: Worker) -> None:
+        if worker in self._pending:
+            self._pending.remove(worker)
+            del self._workers[worker.ref]
+            worker.failed(ExitError(ExitKind.KILLED, "SIGKILL"))
+        elif worker.os_pid is not None:
+            self._tell(wire.Kill(worker.ref))
+
     def close(self) -> None:
         """Let go of the template: it kills all that it has and ends."""
+        self._kill_if_loading()
         if self._control is not None:
             self._loop.remove_reader(self._control)
             self._loop.remove_writer(self._control)
@@ -103,8 +117,14 @@ class ProcessHost:
 
     def abandon(self) -> None:
         """Let go of the template at the exit of the interpreter, when no event loop runs."""
+        self._kill_if_loading()
         if self._control is not None:
             self._control.close()
+
+    def _kill_if_loading(self) -> None:
+        """Do not wait for the end of user code that is being preloaded."""
+        if self._process is not None and self._loading is not None and not self._loading.done():
+            self._process.kill()
 
     async def join(self, timeout: float) -> None:  # noqa: ASYNC109 - bounds a thread
         """Wait for the end of the template after `close`."""

@@ -35,11 +35,13 @@ _THREAD_LIMITS = (
 )
 
 
-def main(control: socket.socket, options: HostOptions, log_level: int) -> None:
-    """Be a template until the node's end of `control` closes."""
+def main(control: socket.socket, options: HostOptions, node: int, log_level: int) -> None:
+    """Be a template until the node's end of `control` closes; `node` is its process id."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     osproc.become_subreaper()
+    # While user code is loaded nobody looks at the socket, and there are no workers yet to end.
+    osproc.die_with_parent(node)
     _empty_stdin()
     # A handler on the root makes basicConfig() of preloaded code do nothing: in a worker the
     # records go to the node, and would be written twice otherwise.
@@ -55,6 +57,7 @@ def main(control: socket.socket, options: HostOptions, log_level: int) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         template.tell(wire.Loaded())
+    osproc.outlive_parent()
     template.serve()
 
 

@@ -52,7 +52,8 @@ class Worker:
         self._is_dead = False
         self._over = False
         self._patience: asyncio.TimerHandle | None = None
-        self.kill_by_template: Callable[[], None] | None = None
+        self.kill_by_host: Callable[[], None] | None = None
+        """How its process host ends it where there is no pidfd, or no process yet."""
 
     def never_read(self, client: PID, join: int) -> bool:
         """Whether a worker that has returned never took this client's `ws.join`."""
@@ -66,8 +67,8 @@ class Worker:
             return
         if self._pidfd is not None:
             signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
-        elif self.os_pid is not None and self.kill_by_template is not None:
-            self.kill_by_template()
+        elif self.kill_by_host is not None:
+            self.kill_by_host()
 
     # What the template and the kernel tell
 
