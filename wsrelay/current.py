@@ -45,6 +45,27 @@ class Caller(Protocol):
     def terminate(self, to: str) -> None:
         """End a process at once."""
 
+    def register(self, name: str, pid: str | None) -> None:
+        """Give a process a name."""
+
+    def lookup(self, name: str) -> PID:
+        """Return the process of that name."""
+
+    def unregister(self, name: str) -> None:
+        """Free a name."""
+
+    def join_group(self, group: str, pid: str | None) -> None:
+        """Let a process join a group."""
+
+    def leave_group(self, group: str, pid: str | None) -> None:
+        """Let a process leave a group."""
+
+    def members(self, group: str) -> list[PID]:
+        """Return a group's members."""
+
+    def broadcast(self, group: str, topic: str, payload: Any) -> None:
+        """Send a message to all members of a group."""
+
 
 _worker: Caller | None = None
 

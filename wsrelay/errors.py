@@ -12,6 +12,7 @@ WsrelayError
 ├── HostFailed          (RuntimeError)  the host's template could not load what it was told to
 ├── NameTaken           (ValueError)    the name belongs to another process
 ├── NameNotFound        (LookupError)   no process has that name
+├── ProcessError                        the process that `exec` ran ended with an error
 ├── RelayRefused        (ValueError)    an X-WS-Relay header that is not what it should be
 └── WireError           (ValueError)    bytes on a pipe that are no frame
 """
@@ -28,6 +29,7 @@ __all__ = [
     "NameTaken",
     "NotAProcess",
     "PayloadError",
+    "ProcessError",
     "RelayRefused",
     "ReservedTopic",
     "UnknownHost",
@@ -108,6 +110,19 @@ class NameTaken(WsrelayError, ValueError):  # noqa: N818 - contract name
 
 class NameNotFound(WsrelayError, LookupError):  # noqa: N818 - contract name
     """No living process is registered under the name."""
+
+
+class ProcessError(WsrelayError):
+    """The process that `exec` ran ended with an error.
+
+    `kind`, `message` and `traceback` (the worker's, as text, or None) are those of its `ExitError`.
+    """
+
+    def __init__(self, kind: str, message: str, traceback: str | None = None) -> None:
+        super().__init__(f"{kind}: {message}" + (f"\n\n{traceback}" if traceback else ""))
+        self.kind = kind
+        self.message = message
+        self.traceback = traceback
 
 
 class RelayRefused(WsrelayError, ValueError):  # noqa: N818 - reads as a sentence

@@ -7,9 +7,20 @@ from typing import Any
 
 from msgspec import Struct
 
+from .errors import ReservedTopic
 from .pid import PID
 
-__all__ = ["JOIN", "LEAVE", "MESSAGE", "Event", "ExitError", "ExitKind", "Message", "Result"]
+__all__ = [
+    "JOIN",
+    "LEAVE",
+    "MESSAGE",
+    "Event",
+    "ExitError",
+    "ExitKind",
+    "Message",
+    "Result",
+    "sendable",
+]
 
 JOIN = "ws.join"
 MESSAGE = "ws.message"
@@ -19,6 +30,13 @@ ERROR = "ws.error"
 SEND = "ws.send"
 CLOSE = "ws.close"
 CONTROL = "ws.control"
+
+
+def sendable(topic: Any) -> str:
+    """Return the topic if user code may send it; raises `ReservedTopic`."""
+    if not isinstance(topic, str) or topic.startswith("@"):
+        raise ReservedTopic(topic)
+    return topic
 
 
 class Message(Struct, frozen=True):

@@ -9,7 +9,7 @@ from typing import Self
 
 from .errors import InvalidPID
 
-__all__ = ["PID", "PIDSource", "base36"]
+__all__ = ["PID", "PIDSource", "address", "base36"]
 
 _PATTERN = re.compile(r"\{(?:([\w.-]+)@)?([\w.:/-]+)\|([\w.-]+)\}", re.ASCII)
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
@@ -53,6 +53,15 @@ class PID(str):
     def on(self, node: str) -> PID:
         """Return the same PID with the node's name filled in where it was left out."""
         return self if self.node is not None else PID.trusted(f"{{{node}@{self[1:]}")
+
+
+def address(to: str) -> str:
+    """Return a PID or a registered name as plain text; raises `InvalidPID` for a malformed PID."""
+    if not isinstance(to, str):
+        raise InvalidPID(to)
+    if to.startswith("{") and not isinstance(to, PID):
+        PID(to)
+    return str(to)
 
 
 class PIDSource:

@@ -1,7 +1,8 @@
 """What handlers import: `from wsrelay import process` (contract section 3).
 
-In a worker each function speaks for that worker; in an HTTP handler the functions that do not
-wait speak for the node.
+In a worker each function speaks for that worker. In an HTTP handler the functions that do not
+wait speak for the node: `spawn`, `get_or_spawn`, `send`, `cancel`, `terminate`, `registry` and
+`groups`; the others raise `NotAProcess` there.
 """
 
 from __future__ import annotations
@@ -17,13 +18,29 @@ from .pid import PID
 __all__ = [
     "Channel",
     "cancel",
+    "drain",
     "events",
+    "exec",
+    "get_options",
     "get_or_spawn",
+    "groups",
     "inbox",
+    "link",
+    "listen",
+    "monitor",
     "pid",
+    "registry",
+    "select",
     "send",
+    "set_options",
     "spawn",
+    "spawn_linked",
+    "spawn_linked_monitored",
+    "spawn_monitored",
     "terminate",
+    "unlink",
+    "unlisten",
+    "unmonitor",
 ]
 
 T = TypeVar("T")
@@ -36,13 +53,19 @@ class Channel(Generic[T]):
         self._mailbox = mailbox
         self._queue = queue
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Channel) and self._queue is other._queue
+
+    def __hash__(self) -> int:
+        return id(self._queue)
+
     def receive(self, timeout: float | None = None) -> T:
         """Wait for the next item, up to `timeout` seconds (None: for ever).
 
         Raises `TimeoutError` at the deadline and `ChannelClosed` once the channel is closed and
         empty.
         """
-        item: T = self._mailbox.take(self._queue, timeout)
+        item: T = self._mailbox.take(self._queue, timeout=timeout)[1]
         return item
 
     def __iter__(self) -> Iterator[T]:
@@ -58,16 +81,50 @@ def pid() -> PID:
     return current.caller().pid()
 
 
+# Receiving
+
+
 def inbox() -> Channel[Message]:
-    """Return the channel of this process's messages; raises `NotAProcess` outside of one."""
+    """Return the channel of this process's messages."""
     mailbox = current.worker().mailbox
     return Channel(mailbox, mailbox.inbox)
 
 
 def events() -> Channel[Event]:
-    """Return the channel of this process's events; raises `NotAProcess` outside of one."""
+    """Return the channel of this process's events: `EXIT`, `LINK_DOWN` and `CANCEL`.
+
+    Events may overtake messages.
+    """
     mailbox = current.worker().mailbox
     return Channel(mailbox, mailbox.events)
+
+
+def listen(topic: str) -> Channel[Message]:
+    """Return a channel to which messages of this topic come from now on, past the inbox.
+
+    For the same topic it is the same channel. What is not taken from it counts as unread like
+    what is in the inbox, so a channel that nobody reads holds up its senders in time.
+    """
+    mailbox = current.worker().mailbox
+    return Channel(mailbox, mailbox.listen(topic))
+
+
+def unlisten(channel: Channel[Message]) -> None:
+    """Close a channel of `listen`: what it holds can be taken, later messages go to the inbox."""
+    current.worker().mailbox.unlisten(channel._queue)  # noqa: SLF001 - its own kind
+
+
+def select(*channels: Channel[Any], timeout: float | None = None) -> tuple[Channel[Any], Any]:
+    """Wait for the first item of any of the channels; the first named wins where several have one.
+
+    Raises `TimeoutError` after `timeout` seconds and `ChannelClosed` once all are closed and empty.
+    """
+    queues = [channel._queue for channel in channels]  # noqa: SLF001 - its own kind
+    queue, item = current.worker().mailbox.take(*queues, timeout=timeout)
+    return channels[queues.index(queue)], item
+
+
+# Sending
 
 
 def send(to: str | Iterable[str], topic: str, payload: Any = None) -> None:
@@ -75,9 +132,23 @@ def send(to: str | Iterable[str], topic: str, payload: Any = None) -> None:
 
     On return the kernel has the bytes, so they survive the sender's death. Does not wait for the
     receiver, except for a connection whose outbox is at its limit under the policy `pause`.
-    Raises `ReservedTopic` and `PayloadError`; a receiver that is not alive is no error.
+    Raises `ReservedTopic`, `PayloadError` and `InvalidPID`; a receiver that is not alive is no
+    error.
     """
     current.caller().send(to, topic, payload)
+
+
+def drain(to: str, timeout: float | None = None) -> None:
+    """Wait until most of what was sent to a connection is on its way, or the connection is gone.
+
+    A quarter of its outbox's limit may still wait then. Raises `TimeoutError` after `timeout`
+    seconds, and `InvalidPID`.
+    """
+    worker = current.worker()
+    worker.ask(worker.drain_frame(to), timeout)
+
+
+# Starting processes
 
 
 def spawn(target: Any, host: str | None = None, /, *args: Any, **kwargs: Any) -> PID:
@@ -90,6 +161,30 @@ def spawn(target: Any, host: str | None = None, /, *args: Any, **kwargs: Any) ->
     return current.caller().spawn(target, host, *args, **kwargs)
 
 
+def spawn_monitored(target: Any, host: str | None = None, /, *args: Any, **kwargs: Any) -> PID:
+    """Do `spawn` and `monitor` as one: no end of the process is missed."""
+    worker = current.worker()
+    pid: PID = worker.start(worker.spawn_frame(target, host, args, kwargs, monitored=True))
+    return pid
+
+
+def spawn_linked(target: Any, host: str | None = None, /, *args: Any, **kwargs: Any) -> PID:
+    """Do `spawn` and `link` as one."""
+    worker = current.worker()
+    pid: PID = worker.start(worker.spawn_frame(target, host, args, kwargs, linked=True))
+    return pid
+
+
+def spawn_linked_monitored(
+    target: Any, host: str | None = None, /, *args: Any, **kwargs: Any
+) -> PID:
+    """Do `spawn`, `link` and `monitor` as one."""
+    worker = current.worker()
+    frame = worker.spawn_frame(target, host, args, kwargs, monitored=True, linked=True)
+    pid: PID = worker.start(frame)
+    return pid
+
+
 def get_or_spawn(
     name: str, target: Any, host: str | None = None, /, *args: Any, **kwargs: Any
 ) -> PID:
@@ -98,6 +193,68 @@ def get_or_spawn(
     Errors are those of `spawn`, `HostFull` in a worker too.
     """
     return current.caller().get_or_spawn(name, target, host, *args, **kwargs)
+
+
+def exec(  # noqa: A001 - contract name
+    target: Any,
+    host: str | None = None,
+    /,
+    *args: Any,
+    timeout: float | None = None,
+    **kwargs: Any,
+) -> Any:
+    """Start a process, wait for its end and return its value.
+
+    Raises `ProcessError` if it ends with an error, with its traceback as text; `TimeoutError` after
+    `timeout` seconds, and then the process is terminated. It does not outlive its caller.
+    """
+    worker = current.worker()
+    frame = worker.exec_frame(target, host, args, kwargs)
+    try:
+        return worker.ask(frame, timeout)
+    except TimeoutError:
+        worker.terminate(frame.spawn.pid)
+        raise TimeoutError(f"{target} did not end within {timeout} s and was terminated") from None
+
+
+# Relations and ends
+
+
+def monitor(to: str) -> None:
+    """Get one `EXIT` event when that process ends; at once if it is not alive.
+
+    Again is no change: there is one `EXIT` for one monitor. Raises `InvalidPID`.
+    """
+    current.worker().relate("monitor", to)
+
+
+def unmonitor(to: str) -> None:
+    """Undo `monitor`; an `EXIT` that is on its way already still arrives."""
+    current.worker().relate("unmonitor", to)
+
+
+def link(to: str) -> None:
+    """Tie this process's end to that one's: if either ends with an error, so does the other.
+
+    A process that traps links gets a `LINK_DOWN` event instead. Linking to one that is not alive is
+    as if it had ended with an error. Raises `InvalidPID`.
+    """
+    current.worker().relate("link", to)
+
+
+def unlink(to: str) -> None:
+    """Undo `link`, from either side."""
+    current.worker().relate("unlink", to)
+
+
+def set_options(*, trap_links: bool) -> None:
+    """Choose whether a linked process's end is an event (`LINK_DOWN`) or this one's end too."""
+    current.worker().set_options(trap_links=trap_links)
+
+
+def get_options() -> dict[str, bool]:
+    """Return what `set_options` has set."""
+    return {"trap_links": current.worker().trap_links}
 
 
 def cancel(to: str, reason: str = "") -> None:
@@ -112,3 +269,49 @@ def cancel(to: str, reason: str = "") -> None:
 def terminate(to: str) -> None:
     """End a process at once: SIGKILL to a worker's process group, a dropped connection."""
     current.caller().terminate(to)
+
+
+class registry:  # noqa: N801 - used like a module
+    """Names of processes on this node; released when the process ends or is cancelled."""
+
+    @staticmethod
+    def register(name: str, pid: str | None = None) -> None:
+        """Give a name to a living process (None: this one).
+
+        Raises `NameTaken`, `InvalidPID`, and `ValueError` for a process that is not alive.
+        """
+        current.caller().register(name, pid)
+
+    @staticmethod
+    def lookup(name: str) -> PID:
+        """Return the process of that name; raises `NameNotFound`."""
+        return current.caller().lookup(name)
+
+    @staticmethod
+    def unregister(name: str) -> None:
+        """Free a name; raises `NameNotFound`."""
+        current.caller().unregister(name)
+
+
+class groups:  # noqa: N801 - used like a module
+    """Named groups of processes, connections among them; the dead leave by themselves."""
+
+    @staticmethod
+    def join(group: str, pid: str | None = None) -> None:
+        """Let a process (None: this one) join; the dead do not. Raises `InvalidPID`."""
+        current.caller().join_group(group, pid)
+
+    @staticmethod
+    def leave(group: str, pid: str | None = None) -> None:
+        """Let a process (None: this one) leave; raises `InvalidPID`."""
+        current.caller().leave_group(group, pid)
+
+    @staticmethod
+    def members(group: str) -> list[PID]:
+        """Return the members in the order in which they joined; an unknown group has none."""
+        return current.caller().members(group)
+
+    @staticmethod
+    def broadcast(group: str, topic: str, payload: Any = None) -> None:
+        """Send a message to all members, the sender among them; it crosses the pipe once."""
+        current.caller().broadcast(group, topic, payload)

@@ -8,13 +8,13 @@ without decoding them.
 from __future__ import annotations
 
 from collections.abc import Generator
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, Literal, TypeVar
 
 import msgspec
 from msgspec import Raw, Struct
 
 from .errors import WireError
-from .message import ExitError
+from .message import ExitError, Result
 from .pid import PID
 
 __all__ = [
@@ -96,11 +96,19 @@ class Signal(Frame, tag=6):
 
     kind: str
     sender: str
-    reason: str
+    reason: str = ""
+    result: Result | None = None
+
+
+class Finished(Frame, tag=8):
+    """The process that the `Exec` of the same `ref` started has ended."""
+
+    ref: int
+    result: Result
 
 
 class Reply(Frame, tag=7):
-    """The answer to the `Call` of the same `ref`: a value, or the error's class and message."""
+    """The answer to a request of the same `ref`: a value, or the error's class and message."""
 
     ref: int
     value: Any = None
@@ -130,6 +138,8 @@ class Spawn(Frame, tag=2):
     host: str
     target: str | None
     code: bytes
+    monitored: bool = False
+    linked: bool = False
 
 
 class GetOrSpawn(Frame, tag=3):
@@ -178,6 +188,78 @@ class Done(Frame, tag=8):
     error: ExitError | None
     received: int
     unread: list[str]
+
+
+class Exec(Frame, tag=9):
+    """Start a process and answer with `Finished` when it has ended."""
+
+    ref: int
+    spawn: Spawn
+
+
+class Relate(Frame, tag=10):
+    """Begin or end a relation to another process."""
+
+    kind: Literal["monitor", "unmonitor", "link", "unlink"]
+    to: str
+
+
+class TrapLinks(Frame, tag=11):
+    """Choose between LINK_DOWN and being ended."""
+
+    trap: bool
+
+
+class Register(Frame, tag=12):
+    """Give a process a name; answered with `Reply`."""
+
+    ref: int
+    name: str
+    pid: str
+
+
+class Lookup(Frame, tag=13):
+    """Ask whose name it is; answered with `Reply`."""
+
+    ref: int
+    name: str
+
+
+class Unregister(Frame, tag=14):
+    """Free a name; answered with `Reply`."""
+
+    ref: int
+    name: str
+
+
+class Member(Frame, tag=15):
+    """Let a process join a group, or leave it."""
+
+    group: str
+    pid: str
+    join: bool
+
+
+class Members(Frame, tag=16):
+    """Ask for a group's members; answered with `Reply`."""
+
+    ref: int
+    group: str
+
+
+class Broadcast(Frame, tag=17):
+    """One message for all members of a group."""
+
+    group: str
+    topic: str
+    payload: Raw
+
+
+class Drain(Frame, tag=18):
+    """Ask for a `Reply` when most of what a connection was sent is on its way."""
+
+    ref: int
+    to: str
 
 
 # Node to template. `Fork` carries one descriptor: the worker's end of its pipe.
@@ -231,8 +313,24 @@ class Exited(Frame, tag=4):
     code: int
 
 
-ToWorker = Start | Deliver | Attach | Relay | Detach | CloseInbox | Signal | Reply
-FromWorker = Ready | Send | Spawn | GetOrSpawn | Cancel | Terminate | Taken | Log | Done
+ToWorker = Start | Deliver | Attach | Relay | Detach | CloseInbox | Signal | Reply | Finished
+Request = GetOrSpawn | Register | Lookup | Unregister | Members | Drain
+FromWorker = (
+    Ready
+    | Send
+    | Spawn
+    | Cancel
+    | Terminate
+    | Taken
+    | Log
+    | Done
+    | Exec
+    | Relate
+    | TrapLinks
+    | Member
+    | Broadcast
+    | Request
+)
 ToTemplate = Fork | Kill
 FromTemplate = Loaded | LoadFailed | Forked | ForkFailed | Exited
 

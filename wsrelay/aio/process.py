@@ -1,27 +1,63 @@
-"""`wsrelay.process` for `async def` handlers: what can wait is awaitable (contract section 3)."""
+"""`wsrelay.process` for `async def` handlers: what can wait is awaitable (contract section 3).
+
+Awaited here: `send`, `drain`, `exec`, `select`, `get_or_spawn`, `Channel.receive`, all of
+`registry`, `groups.members` and `groups.broadcast`; channels are asynchronous iterators. Everything
+else is the same function as in `wsrelay.process`.
+"""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable
 from typing import Any, Generic, TypeVar
 
-from wsrelay import current
+from wsrelay import current, wire
+from wsrelay import process as _process
 from wsrelay.errors import ChannelClosed
 from wsrelay.message import Event, Message
 from wsrelay.pid import PID
-from wsrelay.process import cancel, pid, spawn, terminate
-from wsrelay.worker.context import answer
+from wsrelay.process import (
+    cancel,
+    get_options,
+    link,
+    monitor,
+    pid,
+    set_options,
+    spawn,
+    spawn_linked,
+    spawn_linked_monitored,
+    spawn_monitored,
+    terminate,
+    unlink,
+    unmonitor,
+)
 
 __all__ = [
     "Channel",
     "cancel",
+    "drain",
     "events",
+    "exec",
+    "get_options",
     "get_or_spawn",
+    "groups",
     "inbox",
+    "link",
+    "listen",
+    "monitor",
     "pid",
+    "registry",
+    "select",
     "send",
+    "set_options",
     "spawn",
+    "spawn_linked",
+    "spawn_linked_monitored",
+    "spawn_monitored",
     "terminate",
+    "unlink",
+    "unlisten",
+    "unmonitor",
 ]
 
 T = TypeVar("T")
@@ -34,14 +70,20 @@ class Channel(Generic[T]):
         self._mailbox = mailbox
         self._queue = queue
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Channel) and self._queue is other._queue
+
+    def __hash__(self) -> int:
+        return id(self._queue)
+
     async def receive(self, timeout: float | None = None) -> T:  # noqa: ASYNC109 - as in `process`
         """Wait for the next item, up to `timeout` seconds (None: for ever).
 
         Raises `TimeoutError` at the deadline and `ChannelClosed` once the channel is closed and
         empty.
         """
-        item: T = await self._mailbox.take_async(self._queue, timeout)
-        return item
+        _, item = await self._mailbox.take_async(self._queue, timeout=timeout)
+        return item  # type: ignore[no-any-return]
 
     async def __aiter__(self) -> AsyncIterator[T]:
         while True:
@@ -53,15 +95,36 @@ class Channel(Generic[T]):
 
 
 def inbox() -> Channel[Message]:
-    """Return the channel of this process's messages; raises `NotAProcess` outside of one."""
+    """Return the channel of this process's messages."""
     mailbox = current.worker().mailbox
     return Channel(mailbox, mailbox.inbox)
 
 
 def events() -> Channel[Event]:
-    """Return the channel of this process's events; raises `NotAProcess` outside of one."""
+    """Return the channel of this process's events; see `wsrelay.process.events`."""
     mailbox = current.worker().mailbox
     return Channel(mailbox, mailbox.events)
+
+
+def listen(topic: str) -> Channel[Message]:
+    """Return a channel of this topic's messages; see `wsrelay.process.listen`."""
+    mailbox = current.worker().mailbox
+    return Channel(mailbox, mailbox.listen(topic))
+
+
+def unlisten(channel: Channel[Message]) -> None:
+    """Close a channel of `listen`; see `wsrelay.process.unlisten`."""
+    current.worker().mailbox.unlisten(channel._queue)  # noqa: SLF001 - its own kind
+
+
+async def select(
+    *channels: Channel[Any],
+    timeout: float | None = None,  # noqa: ASYNC109 - as in `process`
+) -> tuple[Channel[Any], Any]:
+    """Wait for the first item of any of the channels; see `wsrelay.process.select`."""
+    queues = [channel._queue for channel in channels]  # noqa: SLF001 - its own kind
+    queue, item = await current.worker().mailbox.take_async(*queues, timeout=timeout)
+    return channels[queues.index(queue)], item
 
 
 async def send(to: str | Iterable[str], topic: str, payload: Any = None) -> None:
@@ -70,12 +133,82 @@ async def send(to: str | Iterable[str], topic: str, payload: Any = None) -> None
     await worker.pipe.write_async(worker.send_frame(to, topic, payload))
 
 
+async def drain(to: str, timeout: float | None = None) -> None:  # noqa: ASYNC109 - as in `process`
+    """Wait until most of what was sent to a connection is on its way."""
+    worker = current.worker()
+    await worker.ask_async(worker.drain_frame(to), timeout)
+
+
 async def get_or_spawn(
     name: str, target: Any, host: str | None = None, /, *args: Any, **kwargs: Any
 ) -> PID:
     """Return the process registered under `name`, or start one under that name, atomically."""
     worker = current.worker()
     frame = worker.get_or_spawn_frame(name, target, host, args, kwargs)
-    queue = worker.mailbox.expect(frame.ref)
-    await worker.pipe.write_async(frame)
-    return PID.trusted(answer(await worker.mailbox.take_async(queue)))
+    return PID.trusted(await worker.ask_async(frame))
+
+
+async def exec(  # noqa: A001 - contract name
+    target: Any,
+    host: str | None = None,
+    /,
+    *args: Any,
+    timeout: float | None = None,  # noqa: ASYNC109 - as in `process`
+    **kwargs: Any,
+) -> Any:
+    """Start a process, wait for its end and return its value; see `wsrelay.process.exec`.
+
+    A cancelled task terminates the process too.
+    """
+    worker = current.worker()
+    frame = worker.exec_frame(target, host, args, kwargs)
+    try:
+        return await worker.ask_async(frame, timeout)
+    except TimeoutError:
+        worker.terminate(frame.spawn.pid)
+        raise TimeoutError(f"{target} did not end within {timeout} s and was terminated") from None
+    except asyncio.CancelledError:
+        worker.terminate(frame.spawn.pid)
+        raise
+
+
+class registry:  # noqa: N801 - used like a module
+    """Names of processes on this node; see `wsrelay.process.registry`."""
+
+    @staticmethod
+    async def register(name: str, pid: str | None = None) -> None:
+        """Give a name to a living process (None: this one)."""
+        worker = current.worker()
+        await worker.ask_async(worker.register_frame(name, pid))
+
+    @staticmethod
+    async def lookup(name: str) -> PID:
+        """Return the process of that name; raises `NameNotFound`."""
+        worker = current.worker()
+        return PID.trusted(await worker.ask_async(wire.Lookup(worker.ref(), name)))
+
+    @staticmethod
+    async def unregister(name: str) -> None:
+        """Free a name; raises `NameNotFound`."""
+        worker = current.worker()
+        await worker.ask_async(wire.Unregister(worker.ref(), name))
+
+
+class groups:  # noqa: N801 - used like a module
+    """Named groups of processes; see `wsrelay.process.groups`."""
+
+    join = staticmethod(_process.groups.join)
+    leave = staticmethod(_process.groups.leave)
+
+    @staticmethod
+    async def members(group: str) -> list[PID]:
+        """Return the members in the order in which they joined."""
+        worker = current.worker()
+        pids = await worker.ask_async(wire.Members(worker.ref(), group))
+        return [PID.trusted(pid) for pid in pids]
+
+    @staticmethod
+    async def broadcast(group: str, topic: str, payload: Any = None) -> None:
+        """Send a message to all members; it crosses the pipe once."""
+        worker = current.worker()
+        await worker.pipe.write_async(worker.broadcast_frame(group, topic, payload))

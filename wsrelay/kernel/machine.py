@@ -11,13 +11,26 @@ from collections.abc import Mapping
 from msgspec import Struct
 
 from wsrelay.errors import HostFull, UnknownHost
-from wsrelay.message import ExitError, ExitKind, Result
+from wsrelay.message import Event, ExitError, ExitKind, Result
 from wsrelay.pid import PID
 
+from .groups import Groups
 from .lifecycle import TABLE, Action, Signal, State
 from .names import Names
+from .relations import Relations
 
-__all__ = ["Effect", "Exited", "Kernel", "Kill", "Launch", "Process", "Started", "Stop"]
+__all__ = [
+    "Break",
+    "Effect",
+    "Exited",
+    "Kernel",
+    "Kill",
+    "Launch",
+    "Notify",
+    "Process",
+    "Started",
+    "Stop",
+]
 
 
 class Launch(Struct, frozen=True):
@@ -53,7 +66,23 @@ class Exited(Struct, frozen=True):
     result: Result
 
 
-Effect = Launch | Started | Stop | Kill | Exited
+class Notify(Struct, frozen=True):
+    """Send it an event: EXIT or LINK_DOWN."""
+
+    pid: PID
+    event: Event
+
+
+class Break(Struct, frozen=True):
+    """End it because a process that it is linked to has ended with an error."""
+
+    pid: PID
+    reason: str
+
+
+Effect = Launch | Started | Stop | Kill | Exited | Notify | Break
+
+_NOPROC = Result(error=ExitError(ExitKind.NOPROC, "there is no such process"))
 
 _ENDED_BY = {
     Signal.TERMINATE: ExitError(ExitKind.TERMINATED, "terminated"),
@@ -74,6 +103,7 @@ class Process(Struct, eq=False):
     connection: bool
     ended_by: ExitError | None = None
     """Why wsrelay itself killed it; takes the place of the bare signal in its result."""
+    traps_links: bool = False
 
 
 class Kernel:
@@ -81,6 +111,8 @@ class Kernel:
 
     def __init__(self, hosts: Mapping[str, int]) -> None:
         self.names = Names()
+        self.groups = Groups()
+        self.relations = Relations()
         self._limits = dict(hosts)
         self._workers = dict.fromkeys(hosts, 0)
         self._processes: dict[PID, Process] = {}
@@ -101,8 +133,16 @@ class Kernel:
         if self._workers[host] >= limit:
             raise HostFull(host, limit)
 
-    def spawn(self, pid: PID, name: str | None = None) -> list[Effect]:
-        """Add a worker, under a name if one is given.
+    def spawn(
+        self,
+        pid: PID,
+        name: str | None = None,
+        *,
+        parent: PID | None = None,
+        monitored: bool = False,
+        linked: bool = False,
+    ) -> list[Effect]:
+        """Add a worker, under a name if one is given, monitored by or linked to its parent.
 
         Raises `UnknownHost`, `HostFull`, `NameTaken`; then nothing has changed.
         """
@@ -113,7 +153,20 @@ class Kernel:
             self.names.register(name, pid)
         self._processes[pid] = Process(pid, State.STARTING, connection=False)
         self._workers[pid.host] += 1
+        if parent in self._processes:
+            if monitored:
+                self.relations.monitor(parent, pid)
+            if linked:
+                self.relations.link(parent, pid)
         return [Launch(pid)]
+
+    def stillborn(
+        self, pid: PID, error: ExitError, parent: PID, *, monitored: bool, linked: bool
+    ) -> list[Effect]:
+        """Tell the parent of a worker that could not even be added."""
+        result = Result(error=error)
+        effects = self._exit_event(parent, pid, result) if monitored else []
+        return effects + (self._link_down(parent, pid, result) if linked else [])
 
     def get_or_spawn(self, name: str, pid: PID) -> tuple[PID, list[Effect]]:
         """Return the process of that name, or add this worker under it."""
@@ -142,6 +195,49 @@ class Kernel:
         if process is None or process.state is State.CANCELLING:
             raise ValueError(f"{pid} is not alive, so it cannot be registered as {name!r}")
         self.names.register(name, pid)
+
+    # Relations
+
+    def monitor(self, watcher: PID, target: PID) -> list[Effect]:
+        """Let the watcher get EXIT when the target ends, at once if it is not alive."""
+        if target in self._processes:
+            self.relations.monitor(watcher, target)
+            return []
+        return self._exit_event(watcher, target, _NOPROC)
+
+    def link(self, one: PID, other: PID) -> list[Effect]:
+        """Link two processes; to the dead it is as if it had just ended with an error."""
+        if one == other:
+            return []
+        if other in self._processes:
+            self.relations.link(one, other)
+            return []
+        return self._link_down(one, other, _NOPROC)
+
+    def trap_links(self, pid: PID, *, trap: bool) -> None:
+        """Choose whether the process gets LINK_DOWN or is ended itself."""
+        if (process := self._processes.get(pid)) is not None:
+            process.traps_links = trap
+
+    def join_group(self, group: str, pid: PID) -> None:
+        """Add a process to a group, unless it is dead or has been cancelled."""
+        process = self._processes.get(pid)
+        if process is not None and process.state is not State.CANCELLING:
+            self.groups.join(group, pid)
+
+    def _exit_event(self, watcher: PID, target: PID, result: Result) -> list[Effect]:
+        return [Notify(watcher, Event("EXIT", target, result))]
+
+    def _link_down(self, pid: PID, ended: PID, result: Result) -> list[Effect]:
+        """Tell, or end, a process that was linked to one that ended with an error."""
+        process = self._processes.get(pid)
+        if process is None or result.error is None:
+            return []
+        if process.traps_links:
+            return [Notify(pid, Event("LINK_DOWN", ended, result))]
+        why = f"linked process {ended} ended ({result.error.kind})"
+        process.ended_by = process.ended_by or ExitError(ExitKind.LINK_DOWN, why)
+        return [Break(pid, why)]
 
     def why_no_target(self, pid: PID) -> str | None:
         """Return why a relay cannot be bound to that process, or None if it can."""
@@ -176,6 +272,7 @@ class Kernel:
                 return [Started(pid)]
             case Action.STOP:
                 self.names.release(pid)
+                self.groups.release(pid)
                 return [Stop(pid, reason, sender or pid)]
             case Action.KILL:
                 process.ended_by = process.ended_by or because or _ENDED_BY[signal]
@@ -188,8 +285,15 @@ class Kernel:
             return []
         process.state = State.EXITED
         self.names.release(pid)
+        self.groups.release(pid)
+        watchers, linked = self.relations.release(pid)
         if not process.connection:
             self._workers[pid.host] -= 1
         if process.ended_by and result.error and result.error.kind is ExitKind.KILLED:
             result = Result(error=process.ended_by)
-        return [Exited(pid, result)]
+        effects: list[Effect] = [Exited(pid, result)]
+        for watcher in watchers:
+            effects += self._exit_event(watcher, pid, result)
+        for other in linked:
+            effects += self._link_down(other, pid, result)
+        return effects

@@ -37,6 +37,12 @@ class Names:
             raise NameNotFound(f"no process is registered as {name!r}")
         return pid
 
+    def unregister(self, name: str) -> None:
+        """Free the name. Raises `NameNotFound`."""
+        pid = self.lookup(name)
+        del self._pids[name]
+        self._names[pid].discard(name)
+
     def of(self, pid: PID) -> frozenset[str]:
         """Return the names of the process."""
         return frozenset(self._names.get(pid, ()))

@@ -54,7 +54,7 @@ class AsgiConnection:
         self._room: asyncio.Future[None] | None = None
         self._deadline: asyncio.TimerHandle | None = None
         self._beat: asyncio.TimerHandle | None = None
-        self._over = False
+        self._when_drained: list[Callable[[], None]] = []
         node.connect(self, relay.target_pid)
 
     # Its life
@@ -124,6 +124,8 @@ class AsgiConnection:
                     kind = "text" if isinstance(data, str) else "bytes"
                     await send({"type": "websocket.send", kind: data})
                     self._do(self._session.wrote())
+                    if self._when_drained:
+                        self._tell_drained()
                     if self._closing is not None and not self._closing.lingering:
                         self._arm(_PATIENCE)
                 if self._closing is not None:
@@ -164,6 +166,21 @@ class AsgiConnection:
         """Close normally."""
         self._do(self._session.cancel(reason))
 
+    def link_down(self) -> None:
+        """Close because a linked process ended with an error."""
+        self._do(self._session.link_down())
+
+    def when_drained(self, callback: Callable[[], None]) -> None:
+        """Call back, once, when most of what it was sent is on its way or it is over."""
+        self._when_drained.append(callback)
+        self._tell_drained()
+
+    def _tell_drained(self) -> None:
+        if self._session.drained:
+            callbacks, self._when_drained = self._when_drained, []
+            for callback in callbacks:
+                callback()
+
     def terminate(self) -> None:
         """Drop at once."""
         self._do(self._session.client_gone(1006))
@@ -202,10 +219,12 @@ class AsgiConnection:
                     self._beat_every(effect.interval)
                 case session.Close():
                     self._closing = effect
+                    self._tell_drained()
                     self._news.set()
                     self._arm(self._limits.linger if effect.lingering else _PATIENCE)
                 case session.Ended():
                     self._beat_every(None)
+                    self._tell_drained()
                     node.disconnect(pid, self._session.target, effect.result)
 
     def _beat_every(self, interval: float | None, due: float | None = None) -> None:

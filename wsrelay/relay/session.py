@@ -243,6 +243,15 @@ class Session:
         """Close normally: `process.cancel` on the connection's PID."""
         return self._close(1000, reason)
 
+    def link_down(self) -> list[Effect]:
+        """Close because a linked process ended with an error."""
+        return self._close(1011, "linked process ended")
+
+    @property
+    def drained(self) -> bool:
+        """Whether most of what the connection was sent is on its way, or it is ending."""
+        return self.state is not State.OPEN or self.outbox.size <= self.outbox.limit // 4
+
     def shut_down(self) -> list[Effect]:
         """Close because the node shuts down."""
         if self.state is State.HANDSHAKING:

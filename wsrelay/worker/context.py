@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
 from msgspec import Raw
 
 from wsrelay import errors, payload, wire
-from wsrelay.pid import PID, PIDSource
+from wsrelay.message import sendable
+from wsrelay.pid import PID, PIDSource, address
 from wsrelay.spawning import pack_target
 
 from .mailbox import Mailbox
@@ -34,64 +35,161 @@ class WorkerContext:
         self._hosts = start.hosts
         self._ids = PIDSource(str(self._pid.node), start.ids)
         self._refs = itertools.count(1)
+        self.trap_links = False
 
     def pid(self) -> PID:
         """Return the worker's own PID."""
         return self._pid
 
+    # Frames: what the synchronous and the asynchronous face write alike
+
     def send_frame(self, to: str | Iterable[str], topic: str, content: Any) -> wire.Send:
-        """Build the frame of a message; raises `ReservedTopic`, `PayloadError`."""
-        if not isinstance(topic, str) or topic.startswith("@"):
-            raise errors.ReservedTopic(topic)
-        # Plain text goes to the wire: the encoder refuses subclasses such as PID.
-        receivers = str(to) if isinstance(to, str) else [str(one) for one in to]
-        return wire.Send(receivers, topic, Raw(payload.encode(content)))
+        """Build the frame of a message; raises `ReservedTopic`, `PayloadError`, `InvalidPID`."""
+        receivers = address(to) if isinstance(to, str) else [address(one) for one in to]
+        return wire.Send(receivers, sendable(topic), Raw(payload.encode(content)))
 
-    def send(self, to: str | Iterable[str], topic: str, content: Any) -> None:
-        """Send a message; the kernel has it on return."""
-        self.pipe.write(self.send_frame(to, topic, content))
+    def broadcast_frame(self, group: str, topic: str, content: Any) -> wire.Broadcast:
+        """Build the frame of a message to a group."""
+        return wire.Broadcast(group, sendable(topic), Raw(payload.encode(content)))
 
-    def spawn_frame(self, target: Any, host: str | None, args: Any, kwargs: Any) -> wire.Spawn:
+    def spawn_frame(  # noqa: PLR0917 - the face's own order
+        self,
+        target: Any,
+        host: str | None,
+        args: Any,
+        kwargs: Any,
+        monitored: bool = False,
+        linked: bool = False,
+    ) -> wire.Spawn:
         """Build the frame that starts a process; its PID is made here."""
         name = self._pid.host if host is None else host
         if name not in self._hosts:
             raise errors.UnknownHost(host, self._hosts)
         text, code = pack_target(target, args, kwargs)
-        return wire.Spawn(str(self._ids.next(name)), name, text, code)
-
-    def spawn(self, target: Any, host: str | None = None, /, *args: Any, **kwargs: Any) -> PID:
-        """Start a process and return its PID at once."""
-        frame = self.spawn_frame(target, host, args, kwargs)
-        self.pipe.write(frame)
-        return PID.trusted(frame.pid)
+        return wire.Spawn(str(self._ids.next(name)), name, text, code, monitored, linked)
 
     def get_or_spawn_frame(
         self, name: str, target: Any, host: str | None, args: Any, kwargs: Any
     ) -> wire.GetOrSpawn:
         """Build the frame that finds or starts a process under a name."""
-        spawn = self.spawn_frame(target, host, args, kwargs)
-        return wire.GetOrSpawn(next(self._refs), name, spawn)
+        return wire.GetOrSpawn(self.ref(), name, self.spawn_frame(target, host, args, kwargs))
+
+    def exec_frame(self, target: Any, host: str | None, args: Any, kwargs: Any) -> wire.Exec:
+        """Build the frame that starts a process and asks for its end."""
+        return wire.Exec(self.ref(), self.spawn_frame(target, host, args, kwargs))
+
+    def register_frame(self, name: str, pid: str | None) -> wire.Register:
+        """Build the frame that gives a process a name."""
+        return wire.Register(self.ref(), name, str(self._pid if pid is None else PID(pid)))
+
+    def drain_frame(self, to: str) -> wire.Drain:
+        """Build the frame that asks when a connection's outbox has room."""
+        return wire.Drain(self.ref(), str(PID(to)))
+
+    def ref(self) -> int:
+        """Return the number of a new request."""
+        return next(self._refs)
+
+    # What needs no answer
+
+    def send(self, to: str | Iterable[str], topic: str, content: Any = None) -> None:
+        """Send a message; the kernel has it on return."""
+        self.pipe.write(self.send_frame(to, topic, content))
+
+    def spawn(self, target: Any, host: str | None = None, /, *args: Any, **kwargs: Any) -> PID:
+        """Start a process and return its PID at once."""
+        return self.start(self.spawn_frame(target, host, args, kwargs))
+
+    def start(self, frame: wire.Spawn) -> PID:
+        """Start the process of the frame and return its PID at once."""
+        self.pipe.write(frame)
+        return PID.trusted(frame.pid)
+
+    def cancel(self, to: str, reason: str = "") -> None:
+        """Ask a process to end."""
+        self.pipe.write(wire.Cancel(address(to), reason))
+
+    def terminate(self, to: str) -> None:
+        """End a process at once."""
+        self.pipe.write(wire.Terminate(address(to)))
+
+    def relate(self, kind: Literal["monitor", "unmonitor", "link", "unlink"], to: str) -> None:
+        """Begin or end a relation; raises `InvalidPID`."""
+        self.pipe.write(wire.Relate(kind, str(PID(to))))
+
+    def set_options(self, *, trap_links: bool) -> None:
+        """Choose between LINK_DOWN and being ended."""
+        self.trap_links = trap_links
+        self.pipe.write(wire.TrapLinks(trap_links))
+
+    def join_group(self, group: str, pid: str | None) -> None:
+        """Let a process join a group."""
+        self._member(group, pid, join=True)
+
+    def leave_group(self, group: str, pid: str | None) -> None:
+        """Let a process leave a group."""
+        self._member(group, pid, join=False)
+
+    def _member(self, group: str, pid: str | None, *, join: bool) -> None:
+        self.pipe.write(wire.Member(group, str(self._pid if pid is None else PID(pid)), join))
+
+    def broadcast(self, group: str, topic: str, content: Any) -> None:
+        """Send a message to all members of a group."""
+        self.pipe.write(self.broadcast_frame(group, topic, content))
+
+    # What waits for an answer
 
     def get_or_spawn(
         self, name: str, target: Any, host: str | None = None, /, *args: Any, **kwargs: Any
     ) -> PID:
         """Find a process by name or start it under that name."""
-        frame = self.get_or_spawn_frame(name, target, host, args, kwargs)
+        return PID.trusted(self.ask(self.get_or_spawn_frame(name, target, host, args, kwargs)))
+
+    def register(self, name: str, pid: str | None) -> None:
+        """Give a process a name."""
+        self.ask(self.register_frame(name, pid))
+
+    def lookup(self, name: str) -> PID:
+        """Return the process of that name."""
+        return PID.trusted(self.ask(wire.Lookup(self.ref(), name)))
+
+    def unregister(self, name: str) -> None:
+        """Free a name."""
+        self.ask(wire.Unregister(self.ref(), name))
+
+    def members(self, group: str) -> list[PID]:
+        """Return a group's members."""
+        return [PID.trusted(pid) for pid in self.ask(wire.Members(self.ref(), group))]
+
+    def ask(self, frame: wire.Request | wire.Exec, timeout: float | None = None) -> Any:
+        """Write a request and wait for its answer; raises what it says, or `TimeoutError`."""
         queue = self.mailbox.expect(frame.ref)
-        self.pipe.write(frame)
-        return PID.trusted(answer(self.mailbox.take(queue)))
+        try:
+            self.pipe.write(frame)
+            return answer(self.mailbox.take(queue, timeout=timeout)[1])
+        finally:
+            self.mailbox.forget(frame.ref)
 
-    def cancel(self, to: str, reason: str) -> None:
-        """Ask a process to end."""
-        self.pipe.write(wire.Cancel(str(to), reason))
+    async def ask_async(
+        self,
+        frame: wire.Request | wire.Exec,
+        timeout: float | None = None,  # noqa: ASYNC109 - as in `ask`
+    ) -> Any:
+        """Do what `ask` does without holding up the event loop."""
+        queue = self.mailbox.expect(frame.ref)
+        try:
+            await self.pipe.write_async(frame)
+            return answer((await self.mailbox.take_async(queue, timeout=timeout))[1])
+        finally:
+            self.mailbox.forget(frame.ref)
 
-    def terminate(self, to: str) -> None:
-        """End a process at once."""
-        self.pipe.write(wire.Terminate(str(to)))
 
-
-def answer(reply: wire.Reply) -> Any:
+def answer(reply: wire.Reply | wire.Finished) -> Any:
     """Return a reply's value, or raise the error that it carries."""
+    if isinstance(reply, wire.Finished):
+        if (problem := reply.result.error) is not None:
+            raise errors.ProcessError(problem.kind, problem.message, problem.traceback)
+        return reply.result.value
     if reply.error is None:
         return reply.value
     kind = getattr(errors, reply.error, errors.WsrelayError)

@@ -46,6 +46,7 @@ class Mailbox:
         """Data frames received; with `unread` it tells the node what was never seen here."""
         self.unread: set[str] = set()
         self._replies: dict[int, Queue] = {}
+        self._listeners: dict[str, Queue] = {}
         self._metadata: dict[str, tuple[PID, Any]] = {}
         self._pipe = pipe
         self._changed = threading.Condition(threading.Lock())
@@ -55,17 +56,15 @@ class Mailbox:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._loop_thread = 0
 
-    def take(self, queue: Queue, timeout: float | None = None) -> Any:
-        """Wait for the queue's next item, up to `timeout` seconds.
+    def take(self, *queues: Queue, timeout: float | None = None) -> tuple[Queue, Any]:
+        """Wait for the next item of the first queue that has one, up to `timeout` seconds.
 
-        Raises `TimeoutError`, or `ChannelClosed` once the queue is closed and empty.
+        Raises `TimeoutError`, or `ChannelClosed` once all are closed and empty.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         looked = False
         with self._changed:
-            while not queue.items:
-                if queue.closed:
-                    raise ChannelClosed
+            while (queue := _ready(queues)) is None:
                 remaining = None if deadline is None else max(deadline - time.monotonic(), 0)
                 if looked and remaining == 0:
                     raise TimeoutError
@@ -77,17 +76,19 @@ class Mailbox:
             item, taken = self._pop(queue)
         if taken:
             self._pipe.write(wire.Taken(taken))
-        return item
+        return queue, item
 
-    async def take_async(self, queue: Queue, timeout: float | None = None) -> Any:  # noqa: ASYNC109
+    async def take_async(
+        self,
+        *queues: Queue,
+        timeout: float | None = None,  # noqa: ASYNC109 - as in `take`
+    ) -> tuple[Queue, Any]:
         """Do what `take` does without holding up the event loop."""
         self._attach()
-        if not queue.items and timeout is not None and timeout <= 0:
+        if timeout is not None and timeout <= 0 and _ready(queues) is None:
             self._readable()
         async with asyncio.timeout(timeout):
-            while not queue.items:
-                if queue.closed:
-                    raise ChannelClosed
+            while (queue := _ready(queues)) is None:
                 waiter = asyncio.get_running_loop().create_future()
                 self._waiters.append(waiter)
                 await waiter
@@ -95,12 +96,35 @@ class Mailbox:
             item, taken = self._pop(queue)
         if taken:
             self._pipe.write(wire.Taken(taken))
-        return item
+        return queue, item
+
+    def listen(self, topic: str) -> Queue:
+        """Return the queue that messages of this topic come to from now on."""
+        with self._changed:
+            queue = self._listeners.get(topic)
+            if queue is None:
+                queue = self._listeners[topic] = Queue()
+                queue.closed = self.inbox.closed
+            return queue
+
+    def unlisten(self, queue: Queue) -> None:
+        """Close the queue; later messages of its topic come to the inbox again."""
+        with self._changed:
+            for topic, other in list(self._listeners.items()):
+                if other is queue:
+                    del self._listeners[topic]
+            queue.closed = True
+            self._changed.notify_all()
+        self._wake_loop()
 
     def expect(self, ref: int) -> Queue:
         """Return the queue that the reply to the call `ref` will come to."""
         queue = self._replies[ref] = Queue()
         return queue
+
+    def forget(self, ref: int) -> None:
+        """Expect no reply any more."""
+        self._replies.pop(ref, None)
 
     def read_the_rest(self) -> None:
         """Take in what has arrived, so that `received` and `unread` are exact at the end."""
@@ -118,11 +142,11 @@ class Mailbox:
             self.received += isinstance(frame, _DATA)
             match frame:
                 case wire.Relay():
-                    self.inbox.items.append((self._relayed(frame), size))
+                    self._deliver(self._relayed(frame), size)
                 case wire.Deliver():
                     sender = PID.trusted(frame.sender)
                     content = payload.decode(frame.payload)
-                    self.inbox.items.append((Message(frame.topic, content, sender), size))
+                    self._deliver(Message(frame.topic, content, sender), size)
                 case wire.Attach():
                     client = PID.trusted(frame.client)
                     self._metadata[client] = client, payload.decode(frame.metadata)
@@ -131,12 +155,14 @@ class Mailbox:
                     self._metadata.pop(frame.client, None)
                     self._taken += size
                 case wire.Signal():
-                    event = Event(frame.kind, PID.trusted(frame.sender), None, frame.reason)
+                    sender = PID.trusted(frame.sender)
+                    event = Event(frame.kind, sender, frame.result, frame.reason)
                     self.events.items.append((event, 0))
-                case wire.Reply() if queue := self._replies.pop(frame.ref, None):
+                case wire.Reply() | wire.Finished() if queue := self._replies.pop(frame.ref, None):
                     queue.items.append((frame, 0))
                 case wire.CloseInbox():
-                    self.inbox.closed = True
+                    for queue in (self.inbox, *self._listeners.values()):
+                        queue.closed = True
                     self._taken += size
 
     def _pop(self, queue: Queue) -> tuple[Any, int]:
@@ -202,12 +228,21 @@ class Mailbox:
             self._changed.notify_all()
         self._wake()
 
+    def _wake_loop(self) -> None:
+        """Wake the coroutines that wait; from any thread."""
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._wake)
+
     def _wake(self) -> None:
         """Wake the coroutines that wait; called in the event loop's thread, if there is one."""
         waiters, self._waiters = self._waiters, []
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(None)
+
+    def _deliver(self, message: Message, size: int) -> None:
+        queue = self._listeners.get(message.topic, self.inbox) if self._listeners else self.inbox
+        queue.items.append((message, size))
 
     def _relayed(self, frame: wire.Relay) -> Message:
         content = payload.decode(frame.payload)
@@ -218,8 +253,25 @@ class Mailbox:
         return Message(frame.topic, content, client)
 
     def _close(self) -> None:
-        for queue in (self.inbox, self.events, *self._replies.values()):
+        for queue in (
+            self.inbox,
+            self.events,
+            *self._listeners.values(),
+            *self._replies.values(),
+        ):
             queue.closed = True
+
+
+def _ready(queues: Iterable[Queue]) -> Queue | None:
+    """Return the first queue that has an item; raises `ChannelClosed` if none ever will."""
+    is_open = False
+    for queue in queues:
+        if queue.items:
+            return queue
+        is_open = is_open or not queue.closed
+    if not is_open:
+        raise ChannelClosed
+    return None
 
 
 _DATA = (wire.Deliver, wire.Attach, wire.Relay, wire.Detach, wire.CloseInbox)

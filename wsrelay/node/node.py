@@ -17,25 +17,35 @@ from typing import Any, Final, Protocol, Self, TypeVar
 
 from msgspec import Raw
 
-from . import current, payload, wire
-from .errors import (
+from wsrelay import current, payload, wire
+from wsrelay.errors import (
     HostFailed,
-    InvalidPID,
     NotAProcess,
-    ReservedTopic,
-    WsrelayError,
 )
-from .host import HostOptions, ProcessHost, Worker
-from .kernel import Effect, Exited, Kernel, Kill, Launch, Signal, Started, State, Stop
-from .message import JOIN, LEAVE, ExitError, ExitKind, Result
-from .pid import PID, PIDSource, base36
-from .relay import command
-from .spawning import pack_target
+from wsrelay.host import HostOptions, ProcessHost, Worker
+from wsrelay.kernel import (
+    Break,
+    Effect,
+    Exited,
+    Kernel,
+    Kill,
+    Launch,
+    Notify,
+    Signal,
+    Started,
+    State,
+    Stop,
+)
+from wsrelay.message import JOIN, LEAVE, ExitError, ExitKind, Result, sendable
+from wsrelay.pid import PID, PIDSource, address, base36
+from wsrelay.relay import command
+from wsrelay.spawning import pack_target
+
+from .requests import WORKER_LOG, Requests
 
 __all__ = ["Connection", "HostOptions", "Node"]
 
 logger = logging.getLogger(__name__)
-worker_logger = logging.getLogger("wsrelay.worker")
 
 _MARGIN: Final = 5.0
 """Seconds beyond the stop timeout in which the operating system must have ended a worker."""
@@ -59,6 +69,12 @@ class Connection(Protocol):
 
     def cancel(self, reason: str) -> None:
         """Close normally."""
+
+    def link_down(self) -> None:
+        """Close because a linked process ended with an error."""
+
+    def when_drained(self, callback: Callable[[], None]) -> None:
+        """Call back, once, when most of what it was sent is on its way or it is over."""
 
     def terminate(self) -> None:
         """Drop at once."""
@@ -86,10 +102,11 @@ class Node:
         self._pid = self._ids.next("node")
         self._default_host = next(iter(self.hosts))
         self._refs = itertools.count(1)
+        self._requests = Requests(self)
         self._reset()
 
     def _reset(self) -> None:
-        self._kernel = Kernel({host.name: host.max_processes for host in self.hosts.values()})
+        self.kernel = Kernel({host.name: host.max_processes for host in self.hosts.values()})
         self._templates: dict[str, ProcessHost] = {}
         self._workers: dict[PID, Worker] = {}
         self._connections: dict[PID, Connection] = {}
@@ -131,12 +148,12 @@ class Node:
         for connection in list(self._connections.values()):
             connection.shut_down()
         for pid in list(self._workers):
-            self._signal(pid, Signal.CANCEL, reason="node shuts down")
+            self.signal(pid, Signal.CANCEL, reason="node shuts down")
 
     def hurry(self) -> None:
         """End all workers at once."""
         for pid in list(self._workers):
-            self._signal(pid, Signal.TERMINATE)
+            self.signal(pid, Signal.TERMINATE)
 
     async def aclose(self) -> None:
         """Drain, wait until every worker has ended (at most its host's `stop_timeout`), stop."""
@@ -175,18 +192,15 @@ class Node:
 
     def send(self, to: str | Iterable[str], topic: str, payload_: Any = None) -> None:
         """Send a message; raises `ReservedTopic`, `PayloadError`."""
-        if not isinstance(topic, str) or topic.startswith("@"):
-            raise ReservedTopic(topic)
         content = Raw(payload.encode(payload_))
-        receivers = [to] if isinstance(to, str) else list(to)
-        self._here(self._route, self._pid, receivers, topic, content)
+        receivers = [address(to)] if isinstance(to, str) else [address(one) for one in to]
+        self._here(self.route, self._pid, receivers, sendable(topic), content)
 
     def spawn(self, target: Any, host: str | None = None, /, *args: Any, **kwargs: Any) -> PID:
         """Start a process and return its PID at once; raises as `wsrelay.process.spawn`."""
         text, code = pack_target(target, args, kwargs)
         pid = self._ids.next(self._default_host if host is None else host)
-        self._here(self._spawn, pid, text, code, None)
-        return pid
+        return self._here(self.launch, pid, text, code)
 
     def get_or_spawn(
         self, name: str, target: Any, host: str | None = None, /, *args: Any, **kwargs: Any
@@ -194,15 +208,59 @@ class Node:
         """Return the process of that name or start one under it, atomically."""
         text, code = pack_target(target, args, kwargs)
         pid = self._ids.next(self._default_host if host is None else host)
-        return self._here(self._spawn, pid, text, code, name)
+        return self._here(self.launch, pid, text, code, name)
 
     def cancel(self, to: str, reason: str = "") -> None:
         """Ask a process to end."""
-        self._here(self._ask, self._pid, to, Signal.CANCEL, reason)
+        self._here(self.ask, self._pid, address(to), Signal.CANCEL, reason)
 
     def terminate(self, to: str) -> None:
         """End a process at once."""
-        self._here(self._ask, self._pid, to, Signal.TERMINATE)
+        self._here(self.ask, self._pid, address(to), Signal.TERMINATE)
+
+    def register(self, name: str, pid: str | None) -> None:
+        """Give a living process a name; raises `NameTaken`, `ValueError`."""
+        self._here(self.kernel.register, name, self._process(pid))
+
+    def lookup(self, name: str) -> PID:
+        """Return the process of that name; raises `NameNotFound`."""
+        return self._here(self.kernel.names.lookup, name)
+
+    def unregister(self, name: str) -> None:
+        """Free a name; raises `NameNotFound`."""
+        self._here(self.kernel.names.unregister, name)
+
+    def join_group(self, group: str, pid: str | None) -> None:
+        """Let a process join a group."""
+        self._here(self.kernel.join_group, group, self._process(pid))
+
+    def leave_group(self, group: str, pid: str | None) -> None:
+        """Let a process leave a group."""
+        self._here(self.kernel.groups.leave, group, self._process(pid))
+
+    def members(self, group: str) -> list[PID]:
+        """Return a group's members."""
+        return self._here(self.kernel.groups.members, group)
+
+    def broadcast(self, group: str, topic: str, payload_: Any) -> None:
+        """Send a message to all members of a group."""
+        content = Raw(payload.encode(payload_))
+
+        def route() -> None:
+            self.route(self._pid, self.kernel.groups.members(group), topic, content)
+
+        sendable(topic)
+        self._here(route)
+
+    def worker_ids(self, worker: Worker) -> PIDSource:
+        """Return the source of the PIDs that a worker makes."""
+        return PIDSource(self.name, f"{self._random}.{base36(worker.ref)}")
+
+    def _process(self, pid: str | None) -> PID:
+        """Return the PID in full; raises `InvalidPID`, and `NotAProcess` for None."""
+        if pid is None:
+            raise NotAProcess("a node is no process: say which process you mean")
+        return PID(pid).on(self.name)
 
     def _here(self, function: Callable[..., T], *args: Any) -> T:
         """Call in the event loop's thread, and wait for it when this is another thread."""
@@ -229,7 +287,7 @@ class Node:
 
         Its host's `start_timeout` bounds the wait.
         """
-        process = self._kernel.processes.get(pid)
+        process = self.kernel.processes.get(pid)
         if process is not None and process.state is State.STARTING:
             assert self._loop is not None  # noqa: S101 - it has processes
             future = self._starting.get(pid)
@@ -240,11 +298,15 @@ class Node:
 
     def why_no_target(self, pid: PID) -> str | None:
         """Return why a relay cannot be bound to that process, or None if it can."""
-        return self._kernel.why_no_target(pid)
+        return self.kernel.why_no_target(pid)
 
     def is_connection(self, pid: PID) -> bool:
         """Whether the PID is that of a living connection."""
         return pid in self._connections
+
+    def connection(self, pid: PID) -> Connection | None:
+        """Return the living connection of that PID."""
+        return self._connections.get(pid)
 
     def new_connection_pid(self) -> PID:
         """Make the PID of a connection of the front end."""
@@ -252,7 +314,7 @@ class Node:
 
     def connect(self, connection: Connection, target: PID) -> None:
         """Add a connection and bind it to its target, whose exit it is told from now on."""
-        self._kernel.connect(connection.pid)
+        self.kernel.connect(connection.pid)
         self._connections[connection.pid] = connection
         self._workers[target].clients[connection.pid] = _NEVER_SENT
 
@@ -260,36 +322,36 @@ class Node:
         """Remove a connection."""
         self._connections.pop(pid, None)
         self._unbind(pid, target)
-        self._execute(self._kernel.exited(pid, result))
+        self.execute(self.kernel.exited(pid, result))
 
     def join(self, client: PID, target: PID, metadata: dict[str, Any] | None) -> None:
         """Bind a connection to a target and send it `ws.join`."""
-        if (worker := self._alive(target)) is not None:
+        if (worker := self.alive(target)) is not None:
             self.attach(client, target, metadata)
             number = worker.pipe.queue(wire.Relay(JOIN, str(client), _EMPTY))
             worker.clients[client] = number
 
     def attach(self, client: PID, target: PID, metadata: dict[str, Any] | None) -> None:
         """Set the metadata of the connection's messages from now on."""
-        if (worker := self._alive(target)) is not None:
+        if (worker := self.alive(target)) is not None:
             worker.pipe.queue(wire.Attach(str(client), Raw(payload.encode(metadata))))
 
     def tell(self, client: PID, target: PID, topic: str, content: dict[str, Any]) -> None:
         """Send a target a message of the relay."""
-        if (worker := self._alive(target)) is not None:
+        if (worker := self.alive(target)) is not None:
             frame = wire.Relay(topic, str(client), Raw(payload.encode(content)))
             worker.pipe.queue(frame)
 
     def leave(self, client: PID, target: PID, code: int, reason: str) -> None:
         """Send a target `ws.leave` and unbind the connection from it."""
         self.tell(client, target, LEAVE, {"code": code, "reason": reason})
-        if (worker := self._alive(target)) is not None:
+        if (worker := self.alive(target)) is not None:
             worker.pipe.queue(wire.Detach(str(client)))
         self._unbind(client, target)
 
     def post(self, sender: PID, to: PID, topic: str, content: Any) -> None:
         """Send a message in the name of a connection."""
-        self._route(sender, [to], topic, Raw(payload.encode(content)))
+        self.route(sender, [to], topic, Raw(payload.encode(content)))
 
     def room_for(self, target: PID) -> Callable[[], Any] | None:
         """Return None if the target has room for a client's message, else what to await first."""
@@ -332,7 +394,10 @@ class Node:
 
     # Effects
 
-    def _execute(self, effects: list[Effect], code: tuple[str | None, bytes] = (None, b"")) -> None:
+    def execute(  # noqa: C901 - a flat table
+        self, effects: list[Effect], code: tuple[str | None, bytes] = (None, b"")
+    ) -> None:
+        """Carry out the kernel's effects; `code` is the target and code of a `Launch`."""
         for effect in effects:
             match effect:
                 case Launch():
@@ -349,14 +414,22 @@ class Node:
                         worker.kill()
                 case Exited() if effect.pid in self._workers:
                     self._bury(effect.pid, effect.result)
+                case Notify() if (worker := self._workers.get(effect.pid)) is not None:
+                    event = effect.event
+                    worker.pipe.post(wire.Signal(event.kind, str(event.sender), "", event.result))
+                case Break():
+                    if (connection := self._connections.get(effect.pid)) is not None:
+                        connection.link_down()
+                    elif (worker := self._workers.get(effect.pid)) is not None:
+                        worker.kill()
 
     def _launch(self, pid: PID, target: str | None, code: bytes) -> None:
         assert self._no_workers is not None  # noqa: S101 - start() made it
-        worker = Worker(pid, next(self._refs), self._receive, self._exited)
+        worker = Worker(pid, next(self._refs), self._requests.handle, self._exited)
         self._workers[pid] = worker
         self._no_workers.clear()
-        ids = f"{self._random}.{base36(worker.ref)}"
-        level = worker_logger.getEffectiveLevel()
+        ids = self.worker_ids(worker).prefix
+        level = logging.getLogger(WORKER_LOG).getEffectiveLevel()
         worker.pipe.post(wire.Start(str(pid), ids, list(self.hosts), target, code, level))
         self._start_timer(pid, self.hosts[pid.host].start_timeout, Signal.START_TIMEOUT)
         self._templates[pid.host].launch(worker)
@@ -382,6 +455,7 @@ class Node:
             if (connection := self._connections.get(client)) is not None:
                 join_read = not worker.never_read(client, join)
                 connection.target_exited(pid, result, join_read=join_read)
+        self._requests.worker_ended(worker, result)
         if not self._workers and self._no_workers is not None:
             self._no_workers.set()
 
@@ -392,63 +466,33 @@ class Node:
     def _start_timer(self, pid: PID, seconds: float, signal: Signal) -> None:
         assert self._loop is not None  # noqa: S101 - start() set it
         self._stop_timer(pid)
-        self._timers[pid] = self._loop.call_later(seconds, self._signal, pid, signal)
+        self._timers[pid] = self._loop.call_later(seconds, self.signal, pid, signal)
 
     def _stop_timer(self, pid: PID) -> None:
         if (timer := self._timers.pop(pid, None)) is not None:
             timer.cancel()
 
-    def _signal(self, pid: PID, signal: Signal, reason: str = "") -> None:
-        self._execute(self._kernel.signal(pid, signal, reason=reason))
+    def signal(self, pid: PID, signal: Signal, reason: str = "") -> None:
+        """Give a signal to a process."""
+        self.execute(self.kernel.signal(pid, signal, reason=reason))
 
     def _exited(self, worker: Worker, result: Result) -> None:
-        self._execute(self._kernel.exited(worker.pid, result))
+        self.execute(self.kernel.exited(worker.pid, result))
 
     # Routing
 
-    def _receive(self, worker: Worker, frame: wire.FromWorker) -> None:  # noqa: C901 - a flat table
-        match frame:
-            case wire.Send():
-                to = [frame.to] if isinstance(frame.to, str) else frame.to
-                self._route(worker.pid, to, frame.topic, frame.payload)
-            case wire.Taken():
-                worker.pipe.taken(frame.size)
-            case wire.Log():
-                worker_logger.log(
-                    frame.level,
-                    "%s %s: %s",
-                    worker.pid,
-                    frame.logger,
-                    frame.text,
-                    extra={"wsrelay_pid": worker.pid},
-                )
-            case wire.Ready():
-                self._signal(worker.pid, Signal.READY)
-            case wire.Spawn():
-                try:
-                    self._spawn_for(worker, frame)
-                except (WsrelayError, ValueError) as error:
-                    logger.error("%s was not started: %s", frame.pid, error)  # noqa: TRY400
-            case wire.GetOrSpawn():
-                worker.pipe.post(self._answer(worker, frame))
-            case wire.Cancel():
-                self._ask(worker.pid, frame.to, Signal.CANCEL, frame.reason)
-            case wire.Terminate():
-                self._ask(worker.pid, frame.to, Signal.TERMINATE)
-            case wire.Done():
-                worker.done = frame
-
-    def _route(self, sender: PID, receivers: Iterable[str], topic: str, content: Raw) -> None:
+    def route(self, sender: PID, receivers: Iterable[str], topic: str, content: Raw) -> None:
+        """Deliver a message to each receiver; one that is not alive makes it a dead letter."""
         given: command.Command | None = None
         for to in receivers:
-            process = self._kernel.find(to, self.name)
+            process = self.kernel.find(to, self.name)
             if process is None:
                 self.dead_letters += 1
             elif process.connection:
                 if given is None:
                     given = command.parse(topic, content)
                 self._connections[process.pid].command(given, sender)
-            elif (worker := self._alive(process.pid)) is not None:
+            elif (worker := self.alive(process.pid)) is not None:
                 worker.pipe.queue(wire.Deliver(topic, str(sender), content), mail=True)
                 limit = self.hosts[process.pid.host].mailbox
                 if worker.pipe.mailbox > limit:
@@ -459,46 +503,44 @@ class Node:
             ExitKind.MAILBOX_OVERFLOW, f"killed: its mailbox held more than {limit} bytes"
         )
         signal = Signal.TERMINATE
-        self._execute(self._kernel.signal(worker.pid, signal, because=error))
+        self.execute(self.kernel.signal(worker.pid, signal, because=error))
 
-    def _alive(self, target: PID) -> Worker | None:
+    def alive(self, target: PID) -> Worker | None:
         """Return the worker if its inbox still takes messages; else it is a dead letter."""
-        process = self._kernel.processes.get(target)
+        process = self.kernel.processes.get(target)
         if process is None or process.state is State.CANCELLING:
             self.dead_letters += 1
             return None
         return self._workers.get(target)
 
-    def _ask(self, sender: PID, to: str, signal: Signal, reason: str = "") -> None:
-        if (process := self._kernel.find(to, self.name)) is None:
+    def ask(self, sender: PID, to: str, signal: Signal, reason: str = "") -> None:
+        """Give a signal in the name of a process to a PID or name."""
+        if (process := self.kernel.find(to, self.name)) is None:
             self.dead_letters += 1
             return
-        self._execute(self._kernel.signal(process.pid, signal, reason=reason, sender=sender))
+        self.execute(self.kernel.signal(process.pid, signal, reason=reason, sender=sender))
 
-    def _spawn(self, pid: PID, target: str | None, code: bytes, name: str | None) -> PID:
+    def launch(  # noqa: PLR0917 - internal, called by position from other threads
+        self,
+        pid: PID,
+        target: str | None,
+        code: bytes,
+        name: str | None = None,
+        parent: PID | None = None,
+        monitored: bool = False,
+        linked: bool = False,
+    ) -> PID:
+        """Start a worker, or return the one that has the name already.
+
+        Raises `UnknownHost`, `HostFull`, and `HostFailed` while the node shuts down.
+        """
         if self.draining:
             raise HostFailed(f"node {self.name} shuts down")
-        if name is None:
-            there, effects = pid, self._kernel.spawn(pid)
-        else:
-            there, effects = self._kernel.get_or_spawn(name, pid)
-        self._execute(effects, (target, code))
-        return there
-
-    def _spawn_for(self, worker: Worker, frame: wire.Spawn, name: str | None = None) -> PID:
-        """Spawn for a worker, which has made the PID itself."""
-        pid = PID(frame.pid)
-        source = PIDSource(self.name, f"{self._random}.{base36(worker.ref)}")
-        if not source.made(pid) or pid.host != frame.host:
-            raise InvalidPID(pid)
-        return self._spawn(pid, frame.target, frame.code, name)
-
-    def _answer(self, worker: Worker, frame: wire.GetOrSpawn) -> wire.Reply:
-        try:
-            return wire.Reply(frame.ref, str(self._spawn_for(worker, frame.spawn, frame.name)))
-        except (WsrelayError, ValueError) as error:
-            kind = type(error) if isinstance(error, WsrelayError) else WsrelayError
-            return wire.Reply(frame.ref, None, kind.__name__, str(error))
+        if name is not None and (there := self.kernel.names.get(name)) is not None:
+            return there
+        effects = self.kernel.spawn(pid, name, parent=parent, monitored=monitored, linked=linked)
+        self.execute(effects, (target, code))
+        return pid
 
     def _unbind(self, client: PID, target: PID) -> None:
         worker = self._workers.get(target)

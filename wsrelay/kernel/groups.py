@@ -1,0 +1,43 @@
+"""Named groups of processes; a process may be in several."""
+
+from __future__ import annotations
+
+from wsrelay.pid import PID
+
+__all__ = ["Groups"]
+
+
+class Groups:
+    """Group to members and back; members keep the order in which they joined."""
+
+    def __init__(self) -> None:
+        self._members: dict[str, dict[PID, None]] = {}
+        self._groups: dict[PID, set[str]] = {}
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def join(self, group: str, pid: PID) -> None:
+        """Add a process; again is no change."""
+        self._members.setdefault(group, {})[pid] = None
+        self._groups.setdefault(pid, set()).add(group)
+
+    def leave(self, group: str, pid: PID) -> None:
+        """Remove a process; one that is not in the group is no error."""
+        if (members := self._members.get(group)) is not None and pid in members:
+            del members[pid]
+            if not members:
+                del self._members[group]
+            groups = self._groups[pid]
+            groups.discard(group)
+            if not groups:
+                del self._groups[pid]
+
+    def members(self, group: str) -> list[PID]:
+        """Return the members."""
+        return list(self._members.get(group, ()))
+
+    def release(self, pid: PID) -> None:
+        """Remove a process from all groups."""
+        for group in list(self._groups.get(pid, ())):
+            self.leave(group, pid)

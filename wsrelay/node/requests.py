@@ -1,0 +1,199 @@
+"""What workers ask of their node: one method for each frame that a worker can write."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+from wsrelay import wire
+from wsrelay.errors import HostFull, InvalidPID, WsrelayError
+from wsrelay.host import Worker
+from wsrelay.kernel import Signal
+from wsrelay.message import ExitError, ExitKind, Result
+from wsrelay.pid import PID
+
+if TYPE_CHECKING:
+    from .node import Node
+
+__all__ = ["WORKER_LOG", "Requests"]
+
+WORKER_LOG: Final = "wsrelay.worker"
+"""The logger of all that workers log; their own loggers' names stand in the message."""
+
+logger = logging.getLogger(__name__)
+worker_logger = logging.getLogger(WORKER_LOG)
+
+
+class Requests:
+    """Takes the frames of all workers."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._execs: dict[PID, tuple[Worker, int]] = {}
+        """Processes that run for an `exec`: who waits, and the request's number."""
+        self._methods: dict[type[Any], Callable[[Worker, Any], None]] = {
+            wire.Send: self._send,
+            wire.Taken: self._taken,
+            wire.Ready: self._ready,
+            wire.Log: self._log,
+            wire.Done: self._done,
+            wire.Spawn: self._spawn,
+            wire.Exec: self._exec,
+            wire.Cancel: self._cancel,
+            wire.Terminate: self._terminate,
+            wire.Relate: self._relate,
+            wire.TrapLinks: self._trap_links,
+            wire.Member: self._member,
+            wire.Broadcast: self._broadcast,
+            wire.Drain: self._drain,
+            wire.GetOrSpawn: self._answered(self._get_or_spawn),
+            wire.Register: self._answered(self._register),
+            wire.Lookup: self._answered(self._lookup),
+            wire.Unregister: self._answered(self._unregister),
+            wire.Members: self._answered(self._members),
+        }
+
+    def handle(self, worker: Worker, frame: wire.FromWorker) -> None:
+        """Do what a worker asks."""
+        self._methods[type(frame)](worker, frame)
+
+    def worker_ended(self, worker: Worker, result: Result) -> None:
+        """Answer the `exec` that it ran for, and end what it ran by `exec` itself."""
+        if (waiting := self._execs.pop(worker.pid, None)) is not None:
+            caller, ref = waiting
+            caller.pipe.post(wire.Finished(ref, result))
+        for pid, (caller, _) in list(self._execs.items()):
+            if caller is worker:
+                self._node.signal(pid, Signal.TERMINATE)
+
+    # Without an answer
+
+    def _send(self, worker: Worker, frame: wire.Send) -> None:
+        to = [frame.to] if isinstance(frame.to, str) else frame.to
+        self._node.route(worker.pid, to, frame.topic, frame.payload)
+
+    def _taken(self, worker: Worker, frame: wire.Taken) -> None:
+        worker.pipe.taken(frame.size)
+
+    def _ready(self, worker: Worker, _: wire.Ready) -> None:
+        self._node.signal(worker.pid, Signal.READY)
+
+    def _log(self, worker: Worker, frame: wire.Log) -> None:
+        worker_logger.log(
+            frame.level,
+            "%s %s: %s",
+            worker.pid,
+            frame.logger,
+            frame.text,
+            extra={"wsrelay_pid": worker.pid},
+        )
+
+    def _done(self, worker: Worker, frame: wire.Done) -> None:
+        worker.done = frame
+
+    def _cancel(self, worker: Worker, frame: wire.Cancel) -> None:
+        self._node.ask(worker.pid, frame.to, Signal.CANCEL, frame.reason)
+
+    def _terminate(self, worker: Worker, frame: wire.Terminate) -> None:
+        self._node.ask(worker.pid, frame.to, Signal.TERMINATE)
+
+    def _relate(self, worker: Worker, frame: wire.Relate) -> None:
+        kernel, me = self._node.kernel, worker.pid
+        other = PID.trusted(frame.to).on(self._node.name)
+        match frame.kind:
+            case "monitor":
+                self._node.execute(kernel.monitor(me, other))
+            case "unmonitor":
+                kernel.relations.unmonitor(me, other)
+            case "link":
+                self._node.execute(kernel.link(me, other))
+            case "unlink":
+                kernel.relations.unlink(me, other)
+
+    def _trap_links(self, worker: Worker, frame: wire.TrapLinks) -> None:
+        self._node.kernel.trap_links(worker.pid, trap=frame.trap)
+
+    def _member(self, _: Worker, frame: wire.Member) -> None:
+        pid = PID.trusted(frame.pid).on(self._node.name)
+        if frame.join:
+            self._node.kernel.join_group(frame.group, pid)
+        else:
+            self._node.kernel.groups.leave(frame.group, pid)
+
+    def _broadcast(self, worker: Worker, frame: wire.Broadcast) -> None:
+        members = self._node.kernel.groups.members(frame.group)
+        self._node.route(worker.pid, members, frame.topic, frame.payload)
+
+    # Starting processes
+
+    def _launch(self, worker: Worker, frame: wire.Spawn, name: str | None = None) -> PID:
+        """Start a process whose PID the worker has made itself."""
+        pid = PID(frame.pid)
+        if not self._node.worker_ids(worker).made(pid) or pid.host != frame.host:
+            raise InvalidPID(pid)
+        return self._node.launch(
+            pid, frame.target, frame.code, name, worker.pid, frame.monitored, frame.linked
+        )
+
+    def _spawn(self, worker: Worker, frame: wire.Spawn) -> None:
+        try:
+            self._launch(worker, frame)
+        except (WsrelayError, ValueError) as error:
+            logger.error("%s was not started: %s", frame.pid, error)  # noqa: TRY400 - one line
+            effects = self._node.kernel.stillborn(
+                PID.trusted(frame.pid),
+                _not_started(error),
+                worker.pid,
+                monitored=frame.monitored,
+                linked=frame.linked,
+            )
+            self._node.execute(effects)
+
+    def _exec(self, worker: Worker, frame: wire.Exec) -> None:
+        try:
+            self._execs[self._launch(worker, frame.spawn)] = worker, frame.ref
+        except (WsrelayError, ValueError) as error:
+            result = Result(error=_not_started(error))
+            worker.pipe.post(wire.Finished(frame.ref, result))
+
+    # With an answer
+
+    def _answered(self, method: Callable[[Worker, Any], Any]) -> Callable[[Worker, Any], None]:
+        def answer(worker: Worker, frame: wire.Request) -> None:
+            try:
+                reply = wire.Reply(frame.ref, method(worker, frame))
+            except (WsrelayError, ValueError) as error:
+                kind = type(error) if isinstance(error, WsrelayError) else WsrelayError
+                reply = wire.Reply(frame.ref, None, kind.__name__, str(error))
+            worker.pipe.post(reply)
+
+        return answer
+
+    def _get_or_spawn(self, worker: Worker, frame: wire.GetOrSpawn) -> PID:
+        return self._launch(worker, frame.spawn, frame.name)
+
+    def _register(self, _: Worker, frame: wire.Register) -> None:
+        self._node.kernel.register(frame.name, PID.trusted(frame.pid).on(self._node.name))
+
+    def _lookup(self, _: Worker, frame: wire.Lookup) -> PID:
+        return self._node.kernel.names.lookup(frame.name)
+
+    def _unregister(self, _: Worker, frame: wire.Unregister) -> None:
+        self._node.kernel.names.unregister(frame.name)
+
+    def _members(self, _: Worker, frame: wire.Members) -> list[PID]:
+        return self._node.kernel.groups.members(frame.group)
+
+    def _drain(self, worker: Worker, frame: wire.Drain) -> None:
+        reply = wire.Reply(frame.ref)
+        connection = self._node.connection(PID.trusted(frame.to).on(self._node.name))
+        if connection is None:
+            worker.pipe.post(reply)  # nothing waits for one that is gone
+        else:
+            connection.when_drained(lambda: worker.pipe.post(reply))
+
+
+def _not_started(error: Exception) -> ExitError:
+    kind = ExitKind.HOST_FULL if isinstance(error, HostFull) else ExitKind.START_FAILED
+    return ExitError(kind, str(error))
