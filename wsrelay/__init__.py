@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .node import HostOptions, Node
     from .relay.middleware import WebSocketRelay
     from .relay.response import RelayResponse
+    from .supervisor import RestartPolicy, Service, Supervisor
 
 __all__ = [
     "PID",
@@ -51,7 +52,10 @@ __all__ = [
     "ProcessError",
     "RelayResponse",
     "ReservedTopic",
+    "RestartPolicy",
     "Result",
+    "Service",
+    "Supervisor",
     "UnknownHost",
     "WebSocketRelay",
     "WsrelayError",
@@ -61,6 +65,9 @@ _LAZY = {
     "HostOptions": ".node",
     "Node": ".node",
     "RelayResponse": ".relay.response",
+    "RestartPolicy": ".supervisor",
+    "Service": ".supervisor",
+    "Supervisor": ".supervisor",
     "WebSocketRelay": ".relay.middleware",
 }
 

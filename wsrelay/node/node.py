@@ -20,6 +20,7 @@ from msgspec import Raw
 from wsrelay import current, payload, wire
 from wsrelay.errors import (
     HostFailed,
+    NameTaken,
     NotAProcess,
 )
 from wsrelay.host import HostOptions, ProcessHost, Worker
@@ -83,6 +84,16 @@ class Connection(Protocol):
         """Close because the node shuts down."""
 
 
+class Companion(Protocol):
+    """What starts and stops with a node, such as a supervisor."""
+
+    def start(self) -> None:
+        """Start, right after the node."""
+
+    async def stop(self) -> None:
+        """Stop; everything that is not a companion's has ended by then."""
+
+
 class Node:
     """A node: its process hosts, its workers and its connections.
 
@@ -103,6 +114,7 @@ class Node:
         self._default_host = next(iter(self.hosts))
         self._refs = itertools.count(1)
         self._requests = Requests(self)
+        self._companions: list[Companion] = []
         self._reset()
 
     def _reset(self) -> None:
@@ -113,7 +125,8 @@ class Node:
         self._timers: dict[PID, asyncio.TimerHandle] = {}
         self._starting: dict[PID, asyncio.Future[str | None]] = {}
         self._when_idle: dict[PID, Callable[[], None]] = {}
-        self._no_workers: asyncio.Event | None = None
+        self._when_ended: dict[PID, Callable[[Result], None]] = {}
+        self._fewer_workers = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = 0
         self.draining = False
@@ -129,12 +142,18 @@ class Node:
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
         self._templates = {name: ProcessHost(host) for name, host in self.hosts.items()}
-        self._no_workers = asyncio.Event()
-        self._no_workers.set()
         current.nodes.append(self)
         # Without this, an application that never closes the node would wait for ever at its exit:
         # multiprocessing joins the templates, and they live as long as their control sockets.
         atexit.register(self._abandon)
+        for companion in self._companions:
+            companion.start()
+
+    def accompany(self, companion: Companion) -> None:
+        """Let a companion start and stop with the node; raises `RuntimeError` once it runs."""
+        if self._loop is not None:
+            raise RuntimeError(f"node {self.name} runs already")
+        self._companions.append(companion)
 
     async def loaded(self) -> None:
         """Wait until every host has preloaded what it should; raises `HostFailed`."""
@@ -147,7 +166,7 @@ class Node:
         self.draining = True
         for connection in list(self._connections.values()):
             connection.shut_down()
-        for pid in list(self._workers):
+        for pid in self._workers.keys() - self._when_ended.keys():
             self.signal(pid, Signal.CANCEL, reason="node shuts down")
 
     def hurry(self) -> None:
@@ -157,12 +176,18 @@ class Node:
 
     async def aclose(self) -> None:
         """Drain, wait until every worker has ended (at most its host's `stop_timeout`), stop."""
-        if self._loop is None or self._no_workers is None:
+        if self._loop is None:
             return
         self.drain()
         patience = max(host.stop_timeout for host in self.hosts.values()) + _MARGIN
         try:
-            await asyncio.wait_for(self._no_workers.wait(), patience)
+            async with asyncio.timeout(patience):
+                while self._workers.keys() - self._when_ended.keys():
+                    self._fewer_workers.clear()
+                    await self._fewer_workers.wait()
+            for companion in reversed(self._companions):
+                async with asyncio.timeout(patience):
+                    await companion.stop()
         except TimeoutError:
             logger.error("node %s: workers that do not end: %s", self.name, self.workers)  # noqa: TRY400
         for template in self._templates.values():
@@ -209,6 +234,21 @@ class Node:
         text, code = pack_target(target, args, kwargs)
         pid = self._ids.next(self._default_host if host is None else host)
         return self._here(self.launch, pid, text, code, name)
+
+    def spawn_as(
+        self, name: str, target: Any, host: str | None = None, args: tuple[Any, ...] = ()
+    ) -> PID:
+        """Start a process under a name; raises `NameTaken` too, if another one has it."""
+        text, code = pack_target(target, args, {})
+        pid = self._ids.next(self._default_host if host is None else host)
+        there = self._here(self.launch, pid, text, code, name)
+        if there != pid:
+            raise NameTaken(f"the name {name!r} belongs to {there}")
+        return pid
+
+    def when_ended(self, pid: PID, callback: Callable[[Result], None]) -> None:
+        """Call back once when the worker has ended; draining leaves it to the caller to end it."""
+        self._when_ended[pid] = callback
 
     def cancel(self, to: str, reason: str = "") -> None:
         """Ask a process to end."""
@@ -424,10 +464,8 @@ class Node:
                         worker.kill()
 
     def _launch(self, pid: PID, target: str | None, code: bytes) -> None:
-        assert self._no_workers is not None  # noqa: S101 - start() made it
         worker = Worker(pid, next(self._refs), self._requests.handle, self._exited)
         self._workers[pid] = worker
-        self._no_workers.clear()
         ids = self.worker_ids(worker).prefix
         level = logging.getLogger(WORKER_LOG).getEffectiveLevel()
         worker.pipe.post(wire.Start(str(pid), ids, list(self.hosts), target, code, level))
@@ -456,8 +494,9 @@ class Node:
                 join_read = not worker.never_read(client, join)
                 connection.target_exited(pid, result, join_read=join_read)
         self._requests.worker_ended(worker, result)
-        if not self._workers and self._no_workers is not None:
-            self._no_workers.set()
+        if (callback := self._when_ended.pop(pid, None)) is not None:
+            callback(result)
+        self._fewer_workers.set()
 
     def _tell_started(self, pid: PID, problem: str | None) -> None:
         if (future := self._starting.pop(pid, None)) is not None and not future.done():

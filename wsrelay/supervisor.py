@@ -1,0 +1,151 @@
+"""Services: processes that start with the node, are started again when they fail, and have a name.
+
+A service that returns has finished and stays so; one that ends with an error (it raised, was
+killed, could not start) is started again under its restart policy. A service is registered under
+its name while it lives, so it can be reached across restarts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from msgspec import Struct
+
+from .errors import WsrelayError
+from .kernel.restart import RestartPolicy, Restarts
+from .message import ExitError, ExitKind, Result
+from .node import Node
+from .pid import PID
+
+__all__ = ["RestartPolicy", "Service", "Supervisor"]
+
+logger = logging.getLogger(__name__)
+
+
+class Service(Struct, frozen=True, kw_only=True):
+    """One service: `target`, `host` and `args` as in `process.spawn`.
+
+    It counts as stable, and its failures as forgotten, after `stable_threshold` seconds.
+    """
+
+    name: str
+    target: str | Callable[..., Any]
+    host: str | None = None
+    args: tuple[Any, ...] = ()
+    auto_start: bool = True
+    stable_threshold: float = 5.0
+    restart: RestartPolicy = RestartPolicy()
+
+
+class Supervisor:
+    """Runs services beside a node: started with it in order, stopped with it in reverse order.
+
+    Building it starts nothing. Raises `ValueError` if two services have one name.
+    """
+
+    def __init__(self, node: Node, services: Sequence[Service]) -> None:
+        names = [service.name for service in services]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise ValueError(f"services of one name: {', '.join(sorted(twice))}")
+        self._keepers = {service.name: _Keeper(node, service) for service in services}
+        node.accompany(self)
+
+    def start(self) -> None:
+        """Start the services with `auto_start`; the node calls this."""
+        for keeper in self._keepers.values():
+            if keeper.service.auto_start:
+                keeper.start()
+
+    async def stop(self) -> None:
+        """Stop all services, the last one first; the node calls this."""
+        for keeper in reversed(self._keepers.values()):
+            await keeper.stop()
+
+    def start_service(self, name: str) -> None:
+        """Start a service that does not run; its failures are forgotten. Raises `KeyError`."""
+        self._keepers[name].start()
+
+    async def stop_service(self, name: str) -> None:
+        """Stop a service and leave it so. Raises `KeyError`."""
+        await self._keepers[name].stop()
+
+    def pid(self, name: str) -> PID | None:
+        """Return the PID of a service, None while it does not run. Raises `KeyError`."""
+        return self._keepers[name].pid
+
+
+class _Keeper:
+    """Keeps one service running."""
+
+    def __init__(self, node: Node, service: Service) -> None:
+        self.service = service
+        self.pid: PID | None = None
+        self._node = node
+        self._stopping = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._restarts = Restarts(service.restart, service.stable_threshold)
+        self._ended = asyncio.Event()
+
+    def start(self) -> None:
+        if self.pid is None and self._timer is None:
+            self._stopping = False
+            self._restarts = Restarts(self.service.restart, self.service.stable_threshold)
+            self._start()
+
+    async def stop(self) -> None:
+        self._stopping = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self.pid is not None:
+            self._node.cancel(self.pid, "the service stops")
+            await self._ended.wait()
+
+    def _start(self) -> None:
+        service = self.service
+        self._timer = None
+        self._ended.clear()
+        self._restarts.started(asyncio.get_running_loop().time())
+        try:
+            self.pid = self._node.spawn_as(service.name, service.target, service.host, service.args)
+        except (WsrelayError, ValueError) as error:
+            self._failed(ExitError(ExitKind.START_FAILED, str(error)))
+        else:
+            self._node.when_ended(self.pid, self._over)
+
+    def _over(self, result: Result) -> None:
+        self.pid = None
+        self._ended.set()
+        if self._stopping:
+            return
+        if result.error is None:
+            logger.info("service %s has finished", self.service.name)
+        else:
+            self._failed(result.error)
+
+    def _failed(self, error: ExitError) -> None:
+        loop = asyncio.get_running_loop()
+        delay = self._restarts.failed(loop.time(), random.random())  # noqa: S311 - no secret
+        attempts = self._restarts.attempts
+        if delay is None:
+            logger.error(
+                "service %s is given up after %d failures in a row, the last one (%s): %s",
+                self.service.name,
+                attempts,
+                error.kind,
+                error.message,
+            )
+            return
+        logger.warning(
+            "service %s failed (%s: %s), %d in a row; it starts again in %.2f s",
+            self.service.name,
+            error.kind,
+            error.message,
+            attempts,
+            delay,
+        )
+        self._timer = loop.call_later(delay, self._start)
