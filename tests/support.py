@@ -64,6 +64,7 @@ async def serving(app: Any, front_end: str = "ours", **config: Any) -> AsyncIter
     server = _Server(uvicorn.Config(app, **{**settings, **config}))
     task = asyncio.create_task(server.serve([sock]))
     await until(lambda: server.started or task.done(), "the server has started")
+    assert server.started, "the server did not start"
     try:
         yield f"ws://127.0.0.1:{sock.getsockname()[1]}"
     finally:

@@ -50,7 +50,7 @@ class ProcessHost:
             return
         ours, theirs = socket.socketpair()
         context = multiprocessing.get_context("spawn")
-        with theirs, _no_main_module():
+        with theirs, _as_a_plain_process():
             self._process = context.Process(
                 target=template.main,
                 args=(
@@ -231,11 +231,19 @@ class ProcessHost:
 
 
 @contextmanager
-def _no_main_module() -> Iterator[None]:
-    """Hide `__main__` from multiprocessing, which would run it again in the template."""
+def _as_a_plain_process() -> Iterator[None]:
+    """Start a child of multiprocessing as if this process were nothing special.
+
+    `__main__` is hidden, or multiprocessing would run it again in the child. A daemonic process, as
+    hypercorn's workers are, may have no children and passes that on to them.
+    """
     main = sys.modules["__main__"]
+    config = multiprocessing.process.current_process()._config  # type: ignore[attr-defined]  # noqa: SLF001
+    daemon = config.pop("daemon", None)
     sys.modules["__main__"] = types.ModuleType("__main__")
     try:
         yield
     finally:
         sys.modules["__main__"] = main
+        if daemon is not None:
+            config["daemon"] = daemon

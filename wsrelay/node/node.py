@@ -6,13 +6,13 @@ All of it runs in one event loop's thread; what may be called from other threads
 from __future__ import annotations
 
 import asyncio
-import atexit
 import concurrent.futures
 import itertools
 import logging
 import sys
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from multiprocessing.util import Finalize
 from typing import Any, Final, Protocol, Self, TypeVar
 
 from msgspec import Raw
@@ -144,8 +144,9 @@ class Node:
         self._templates = {name: ProcessHost(host) for name, host in self.hosts.items()}
         current.nodes.append(self)
         # Without this, an application that never closes the node would wait for ever at its exit:
-        # multiprocessing joins the templates, and they live as long as their control sockets.
-        atexit.register(self._abandon)
+        # multiprocessing joins the templates, and they live as long as their control sockets. (Its
+        # own finalizers come before that, in its child processes too; atexit is too late there.)
+        self._at_exit = Finalize(None, self._abandon, exitpriority=100)
         for companion in self._companions:
             companion.start()
 
@@ -194,7 +195,7 @@ class Node:
             template.close()
         for template in self._templates.values():
             await template.join(10)
-        atexit.unregister(self._abandon)
+        self._at_exit.cancel()
         current.nodes.remove(self)
         self._reset()
 

@@ -135,6 +135,9 @@ class Asking:
             forward = await asyncio.shield(self._decision)
             if forward is not None:
                 await forward(event)
+            else:
+                # An application that streams without a pause must not hold up the event loop.
+                await asyncio.sleep(0)
 
 
 def http_scope(scope: Scope) -> Scope:
@@ -144,6 +147,9 @@ def http_scope(scope: Scope) -> Scope:
         type="http",
         method="GET",
         scheme="https" if scope.get("scheme") == "wss" else "http",
+        # From 2.4 on an application may wait for `send` to raise when the client is gone; what it
+        # sends here goes nowhere, so it shall look at `receive`.
+        asgi={**scope.get("asgi", {}), "spec_version": "2.3"},
         headers=strip(scope["headers"]),
         extensions={ASKING: {}},
     )

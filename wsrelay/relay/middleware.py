@@ -5,16 +5,16 @@ from __future__ import annotations
 import logging
 
 from wsrelay import current
-from wsrelay.errors import HostFailed, HostFull, RelayRefused
+from wsrelay.errors import HostFailed, HostFull
 from wsrelay.node import Node
 
-from . import header
-from .asgi import RETRY_AFTER, App, Event, Receive, Scope, Send, response, strip
-from .asking import ASKING, Answer
+from .asgi import App, Event, Receive, Scope, Send, strip
+from .asking import ASKING
 from .connection import Limits
 from .origins import Origins
 from .outbox import Overflow
-from .upgrade import Upgrade, abandon, deny
+from .plain import PlainResponse
+from .upgrade import Upgrade, deny
 
 __all__ = ["WebSocketRelay"]
 
@@ -89,7 +89,7 @@ class WebSocketRelay:
         async def receive_and_start() -> Event:
             event = await receive()
             if event["type"] == "lifespan.startup":
-                self._node()
+                current.node_of_request.set(self._node())
             return event
 
         async def close_and_send(event: Event) -> None:
@@ -107,30 +107,17 @@ class WebSocketRelay:
     # Plain HTTP
 
     async def _http(self, node: Node, scope: Scope, receive: Receive, send: Send) -> None:
-        started = refused = False
-
-        async def checked(event: Event) -> None:
-            nonlocal started, refused
-            if event["type"] == "http.response.start":
-                started = True
-                answer = Answer(event)
-                event = {**event, "headers": strip(event.get("headers", ()))}
-                if answer.relay is not None:
-                    refused = True
-                    _abandon(node, answer.relay)
-                    body = b"Upgrade Required: connect with a WebSocket\n"
-                    await _respond(send, response(426, body))
-            if not refused:
-                await send(event)
-
+        plain = PlainResponse(node, send)
         clean = {**scope, "headers": strip(scope["headers"])}
         try:
-            await self._app(clean, receive, checked)
+            await self._app(clean, receive, plain.send)
         except (HostFull, HostFailed) as error:
-            if started:
+            if plain.started:
                 raise
             logger.warning("%s: 503: %s", scope["path"], error)
-            await _respond(send, response(503, b"Service Unavailable\n", RETRY_AFTER))
+            await plain.unavailable()
+        finally:
+            await plain.release()
 
     # Upgrades
 
@@ -167,15 +154,3 @@ def _warn_of_siblings() -> None:
             "names, groups or PIDs. Run one worker; wsrelay's processes use the other cores",
             current.server_workers(),
         )
-
-
-async def _respond(send: Send, events: list[Event]) -> None:
-    for event in events:
-        await send({**event, "type": f"http.response.{event['type']}"})
-
-
-def _abandon(node: Node, text: bytes) -> None:
-    try:
-        abandon(node, header.parse(text, node.name))
-    except RelayRefused as error:
-        logger.error("%s", error)  # noqa: TRY400 - one line

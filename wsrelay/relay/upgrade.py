@@ -31,7 +31,7 @@ class Upgrade:
         self._receive = receive
         self._send = send
         self._first: list[Event] = []
-        # Nothing but the client's end can arrive before the upgrade.
+        # The next event: before the upgrade it can only be the client's end.
         self._watch: asyncio.Future[Event] | None = None
 
     async def run(self) -> bool:
@@ -40,9 +40,8 @@ class Upgrade:
         Then `replay` is its `receive`. Raises what the application raises.
         """
         self._first.append(await self._receive())
-        watch = self._watch = asyncio.ensure_future(self._receive())
         asking = Asking(self._app, self._scope)
-        watch.add_done_callback(lambda _: asking.client_gone())
+        watch = self._watch = asyncio.ensure_future(self._next(asking))
         native = False
         try:
             native = await self._ask(asking, watch)
@@ -55,6 +54,12 @@ class Upgrade:
                 if not native:
                     watch.cancel()
         return native
+
+    async def _next(self, asking: Asking) -> Event:
+        event = await self._receive()
+        if event["type"] == "websocket.disconnect":
+            asking.client_gone()
+        return event
 
     async def replay(self) -> Event:
         """Be `receive` for an application that gets the scope from its beginning."""
