@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import durationpy
 
 __all__ = ["parse"]
+
+# durationpy skips whatever stands between the parts.
+_FORM = re.compile(r"[+-]?(0|([\d.]+[a-zµμ]+)+)")
 
 
 def parse(text: Any, *, least: float = 0.0) -> float:
@@ -16,6 +20,8 @@ def parse(text: Any, *, least: float = 0.0) -> float:
     """
     if not isinstance(text, str):
         raise ValueError(_wrong(text))  # noqa: TRY004 - one error for one mistake
+    if _FORM.fullmatch(text) is None:
+        raise ValueError(_wrong(text))
     try:
         seconds = durationpy.from_str(text).total_seconds()
     except (durationpy.DurationError, OverflowError):

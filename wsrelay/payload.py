@@ -10,16 +10,22 @@ import msgspec
 
 from .errors import PayloadError
 
-__all__ = ["decode", "encode"]
+__all__ = ["decode", "encode", "pack"]
 
 
 def encode(payload: Any) -> bytes:
-    """Encode a payload; raises `PayloadError` that names the offending type and its place."""
+    """Encode a payload; raises `PayloadError` that names the offending type and its place.
+
+    What it encodes, `decode` can decode: that is tried, for a payload must not be able to fail at
+    its receiver (a dataclass as a key does, and so do msgspec's own raw types).
+    """
     try:
-        return _encoder.encode(payload)
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        data = _encoder.encode(payload)
+        decode(data)
+    except _ERRORS as error:
         where, problem = _find(payload, "payload", ())
         raise PayloadError(f"{where}: {problem or error}") from None
+    return data
 
 
 def _plain(value: Any) -> Any:
@@ -35,7 +41,17 @@ def _plain(value: Any) -> Any:
 
 _encoder = msgspec.msgpack.Encoder(enc_hook=_plain)
 
-decode = msgspec.msgpack.Decoder().decode
+pack = _encoder.encode
+"""Encode what is known to be data, without the trial of `encode`."""
+
+
+def _no_extension(code: int, _: memoryview) -> Any:
+    raise ValueError(f"MessagePack extension {code} is no data")
+
+
+decode = msgspec.msgpack.Decoder(ext_hook=_no_extension).decode
+
+_ERRORS = (TypeError, ValueError, OverflowError, RecursionError)
 
 
 _DEEPEST = 500
@@ -46,7 +62,7 @@ def _find(value: Any, where: str, above: tuple[int, ...]) -> tuple[str, str]:
     if id(value) in above or len(above) > _DEEPEST:
         return where, "nested too deeply, or inside itself"
     for step, item, is_key in _parts(value):
-        if not _encodes(item):
+        if not _encodes({item: None} if is_key else item):
             if is_key:
                 return f"{where}, key {item!r}", _problem(item)
             return _find(item, f"{where}{step}", (*above, id(value)))
@@ -72,8 +88,8 @@ def _parts(value: Any) -> Iterator[tuple[str, Any, bool]]:
 
 def _encodes(value: Any) -> bool:
     try:
-        _encoder.encode(value)
-    except (TypeError, ValueError, OverflowError, RecursionError):
+        decode(_encoder.encode(value))
+    except _ERRORS:
         return False
     return True
 

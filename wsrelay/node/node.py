@@ -375,12 +375,12 @@ class Node:
     def attach(self, client: PID, target: PID, metadata: dict[str, Any] | None) -> None:
         """Set the metadata of the connection's messages from now on."""
         if (worker := self.alive(target)) is not None:
-            worker.pipe.queue(wire.Attach(str(client), Raw(payload.encode(metadata))))
+            worker.pipe.queue(wire.Attach(str(client), Raw(payload.pack(metadata))))
 
     def tell(self, client: PID, target: PID, topic: str, content: dict[str, Any]) -> None:
         """Send a target a message of the relay."""
         if (worker := self.alive(target)) is not None:
-            frame = wire.Relay(topic, str(client), Raw(payload.encode(content)))
+            frame = wire.Relay(topic, str(client), Raw(payload.pack(content)))
             worker.pipe.queue(frame)
 
     def leave(self, client: PID, target: PID, code: int, reason: str) -> None:
@@ -392,7 +392,7 @@ class Node:
 
     def post(self, sender: PID, to: PID, topic: str, content: Any) -> None:
         """Send a message in the name of a connection."""
-        self.route(sender, [to], topic, Raw(payload.encode(content)))
+        self.route(sender, [to], topic, Raw(payload.pack(content)))
 
     def room_for(self, target: PID) -> Callable[[], Any] | None:
         """Return None if the target has room for a client's message, else what to await first."""

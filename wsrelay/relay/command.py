@@ -97,7 +97,7 @@ def parse(topic: str, content: msgspec.Raw | bytes) -> Command:
                 return _control(_decode_control(content))
             case _:
                 return Send(_json(topic, payload.decode(content)))
-    except (ValueError, RecursionError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         return Unusable(topic, str(error) or type(error).__name__)
 
 
@@ -147,4 +147,4 @@ def _key(key: Any) -> str:
         return key
     if isinstance(key, bytes):
         return base64.b64encode(key).decode()
-    return msgspec.json.encode(_text_keys(key)).decode()
+    return msgspec.json.encode(_text_keys(key)).decode().strip('"')

@@ -8,8 +8,8 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
-from wsrelay import durations
-from wsrelay.errors import InvalidPID, RelayRefused
+from wsrelay import durations, payload
+from wsrelay.errors import InvalidPID, PayloadError, RelayRefused
 from wsrelay.message import MESSAGE
 from wsrelay.pid import PID
 
@@ -51,6 +51,7 @@ def parse(text: bytes, node: str) -> Relay:
     except (ValueError, RecursionError) as error:
         raise RelayRefused(f"X-WS-Relay: {error}; given: {text[:200]!r}") from None
     try:
+        payload.encode(header.metadata)  # it goes on as MessagePack, whose integers have 64 bits
         return Relay(
             target_pid=PID(header.target_pid).on(node),
             message_topic=check_topic(header.message_topic),
@@ -60,6 +61,8 @@ def parse(text: bytes, node: str) -> Relay:
         )
     except InvalidPID as error:
         raise RelayRefused(f"X-WS-Relay: target_pid: {error}") from None
+    except PayloadError as error:
+        raise RelayRefused(f"X-WS-Relay: metadata: {error}") from None
     except ValueError as error:
         raise RelayRefused(f"X-WS-Relay: {error}") from None
 
@@ -69,7 +72,7 @@ def write(relay: dict[str, Any]) -> str:
     try:
         # json, not msgspec: header values have no certain encoding, and it escapes non-ASCII.
         text = json.dumps({key: value for key, value in relay.items() if value is not None})
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise RelayRefused(f"X-WS-Relay cannot be written as JSON: {error}") from None
     parse(text.encode(), "local")
     return text

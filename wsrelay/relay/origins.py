@@ -11,6 +11,7 @@ from msgspec import Struct
 __all__ = ["Origins"]
 
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443, "ws": 80, "wss": 443}
+_PLAIN = re.compile(r"[!-~]+")
 _HOST = re.compile(r"(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?|\[[0-9a-f:.]+\]")
 
 
@@ -57,13 +58,23 @@ class Origins:
 
 
 def _parse(text: str) -> _Origin | None:
+    # urlsplit forgives blanks and drops an empty query or fragment.
+    if _PLAIN.fullmatch(text) is None or text.endswith(("?", "#")):
+        return None
     try:
         parts = urlsplit(text.lower())
         port = parts.port
     except ValueError:
         return None
     host = parts.netloc if port is None else parts.netloc.rpartition(":")[0]
-    if not parts.scheme or parts.path or parts.query or parts.fragment or not _HOST.fullmatch(host):
+    if (
+        port == 0
+        or not parts.scheme
+        or parts.path
+        or parts.query
+        or parts.fragment
+        or not _HOST.fullmatch(host)
+    ):
         return None
     return _Origin(parts.scheme, host.removesuffix("."), port or _DEFAULT_PORTS.get(parts.scheme))
 

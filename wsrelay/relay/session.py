@@ -160,24 +160,30 @@ class Session:
         self._held: set[PID] = set()
         self._opened_at = 0.0
         self._end: tuple[int, str] = (1006, "")
-        """Code and reason that began the closing, from CLOSING on; before, what `opened` finds."""
-        self._ended_early = False
+        """Code and reason that began the closing."""
+        self._early: Close | None = None
+        """What ended the connection while it was HANDSHAKING; the close frame needs the upgrade."""
+        self._target_gone = False
 
     # The client's side
 
     def opened(self, now: float) -> list[Effect]:
         """Go on after the upgrade; `now` is seconds of any steady clock."""
+        if self.state is not State.HANDSHAKING:
+            return []
         self._opened_at = now
         self.state = State.OPEN
-        if self._ended_early:
-            return self._close(*self._end, joined=False)
-        effects: list[Effect] = [Join(self.target, self._metadata)]
+        effects: list[Effect] = [] if self._target_gone else [Join(self.target, self._metadata)]
+        if (early := self._early) is not None:
+            return effects + self._close(early.code, early.reason, lingering=early.lingering)
         if self._interval is not None:
             effects.append(Beat(self._interval))
         return effects
 
     def refused(self) -> list[Effect]:
         """End before the upgrade, which does not come about."""
+        if self.state is not State.HANDSHAKING:
+            return []
         self.state = State.CLOSED
         return [*self._cancel(), Ended(_result(1006, "the upgrade did not come about"))]
 
@@ -193,6 +199,8 @@ class Session:
         """Learn that the transport is closed; the code is the client's, 1006 if it vanished."""
         if self.state is State.CLOSED:
             return []
+        if self.state is State.HANDSHAKING:
+            return self.refused()
         effects = self._leave(code, reason) if self.state is State.OPEN else []
         self.state = State.CLOSED
         self.outbox.clear()
@@ -233,11 +241,8 @@ class Session:
         """Learn that a target is gone; `join_read`: it had taken this connection's `ws.join`."""
         if target != self.target:
             return []
-        code, reason = close_for(result, join_read=join_read)
-        if self.state is State.HANDSHAKING:
-            self._end_early(code, reason)
-            return []
-        return self._close(code, reason, joined=False)
+        self._target_gone = True
+        return self._close(*close_for(result, join_read=join_read))
 
     def cancel(self, reason: str) -> list[Effect]:
         """Close normally: `process.cancel` on the connection's PID."""
@@ -254,16 +259,9 @@ class Session:
 
     def shut_down(self) -> list[Effect]:
         """Close because the node shuts down."""
-        if self.state is State.HANDSHAKING:
-            self._end_early(1012, "node shuts down")
-            return []
         return self._close(1012, "node shuts down", lingering=True)
 
     # Inside
-
-    def _end_early(self, code: int, reason: str) -> None:
-        self._ended_early = True
-        self._end = code, reason
 
     def _send(self, data: str | bytes, sender: PID) -> list[Effect]:
         if self.outbox.put(data):
@@ -274,20 +272,21 @@ class Session:
         self.outbox.clear()
         return self._close(1013, "slow client", lingering=True)
 
-    def _close(
-        self, code: int, reason: str, *, joined: bool = True, lingering: bool = False
-    ) -> list[Effect]:
+    def _close(self, code: int, reason: str, *, lingering: bool = False) -> list[Effect]:
+        """Begin the closing handshake; before the upgrade, remember to: the first end counts."""
+        close = Close(code, _cut(reason), lingering)
+        if self.state is State.HANDSHAKING:
+            self._early = self._early or close
         if self.state is not State.OPEN:
             return []
-        reason = _cut(reason)
-        effects = self._leave(code, reason, tell=joined)
+        effects = self._leave(code, close.reason)
         self.state = State.CLOSING
-        return [*effects, Close(code, reason, lingering)]
+        return [*effects, close]
 
-    def _leave(self, code: int, reason: str, *, tell: bool = True) -> list[Effect]:
+    def _leave(self, code: int, reason: str) -> list[Effect]:
         """Part from the target for good."""
         self._end = code, reason
-        effects: list[Effect] = [Leave(self.target, code, reason)] if tell else []
+        effects: list[Effect] = [] if self._target_gone else [Leave(self.target, code, reason)]
         if self._interval is not None:
             effects.append(Beat(None))
         return effects + self._cancel()

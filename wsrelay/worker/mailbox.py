@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from collections import deque
@@ -17,6 +18,8 @@ from wsrelay.pid import PID
 from .pipe import WorkerPipe
 
 __all__ = ["Mailbox", "Queue"]
+
+logger = logging.getLogger(__name__)
 
 _ACKNOWLEDGE: Final = wire.WINDOW // 4
 """Bytes taken before the node is told; the window's rest keeps it sending meanwhile."""
@@ -144,9 +147,7 @@ class Mailbox:
                 case wire.Relay():
                     self._deliver(self._relayed(frame), size)
                 case wire.Deliver():
-                    sender = PID.trusted(frame.sender)
-                    content = payload.decode(frame.payload)
-                    self._deliver(Message(frame.topic, content, sender), size)
+                    self._posted(frame, size)
                 case wire.Attach():
                     client = PID.trusted(frame.client)
                     self._metadata[client] = client, payload.decode(frame.metadata)
@@ -239,6 +240,16 @@ class Mailbox:
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(None)
+
+    def _posted(self, frame: wire.Deliver, size: int) -> None:
+        sender = PID.trusted(frame.sender)
+        try:
+            content = payload.decode(frame.payload)
+        except (ValueError, RecursionError) as error:
+            self._taken += size
+            logger.error("a message of %s is no data: %s", sender, error)  # noqa: TRY400
+        else:
+            self._deliver(Message(frame.topic, content, sender), size)
 
     def _deliver(self, message: Message, size: int) -> None:
         queue = self._listeners.get(message.topic, self.inbox) if self._listeners else self.inbox

@@ -1,0 +1,334 @@
+from __future__ import annotations
+
+import base64
+import datetime as dt
+import json
+from typing import Any, get_args
+
+import msgspec
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from msgspec import UNSET
+
+from wsrelay import payload
+from wsrelay.message import CLOSE, CONTROL, SEND
+from wsrelay.pid import PID
+from wsrelay.relay import command
+from wsrelay.relay.command import Close, Control, Send, Unusable, may_be_sent
+
+TARGET = "{local@app:processes|k3f9.1-1}"
+
+
+def _parse(topic: str, content: Any) -> command.Command:
+    return command.parse(topic, payload.encode(content))
+
+
+def _unusable(topic: str, content: Any) -> str:
+    """The error of a command that has to be unusable."""
+    given_ = _parse(topic, content)
+    assert isinstance(given_, Unusable)
+    assert given_.topic == topic
+    assert given_.error
+    return given_.error
+
+
+# ws.send
+
+
+@settings(deadline=None)
+@given(st.text())
+def test_a_text_is_sent_as_text(data: str) -> None:
+    assert _parse(SEND, {"type": "text", "data": data}) == Send(data)
+
+
+@settings(deadline=None)
+@given(st.binary())
+def test_bytes_are_sent_as_binary(data: bytes) -> None:
+    assert _parse(SEND, {"type": "binary", "data": data}) == Send(data)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        None,
+        "text",
+        b"bytes",
+        [],
+        {},
+        {"type": "text"},
+        {"data": "text"},
+        {"type": "ping", "data": "x"},
+        {"type": 1, "data": "x"},
+        {"type": "text", "data": b"x"},
+        {"type": "text", "data": None},
+        {"type": "text", "data": {"a": 1}},
+        {"type": "binary", "data": "x"},
+        {"type": "binary", "data": "eHg="},
+        {"type": "text", "data": "x", "more": 1},
+        {"Type": "text", "Data": "x"},
+    ],
+)
+def test_a_send_of_another_shape_is_unusable(content: Any) -> None:
+    _unusable(SEND, content)
+
+
+# ws.close
+
+
+def test_a_close_has_defaults_for_all_it_says() -> None:
+    assert _parse(CLOSE, None) == Close(1000, "")
+    assert _parse(CLOSE, {}) == Close(1000, "")
+    assert _parse(CLOSE, {"code": 4000}) == Close(4000, "")
+    assert _parse(CLOSE, {"reason": "bye"}) == Close(1000, "bye")
+    assert _parse(CLOSE, {"code": 1001, "reason": "bye"}) == Close(1001, "bye")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        1000,
+        "bye",
+        [1000],
+        {"code": "1000"},
+        {"code": 1000.0},
+        {"code": True},
+        {"code": None},
+        {"reason": None},
+        {"reason": b"bye"},
+        {"code": 1000, "status": 1},
+    ],
+)
+def test_a_close_of_another_shape_is_unusable(content: Any) -> None:
+    _unusable(CLOSE, content)
+
+
+_RESERVED_FOR_NO_FRAME = {1004, 1005, 1006, 1015}
+"""RFC 6455 section 7.4.1: reserved, or never to be set in a close frame."""
+
+_REGISTERED = set(range(1000, 1015)) - _RESERVED_FOR_NO_FRAME
+"""Section 7.4.1 and the registry that section 11.7 opened (1012 to 1014)."""
+
+_FREE = set(range(3000, 5000))
+"""Section 7.4.2: for libraries and frameworks (3000-3999), for applications (4000-4999)."""
+
+
+def test_the_codes_that_may_be_sent_are_those_of_rfc_6455() -> None:
+    assert {code for code in range(5101) if may_be_sent(code)} == _REGISTERED | _FREE
+
+
+def test_every_code_that_may_be_sent_closes_and_no_other_does() -> None:
+    for code in [*range(5101), -1, -1000, 2**63]:
+        if code in _REGISTERED | _FREE:
+            assert _parse(CLOSE, {"code": code, "reason": "why"}) == Close(code, "why")
+        else:
+            assert str(code) in _unusable(CLOSE, {"code": code})
+
+
+# ws.control
+
+
+def test_an_empty_control_changes_nothing() -> None:
+    assert _parse(CONTROL, {}) == Control(
+        target_pid=UNSET,
+        message_topic=UNSET,
+        heartbeat_interval=UNSET,
+        metadata=UNSET,
+        cancel_on_leave=UNSET,
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "control"),
+    [
+        ({"target_pid": TARGET}, Control(target_pid=PID(TARGET))),
+        ({"target_pid": "{app:processes|1}"}, Control(target_pid=PID("{app:processes|1}"))),
+        ({"message_topic": "chat"}, Control(message_topic="chat")),
+        ({"heartbeat_interval": "1m30s"}, Control(heartbeat_interval=90.0)),
+        ({"heartbeat_interval": None}, Control(heartbeat_interval=None)),
+        ({"metadata": {"a": [1]}}, Control(metadata={"a": [1]})),
+        ({"metadata": None}, Control(metadata=None)),
+        ({"cancel_on_leave": True}, Control(cancel_on_leave=True)),
+        ({"cancel_on_leave": False}, Control(cancel_on_leave=False)),
+    ],
+)
+def test_a_control_sets_what_it_names_and_nothing_else(content: Any, control: Control) -> None:
+    assert _parse(CONTROL, content) == control
+
+
+def test_a_control_may_set_everything_at_once() -> None:
+    assert _parse(
+        CONTROL,
+        {
+            "target_pid": TARGET,
+            "message_topic": "chat",
+            "heartbeat_interval": "500ms",
+            "metadata": {},
+            "cancel_on_leave": True,
+        },
+    ) == Control(
+        target_pid=PID(TARGET),
+        message_topic="chat",
+        heartbeat_interval=0.5,
+        metadata={},
+        cancel_on_leave=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        (None, ""),
+        ([], ""),
+        ("text", ""),
+        ({"target_pid": None}, "target_pid"),
+        ({"target_pid": "room"}, "target_pid"),
+        ({"target_pid": "{local@host}"}, "target_pid"),
+        ({"message_topic": ""}, "message_topic"),
+        ({"message_topic": "@exit"}, "message_topic"),
+        ({"message_topic": None}, "message_topic"),
+        ({"heartbeat_interval": 30}, "heartbeat_interval"),
+        ({"heartbeat_interval": "soon"}, "heartbeat_interval"),
+        ({"heartbeat_interval": "1ms"}, "heartbeat_interval"),
+        ({"metadata": []}, "metadata"),
+        ({"metadata": {1: 2}}, "metadata"),
+        ({"cancel_on_leave": None}, "cancel_on_leave"),
+        ({"cancel_on_leave": 1}, "cancel_on_leave"),
+        ({"target": TARGET}, "target"),
+    ],
+)
+def test_a_wrong_control_is_unusable_and_the_field_is_named(content: Any, named: str) -> None:
+    assert named in _unusable(CONTROL, content)
+
+
+# Any other topic
+
+
+@pytest.mark.parametrize("topic", ["news", "ws.message", "ws.join", "ws.error", "", "ws.Send"])
+def test_any_other_topic_is_a_json_text(topic: str) -> None:
+    given_ = _parse(topic, {"a": [1, 2.5, None, True, "ä"]})
+    assert isinstance(given_, Send)
+    assert isinstance(given_.data, str)
+    assert json.loads(given_.data) == {"topic": topic, "data": {"a": [1, 2.5, None, True, "ä"]}}
+
+
+def _json_of(value: Any) -> Any:
+    given_ = _parse("news", value)
+    assert isinstance(given_, Send)
+    assert isinstance(given_.data, str)
+    content = json.loads(given_.data)
+    assert set(content) == {"topic", "data"}
+    return content["data"]
+
+
+@settings(deadline=None)
+@given(st.binary())
+def test_bytes_become_base64(data: bytes) -> None:
+    text = base64.b64encode(data).decode()
+    assert _json_of(data) == text
+    assert _json_of({"a": [data]}) == {"a": [text]}
+    assert _json_of({data: 1}) == {text: 1}
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    st.recursive(
+        st.none()
+        | st.booleans()
+        | st.integers(-(2**63), 2**64 - 1)
+        | st.floats(allow_nan=False, allow_infinity=False)
+        | st.text(),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+        max_leaves=8,
+    )
+)
+def test_json_data_reaches_the_client_as_it_is(data: Any) -> None:
+    assert _json_of(data) == data
+
+
+def test_keys_that_json_has_no_form_for_become_text() -> None:
+    assert _json_of({None: 1, True: 2, 5: 3, 2.5: 4, b"\xff": 5, (1, "a"): 6, "t": 7}) == {
+        "null": 1,
+        "true": 2,
+        "5": 3,
+        "2.5": 4,
+        "/w==": 5,
+        '[1,"a"]': 6,
+        "t": 7,
+    }
+
+
+def test_a_moment_as_a_key_is_written_the_same_whatever_stands_beside_it() -> None:
+    moment = dt.datetime(2024, 2, 29, 12, tzinfo=dt.UTC)
+    (alone,) = _json_of({moment: 1})
+    assert alone.startswith("2024-02-29T12:00:00")
+    assert alone in _json_of({moment: 1, None: 2})
+
+
+# Whatever comes
+
+_ODD = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats()
+    | st.text()
+    | st.binary()
+    | st.datetimes(timezones=st.just(dt.UTC))
+    | st.builds(msgspec.msgpack.Ext, st.integers(-128, 127), st.binary(max_size=12)),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.text() | st.integers() | st.binary(), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+_FIELDS = st.sampled_from(
+    [
+        "type",
+        "data",
+        "code",
+        "reason",
+        "target_pid",
+        "message_topic",
+        "heartbeat_interval",
+        "metadata",
+        "cancel_on_leave",
+    ]
+)
+_ENCODER = msgspec.msgpack.Encoder()
+
+
+def _encoded(value: Any) -> bytes:
+    try:
+        return _ENCODER.encode(value)
+    except OverflowError:  # an integer key beyond 64 bits
+        return b"\xc1"
+
+
+@settings(deadline=None, max_examples=500)
+@given(
+    st.sampled_from([SEND, CLOSE, CONTROL, "news"]) | st.text(),
+    st.binary() | _ODD.map(_encoded) | st.dictionaries(_FIELDS, _ODD, max_size=4).map(_encoded),
+)
+@example("news", b"")
+@example("news", b"\xc1")
+@example("news", b"\x81\x80\x01")  # a dict as a key
+@example("news", b"\xd4\x05\x00")  # an extension type that JSON has no form for
+@example("news", b"\x81\xd4\x05\x00\x01")  # ... as a key
+@example("news", b"\x91" * 5000 + b"\xc0")
+@example("news", b"\x81\xc0" * 400 + b"\xc0")
+@example(CONTROL, b"\x81\xa8metadata" + b"\x81\xa1a" * 5000)
+def test_any_bytes_are_a_command_and_nothing_is_raised(topic: str, content: bytes) -> None:
+    given_ = command.parse(topic, content)
+    assert isinstance(given_, get_args(command.Command))
+    if isinstance(given_, Unusable):
+        assert given_.topic == topic
+        assert given_.error
+    if isinstance(given_, Close):
+        assert may_be_sent(given_.code)
+
+
+def test_a_raw_payload_is_parsed_like_its_bytes() -> None:
+    content = payload.encode({"type": "text", "data": "hello"})
+    assert command.parse(SEND, msgspec.Raw(content)) == Send("hello")
+    assert command.parse("news", msgspec.Raw(content)) == command.parse("news", content)
