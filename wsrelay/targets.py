@@ -43,5 +43,5 @@ def parse(text: str) -> Target:
     if colon and _MODULE.fullmatch(place):
         return Target(function, module=place)
     raise InvalidTarget(
-        f"target {text!r} is neither path/to/script.py:function nor module:function nor a callable"
+        f"target {text!r} is neither path/to/script.py:function nor module:function"
     )

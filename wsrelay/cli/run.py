@@ -146,24 +146,18 @@ async def _serve(options: ScriptOptions, processes: HostOptions, host: str, port
         _fail(str(error))
     with listener:
         node = Node(hosts=[processes])
-        loading = asyncio.ensure_future(node.loaded())
-        try:
-            with on_signals(loading.cancel):
-                await loading
-        except HostFailed as error:
-            await node.aclose()
-            _fail(str(error), error.details)
-        except asyncio.CancelledError:
-            await node.aclose()
-            return
-        address = listener.getsockname()[:2]
         server = Server(
             script_app(node, options),
             node,
             grace=_STOP_TIMEOUT,
-            ready=lambda: _welcome(options, address),
+            ready=lambda: _welcome(options, listener.getsockname()[:2]),
         )
-        await server.serve([listener])
+        with on_signals(server.stop):
+            try:
+                await server.run_when_loaded(listener)
+            except HostFailed as error:
+                await node.aclose()
+                _fail(str(error), error.details)
 
 
 def _welcome(options: ScriptOptions, address: tuple[str, int]) -> None:

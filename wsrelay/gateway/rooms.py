@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Final
 
 from wsrelay.node import Node
 from wsrelay.pid import PID
 
 __all__ = ["Rooms"]
+
+_PATIENCE: Final = 15.0
+"""Seconds that a client who was asked in has for the upgrade; the start timeout is 10."""
 
 
 class Rooms:
@@ -17,25 +21,58 @@ class Rooms:
         self._node = node
         self._target = target
         self._linger = linger
-        self._timers: dict[PID, asyncio.TimerHandle] = {}
+        self._rooms: dict[PID, _Room] = {}
 
-    def enter(self, room: str) -> PID:
-        """Return the room's process, started if need be; raises `HostFull`.
-
-        A client that is asked in but never comes counts as one that has left.
-        """
-        pid = self._node.get_or_spawn(f"room:{room}", self._target)
-        self._node.when_idle(pid, lambda: self._wait(pid))
-        self._wait(pid)
+    def enter(self, name: str) -> PID:
+        """Return the room's process, started if need be; raises `HostFull`."""
+        pid = self._node.get_or_spawn(f"room:{name}", self._target)
+        if (room := self._rooms.get(pid)) is None:
+            room = self._rooms[pid] = _Room(self._node, pid, self._linger)
+            self._node.watch_clients(pid, self._clients_changed)
+        room.expect()
         return pid
 
-    def _wait(self, pid: PID) -> None:
-        if (timer := self._timers.pop(pid, None)) is not None:
-            timer.cancel()
-        loop = asyncio.get_running_loop()
-        self._timers[pid] = loop.call_later(self._linger, self._end, pid)
+    def _clients_changed(self, pid: PID, count: int | None) -> None:
+        if count is None:
+            self._rooms.pop(pid).close()
+        else:
+            self._rooms[pid].clients(count)
 
-    def _end(self, pid: PID) -> None:
-        del self._timers[pid]
-        if not self._node.clients(pid):
-            self._node.cancel(pid, "the room is empty")
+
+class _Room:
+    """Counts who is in one room and who is on the way in."""
+
+    def __init__(self, node: Node, pid: PID, linger: float) -> None:
+        self._node = node
+        self._pid = pid
+        self._linger = linger
+        self._inside = 0
+        self._expected = 0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def expect(self) -> None:
+        """Wait for a client who was asked in; one who never comes is forgotten in time."""
+        self._expected += 1
+        self._end_in(_PATIENCE)
+
+    def clients(self, count: int) -> None:
+        """Learn how many are inside."""
+        if count > self._inside:
+            self._expected = max(self._expected - 1, 0)
+        self._inside = count
+        if not count and not self._expected:
+            self._end_in(self._linger)
+
+    def close(self) -> None:
+        """Learn that the process has ended."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _end_in(self, seconds: float) -> None:
+        self.close()
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._end)
+
+    def _end(self) -> None:
+        self._expected = 0
+        if not self._inside:
+            self._node.cancel(self._pid, "the room is empty")

@@ -55,8 +55,8 @@ def on_signals(callback: Callable[[], object]) -> Generator[None, None, None]:
 class Server(uvicorn.Server):
     """uvicorn's server with a node beside it.
 
-    The first SIGINT or SIGTERM drains: no new connections, clients are closed with 1012, workers
-    cancelled; a second one ends the workers at once. `ready` is called when it accepts.
+    The first `stop` drains: no new connections, clients are closed with 1012, workers cancelled;
+    a second one ends the workers at once. `ready` is called when it accepts.
     """
 
     def __init__(self, app: Any, node: Node, *, grace: float, ready: Callable[[], None]) -> None:
@@ -75,6 +75,26 @@ class Server(uvicorn.Server):
         )
         self._node = node
         self._ready = ready
+        self._loading: asyncio.Future[None] | None = None
+
+    async def run_when_loaded(self, listener: socket.socket) -> None:
+        """Load the node's hosts, then serve until `stop`; raises `HostFailed`."""
+        self._loading = asyncio.ensure_future(self._node.loaded())
+        try:
+            await self._loading
+        except asyncio.CancelledError:
+            await self._node.aclose()
+        else:
+            await self.serve([listener])
+
+    def stop(self) -> None:
+        """End in order; called again, at once."""
+        if self.should_exit:
+            self.force_exit = True
+            self._node.hurry()
+        self.should_exit = True
+        if self._loading is not None:
+            self._loading.cancel()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start accepting."""
@@ -90,14 +110,6 @@ class Server(uvicorn.Server):
         await self._node.aclose()
         await super().shutdown()
 
-    @contextlib.contextmanager
-    def capture_signals(self) -> Generator[None, None, None]:
-        """Handle signals in the loop; uvicorn would raise them again and end with 143."""
-        with on_signals(self._signalled):
-            yield
-
-    def _signalled(self) -> None:
-        if self.should_exit:
-            self.force_exit = True
-            self._node.hurry()
-        self.should_exit = True
+    def capture_signals(self) -> contextlib.AbstractContextManager[None]:  # type: ignore[override]
+        """Leave the signals to `on_signals`; uvicorn would raise them again and end with 143."""
+        return contextlib.nullcontext()

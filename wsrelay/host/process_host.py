@@ -192,12 +192,6 @@ class ProcessHost:
                 for worker in pending:
                     self._tell(wire.Fork(worker.ref), worker.worker_end)
             case wire.LoadFailed():
-                logger.error(
-                    "process host %s cannot start: %s%s",
-                    self.options.name,
-                    frame.message,
-                    f"\n{frame.details}" if frame.details else "",
-                )
                 self._fail(HostFailed(frame.message, frame.details))
             case wire.Forked():
                 pidfd = self._descriptors.pop(0) if frame.has_pidfd else None
@@ -212,6 +206,9 @@ class ProcessHost:
         """Give up on this template; the next launch tries a new one."""
         self._close_with(error)
         workers, self._workers, self._pending = self._workers, {}, []
+        if workers:  # else whoever waits in `loaded` reports it
+            details = f"\n{error.details}" if error.details else ""
+            logger.error("process host %s cannot start: %s%s", self.options.name, error, details)
         for worker in workers.values():
             worker.failed(ExitError(ExitKind.START_FAILED, str(error), error.details or None))
 
@@ -223,6 +220,9 @@ class ProcessHost:
 
     def _lost(self) -> None:
         """Find the control socket closed by the other side: the template died."""
+        if self._loading is not None and not self._loading.done():
+            self._fail(HostFailed("what it was told to preload ended the template's process"))
+            return
         logger.error("the template of process host %s was lost", self.options.name)
         self._close_with(HostFailed("the process host's template was lost"))
         workers, self._workers, self._pending = self._workers, {}, []

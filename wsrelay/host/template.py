@@ -6,6 +6,7 @@ Single-threaded and free of asyncio, so that a fork copies nothing but preloaded
 from __future__ import annotations
 
 import gc
+import io
 import logging
 import multiprocessing
 import multiprocessing.process
@@ -43,6 +44,9 @@ def main(control: socket.socket, options: HostOptions, node: int, log_level: int
     # While user code is loaded nobody looks at the socket, and there are no workers yet to end.
     osproc.die_with_parent(node)
     _empty_stdin()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(line_buffering=True)  # what a killed worker printed is not lost
     # A handler on the root makes basicConfig() of preloaded code do nothing: in a worker the
     # records go to the node, and would be written twice otherwise.
     logging.basicConfig(level=log_level)

@@ -124,7 +124,7 @@ class Node:
         self._connections: dict[PID, Connection] = {}
         self._timers: dict[PID, asyncio.TimerHandle] = {}
         self._starting: dict[PID, asyncio.Future[str | None]] = {}
-        self._when_idle: dict[PID, Callable[[], None]] = {}
+        self._client_watchers: dict[PID, Callable[[PID, int | None], None]] = {}
         self._when_ended: dict[PID, Callable[[Result], None]] = {}
         self._fewer_workers = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -357,7 +357,7 @@ class Node:
         """Add a connection and bind it to its target, whose exit it is told from now on."""
         self.kernel.connect(connection.pid)
         self._connections[connection.pid] = connection
-        self._workers[target].clients[connection.pid] = _NEVER_SENT
+        self._bind(connection.pid, target, _NEVER_SENT)
 
     def disconnect(self, pid: PID, target: PID, result: Result) -> None:
         """Remove a connection."""
@@ -370,7 +370,7 @@ class Node:
         if (worker := self.alive(target)) is not None:
             self.attach(client, target, metadata)
             number = worker.pipe.queue(wire.Relay(JOIN, str(client), _EMPTY))
-            worker.clients[client] = number
+            self._bind(client, target, number)
 
     def attach(self, client: PID, target: PID, metadata: dict[str, Any] | None) -> None:
         """Set the metadata of the connection's messages from now on."""
@@ -409,14 +409,9 @@ class Node:
         if (worker := self._workers.get(sender)) is not None:
             worker.pipe.release(connection)
 
-    def clients(self, pid: PID) -> int:
-        """Return how many connections are bound to a worker."""
-        return len(worker.clients) if (worker := self._workers.get(pid)) else 0
-
-    def when_idle(self, pid: PID, callback: Callable[[], None]) -> None:
-        """Call back each time the last connection of a worker has left it."""
-        if pid in self._workers:
-            self._when_idle[pid] = callback
+    def watch_clients(self, pid: PID, callback: Callable[[PID, int | None], None]) -> None:
+        """Call back with the number of a worker's connections when it changes; None: it ended."""
+        self._client_watchers[pid] = callback
 
     @property
     def running(self) -> bool:
@@ -487,7 +482,6 @@ class Node:
     def _bury(self, pid: PID, result: Result) -> None:
         worker = self._workers.pop(pid)
         self._stop_timer(pid)
-        self._when_idle.pop(pid, None)
         _log_exit(pid, result)
         self._tell_started(pid, _why_not_started(pid, result))
         for client, join in list(worker.clients.items()):
@@ -495,6 +489,8 @@ class Node:
                 join_read = not worker.never_read(client, join)
                 connection.target_exited(pid, result, join_read=join_read)
         self._requests.worker_ended(worker, result)
+        if (watcher := self._client_watchers.pop(pid, None)) is not None:
+            watcher(pid, None)
         if (callback := self._when_ended.pop(pid, None)) is not None:
             callback(result)
         self._fewer_workers.set()
@@ -582,12 +578,19 @@ class Node:
         self.execute(effects, (target, code))
         return pid
 
+    def _bind(self, client: PID, target: PID, join: int) -> None:
+        """Bind a connection to a worker; `join` is the number of its `ws.join` frame."""
+        clients = self._workers[target].clients
+        clients[client] = join
+        if (watcher := self._client_watchers.get(target)) is not None:
+            watcher(target, len(clients))
+
     def _unbind(self, client: PID, target: PID) -> None:
         worker = self._workers.get(target)
-        if worker is None or worker.clients.pop(client, None) is None or worker.clients:
+        if worker is None or worker.clients.pop(client, None) is None:
             return
-        if (callback := self._when_idle.get(target)) is not None:
-            callback()
+        if (watcher := self._client_watchers.get(target)) is not None:
+            watcher(target, len(worker.clients))
 
 
 def _why_not_started(pid: PID, result: Result) -> str:

@@ -60,7 +60,7 @@ def load_module(name: str) -> ModuleType:
         if error.name == name or name.startswith(f"{error.name}."):
             raise LoadError(f"there is no module {error.name!r} on sys.path") from None
         raise _raised(name, error) from None
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's, whatever it is
+    except BaseException as error:  # noqa: BLE001 - the user's, whatever it is
         raise _raised(name, error) from None
 
 
@@ -89,7 +89,7 @@ def load_script(path: str) -> ModuleType:
     sys.modules[name] = _scripts[path] = module
     try:
         spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's, whatever it is
+    except BaseException as error:  # noqa: BLE001 - the user's, whatever it is
         del sys.modules[name], _scripts[path]
         raise _raised(path, error) from None
     return module
