@@ -34,7 +34,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
-from support import Journal, client, closed, endpoint, received, room, say, serving, until
+from support import Journal, client, closed, endpoint, received, relay_to, room, say, serving, until
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import InvalidStatus
 
@@ -1349,3 +1349,26 @@ async def test_the_hypercorn_command_ends_also_if_the_application_has_no_lifespa
         await say(websocket, "send", None, "ws.send", {"type": "text", "data": "hello"})
         assert await received(websocket) == "hello"
     assert await server.ends_alone(signal.SIGTERM, processes=2) == 0, server.output
+
+
+async def test_how_a_client_went_is_no_error_where_the_server_does_not_know(node: Node) -> None:
+    """Hypercorn reports 1006 for every client: a process linked to one must not die of it."""
+
+    def watch() -> list[Any]:
+        process.set_options(trap_links=True)
+        client_pid = process.inbox().receive(timeout=20).sender
+        process.link(client_pid)
+        process.monitor(client_pid)
+        process.send(client_pid, "ws.send", {"type": "text", "data": "watched"})
+        event = process.events().receive(timeout=20)
+        assert event.result is not None
+        return [event.kind, event.result.value, event.result.error]
+
+    results: list[Any] = []
+    pid = node.spawn(watch)
+    node.when_ended(pid, lambda result: results.append(result.value))
+    async with hypercorn_serving(WebSocketRelay(relay_to(pid), node=node)) as url:
+        async with client(url) as websocket:
+            assert await received(websocket) == "watched"
+        await until(lambda: results, "the process has ended")
+    assert results == [["EXIT", {"code": 1006, "reason": ""}, None]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import html
 from collections.abc import Awaitable, Callable
 from importlib.resources import files
 from pathlib import Path
@@ -55,8 +56,8 @@ def script_app(node: Node, options: ScriptOptions) -> WebSocketRelay:
     if options.static is not None:
         routes.append(Mount("/", StaticFiles(directory=options.static, html=True)))
     elif path:
-        page = files(__package__).joinpath("page.html").read_text()
-        page = page.replace('content="/ws"', f'content="{path}"')
+        page = files(__package__).joinpath("page.html").read_text(encoding="utf-8")
+        page = page.replace('content="/ws"', f'content="{html.escape(path)}"')
         routes.append(Route("/", lambda _: HTMLResponse(page)))
     one_each = options.scope is Scope.CONNECTION
     return WebSocketRelay(

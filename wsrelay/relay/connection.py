@@ -97,7 +97,8 @@ class AsgiConnection:
                 event = await (receive() if early is None else early)
                 early = None
                 if event["type"] == "websocket.disconnect":
-                    self._do(self._session.client_gone(*_code(event)))
+                    code, reason, known = _how(event)
+                    self._do(self._session.client_gone(code, reason, known=known))
                     return
                 text = event.get("text")
                 self._do(self._session.message(event["bytes"] if text is None else text))
@@ -243,15 +244,16 @@ class AsgiConnection:
         self._beat_every(interval, max(due + interval, now))
 
 
-def _code(event: Event) -> tuple[int, str]:
-    """Return code and reason of a disconnect event.
+def _how(event: Event) -> tuple[int, str, bool]:
+    """Return code and reason of a disconnect event, and whether the server knows.
 
-    uvicorn reports a client that vanished with 1005 too, but then the event has no reason at all.
+    Events without any reason are special: uvicorn reports a client that vanished with 1005 so, and
+    hypercorn every client that goes, however it goes, with 1006.
     """
     code = event.get("code", 1005)
-    if code == 1005 and "reason" not in event:  # noqa: PLR2004 - RFC 6455 section 7.4.1
-        return 1006, ""
-    return code, event.get("reason") or ""
+    if "reason" not in event and code in (1005, 1006):
+        return 1006, "", code == 1005  # noqa: PLR2004 - RFC 6455 section 7.4.1
+    return code, event.get("reason") or "", True
 
 
 async def _as_coroutine(receive: Receive) -> Event:

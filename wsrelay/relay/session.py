@@ -195,16 +195,23 @@ class Session:
         kind = "text" if isinstance(data, str) else "binary"
         return [Tell(self.target, self._topic, {"type": kind, "data": data})]
 
-    def client_gone(self, code: int, reason: str = "") -> list[Effect]:
-        """Learn that the transport is closed; the code is the client's, 1006 if it vanished."""
+    def client_gone(self, code: int, reason: str = "", *, known: bool = True) -> list[Effect]:
+        """Learn that the transport is closed; the code is the client's, 1006 if it vanished.
+
+        `known` is false where the server does not tell how the client went: then it is no error.
+        """
         if self.state is State.CLOSED:
             return []
         if self.state is State.HANDSHAKING:
             return self.refused()
-        effects = self._leave(code, reason) if self.state is State.OPEN else []
+        is_open = self.state is State.OPEN
+        effects = self._leave(code, reason) if is_open else []
         self.state = State.CLOSED
         self.outbox.clear()
-        return [*effects, *self._release(), Ended(_result(*self._end))]
+        result = _result(*self._end)
+        if is_open and not known:
+            result = Result(result.value)
+        return [*effects, *self._release(), Ended(result)]
 
     def heartbeat(self, now: float) -> list[Effect]:
         """Send the heartbeat that is due."""
