@@ -125,7 +125,8 @@ class Journal:
     def lines(self, *topics: str) -> list[dict[str, Any]]:
         if not self.path.exists():
             return []
-        lines = [json.loads(line) for line in self.path.read_text().splitlines() if line]
+        whole, _, _ = self.path.read_text().rpartition("\n")  # it may be in the middle of a line
+        lines = [json.loads(line) for line in whole.splitlines()]
         return [line for line in lines if not topics or line["topic"] in topics]
 
     def topics(self) -> list[str]:

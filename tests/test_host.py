@@ -214,7 +214,7 @@ async def test_a_script_that_cannot_be_preloaded_says_why(
         assert line in str(failed.value)
         assert details in failed.value.details
         assert "importlib" not in failed.value.details
-        assert "/wsrelay/" not in failed.value.details
+        assert "wsrelay/worker" not in failed.value.details
 
 
 async def test_a_worker_of_a_host_that_cannot_load_ends_as_start_failed() -> None:
@@ -515,7 +515,7 @@ async def test_a_crash_is_in_the_log_with_pid_and_traceback(
     text = next(r.getMessage() for r in caplog.records if r.levelno == logging.ERROR)
     assert text.startswith(f"{pid} crashed: ZeroDivisionError: on purpose")
     assert 'raise ZeroDivisionError("on purpose")' in text
-    assert "/wsrelay/" not in text
+    assert "wsrelay/worker" not in text
 
 
 async def test_print_goes_to_standard_output_and_never_into_the_pipe(
