@@ -28,7 +28,7 @@ class Rooms:
         pid = self._node.get_or_spawn(f"room:{name}", self._target)
         if (room := self._rooms.get(pid)) is None:
             room = self._rooms[pid] = _Room(self._node, pid, self._linger)
-            self._node.watch_clients(pid, self._clients_changed)
+            self._node.clients.watch(pid, self._clients_changed)
         room.expect()
         return pid
 

@@ -2,6 +2,7 @@
 
 from wsrelay.host import HostOptions
 
-from .node import Connection, Node
+from .clients import Clients, Connection
+from .node import Node
 
-__all__ = ["Connection", "HostOptions", "Node"]
+__all__ = ["Clients", "Connection", "HostOptions", "Node"]

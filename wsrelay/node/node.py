@@ -9,7 +9,6 @@ import asyncio
 import concurrent.futures
 import itertools
 import logging
-import sys
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from multiprocessing.util import Finalize
@@ -37,51 +36,22 @@ from wsrelay.kernel import (
     State,
     Stop,
 )
-from wsrelay.message import JOIN, LEAVE, ExitError, ExitKind, Result, sendable
+from wsrelay.message import ExitError, ExitKind, Result, sendable
 from wsrelay.pid import PID, PIDSource, address, base36
 from wsrelay.relay import command
 from wsrelay.spawning import pack_target
 
+from .clients import Clients, Connection
 from .requests import WORKER_LOG, Requests
 
-__all__ = ["Connection", "HostOptions", "Node"]
+__all__ = ["HostOptions", "Node"]
 
 logger = logging.getLogger(__name__)
 
 _MARGIN: Final = 5.0
 """Seconds beyond the stop timeout in which the operating system must have ended a worker."""
 
-_NEVER_SENT: Final = sys.maxsize
-_EMPTY: Final = Raw(payload.encode({}))
-
 T = TypeVar("T")
-
-
-class Connection(Protocol):
-    """What the node needs of a WebSocket connection to treat it as a process."""
-
-    pid: PID
-
-    def command(self, given: command.Command, sender: PID) -> None:
-        """Carry out what a process sent."""
-
-    def target_exited(self, target: PID, result: Result, *, join_read: bool) -> None:
-        """Learn that the target is gone."""
-
-    def cancel(self, reason: str) -> None:
-        """Close normally."""
-
-    def link_down(self) -> None:
-        """Close because a linked process ended with an error."""
-
-    def when_drained(self, callback: Callable[[], None]) -> None:
-        """Call back, once, when most of what it was sent is on its way or it is over."""
-
-    def terminate(self) -> None:
-        """Drop at once."""
-
-    def shut_down(self) -> None:
-        """Close because the node shuts down."""
 
 
 class Companion(Protocol):
@@ -114,6 +84,7 @@ class Node:
         self._default_host = next(iter(self.hosts))
         self._refs = itertools.count(1)
         self._requests = Requests(self)
+        self.clients = Clients(self)
         self._companions: list[Companion] = []
         self._reset()
 
@@ -121,10 +92,8 @@ class Node:
         self.kernel = Kernel({host.name: host.max_processes for host in self.hosts.values()})
         self._templates: dict[str, ProcessHost] = {}
         self._workers: dict[PID, Worker] = {}
-        self._connections: dict[PID, Connection] = {}
         self._timers: dict[PID, asyncio.TimerHandle] = {}
         self._starting: dict[PID, asyncio.Future[str | None]] = {}
-        self._client_watchers: dict[PID, Callable[[PID, int | None], None]] = {}
         self._when_ended: dict[PID, Callable[[Result], None]] = {}
         self._fewer_workers = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -165,8 +134,7 @@ class Node:
     def drain(self) -> None:
         """Begin to shut down: connections close with 1012, workers are cancelled, none start."""
         self.draining = True
-        for connection in list(self._connections.values()):
-            connection.shut_down()
+        self.clients.shut_down()
         for pid in self._workers.keys() - self._when_ended.keys():
             self.signal(pid, Signal.CANCEL, reason="node shuts down")
 
@@ -343,75 +311,19 @@ class Node:
 
     def is_connection(self, pid: PID) -> bool:
         """Whether the PID is that of a living connection."""
-        return pid in self._connections
+        return pid in self.clients.connections
 
     def connection(self, pid: PID) -> Connection | None:
         """Return the living connection of that PID."""
-        return self._connections.get(pid)
+        return self.clients.connections.get(pid)
 
-    def new_connection_pid(self) -> PID:
-        """Make the PID of a connection of the front end."""
-        return self._ids.next("gateway")
+    def worker(self, pid: PID) -> Worker | None:
+        """Return the living worker of that PID."""
+        return self._workers.get(pid)
 
-    def connect(self, connection: Connection, target: PID) -> None:
-        """Add a connection and bind it to its target, whose exit it is told from now on."""
-        self.kernel.connect(connection.pid)
-        self._connections[connection.pid] = connection
-        self._bind(connection.pid, target, _NEVER_SENT)
-
-    def disconnect(self, pid: PID, target: PID, result: Result) -> None:
-        """Remove a connection."""
-        self._connections.pop(pid, None)
-        self._unbind(pid, target)
-        self.execute(self.kernel.exited(pid, result))
-
-    def join(self, client: PID, target: PID, metadata: dict[str, Any] | None) -> None:
-        """Bind a connection to a target and send it `ws.join`."""
-        if (worker := self.alive(target)) is not None:
-            self.attach(client, target, metadata)
-            number = worker.pipe.queue(wire.Relay(JOIN, str(client), _EMPTY))
-            self._bind(client, target, number)
-
-    def attach(self, client: PID, target: PID, metadata: dict[str, Any] | None) -> None:
-        """Set the metadata of the connection's messages from now on."""
-        if (worker := self.alive(target)) is not None:
-            worker.pipe.queue(wire.Attach(str(client), Raw(payload.pack(metadata))))
-
-    def tell(self, client: PID, target: PID, topic: str, content: dict[str, Any]) -> None:
-        """Send a target a message of the relay."""
-        if (worker := self.alive(target)) is not None:
-            frame = wire.Relay(topic, str(client), Raw(payload.pack(content)))
-            worker.pipe.queue(frame)
-
-    def leave(self, client: PID, target: PID, code: int, reason: str) -> None:
-        """Send a target `ws.leave` and unbind the connection from it."""
-        self.tell(client, target, LEAVE, {"code": code, "reason": reason})
-        if (worker := self.alive(target)) is not None:
-            worker.pipe.queue(wire.Detach(str(client)))
-        self._unbind(client, target)
-
-    def post(self, sender: PID, to: PID, topic: str, content: Any) -> None:
-        """Send a message in the name of a connection."""
-        self.route(sender, [to], topic, Raw(payload.pack(content)))
-
-    def room_for(self, target: PID) -> Callable[[], Any] | None:
-        """Return None if the target has room for a client's message, else what to await first."""
-        worker = self._workers.get(target)
-        return worker.pipe.room if worker is not None and worker.pipe.full else None
-
-    def hold(self, sender: PID, connection: PID) -> None:
-        """Let a worker's writes wait for a connection."""
-        if (worker := self._workers.get(sender)) is not None:
-            worker.pipe.hold(connection)
-
-    def release(self, sender: PID, connection: PID) -> None:
-        """Undo `hold`."""
-        if (worker := self._workers.get(sender)) is not None:
-            worker.pipe.release(connection)
-
-    def watch_clients(self, pid: PID, callback: Callable[[PID, int | None], None]) -> None:
-        """Call back with the number of a worker's connections when it changes; None: it ended."""
-        self._client_watchers[pid] = callback
+    def new_pid(self, host: str) -> PID:
+        """Make a PID that was never used before."""
+        return self._ids.next(host)
 
     @property
     def running(self) -> bool:
@@ -426,7 +338,7 @@ class Node:
     @property
     def connections(self) -> frozenset[PID]:
         """The living connections."""
-        return frozenset(self._connections)
+        return frozenset(self.clients.connections)
 
     # Effects
 
@@ -444,7 +356,7 @@ class Node:
                 case Stop():
                     self._stop(effect)
                 case Kill():
-                    if (connection := self._connections.get(effect.pid)) is not None:
+                    if (connection := self.connection(effect.pid)) is not None:
                         connection.terminate()
                     elif (worker := self._workers.get(effect.pid)) is not None:
                         worker.kill()
@@ -454,7 +366,7 @@ class Node:
                     event = effect.event
                     worker.pipe.post(wire.Signal(event.kind, str(event.sender), "", event.result))
                 case Break():
-                    if (connection := self._connections.get(effect.pid)) is not None:
+                    if (connection := self.connection(effect.pid)) is not None:
                         connection.link_down()
                     elif (worker := self._workers.get(effect.pid)) is not None:
                         worker.kill()
@@ -469,7 +381,7 @@ class Node:
         self._templates[pid.host].launch(worker)
 
     def _stop(self, effect: Stop) -> None:
-        if (connection := self._connections.get(effect.pid)) is not None:
+        if (connection := self.connection(effect.pid)) is not None:
             connection.cancel(effect.reason)
             return
         self._tell_started(effect.pid, self.why_no_target(effect.pid))
@@ -484,13 +396,8 @@ class Node:
         self._stop_timer(pid)
         _log_exit(pid, result)
         self._tell_started(pid, _why_not_started(pid, result))
-        for client, join in list(worker.clients.items()):
-            if (connection := self._connections.get(client)) is not None:
-                join_read = not worker.never_read(client, join)
-                connection.target_exited(pid, result, join_read=join_read)
+        self.clients.target_ended(worker, result)
         self._requests.worker_ended(worker, result)
-        if (watcher := self._client_watchers.pop(pid, None)) is not None:
-            watcher(pid, None)
         if (callback := self._when_ended.pop(pid, None)) is not None:
             callback(result)
         self._fewer_workers.set()
@@ -527,7 +434,7 @@ class Node:
             elif process.connection:
                 if given is None:
                     given = command.parse(topic, content)
-                self._connections[process.pid].command(given, sender)
+                self.clients.connections[process.pid].command(given, sender)
             elif (worker := self.alive(process.pid)) is not None:
                 worker.pipe.queue(wire.Deliver(topic, str(sender), content), mail=True)
                 limit = self.hosts[process.pid.host].mailbox
@@ -577,20 +484,6 @@ class Node:
         effects = self.kernel.spawn(pid, name, parent=parent, monitored=monitored, linked=linked)
         self.execute(effects, (target, code))
         return pid
-
-    def _bind(self, client: PID, target: PID, join: int) -> None:
-        """Bind a connection to a worker; `join` is the number of its `ws.join` frame."""
-        clients = self._workers[target].clients
-        clients[client] = join
-        if (watcher := self._client_watchers.get(target)) is not None:
-            watcher(target, len(clients))
-
-    def _unbind(self, client: PID, target: PID) -> None:
-        worker = self._workers.get(target)
-        if worker is None or worker.clients.pop(client, None) is None:
-            return
-        if (watcher := self._client_watchers.get(target)) is not None:
-            watcher(target, len(worker.clients))
 
 
 def _why_not_started(pid: PID, result: Result) -> str:

@@ -40,8 +40,9 @@ class AsgiConnection:
     def __init__(
         self, node: Node, relay: Relay, limits: Limits, abort: Callable[[], None] | None
     ) -> None:
-        self.pid = node.new_connection_pid()
+        self.pid = node.clients.new_pid()
         self._node = node
+        self._clients = node.clients
         self._limits = limits
         self._abort = abort
         self._loop = asyncio.get_running_loop()
@@ -55,7 +56,7 @@ class AsgiConnection:
         self._deadline: asyncio.TimerHandle | None = None
         self._beat: asyncio.TimerHandle | None = None
         self._when_drained: list[Callable[[], None]] = []
-        node.connect(self, relay.target_pid)
+        node.clients.connect(self, relay.target_pid)
 
     # Its life
 
@@ -102,7 +103,7 @@ class AsgiConnection:
                     return
                 text = event.get("text")
                 self._do(self._session.message(event["bytes"] if text is None else text))
-                while (room := self._node.room_for(self._session.target)) is not None:
+                while (room := self._clients.room_for(self._session.target)) is not None:
                     # Listen on for a client that goes; one message at most is read ahead.
                     early = early or asyncio.create_task(_as_coroutine(receive))
                     self._room = asyncio.ensure_future(room())
@@ -194,28 +195,28 @@ class AsgiConnection:
     # What the session wants
 
     def _do(self, effects: list[session.Effect]) -> None:  # noqa: C901, PLR0912 - a flat table
-        node, pid = self._node, self.pid
+        clients, pid = self._clients, self.pid
         for effect in effects:
             match effect:
                 case session.Tell():
-                    node.tell(pid, effect.target, effect.topic, effect.payload)
+                    clients.tell(pid, effect.target, effect.topic, effect.payload)
                 case session.Join():
-                    node.join(pid, effect.target, effect.metadata)
+                    clients.join(pid, effect.target, effect.metadata)
                     if self._room is not None:
                         self._room.cancel()  # it was the old target's
                 case session.Attach():
-                    node.attach(pid, effect.target, effect.metadata)
+                    clients.attach(pid, effect.target, effect.metadata)
                 case session.Leave():
-                    node.leave(pid, effect.target, effect.code, effect.reason)
+                    clients.leave(pid, effect.target, effect.code, effect.reason)
                 case session.CancelTarget():
-                    node.cancel(effect.target, "the connection has ended")
+                    self._node.cancel(effect.target, "the connection has ended")
                 case session.Refuse():
                     content = {"client_pid": pid, "topic": effect.topic, "error": effect.error}
-                    node.post(pid, effect.to, ERROR, content)
+                    clients.post(pid, effect.to, ERROR, content)
                 case session.Hold():
-                    node.hold(effect.sender, pid)
+                    clients.hold(effect.sender, pid)
                 case session.Release():
-                    node.release(effect.sender, pid)
+                    clients.release(effect.sender, pid)
                 case session.Beat():
                     self._beat_every(effect.interval)
                 case session.Close():
@@ -226,7 +227,7 @@ class AsgiConnection:
                 case session.Ended():
                     self._beat_every(None)
                     self._tell_drained()
-                    node.disconnect(pid, self._session.target, effect.result)
+                    clients.disconnect(pid, self._session.target, effect.result)
 
     def _beat_every(self, interval: float | None, due: float | None = None) -> None:
         if self._beat is not None:
@@ -239,7 +240,7 @@ class AsgiConnection:
     def _heartbeat(self, interval: float, due: float) -> None:
         now = self._loop.time()
         # One that the target has no room for is left out: the next says all that this one would.
-        if self._node.room_for(self._session.target) is None:
+        if self._clients.room_for(self._session.target) is None:
             self._do(self._session.heartbeat(now))
         self._beat_every(interval, max(due + interval, now))
 

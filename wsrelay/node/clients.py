@@ -1,0 +1,162 @@
+"""The WebSocket connections of a node: whom they are bound to, and what the relay sends there."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from msgspec import Raw
+
+from wsrelay import payload, wire
+from wsrelay.host import Worker
+from wsrelay.message import JOIN, LEAVE, Result
+from wsrelay.pid import PID
+from wsrelay.relay import command
+
+if TYPE_CHECKING:
+    from .node import Node
+
+__all__ = ["Clients", "Connection"]
+
+_NEVER_SENT: Final = sys.maxsize
+_EMPTY: Final = Raw(payload.encode({}))
+
+Watcher = Callable[[PID, int | None], None]
+
+
+class Connection(Protocol):
+    """What the node needs of a WebSocket connection to treat it as a process."""
+
+    pid: PID
+
+    def command(self, given: command.Command, sender: PID) -> None:
+        """Carry out what a process sent."""
+
+    def target_exited(self, target: PID, result: Result, *, join_read: bool) -> None:
+        """Learn that the target is gone."""
+
+    def cancel(self, reason: str) -> None:
+        """Close normally."""
+
+    def link_down(self) -> None:
+        """Close because a linked process ended with an error."""
+
+    def when_drained(self, callback: Callable[[], None]) -> None:
+        """Call back, once, when most of what it was sent is on its way or it is over."""
+
+    def terminate(self) -> None:
+        """Drop at once."""
+
+    def shut_down(self) -> None:
+        """Close because the node shuts down."""
+
+
+class Clients:
+    """The relay's way to the node."""
+
+    def __init__(self, node: Node) -> None:
+        self.connections: dict[PID, Connection] = {}
+        """The living connections."""
+        self._node = node
+        self._watchers: dict[PID, Watcher] = {}
+
+    # Their lives
+
+    def new_pid(self) -> PID:
+        """Make the PID of a connection of the front end."""
+        return self._node.new_pid("gateway")
+
+    def connect(self, connection: Connection, target: PID) -> None:
+        """Add a connection and bind it to its target, whose exit it is told from now on."""
+        self._node.kernel.connect(connection.pid)
+        self.connections[connection.pid] = connection
+        self._bind(connection.pid, target, _NEVER_SENT)
+
+    def disconnect(self, pid: PID, target: PID, result: Result) -> None:
+        """Remove a connection."""
+        self.connections.pop(pid, None)
+        self._unbind(pid, target)
+        self._node.execute(self._node.kernel.exited(pid, result))
+
+    def target_ended(self, worker: Worker, result: Result) -> None:
+        """Tell all connections of a worker that it is gone."""
+        for pid, join in list(worker.clients.items()):
+            if (connection := self.connections.get(pid)) is not None:
+                join_read = not worker.never_read(pid, join)
+                connection.target_exited(worker.pid, result, join_read=join_read)
+        if (watcher := self._watchers.pop(worker.pid, None)) is not None:
+            watcher(worker.pid, None)
+
+    def shut_down(self) -> None:
+        """Close all connections because the node shuts down."""
+        for connection in list(self.connections.values()):
+            connection.shut_down()
+
+    # What the relay sends to targets
+
+    def join(self, client: PID, target: PID, metadata: dict[str, Any] | None) -> None:
+        """Bind a connection to a target and send it `ws.join`."""
+        if (worker := self._node.alive(target)) is not None:
+            self.attach(client, target, metadata)
+            number = worker.pipe.queue(wire.Relay(JOIN, str(client), _EMPTY))
+            self._bind(client, target, number)
+
+    def attach(self, client: PID, target: PID, metadata: dict[str, Any] | None) -> None:
+        """Set the metadata of the connection's messages from now on."""
+        if (worker := self._node.alive(target)) is not None:
+            worker.pipe.queue(wire.Attach(str(client), Raw(payload.pack(metadata))))
+
+    def tell(self, client: PID, target: PID, topic: str, content: dict[str, Any]) -> None:
+        """Send a target a message of the relay."""
+        if (worker := self._node.alive(target)) is not None:
+            worker.pipe.queue(wire.Relay(topic, str(client), Raw(payload.pack(content))))
+
+    def leave(self, client: PID, target: PID, code: int, reason: str) -> None:
+        """Send a target `ws.leave` and unbind the connection from it."""
+        self.tell(client, target, LEAVE, {"code": code, "reason": reason})
+        if (worker := self._node.alive(target)) is not None:
+            worker.pipe.queue(wire.Detach(str(client)))
+        self._unbind(client, target)
+
+    def post(self, client: PID, to: PID, topic: str, content: Any) -> None:
+        """Send a message in the name of a connection."""
+        self._node.route(client, [to], topic, Raw(payload.pack(content)))
+
+    # Pressure
+
+    def room_for(self, target: PID) -> Callable[[], Any] | None:
+        """Return None if the target has room for a client's message, else what to await first."""
+        worker = self._node.worker(target)
+        return worker.pipe.room if worker is not None and worker.pipe.full else None
+
+    def hold(self, sender: PID, client: PID) -> None:
+        """Let a worker's writes wait for a connection."""
+        if (worker := self._node.worker(sender)) is not None:
+            worker.pipe.hold(client)
+
+    def release(self, sender: PID, client: PID) -> None:
+        """Undo `hold`."""
+        if (worker := self._node.worker(sender)) is not None:
+            worker.pipe.release(client)
+
+    # Who is bound to whom
+
+    def watch(self, target: PID, watcher: Watcher) -> None:
+        """Call back with the number of a worker's connections when it changes; None: it ended."""
+        self._watchers[target] = watcher
+
+    def _bind(self, client: PID, target: PID, join: int) -> None:
+        """Bind a connection to a worker; `join` is the number of its `ws.join` frame."""
+        worker = self._node.worker(target)
+        assert worker is not None  # noqa: S101 - the caller has just found it alive
+        worker.clients[client] = join
+        if (watcher := self._watchers.get(target)) is not None:
+            watcher(target, len(worker.clients))
+
+    def _unbind(self, client: PID, target: PID) -> None:
+        worker = self._node.worker(target)
+        if worker is None or worker.clients.pop(client, None) is None:
+            return
+        if (watcher := self._watchers.get(target)) is not None:
+            watcher(target, len(worker.clients))
