@@ -131,7 +131,10 @@ def get(url: str) -> httpx.Response:
 
 
 def ended(os_pid: int) -> bool:
-    return not psutil.pid_exists(os_pid) or gone(psutil.Process(os_pid))
+    try:
+        return gone(psutil.Process(os_pid))
+    except psutil.NoSuchProcess:
+        return True
 
 
 # Serving

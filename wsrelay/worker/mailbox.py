@@ -111,11 +111,16 @@ class Mailbox:
             return queue
 
     def unlisten(self, queue: Queue) -> None:
-        """Close the queue; later messages of its topic come to the inbox again."""
+        """Close a queue of `listen`; later messages of its topic come to the inbox again.
+
+        Raises `ValueError` for any other queue.
+        """
         with self._changed:
-            for topic, other in list(self._listeners.items()):
-                if other is queue:
-                    del self._listeners[topic]
+            topic = next((t for t, other in self._listeners.items() if other is queue), None)
+            if topic is None and (queue is self.inbox or queue is self.events):
+                raise ValueError("only a channel of listen() can be given to unlisten()")
+            if topic is not None:
+                del self._listeners[topic]
             queue.closed = True
             self._changed.notify_all()
         self._wake_loop()
