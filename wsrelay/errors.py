@@ -2,6 +2,7 @@
 
 WsrelayError
 ├── InvalidPID          (ValueError)    text that is no PID
+├── InvalidName         (ValueError)    text that is no name, or a name for the dead
 ├── InvalidTarget       (ValueError)    text or object that names no function
 ├── UnknownHost         (LookupError)   no process host of that name
 ├── ReservedTopic       (ValueError)    topics starting with "@" are wsrelay's own
@@ -23,6 +24,7 @@ __all__ = [
     "ChannelClosed",
     "HostFailed",
     "HostFull",
+    "InvalidName",
     "InvalidPID",
     "InvalidTarget",
     "NameNotFound",
@@ -47,6 +49,10 @@ class InvalidPID(WsrelayError, ValueError):  # noqa: N818 - contract name
 
     def __init__(self, text: object) -> None:
         super().__init__(f"{text!r} is not a PID; one looks like {{local@app:processes|k3f9.1f}}")
+
+
+class InvalidName(WsrelayError, ValueError):  # noqa: N818 - like InvalidPID
+    """The text cannot be a registered name, or the process cannot have one."""
 
 
 class InvalidTarget(WsrelayError, ValueError):  # noqa: N818 - contract name

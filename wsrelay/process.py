@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 
 from . import current
 from .errors import ChannelClosed
-from .message import Event, Message
+from .message import Event, Message, sendable
 from .pid import PID
 
 __all__ = [
@@ -106,7 +106,7 @@ def listen(topic: str) -> Channel[Message]:
     what is in the inbox, so a channel that nobody reads holds up its senders in time.
     """
     mailbox = current.worker().mailbox
-    return Channel(mailbox, mailbox.listen(topic))
+    return Channel(mailbox, mailbox.listen(sendable(topic)))
 
 
 def unlisten(channel: Channel[Message]) -> None:
@@ -278,7 +278,7 @@ class registry:  # noqa: N801 - used like a module
     def register(name: str, pid: str | None = None) -> None:
         """Give a name to a living process (None: this one).
 
-        Raises `NameTaken`, `InvalidPID`, and `ValueError` for a process that is not alive.
+        Raises `NameTaken`, `InvalidPID`, and `InvalidName` for a process that is not alive.
         """
         current.caller().register(name, pid)
 

@@ -13,7 +13,7 @@ from typing import Any, Final, Generic, Literal, TypeVar
 import msgspec
 from msgspec import Raw, Struct
 
-from .errors import WireError
+from .errors import PayloadError, WireError
 from .message import ExitError, Result
 from .pid import PID
 
@@ -24,6 +24,7 @@ __all__ = [
     "from_template",
     "from_worker",
     "pack",
+    "pack_request",
     "to_template",
     "to_worker",
 ]
@@ -334,6 +335,8 @@ FromWorker = (
 ToTemplate = Fork | Kill
 FromTemplate = Loaded | LoadFailed | Forked | ForkFailed | Exited
 
+_decode_request = msgspec.msgpack.Decoder(FromWorker).decode
+
 T = TypeVar("T")
 
 
@@ -351,6 +354,21 @@ def pack(frame: Frame) -> bytes:
     """Return the bytes of a frame, its length first."""
     body = _encoder.encode(frame)
     return len(body).to_bytes(4, "big") + body
+
+
+def pack_request(frame: Frame) -> bytes:
+    """Return the bytes of a worker's frame, made sure of that the node can read them.
+
+    Raises `PayloadError`: what user code handed over (a name that is no text, say) must fail at
+    its caller, not as garbage at the node, which ends the worker.
+    """
+    try:
+        data = pack(frame)
+        _decode_request(memoryview(data)[4:])
+    except (TypeError, ValueError, OverflowError) as error:
+        kind = type(frame).__name__
+        raise PayloadError(f"{kind} cannot be told to the node: {error}") from None
+    return data
 
 
 class FrameReader(Generic[T]):

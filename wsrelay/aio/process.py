@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 from wsrelay import current, wire
 from wsrelay import process as _process
 from wsrelay.errors import ChannelClosed
-from wsrelay.message import Event, Message
+from wsrelay.message import Event, Message, sendable
 from wsrelay.pid import PID
 from wsrelay.process import (
     cancel,
@@ -109,7 +109,7 @@ def events() -> Channel[Event]:
 def listen(topic: str) -> Channel[Message]:
     """Return a channel of this topic's messages; see `wsrelay.process.listen`."""
     mailbox = current.worker().mailbox
-    return Channel(mailbox, mailbox.listen(topic))
+    return Channel(mailbox, mailbox.listen(sendable(topic)))
 
 
 def unlisten(channel: Channel[Message]) -> None:

@@ -53,6 +53,7 @@ class NodePipe:
         self._holds: set[Hashable] = set()
         self._at_end = False
         self._broken = False
+        self._closed = False
         self._room = asyncio.Event()
         self._room.set()
         self._loop.add_reader(sock, self._readable)
@@ -100,6 +101,8 @@ class NodePipe:
         await self._room.wait()
 
     def _write(self, data: bytes) -> None:
+        if self._closed:
+            return  # an answer that comes after its worker's end
         self._out.append(memoryview(data))
         if len(self._out) == 1:
             self._flush()
@@ -124,7 +127,8 @@ class NodePipe:
     def hold(self, token: Hashable) -> None:
         """Read nothing more, so that the worker's writes wait, until `release` of the token."""
         self._holds.add(token)
-        self._loop.remove_reader(self._socket)
+        if not self._at_end:
+            self._loop.remove_reader(self._socket)
 
     def release(self, token: Hashable) -> None:
         """Undo `hold`; the last token starts the reading again."""
@@ -191,7 +195,7 @@ class NodePipe:
 
     def close(self) -> None:
         """Let go of the descriptor; queued data is dropped."""
-        self._at_end = True
+        self._at_end = self._closed = True
         self._loop.remove_reader(self._socket)
         self._loop.remove_writer(self._socket)
         self._socket.close()

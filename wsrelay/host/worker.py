@@ -66,7 +66,10 @@ class Worker:
         if self._is_dead:
             return
         if self._pidfd is not None:
-            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            try:
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            except ProcessLookupError:
+                pass  # it is dead, which the loop is about to see
         elif self.kill_by_host is not None:
             self.kill_by_host()
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from msgspec import Struct
 
-from wsrelay.errors import HostFull, UnknownHost
+from wsrelay.errors import HostFull, InvalidName, UnknownHost
 from wsrelay.message import Event, ExitError, ExitKind, Result
 from wsrelay.pid import PID
 
@@ -190,10 +190,10 @@ class Kernel:
         return None if pid is None else self._processes.get(pid)
 
     def register(self, name: str, pid: PID) -> None:
-        """Register a living process under a name. Raises `NameTaken`, `ValueError`."""
+        """Register a living process under a name. Raises `NameTaken`, `InvalidName`."""
         process = self._processes.get(pid)
         if process is None or process.state is State.CANCELLING:
-            raise ValueError(f"{pid} is not alive, so it cannot be registered as {name!r}")
+            raise InvalidName(f"{pid} is not alive, so it cannot be registered as {name!r}")
         self.names.register(name, pid)
 
     # Relations
@@ -289,8 +289,9 @@ class Kernel:
         watchers, linked = self.relations.release(pid)
         if not process.connection:
             self._workers[pid.host] -= 1
-        if process.ended_by and result.error and result.error.kind is ExitKind.KILLED:
-            result = Result(error=process.ended_by)
+        killed = result.error is not None and result.error.kind is ExitKind.KILLED
+        if process.ended_by and (killed or (process.connection and result.error)):
+            result = Result(result.value, process.ended_by)
         effects: list[Effect] = [Exited(pid, result)]
         for watcher in watchers:
             effects += self._exit_event(watcher, pid, result)

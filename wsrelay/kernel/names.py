@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wsrelay.errors import NameNotFound, NameTaken
+from wsrelay.errors import InvalidName, NameNotFound, NameTaken
 from wsrelay.pid import PID
 
 __all__ = ["Names"]
@@ -19,9 +19,11 @@ class Names:
         return len(self._pids)
 
     def register(self, name: str, pid: PID) -> None:
-        """Give the name to the process; again is no change. Raises `NameTaken`."""
+        """Give the name to the process; again is no change. Raises `NameTaken`, `InvalidName`."""
         if not name or name.startswith("{"):
-            raise ValueError(f"{name!r} is no name: a name is not empty and does not start with {{")
+            raise InvalidName(
+                f"{name!r} is no name: a name is not empty and does not start with {{"
+            )
         owner = self._pids.setdefault(name, pid)
         if owner != pid:
             raise NameTaken(f"the name {name!r} belongs to {owner}")

@@ -25,6 +25,10 @@ _ACKNOWLEDGE: Final = wire.WINDOW // 4
 """Bytes taken before the node is told; the window's rest keeps it sending meanwhile."""
 
 
+_NOBODY: Final = 0
+"""The number of a request whose answer nobody waits for."""
+
+
 class Queue:
     """Items in order of arrival, each with the bytes that its taking makes room for."""
 
@@ -123,7 +127,12 @@ class Mailbox:
                 del self._listeners[topic]
             queue.closed = True
             self._changed.notify_all()
+            read_elsewhere = self._somebody_reads() and self._loop is None
         self._wake_loop()
+        if read_elsewhere:
+            # A thread that waits for this very queue may be the one that reads the pipe for all;
+            # the answer to a question that nobody asks brings it back to look at its queue.
+            self._pipe.write(wire.Members(_NOBODY, ""))
 
     def expect(self, ref: int) -> Queue:
         """Return the queue that the reply to the call `ref` will come to."""

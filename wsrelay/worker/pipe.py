@@ -35,9 +35,15 @@ class WorkerPipe:
         self._thread: ThreadPoolExecutor | None = None
 
     def write(self, frame: wire.Frame) -> None:
-        """Write a frame; waits while the pipe is full. Raises `OSError` when the node is gone."""
+        """Write a frame; waits while the pipe is full.
+
+        Raises `PayloadError` for a frame that the node could not read, `OSError` when it is gone.
+        """
+        self._write(wire.pack_request(frame))
+
+    def _write(self, data: bytes) -> None:
         self._writing.acquire()
-        self._finish(wire.pack(frame))
+        self._finish(data)
 
     async def write_async(self, frame: wire.Frame) -> None:
         """Do what `write` does without holding up the event loop.
@@ -45,10 +51,11 @@ class WorkerPipe:
         Frames keep the order of the calls, also of cancelled ones: half a frame cannot be taken
         back, so a frame that has begun to wait is written all the same.
         """
+        data = wire.pack_request(frame)
         if self._queued:
-            rest: Callable[[], None] | None = functools.partial(self.write, frame)
+            rest: Callable[[], None] | None = functools.partial(self._write, data)
         else:
-            rest = self._try_write(frame)
+            rest = self._try_write(data)
         if rest is None:
             return
         if self._thread is None:
@@ -61,14 +68,14 @@ class WorkerPipe:
     def _unqueue(self, _: object) -> None:
         self._queued -= 1
 
-    def _try_write(self, frame: wire.Frame) -> Callable[[], None] | None:
-        """Write a frame if that needs no waiting; None when it went.
+    def _try_write(self, data: bytes) -> Callable[[], None] | None:
+        """Write a frame's bytes if that needs no waiting; None when it went.
 
         Otherwise returns what is left to do, to be called once where waiting is allowed.
         """
         if not self._writing.acquire(blocking=False):
-            return functools.partial(self.write, frame)
-        rest = memoryview(wire.pack(frame))
+            return functools.partial(self._write, data)
+        rest = memoryview(data)
         try:
             rest = rest[self.socket.send(rest, socket.MSG_DONTWAIT) :]
         except BlockingIOError:
