@@ -66,8 +66,10 @@ class NodePipe:
 
     def queue(self, frame: wire.Frame, *, mail: bool = False) -> int:
         """Send a data frame in its turn; returns its number. `mail`: it counts as mailbox."""
-        data = wire.pack(frame)
         self.queued += 1
+        if self._closed:
+            return self.queued  # nobody will take it, and nobody is to wait for room for it
+        data = wire.pack(frame)
         if self._waiting or self._in_flight >= wire.WINDOW:
             self._waiting.append((data, mail))
             self.backlog += len(data)
