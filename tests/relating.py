@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any, NoReturn
 
 from wsrelay import Event, ProcessError, current, process
@@ -266,6 +267,15 @@ async def watch_through_messages(face: Any, count: int) -> list[Any]:
     return [event["sender"] == pid, event["error"], seen]
 
 
+@both
+async def watch_past_waiting_messages(face: Any, count: int) -> list[Any]:
+    """Take nothing before the sender's end is told: by then most of it waits for room."""
+    pid = face.spawn_monitored(flood, None, face.pid(), count)
+    event = await next_event(face)
+    sizes = [len(await next_payload(face)) for _ in range(count)]
+    return [event["sender"] == pid, sum(sizes)]
+
+
 def send_and_crash(to: str, count: int) -> None:
     for number in range(count):
         process.send(to, "number", number)
@@ -371,7 +381,7 @@ async def unlinked_by_partner(face: Any) -> str:
 
 
 @both
-async def untrap(face: Any) -> list[Any]:
+async def untrap(face: Any, report_to: str) -> None:
     """Trap links, then not any more: the second end is one's own."""
     seen = [face.get_options()]
     face.set_options(trap_links=True)
@@ -382,10 +392,9 @@ async def untrap(face: Any) -> list[Any]:
     face.set_options(trap_links=False)
     seen.append(face.get_options())
     assert event["sender"] == first
-    await now(face.registry.register(str(seen)))
+    await now(face.send(report_to, "seen", seen))
     face.spawn_linked(crash)
     await next_event(face)
-    return seen
 
 
 # spawn_monitored, spawn_linked, spawn_linked_monitored
@@ -408,9 +417,10 @@ async def start_untrapped(face: Any, target: Any, host: str | None) -> None:
 
 @both
 async def start_and_end(face: Any, how: str, name: str) -> None:
-    """Start a process and end with an error in the next instant."""
+    """Start a linked process, wait for a word, and end."""
     face.spawn_linked(register_and_wait, None, name, face.pid())
     await next_payload(face)
+    await next_payload(face)  # the test has seen the child's name
     if how == "raise":
         crash()
 
@@ -655,6 +665,24 @@ def say_and_return(to: str) -> None:
     process.send(to, "said")
 
 
+async def aio_receive_cancelled() -> list[Any]:
+    """Cancel tasks that wait, before and after the message for them has come."""
+    inbox = aio_process.inbox()
+    waiting = [asyncio.create_task(inbox.receive()) for _ in range(3)]
+    selecting = asyncio.create_task(aio_process.select(inbox, aio_process.events()))
+    await asyncio.sleep(0)
+    waiting[0].cancel()
+    await aio_process.send(aio_process.pid(), "x", "kept")
+    time.sleep(0.05)  # noqa: ASYNC251 - the message comes while the loop stands still
+    for task in (*waiting, selecting):
+        asyncio.get_running_loop().call_soon(task.cancel)
+    ends = await asyncio.gather(*waiting, selecting, return_exceptions=True)
+    taken = [end for end in ends if not isinstance(end, asyncio.CancelledError)]
+    if not taken:
+        taken = [await inbox.receive(timeout=WAIT)]
+    return [len(taken), await error_of(inbox.receive, timeout=0)]
+
+
 # exec
 
 
@@ -718,6 +746,32 @@ async def aio_exec_cancelled() -> list[Any]:
     except asyncio.CancelledError:
         return ["cancelled", (await next_event(aio_process))["error"]]
     return []
+
+
+MEGABYTES = 40
+
+
+async def aio_exec_cancelled_behind_a_full_pipe(client: str, path: str) -> str:
+    """Cancel an `exec` whose order to start still waits for room in the pipe, then stay.
+
+    The file at `path` tells that it is cancelled: a message could not get through.
+    """
+    pipe = current.worker().pipe
+    data = {"type": "binary", "data": bytes(1_000_000)}
+    sending = [
+        asyncio.create_task(aio_process.send(client, "ws.send", data)) for _ in range(MEGABYTES)
+    ]
+    await next_payload(aio_process)  # the node reads nothing more of ours
+    before = pipe._queued
+    task = asyncio.create_task(aio_process.exec(deaf))
+    await asyncio.sleep(0)
+    assert pipe._queued == before + 1 > 1
+    task.cancel()
+    Path(path).touch()
+    await asyncio.gather(task, *sending, return_exceptions=True)
+    await aio_process.exec(give)  # by now the node has read all that was written before
+    await aio_process.registry.register("fence")
+    return str(await next_payload(aio_process))
 
 
 async def aio_exec_many(count: int) -> list[Any]:
@@ -1050,3 +1104,24 @@ async def wrong(face: Any, table: str, what: str) -> list[str]:
     error = await error_of(calls[what], face)
     await now(face.send(face.pid(), "x", "goes on"))
     return [error, await next_payload(face)]
+
+
+# More than a frame holds
+
+
+TOO_MUCH = 260 * 1024 * 1024
+
+
+@both
+async def send_too_much(face: Any) -> list[str]:
+    much = bytes(TOO_MUCH)
+    seen = [
+        await error_of(face.send, face.pid(), "x", much),
+        await error_of(face.spawn, give, None, much),
+    ]
+    await now(face.send(face.pid(), "x", "goes on"))
+    return [*seen, await next_payload(face)]
+
+
+def return_too_much() -> bytes:
+    return bytes(TOO_MUCH)

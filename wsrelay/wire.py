@@ -368,6 +368,8 @@ def pack_request(frame: Frame) -> bytes:
     except (TypeError, ValueError, OverflowError) as error:
         kind = type(frame).__name__
         raise PayloadError(f"{kind} cannot be told to the node: {error}") from None
+    if len(data) > MAX_FRAME:
+        raise PayloadError(f"{len(data)} bytes are more than a message may hold, {MAX_FRAME}")
     return data
 
 

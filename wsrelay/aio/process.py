@@ -165,10 +165,11 @@ async def exec(  # noqa: A001 - contract name
     try:
         return await worker.ask_async(frame, timeout)
     except TimeoutError:
-        worker.terminate(frame.spawn.pid)
+        worker.pipe.enqueue(wire.Terminate(frame.spawn.pid))
         raise TimeoutError(f"{target} did not end within {timeout} s and was terminated") from None
     except asyncio.CancelledError:
-        worker.terminate(frame.spawn.pid)
+        # Behind the request itself, which may still wait for room in the pipe.
+        worker.pipe.enqueue(wire.Terminate(frame.spawn.pid))
         raise
 
 

@@ -106,8 +106,15 @@ def _live(pipe: WorkerPipe) -> int:
                 error = ExitError(ExitKind.EXIT, f"exit code {code}")
         except BaseException as problem:  # noqa: BLE001 - the handler's, whatever it is
             error = ExitError(ExitKind.ERROR, _line(problem), user_traceback(problem))
-    context.mailbox.read_the_rest()
-    pipe.write(wire.Done(value, error, context.mailbox.received, sorted(context.mailbox.unread)))
+    mailbox = context.mailbox
+    mailbox.read_the_rest()
+    done = wire.Done(value, error, mailbox.received, sorted(mailbox.unread))
+    try:
+        pipe.write(done)
+    except PayloadError as problem:
+        logger.warning("the handler's return value is dropped, %s", problem)
+        done.value = _NOTHING
+        pipe.write(done)
     return code or (1 if error else 0)
 
 

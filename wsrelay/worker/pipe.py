@@ -48,8 +48,16 @@ class WorkerPipe:
     async def write_async(self, frame: wire.Frame) -> None:
         """Do what `write` does without holding up the event loop.
 
-        Frames keep the order of the calls, also of cancelled ones: half a frame cannot be taken
-        back, so a frame that has begun to wait is written all the same.
+        Half a frame cannot be taken back, so a frame that has begun to wait is written all the
+        same when its writer is cancelled.
+        """
+        if (future := self.enqueue(frame)) is not None:
+            await asyncio.shield(future)
+
+    def enqueue(self, frame: wire.Frame) -> asyncio.Future[None] | None:
+        """Write a frame in the event loop's thread behind all that was enqueued before.
+
+        Returns None when it went, else what to await. Raises as `write`.
         """
         data = wire.pack_request(frame)
         if self._queued:
@@ -57,13 +65,13 @@ class WorkerPipe:
         else:
             rest = self._try_write(data)
         if rest is None:
-            return
+            return None
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, "wsrelay writer")
         self._queued += 1
         future = asyncio.wrap_future(self._thread.submit(rest))
         future.add_done_callback(self._unqueue)
-        await asyncio.shield(future)
+        return future
 
     def _unqueue(self, _: object) -> None:
         self._queued -= 1
