@@ -10,6 +10,7 @@ import asyncio
 import functools
 import inspect
 import os
+import select as poll
 import signal
 import sys
 import threading
@@ -673,7 +674,9 @@ async def aio_receive_cancelled() -> list[Any]:
     await asyncio.sleep(0)
     waiting[0].cancel()
     await aio_process.send(aio_process.pid(), "x", "kept")
-    time.sleep(0.05)  # noqa: ASYNC251 - the message comes while the loop stands still
+    poll.select(
+        [current.worker().pipe.socket], [], [], WAIT
+    )  # it is here, the loop has not seen it
     for task in (*waiting, selecting):
         asyncio.get_running_loop().call_soon(task.cancel)
     ends = await asyncio.gather(*waiting, selecting, return_exceptions=True)

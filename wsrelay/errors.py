@@ -94,6 +94,9 @@ class NotAProcess(WsrelayError, RuntimeError):  # noqa: N818 - contract name
 class HostFull(WsrelayError, RuntimeError):  # noqa: N818 - contract name
     """The process host already runs `max_processes` workers."""
 
+    host = ""
+    """The host's name; empty where the error came over a pipe."""
+
     def __init__(self, host: str, limit: int) -> None:
         super().__init__(f"process host {host} is full: {limit} of {limit} processes run")
         self.host = host

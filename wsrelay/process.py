@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Generic, TypeVar
 
 from . import current
-from .errors import ChannelClosed
+from .errors import ChannelClosed, ProcessError
 from .message import Event, Message, sendable
 from .pid import PID
 
@@ -215,6 +215,11 @@ def exec(  # noqa: A001 - contract name
     except TimeoutError:
         worker.terminate(frame.spawn.pid)
         raise TimeoutError(f"{target} did not end within {timeout} s and was terminated") from None
+    except ProcessError:
+        raise
+    except BaseException:
+        worker.terminate(frame.spawn.pid)  # nobody waits for it any more
+        raise
 
 
 # Relations and ends

@@ -7,13 +7,12 @@ else is the same function as in `wsrelay.process`.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Iterable
 from typing import Any, Generic, TypeVar
 
 from wsrelay import current, wire
 from wsrelay import process as _process
-from wsrelay.errors import ChannelClosed
+from wsrelay.errors import ChannelClosed, ProcessError
 from wsrelay.message import Event, Message, sendable
 from wsrelay.pid import PID
 from wsrelay.process import (
@@ -167,8 +166,10 @@ async def exec(  # noqa: A001 - contract name
     except TimeoutError:
         worker.pipe.enqueue(wire.Terminate(frame.spawn.pid))
         raise TimeoutError(f"{target} did not end within {timeout} s and was terminated") from None
-    except asyncio.CancelledError:
-        # Behind the request itself, which may still wait for room in the pipe.
+    except ProcessError:
+        raise
+    except BaseException:
+        # Nobody waits any more. Behind the request itself, which may still wait for room.
         worker.pipe.enqueue(wire.Terminate(frame.spawn.pid))
         raise
 
