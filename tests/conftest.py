@@ -18,6 +18,16 @@ def anyio_backend() -> tuple[str, dict[str, bool]]:
     return "asyncio", {"use_uvloop": os.environ.get("WSRELAY_TEST_LOOP") != "asyncio"}
 
 
+@pytest.fixture(autouse=True, scope="session")
+def runtime_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Control sockets are made where no other node's are."""
+    directory = tmp_path_factory.mktemp("run")
+    directory.chmod(0o700)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WSRELAY_RUNTIME_DIR", str(directory))
+        yield directory
+
+
 @pytest.fixture
 async def node() -> AsyncIterator[Node]:
     """A running node with one host, `processes`, and the tests' handlers in it."""

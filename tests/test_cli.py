@@ -656,8 +656,7 @@ def test_a_port_in_use_is_named() -> None:
         port = taken.getsockname()[1]
         complaint = run_to_the_end(HANDLERS / "echo.py", port=port)
     assert complaint == (
-        f"wsrelay: cannot listen on 127.0.0.1:{port}: "
-        "the address is in use; choose another with --port"
+        f"wsrelay: cannot listen on 127.0.0.1:{port}: the address is in use; choose another port"
     )
 
 

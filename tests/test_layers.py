@@ -20,6 +20,7 @@ LAYERS: dict[str, int] = {
     "pid": 0,
     "message": 0,
     "durations": 0,
+    "sizes": 0,
     "targets": 0,
     "osproc": 0,
     "payload": 1,
@@ -39,7 +40,11 @@ LAYERS: dict[str, int] = {
     "aio": 3,
     "relay": 3,
     "supervisor": 3,
+    "config": 4,
     "gateway": 4,
+    "control": 4,
+    "testing": 4,
+    "pytest_plugin": 4,
     "cli": 4,
 }
 

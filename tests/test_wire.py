@@ -48,8 +48,10 @@ def _values(hint: Any) -> st.SearchStrategy[Any]:
     if hint in _SIMPLE:
         return _SIMPLE[hint]
     arguments = get_args(hint)
-    if get_origin(hint) is list:
-        return st.lists(_values(arguments[0]), max_size=3)
+    collections: dict[Any, Any] = {list: st.lists, dict: st.dictionaries}
+    if (collection := collections.get(get_origin(hint))) is not None:
+        some: st.SearchStrategy[Any] = collection(*map(_values, arguments), max_size=3)
+        return some
     if get_origin(hint) is Literal:
         return st.sampled_from(arguments)
     if arguments:

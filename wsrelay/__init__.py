@@ -28,7 +28,8 @@ from .message import Event, ExitError, ExitKind, Message, Result
 from .pid import PID
 
 if TYPE_CHECKING:
-    from .node import HostOptions, Node
+    from .gateway.assembly import from_config
+    from .node import HostOptions, Limits, Node
     from .relay.middleware import WebSocketRelay
     from .relay.response import RelayResponse
     from .supervisor import RestartPolicy, Service, Supervisor
@@ -45,6 +46,7 @@ __all__ = [
     "InvalidName",
     "InvalidPID",
     "InvalidTarget",
+    "Limits",
     "Message",
     "NameNotFound",
     "NameTaken",
@@ -61,16 +63,19 @@ __all__ = [
     "UnknownHost",
     "WebSocketRelay",
     "WsrelayError",
+    "from_config",
 ]
 
 _LAZY = {
     "HostOptions": ".node",
+    "Limits": ".node",
     "Node": ".node",
     "RelayResponse": ".relay.response",
     "RestartPolicy": ".supervisor",
     "Service": ".supervisor",
     "Supervisor": ".supervisor",
     "WebSocketRelay": ".relay.middleware",
+    "from_config": ".gateway.assembly",
 }
 
 

@@ -7,7 +7,7 @@ The node passes the bytes on and never looks inside.
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,15 @@ __all__ = ["pack_target", "unpack_target"]
 
 
 def pack_target(
-    target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], entries: Container[str] = ()
 ) -> tuple[str | None, bytes]:
     """Return the target's text (None for a callable) and the pickled rest.
 
-    Raises `InvalidTarget`, or `PayloadError` for what cannot be pickled.
+    An id among `entries` stays as it is, for the node to look up. Raises `InvalidTarget`, or
+    `PayloadError` for what cannot be pickled.
     """
+    if isinstance(target, str) and target in entries:
+        return target, _pickle((args, kwargs)) if args or kwargs else b""
     if isinstance(target, str):
         parsed = targets.parse(target)
         script = parsed.script and str(Path(parsed.script).resolve())

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from msgspec import Struct
@@ -48,10 +48,8 @@ class Supervisor:
     """
 
     def __init__(self, node: Node, services: Sequence[Service]) -> None:
-        names = [service.name for service in services]
-        if twice := {name for name in names if names.count(name) > 1}:
-            raise ValueError(f"services of one name: {', '.join(sorted(twice))}")
-        self._keepers = {service.name: _Keeper(node, service) for service in services}
+        self._node = node
+        self._keepers = {name: _Keeper(node, service) for name, service in _named(services)}
         node.accompany(self)
 
     def start(self) -> None:
@@ -65,6 +63,27 @@ class Supervisor:
         for keeper in reversed(self._keepers.values()):
             await keeper.stop()
 
+    async def reconfigure(self, services: Sequence[Service], renew: Collection[str] = ()) -> None:
+        """Take other services: stop what is gone, changed or to `renew`, start what is new.
+
+        Raises `ValueError` as the constructor; then nothing has changed.
+        """
+        wanted = dict(_named(services))
+        for name, keeper in reversed(self._keepers.items()):
+            if name in renew or wanted.get(name) != keeper.service:
+                await keeper.stop()
+        kept = {
+            name: keeper
+            for name, keeper in self._keepers.items()
+            if name not in renew and wanted.get(name) == keeper.service
+        }
+        self._keepers = {
+            name: kept.get(name) or _Keeper(self._node, service) for name, service in wanted.items()
+        }
+        for name, keeper in self._keepers.items():
+            if name not in kept and keeper.service.auto_start:
+                keeper.start()
+
     def start_service(self, name: str) -> None:
         """Start a service that does not run; its failures are forgotten. Raises `KeyError`."""
         self._keepers[name].start()
@@ -76,6 +95,13 @@ class Supervisor:
     def pid(self, name: str) -> PID | None:
         """Return the PID of a service, None while it does not run. Raises `KeyError`."""
         return self._keepers[name].pid
+
+
+def _named(services: Sequence[Service]) -> list[tuple[str, Service]]:
+    names = [service.name for service in services]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ValueError(f"services of one name: {', '.join(sorted(twice))}")
+    return [(service.name, service) for service in services]
 
 
 class _Keeper:

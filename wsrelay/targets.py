@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from .errors import InvalidTarget
 
-__all__ = ["DEFAULT_FUNCTION", "Target", "parse"]
+__all__ = ["DEFAULT_FUNCTION", "Entry", "Target", "parse"]
 
 DEFAULT_FUNCTION: Final = "handler"
 
@@ -29,6 +29,13 @@ class Target(Struct, frozen=True):
 
     def __str__(self) -> str:
         return f"{self.script or self.module}:{self.function}"
+
+
+class Entry(Struct, frozen=True):
+    """A target under an id, as a configuration declares it; `host` is where it runs by default."""
+
+    target: str
+    host: str | None = None
 
 
 def parse(text: str) -> Target:

@@ -44,6 +44,13 @@ class Frame(Struct, array_like=True, forbid_unknown_fields=True):
 # worker; the others go ahead of them.
 
 
+class Known(Frame, tag=9):
+    """What can be spawned: the hosts, and the ids of entries, each with its host if it has one."""
+
+    hosts: list[str]
+    entries: dict[str, str | None]
+
+
 class Start(Frame, tag=0):
     """First frame to a fresh worker: who it is and what it runs.
 
@@ -53,7 +60,7 @@ class Start(Frame, tag=0):
 
     pid: str
     ids: str
-    hosts: list[str]
+    known: Known
     target: str | None
     code: bytes
     log_level: int
@@ -314,7 +321,9 @@ class Exited(Frame, tag=4):
     code: int
 
 
-ToWorker = Start | Deliver | Attach | Relay | Detach | CloseInbox | Signal | Reply | Finished
+ToWorker = (
+    Start | Deliver | Attach | Relay | Detach | CloseInbox | Signal | Reply | Finished | Known
+)
 Request = GetOrSpawn | Register | Lookup | Unregister | Members | Drain
 FromWorker = (
     Ready

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import sys
 from pathlib import Path
-from typing import Any, Never
+from typing import Any
 
 import click
 
-from wsrelay import durations, targets
+from wsrelay import durations, sizes, targets
+from wsrelay.control import Control, ControlError
 from wsrelay.errors import HostFailed, InvalidTarget
+from wsrelay.gateway.address import AddressError, bind, url
 from wsrelay.gateway.script import Scope, ScriptOptions, script_app
-from wsrelay.gateway.server import AddressError, Server, bind, on_signals
-from wsrelay.node import HostOptions, Node
+from wsrelay.gateway.server import FrontEnd, Server, on_signals
+from wsrelay.node import HostOptions, Limits, Node
 from wsrelay.relay import header, origins
+
+from .logs import log_options, set_up_logging
+from .running import fail, loop_factory, reload_on_edits
 
 __all__ = ["run"]
 
@@ -58,6 +62,13 @@ def _heartbeat(
     return text
 
 
+def _size(_context: click.Context, _parameter: click.Parameter, text: str | None) -> int | None:
+    try:
+        return None if text is None else sizes.parse(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
 def _origins(_context: click.Context, _parameter: click.Parameter, text: str) -> str:
     try:
         origins.Origins(text)
@@ -93,6 +104,9 @@ def _path(_context: click.Context, _parameter: click.Parameter, text: str) -> st
 @click.option("--heartbeat", callback=_heartbeat, help="Send ws.heartbeat so often, e.g. 30s.")
 @click.option("--max-processes", type=click.IntRange(1), default=256, show_default=True)
 @click.option(
+    "--memory", callback=_size, help="What each process may use, e.g. 512MB; beyond it, it ends."
+)
+@click.option(
     "--room-linger",
     default="5s",
     show_default=True,
@@ -104,6 +118,8 @@ def _path(_context: click.Context, _parameter: click.Parameter, text: str) -> st
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Serve this folder at / in place of the built-in page.",
 )
+@click.option("--reload", is_flag=True, help="For development: start again when a file changes.")
+@log_options
 def run(
     *,
     target: str,
@@ -114,15 +130,21 @@ def run(
     origins: str,
     heartbeat: str | None,
     max_processes: int,
+    memory: int | None,
     room_linger: float,
     static: Path | None,
+    reload: bool,
+    log_format: str,
+    log_level: str,
 ) -> None:
     """Serve the handler script TARGET, e.g. handlers/echo.py or app.rooms:lobby.
 
     Each process of it is a real OS process. Ctrl-C ends everything in order, a second one at once.
     """
-    logging.basicConfig(format="%(asctime)s %(levelname)-7s %(message)s", level=logging.INFO)
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    if reload:
+        script = targets.parse(target).script
+        reload_on_edits([Path(script).parent if script else Path(), *([static] if static else [])])
+    set_up_logging(log_format, log_level)
     options = ScriptOptions(
         target=target,
         scope=Scope(scope),
@@ -133,9 +155,12 @@ def run(
         static=static,
     )
     processes = HostOptions(
-        targets=(target,), max_processes=max_processes, stop_timeout=_STOP_TIMEOUT
+        targets=(target,),
+        max_processes=max_processes,
+        stop_timeout=_STOP_TIMEOUT,
+        limits=Limits(memory=memory),
     )
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(_serve(options, processes, host, port))
 
 
@@ -143,43 +168,24 @@ async def _serve(options: ScriptOptions, processes: HostOptions, host: str, port
     try:
         listener = bind(host, port)
     except AddressError as error:
-        _fail(str(error))
+        fail(str(error))
     with listener:
         node = Node(hosts=[processes])
-        server = Server(
-            script_app(node, options),
-            node,
-            grace=_STOP_TIMEOUT,
-            ready=lambda: _welcome(options, listener.getsockname()[:2]),
-        )
-        with on_signals(server.stop):
+        front = FrontEnd(node)
+        server = Server(script_app(node, options), listener)
+        with on_signals(front.stop):
             try:
-                await server.run_when_loaded(listener)
+                async with Control(node):
+                    await front.run([server], lambda: _welcome(options, url(listener)))
+            except ControlError as error:
+                fail(str(error))
             except HostFailed as error:
-                await node.aclose()
-                _fail(str(error), error.details)
+                fail(str(error), error.details)
 
 
-def _welcome(options: ScriptOptions, address: tuple[str, int]) -> None:
-    name = f"[{address[0]}]" if ":" in address[0] else address[0]
-    place = f"{name}:{address[1]}"
-    socket = f"ws://{place}{options.path}"
+def _welcome(options: ScriptOptions, place: str) -> None:
+    socket = f"{place.replace('http', 'ws', 1)}{options.path}"
     if options.scope is Scope.ROOM:
         socket = f"{socket.rstrip('/')}/<room>"
     click.echo(f"Serving {options.target} (a process per {options.scope}) at {socket}", err=True)
-    click.echo(f"Open http://{place}/ in a browser. Ctrl-C ends it.", err=True)
-
-
-def _fail(line: str, details: str = "") -> Never:
-    if details:
-        click.echo(details.rstrip(), err=True)
-    click.echo(f"wsrelay: {line}", err=True)
-    sys.exit(1)
-
-
-def _loop_factory() -> Any:
-    try:
-        import uvloop  # noqa: PLC0415 - not on every platform
-    except ImportError:
-        return None
-    return uvloop.new_event_loop
+    click.echo(f"Open {place}/ in a browser. Ctrl-C ends it.", err=True)

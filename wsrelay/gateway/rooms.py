@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Final
+from collections.abc import Callable
+from typing import Any, Final
 
 from wsrelay.node import Node
 from wsrelay.pid import PID
@@ -17,7 +18,7 @@ _PATIENCE: Final = 15.0
 class Rooms:
     """One process per room name; cancelled `linger` seconds after its last client left."""
 
-    def __init__(self, node: Node, target: str, linger: float) -> None:
+    def __init__(self, node: Node, target: str | Callable[..., Any], linger: float) -> None:
         self._node = node
         self._target = target
         self._linger = linger

@@ -7,6 +7,7 @@ import html
 from collections.abc import Awaitable, Callable
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from msgspec import Struct
 from starlette.applications import Starlette
@@ -36,7 +37,7 @@ class Scope(enum.StrEnum):
 class ScriptOptions(Struct, frozen=True, kw_only=True):
     """How a script is served (contract section 6); `room_linger` in seconds."""
 
-    target: str
+    target: str | Callable[..., Any]
     scope: Scope = Scope.CONNECTION
     path: str = "/ws"
     origins: str = ""

@@ -1,48 +1,178 @@
-"""Running an application under uvicorn, from the bound socket to the last closed connection."""
+"""Running applications under uvicorn, from the bound sockets to the last closed connection."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import signal
 import socket
-from collections.abc import Callable, Generator
-from typing import Any
+import ssl
+from collections.abc import Callable, Generator, Sequence
+from pathlib import Path
+from typing import Any, Final
 
 import uvicorn
+from msgspec import Struct
 
 from wsrelay.node import Node
 
+from .address import AddressError
 from .protocol import RelayProtocol
 
-__all__ = ["AddressError", "Server", "bind", "on_signals"]
+__all__ = ["FrontEnd", "Server", "ServerOptions", "on_signals"]
+
+_GRACE: Final = 2
+"""Seconds that HTTP requests get to finish once the node has ended."""
 
 
-class AddressError(Exception):
-    """The address cannot be listened on; the text says which and why."""
+class ServerOptions(Struct, frozen=True, kw_only=True):
+    """How a server treats its connections: sizes in bytes, times in seconds."""
+
+    max_message_size: int = 16 * 1024 * 1024
+    keep_alive: float = 5.0
+    ping_interval: float = 20.0
+    ping_timeout: float = 20.0
+    cert: Path | None = None
+    key: Path | None = None
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """Return a listening socket; raises `AddressError`."""
-    shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    try:
-        family, _, _, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        return socket.create_server(address[:2], family=family, backlog=2048)
-    except OSError as error:
-        why = error.strerror or str(error)
-        if error.errno == errno.EADDRINUSE:
-            why = "the address is in use; choose another with --port"
-        raise AddressError(f"cannot listen on {shown}: {why}") from None
+class Server(uvicorn.Server):
+    """uvicorn's server on one listening socket, with our WebSocket protocol.
+
+    Raises `AddressError` for a certificate that cannot be used.
+    """
+
+    def __init__(
+        self, app: Any, listener: socket.socket, options: ServerOptions | None = None
+    ) -> None:
+        options = options or ServerOptions()
+        config = uvicorn.Config(
+            app,
+            http="h11",
+            ws=RelayProtocol,
+            loop="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            ws_per_message_deflate=False,
+            ws_max_size=options.max_message_size,
+            ws_ping_interval=options.ping_interval,
+            ws_ping_timeout=options.ping_timeout,
+            timeout_keep_alive=round(options.keep_alive),
+            timeout_graceful_shutdown=_GRACE,
+            ssl_certfile=options.cert,
+            ssl_keyfile=options.key,
+        )
+        try:
+            config.load()
+        except (ssl.SSLError, OSError) as error:
+            raise AddressError(f"cannot use certificate {options.cert}: {error}") from None
+        super().__init__(config)
+        self.listener = listener
+        self._accepting = asyncio.Event()
+        self._serving: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Start accepting."""
+        self._serving = asyncio.create_task(self.serve([self.listener]))
+        accepting = asyncio.ensure_future(self._accepting.wait())
+        await asyncio.wait({self._serving, accepting}, return_when=asyncio.FIRST_COMPLETED)
+        accepting.cancel()
+        if self._serving.done():
+            self._serving.result()
+
+    def stop_accepting(self) -> None:
+        """Let no more connections in; those that there are stay."""
+        for server in self.servers:
+            server.close()
+        self.listener.close()
+
+    async def aclose(self) -> None:
+        """Close what is left of the connections, WebSockets with 1012."""
+        self.should_exit = True
+        if self._serving is not None:
+            await self._serving
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start accepting; uvicorn calls this."""
+        await super().startup(sockets)
+        self._accepting.set()
+
+    def capture_signals(self) -> contextlib.AbstractContextManager[None]:  # type: ignore[override]
+        """Leave the signals to `on_signals`; uvicorn would raise them again and end with 143."""
+        return contextlib.nullcontext()
+
+
+class FrontEnd:
+    """A node and its servers, from the first preloaded module to the last closed connection.
+
+    `spread` is how long the shutdown takes to close all connections, in seconds.
+    """
+
+    def __init__(self, node: Node, *, spread: float = 0.0) -> None:
+        self.servers: list[Server] = []
+        self._node = node
+        self._spread = spread
+        self._stop = asyncio.Event()
+        self._loading: asyncio.Future[None] | None = None
+
+    @property
+    def ready(self) -> bool:
+        """Whether the node has loaded what it should and does not shut down."""
+        loaded = self._loading is not None and self._loading.done()
+        return loaded and not self._stop.is_set()
+
+    async def run(self, servers: Sequence[Server], accepting: Callable[[], object]) -> None:
+        """Load the node's hosts, then serve until `stop`; raises `HostFailed`.
+
+        `accepting` is called as soon as clients may come.
+        """
+        self._loading = asyncio.ensure_future(self._node.loaded())
+        try:
+            await self._loading
+            for server in servers:
+                await self.add(server)
+            accepting()
+            await self._stop.wait()
+        except asyncio.CancelledError:
+            if not self._stop.is_set():
+                raise
+        finally:
+            for server in self.servers:
+                server.stop_accepting()
+            await self._node.aclose(self._spread)
+            await asyncio.gather(*(server.aclose() for server in self.servers))
+
+    async def add(self, server: Server) -> None:
+        """Start one more server."""
+        await server.start()
+        self.servers.append(server)
+
+    async def remove(self, server: Server) -> None:
+        """Close a server and its connections."""
+        self.servers.remove(server)
+        server.stop_accepting()
+        await server.aclose()
+
+    def stop(self) -> None:
+        """End in order; called again, at once."""
+        if self._stop.is_set():
+            self._node.hurry()
+            for server in self.servers:
+                server.force_exit = True
+        self._stop.set()
+        if self._loading is not None:
+            self._loading.cancel()
 
 
 @contextlib.contextmanager
-def on_signals(callback: Callable[[], object]) -> Generator[None, None, None]:
-    """Call back in the running event loop at each SIGINT and SIGTERM."""
+def on_signals(
+    callback: Callable[[], object],
+    handled: Sequence[signal.Signals] = (signal.SIGINT, signal.SIGTERM),
+) -> Generator[None, None, None]:
+    """Call back in the running event loop at each of these signals."""
     loop = asyncio.get_running_loop()
-    handled = (signal.SIGINT, signal.SIGTERM)
     for number in handled:
         loop.add_signal_handler(number, callback)
     try:
@@ -50,66 +180,3 @@ def on_signals(callback: Callable[[], object]) -> Generator[None, None, None]:
     finally:
         for number in handled:
             loop.remove_signal_handler(number)
-
-
-class Server(uvicorn.Server):
-    """uvicorn's server with a node beside it.
-
-    The first `stop` drains: no new connections, clients are closed with 1012, workers cancelled;
-    a second one ends the workers at once. `ready` is called when it accepts.
-    """
-
-    def __init__(self, app: Any, node: Node, *, grace: float, ready: Callable[[], None]) -> None:
-        super().__init__(
-            uvicorn.Config(
-                app,
-                http="h11",
-                ws=RelayProtocol,
-                loop="none",
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-                ws_per_message_deflate=False,
-                timeout_graceful_shutdown=max(1, round(grace)),
-            )
-        )
-        self._node = node
-        self._ready = ready
-        self._loading: asyncio.Future[None] | None = None
-
-    async def run_when_loaded(self, listener: socket.socket) -> None:
-        """Load the node's hosts, then serve until `stop`; raises `HostFailed`."""
-        self._loading = asyncio.ensure_future(self._node.loaded())
-        try:
-            await self._loading
-        except asyncio.CancelledError:
-            await self._node.aclose()
-        else:
-            await self.serve([listener])
-
-    def stop(self) -> None:
-        """End in order; called again, at once."""
-        if self.should_exit:
-            self.force_exit = True
-            self._node.hurry()
-        self.should_exit = True
-        if self._loading is not None:
-            self._loading.cancel()
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start accepting."""
-        await super().startup(sockets)
-        self._ready()
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop accepting, end the node in order, then what is left of the connections."""
-        for server in self.servers:
-            server.close()
-        for sock in sockets or ():
-            sock.close()
-        await self._node.aclose()
-        await super().shutdown()
-
-    def capture_signals(self) -> contextlib.AbstractContextManager[None]:  # type: ignore[override]
-        """Leave the signals to `on_signals`; uvicorn would raise them again and end with 143."""
-        return contextlib.nullcontext()

@@ -1,8 +1,9 @@
 """Process hosts: templates, the workers forked from them, and the pipes to those."""
 
+from .limits import Limits
 from .options import HostOptions
 from .pipe import NodePipe
 from .process_host import ProcessHost
 from .worker import Worker
 
-__all__ = ["HostOptions", "NodePipe", "ProcessHost", "Worker"]
+__all__ = ["HostOptions", "Limits", "NodePipe", "ProcessHost", "Worker"]

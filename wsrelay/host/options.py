@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from .limits import Limits
+
 __all__ = ["HostOptions"]
 
 
@@ -12,7 +14,8 @@ class HostOptions(Struct, frozen=True, kw_only=True):
 
     `preload` names modules and `targets` functions of scripts or modules; all are loaded once, in
     the template, and shared by every worker. Timeouts are seconds, `mailbox` is the bytes that
-    other workers may have sent to one that has not taken them yet.
+    other workers may have sent to one that has not taken them yet. `nice` is the workers' absolute
+    niceness. Raises `ValueError` for what cannot be.
     """
 
     name: str = "processes"
@@ -22,3 +25,21 @@ class HostOptions(Struct, frozen=True, kw_only=True):
     start_timeout: float = 10.0
     stop_timeout: float = 10.0
     mailbox: int = 64 * 1024 * 1024
+    limits: Limits = Limits()
+    nice: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be, before any process is started."""
+        checks = [
+            ("max_processes", self.max_processes, self.max_processes >= 0, "0 or more"),
+            ("start_timeout", self.start_timeout, self.start_timeout > 0, "more than 0 seconds"),
+            ("stop_timeout", self.stop_timeout, self.stop_timeout >= 0, "0 seconds or more"),
+            ("mailbox", self.mailbox, self.mailbox >= 0, "0 bytes or more"),
+            ("limits.memory", memory := self.limits.memory, memory is None or memory > 0, "bytes"),
+            ("limits.cpu_time", cpu := self.limits.cpu_time, cpu is None or cpu >= 1, "1s or more"),
+            ("limits.open_files", n := self.limits.open_files, n is None or n >= 16, "16 or more"),  # noqa: PLR2004
+            ("nice", self.nice, self.nice is None or -20 <= self.nice <= 19, "-20 to 19"),  # noqa: PLR2004
+        ]
+        for name, given, right, wanted in checks:
+            if not right:
+                raise ValueError(f"host {self.name}: {name} is {given!r} and must be {wanted}")

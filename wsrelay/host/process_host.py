@@ -43,6 +43,8 @@ class ProcessHost:
         self._pending: list[Worker] = []
         self._out: deque[tuple[bytes, socket.socket | None]] = deque()
         self._loading: asyncio.Future[None] | None = None
+        self._retiring = False
+        self._retired: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Start the template unless it runs."""
@@ -85,6 +87,7 @@ class ProcessHost:
         """Have the worker forked, as soon as the template is ready."""
         self.start()
         self._workers[worker.ref] = worker
+        worker.limits = self.options.limits
         worker.kill_by_host = lambda: self._kill(worker)
         assert self._loading is not None  # noqa: S101 - start() made it
         if self._loading.done():
@@ -115,6 +118,21 @@ class ProcessHost:
         if self._loading is not None and not self._loading.done():
             self._loading.set_exception(HostFailed("the process host was closed"))
 
+    def retire(self) -> None:
+        """End as soon as the last of the workers has; no more are to be launched."""
+        self._retiring = True
+        self._workers_changed()
+
+    @property
+    def over(self) -> bool:
+        """Whether there is no template."""
+        return self._process is None
+
+    def _workers_changed(self) -> None:
+        if self._retiring and not self._workers and self._retired is None:
+            self.close()
+            self._retired = self._loop.create_task(self.join(10))
+
     def abandon(self) -> None:
         """Let go of the template at the exit of the interpreter, when no event loop runs."""
         self._kill_if_loading()
@@ -128,6 +146,8 @@ class ProcessHost:
 
     async def join(self, timeout: float) -> None:  # noqa: ASYNC109 - bounds a thread
         """Wait for the end of the template after `close`."""
+        if self._retired is not None and self._retired is not asyncio.current_task():
+            await self._retired
         if self._process is not None:
             await asyncio.to_thread(self._process.join, timeout)
             if self._process.is_alive():
@@ -199,8 +219,10 @@ class ProcessHost:
             case wire.ForkFailed():
                 worker = self._workers.pop(frame.ref)
                 worker.failed(ExitError(ExitKind.START_FAILED, frame.message))
+                self._workers_changed()
             case wire.Exited():
                 self._workers.pop(frame.ref).reaped(frame.code)
+                self._workers_changed()
 
     def _fail(self, error: HostFailed) -> None:
         """Give up on this template; the next launch tries a new one."""

@@ -5,6 +5,7 @@ Single-threaded and free of asyncio, so that a fork copies nothing but preloaded
 
 from __future__ import annotations
 
+import functools
 import gc
 import io
 import logging
@@ -21,6 +22,7 @@ from pathlib import Path
 
 from wsrelay import osproc, targets, wire, worker
 
+from . import limits
 from .options import HostOptions
 
 __all__ = ["main"]
@@ -50,11 +52,15 @@ def main(control: socket.socket, options: HostOptions, node: int, log_level: int
     # A handler on the root makes basicConfig() of preloaded code do nothing: in a worker the
     # records go to the node, and would be written twice otherwise.
     logging.basicConfig(level=log_level)
-    template = Template(control)
+    template = Template(control, options)
     try:
+        limits.enter_template(options.limits)
         _preload(options)
+    except limits.LimitError as error:
+        template.tell(wire.LoadFailed(str(error), ""))
     except worker.LoadError as error:
-        template.tell(wire.LoadFailed(error.message, error.details))
+        under = limits.shown(options.limits)
+        template.tell(wire.LoadFailed(f"{error.message}{under}", error.details))
     else:
         gc.collect()
         gc.freeze()
@@ -97,8 +103,9 @@ def _warn_of_threads() -> None:
 class Template:
     """The loop: control frames and children's deaths in, forks and reports out."""
 
-    def __init__(self, control: socket.socket) -> None:
+    def __init__(self, control: socket.socket, options: HostOptions) -> None:
         self._control = control
+        self._options = options
         self._reader = wire.to_template()
         self._descriptors: list[int] = []
         self._refs: dict[int, int] = {}  # process id to ref
@@ -190,7 +197,8 @@ class Template:
             mine.close()
         for descriptor in self._descriptors:
             os.close(descriptor)
-        worker.run(sock, template)
+        enter = functools.partial(limits.enter_worker, self._options.limits, self._options.nice)
+        worker.run(sock, template, enter)
 
     def _reap(self) -> None:
         """Reap all dead children, adopted ones too, and report the workers among them."""

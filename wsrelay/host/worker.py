@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable
 from typing import Final
 
@@ -13,6 +14,7 @@ from wsrelay import payload, wire
 from wsrelay.message import ExitError, ExitKind, Result
 from wsrelay.pid import PID
 
+from .limits import Limits, cpu_time_reached
 from .pipe import NodePipe
 
 __all__ = ["Worker"]
@@ -38,6 +40,9 @@ class Worker:
         self.pid = pid
         self.ref = ref
         self.os_pid: int | None = None
+        self.started = time.time()
+        self.target = ""
+        self.parent: PID | None = None
         self.clients: dict[PID, int] = {}
         """Connections bound to it, each with the number of its `ws.join` frame."""
         self.done: wire.Done | None = None
@@ -52,6 +57,7 @@ class Worker:
         self._is_dead = False
         self._over = False
         self._patience: asyncio.TimerHandle | None = None
+        self.limits = Limits()
         self.kill_by_host: Callable[[], None] | None = None
         """How its process host ends it where there is no pidfd, or no process yet."""
 
@@ -140,14 +146,17 @@ class Worker:
             return Result(_value(self.done), self.done.error)
         if self._failure is not None:
             return Result(error=self._failure)
-        if self._exit_code is None:
-            return Result(error=ExitError(ExitKind.KILLED, "its exit status is unknown"))
-        if self._exit_code < 0:
-            name = _signal_name(-self._exit_code)
-            return Result(error=ExitError(ExitKind.KILLED, name))
-        if self._exit_code > 0:
-            return Result(error=ExitError(ExitKind.EXIT, f"exit code {self._exit_code}"))
-        return Result()
+        code = self._exit_code
+        error = None
+        if code is None:
+            error = ExitError(ExitKind.KILLED, "its exit status is unknown")
+        elif code == -signal.SIGXCPU and self.limits.cpu_time is not None:
+            error = ExitError(ExitKind.LIMIT, cpu_time_reached(self.limits))
+        elif code < 0:
+            error = ExitError(ExitKind.KILLED, _signal_name(-code))
+        elif code > 0:
+            error = ExitError(ExitKind.EXIT, f"exit code {code}")
+        return Result(error=error)
 
 
 def _signal_name(number: int) -> str:

@@ -126,6 +126,11 @@ class Kernel:
         """Return how many workers of the host live."""
         return self._workers[host]
 
+    def set_hosts(self, hosts: Mapping[str, int]) -> None:
+        """Take other process hosts and limits; what runs in one that is no more goes on."""
+        self._limits = dict(hosts)
+        self._workers = {**dict.fromkeys(hosts, 0), **self._workers}
+
     def check_host(self, host: str) -> None:
         """Raise `UnknownHost` or `HostFull` if the host cannot take one more worker."""
         if (limit := self._limits.get(host)) is None:

@@ -1,8 +1,19 @@
 """The node: executes the kernel's effects, routes messages, serves what workers ask."""
 
-from wsrelay.host import HostOptions
+from wsrelay.host import HostOptions, Limits
 
 from .clients import Clients, Connection
+from .info import ConnectionInfo, NodeInfo, ProcessInfo, describe
 from .node import Node
 
-__all__ = ["Clients", "Connection", "HostOptions", "Node"]
+__all__ = [
+    "Clients",
+    "Connection",
+    "ConnectionInfo",
+    "HostOptions",
+    "Limits",
+    "Node",
+    "NodeInfo",
+    "ProcessInfo",
+    "describe",
+]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import random
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -13,6 +15,8 @@ from wsrelay.host import Worker
 from wsrelay.message import JOIN, LEAVE, Result
 from wsrelay.pid import PID
 from wsrelay.relay import command
+
+from .info import ConnectionInfo
 
 if TYPE_CHECKING:
     from .node import Node
@@ -29,6 +33,9 @@ class Connection(Protocol):
     """What the node needs of a WebSocket connection to treat it as a process."""
 
     pid: PID
+
+    def describe(self) -> ConnectionInfo:
+        """Return what an operator wants to see."""
 
     def command(self, given: command.Command, sender: PID) -> None:
         """Carry out what a process sent."""
@@ -60,6 +67,8 @@ class Clients:
         """The living connections."""
         self._node = node
         self._watchers: dict[PID, Watcher] = {}
+        self.leaving: dict[PID, asyncio.TimerHandle] = {}
+        """Connections that are to be closed in their turn because the node shuts down."""
 
     # Their lives
 
@@ -76,22 +85,42 @@ class Clients:
     def disconnect(self, pid: PID, target: PID, result: Result) -> None:
         """Remove a connection."""
         self.connections.pop(pid, None)
+        if (turn := self.leaving.pop(pid, None)) is not None:
+            turn.cancel()
+            self._node.changed()
         self._unbind(pid, target)
         self._node.execute(self._node.kernel.exited(pid, result))
 
     def target_ended(self, worker: Worker, result: Result) -> None:
         """Tell all connections of a worker that it is gone."""
         for pid, join in list(worker.clients.items()):
-            if (connection := self.connections.get(pid)) is not None:
+            if pid not in self.leaving and (connection := self.connections.get(pid)) is not None:
                 join_read = not worker.never_read(pid, join)
                 connection.target_exited(worker.pid, result, join_read=join_read)
         if (watcher := self._watchers.pop(worker.pid, None)) is not None:
             watcher(worker.pid, None)
 
-    def shut_down(self) -> None:
-        """Close all connections because the node shuts down."""
-        for connection in list(self.connections.values()):
-            connection.shut_down()
+    def shut_down(self, spread: float = 0.0) -> None:
+        """Close all connections because the node shuts down, spread over so many seconds.
+
+        Each has a turn drawn by lot, so that not all clients come back at one moment; one whose
+        target ends earlier waits for its turn too.
+        """
+        for pid, connection in list(self.connections.items()):
+            if (turn := self.leaving.pop(pid, None)) is not None:
+                turn.cancel()
+            if spread <= 0:
+                connection.shut_down()
+            else:
+                delay = random.uniform(0, spread)  # noqa: S311 - no secret
+                loop = asyncio.get_running_loop()
+                self.leaving[pid] = loop.call_later(delay, self._turn, pid)
+        self._node.changed()
+
+    def _turn(self, pid: PID) -> None:
+        del self.leaving[pid]
+        self.connections[pid].shut_down()
+        self._node.changed()
 
     # What the relay sends to targets
 

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import itertools
 import logging
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from multiprocessing.util import Finalize
 from typing import Any, Final, Protocol, Self, TypeVar
 
@@ -40,6 +41,7 @@ from wsrelay.message import ExitError, ExitKind, Result, sendable
 from wsrelay.pid import PID, PIDSource, address, base36
 from wsrelay.relay import command
 from wsrelay.spawning import pack_target
+from wsrelay.targets import Entry
 
 from .clients import Clients, Connection
 from .requests import WORKER_LOG, Requests
@@ -67,12 +69,20 @@ class Companion(Protocol):
 class Node:
     """A node: its process hosts, its workers and its connections.
 
-    `name` is the node part of its PIDs, the first of `hosts` is where spawns without a host go.
-    Building it starts nothing; use `async with node:`, or `start` and `aclose`, in one event loop.
+    `name` is the node part of its PIDs, the first of `hosts` is where spawns without a host go,
+    `entries` are ids that can be spawned like targets. Building it starts nothing; use
+    `async with node:`, `lifespan`, or `start` and `aclose`, in one event loop.
     """
 
-    def __init__(self, *, name: str = "local", hosts: Sequence[HostOptions] = ()) -> None:
+    def __init__(
+        self,
+        *,
+        name: str = "local",
+        hosts: Sequence[HostOptions] = (),
+        entries: Mapping[str, Entry] | None = None,
+    ) -> None:
         self.name = name
+        self.entries = dict(entries or {})
         self.hosts = {host.name: host for host in hosts or (HostOptions(),)}
         self.dead_letters = 0
         """Messages to a PID or name that nobody has."""
@@ -91,11 +101,12 @@ class Node:
     def _reset(self) -> None:
         self.kernel = Kernel({host.name: host.max_processes for host in self.hosts.values()})
         self._templates: dict[str, ProcessHost] = {}
+        self._retired: list[ProcessHost] = []
         self._workers: dict[PID, Worker] = {}
         self._timers: dict[PID, asyncio.TimerHandle] = {}
         self._starting: dict[PID, asyncio.Future[str | None]] = {}
         self._when_ended: dict[PID, Callable[[Result], None]] = {}
-        self._fewer_workers = asyncio.Event()
+        self._changed = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = 0
         self.draining = False
@@ -131,44 +142,89 @@ class Node:
         for template in self._templates.values():
             await template.loaded()
 
-    def drain(self) -> None:
-        """Begin to shut down: connections close with 1012, workers are cancelled, none start."""
+    async def reconfigure(
+        self,
+        hosts: Sequence[HostOptions],
+        entries: Mapping[str, Entry],
+        renew: Collection[str] = (),
+    ) -> None:
+        """Take other hosts and entries for all that is spawned from now on.
+
+        Hosts that changed, and those to `renew` because their code did, get a new template. What
+        runs goes on until it ends. Raises `HostFailed`; then nothing has changed.
+        """
+        fresh = {
+            host.name: ProcessHost(host)
+            for host in hosts
+            if host.name in renew
+            or host.name not in self._templates
+            or host != self.hosts[host.name]
+        }
+        try:
+            for template in fresh.values():
+                await template.loaded()
+        except HostFailed:
+            for template in fresh.values():
+                template.close()
+                await template.join(10)
+            raise
+        kept = {host.name: fresh.get(host.name) or self._templates[host.name] for host in hosts}
+        for name, template in self._templates.items():
+            if kept.get(name) is not template:
+                self._retired.append(template)
+                template.retire()
+        self._templates = kept
+        self._retired = [template for template in self._retired if not template.over]
+        self.hosts |= {host.name: host for host in hosts}
+        self.kernel.set_hosts({host.name: host.max_processes for host in hosts})
+        self._default_host = hosts[0].name
+        self.entries = dict(entries)
+        for worker in self._workers.values():
+            worker.pipe.post(self._known())
+
+    def drain(self, spread: float = 0.0) -> None:
+        """Begin to shut down: connections close with 1012, workers are cancelled, none start.
+
+        The connections close spread over so many seconds.
+        """
         self.draining = True
-        self.clients.shut_down()
+        self.clients.shut_down(spread)
         for pid in self._workers.keys() - self._when_ended.keys():
             self.signal(pid, Signal.CANCEL, reason="node shuts down")
 
     def hurry(self) -> None:
-        """End all workers at once."""
+        """End all workers at once, and close what connections are left."""
+        self.clients.shut_down()
         for pid in list(self._workers):
             self.signal(pid, Signal.TERMINATE)
 
-    async def aclose(self) -> None:
+    async def aclose(self, spread: float = 0.0) -> None:
         """Drain, wait until every worker has ended (at most its host's `stop_timeout`), stop."""
         if self._loop is None:
             return
-        self.drain()
+        self.drain(spread)
         patience = max(host.stop_timeout for host in self.hosts.values()) + _MARGIN
         try:
-            async with asyncio.timeout(patience):
-                while self._workers.keys() - self._when_ended.keys():
-                    self._fewer_workers.clear()
-                    await self._fewer_workers.wait()
+            async with asyncio.timeout(max(patience, spread + _MARGIN)):
+                while self.clients.leaving or self._workers.keys() - self._when_ended.keys():
+                    self._changed.clear()
+                    await self._changed.wait()
             for companion in reversed(self._companions):
                 async with asyncio.timeout(patience):
                     await companion.stop()
         except TimeoutError:
             logger.error("node %s: workers that do not end: %s", self.name, self.workers)  # noqa: TRY400
-        for template in self._templates.values():
+        templates = [*self._templates.values(), *self._retired]
+        for template in templates:
             template.close()
-        for template in self._templates.values():
+        for template in templates:
             await template.join(10)
         self._at_exit.cancel()
         current.nodes.remove(self)
         self._reset()
 
     def _abandon(self) -> None:
-        for template in self._templates.values():
+        for template in [*self._templates.values(), *self._retired]:
             template.abandon()
 
     async def __aenter__(self) -> Self:
@@ -177,6 +233,12 @@ class Node:
 
     async def __aexit__(self, *_exc: object) -> None:
         await self.aclose()
+
+    @contextlib.asynccontextmanager
+    async def lifespan(self, _app: object = None) -> AsyncIterator[None]:
+        """Be the lifespan of an application: `FastAPI(lifespan=node.lifespan)`."""
+        async with self:
+            yield
 
     # What handlers call on the node; from any thread
 
@@ -192,28 +254,31 @@ class Node:
 
     def spawn(self, target: Any, host: str | None = None, /, *args: Any, **kwargs: Any) -> PID:
         """Start a process and return its PID at once; raises as `wsrelay.process.spawn`."""
-        text, code = pack_target(target, args, kwargs)
-        pid = self._ids.next(self._default_host if host is None else host)
-        return self._here(self.launch, pid, text, code)
+        text, code = pack_target(target, args, kwargs, self.entries)
+        return self._here(self.launch, self._next_pid(target, host), text, code)
 
     def get_or_spawn(
         self, name: str, target: Any, host: str | None = None, /, *args: Any, **kwargs: Any
     ) -> PID:
         """Return the process of that name or start one under it, atomically."""
-        text, code = pack_target(target, args, kwargs)
-        pid = self._ids.next(self._default_host if host is None else host)
-        return self._here(self.launch, pid, text, code, name)
+        text, code = pack_target(target, args, kwargs, self.entries)
+        return self._here(self.launch, self._next_pid(target, host), text, code, name)
 
     def spawn_as(
         self, name: str, target: Any, host: str | None = None, args: tuple[Any, ...] = ()
     ) -> PID:
         """Start a process under a name; raises `NameTaken` too, if another one has it."""
-        text, code = pack_target(target, args, {})
-        pid = self._ids.next(self._default_host if host is None else host)
+        text, code = pack_target(target, args, {}, self.entries)
+        pid = self._next_pid(target, host)
         there = self._here(self.launch, pid, text, code, name)
         if there != pid:
             raise NameTaken(f"the name {name!r} belongs to {there}")
         return pid
+
+    def _next_pid(self, target: Any, host: str | None) -> PID:
+        """Make the PID of a worker: in the given host, its entry's, or the first one."""
+        entry = self.entries.get(target) if isinstance(target, str) else None
+        return self._ids.next(host or (entry and entry.host) or self._default_host)
 
     def when_ended(self, pid: PID, callback: Callable[[Result], None]) -> None:
         """Call back once when the worker has ended; draining leaves it to the caller to end it."""
@@ -326,6 +391,11 @@ class Node:
         return self._ids.next(host)
 
     @property
+    def pid_prefix(self) -> str:
+        """What the ids of this node's PIDs begin with, from `|` on; no other node's do."""
+        return f"|{self._random}."
+
+    @property
     def running(self) -> bool:
         """Whether the node has been started and not closed."""
         return self._loop is not None
@@ -336,6 +406,11 @@ class Node:
         return {pid: worker.os_pid for pid, worker in self._workers.items()}
 
     @property
+    def templates(self) -> dict[str, int | None]:
+        """The hosts' templates with their operating system's process ids (None: not started)."""
+        return {name: template.os_pid for name, template in self._templates.items()}
+
+    @property
     def connections(self) -> frozenset[PID]:
         """The living connections."""
         return frozenset(self.clients.connections)
@@ -343,13 +418,16 @@ class Node:
     # Effects
 
     def execute(  # noqa: C901 - a flat table
-        self, effects: list[Effect], code: tuple[str | None, bytes] = (None, b"")
+        self,
+        effects: list[Effect],
+        code: tuple[str | None, bytes] = (None, b""),
+        parent: PID | None = None,
     ) -> None:
-        """Carry out the kernel's effects; `code` is the target and code of a `Launch`."""
+        """Carry out the kernel's effects; `code` and `parent` are those of a `Launch`."""
         for effect in effects:
             match effect:
                 case Launch():
-                    self._launch(effect.pid, *code)
+                    self._launch(effect.pid, *code, parent)
                 case Started():
                     self._stop_timer(effect.pid)
                     self._tell_started(effect.pid, None)
@@ -371,14 +449,21 @@ class Node:
                     elif (worker := self._workers.get(effect.pid)) is not None:
                         worker.kill()
 
-    def _launch(self, pid: PID, target: str | None, code: bytes) -> None:
+    def _launch(self, pid: PID, target: str | None, code: bytes, parent: PID | None) -> None:
         worker = Worker(pid, next(self._refs), self._requests.handle, self._exited)
+        worker.target, worker.parent = target or "a callable", parent
         self._workers[pid] = worker
         ids = self.worker_ids(worker).prefix
         level = logging.getLogger(WORKER_LOG).getEffectiveLevel()
-        worker.pipe.post(wire.Start(str(pid), ids, list(self.hosts), target, code, level))
+        if target is not None and (entry := self.entries.get(target)) is not None:
+            target = entry.target
+        worker.pipe.post(wire.Start(str(pid), ids, self._known(), target, code, level))
         self._start_timer(pid, self.hosts[pid.host].start_timeout, Signal.START_TIMEOUT)
         self._templates[pid.host].launch(worker)
+
+    def _known(self) -> wire.Known:
+        entries = {name: entry.host for name, entry in self.entries.items()}
+        return wire.Known(list(self._templates), entries)
 
     def _stop(self, effect: Stop) -> None:
         if (connection := self.connection(effect.pid)) is not None:
@@ -400,7 +485,11 @@ class Node:
         self._requests.worker_ended(worker, result)
         if (callback := self._when_ended.pop(pid, None)) is not None:
             callback(result)
-        self._fewer_workers.set()
+        self.changed()
+
+    def changed(self) -> None:
+        """Let `aclose` look again at what is left."""
+        self._changed.set()
 
     def _tell_started(self, pid: PID, problem: str | None) -> None:
         if (future := self._starting.pop(pid, None)) is not None and not future.done():
@@ -482,7 +571,7 @@ class Node:
         if name is not None and (there := self.kernel.names.get(name)) is not None:
             return there
         effects = self.kernel.spawn(pid, name, parent=parent, monitored=monitored, linked=linked)
-        self.execute(effects, (target, code))
+        self.execute(effects, (target, code), parent)
         return pid
 
 
@@ -493,9 +582,11 @@ def _why_not_started(pid: PID, result: Result) -> str:
 
 def _log_exit(pid: PID, result: Result) -> None:
     error = result.error
+    extra = {"wsrelay_pid": pid}
     if error is None:
-        logger.debug("%s exited", pid)
+        logger.debug("%s exited", pid, extra=extra)
     elif error.traceback:
-        logger.error("%s crashed: %s\n%s", pid, error.message, error.traceback.rstrip())
+        text = error.traceback.rstrip()
+        logger.error("%s crashed: %s\n%s", pid, error.message, text, extra=extra)
     else:
-        logger.error("%s ended (%s): %s", pid, error.kind, error.message)
+        logger.error("%s ended (%s): %s", pid, error.kind, error.message, extra=extra)

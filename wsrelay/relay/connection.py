@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 from wsrelay.message import ERROR, Result
-from wsrelay.node import Node
+from wsrelay.node import ConnectionInfo, Node
 from wsrelay.pid import PID
 
 from . import command, session
@@ -152,7 +152,18 @@ class AsgiConnection:
         if self._writer is not None:
             self._writer.cancel()
 
-    # What the node tells
+    # What the node asks and tells
+
+    def describe(self) -> ConnectionInfo:
+        """Return what an operator wants to see."""
+        session, now = self._session, self._loop.time()
+        return ConnectionInfo(
+            pid=str(self.pid),
+            target=str(session.target),
+            uptime=round(session.uptime(now), 3),
+            messages=session.message_count,
+            outbox=session.outbox.size,
+        )
 
     def command(self, given: command.Command, sender: PID) -> None:
         """Carry out what a process sent."""

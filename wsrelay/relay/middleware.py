@@ -26,7 +26,8 @@ class WebSocketRelay:
 
     `node`: the node to use; None: one of its own, which starts with the application and ends with
     it. `allowed_origins` as in `Origins`. `outbox_limit` in bytes, `outbox_overflow` one of
-    `close` and `pause`, `linger` in seconds. Building it starts nothing.
+    `close` and `pause`, `linger` in seconds. `native`: an answer of 404 or 405 leaves the
+    upgrade to the application's own WebSocket routes. Building it starts nothing.
     """
 
     def __init__(
@@ -38,9 +39,11 @@ class WebSocketRelay:
         outbox_limit: int = 4 * 1024 * 1024,
         outbox_overflow: str = "close",
         linger: float = 2.0,
+        native: bool = True,
     ) -> None:
         self._app = app
         self._given = node
+        self._native = native
         self._own: Node | None = None
         self._origins = Origins(allowed_origins)
         try:
@@ -126,7 +129,7 @@ class WebSocketRelay:
             await deny(scope, send, 403, b"Forbidden: origin not allowed\n")
             return
         upgrade = Upgrade(self._app, scope, receive, send, node=node, limits=self._limits)
-        if await upgrade.run():
+        if await upgrade.run(native=self._native):
             await self._app(scope, upgrade.replay, send)
 
     def _origin_allowed(self, scope: Scope) -> bool:

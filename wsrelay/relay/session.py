@@ -217,8 +217,7 @@ class Session:
         """Send the heartbeat that is due."""
         if self.state is not State.OPEN:
             return []
-        uptime = now - self._opened_at
-        payload = {"uptime": uptime, "message_count": self.message_count}
+        payload = {"uptime": self.uptime(now), "message_count": self.message_count}
         return [Tell(self.target, HEARTBEAT, payload)]
 
     def wrote(self) -> list[Effect]:
@@ -258,6 +257,10 @@ class Session:
     def link_down(self) -> list[Effect]:
         """Close because a linked process ended with an error."""
         return self._close(1011, "linked process ended")
+
+    def uptime(self, now: float) -> float:
+        """Return the seconds since the upgrade."""
+        return now - self._opened_at
 
     @property
     def drained(self) -> bool:
@@ -344,15 +347,19 @@ def close_for(result: Result, *, join_read: bool) -> tuple[int, str]:
         return (1000 if join_read else 1013), "target process exited"
     match error.kind:
         case ExitKind.ERROR | ExitKind.EXIT:
-            return 1011, "target process crashed"
+            how = "crashed"
+        case ExitKind.LIMIT:
+            limit, _, _ = error.message.partition(" of ")
+            how = f"crashed ({limit})" if error.traceback else f"killed ({limit})"
         case ExitKind.START_FAILED:
-            return 1011, "target process failed to start"
+            how = "failed to start"
         case ExitKind.KILLED:
-            return 1011, f"target process killed ({error.message})"
+            how = f"killed ({error.message})"
         case ExitKind.TERMINATED | ExitKind.CANCELLED:
-            return 1011, "target process killed (SIGKILL)"
+            how = "killed (SIGKILL)"
         case _:
-            return 1011, f"target process killed ({error.kind.replace('_', ' ')})"
+            how = f"killed ({error.kind.replace('_', ' ')})"
+    return 1011, f"target process {how}"
 
 
 def _result(code: int, reason: str) -> Result:

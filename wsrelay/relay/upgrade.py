@@ -34,17 +34,19 @@ class Upgrade:
         # The next event: before the upgrade it can only be the client's end.
         self._watch: asyncio.Future[Event] | None = None
 
-    async def run(self) -> bool:
+    async def run(self, *, native: bool) -> bool:
         """See the upgrade through; True: the application shall get the scope itself.
+
+        `native`: it may, if it answers with 404 or 405.
 
         Then `replay` is its `receive`. Raises what the application raises.
         """
         self._first.append(await self._receive())
         asking = Asking(self._app, self._scope)
         watch = self._watch = asyncio.ensure_future(self._next(asking))
-        native = False
+        native, may_be_native = False, native
         try:
-            native = await self._ask(asking, watch)
+            native = await self._ask(asking, watch, native=may_be_native)
         finally:
             try:
                 await asking.finish()
@@ -73,7 +75,7 @@ class Upgrade:
         self._watch = None
         return event
 
-    async def _ask(self, asking: Asking, watch: asyncio.Future[Event]) -> bool:
+    async def _ask(self, asking: Asking, watch: asyncio.Future[Event], *, native: bool) -> bool:
         try:
             answer = await asking.started()
         except (HostFull, HostFailed) as error:
@@ -88,7 +90,7 @@ class Upgrade:
         elif answer.relay is not None:
             asking.drop_body()
             await self._relay(answer, watch)
-        elif answer.status in (404, 405):
+        elif native and answer.status in (404, 405):
             return True
         elif answer.status == 500 and (full := await asking.unavailable()) is not None:  # noqa: PLR2004
             await self._unavailable(full)

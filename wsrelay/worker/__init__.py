@@ -1,6 +1,6 @@
 """What runs inside a worker. Kept small: every worker carries it."""
 
-from .load import LoadError, load_module, load_target, user_traceback
+from .load import LoadError, forget_script, load_module, load_target, user_traceback
 from .main import run
 
-__all__ = ["LoadError", "load_module", "load_target", "run", "user_traceback"]
+__all__ = ["LoadError", "forget_script", "load_module", "load_target", "run", "user_traceback"]

@@ -32,7 +32,7 @@ class WorkerContext:
         self.pipe = pipe
         self.mailbox = Mailbox(pipe)
         self._pid = PID.trusted(start.pid)
-        self._hosts = start.hosts
+        self.mailbox.known = start.known
         self._ids = PIDSource(str(self._pid.node), start.ids)
         self._refs = itertools.count(1)
         self.trap_links = False
@@ -62,10 +62,12 @@ class WorkerContext:
         linked: bool = False,
     ) -> wire.Spawn:
         """Build the frame that starts a process; its PID is made here."""
-        name = self._pid.host if host is None else host
-        if name not in self._hosts:
-            raise errors.UnknownHost(host, self._hosts)
-        text, code = pack_target(target, args, kwargs)
+        known = self.mailbox.known
+        own = known.entries.get(target) if isinstance(target, str) else None
+        name = host or own or self._pid.host
+        if name not in known.hosts:
+            raise errors.UnknownHost(host, known.hosts)
+        text, code = pack_target(target, args, kwargs, known.entries)
         return wire.Spawn(str(self._ids.next(name)), name, text, code, monitored, linked)
 
     def get_or_spawn_frame(

@@ -14,7 +14,7 @@ from typing import Any
 
 from wsrelay.targets import Target
 
-__all__ = ["LoadError", "load_module", "load_target", "user_traceback"]
+__all__ = ["LoadError", "forget_script", "load_module", "load_target", "user_traceback"]
 
 _PACKAGE = str(Path(__file__).resolve().parent.parent) + os.sep
 _scripts: dict[str, ModuleType] = {}
@@ -93,6 +93,12 @@ def load_script(path: str) -> ModuleType:
         del sys.modules[name], _scripts[path]
         raise _raised(path, error) from None
     return module
+
+
+def forget_script(path: str) -> None:
+    """Let the next `load_script` run the script again, because it was edited."""
+    if (module := _scripts.pop(str(Path(path).resolve()), None)) is not None:
+        del sys.modules[module.__name__]
 
 
 def _raised(place: str, error: BaseException) -> LoadError:

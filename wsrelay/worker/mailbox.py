@@ -57,6 +57,8 @@ class Mailbox:
         self._metadata: dict[str, tuple[PID, Any]] = {}
         self._pipe = pipe
         self._changed = threading.Condition(threading.Lock())
+        self.known = wire.Known([], {})
+        """What can be spawned."""
         self._reading = False
         self._taken = 0
         self._waiters: list[asyncio.Future[None]] = []
@@ -153,7 +155,9 @@ class Mailbox:
             except (EOFError, OSError):
                 self._close()
 
-    def sort(self, frames: Iterable[tuple[wire.ToWorker, int]]) -> None:
+    def sort(  # noqa: C901 - a flat table
+        self, frames: Iterable[tuple[wire.ToWorker, int]]
+    ) -> None:
         """Put frames with their sizes into the queues; other threads must be kept out."""
         for frame, size in frames:
             self.received += isinstance(frame, _DATA)
@@ -175,6 +179,8 @@ class Mailbox:
                     self.events.items.append((event, 0))
                 case wire.Reply() | wire.Finished() if queue := self._replies.pop(frame.ref, None):
                     queue.items.append((frame, 0))
+                case wire.Known():
+                    self.known = frame
                 case wire.CloseInbox():
                     for queue in (self.inbox, *self._listeners.values()):
                         queue.closed = True

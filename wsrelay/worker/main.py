@@ -5,15 +5,17 @@ from __future__ import annotations
 import inspect
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
 import traceback
+from collections.abc import Callable
 from typing import Any, Never
 
 from msgspec import Raw
 
-from wsrelay import current, osproc, payload, wire
+from wsrelay import current, osproc, payload, sizes, wire
 from wsrelay.errors import PayloadError, WireError
 from wsrelay.message import ExitError, ExitKind
 from wsrelay.spawning import unpack_target
@@ -27,18 +29,23 @@ __all__ = ["run"]
 
 logger = logging.getLogger(__name__)
 
+_RESERVE = 256 * 1024
+"""Bytes that are let go when memory is out, so that the end can be told."""
+
 _NOTHING = Raw(payload.encode(None))
 
 
-def run(sock: socket.socket, template: int) -> Never:
+def run(sock: socket.socket, template: int, confine: Callable[[], None]) -> Never:
     """Be a worker: `sock` is the pipe to the node, `template` the parent's process id.
+
+    `confine` enters the limits of its host.
 
     Never returns, so that nothing of the template's own life (exit handlers, threads) is run here.
     """
     code = 1
     try:
         _enter(template)
-        code = _live(WorkerPipe(sock))
+        code = _live(WorkerPipe(sock), confine)
     except (EOFError, OSError):
         pass  # the node is gone: there is nobody left to tell
     except BaseException:  # noqa: BLE001 - a defect of ours; nothing above would show it
@@ -75,7 +82,7 @@ def _begin(pipe: WorkerPipe) -> tuple[wire.Start, WorkerContext]:
     return start, context
 
 
-def _live(pipe: WorkerPipe) -> int:
+def _live(pipe: WorkerPipe, confine: Callable[[], None]) -> int:
     start, context = _begin(pipe)
     current.enter_worker(context)
     logging.root.handlers[:] = [PipeHandler(pipe)]
@@ -85,27 +92,26 @@ def _live(pipe: WorkerPipe) -> int:
         lambda *_: pipe.write_from_signal_handler(wire.Cancel(start.pid, "SIGTERM")),
     )
     value, error, code = _NOTHING, None, 0
+    reserve = [bytes(_RESERVE)]
     try:
+        confine()
         function, args, kwargs = unpack_target(start.target, start.code, load_target)
     except LoadError as problem:
         error = ExitError(ExitKind.START_FAILED, problem.message, problem.details or None)
     except Exception as problem:  # noqa: BLE001 - whatever the user's pickles raise
-        error = ExitError(ExitKind.START_FAILED, _line(problem), user_traceback(problem))
+        reserve.clear()
+        error = _failure(problem, ExitKind.START_FAILED)
     else:
         pipe.write(wire.Ready())
         try:
-            result = function(*args, **kwargs)
-            if inspect.iscoroutine(result):
-                import asyncio  # noqa: PLC0415 - only asynchronous handlers pay for it
-
-                result = asyncio.run(result)
-            value = _data(result)
+            value = _data(_call(function, args, kwargs))
         except SystemExit as leaving:
             code = _exit_code(leaving)
             if code:
                 error = ExitError(ExitKind.EXIT, f"exit code {code}")
         except BaseException as problem:  # noqa: BLE001 - the handler's, whatever it is
-            error = ExitError(ExitKind.ERROR, _line(problem), user_traceback(problem))
+            reserve.clear()
+            error = _failure(problem, ExitKind.ERROR)
     mailbox = context.mailbox
     mailbox.read_the_rest()
     done = wire.Done(value, error, mailbox.received, sorted(mailbox.unread))
@@ -116,6 +122,25 @@ def _live(pipe: WorkerPipe) -> int:
         done.value = _NOTHING
         pipe.write(done)
     return code or (1 if error else 0)
+
+
+def _call(function: Any, args: Any, kwargs: Any) -> Any:
+    result = function(*args, **kwargs)
+    if not inspect.iscoroutine(result):
+        return result
+    import asyncio  # noqa: PLC0415 - only asynchronous handlers pay for it
+
+    return asyncio.run(result)
+
+
+def _failure(error: BaseException, kind: ExitKind) -> ExitError:
+    """Tell what was raised, and a memory limit that was reached from other errors."""
+    text = user_traceback(error)
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if isinstance(error, MemoryError) and limit != resource.RLIM_INFINITY:
+        traceback.clear_frames(error.__traceback__)  # what filled the memory is let go
+        return ExitError(ExitKind.LIMIT, f"memory limit of {sizes.show(limit)} reached", text)
+    return ExitError(kind, _line(error), text)
 
 
 def _data(result: Any) -> Raw:

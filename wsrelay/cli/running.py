@@ -1,0 +1,98 @@
+"""What `run` and `serve` share: the event loop, the way to fail, starting again on edits."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final, Never
+
+import click
+
+from wsrelay import osproc
+
+__all__ = ["fail", "loop_factory", "reload_on_edits"]
+
+_STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+_PATIENCE: Final = 30.0
+"""Seconds that the server gets to end before it is killed."""
+
+
+def fail(line: str, details: str = "") -> Never:
+    """End with exit code 1 and one line on standard error, after the user's traceback."""
+    if details:
+        click.echo(details.rstrip(), err=True)
+    click.echo(f"wsrelay: {line}", err=True)
+    sys.exit(1)
+
+
+def loop_factory() -> Any:
+    """Return uvloop's factory where there is uvloop, else None."""
+    try:
+        import uvloop  # noqa: PLC0415 - not on every platform
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+def reload_on_edits(folders: Sequence[Path]) -> Never:
+    """Run this command again without `--reload`, and anew whenever a file changes; never returns.
+
+    Watches Python, YAML and web files. One that ends by itself is started at the next edit.
+    """
+    import watchfiles  # noqa: PLC0415 - only for development
+
+    arguments = [argument for argument in sys.argv[1:] if argument != "--reload"]
+    command = [sys.executable, "-m", "wsrelay", *arguments]
+    parent = os.getpid()
+    stopping = False
+
+    def start() -> subprocess.Popen[bytes]:
+        return subprocess.Popen(  # noqa: S603 - this very command
+            command,
+            start_new_session=True,  # the terminal's Ctrl-C comes by way of this process alone
+            preexec_fn=lambda: osproc.die_with_parent(parent),  # noqa: PLW1509 - no other thread yet holds a lock
+        )
+
+    def stop(number: int, _frame: object) -> None:
+        nonlocal stopping
+        stopping = True
+        if child.poll() is None:
+            child.send_signal(number)
+
+    child = start()
+    for number in _STOP_SIGNALS:
+        signal.signal(number, stop)
+    watch = watchfiles.watch(
+        *{folder for folder in folders if folder.is_dir()},
+        watch_filter=watchfiles.DefaultFilter(),
+        rust_timeout=200,
+        yield_on_timeout=True,
+        raise_interrupt=False,
+    )
+    for changes in watch:
+        if stopping:
+            break
+        edited = sorted({os.path.relpath(path) for _, path in changes if _counts(path)})
+        if edited:
+            click.echo(f"wsrelay: {', '.join(edited[:3])} changed; starting again", err=True)
+            _end(child)
+            child = start()
+    sys.exit(_end(child))
+
+
+def _counts(path: str) -> bool:
+    return Path(path).suffix in {".py", ".yaml", ".yml", ".html", ".js", ".css"}
+
+
+def _end(child: subprocess.Popen[bytes]) -> int:
+    if child.poll() is None:
+        child.terminate()
+    try:
+        return child.wait(_PATIENCE)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        return child.wait()

@@ -1,0 +1,129 @@
+"""`wsrelay serve` and `wsrelay check`: a configuration, from the command line."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from pathlib import Path
+
+import click
+
+from wsrelay import config
+from wsrelay.config import ConfigError, Configuration
+from wsrelay.control import Control, ControlError
+from wsrelay.errors import HostFailed
+from wsrelay.gateway import address, assembly
+from wsrelay.gateway.deployment import Deployment
+from wsrelay.gateway.server import on_signals
+
+from .logs import log_options, set_up_logging
+from .running import fail, loop_factory, reload_on_edits
+
+__all__ = ["check", "serve"]
+
+logger = logging.getLogger(__name__)
+
+_files = click.option(
+    "-c",
+    "--config",
+    "paths",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    default=(Path("wsrelay.yaml"),),
+    show_default="wsrelay.yaml",
+    help="A configuration file, or a folder of *.yaml; may be given several times.",
+)
+
+
+@click.command()
+@_files
+@click.option("--name", default="local", show_default=True, help="The node's part of all PIDs.")
+@click.option("--reload", is_flag=True, help="For development: start again when a file changes.")
+@log_options
+def serve(
+    *, paths: tuple[Path, ...], name: str, reload: bool, log_format: str, log_level: str
+) -> None:
+    """Serve a configuration.
+
+    SIGHUP reads it again; Ctrl-C or SIGTERM ends everything in order, a second one at once.
+    """
+    if reload:
+        reload_on_edits([path if path.is_dir() else path.parent for path in paths])
+    set_up_logging(log_format, log_level)
+    sys.path.insert(0, "")  # a module here is found, as with `python -m`
+    configuration = _load(paths)
+    if not configuration.servers:
+        fail("the configuration has no http.service entry: there is nothing to serve")
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        runner.run(_serve(configuration, paths, name))
+
+
+@click.command()
+@_files
+def check(*, paths: tuple[Path, ...]) -> None:
+    """Validate a configuration and print its entries; exit code 0 or 1."""
+    sys.path.insert(0, "")
+    configuration = _load(paths)
+    rows = config.rows(configuration)
+    widths = [max(len(row[i]) for row in rows) for i in range(3)] if rows else []
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
+        click.echo("  ".join([*cells, row[3]]))
+
+
+def _load(paths: tuple[Path, ...]) -> Configuration:
+    try:
+        return assembly.load(paths)
+    except ConfigError as error:
+        for problem in error.problems:
+            click.echo(f"wsrelay: {problem}", err=True)
+        count = len(error.problems)
+        fail(f"{count} problem{'s' if count > 1 else ''} in the configuration")
+
+
+async def _serve(configuration: Configuration, paths: tuple[Path, ...], name: str) -> None:
+    try:
+        deployment = Deployment(configuration, name=name)
+    except address.AddressError as error:
+        fail(str(error))
+    except assembly.AssemblyError as error:
+        fail(str(error), error.details)
+    reloads: set[asyncio.Task[None]] = set()
+
+    def read_again() -> None:
+        task = asyncio.ensure_future(_reload(deployment, paths))
+        reloads.add(task)
+        task.add_done_callback(reloads.discard)
+
+    def accepting() -> None:
+        for entry, listener, tls in deployment.addresses:
+            click.echo(f"Serving {entry} at {address.url(listener, tls=tls)}", err=True)
+
+    with on_signals(deployment.stop), on_signals(read_again, [signal.SIGHUP]):
+        try:
+            async with Control(deployment.node):
+                await deployment.run(accepting)
+        except ControlError as error:
+            deployment.close()
+            fail(str(error))
+        except HostFailed as error:
+            fail(str(error), error.details)
+
+
+async def _reload(deployment: Deployment, paths: tuple[Path, ...]) -> None:
+    try:
+        changed = await deployment.reload(assembly.load(paths))
+    except ConfigError as error:
+        for problem in error.problems:
+            logger.error("%s", problem)  # noqa: TRY400 - the user's mistake, no bug of ours
+        logger.error("the configuration stays as it was")  # noqa: TRY400
+    except (assembly.AssemblyError, address.AddressError, HostFailed) as error:
+        if details := getattr(error, "details", ""):
+            logger.error("%s", details)  # noqa: TRY400
+        logger.error("%s; the configuration stays as it was", error)  # noqa: TRY400
+    else:
+        logger.info(
+            "the configuration was read again; changed: %s", ", ".join(changed) or "nothing"
+        )

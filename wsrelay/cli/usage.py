@@ -1,0 +1,81 @@
+"""CPU and memory of a node's processes, and how they are written."""
+
+from __future__ import annotations
+
+import time
+from typing import Final, NamedTuple
+
+import psutil
+from rich.console import Console
+
+from wsrelay.node import NodeInfo, ProcessInfo
+
+__all__ = ["Usage", "Used", "console", "duration", "size"]
+
+_WINDOW: Final = 0.1
+"""Seconds between the first two looks at the CPU time."""
+
+
+class Used(NamedTuple):
+    """CPU in percent of one core since the sample before, memory (RSS) in bytes; None: unknown."""
+
+    cpu: float | None = None
+    memory: int | None = None
+
+
+class Usage:
+    """Samples the processes of a node; the first time twice, a short while apart."""
+
+    def __init__(self) -> None:
+        self._seen: dict[int, psutil.Process] = {}
+        self._used: dict[int, Used] = {}
+
+    def sample(self, info: NodeInfo) -> None:
+        """Look at every process that the node has now."""
+        alive = {process.os_pid for process in info.processes if process.os_pid is not None}
+        fresh = alive - self._seen.keys()
+        self._seen = {pid: self._seen[pid] for pid in alive & self._seen.keys()}
+        for pid in fresh:
+            try:
+                self._seen[pid] = psutil.Process(pid)
+                self._seen[pid].cpu_percent()
+            except psutil.Error:
+                self._seen.pop(pid, None)
+        if fresh:
+            time.sleep(_WINDOW)
+        self._used = {pid: _used(process) for pid, process in self._seen.items()}
+
+    def of(self, process: ProcessInfo) -> Used:
+        """Return what a process used."""
+        return self._used.get(process.os_pid or 0, Used())
+
+
+def _used(process: psutil.Process) -> Used:
+    try:
+        return Used(process.cpu_percent(), process.memory_info().rss)
+    except psutil.Error:
+        return Used()
+
+
+def console() -> Console:
+    """Return where tables go: as wide as they are where nobody looks, so nothing is cut."""
+    shown = Console()
+    return shown if shown.is_terminal and shown.width >= 160 else Console(width=320)  # noqa: PLR2004
+
+
+def duration(seconds: float) -> str:
+    """Write a duration as people read it."""
+    if seconds < 60:  # noqa: PLR2004
+        return f"{seconds:.1f}s"
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02}m" if hours else f"{minutes}m{rest:02}s"
+
+
+def size(amount: float) -> str:
+    """Write bytes as people read them."""
+    for unit in ("B", "KB", "MB"):
+        if amount < 1024:  # noqa: PLR2004
+            return f"{amount:.0f}{unit}" if unit == "B" else f"{amount:.1f}{unit}"
+        amount /= 1024
+    return f"{amount:.1f}GB"

@@ -1,0 +1,231 @@
+"""The kinds of entries and their keys (contract section 4).
+
+Once loaded, references are full ids, paths absolute, durations seconds and sizes bytes.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Final, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from .values import (
+    Address,
+    AddressText,
+    Duration,
+    Folder,
+    HTTPPath,
+    Identifier,
+    Methods,
+    ModuleName,
+    Script,
+    SecretFile,
+    Size,
+)
+
+__all__ = [
+    "KINDS",
+    "Address",
+    "Endpoint",
+    "Entry",
+    "Function",
+    "Host",
+    "PythonProcess",
+    "Router",
+    "Server",
+    "Service",
+    "Static",
+]
+
+MB: Final = 1024 * 1024
+
+
+class Model(BaseModel):
+    """Knows all its keys, and takes no text for a number."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Entry(Model):
+    """What all entries have. `references` maps keys to the kind that they name."""
+
+    references: ClassVar[dict[tuple[str, ...], str]] = {}
+
+    id: str
+    name: str
+    kind: str
+
+
+class HostLimits(Model):
+    """What each worker may use: memory in bytes, CPU time in seconds; None: as the node may."""
+
+    memory: Size | None = None
+    cpu_time: Duration | None = None
+    open_files: int | None = Field(default=None, ge=16)
+    mailbox: Size = 64 * MB
+
+
+class Host(Entry):
+    """`process.host`."""
+
+    preload: list[ModuleName] = []
+    max_processes: int = Field(default=256, ge=1)
+    start_timeout: Duration = 10.0
+    stop_timeout: Duration = 10.0
+    limits: HostLimits = HostLimits()
+    nice: int | None = Field(default=None, ge=-20, le=19)
+
+
+class _Code(Entry):
+    """A function in a script or in a module."""
+
+    source: Script | None = None
+    module: ModuleName | None = None
+    method: Identifier = "handler"
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if (self.source is None) is (self.module is None):
+            raise ValueError("needs either 'source' (file://path.py) or 'module'")
+        return self
+
+    @property
+    def target(self) -> str:
+        """The function as a spawn target."""
+        return f"{self.source or self.module}:{self.method}"
+
+
+class PythonProcess(_Code):
+    """`process.python`: what a worker runs; `host` is where it is spawned by default."""
+
+    references = {("host",): "process.host"}
+
+    host: str | None = None
+
+
+class Function(_Code):
+    """`function.python`: what the node runs for an endpoint."""
+
+
+class TLS(Model):
+    """Certificate chain and key, both PEM files."""
+
+    cert: SecretFile
+    key: SecretFile
+
+
+class Timeouts(Model):
+    """Seconds: idle HTTP connections, pings and their answers, and the end of all clients."""
+
+    keep_alive: Duration = 5.0
+    ping_interval: Duration = 20.0
+    ping_timeout: Duration = 20.0
+    drain: Duration = 5.0
+
+
+class _Wrapped(Entry):
+    middleware: list[str] = []
+    options: dict[str, Any] = {}
+
+
+class Server(_Wrapped):
+    """`http.service`; with `health`, it answers `/healthz` and `/readyz`."""
+
+    addr: AddressText
+    max_message_size: Size = 16 * MB
+    tls: TLS | None = None
+    timeouts: Timeouts = Timeouts()
+    health: bool = True
+
+
+class OfServer(Model):
+    """Names the server that something belongs to."""
+
+    server: str
+
+
+class OfRouter(Model):
+    """Names the router that something belongs to."""
+
+    router: str
+
+
+class Router(_Wrapped):
+    """`http.router`: `middleware` sees all under its prefix, `post_middleware` what matched."""
+
+    references = {("meta", "server"): "http.service"}
+
+    meta: OfServer
+    prefix: HTTPPath = "/"
+    post_middleware: list[str] = []
+    post_options: dict[str, Any] = {}
+
+
+class Endpoint(Entry):
+    """`http.endpoint`; `path` as in Starlette, below the router's prefix."""
+
+    references = {("meta", "router"): "http.router", ("func",): "function.python"}
+
+    meta: OfRouter
+    method: Methods = ["GET"]
+    path: HTTPPath
+    func: str
+
+
+class Static(Entry):
+    """`http.static`: a folder of files; `index.html` answers for its folder."""
+
+    references = {("meta", "server"): "http.service"}
+
+    meta: OfServer
+    path: HTTPPath = "/"
+    directory: Folder
+
+
+class Restart(Model):
+    """Exponential backoff: delays in seconds, `jitter` a share of them, 0 attempts: for ever."""
+
+    initial_delay: Duration = 1.0
+    max_delay: Duration = 90.0
+    backoff_factor: float = Field(default=2.0, ge=1.0)
+    jitter: float = Field(default=0.1, ge=0.0, le=1.0)
+    max_attempts: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _sensible(self) -> Self:
+        if self.initial_delay < 0.01:  # noqa: PLR2004 - else a restart loop is a busy loop
+            raise ValueError("initial_delay must be at least 10ms")
+        if self.max_delay < self.initial_delay:
+            raise ValueError("max_delay must not be shorter than initial_delay")
+        return self
+
+
+class Lifecycle(Model):
+    """When a service is started, and started again."""
+
+    auto_start: bool = True
+    stable_threshold: Duration = 5.0
+    restart: Restart = Restart()
+
+
+class Service(Entry):
+    """`process.service`: a process that is kept running under the entry's id."""
+
+    references = {("process",): "process.python", ("host",): "process.host"}
+
+    process: str
+    host: str | None = None
+    args: list[Any] = []
+    lifecycle: Lifecycle = Lifecycle()
+
+
+KINDS: Final[dict[str, type[Entry]]] = {
+    "process.host": Host,
+    "process.python": PythonProcess,
+    "process.service": Service,
+    "function.python": Function,
+    "http.service": Server,
+    "http.router": Router,
+    "http.endpoint": Endpoint,
+    "http.static": Static,
+}

@@ -1,0 +1,256 @@
+"""From files to a `Configuration`, or to the list of all that is wrong with them."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, get_args
+
+from msgspec import Struct
+from pydantic import BaseModel, ValidationError
+
+from .configuration import Configuration, Where
+from .entries import KINDS, Endpoint, Entry, Router, Server, Static
+from .problems import ConfigError, Problem, explained, nearest
+from .source import Source
+
+__all__ = ["CheckMiddleware", "load"]
+
+CheckMiddleware = Callable[[list[str], Mapping[str, Any]], list[tuple[str, str]]]
+"""Given names and options, returns keys with what is wrong with them."""
+
+VERSION: Final = "1.0"
+
+_NAMESPACE: Final = re.compile(r"[A-Za-z_][\w-]*(\.[\w-]+)*")
+_NAME: Final = re.compile(r"[A-Za-z_][\w-]*(\.[\w-]+)*")
+_TOP: Final = ("version", "namespace", "entries")
+
+
+def load(
+    paths: Sequence[Path],
+    environment: Mapping[str, str] = os.environ,
+    check_middleware: CheckMiddleware = lambda _names, _options: [],
+) -> Configuration:
+    """Read files, and the `*.yaml` and `*.yml` of folders, as one configuration.
+
+    Raises `ConfigError` with every problem of every file.
+    """
+    loader = _Loader(environment, check_middleware)
+    files = [file for path in paths for file in loader.files(path)]
+    drafts = [draft for file in files for draft in loader.drafts(file)]
+    configuration = loader.configuration(tuple(files), drafts)
+    if loader.problems:
+        raise ConfigError(sorted(loader.problems, key=lambda p: (str(p.file), p.line)))
+    return configuration
+
+
+class _Draft(Struct):
+    """One entry before it is checked: its data, and where it stands in its file."""
+
+    source: Source
+    index: int
+    id: str
+    namespace: str
+    kind: str
+    data: dict[str, Any]
+
+    def line(self, *key: str | int) -> int:
+        """Return the line of a key, or of the nearest one around it."""
+        path: tuple[str | int, ...] = ("entries", self.index, *key)
+        while path not in self.source.lines:
+            path = path[:-1]
+        return self.source.lines[path]
+
+
+class _Loader:
+    """Collects the problems of one load."""
+
+    def __init__(self, environment: Mapping[str, str], check_middleware: CheckMiddleware) -> None:
+        self.problems: list[Problem] = []
+        self._unknown: set[str] = set()
+        """Ids of entries of unknown kind: references to them are no further mistake."""
+        self._environment = environment
+        self._check_middleware = check_middleware
+
+    # Files
+
+    def files(self, path: Path) -> list[Path]:
+        """Return the files that a path means."""
+        path = path.absolute()
+        if not path.is_dir():
+            if not path.exists():
+                self.problems.append(Problem(path, 0, "", "", "does not exist"))
+                return []
+            return [path]
+        files = sorted(file for file in path.iterdir() if file.suffix in (".yaml", ".yml"))
+        if not files:
+            self.problems.append(Problem(path, 0, "", "", "the folder has no *.yaml in it"))
+        return files
+
+    def drafts(self, file: Path) -> list[_Draft]:
+        """Read a file and return its entries, each with an id and a known kind."""
+        source = Source(file, self._environment)
+        self.problems += source.problems
+        if source.data is None and source.problems:
+            return []
+        if not isinstance(source.data, dict):
+            self._top(source, (), f"holds no mapping with the keys {', '.join(_TOP)}")
+            return []
+        for key in source.data:
+            if key not in _TOP:
+                self._top(source, (key,), f"unknown key; {nearest(key, _TOP)}")
+        if source.data.get("version") != VERSION:
+            given = source.data.get("version")
+            what = "is missing; write" if given is None else f"is {given!r}, not"
+            self._top(source, ("version",), f'{what} "{VERSION}"')
+        namespace = source.data.get("namespace")
+        if not isinstance(namespace, str) or _NAMESPACE.fullmatch(namespace) is None:
+            what = "is missing" if namespace is None else f"{namespace!r} is no name"
+            self._top(source, ("namespace",), f"{what}; write one like 'app'")
+            namespace = "?"
+        entries = source.data.get("entries")
+        if not isinstance(entries, list):
+            what = "is missing" if entries is None else "is no list"
+            self._top(source, ("entries",), f"{what}; entries are a list of mappings")
+            return []
+        drafts = (self._draft(source, i, namespace, data) for i, data in enumerate(entries))
+        return [draft for draft in drafts if draft is not None]
+
+    def _top(self, source: Source, key: tuple[str, ...], message: str) -> None:
+        line = source.lines.get(key) or source.lines[()]
+        self.problems.append(Problem(source.file, line, "", ".".join(key), message))
+
+    def _draft(self, source: Source, index: int, namespace: str, data: Any) -> _Draft | None:
+        line = source.lines["entries", index]
+
+        def wrong(key: str, message: str, entry: str = "") -> None:
+            there = source.lines.get(("entries", index, key), line)
+            self.problems.append(Problem(source.file, there, entry, key, message))
+
+        if not isinstance(data, dict):
+            wrong("", f"entry {index + 1} is no mapping but {data!r:.60}")
+            return None
+        name, kind = data.get("name"), data.get("kind")
+        if not isinstance(name, str) or _NAME.fullmatch(name) is None:
+            what = "is missing" if name is None else f"{name!r} is no name"
+            wrong("name", f"{what}; write one like 'room' or 'room.endpoint'", f"entry {index + 1}")
+            name = None
+        entry = f"{namespace}:{name}" if name else f"entry {index + 1}"
+        if not isinstance(kind, str) or kind not in KINDS:
+            hint = nearest(kind, KINDS) if isinstance(kind, str) else nearest("", KINDS)
+            what = "is missing" if kind is None else f"{kind!r} is no kind"
+            wrong("kind", f"{what}; {hint}", entry)
+            self._unknown.add(entry)
+            return None
+        return None if name is None else _Draft(source, index, entry, namespace, kind, data)
+
+    # Entries
+
+    def configuration(self, files: tuple[Path, ...], drafts: list[_Draft]) -> Configuration:
+        """Check all entries, alone and against each other."""
+        known: dict[str, _Draft] = {}
+        for draft in drafts:
+            if (first := known.get(draft.id)) is not None:
+                place = Problem(first.source.file, first.line("name"), "", "", "")
+                self._wrong(draft, ("name",), f"this id is taken; it stands at {str(place)[:-2]}")
+            else:
+                known[draft.id] = draft
+        entries: dict[str, Entry] = {}
+        for draft in known.values():
+            entry = self._entry(draft, known)
+            if entry is not None:
+                entries[draft.id] = entry
+        self._conflicts(entries, known)
+        where = {name: Where(d.source.file, d.line()) for name, d in known.items()}
+        return Configuration(files, entries, where)
+
+    def _wrong(self, draft: _Draft, key: tuple[str | int, ...], message: str) -> None:
+        shown = ".".join(str(part) for part in key)
+        problem = Problem(draft.source.file, draft.line(*key), draft.id, shown, message)
+        self.problems.append(problem)
+
+    def _entry(self, draft: _Draft, known: Mapping[str, _Draft]) -> Entry | None:
+        model = KINDS[draft.kind]
+        data = {**draft.data, "id": draft.id}
+        if "id" in draft.data:
+            self._wrong(draft, ("id",), "unknown key; an entry's id is made of namespace and name")
+        for key, kind in model.references.items():
+            self._refer(draft, data, key, kind, known)
+        before = len(self.problems)
+        try:
+            entry = model.model_validate(data, context={"folder": draft.source.file.parent})
+        except ValidationError as error:
+            for one in error.errors():
+                self._wrong(draft, one["loc"], explained(one, _keys(model, one["loc"][:-1])))
+            return None
+        for names, options in (("middleware", "options"), ("post_middleware", "post_options")):
+            if hasattr(entry, names):
+                wrongs = self._check_middleware(getattr(entry, names), getattr(entry, options))
+                for name, message in wrongs:
+                    place = (options, name) if name in getattr(entry, options) else (names,)
+                    self._wrong(draft, place, message)
+        return entry if len(self.problems) == before else None
+
+    def _refer(
+        self,
+        draft: _Draft,
+        data: dict[str, Any],
+        key: tuple[str, ...],
+        kind: str,
+        known: Mapping[str, _Draft],
+    ) -> None:
+        """Put the full id in the place of a reference, or tell what is wrong with it."""
+        *outer, last = key
+        holder = data
+        for part in outer:
+            if not isinstance(inner := holder.get(part), dict):
+                return
+            holder[part] = inner = dict(inner)
+            holder = inner
+        if not isinstance(name := holder.get(last), str):
+            return
+        full = name if ":" in name else f"{draft.namespace}:{name}"
+        there = known.get(full)
+        if there is None and full not in self._unknown:
+            ids = [name for name, other in known.items() if other.kind == kind]
+            self._wrong(draft, key, f"there is no entry {full!r}; {nearest(full, ids)}")
+        elif there is not None and there.kind != kind:
+            self._wrong(draft, key, f"{full!r} is of kind {there.kind}, not {kind}")
+        holder[last] = full
+
+    def _conflicts(self, entries: Mapping[str, Entry], known: Mapping[str, _Draft]) -> None:
+        taken: dict[tuple[str, ...], str] = {}
+
+        def take(entry: Entry, key: str, what: str, *place: str) -> None:
+            if (first := taken.setdefault((key, *place), entry.id)) != entry.id:
+                self._wrong(known[entry.id], (key,), f"{what} is {first!r}'s already")
+
+        for entry in entries.values():
+            match entry:
+                case Server() if entry.addr.port != 0:
+                    take(entry, "addr", f"{entry.addr}", str(entry.addr))
+                case Endpoint():
+                    router = entries.get(entry.meta.router)
+                    if isinstance(router, Router):
+                        path = router.prefix.rstrip("/") + entry.path
+                        for method in entry.method:
+                            take(
+                                entry, "path", f"{method} {path}", router.meta.server, path, method
+                            )
+                case Static():
+                    take(entry, "path", entry.path, entry.meta.server, entry.path)
+
+
+def _keys(model: type[BaseModel], key: tuple[str | int, ...]) -> list[str]:
+    """Return the keys that the mapping at this place may have."""
+    for part in key:
+        field = model.model_fields.get(str(part))
+        annotation: Any = field and field.annotation
+        inner = [annotation, *get_args(annotation)]
+        models = [t for t in inner if isinstance(t, type) and issubclass(t, BaseModel)]
+        if not models:
+            return []  # an item of a list, a value of a mapping
+        model = models[0]
+    return [name for name in model.model_fields if name != "id"]

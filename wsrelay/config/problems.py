@@ -1,0 +1,78 @@
+"""What is wrong with a configuration, and where."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+__all__ = ["ConfigError", "Problem", "explained", "nearest"]
+
+
+class Problem(NamedTuple):
+    """One mistake: `entry` is an id or empty, `key` a dotted path of keys or empty."""
+
+    file: Path
+    line: int
+    entry: str
+    key: str
+    message: str
+
+    def __str__(self) -> str:
+        place = os.path.relpath(self.file)
+        shown = place if len(place) < len(str(self.file)) else str(self.file)
+        parts = [f"{shown}:{self.line}" if self.line else shown]
+        parts += [part for part in (self.entry, self.key and f"key {self.key!r}") if part]
+        return ": ".join([*parts, self.message])
+
+
+class ConfigError(Exception):
+    """Configuration files with mistakes; `problems` has all of them by file and line."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        super().__init__("\n".join(str(problem) for problem in problems))
+        self.problems = list(problems)
+
+
+def nearest(given: str, known: Iterable[str]) -> str:
+    """Return a hint at the right spelling, or at all that there is."""
+    known = list(known)
+    if close := difflib.get_close_matches(given, known, 1):
+        return f"did you mean {close[0]!r}?"
+    return f"there is {', '.join(known)}" if known else "there is none"
+
+
+_TYPES: Final = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "string": "text",
+    "list": "a list",
+    "dict": "a mapping",
+    "model": "a mapping",
+}
+
+
+def explained(error: Any, keys: Iterable[str]) -> str:
+    """Say in our words what pydantic found; `keys` are those that there may be."""
+    key, given, context = error["loc"], error["input"], error.get("ctx", {})
+    prefix, _, _ = error["type"].partition("_")
+    message: str = f"{error['msg']}, not {given!r:.60}"
+    match error["type"]:
+        case "extra_forbidden":
+            message = f"unknown key; {nearest(str(key[-1]), keys)}"
+        case "too_short":
+            message = "must not be empty"
+        case "missing":
+            message = "is missing"
+        case "greater_than_equal":
+            message = f"must be at least {context['ge']}, not {given!r}"
+        case "less_than_equal":
+            message = f"must be at most {context['le']}, not {given!r}"
+        case "value_error":
+            message = str(context["error"])
+        case _ if prefix in _TYPES:
+            message = f"must be {_TYPES[prefix]}, not {given!r:.60}"
+    return message

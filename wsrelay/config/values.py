@@ -1,0 +1,138 @@
+"""Types of values: durations, sizes, paths, addresses, each from its text."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+from msgspec import Struct
+from pydantic import PlainValidator, ValidationInfo
+
+from wsrelay import durations, sizes
+
+__all__ = [
+    "Address",
+    "AddressText",
+    "Duration",
+    "Folder",
+    "HTTPPath",
+    "Identifier",
+    "Methods",
+    "ModuleName",
+    "Script",
+    "SecretFile",
+    "Size",
+]
+
+_ADDRESS: Final = re.compile(r"(?:\[(?P<v6>[^\]]+)\]|(?P<host>[^:\[\]/]*)):(?P<port>\d{1,5})")
+_MODULE: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
+_METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+
+
+class Address(Struct, frozen=True):
+    """Where a server listens: host (empty: all interfaces) and port, or a Unix socket's path."""
+
+    host: str | None = None
+    port: int | None = None
+    path: Path | None = None
+
+    def __str__(self) -> str:
+        if self.path is not None:
+            return f"unix:{self.path}"
+        host = f"[{self.host}]" if self.host and ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"must be text, not {value!r}")  # noqa: TRY004 - pydantic wants this one
+    return value
+
+
+def _path(value: Any, info: ValidationInfo) -> Path:
+    return Path(_base(info), _text(value).removeprefix("file://"))
+
+
+def _base(info: ValidationInfo) -> Path:
+    """Return the folder of the file that is being read."""
+    context: Any = info.context
+    folder: Path = context["folder"]
+    return folder
+
+
+def _file(value: Any, info: ValidationInfo) -> Path:
+    path = _path(value, info)
+    if not path.is_file():
+        raise ValueError(f"{path} {'is a folder' if path.is_dir() else 'does not exist'}")
+    return path
+
+
+def _script(value: Any, info: ValidationInfo) -> Path:
+    if not _text(value).startswith("file://"):
+        raise ValueError(f"{value!r} is not of the form 'file://path/to/script.py'")
+    if not value.endswith(".py"):
+        raise ValueError(f"{value!r} is no Python script; its name does not end with .py")
+    return _file(value, info)
+
+
+def _folder(value: Any, info: ValidationInfo) -> Path:
+    path = _path(value, info)
+    if not path.is_dir():
+        raise ValueError(f"{path} {'is no folder' if path.exists() else 'does not exist'}")
+    return path
+
+
+def _address(value: Any, info: ValidationInfo) -> Address:
+    text = str(value) if isinstance(value, int) else _text(value)
+    if text.startswith("unix:") and len(text) > len("unix:"):
+        return Address(path=Path(_base(info), text.removeprefix("unix:")))
+    match = _ADDRESS.fullmatch(text)
+    if match is None or int(match["port"]) > 65535:  # noqa: PLR2004 - the largest port
+        raise ValueError(
+            f"{value!r} is no address; write ':8080', '127.0.0.1:8080', '[::1]:8080' or "
+            "'unix:path.sock'"
+        )
+    return Address(match["v6"] or match["host"], int(match["port"]))
+
+
+def _http_path(value: Any) -> str:
+    if not _text(value).startswith("/"):
+        raise ValueError(f"{value!r} does not start with /")
+    return str(value)
+
+
+def _identifier(value: Any) -> str:
+    if not _text(value).isidentifier():
+        raise ValueError(f"{value!r} is no function name")
+    return str(value)
+
+
+def _module(value: Any) -> str:
+    if _MODULE.fullmatch(_text(value)) is None:
+        raise ValueError(f"{value!r} is no module name like 'package.module'")
+    return str(value)
+
+
+def _methods(value: Any) -> list[str]:
+    names = [_text(name).upper() for name in (value if isinstance(value, list) else [value])]
+    for name in names:
+        if name not in _METHODS:
+            raise ValueError(f"{name!r} is none of {', '.join(_METHODS)}")
+    if not names:
+        raise ValueError("names no method")
+    return names
+
+
+Duration = Annotated[float, PlainValidator(durations.parse)]
+"""Seconds."""
+Size = Annotated[int, PlainValidator(sizes.parse)]
+"""Bytes."""
+Script = Annotated[Path, PlainValidator(_script)]
+SecretFile = Annotated[Path, PlainValidator(_file)]
+Folder = Annotated[Path, PlainValidator(_folder)]
+AddressText = Annotated[Address, PlainValidator(_address)]
+HTTPPath = Annotated[str, PlainValidator(_http_path)]
+Identifier = Annotated[str, PlainValidator(_identifier)]
+ModuleName = Annotated[str, PlainValidator(_module)]
+Methods = Annotated[list[str], PlainValidator(_methods)]

@@ -1,0 +1,7 @@
+"""Talking to a running node from a shell, over a Unix socket that only its owner can open."""
+
+from .client import ControlClient, NodeGone, find_nodes
+from .runtime import ControlError
+from .server import Control
+
+__all__ = ["Control", "ControlClient", "ControlError", "NodeGone", "find_nodes"]

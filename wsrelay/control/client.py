@@ -1,0 +1,106 @@
+"""The shell's side of the control socket."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+
+from wsrelay.node import NodeInfo
+
+from .records import LogRecord
+
+__all__ = ["ControlClient", "NodeGone", "find_nodes"]
+
+
+class NodeGone(Exception):  # noqa: N818 - reads as a sentence
+    """Nobody listens on the control socket any more."""
+
+
+class _Connection(http.client.HTTPConnection):
+    """HTTP over a Unix socket."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__("node", timeout=10)
+        self._path = path
+
+    def connect(self) -> None:
+        """Connect; `http.client` calls this."""
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
+class ControlClient:
+    """Asks one node; every method raises `NodeGone`, and `ValueError` for what the node refuses."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def node(self) -> NodeInfo:
+        """Return what the node is and has."""
+        with self._asked("GET", "/node") as response:
+            return msgspec.json.decode(response.read(), type=NodeInfo)
+
+    def send(self, to: str, topic: str, payload: Any) -> None:
+        """Send a message to a process."""
+        self._act("/send", {"to": to, "topic": topic, "payload": payload})
+
+    def cancel(self, to: str, reason: str = "") -> None:
+        """Ask a process to end."""
+        self._act("/cancel", {"to": to, "reason": reason})
+
+    def kill(self, to: str) -> None:
+        """End a process at once."""
+        self._act("/kill", {"to": to})
+
+    def logs(self, pid: str | None, *, follow: bool) -> Iterator[LogRecord]:
+        """Give log records, of one process or all; `follow`: until the node is gone."""
+        query = ([f"pid={quote(pid)}"] if pid else []) + (["follow=1"] if follow else [])
+        with self._asked("GET", f"/logs?{'&'.join(query)}", wait=follow) as response:
+            while line := response.readline():
+                yield msgspec.json.decode(line, type=LogRecord)
+
+    def _act(self, path: str, order: dict[str, Any]) -> None:
+        with self._asked("POST", path, msgspec.json.encode(order)) as response:
+            response.read()
+
+    @contextlib.contextmanager
+    def _asked(
+        self, method: str, path: str, body: bytes | None = None, *, wait: bool = False
+    ) -> Iterator[http.client.HTTPResponse]:
+        connection = _Connection(self.path)
+        try:
+            connection.request(method, path, body)
+            if wait:
+                connection.sock.settimeout(None)
+            response = connection.getresponse()
+            if response.status != http.HTTPStatus.OK:
+                raise ValueError(msgspec.json.decode(response.read())["error"])
+            yield response
+        except (OSError, http.client.HTTPException) as error:
+            raise NodeGone(f"the node at {self.path} does not answer: {error}") from None
+        finally:
+            connection.close()
+
+
+def find_nodes(directory: Path) -> list[ControlClient]:
+    """Return the running nodes of a runtime directory; sockets of dead ones are removed."""
+    found = []
+    for path in sorted(directory.glob("*.sock")):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            try:
+                probe.connect(str(path))
+            except ConnectionRefusedError:
+                path.unlink(missing_ok=True)
+            except OSError:
+                continue
+            else:
+                found.append(ControlClient(path))
+    return found

@@ -1,0 +1,85 @@
+"""The log of one node, kept for a while, for those who want to read it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import AsyncIterator
+from typing import Final
+
+from msgspec import Struct
+
+__all__ = ["LogRecord", "Records"]
+
+_KEPT: Final = 1000
+"""Records; a reader who is further behind than that misses some."""
+_LONGEST: Final = 4096
+"""Characters of one record."""
+
+
+class LogRecord(Struct, frozen=True, kw_only=True):
+    """One log record; `time` in seconds since 1970, `pid` where a process is meant."""
+
+    time: float
+    level: str
+    pid: str | None
+    text: str
+
+
+class Records(logging.Handler):
+    """Keeps the last records of a node and of its workers.
+
+    Several nodes may log in one OS process: `prefix` is what the PIDs of this one share.
+    """
+
+    def __init__(self, prefix: str) -> None:
+        super().__init__(logging.INFO)
+        self._prefix = prefix
+        self._kept: deque[LogRecord] = deque(maxlen=_KEPT)
+        self._count = 0
+        self._ended = False
+        self._news = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep a record; from any thread."""
+        pid = getattr(record, "wsrelay_pid", None)
+        if pid is not None and self._prefix not in pid:
+            return
+        kept = LogRecord(
+            time=record.created,
+            level=record.levelname.lower(),
+            pid=pid,
+            text=record.getMessage()[:_LONGEST],
+        )
+        self._loop.call_soon_threadsafe(self._keep, kept)
+
+    def _keep(self, record: LogRecord) -> None:
+        self._kept.append(record)
+        self._count += 1
+        self._news.set()
+
+    def end(self) -> None:
+        """Let those who follow end; the node does."""
+        self._ended = True
+        self._news.set()
+
+    async def read(self, pid: str | None, *, follow: bool) -> AsyncIterator[LogRecord]:
+        """Give the records of one process, or all; `follow`: and wait for more."""
+        seen = self._count - len(self._kept)
+        while True:
+            first = self._count - len(self._kept)
+            if first > seen:
+                text = f"{first - seen} records were lost: they came faster than they were read"
+                yield LogRecord(time=self._kept[0].time, level="warning", pid=None, text=text)
+            fresh = list(self._kept)[max(seen - first, 0) :]
+            seen = self._count
+            for record in fresh:
+                if pid is None or record.pid == pid:
+                    yield record
+            if not follow or self._ended:
+                return
+            if seen == self._count:
+                self._news.clear()
+                await self._news.wait()

@@ -1,0 +1,64 @@
+"""The runtime directory, where the sockets of a user's running nodes are."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+import tempfile
+from pathlib import Path
+
+__all__ = ["ControlError", "bind", "runtime_directory"]
+
+
+class ControlError(Exception):
+    """The control socket cannot be made safely; the text says why."""
+
+
+def runtime_directory() -> Path:
+    """Return `$WSRELAY_RUNTIME_DIR`, `$XDG_RUNTIME_DIR/wsrelay` or `/tmp/wsrelay-<uid>`."""
+    if given := os.environ.get("WSRELAY_RUNTIME_DIR"):
+        return Path(given)
+    if given := os.environ.get("XDG_RUNTIME_DIR"):
+        return Path(given, "wsrelay")
+    return Path(tempfile.gettempdir(), f"wsrelay-{os.getuid()}")
+
+
+def bind(directory: Path, name: str) -> tuple[socket.socket, Path]:
+    """Return a listening socket of that name, mode 0600, in a directory that is ours alone.
+
+    Raises `ControlError`.
+    """
+    _make(directory)
+    path = directory / f"{name}.sock"
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        path.unlink(missing_ok=True)  # our own process id: it can only be a dead node's
+        listener.bind(str(path))
+        path.chmod(0o600)  # nobody could open it before: the directory is 0700
+        listener.listen(16)
+    except OSError as error:
+        listener.close()
+        hint = "; set WSRELAY_RUNTIME_DIR to a shorter one" if len(str(path)) > 100 else ""  # noqa: PLR2004 - sun_path has 108
+        raise ControlError(f"cannot make the control socket {path}: {error}{hint}") from None
+    return listener, path
+
+
+def _make(directory: Path) -> None:
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = directory.lstat()
+    except OSError as error:
+        raise ControlError(f"cannot make the runtime directory {directory}: {error}") from None
+    why = None
+    if not stat.S_ISDIR(status.st_mode):
+        why = "it is no directory"
+    elif status.st_uid != os.getuid():
+        why = f"it belongs to user {status.st_uid}"
+    elif status.st_mode & 0o077:
+        why = f"others may open it (mode {stat.S_IMODE(status.st_mode):04o}, not 0700)"
+    if why is not None:
+        raise ControlError(
+            f"the runtime directory {directory} is not safe: {why}; "
+            "set WSRELAY_RUNTIME_DIR to another one"
+        )

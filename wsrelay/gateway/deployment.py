@@ -1,0 +1,196 @@
+"""A configuration as it runs: node, services and servers, and its change into another one."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+from wsrelay import worker
+from wsrelay.config import Configuration
+from wsrelay.config import Server as ServerEntry
+from wsrelay.relay.asgi import App, Receive, Scope, Send
+
+from . import assembly
+from .address import bind, bind_unix, release
+from .server import FrontEnd, Server
+
+__all__ = ["Deployment"]
+
+logger = logging.getLogger(__name__)
+
+
+class _Current:
+    """An application that can be exchanged between two requests."""
+
+    def __init__(self, app: App) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.app(scope, receive, send)
+
+
+class _Running:
+    """One server entry as it listens."""
+
+    def __init__(self, entry: ServerEntry, app: App, listener: socket.socket) -> None:
+        self.entry = entry
+        self.app = _Current(app)
+        self.listener = listener
+        self.server = Server(self.app, listener, assembly.server_options(entry))
+
+
+class Deployment:
+    """Runs a configuration.
+
+    Building it binds the sockets and loads the endpoint functions; raises `AssemblyError` and
+    `AddressError`, and leaves nothing open then.
+    """
+
+    def __init__(self, configuration: Configuration, *, name: str = "local") -> None:
+        self.configuration = configuration
+        self.node, self._supervisor = assembly.configured_node(configuration, name)
+        spread = max((s.timeouts.drain for s in configuration.servers.values()), default=0.0)
+        self._front = FrontEnd(self.node, spread=spread)
+        self._sources = _sources(configuration)
+        self._running: dict[str, _Running] = {}
+        self._reloading = asyncio.Lock()
+        apps = self._applications(configuration)
+        try:
+            for entry in configuration.servers.values():
+                self._running[entry.id] = _open(entry, apps[entry.id])
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def addresses(self) -> list[tuple[str, socket.socket, bool]]:
+        """The servers' entry ids, listening sockets, and whether they speak TLS."""
+        return [(r.entry.id, r.listener, r.entry.tls is not None) for r in self._running.values()]
+
+    def close(self) -> None:
+        """Close the sockets of servers that were never run."""
+        for running in self._running.values():
+            release(running.listener, running.entry.addr.path)
+
+    async def run(self, accepting: Callable[[], object]) -> None:
+        """Serve until `stop`; raises `HostFailed`. `accepting` is called when clients may come."""
+        try:
+            await self._front.run([running.server for running in self._running.values()], accepting)
+        finally:
+            self.close()
+
+    def stop(self) -> None:
+        """End in order; called again, at once."""
+        self._front.stop()
+
+    async def reload(self, configuration: Configuration) -> list[str]:
+        """Change into another configuration and return the ids of the entries that changed.
+
+        Connections and processes that there are go on; what is spawned and asked for from now on
+        is the new configuration's, scripts that were edited included. A server that is gone closes
+        its connections. Raises `AssemblyError`, `AddressError`, `HostFailed`: then nothing has
+        changed.
+        """
+        async with self._reloading:
+            return await self._reload(configuration)
+
+    async def _reload(self, new: Configuration) -> list[str]:
+        old, sources = self.configuration, _sources(new)
+        edited = {source for source, stamp in sources.items() if self._sources.get(source) != stamp}
+        for source in edited:
+            worker.forget_script(source)
+        apps = self._applications(new)
+        opened = {
+            entry.id: _open(entry, apps[entry.id])
+            for entry in new.servers.values()
+            if (there := self._running.get(entry.id)) is None or there.entry.addr != entry.addr
+        }
+        hosts = assembly.hosts(new)
+        stale = {host.name for host in hosts if edited & {_script(t) for t in host.targets}}
+        try:
+            await self.node.reconfigure(hosts, assembly.entries(new), stale)
+        except BaseException:
+            for running in opened.values():
+                release(running.listener, running.entry.addr.path)
+            raise
+        changed = [
+            name
+            for name in {**old.entries, **new.entries}
+            if old.entries.get(name) != new.entries.get(name)
+        ]
+        renewed = {
+            service.id
+            for service in new.services.values()
+            if service.process in changed
+            or _script(new.processes[service.process].target) in edited
+        }
+        await self._supervisor.reconfigure(assembly.services(new), renewed)
+        await self._exchange_servers(new, apps, opened)
+        self.configuration, self._sources = new, sources
+        return changed
+
+    async def _exchange_servers(
+        self, new: Configuration, apps: dict[str, App], opened: dict[str, _Running]
+    ) -> None:
+        for name in list(self._running):
+            running = self._running[name]
+            entry = new.servers.get(name)
+            if entry is None or name in opened:
+                del self._running[name]
+                await self._front.remove(running.server)
+                release(running.listener, running.entry.addr.path)
+            elif entry == running.entry:
+                running.app.app = apps[name]
+            else:
+                # The old connections stay with the options that they began with.
+                running.app.app = apps[name]
+                listener = running.listener.dup()
+                self._running[name] = _Running(entry, apps[name], listener)
+                await self._front.add(self._running[name].server)
+                running.server.stop_accepting()
+        for name, running in opened.items():
+            self._running[name] = running
+            await self._front.add(running.server)
+
+    def _applications(self, configuration: Configuration) -> dict[str, App]:
+        def ready() -> bool:
+            return self._front.ready
+
+        return {
+            server.id: assembly.application(configuration, server, self.node, ready)
+            for server in configuration.servers.values()
+        }
+
+
+def _open(entry: ServerEntry, app: App) -> _Running:
+    address = entry.addr
+    if address.path is not None:
+        listener = bind_unix(address.path)
+    else:
+        listener = bind(address.host or "", address.port or 0)
+    try:
+        return _Running(entry, app, listener)
+    except BaseException:
+        release(listener, address.path)
+        raise
+
+
+def _script(target: str) -> str | None:
+    path, _, _ = target.rpartition(":")
+    return path if path.endswith(".py") else None
+
+
+def _sources(configuration: Configuration) -> dict[str, tuple[int, int]]:
+    """Return the scripts that the configuration names, each with what an edit changes."""
+    named = [*configuration.processes.values(), *configuration.functions.values()]
+    stamps = {}
+    for path in {str(entry.source) for entry in named if entry.source is not None}:
+        try:
+            stat = Path(path).stat()
+        except OSError:
+            continue
+        stamps[path] = stat.st_mtime_ns, stat.st_size
+    return stamps

@@ -1,0 +1,100 @@
+"""At most so many requests per interval, each client for itself."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import OrderedDict
+from typing import Annotated, Final
+
+from pydantic import AfterValidator, Field
+from starlette.requests import HTTPConnection
+
+from wsrelay.node import Node
+from wsrelay.relay.asgi import App, Receive, Scope, Send
+
+from .options import Duration, Options
+from .refusal import refuse
+
+__all__ = ["Buckets", "RateLimit", "RateLimitOptions"]
+
+_KEYS: Final = ("ip", "header:NAME", "query:NAME")
+
+
+def _key(text: str) -> str:
+    kind, _, name = text.partition(":")
+    if text != "ip" and (kind not in ("header", "query") or not name):
+        raise ValueError(f"must be one of {', '.join(_KEYS)}, not {text!r}")
+    return text
+
+
+def _interval(seconds: float) -> float:
+    if seconds <= 0:
+        raise ValueError("must be longer than 0s")
+    return seconds
+
+
+class RateLimitOptions(Options):
+    """`requests` per `interval` and client, `burst` at once (as many as requests by default)."""
+
+    requests: int = Field(ge=1)
+    interval: Annotated[Duration, AfterValidator(_interval)] = 1.0
+    burst: int | None = Field(default=None, ge=1)
+    key: Annotated[str, AfterValidator(_key)] = "ip"
+    max_keys: int = Field(default=10_000, ge=1)
+
+
+class Buckets:
+    """Token buckets by key; of the keys beyond `most`, the least recently used are forgotten."""
+
+    def __init__(self, rate: float, burst: int, most: int) -> None:
+        self._rate = rate
+        self._burst = burst
+        self._most = most
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def take(self, key: str, now: float) -> float:
+        """Take a token and return 0, or the seconds until there is one."""
+        tokens, before = self._buckets.pop(key, (float(self._burst), now))
+        tokens = min(self._burst, tokens + max(0.0, now - before) * self._rate)
+        # A hair less than a whole token counts: waiting as long as was said must be enough.
+        wait = 0.0 if tokens >= 1 - 1e-9 else (1 - tokens) / self._rate
+        self._buckets[key] = (tokens if wait else max(0.0, tokens - 1)), now
+        if len(self._buckets) > self._most:
+            self._buckets.popitem(last=False)
+        return wait
+
+
+class RateLimit:
+    """Answers 429 to who asks too often, upgrades included, before anything is spawned for them."""
+
+    def __init__(self, app: App, options: RateLimitOptions) -> None:
+        self._app = app
+        burst = options.burst or options.requests
+        self._buckets = Buckets(options.requests / options.interval, burst, options.max_keys)
+        self._kind, _, self._name = options.key.partition(":")
+
+    @classmethod
+    def build(cls, app: App, options: RateLimitOptions, _node: Node) -> RateLimit:
+        """Put it around an application."""
+        return cls(app, options)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one ASGI scope."""
+        if scope["type"] in ("http", "websocket"):
+            wait = self._buckets.take(self._key(HTTPConnection(scope)), time.monotonic())
+            if wait:
+                again = (b"retry-after", str(math.ceil(wait)).encode())
+                await refuse(scope, receive, send, 429, again)
+                return
+        await self._app(scope, receive, send)
+
+    def _key(self, connection: HTTPConnection) -> str:
+        given = None
+        if self._kind == "header":
+            given = connection.headers.get(self._name)
+        elif self._kind == "query":
+            given = connection.query_params.get(self._name)
+        if given is not None:
+            return f"{self._kind} {given[:256]}"
+        return f"ip {connection.client.host if connection.client else ''}"

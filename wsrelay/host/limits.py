@@ -1,0 +1,77 @@
+"""What the operating system lets a worker use (`setrlimit`, niceness)."""
+
+from __future__ import annotations
+
+import os
+import resource
+
+from msgspec import Struct
+
+from wsrelay import sizes
+
+__all__ = ["LimitError", "Limits", "cpu_time_reached", "enter_template", "enter_worker", "shown"]
+
+
+class LimitError(Exception):
+    """The operating system refuses a limit; the text says which."""
+
+
+class Limits(Struct, frozen=True, kw_only=True):
+    """What each worker of a host may use; None: as much as the node itself.
+
+    `memory` is address space in bytes, `cpu_time` seconds of computing (waiting is free),
+    `open_files` descriptors.
+    """
+
+    memory: int | None = None
+    cpu_time: float | None = None
+    open_files: int | None = None
+
+
+def enter_template(limits: Limits) -> None:
+    """Limit the memory of the template and so of all its forks; raises `LimitError`.
+
+    It is the address space (RLIMIT_AS) that counts, for only that bounds every way to get memory;
+    numpy's shared libraries take about 100 MB of it.
+    """
+    if limits.memory is not None:
+        _limit(resource.RLIMIT_AS, limits.memory, f"memory limit {sizes.show(limits.memory)}")
+
+
+def enter_worker(limits: Limits, nice: int | None) -> None:
+    """Limit what is counted per process: the template's own use of it adds up over its life."""
+    if limits.cpu_time is not None:
+        # The soft limit's SIGXCPU tells what happened; SIGKILL follows for who ignores it.
+        seconds = max(1, round(limits.cpu_time))
+        _limit(resource.RLIMIT_CPU, seconds, f"CPU time limit {seconds}s", seconds + 1)
+    if limits.open_files is not None:
+        _limit(resource.RLIMIT_NOFILE, limits.open_files, f"limit of {limits.open_files} files")
+    if nice is not None:
+        try:
+            os.setpriority(os.PRIO_PROCESS, 0, nice)
+        except OSError as error:
+            raise LimitError(f"nice {nice} is refused: {error.strerror}") from None
+
+
+def _limit(which: int, soft: int, shown: str, hard: int | None = None) -> None:
+    hard = soft if hard is None else hard
+    _, ceiling = resource.getrlimit(which)
+    if ceiling != resource.RLIM_INFINITY:
+        hard = min(hard, ceiling)
+        soft = min(soft, hard)
+    try:
+        resource.setrlimit(which, (soft, hard))
+    except (OSError, ValueError) as error:
+        raise LimitError(f"{shown} is refused: {error}") from None
+
+
+def shown(limits: Limits) -> str:
+    """Say under which memory limit something failed: it may be the reason."""
+    return (
+        "" if limits.memory is None else f" (under a memory limit of {sizes.show(limits.memory)})"
+    )
+
+
+def cpu_time_reached(limits: Limits) -> str:
+    """Say that a worker was ended by its CPU time limit."""
+    return f"CPU time limit of {limits.cpu_time:g}s reached"

@@ -1,0 +1,104 @@
+"""What a node knows of itself, for those who watch it."""
+
+from __future__ import annotations
+
+import os
+import time
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+if TYPE_CHECKING:
+    from .node import Node
+
+__all__ = ["ConnectionInfo", "HostInfo", "NodeInfo", "ProcessInfo", "describe"]
+
+
+class ConnectionInfo(Struct, frozen=True, kw_only=True):
+    """One connection: its target, seconds since the upgrade, bytes that wait for the client."""
+
+    pid: str
+    target: str
+    uptime: float
+    messages: int
+    outbox: int
+
+
+class ProcessInfo(Struct, frozen=True, kw_only=True):
+    """One worker; `mailbox` is the bytes that wait for it at the node, `parent` who spawned it."""
+
+    pid: str
+    os_pid: int | None
+    host: str
+    target: str
+    state: str
+    names: list[str]
+    parent: str | None
+    uptime: float
+    mailbox: int
+    connections: int
+
+
+class HostInfo(Struct, frozen=True, kw_only=True):
+    """One process host; `os_pid` is its template's."""
+
+    name: str
+    os_pid: int | None
+    processes: int
+    max_processes: int
+
+
+class NodeInfo(Struct, frozen=True, kw_only=True):
+    """A node and all that lives in it."""
+
+    name: str
+    os_pid: int
+    version: str
+    draining: bool
+    dead_letters: int
+    hosts: list[HostInfo]
+    processes: list[ProcessInfo]
+    connections: list[ConnectionInfo]
+
+
+def describe(node: Node) -> NodeInfo:
+    """Return the state of a running node; belongs to its event loop's thread."""
+    now = time.time()
+    processes = []
+    for pid in node.workers:
+        worker, row = node.worker(pid), node.kernel.processes.get(pid)
+        if worker is None or row is None:
+            continue
+        processes.append(
+            ProcessInfo(
+                pid=str(pid),
+                os_pid=worker.os_pid,
+                host=pid.host,
+                target=worker.target,
+                state=row.state.value,
+                names=sorted(node.kernel.names.of(pid)),
+                parent=None if worker.parent is None else str(worker.parent),
+                uptime=round(now - worker.started, 3),
+                mailbox=worker.pipe.mailbox,
+                connections=len(worker.clients),
+            )
+        )
+    return NodeInfo(
+        name=node.name,
+        os_pid=os.getpid(),
+        version=version("wsrelay"),
+        draining=node.draining,
+        dead_letters=node.dead_letters,
+        hosts=[
+            HostInfo(
+                name=name,
+                os_pid=os_pid,
+                processes=node.kernel.count(name),
+                max_processes=node.hosts[name].max_processes,
+            )
+            for name, os_pid in node.templates.items()
+        ],
+        processes=processes,
+        connections=[one.describe() for one in node.clients.connections.values()],
+    )

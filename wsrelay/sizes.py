@@ -1,0 +1,31 @@
+"""Sizes as people write them: `512MB`, `64KB`, `1.5GB`; the units are powers of 1024."""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal
+from typing import Any, Final
+
+__all__ = ["parse", "show"]
+
+_FORM: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])i?)?B?", re.IGNORECASE)
+_UNITS: Final = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
+
+
+def parse(value: Any) -> int:
+    """Return the size in bytes; a whole number is one already. Raises `ValueError`."""
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    match = _FORM.fullmatch(value.strip()) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError(f"{value!r} is not a size; write it like '512MB', '64KB' or '1.5GB'")
+    number, unit = match.groups()
+    return int(Decimal(number) * _UNITS[(unit or "").upper()])
+
+
+def show(size: int) -> str:
+    """Return the size as `parse` reads it, in the largest unit that leaves it whole."""
+    for unit in "TGMK":
+        if size and size % _UNITS[unit] == 0:
+            return f"{size // _UNITS[unit]}{unit}B"
+    return f"{size}B"
