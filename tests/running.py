@@ -100,7 +100,7 @@ class Lines:
 
 
 class Running:
-    """`wsrelay run TARGET OPTIONS` on a free port, in a session of its own.
+    """`wsrelay run TARGET OPTIONS` on a free port, in a session of its own; a YAML file is served.
 
     Entering waits until it serves, or has ended if `serves` is false; leaving ends it and checks
     that it left nothing behind. Its processes are known by a mark in their environment, which all
@@ -117,9 +117,13 @@ class Running:
     ) -> None:
         self.address = ""
         """`host:port`."""
-        self._command = [sys.executable, "-m", "wsrelay", "run", "--port", str(port)]
-        self._command += [*options, str(target)]
+        self._command = [sys.executable, "-m", "wsrelay"]
+        if Path(target).suffix in (".yaml", ".yml"):
+            self._command += ["serve", *options, "-c", str(target)]
+        else:
+            self._command += ["run", "--port", str(port), *options, str(target)]
         self._cwd = cwd
+        self._port = port
         self._serves = serves
         self._mark = uuid.uuid4().hex
 
@@ -129,7 +133,7 @@ class Running:
         self._process = subprocess.Popen(
             self._command,
             cwd=self._cwd,
-            env={**environment, _MARK: self._mark},
+            env={**environment, "PORT": str(self._port), _MARK: self._mark},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

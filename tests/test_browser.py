@@ -389,3 +389,47 @@ def test_a_page_of_an_allowed_foreign_origin_can_connect(window: Window, tmp_pat
         foreign_page(tmp_path, running.ws()) as origin,
     ):
         expect(window.open(origin)).to_have_title("open")
+
+
+# The example applications
+
+
+def test_the_chat_of_the_configuration_is_one_room_for_two_windows(
+    browser: Browser, window: Window
+) -> None:
+    with Running(HANDLERS / "wsrelay.yaml") as running:
+        other = browser.new_context()
+        pages = [window.open(running.http()), other.new_page()]
+        pages[1].goto(running.http())
+        for page, name in zip(pages, ("Ada", "Bob"), strict=True):
+            page.fill("#name", name)
+            page.click("#door button")
+            expect(page.locator("#status")).to_have_text("in lobby")
+        pages[0].fill("#text", "hello <b>Bob</b>")
+        pages[0].press("#text", "Enter")
+        for page in pages:
+            expect(page.locator("li.said")).to_have_text(["Adahello <b>Bob</b>"])
+        other.close()
+
+
+def test_the_picture_is_painted_tile_by_tile_and_again_after_a_click(window: Window) -> None:
+    with Running(HANDLERS / "mandelbrot.yaml") as running:
+        page = window.open(running.http())
+        done = "click: closer, right click: further away"
+        expect(page.locator("#status")).to_have_text(done)
+
+        def colours() -> int:
+            count: int = page.evaluate(
+                """() => {
+                  const canvas = document.getElementById("picture");
+                  const context = canvas.getContext("2d");
+                  const { data } = context.getImageData(0, 0, canvas.width, canvas.height);
+                  return new Set(new Uint32Array(data.buffer)).size;
+                }"""
+            )
+            return count
+
+        assert colours() > 10
+        page.click("#picture", position={"x": 300, "y": 200})
+        expect(page.locator("#status")).to_have_text(done)
+        assert colours() > 10

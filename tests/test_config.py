@@ -69,7 +69,7 @@ entries:
       auto_start: true
       stable_threshold: 5s
       restart: {initial_delay: 1s, max_delay: 90s, backoff_factor: 2.0, jitter: 0.1, max_attempts: 0}
-"""
+"""  # noqa: E501 - as it stands in the documentation
 
 Write = Callable[[str, str], Path]
 
@@ -184,7 +184,7 @@ def test_a_quoted_variable_stays_text_and_a_doubled_dollar_is_none(write: Write)
         "options": options,
     }
     document = with_entries(entry).replace("${SECRET}", '"${SECRET}"')
-    configuration = load(write("wsrelay.yaml", document), **{"SECRET": "123"})
+    configuration = load(write("wsrelay.yaml", document), SECRET="123")  # noqa: S106 - of the test
     assert configuration.servers["app:gateway"].options == {
         "token_auth.secret": "123",
         "token_auth.cookie": "${x}",

@@ -1,5 +1,6 @@
 """Each kind of mistake in a configuration file, with the exact message."""
 
+# ruff: noqa: E501 - messages are compared as they are printed
 from __future__ import annotations
 
 from pathlib import Path

@@ -13,6 +13,7 @@ Under pytest the fixture `relay_server` does the same and ends everything after 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
 import threading
@@ -147,8 +148,11 @@ class Client:
 
     def __init__(self, url: str, **options: Any) -> None:
         self._seen: deque[Message] = deque(maxlen=_REMEMBERED)
-        self._websocket = connect(
-            url, compression=None, proxy=None, ping_interval=None, close_timeout=2, **options
+        self._stack = contextlib.ExitStack()
+        self._websocket = self._stack.enter_context(
+            connect(
+                url, compression=None, proxy=None, ping_interval=None, close_timeout=2, **options
+            )
         )
 
     def __enter__(self) -> Self:
@@ -223,6 +227,7 @@ class Client:
     def close(self, code: int = 1000, reason: str = "") -> None:
         """Close; a connection that is closed stays so."""
         self._websocket.close(code, reason)
+        self._stack.close()
 
     def _context(self) -> str:
         return f"; before that: {', '.join(map(repr, self._seen))}" if self._seen else ""

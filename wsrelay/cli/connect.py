@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import re
@@ -194,11 +195,12 @@ async def _obey(line: str, websocket: ClientConnection) -> None:
 
 
 async def _print_all(websocket: ClientConnection, *, terminal: bool) -> None:
-    async for message in websocket:
-        if terminal:
-            print_formatted_text(FormattedText([("ansicyan", "< "), ("", _shown(message))]))
-        else:
-            click.echo(message if isinstance(message, str) else message.hex())
+    with contextlib.suppress(ConnectionClosed):
+        async for message in websocket:
+            if terminal:
+                print_formatted_text(FormattedText([("ansicyan", "< "), ("", _shown(message))]))
+            else:
+                click.echo(message if isinstance(message, str) else message.hex())
 
 
 def _shown(message: str | bytes) -> str:

@@ -50,7 +50,7 @@ class Records(logging.Handler):
         kept = LogRecord(
             time=record.created,
             level=record.levelname.lower(),
-            pid=pid,
+            pid=None if pid is None else str(pid),
             text=record.getMessage()[:_LONGEST],
         )
         self._loop.call_soon_threadsafe(self._keep, kept)

@@ -1,0 +1,23 @@
+"""An endpoint that sets the relay's header by hand, with everything that may stand in it."""
+
+import json
+from pathlib import Path
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from wsrelay import process
+
+ECHO = str(Path(__file__).with_name("echo.py"))
+
+
+def connect(request: Request) -> Response:
+    """Spawn a process for this client alone; a plain `def` runs in a thread."""
+    relay = {
+        "target_pid": process.spawn(ECHO),
+        "message_topic": "ws.message",
+        "heartbeat_interval": "30s",
+        "metadata": {"client": request.client.host if request.client else None},
+        "cancel_on_leave": True,
+    }
+    return Response(headers={"X-WS-Relay": json.dumps(relay)})

@@ -1,0 +1,298 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import pty
+import select
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import client, closed, processes, received, relay_to, room, serving, until
+
+from wsrelay import Node, WebSocketRelay, process
+from wsrelay.control import Control, ControlError, find_nodes
+from wsrelay.control.records import Records
+
+pytestmark = pytest.mark.anyio
+
+
+def obedient() -> None:
+    logger = logging.getLogger("obedient")
+    child = process.spawn(idle)
+    for message in process.inbox():
+        if message.topic == "say":
+            logger.warning("saying %s", message.payload["text"])
+            process.send(message.payload["to"], "ws.send", {"type": "text", "data": "told"})
+        elif message.topic == "ws.join":
+            process.registry.register("obedient")
+            process.send(message.sender, "ws.send", {"type": "text", "data": child})
+
+
+def idle() -> None:
+    for _ in process.inbox():
+        pass
+
+
+@pytest.fixture
+def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("WSRELAY_RUNTIME_DIR", str(tmp_path / "run"))
+    return tmp_path / "run"
+
+
+@pytest.fixture
+async def controlled(node: Node, directory: Path) -> AsyncIterator[Node]:
+    async with Control(node, directory):
+        yield node
+
+
+@contextlib.asynccontextmanager
+async def visited(node: Node) -> AsyncIterator[tuple[str, Any]]:
+    """A worker with a client; gives the worker's PID and the client."""
+    pid = node.spawn(obedient)
+    async with serving(WebSocketRelay(relay_to(pid), node=node)) as url, client(url) as one:
+        await received(one)
+        yield pid, one
+
+
+async def wsrelay(*arguments: str, code: int = 0) -> str:
+    """Run the command; gives what it printed."""
+    done = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "wsrelay",
+        *arguments,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+    )
+    out, err = await asyncio.wait_for(done.communicate(), 20)
+    assert done.returncode == code, err.decode()
+    return (err if code else out).decode()
+
+
+# The socket
+
+
+async def test_only_its_owner_can_open_the_socket(controlled: Node, directory: Path) -> None:
+    [sock] = directory.iterdir()
+    assert sock.name == f"{controlled.name}-{os.getpid()}.sock"
+    assert stat.S_IMODE(sock.stat().st_mode) == 0o600
+    assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+
+
+async def test_the_socket_goes_with_the_node(node: Node, directory: Path) -> None:
+    async with Control(node, directory):
+        assert len(find_nodes(directory)) == 1
+    assert list(directory.iterdir()) == []
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o770, 0o701])
+async def test_a_directory_that_others_may_open_is_refused(
+    node: Node, directory: Path, mode: int
+) -> None:
+    directory.mkdir()
+    directory.chmod(mode)
+    with pytest.raises(ControlError, match=rf"others may open it \(mode {mode:04o}, not 0700\)"):
+        async with Control(node, directory):
+            pass
+
+
+async def test_a_directory_of_somebody_else_or_a_link_is_refused(
+    node: Node, directory: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "elsewhere").mkdir(mode=0o700)
+    directory.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ControlError, match="it is no directory"):
+        async with Control(node, directory):
+            pass
+    directory.unlink()
+    if os.getuid() == 0:
+        directory.mkdir(mode=0o700)
+        os.chown(directory, 12345, 12345)
+        with pytest.raises(ControlError, match="it belongs to user 12345"):
+            async with Control(node, directory):
+                pass
+
+
+async def test_a_path_too_long_for_a_socket_is_told(node: Node, tmp_path: Path) -> None:
+    with pytest.raises(ControlError, match="set WSRELAY_RUNTIME_DIR to a shorter one"):
+        async with Control(node, tmp_path / ("x" * 120)):
+            pass
+
+
+async def test_what_a_dead_node_left_behind_is_removed(directory: Path) -> None:
+    directory.mkdir(mode=0o700)
+    stale = directory / "local-1.sock"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(stale))
+    assert find_nodes(directory) == []
+    assert not stale.exists()
+
+
+# Commands
+
+
+async def test_ps_shows_every_process_with_what_it_uses(controlled: Node) -> None:
+    async with visited(controlled) as (pid, _):
+        await until(lambda: len(controlled.workers) == 2)
+        shown = json.loads(await wsrelay("ps", "--json"))
+        [mine] = [row for row in shown if row["pid"] == pid]
+        assert mine["os_pid"] == controlled.workers[pid]  # type: ignore[index]
+        assert (mine["state"], mine["connections"], mine["parent"]) == ("running", 1, None)
+        assert mine["memory"] > 1_000_000
+        assert mine["cpu_percent"] >= 0
+        [child] = [row for row in shown if row["parent"] == pid]
+        assert child["connections"] == 0
+        table = await wsrelay("ps")
+        assert pid in table
+        assert "MAILBOX" in table
+
+
+async def test_tree_and_connections_show_who_belongs_to_whom(controlled: Node) -> None:
+    async with visited(controlled) as (pid, _):
+        await until(lambda: "obedient" in controlled.kernel.names.of(pid))  # type: ignore[arg-type]
+        [connection] = controlled.connections
+        lines = (await wsrelay("tree")).splitlines()
+        assert lines[0].startswith("node local (OS pid ")
+        assert "processes: 2 of 256" in lines[1]
+        [parent] = [i for i, line in enumerate(lines) if pid in line]
+        assert "obedient" in lines[parent]
+        below = "\n".join(lines[parent + 1 :])
+        assert str(connection) in below
+        [shown] = json.loads(await wsrelay("connections", "--json"))
+        assert (shown["pid"], shown["target"]) == (connection, pid)
+        assert shown["outbox"] == 0
+        assert str(connection) in await wsrelay("connections")
+
+
+async def test_send_reaches_a_handler_by_pid_id_and_name(controlled: Node) -> None:
+    async with visited(controlled) as (pid, one):
+        [connection] = controlled.connections
+        payload = json.dumps({"to": connection, "text": "hello"})
+        short = pid.rpartition("|")[2].rstrip("}")
+        for to in (pid, pid.strip("{}"), short, "obedient"):
+            await wsrelay("send", to, "say", payload)
+            assert await received(one) == "told"
+
+
+async def test_kill_is_a_close_frame_and_cancel_an_orderly_end(controlled: Node) -> None:
+    async with visited(controlled) as (pid, one):
+        await wsrelay("kill", pid)
+        assert await closed(one) == (1011, "target process killed (SIGKILL)")
+    async with visited(controlled) as (pid, one):
+        [connection] = controlled.connections
+        await wsrelay("cancel", connection, "--reason", "go home")
+        assert await closed(one) == (1000, "go home")
+        await wsrelay("cancel", pid)
+        await until(lambda: pid not in controlled.workers)
+
+
+async def test_logs_are_those_of_the_process_and_follow_it(controlled: Node) -> None:
+    async with visited(controlled) as (pid, one):
+        [connection] = controlled.connections
+        controlled.send(pid, "say", {"to": connection, "text": "first"})
+        await received(one)
+        assert "saying first" in await wsrelay("logs", pid)
+        other = next(worker for worker in controlled.workers if worker != pid)
+        assert await wsrelay("logs", other) == ""
+        follower = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "wsrelay", "logs", "-f", pid, "--json", stdout=subprocess.PIPE
+        )
+        assert follower.stdout is not None
+        line = json.loads(await follower.stdout.readline())
+        assert (line["pid"], line["level"]) == (pid, "warning")
+        controlled.send(pid, "say", {"to": connection, "text": "second"})
+        assert b"saying second" in await follower.stdout.readline()
+        follower.terminate()
+        await follower.wait()
+
+
+async def test_a_slow_reader_of_the_log_is_told_what_it_lost() -> None:
+    records = Records("|")
+    reading = records.read(None, follow=True)
+    for number in range(3):
+        records.emit(logging.LogRecord("x", logging.INFO, "", 0, f"{number}", None, None))
+    await asyncio.sleep(0)
+    assert (await anext(reading)).text == "0"
+    for number in range(3, 2003):
+        records.emit(logging.LogRecord("x", logging.INFO, "", 0, f"{number}", None, None))
+    await asyncio.sleep(0)
+    assert [(await anext(reading)).text for _ in range(2)] == ["1", "2"]
+    assert (await anext(reading)).text.startswith("1000 records were lost")
+    assert (await anext(reading)).text == "1003"
+
+
+async def test_a_wrong_order_is_one_clear_line(controlled: Node) -> None:
+    nobody = "{local@processes|x.1-1}"
+    expected = f"wsrelay: node local has no process '{nobody}'\n"
+    assert await wsrelay("kill", nobody, code=1) == expected
+    assert "is no JSON" in await wsrelay("send", nobody, "topic", "{", code=1)
+    assert "is not a PID" in await wsrelay("kill", "{nonsense", code=1)
+    pid = controlled.spawn(room("echo"))
+    assert "@" in await wsrelay("send", pid, "@reserved", code=1)
+
+
+async def test_without_a_node_commands_say_how_to_start_one(directory: Path) -> None:
+    said = await wsrelay("ps", code=1)
+    assert said == (
+        f"wsrelay: no node of this user is running (looked in {directory}); "
+        "start one with 'wsrelay run TARGET' or 'wsrelay serve'\n"
+    )
+
+
+async def test_with_several_nodes_one_has_to_be_chosen(controlled: Node, directory: Path) -> None:
+    async with Node(name="other", hosts=[processes()]) as other, Control(other, directory):
+        assert "2 nodes are running: choose one with --node" in await wsrelay("ps", code=1)
+        pid = other.spawn(room("echo"))
+        [shown] = json.loads(await wsrelay("ps", "--json", "--node", "other"))
+        assert shown["pid"] == pid
+        assert json.loads(await wsrelay("ps", "--json", "--node", controlled.name)) == []
+
+
+@contextlib.contextmanager
+def terminal() -> Iterator[tuple[int, int]]:
+    ours, theirs = pty.openpty()
+    try:
+        yield ours, theirs
+    finally:
+        os.close(ours)
+        os.close(theirs)
+
+
+async def test_top_refreshes_in_place_and_ends_with_q(controlled: Node) -> None:
+    pid = controlled.spawn(room("echo"))
+    await controlled.started(pid)
+    with terminal() as (ours, theirs):
+        top = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-m", "wsrelay", "top", "--interval", "100ms"),
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            env={**os.environ, "COLUMNS": "200", "TERM": "xterm"},
+        )
+        screen = b""
+
+        def refreshed() -> bool:
+            nonlocal screen
+            while select.select([ours], [], [], 0)[0]:
+                screen += os.read(ours, 65536)
+            return screen.count(b"dead letters") >= 3
+
+        await until(refreshed, "three screens")
+        os.write(ours, b"q")
+        assert await asyncio.wait_for(top.wait(), 10) == 0
+
+
+async def test_completion_is_a_script_of_the_shell() -> None:
+    for shell in ("bash", "zsh", "fish"):
+        assert "_WSRELAY_COMPLETE" in await wsrelay("completion", shell)

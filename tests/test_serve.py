@@ -1,0 +1,481 @@
+"""The real `wsrelay serve` over real sockets, from the configuration to the last client."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import trustme
+import yaml
+from running import HANDLERS, Running, client, closed, received, until
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
+
+ECHO = """
+from wsrelay import process
+
+GREETING = "one"
+
+def handler():
+    for message in process.inbox():
+        if message.topic == "ws.message":
+            answer = {"type": "text", "data": GREETING + " " + message.payload["data"]}
+            process.send(message.sender, "ws.send", answer)
+
+def forever():
+    for message in process.inbox():
+        pass
+
+def deaf():
+    while True:
+        process.inbox().receive(timeout=None)
+"""
+
+HTTP = """
+from starlette.responses import PlainTextResponse
+from wsrelay import RelayResponse, process
+
+async def connect(request):
+    return RelayResponse(process.spawn("app:echo"), cancel_on_leave=True)
+
+async def shared(request):
+    return RelayResponse(process.get_or_spawn("shared", "app:echo"))
+
+def missing(request):
+    return PlainTextResponse("no such room", 404)
+
+def mapping(request):
+    return {"id": request.path_params["id"], "query": dict(request.query_params)}
+
+def text(request):
+    return "plain"
+
+async def nothing(request):
+    return None
+
+def wrong(request):
+    return 42
+
+async def failing(request):
+    raise ValueError("a secret detail")
+
+def host(request):
+    return process.spawn("app:echo").host + " " + process.spawn("app:echo", "app:light").host
+"""
+
+
+class Site:
+    """A folder with a configuration that tests change."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.file = folder / "wsrelay.yaml"
+        (folder / "echo.py").write_text(ECHO)
+        (folder / "http.py").write_text(HTTP)
+        self.entries: dict[str, dict[str, Any]] = {}
+        self.add("light", "process.host", stop_timeout="2s")
+        self.add("heavy", "process.host", stop_timeout="2s")
+        self.add("echo", "process.python", source="file://echo.py", host="heavy")
+        self.add("gateway", "http.service", addr="127.0.0.1:0", timeouts={"drain": "200ms"})
+        self.add(
+            "router",
+            "http.router",
+            meta={"server": "gateway"},
+            prefix="/api",
+            post_middleware=["websocket_relay"],
+        )
+
+    def add(self, name: str, kind: str, **keys: Any) -> None:
+        self.entries[name] = {"name": name, "kind": kind, **keys}
+        self.write()
+
+    def endpoint(self, name: str, path: str | None = None, **keys: Any) -> None:
+        self.add(f"{name}_function", "function.python", source="file://http.py", method=name)
+        self.add(
+            f"{name}.endpoint",
+            "http.endpoint",
+            meta={"router": "router"},
+            path=path or f"/{name}",
+            func=f"{name}_function",
+            **keys,
+        )
+
+    def write(self) -> None:
+        entries = list(self.entries.values())
+        document = {"version": "1.0", "namespace": "app", "entries": entries}
+        self.file.write_text(yaml.safe_dump(document, sort_keys=False))
+
+    def serving(self, *options: str, **settings: Any) -> Running:
+        return Running(self.file, *options, **settings)
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    return Site(tmp_path)
+
+
+def get(url: str, method: str = "GET", **options: Any) -> httpx.Response:
+    return httpx.request(method, url, trust_env=False, **options)
+
+
+def refused(url: str, **options: Any) -> int:
+    with pytest.raises(InvalidStatus) as raised:
+        connect(url, proxy=None, **options)
+    return raised.value.response.status_code
+
+
+def test_the_relay_s_own_form_runs_as_it_stands() -> None:
+    with Running(HANDLERS / "relay.yaml") as running:
+        url = running.ws("/ws/echo")
+        with client(url) as one:
+            one.send("hello")
+            assert received(one) == "hello"
+        with client(url, origin="https://app.example.com") as one:
+            one.send("hello")
+            assert received(one) == "hello"
+        with client(url, origin=f"http://{running.address}") as one:
+            one.send("hello")
+            assert received(one) == "hello"
+        until(lambda: not running.workers(), "the workers ended with their clients")
+        assert refused(url, origin="https://evil.example") == 403
+        assert running.workers() == []
+
+
+def test_answers_of_endpoints_become_responses(site: Site) -> None:
+    for name in ("text", "nothing", "wrong"):
+        site.endpoint(name)
+    site.endpoint("mapping", "/things/{id:int}")
+    with site.serving() as running:
+        assert get(running.http("/api/text")).text == "plain"
+        assert get(running.http("/api/nothing")).status_code == 204
+        answer = get(running.http("/api/things/7?x=1"))
+        assert answer.json() == {"id": 7, "query": {"x": "1"}}
+        assert get(running.http("/api/wrong")).status_code == 500
+        line = running.stderr.line("app:wrong_function returned 42")
+        assert "an endpoint returns a starlette Response" in line
+
+
+def test_what_is_not_there_is_404_and_a_wrong_method_405(site: Site) -> None:
+    site.endpoint("text", method=["POST", "PUT"])
+    site.endpoint("missing")
+    with site.serving() as running:
+        assert get(running.http("/nowhere")).status_code == 404
+        assert get(running.http("/api/nowhere")).status_code == 404
+        answer = get(running.http("/api/text"))
+        assert (answer.status_code, answer.headers["allow"]) == (405, "POST, PUT")
+        assert get(running.http("/api/text"), "PUT").text == "plain"
+        assert refused(running.ws("/nowhere")) == 404
+        assert refused(running.ws("/api/nowhere")) == 404
+        assert refused(running.ws("/api/missing")) == 404
+
+
+def test_the_traceback_of_an_endpoint_stands_in_the_log_alone(site: Site) -> None:
+    site.endpoint("failing")
+    with site.serving() as running:
+        answer = get(running.http("/api/failing"))
+        assert (answer.status_code, "secret" in answer.text) == (500, False)
+        running.stderr.line("ValueError: a secret detail")
+        assert refused(running.ws("/api/failing")) == 500
+
+
+def test_an_entry_is_spawned_by_its_id_in_its_host_or_another(site: Site) -> None:
+    site.endpoint("host")
+    with site.serving() as running:
+        assert get(running.http("/api/host")).text == "app:heavy app:light"
+
+
+def test_health_and_readiness(site: Site) -> None:
+    with site.serving() as running:
+        assert get(running.http("/healthz")).text == "ok\n"
+        assert get(running.http("/readyz")).text == "ready\n"
+
+
+def test_static_files_leave_routers_alone(site: Site) -> None:
+    (site.folder / "public").mkdir()
+    (site.folder / "public" / "index.html").write_text("<p>hello")
+    site.add("page", "http.static", meta={"server": "gateway"}, path="/", directory="public")
+    site.endpoint("text")
+    with site.serving() as running:
+        assert get(running.http("/")).text == "<p>hello"
+        assert get(running.http("/api/text")).text == "plain"
+        assert get(running.http("/api/text"), "POST").status_code == 405
+        assert get(running.http("/no.html")).status_code == 404
+        assert get(running.http("/healthz")).text == "ok\n"
+
+
+def test_clients_are_closed_with_1012_and_the_exit_code_is_0(site: Site) -> None:
+    site.endpoint("connect")
+    with site.serving() as running, contextlib.ExitStack() as stack:
+        url = running.ws("/api/connect")
+        clients = [stack.enter_context(client(url)) for _ in range(5)]
+        for one in clients:
+            one.send("x")
+            assert received(one) == "one x"
+        running.signal(signal.SIGTERM)
+        assert [closed(one) for one in clients] == [(1012, "node shuts down")] * 5
+        assert running.wait() == 0
+
+
+def test_a_second_signal_ends_at_once(site: Site) -> None:
+    site.add("gateway", "http.service", addr="127.0.0.1:0", timeouts={"drain": "1h"})
+    site.endpoint("connect")
+    with site.serving() as running, client(running.ws("/api/connect")) as one:
+        one.send("x")
+        received(one)
+        running.signal(signal.SIGTERM)
+        until(lambda: not listens(running.address), "it accepts no more")
+        running.signal(signal.SIGTERM)
+        assert closed(one) == (1012, "node shuts down")
+        assert running.wait() == 0
+
+
+def listens(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), 1).close()
+    except OSError:
+        return False
+    return True
+
+
+# Reading the configuration again
+
+
+def reloaded(running: Running, said: str) -> None:
+    def count() -> int:
+        return sum(said in line for line in running.stderr.lines)
+
+    before = count()
+    running.signal(signal.SIGHUP)
+    until(lambda: count() > before, f"{said!r} is in the log")
+
+
+def test_a_reload_adds_endpoints_and_drops_no_connection(site: Site) -> None:
+    site.endpoint("connect")
+    with site.serving() as running, client(running.ws("/api/connect")) as one:
+        assert get(running.http("/api/text")).status_code == 404
+        site.endpoint("text")
+        reloaded(running, "changed: app:text_function, app:text.endpoint")
+        assert get(running.http("/api/text")).text == "plain"
+        one.send("x")
+        assert received(one) == "one x"
+
+
+def test_a_reload_runs_edited_scripts_for_new_processes_and_leaves_the_old_ones(site: Site) -> None:
+    site.endpoint("connect")
+    with site.serving() as running, client(running.ws("/api/connect")) as old:
+        (site.folder / "echo.py").write_text(ECHO.replace('"one"', '"another"'))
+        reloaded(running, "changed: nothing")
+        with client(running.ws("/api/connect")) as new:
+            new.send("x")
+            assert received(new) == "another x"
+        old.send("x")
+        assert received(old) == "one x"
+
+
+def test_a_reload_of_a_wrong_configuration_changes_nothing(site: Site) -> None:
+    site.endpoint("connect")
+    with site.serving() as running, client(running.ws("/api/connect")) as one:
+        site.add("light", "process.host", max_processes="many")
+        reloaded(running, "must be a whole number, not 'many'")
+        running.stderr.line("the configuration stays as it was")
+        one.send("x")
+        assert received(one) == "one x"
+        site.add("light", "process.host")
+        (site.folder / "echo.py").write_text("1/0")
+        reloaded(running, "ZeroDivisionError")
+        running.stderr.line("the configuration stays as it was")
+        with client(running.ws("/api/connect")) as another:
+            another.send("x")
+            assert received(another) == "one x"
+
+
+def test_a_reload_exchanges_hosts_and_servers(site: Site) -> None:
+    site.endpoint("connect")
+    path = site.folder / "extra.sock"
+    with site.serving() as running, client(running.ws("/api/connect")) as one:
+        site.add("heavy", "process.host", max_processes=1, stop_timeout="2s")
+        site.add("extra", "http.service", addr=f"unix:{path}")
+        reloaded(running, "changed: app:heavy, app:extra")
+        assert refused(running.ws("/api/connect")) == 503
+        transport = httpx.HTTPTransport(uds=str(path))
+        with httpx.Client(transport=transport) as unix:
+            assert unix.get("http://x/healthz").text == "ok\n"
+        del site.entries["extra"]
+        site.write()
+        reloaded(running, "changed: app:extra")
+        until(lambda: not path.exists(), "the socket's file is gone")
+        one.send("x")
+        assert received(one) == "one x"
+
+
+def test_a_reload_starts_and_stops_services(site: Site) -> None:
+    site.add("keeper", "process.python", source="file://echo.py", method="forever")
+    with site.serving() as running:
+        site.add("service", "process.service", process="keeper", host="light")
+        reloaded(running, "changed: app:service")
+        assert command("ps", "--json", running=running)[0]["names"] == ["app:service"]
+        del site.entries["service"]
+        site.write()
+        reloaded(running, "changed: app:service")
+        assert command("ps", "--json", running=running) == []
+
+
+def command(*arguments: str, running: Running) -> Any:
+    done = subprocess.run(
+        [sys.executable, "-m", "wsrelay", *arguments, "--node", str(running.pid)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=20,
+    )
+    return json.loads(done.stdout)
+
+
+# Other ways to listen
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+def test_tls(site: Site, authority: trustme.CA) -> None:
+    certificate = authority.issue_cert("localhost", "127.0.0.1")
+    certificate.private_key_pem.write_to_path(str(site.folder / "key.pem"))
+    certificate.cert_chain_pems[0].write_to_path(str(site.folder / "cert.pem"))
+    tls = {"cert": "cert.pem", "key": "key.pem"}
+    site.add("gateway", "http.service", addr="127.0.0.1:0", tls=tls)
+    site.endpoint("connect")
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    with site.serving(serves=False) as running:
+        address = running.stderr.line("https://").partition("https://")[2]
+        with connect(f"wss://{address}/api/connect", ssl=context, proxy=None) as one:
+            one.send("x")
+            assert received(one) == "one x"
+
+
+def test_a_unix_socket_is_removed_at_the_end(site: Site) -> None:
+    path = site.folder / "site.sock"
+    site.add("other", "http.service", addr="unix:site.sock")
+    with site.serving() as running:
+        assert path.is_socket()
+        running.signal(signal.SIGTERM)
+        assert running.wait() == 0
+    assert not path.exists()
+
+
+def test_logs_as_json(site: Site) -> None:
+    (site.folder / "echo.py").write_text(ECHO.replace("    for m", "    1/0\n    for m", 1))
+    site.endpoint("connect")
+    with site.serving("--log-format", "json") as running:
+        try:
+            with client(running.ws("/api/connect")) as one:
+                assert closed(one)[0] == 1011
+        except InvalidStatus as error:
+            assert error.response.status_code == 503  # noqa: PT017 - as quick as the crash
+        record = json.loads(running.stderr.line("ZeroDivisionError"))
+        assert record["level"] == "error"
+        assert record["pid"].startswith("{local@app:heavy|")
+
+
+# What keeps it from starting
+
+
+Mistake = Callable[[Site], str]
+
+
+def taken(site: Site) -> str:
+    site.sock = socket.create_server(("127.0.0.1", 0))  # type: ignore[attr-defined]
+    address = f"127.0.0.1:{site.sock.getsockname()[1]}"  # type: ignore[attr-defined]
+    site.add("gateway", "http.service", addr=address)
+    return f"cannot listen on {address}: the address is in use; choose another port"
+
+
+def no_server(site: Site) -> str:
+    for name in ("gateway", "router"):
+        del site.entries[name]
+    site.write()
+    return "the configuration has no http.service entry: there is nothing to serve"
+
+
+def no_function(site: Site) -> str:
+    site.endpoint("text")
+    site.entries["text_function"]["method"] = "txt"
+    site.write()
+    return "app:text_function: {folder}/http.py has no function 'txt'; it defines "
+
+
+def raising(site: Site) -> str:
+    (site.folder / "echo.py").write_text("1/0")
+    return "{folder}/echo.py cannot be imported: ZeroDivisionError: division by zero"
+
+
+def bad_path(site: Site) -> str:
+    site.endpoint("text", "/{id:number}")
+    return "app:text.endpoint: path '/api/{id:number}': "
+
+
+def no_certificate(site: Site) -> str:
+    (site.folder / "empty.pem").touch()
+    tls = {"cert": "empty.pem", "key": "empty.pem"}
+    site.add("gateway", "http.service", addr="127.0.0.1:0", tls=tls)
+    return "cannot use certificate {folder}/empty.pem: "
+
+
+@pytest.mark.parametrize(
+    "mistake", [taken, no_server, no_function, raising, bad_path, no_certificate]
+)
+def test_what_cannot_be_served_is_one_clear_line(site: Site, mistake: Mistake) -> None:
+    expected = mistake(site).replace("{folder}", str(site.folder))
+    with site.serving(serves=False) as running:
+        assert running.wait() == 1
+        assert any(line.startswith(f"wsrelay: {expected}") for line in running.stderr.lines)
+    if (sock := getattr(site, "sock", None)) is not None:
+        sock.close()
+
+
+def test_no_configuration_at_all(tmp_path: Path) -> None:
+    with Running(tmp_path / "no.yaml", serves=False) as running:
+        assert running.wait() == 1
+        running.stderr.line("no.yaml: does not exist")
+
+
+@pytest.fixture
+def edited(site: Site) -> Iterator[Running]:
+    site.endpoint("connect")
+    port = free_port()
+    site.add("gateway", "http.service", addr=f"127.0.0.1:{port}", timeouts={"drain": "0s"})
+    with site.serving("--reload") as running:
+        yield running
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        port: int = sock.getsockname()[1]
+        return port
+
+
+def test_reload_starts_again_when_a_file_changes(site: Site, edited: Running) -> None:
+    with client(edited.ws("/api/connect")) as one:
+        one.send("x")
+        assert received(one) == "one x"
+        (site.folder / "echo.py").write_text(ECHO.replace('"one"', '"two"'))
+        assert closed(one) == (1012, "node shuts down")
+    until(lambda: listens(edited.address), "it accepts again")
+    with client(edited.ws("/api/connect")) as one:
+        one.send("x")
+        assert received(one) == "two x"
+    edited.signal(signal.SIGINT)
+    assert edited.wait() == 0
