@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pty
+import re
 import select
 import subprocess
 import sys
@@ -131,6 +132,9 @@ def test_an_abnormal_end_is_the_exit_code(tmp_path: Path) -> None:
     assert "closed with 1011 target process crashed" in done.stderr
 
 
+_ESCAPES = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]")
+
+
 class Screen:
     """`wsrelay connect` in a terminal of its own."""
 
@@ -138,7 +142,7 @@ class Screen:
         self._ours, theirs = pty.openpty()
         self._shown = b""
         command = [sys.executable, "-m", "wsrelay", "connect", url]
-        environment = {**os.environ, "TERM": "dumb", "XDG_STATE_HOME": str(home)}
+        environment = {**os.environ, "TERM": "xterm", "XDG_STATE_HOME": str(home)}
         self.process = subprocess.Popen(
             command,
             stdin=theirs,
@@ -150,10 +154,14 @@ class Screen:
         os.close(theirs)
 
     def type(self, line: str) -> None:
+        # What is typed before the prompt is there is thrown away; it turns this mode on.
+        until(lambda: self._read().rfind(b"?2004h") > self._shown.rfind(b"?2004l"), "a prompt")
         os.write(self._ours, line.encode() + b"\r")
 
     def shows(self, text: str) -> None:
-        until(lambda: text.encode() in self._read(), f"{text!r} is on the screen: {self._shown!r}")
+        until(
+            lambda: text.encode() in _ESCAPES.sub(b"", self._read()), f"{text!r} is on the screen"
+        )
 
     def _read(self) -> bytes:
         while select.select([self._ours], [], [], 0)[0]:
