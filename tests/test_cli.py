@@ -818,3 +818,48 @@ def test_the_command_explains_itself() -> None:
     done = subprocess.run([*command, "run"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "Missing argument 'TARGET'" in done.stderr
+
+
+# Limits and edits
+
+
+def test_memory_limits_each_process(tmp_path: Path) -> None:
+    script = tmp_path / "hungry.py"
+    script.write_text(
+        "from wsrelay import process\n"
+        "def handler():\n"
+        "    process.inbox().receive()\n"
+        "    bytearray(500 << 20)\n"
+    )
+    with Running(script, "--memory", "400MB") as running, client(running.ws()) as one:
+        assert closed(one) == (1011, "target process crashed (memory limit)")
+        running.stderr.line("memory limit of 400MB reached")
+
+
+def test_a_size_that_is_none_is_a_wrong_option() -> None:
+    with Running(HANDLERS / "echo.py", "--memory", "lots", serves=False) as running:
+        assert running.wait() == 2
+        running.stderr.line("'lots' is not a size; write it like '512MB', '64KB' or '1.5GB'")
+
+
+def test_reload_starts_the_script_again_when_it_is_edited(tmp_path: Path) -> None:
+    script = tmp_path / "greet.py"
+    text = (
+        "from wsrelay import process\n"
+        "def handler():\n"
+        "    for message in process.inbox():\n"
+        "        process.send(message.sender, 'ws.send', {'type': 'text', 'data': 'one'})\n"
+    )
+    script.write_text(text)
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    with Running(script, "--reload", port=port) as running:
+        with client(running.ws()) as one:
+            assert received(one) == "one"
+            script.write_text(text.replace("one", "two"))
+            assert closed(one) == (1012, "node shuts down")
+        until(lambda: len([x for x in running.stderr.lines if "Serving" in x]) == 2, "it serves")
+        with client(running.ws()) as one:
+            assert received(one) == "two"
+        running.interrupt()
+        assert running.wait() == 0

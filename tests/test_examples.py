@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import struct
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -117,3 +119,17 @@ def test_the_chat_s_rooms_are_found_by_their_names() -> None:
         assert json.loads(received(ada))["members"] == ["Ada"]
         assert json.loads(received(bob))["members"] == ["Ada", "Bob"]
         assert json.loads(received(eve))["members"] == ["Eve"]
+
+
+def test_the_configuration_in_the_readme_runs_as_it_stands(tmp_path: Path) -> None:
+    for name in ("relay_http.py", "echo.py"):
+        shutil.copy(HANDLERS / name, tmp_path)
+    readme = (HANDLERS.parent / "README.md").read_text()
+    text = readme.partition("```yaml\n")[2].partition("```")[0]
+    (tmp_path / "wsrelay.yaml").write_text(text.replace('":8080"', '"127.0.0.1:0"'))
+    with (
+        Running(tmp_path / "wsrelay.yaml") as running,
+        client(running.ws("/ws/echo"), origin="https://app.example.com") as one,
+    ):
+        one.send("hello")
+        assert received(one) == "hello"
