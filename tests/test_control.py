@@ -293,6 +293,26 @@ async def test_top_refreshes_in_place_and_ends_with_q(controlled: Node) -> None:
         assert await asyncio.wait_for(top.wait(), 10) == 0
 
 
+async def test_completion_knows_the_processes_of_the_running_node(controlled: Node) -> None:
+    pid = controlled.spawn(room("echo"))
+    controlled.register("the-echo", pid)
+    done = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        "from wsrelay.cli.main import main; main(prog_name='wsrelay')",
+        stdout=subprocess.PIPE,
+        env={
+            **os.environ,
+            "_WSRELAY_COMPLETE": "bash_complete",
+            "COMP_WORDS": "wsrelay kill ",
+            "COMP_CWORD": "2",
+        },
+    )
+    out, _ = await done.communicate()
+    offered = {line.partition(",")[2] for line in out.decode().splitlines()}
+    assert offered == {pid.rpartition("|")[2].rstrip("}"), "the-echo"}
+
+
 async def test_completion_is_a_script_of_the_shell() -> None:
     for shell in ("bash", "zsh", "fish"):
         assert "_WSRELAY_COMPLETE" in await wsrelay("completion", shell)

@@ -81,7 +81,7 @@ class Site:
         self.folder = folder
         self.file = folder / "wsrelay.yaml"
         (folder / "echo.py").write_text(ECHO)
-        (folder / "http.py").write_text(HTTP)
+        (folder / "web.py").write_text(HTTP)
         self.entries: dict[str, dict[str, Any]] = {}
         self.add("light", "process.host", stop_timeout="2s")
         self.add("heavy", "process.host", stop_timeout="2s")
@@ -100,7 +100,7 @@ class Site:
         self.write()
 
     def endpoint(self, name: str, path: str | None = None, **keys: Any) -> None:
-        self.add(f"{name}_function", "function.python", source="file://http.py", method=name)
+        self.add(f"{name}_function", "function.python", source="file://web.py", method=name)
         self.add(
             f"{name}.endpoint",
             "http.endpoint",
@@ -390,6 +390,70 @@ def test_logs_as_json(site: Site) -> None:
         assert record["pid"].startswith("{local@app:heavy|")
 
 
+def test_middleware_before_and_after_the_match(site: Site) -> None:
+    site.add(
+        "router",
+        "http.router",
+        meta={"server": "gateway"},
+        prefix="/api",
+        middleware=["ratelimit"],
+        options={"ratelimit.requests": 3, "ratelimit.interval": "1h"},
+        post_middleware=["token_auth", "websocket_relay"],
+        post_options={"token_auth.secret": "hush", "token_auth.query": "token"},
+    )
+    site.endpoint("connect")
+    with site.serving() as running:
+        assert get(running.http("/api/nowhere")).status_code == 404
+        assert refused(running.ws("/api/connect")) == 401
+        with client(running.ws("/api/connect?token=hush")) as one:
+            one.send("x")
+            assert received(one) == "one x"
+        assert get(running.http("/api/nowhere")).status_code == 429
+        assert refused(running.ws("/api/connect?token=hush")) == 429
+        assert get(running.http("/healthz")).status_code == 200
+
+
+def test_without_a_safe_place_for_its_control_socket_a_node_runs_all_the_same(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unsafe = site.folder / "unsafe"
+    unsafe.mkdir()
+    unsafe.chmod(0o755)
+    monkeypatch.setenv("WSRELAY_RUNTIME_DIR", str(unsafe))
+    with site.serving() as running:
+        running.stderr.line("The node runs, but 'wsrelay ps' and the like cannot find it")
+        assert get(running.http("/healthz")).text == "ok\n"
+    assert list(unsafe.iterdir()) == []
+
+
+def test_check_prints_what_entries_resolve_to_or_all_that_is_wrong(site: Site) -> None:
+    def check() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "wsrelay", "check", "-c", str(site.file)],
+            cwd=site.folder,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=20,
+        )
+
+    done = check()
+    assert done.returncode == 0
+    [line] = [line for line in done.stdout.splitlines() if line.startswith("app:echo ")]
+    assert line.split(None, 3)[3] == "source=echo.py, method=handler, host=app:heavy"
+    site.add("echo", "process.python", source="file://no.py", host="heavi")
+    done = check()
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        f"wsrelay: wsrelay.yaml:13: app:echo: key 'source': {site.folder}/no.py does not exist",
+        (
+            "wsrelay: wsrelay.yaml:14: app:echo: key 'host': there is no entry 'app:heavi'; "
+            "did you mean 'app:heavy'?"
+        ),
+        "wsrelay: 2 problems in the configuration",
+    ]
+
+
 # What keeps it from starting
 
 
@@ -414,7 +478,7 @@ def no_function(site: Site) -> str:
     site.endpoint("text")
     site.entries["text_function"]["method"] = "txt"
     site.write()
-    return "app:text_function: {folder}/http.py has no function 'txt'; it defines "
+    return "app:text_function: {folder}/web.py has no function 'txt'; it defines "
 
 
 def raising(site: Site) -> str:

@@ -10,7 +10,6 @@ from typing import Any
 import click
 
 from wsrelay import durations, sizes, targets
-from wsrelay.control import Control, ControlError
 from wsrelay.errors import HostFailed, InvalidTarget
 from wsrelay.gateway.address import AddressError, bind, url
 from wsrelay.gateway.script import Scope, ScriptOptions, script_app
@@ -19,7 +18,7 @@ from wsrelay.node import HostOptions, Limits, Node
 from wsrelay.relay import header, origins
 
 from .logs import log_options, set_up_logging
-from .running import fail, loop_factory, reload_on_edits
+from .running import controlled, fail, loop_factory, reload_on_edits
 
 __all__ = ["run"]
 
@@ -175,10 +174,8 @@ async def _serve(options: ScriptOptions, processes: HostOptions, host: str, port
         server = Server(script_app(node, options), listener)
         with on_signals(front.stop):
             try:
-                async with Control(node):
+                async with controlled(node):
                     await front.run([server], lambda: _welcome(options, url(listener)))
-            except ControlError as error:
-                fail(str(error))
             except HostFailed as error:
                 fail(str(error), error.details)
 

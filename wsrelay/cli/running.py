@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any, Final, Never
 
 import click
 
 from wsrelay import osproc
+from wsrelay.control import Control, ControlError
+from wsrelay.node import Node
 
-__all__ = ["fail", "loop_factory", "reload_on_edits"]
+__all__ = ["controlled", "fail", "loop_factory", "reload_on_edits"]
+
+logger = logging.getLogger(__name__)
 
 _STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 _PATIENCE: Final = 30.0
@@ -36,6 +42,17 @@ def loop_factory() -> Any:
     except ImportError:
         return None
     return uvloop.new_event_loop
+
+
+@contextlib.asynccontextmanager
+async def controlled(node: Node) -> AsyncIterator[None]:
+    """Let `wsrelay ps` and the like find the node; where no safe socket can be made, warn."""
+    async with contextlib.AsyncExitStack() as stack:
+        try:
+            await stack.enter_async_context(Control(node))
+        except ControlError as error:
+            logger.warning("%s. The node runs, but 'wsrelay ps' and the like cannot find it", error)
+        yield
 
 
 def reload_on_edits(folders: Sequence[Path]) -> Never:

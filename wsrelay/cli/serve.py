@@ -12,14 +12,13 @@ import click
 
 from wsrelay import config
 from wsrelay.config import ConfigError, Configuration
-from wsrelay.control import Control, ControlError
 from wsrelay.errors import HostFailed
 from wsrelay.gateway import address, assembly
 from wsrelay.gateway.deployment import Deployment
 from wsrelay.gateway.server import on_signals
 
 from .logs import log_options, set_up_logging
-from .running import fail, loop_factory, reload_on_edits
+from .running import controlled, fail, loop_factory, reload_on_edits
 
 __all__ = ["check", "serve"]
 
@@ -103,11 +102,8 @@ async def _serve(configuration: Configuration, paths: tuple[Path, ...], name: st
 
     with on_signals(deployment.stop), on_signals(read_again, [signal.SIGHUP]):
         try:
-            async with Control(deployment.node):
+            async with controlled(deployment.node):
                 await deployment.run(accepting)
-        except ControlError as error:
-            deployment.close()
-            fail(str(error))
         except HostFailed as error:
             fail(str(error), error.details)
 

@@ -23,7 +23,7 @@ from wsrelay.errors import (
     NameTaken,
     NotAProcess,
 )
-from wsrelay.host import HostOptions, ProcessHost, Worker
+from wsrelay.host import HostOptions, Worker
 from wsrelay.kernel import (
     Break,
     Effect,
@@ -45,6 +45,7 @@ from wsrelay.targets import Entry
 
 from .clients import Clients, Connection
 from .requests import WORKER_LOG, Requests
+from .templates import Templates
 
 __all__ = ["HostOptions", "Node"]
 
@@ -83,7 +84,7 @@ class Node:
     ) -> None:
         self.name = name
         self.entries = dict(entries or {})
-        self.hosts = {host.name: host for host in hosts or (HostOptions(),)}
+        self._templates = Templates(hosts or (HostOptions(),))
         self.dead_letters = 0
         """Messages to a PID or name that nobody has."""
         self.draining = False
@@ -91,7 +92,6 @@ class Node:
         self._random = random
         self._ids = PIDSource(name, f"{random}.0")
         self._pid = self._ids.next("node")
-        self._default_host = next(iter(self.hosts))
         self._refs = itertools.count(1)
         self._requests = Requests(self)
         self.clients = Clients(self)
@@ -99,9 +99,7 @@ class Node:
         self._reset()
 
     def _reset(self) -> None:
-        self.kernel = Kernel({host.name: host.max_processes for host in self.hosts.values()})
-        self._templates: dict[str, ProcessHost] = {}
-        self._retired: list[ProcessHost] = []
+        self.kernel = Kernel(self._templates.limits)
         self._workers: dict[PID, Worker] = {}
         self._timers: dict[PID, asyncio.TimerHandle] = {}
         self._starting: dict[PID, asyncio.Future[str | None]] = {}
@@ -121,12 +119,12 @@ class Node:
             return
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
-        self._templates = {name: ProcessHost(host) for name, host in self.hosts.items()}
+        self._templates.start()
         current.nodes.append(self)
         # Without this, an application that never closes the node would wait for ever at its exit:
         # multiprocessing joins the templates, and they live as long as their control sockets. (Its
         # own finalizers come before that, in its child processes too; atexit is too late there.)
-        self._at_exit = Finalize(None, self._abandon, exitpriority=100)
+        self._at_exit = Finalize(None, self._templates.abandon, exitpriority=100)
         for companion in self._companions:
             companion.start()
 
@@ -139,8 +137,7 @@ class Node:
     async def loaded(self) -> None:
         """Wait until every host has preloaded what it should; raises `HostFailed`."""
         self.start()
-        for template in self._templates.values():
-            await template.loaded()
+        await self._templates.loaded()
 
     async def reconfigure(
         self,
@@ -153,31 +150,8 @@ class Node:
         Hosts that changed, and those to `renew` because their code did, get a new template. What
         runs goes on until it ends. Raises `HostFailed`; then nothing has changed.
         """
-        fresh = {
-            host.name: ProcessHost(host)
-            for host in hosts
-            if host.name in renew
-            or host.name not in self._templates
-            or host != self.hosts[host.name]
-        }
-        try:
-            for template in fresh.values():
-                await template.loaded()
-        except HostFailed:
-            for template in fresh.values():
-                template.close()
-                await template.join(10)
-            raise
-        kept = {host.name: fresh.get(host.name) or self._templates[host.name] for host in hosts}
-        for name, template in self._templates.items():
-            if kept.get(name) is not template:
-                self._retired.append(template)
-                template.retire()
-        self._templates = kept
-        self._retired = [template for template in self._retired if not template.over]
-        self.hosts |= {host.name: host for host in hosts}
-        self.kernel.set_hosts({host.name: host.max_processes for host in hosts})
-        self._default_host = hosts[0].name
+        await self._templates.exchange(hosts, renew)
+        self.kernel.set_hosts(self._templates.limits)
         self.entries = dict(entries)
         for worker in self._workers.values():
             worker.pipe.post(self._known())
@@ -214,18 +188,10 @@ class Node:
                     await companion.stop()
         except TimeoutError:
             logger.error("node %s: workers that do not end: %s", self.name, self.workers)  # noqa: TRY400
-        templates = [*self._templates.values(), *self._retired]
-        for template in templates:
-            template.close()
-        for template in templates:
-            await template.join(10)
+        await self._templates.aclose()
         self._at_exit.cancel()
         current.nodes.remove(self)
         self._reset()
-
-    def _abandon(self) -> None:
-        for template in [*self._templates.values(), *self._retired]:
-            template.abandon()
 
     async def __aenter__(self) -> Self:
         self.start()
@@ -278,7 +244,7 @@ class Node:
     def _next_pid(self, target: Any, host: str | None) -> PID:
         """Make the PID of a worker: in the given host, its entry's, or the first one."""
         entry = self.entries.get(target) if isinstance(target, str) else None
-        return self._ids.next(host or (entry and entry.host) or self._default_host)
+        return self._ids.next(host or (entry and entry.host) or self._templates.names[0])
 
     def when_ended(self, pid: PID, callback: Callable[[Result], None]) -> None:
         """Call back once when the worker has ended; draining leaves it to the caller to end it."""
@@ -406,9 +372,14 @@ class Node:
         return {pid: worker.os_pid for pid, worker in self._workers.items()}
 
     @property
+    def hosts(self) -> dict[str, HostOptions]:
+        """The options of every process host, those that were taken away among them."""
+        return self._templates.options
+
+    @property
     def templates(self) -> dict[str, int | None]:
         """The hosts' templates with their operating system's process ids (None: not started)."""
-        return {name: template.os_pid for name, template in self._templates.items()}
+        return self._templates.os_pids
 
     @property
     def connections(self) -> frozenset[PID]:
@@ -463,7 +434,7 @@ class Node:
 
     def _known(self) -> wire.Known:
         entries = {name: entry.host for name, entry in self.entries.items()}
-        return wire.Known(list(self._templates), entries)
+        return wire.Known(self._templates.names, entries)
 
     def _stop(self, effect: Stop) -> None:
         if (connection := self.connection(effect.pid)) is not None:

@@ -1,0 +1,95 @@
+"""The process hosts of a node, and their exchange for others while it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Final
+
+from wsrelay.errors import HostFailed
+from wsrelay.host import HostOptions, ProcessHost
+
+__all__ = ["Templates"]
+
+_PATIENCE: Final = 10.0
+"""Seconds that a template gets to end before it is killed."""
+
+
+class Templates:
+    """One template per process host; those that were exchanged end with their last worker.
+
+    `options` has every host that there ever was, `names` those that take processes now.
+    """
+
+    def __init__(self, hosts: Sequence[HostOptions]) -> None:
+        self.options = {host.name: host for host in hosts}
+        self.names = list(self.options)
+        self._running: dict[str, ProcessHost] = {}
+        self._retired: list[ProcessHost] = []
+
+    def __getitem__(self, name: str) -> ProcessHost:
+        """Return a running host."""
+        return self._running[name]
+
+    @property
+    def os_pids(self) -> dict[str, int | None]:
+        """The templates' process ids; None for one that was not needed yet."""
+        return {name: template.os_pid for name, template in self._running.items()}
+
+    @property
+    def limits(self) -> dict[str, int]:
+        """How many processes each host takes."""
+        return {name: self.options[name].max_processes for name in self.names}
+
+    def start(self) -> None:
+        """Be ready to start templates, each when it is first needed."""
+        self._running = {name: ProcessHost(self.options[name]) for name in self.names}
+
+    async def loaded(self) -> None:
+        """Wait until all have preloaded what they should; raises `HostFailed`."""
+        for template in self._running.values():
+            await template.loaded()
+
+    async def exchange(self, hosts: Sequence[HostOptions], renew: Collection[str]) -> None:
+        """Take other hosts; what changed, or is to be renewed, gets a new template.
+
+        Raises `HostFailed`; then nothing has changed.
+        """
+        fresh = {
+            host.name: ProcessHost(host)
+            for host in hosts
+            if host.name in renew
+            or host.name not in self._running
+            or host != self.options[host.name]
+        }
+        try:
+            for template in fresh.values():
+                await template.loaded()
+        except HostFailed:
+            await _end(fresh.values())
+            raise
+        kept = {host.name: fresh.get(host.name) or self._running[host.name] for host in hosts}
+        for name, template in self._running.items():
+            if kept.get(name) is not template:
+                self._retired.append(template)
+                template.retire()
+        self._retired = [template for template in self._retired if not template.over]
+        self._running = kept
+        self.names = list(kept)
+        self.options |= {host.name: host for host in hosts}
+
+    async def aclose(self) -> None:
+        """End all templates, with all that they have."""
+        await _end([*self._running.values(), *self._retired])
+        self._running, self._retired = {}, []
+
+    def abandon(self) -> None:
+        """Let go of all at the exit of the interpreter, when no event loop runs."""
+        for template in [*self._running.values(), *self._retired]:
+            template.abandon()
+
+
+async def _end(templates: Collection[ProcessHost]) -> None:
+    for template in templates:
+        template.close()
+    for template in templates:
+        await template.join(_PATIENCE)
