@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 import trustme
 import yaml
@@ -331,6 +332,26 @@ def test_a_reload_starts_and_stops_services(site: Site) -> None:
         assert command("ps", "--json", running=running) == []
 
 
+def test_many_reloads_leave_no_template_and_no_descriptor_behind(site: Site) -> None:
+    site.endpoint("connect")
+    with site.serving() as running, client(running.ws("/api/connect")) as one:
+        node = psutil.Process(running.pid)
+
+        def edit(number: int) -> None:
+            (site.folder / "echo.py").write_text(f"{ECHO}\n# {number}")
+            (site.folder / "web.py").write_text(f"{HTTP}\n# {number}")
+            reloaded(running, "changed: nothing")
+
+        edit(1)
+        before = len(node.children()), node.num_fds()
+        for number in range(2, 12):
+            edit(number)
+        # The first one's template has a worker still.
+        until(lambda: (len(node.children()), node.num_fds()) <= before, f"no more than {before}")
+        one.send("x")
+        assert received(one) == "one x"
+
+
 def command(*arguments: str, running: Running) -> Any:
     done = subprocess.run(
         [sys.executable, "-m", "wsrelay", *arguments, "--node", str(running.pid)],
@@ -445,9 +466,9 @@ def test_check_prints_what_entries_resolve_to_or_all_that_is_wrong(site: Site) -
     done = check()
     assert done.returncode == 1
     assert done.stderr.splitlines() == [
-        f"wsrelay: wsrelay.yaml:13: app:echo: key 'source': {site.folder}/no.py does not exist",
+        f"wsrelay: wsrelay.yaml:12: app:echo: key 'source': {site.folder}/no.py does not exist",
         (
-            "wsrelay: wsrelay.yaml:14: app:echo: key 'host': there is no entry 'app:heavi'; "
+            "wsrelay: wsrelay.yaml:13: app:echo: key 'host': there is no entry 'app:heavi'; "
             "did you mean 'app:heavy'?"
         ),
         "wsrelay: 2 problems in the configuration",
