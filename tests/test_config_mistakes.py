@@ -311,7 +311,7 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
             ],
             (
                 "x.yaml:5: app:a: key 'post_options.wsrelay.outbox.overflow': must be one of close, "
-                "pause, not 'explode'"
+                "pause, drop, not 'explode'"
             ),
         ),
         (

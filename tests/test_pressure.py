@@ -154,6 +154,34 @@ async def test_under_pause_the_worker_waits_for_its_client_and_nothing_is_lost(
             assert not worker.pipe._holds
 
 
+async def test_under_drop_a_slow_client_misses_the_newest_and_keeps_its_connection(
+    node: Node, journal: Journal
+) -> None:
+    pid = node.spawn(room("record"), None, str(journal.path))
+    limit = 500_000
+    app = WebSocketRelay(relay_to(pid), node=node, outbox_limit=limit, outbox_overflow="drop")
+    async with serving(app) as url, client(url) as fast:
+        sock = await connected(url)
+        async with client(url, sock=sock, max_size=None) as websocket:
+            me = (await journal.line("ws.join", 2))["sender"]
+            not_reading(websocket)
+            flood = {"type": "text", "data": "x" * 100_000}
+            for _ in range(100):
+                await say(fast, "send", me, "ws.send", flood)
+            connection = node.connection(me)
+            assert connection is not None
+            await until(lambda: connection.describe().dropped, "messages are dropped")
+            assert connection.describe().outbox <= limit
+            await say(fast, "send", None, "ws.send", {"type": "text", "data": "not slowed"})
+            assert await received(fast) == "not slowed"
+            kept = 100 - connection.describe().dropped
+            reading(websocket)
+            for _ in range(kept):
+                assert len(await received(websocket)) == 100_000
+            await say(fast, "send", me, "ws.send", {"type": "text", "data": "again"})
+            assert await received(websocket) == "again"
+
+
 async def test_under_pause_a_client_that_goes_frees_its_worker(
     node: Node, journal: Journal
 ) -> None:

@@ -498,6 +498,18 @@ def test_a_slow_client_is_closed_with_1013_and_what_waited_is_dropped() -> None:
     assert session.client_gone(1006) == [_ended(1013, "slow client")]
 
 
+def test_under_drop_what_is_newest_is_dropped_and_counted() -> None:
+    session = _session(OPEN, limit=10, overflow=Overflow.DROP)
+    assert _send(session, b"12345") == []
+    assert _send(session, b"12345") == []
+    assert _send(session, b"1") == []
+    assert (session.dropped, session.outbox.size) == (1, 10)
+    assert session.outbox.get() == b"12345"
+    assert session.wrote() == []
+    assert _send(session, b"1") == []
+    assert (session.dropped, len(session.outbox)) == (1, 2)
+
+
 def test_under_pause_the_sender_waits_until_half_of_the_limit_is_free() -> None:
     session = _session(OPEN, limit=10, overflow=Overflow.PAUSE)
     assert _send(session, b"12345") == []
@@ -662,9 +674,12 @@ class SessionHistory(RuleBasedStateMachine):
 
     @rule(data=_DATA, sender=_SENDERS)
     def a_process_sends(self, data: str | bytes, sender: PID) -> None:
-        before = self.session.state
+        before, dropped = self.session.state, self.session.dropped
         effects = self.session.command(command.Send(data), sender, self._why_not)
-        if before is OPEN:
+        if self.session.dropped > dropped:
+            assert self.overflow is Overflow.DROP
+            assert self.waiting, "a message that nothing waits before is never dropped"
+        elif before is OPEN:
             self.waiting.append(data)
             if self.session.state is CLOSING:
                 self.waiting.clear()

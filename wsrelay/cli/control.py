@@ -109,7 +109,17 @@ def _with_usage(process: ProcessInfo, usage: Usage) -> dict[str, Any]:
     return {**plain, "cpu_percent": used.cpu, "memory": used.memory}
 
 
-_RIGHT: Final = {"OS PID", "UPTIME", "CPU", "MEMORY", "MAILBOX", "CLIENTS"}
+_RIGHT: Final = {
+    "OS PID",
+    "UPTIME",
+    "CPU",
+    "MEMORY",
+    "MAILBOX",
+    "CLIENTS",
+    "MESSAGES",
+    "OUTBOX",
+    "DROPPED",
+}
 
 
 def _table(*headings: str) -> Table:
@@ -186,10 +196,10 @@ def connections(*, node: str | None, as_json: bool) -> None:
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(info.connections), indent=2).decode())
         return
-    table = _table("PID", "TARGET", "UPTIME", "MESSAGES", "OUTBOX")
+    table = _table("PID", "TARGET", "UPTIME", "MESSAGES", "OUTBOX", "DROPPED")
     for one in info.connections:
-        row = one.pid, one.target, duration(one.uptime), str(one.messages), size(one.outbox)
-        table.add_row(*row)
+        counts = duration(one.uptime), str(one.messages), size(one.outbox), str(one.dropped)
+        table.add_row(one.pid, one.target, *counts)
     console().print(table)
 
 

@@ -16,13 +16,17 @@ __all__ = ["ConnectionInfo", "HostInfo", "NodeInfo", "ProcessInfo", "describe"]
 
 
 class ConnectionInfo(Struct, frozen=True, kw_only=True):
-    """One connection: its target, seconds since the upgrade, bytes that wait for the client."""
+    """One connection: its target, seconds since the upgrade, bytes that wait for the client.
+
+    `dropped` counts the messages that it never got (outbox policy `drop`).
+    """
 
     pid: str
     target: str
     uptime: float
     messages: int
     outbox: int
+    dropped: int
 
 
 class ProcessInfo(Struct, frozen=True, kw_only=True):

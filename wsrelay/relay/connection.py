@@ -163,6 +163,7 @@ class AsgiConnection:
             uptime=round(session.uptime(now), 3),
             messages=session.message_count,
             outbox=session.outbox.size,
+            dropped=session.dropped,
         )
 
     def command(self, given: command.Command, sender: PID) -> None:

@@ -26,7 +26,7 @@ class WebSocketRelay:
 
     `node`: the node to use; None: one of its own, which starts with the application and ends with
     it. `allowed_origins` as in `Origins`. `outbox_limit` in bytes, `outbox_overflow` one of
-    `close` and `pause`, `linger` in seconds. `native`: an answer of 404 or 405 leaves the
+    `close`, `pause` and `drop`, `linger` in seconds. `native`: an answer of 404 or 405 leaves the
     upgrade to the application's own WebSocket routes. Building it starts nothing.
     """
 

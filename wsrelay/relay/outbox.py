@@ -9,10 +9,11 @@ __all__ = ["Outbox", "Overflow"]
 
 
 class Overflow(enum.StrEnum):
-    """What happens at the limit."""
+    """What happens at the limit: to the client, to the sender, or to the newest message."""
 
     CLOSE = "close"
     PAUSE = "pause"
+    DROP = "drop"
 
 
 class Outbox:
@@ -45,6 +46,11 @@ class Outbox:
         data, size = self._items.popleft()
         self.size -= size
         return data
+
+    def drop_newest(self) -> None:
+        """Drop the message that was put last; raises `IndexError` where there is none."""
+        _, size = self._items.pop()
+        self.size -= size
 
     def clear(self) -> None:
         """Drop all that waits."""

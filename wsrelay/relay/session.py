@@ -152,6 +152,8 @@ class Session:
         self.target = relay.target_pid
         self.outbox = Outbox(limit)
         self.message_count = 0
+        self.dropped = 0
+        """Messages that the client never got because it reads too slowly."""
         self._topic = relay.message_topic
         self._interval = relay.heartbeat_interval
         self._metadata = relay.metadata
@@ -279,6 +281,10 @@ class Session:
         if self._overflow is Overflow.PAUSE:
             self._held.add(sender)
             return [Hold(sender)]
+        if self._overflow is Overflow.DROP:
+            self.outbox.drop_newest()
+            self.dropped += 1
+            return []
         self.outbox.clear()
         return self._close(1013, "slow client", lingering=True)
 
