@@ -320,6 +320,24 @@ def test_a_reload_exchanges_hosts_and_servers(site: Site) -> None:
         assert received(one) == "one x"
 
 
+def test_a_reload_of_a_server_leaves_its_connections_with_the_options_they_began_with(
+    site: Site,
+) -> None:
+    site.endpoint("connect")
+    long = "x" * 2000
+    with site.serving() as running, client(running.ws("/api/connect")) as old:
+        site.add("gateway", "http.service", addr="127.0.0.1:0", max_message_size="1KB")
+        reloaded(running, "changed: app:gateway")
+        with client(running.ws("/api/connect")) as new:
+            new.send(long)
+            assert closed(new)[0] == 1009
+        old.send(long)
+        assert received(old) == f"one {long}"
+        running.signal(signal.SIGTERM)
+        assert closed(old) == (1012, "node shuts down")
+        assert running.wait() == 0
+
+
 def test_a_reload_starts_and_stops_services(site: Site) -> None:
     site.add("keeper", "process.python", source="file://echo.py", method="forever")
     with site.serving() as running:

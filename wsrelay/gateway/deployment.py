@@ -52,8 +52,7 @@ class Deployment:
     def __init__(self, configuration: Configuration, *, name: str = "local") -> None:
         self.configuration = configuration
         self.node, self._supervisor = assembly.configured_node(configuration, name)
-        spread = max((s.timeouts.drain for s in configuration.servers.values()), default=0.0)
-        self._front = FrontEnd(self.node, spread=spread)
+        self._front = FrontEnd(self.node, spread=_spread(configuration))
         self._sources = _sources(configuration)
         self._running: dict[str, _Running] = {}
         self._reloading = asyncio.Lock()
@@ -129,6 +128,7 @@ class Deployment:
         }
         await self._supervisor.reconfigure(assembly.services(new), renewed)
         await self._exchange_servers(new, apps, opened)
+        self._front.spread = _spread(new)
         self.configuration, self._sources = new, sources
         return changed
 
@@ -163,6 +163,10 @@ class Deployment:
             server.id: assembly.application(configuration, server, self.node, ready)
             for server in configuration.servers.values()
         }
+
+
+def _spread(configuration: Configuration) -> float:
+    return max((server.timeouts.drain for server in configuration.servers.values()), default=0.0)
 
 
 def _open(entry: ServerEntry, app: App) -> _Running:

@@ -107,13 +107,13 @@ class Server(uvicorn.Server):
 class FrontEnd:
     """A node and its servers, from the first preloaded module to the last closed connection.
 
-    `spread` is how long the shutdown takes to close all connections, in seconds.
+    `spread` is how long the shutdown takes to close all connections, in seconds; it may change.
     """
 
     def __init__(self, node: Node, *, spread: float = 0.0) -> None:
         self.servers: list[Server] = []
         self._node = node
-        self._spread = spread
+        self.spread = spread
         self._stop = asyncio.Event()
         self._loading: asyncio.Future[None] | None = None
 
@@ -141,7 +141,7 @@ class FrontEnd:
         finally:
             for server in self.servers:
                 server.stop_accepting()
-            await self._node.aclose(self._spread)
+            await self._node.aclose(self.spread)
             await asyncio.gather(*(server.aclose() for server in self.servers))
 
     async def add(self, server: Server) -> None:
