@@ -1,19 +1,25 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import pty
 import re
 import select
+import ssl
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import trustme
 from hypothesis import given
 from hypothesis import strategies as st
 from running import HANDLERS, Running, until
+from websockets.sync.server import ServerConnection, serve
 
 from wsrelay.cli import orders
 from wsrelay.cli.orders import Bye, Help, Ping, Say
@@ -74,6 +80,36 @@ def echo() -> Iterator[Running]:
         yield running
 
 
+ACTOR = """
+import json
+from wsrelay import process
+
+def handler():
+    for message in process.inbox():
+        client = message.payload["client_pid"]
+        match message.payload.get("data"):
+            case "headers":
+                headers = message.payload["metadata"]["headers"]
+                process.send(client, "ws.send", {"type": "text", "data": json.dumps(headers)})
+            case "bye":
+                process.send(client, "ws.close", {"code": 1001, "reason": "so \\x1b[31mlong"})
+            case "slowly":
+                for number in range(8):
+                    try:
+                        process.inbox().receive(0.2)
+                    except TimeoutError:
+                        process.send(client, "ws.send", {"type": "text", "data": str(number)})
+"""
+
+
+@pytest.fixture(scope="module")
+def actor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    script = tmp_path_factory.mktemp("scripts") / "actor.py"
+    script.write_text(ACTOR)
+    with Running(script) as running:
+        yield running
+
+
 def connect(*arguments: str, lines: str = "") -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "wsrelay", "connect", *arguments],
@@ -88,7 +124,84 @@ def connect(*arguments: str, lines: str = "") -> subprocess.CompletedProcess[str
 def test_lines_of_a_pipe_are_messages(echo: Running) -> None:
     done = connect(echo.ws(), lines="one\n/ping\ntwo\n")
     assert done.stdout == "one\n/ping\ntwo\n"
-    assert (done.returncode, done.stderr) == (0, "wsrelay: closed with 1000\n")
+    assert (done.returncode, done.stderr) == (0, "wsrelay: closed with 1000 normal closure\n")
+
+
+def test_more_is_waited_for_while_messages_keep_coming(actor: Running) -> None:
+    done = connect(actor.ws(), "--wait", "1s", lines="slowly\n")
+    assert done.stdout == "".join(f"{number}\n" for number in range(8))
+
+
+def test_it_ends_with_the_connection_while_its_input_is_still_open(actor: Running) -> None:
+    command = [sys.executable, "-m", "wsrelay", "connect", actor.ws()]
+    with subprocess.Popen(
+        command, text=True, stdin=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdin is not None
+        assert process.stderr is not None
+        process.stdin.write("bye\n")
+        process.stdin.flush()
+        try:
+            assert process.wait(10) == 0
+        finally:
+            process.kill()
+        # What a terminal would obey is taken out of the server's words.
+        assert process.stderr.read() == "wsrelay: closed with 1001 going away: so ?[31mlong\n"
+
+
+def test_input_that_is_no_text_is_refused(echo: Running) -> None:
+    command = [sys.executable, "-m", "wsrelay", "connect", echo.ws()]
+    done = subprocess.run(command, input=b"\xff\n", capture_output=True, timeout=20, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith(b"wsrelay: standard input is no UTF-8 text: ")
+
+
+def test_without_any_input_it_connects_and_closes(echo: Running) -> None:
+    command = f"exec {sys.executable} -m wsrelay connect {echo.ws()} <&-"
+    done = subprocess.run(
+        ["sh", "-c", command], capture_output=True, text=True, timeout=20, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "wsrelay: closed with 1000 normal closure\n")
+
+
+def test_headers_and_the_origin_reach_the_server(actor: Running) -> None:
+    given = ["-H", "X-One: 1", "-H", "X-Two:2", "--origin", f"http://{actor.address}"]
+    headers = json.loads(connect(actor.ws(), *given, lines="headers\n").stdout)
+    assert (headers["x-one"], headers["x-two"]) == ("1", "2")
+    assert headers["origin"] == f"http://{actor.address}"
+
+
+@contextlib.contextmanager
+def listening(answer: Callable[[ServerConnection], None], **options: Any) -> Iterator[str]:
+    """A WebSocket server that is not ours; gives `host:port`."""
+    with serve(answer, "127.0.0.1", 0, **options) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"127.0.0.1:{server.socket.getsockname()[1]}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_subprotocols_are_offered_in_their_order() -> None:
+    def answer(socket: ServerConnection) -> None:
+        assert socket.request is not None
+        socket.send(socket.request.headers["Sec-WebSocket-Protocol"])
+
+    with listening(answer, subprotocols=["b"]) as address:
+        assert connect(address, "--subprotocol", "a", "--subprotocol", "b").stdout == "a, b\n"
+
+
+def test_a_certificate_is_verified_unless_it_is_said_not_to() -> None:
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trustme.CA().issue_cert("127.0.0.1").configure_cert(tls)
+    with listening(lambda socket: socket.send(socket.recv()), ssl=tls) as address:
+        refused = connect(f"wss://{address}")
+        done = connect(f"wss://{address}", "--insecure", lines="hello\n")
+    assert refused.returncode == 1
+    assert refused.stderr.endswith("; --insecure connects all the same\n")
+    assert (done.returncode, done.stdout) == (0, "hello\n")
 
 
 def test_a_url_may_be_short(echo: Running) -> None:
@@ -102,6 +215,8 @@ def test_a_url_may_be_short(echo: Running) -> None:
     [
         (["--origin", "https://evil.example"], 1, "the upgrade was refused with 403 Forbidden: "),
         (["-H", "nonsense"], 2, "'nonsense' is no header; write it like 'Name: value'"),
+        (["-H", "A: b\nC: d"], 2, r"'A: b\nC: d' is no header; write it like 'Name: value'"),
+        (["--subprotocol", "a b"], 2, "'a b' is no subprotocol; it is a name without spaces"),
         (["--timeout", "soon"], 2, "'soon' is not a duration"),
     ],
 )
@@ -112,13 +227,27 @@ def test_what_is_refused_is_told(echo: Running, options: list[str], code: int, s
     assert "Traceback" not in done.stderr
 
 
-def test_nobody_there_and_no_url() -> None:
+def test_where_nobody_listens_it_tells_how_to_start_a_node() -> None:
     done = connect("ws://127.0.0.1:9/ws")
     assert done.returncode == 1
     assert "nobody listens there; start something with 'wsrelay run TARGET'" in done.stderr
-    done = connect("ftp://x")
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("ftp://x", "scheme isn't ws or wss"),
+        ("ws:///ws", "hostname isn't provided"),
+        ("ws://127.0.0.1:99999/ws", "Port out of range 0-65535"),
+        ("ws://[::1/ws", "Invalid IPv6 URL"),
+        ("ws://127.0.0.1/ws#part", "fragment identifier is meaningless"),
+    ],
+)
+def test_a_wrong_url_is_told_with_the_right_form(url: str, why: str) -> None:
+    done = connect(url)
     assert done.returncode == 2
-    assert "'ftp://x' is no WebSocket URL; it looks like ws://host:port/path" in done.stderr
+    said = f"{url!r} is no WebSocket URL ({why}); it looks like ws://host:port/path"
+    assert said in done.stderr
 
 
 def test_an_abnormal_end_is_the_exit_code(tmp_path: Path) -> None:
@@ -129,7 +258,7 @@ def test_an_abnormal_end_is_the_exit_code(tmp_path: Path) -> None:
     with Running(script) as running:
         done = connect(running.ws(), "--wait", "10s")
     assert done.returncode == 1
-    assert "closed with 1011 target process crashed" in done.stderr
+    assert "closed with 1011 internal error: target process crashed" in done.stderr
 
 
 _ESCAPES = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]")
@@ -171,6 +300,11 @@ class Screen:
                 break  # the other side is closed
         return self._shown
 
+    @property
+    def raw(self) -> bytes:
+        """All that was written, colours included."""
+        return self._shown
+
     def close(self) -> None:
         if self.process.poll() is None:
             self.process.kill()
@@ -197,14 +331,26 @@ def test_in_a_terminal_lines_are_sent_remembered_and_answers_shown(
         shown.type("/binary 00ff")
         shown.shows("(2 bytes) 00 ff")
         shown.type('/json {"a": 1}')
-        shown.shows('"a": 1')
+        shown.shows('  "a": 1')
+        assert re.search(rb'\x1b\[[0-9;]+m"a"\x1b', shown.raw), "JSON is in colour"
+        shown.type("[" * 2000)
+        shown.shows("< " + "[" * 40)
         shown.type("/ping")
         shown.shows("pong after ")
         shown.type("/nonsense")
         shown.shows("there is no /nonsense")
         shown.type("/close 3001 enough")
-        shown.shows("closed with 3001 enough")
-        assert shown.process.wait(10) == 1
+        shown.shows("closed with 3001: enough")
+        assert shown.process.wait(10) == 0
     history = tmp_path / "wsrelay" / "connect_history"
     assert "+hello there" in history.read_text()
     assert history.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_history_that_cannot_be_written_keeps_nobody_from_talking(
+    echo: Running, tmp_path: Path
+) -> None:
+    (tmp_path / "wsrelay").write_text("a file where the folder should be")
+    with screen(echo.ws(), tmp_path) as shown:
+        shown.type("hello")
+        shown.shows("< hello")

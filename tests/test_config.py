@@ -174,6 +174,20 @@ def test_variables_of_the_environment_are_put_in(
     assert configuration.hosts["app:processes"].max_processes == expected
 
 
+def test_a_path_in_an_option_is_relative_to_its_file_too(write: Write, tmp_path: Path) -> None:
+    entry = {
+        "name": "gateway",
+        "kind": "http.service",
+        "addr": ":0",
+        "middleware": ["token_auth"],
+        "options": {"token_auth.function": "file://auth.py:judge"},
+    }
+    configuration = load(write("deep/wsrelay.yaml", with_entries(entry)))
+    assert configuration.servers["app:gateway"].options == {
+        "token_auth.function": f"{tmp_path}/deep/auth.py:judge"
+    }
+
+
 def test_a_quoted_variable_stays_text_and_a_doubled_dollar_is_none(write: Write) -> None:
     options = {"token_auth.secret": "${SECRET}", "token_auth.cookie": "$${x}"}
     entry = {

@@ -452,6 +452,25 @@ def test_middleware_before_and_after_the_match(site: Site) -> None:
         assert get(running.http("/healthz")).status_code == 200
 
 
+def test_a_function_that_judges_tokens_is_read_again_when_it_was_edited(site: Site) -> None:
+    judge = site.folder / "judge.py"
+    judge.write_text("def judge(token):\n    return token == 'one'\n")
+    site.add(
+        "gateway",
+        "http.service",
+        addr="127.0.0.1:0",
+        middleware=["token_auth"],
+        options={"token_auth.function": "file://judge.py:judge", "token_auth.query": "token"},
+    )
+    site.endpoint("text")
+    with site.serving() as running:
+        one, other = (running.http(f"/api/text?token={token}") for token in ("one", "other"))
+        assert (get(one).status_code, get(other).status_code) == (200, 401)
+        judge.write_text("def judge(token):\n    return token == 'other'\n")
+        reloaded(running, "changed: nothing")
+        assert (get(one).status_code, get(other).status_code) == (401, 200)
+
+
 def test_without_a_safe_place_for_its_control_socket_a_node_runs_all_the_same(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,16 +1,26 @@
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import logging
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from running import HANDLERS, until
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from websockets.asyncio.client import connect
 
-from wsrelay import HostFailed, process
+from wsrelay import HostFailed, RelayResponse, WebSocketRelay, process
 from wsrelay.testing import RelayServer, serve
 
 ECHO = HANDLERS / "echo.py"
@@ -88,20 +98,126 @@ def test_what_did_not_come_as_expected_is_told(relay_server: Callable[..., Relay
         assert str(raised.value) == f"expected {shown}, got 'B'; before that: 'A'"
         client.send("b")
     client.expect("B")
-    with pytest.raises(AssertionError, match=r"^no message within 0\.01 s; before that: 'A', 'B'$"):
+    nothing = r"^expected a message, got nothing within 0\.01 s; before that: 'A', 'B'$"
+    with pytest.raises(AssertionError, match=nothing):
         client.receive(0.01)
+    with pytest.raises(AssertionError, match=r"^expected 'C', got nothing within 0\.01 s; "):
+        client.expect("C", 0.01)
     client.expect_nothing(0.01)
     client.send("c")
     with pytest.raises(AssertionError, match=r"^expected nothing, got 'C'; before that: 'A', 'B'$"):
         client.expect_nothing(5)
     client.send("crash")
-    expected_close = (
-        r"^expected close 1000, got 1011 target process crashed; before that: 'A', 'B'$"
-    )
-    with pytest.raises(AssertionError, match=expected_close):
+    with pytest.raises(AssertionError) as raised:
         client.expect_close(1000)
-    with pytest.raises(AssertionError, match=r"^no message but a close frame: 1011 target"):
-        client.receive()
+    first, log, *traceback = str(raised.value).splitlines()
+    assert first == (
+        "expected close 1000, got close 1011 target process crashed; before that: 'A', 'B'"
+    )
+    assert re.fullmatch(r"ERROR \{local@processes\|.*\} crashed: ValueError: crash", log)
+    assert traceback[-1] == "ValueError: crash"
+    with pytest.raises(AssertionError, match=r"^expected 'D', got close 1011 target process "):
+        client.expect("D")
+    with pytest.raises(AssertionError, match=r"^expected nothing, got close 1011 target process "):
+        client.expect_nothing()
+
+
+def test_a_mismatch_shows_what_was_logged_since_the_client_last_sent(
+    relay_server: Callable[..., RelayServer],
+) -> None:
+    def handler() -> None:
+        for message in process.inbox():
+            if message.topic == "ws.message":
+                logging.getLogger("room").warning("heard %s", message.payload["data"])
+                process.send(message.sender, "ws.send", {"type": "text", "data": "what?"})
+
+    server, other = relay_server(handler), relay_server(handler).connect()
+    client, [pid] = server.connect(), server.workers
+    client.send("one")
+    client.expect("what?")
+    other.send("elsewhere")
+    other.expect("what?")
+    client.send("two")
+    with pytest.raises(AssertionError) as raised:
+        client.expect("yes")
+    assert str(raised.value) == (
+        f"expected 'yes', got 'what?'; before that: 'what?'\nWARNING {pid} room: heard two"
+    )
+
+
+def application(answer: Callable[[Request], Response], **options: Any) -> Starlette:
+    app = Starlette(routes=[Route("/ws", answer)], **options)
+    app.add_middleware(WebSocketRelay)
+    return app
+
+
+def test_an_application_is_served_with_its_lifespan(
+    relay_server: Callable[..., RelayServer],
+) -> None:
+    life = []
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        life.append("began")
+        yield
+        life.append("ended")
+
+    app = application(lambda _: RelayResponse(process.spawn(shout)), lifespan=lifespan)
+    relay_server(shout)  # another node beside it
+    with serve(app) as server, server.connect() as client:
+        assert life == ["began"]
+        client.send("hello")
+        client.expect("HELLO")
+        [pid] = server.workers
+        assert server.node.pid().id.split(".")[0] == pid.id.split(".")[0]
+        server.kill(pid)
+        client.expect_close(1011, "target process killed (SIGKILL)")
+    assert life == ["began", "ended"]
+
+
+def test_an_application_that_does_not_start_fails_the_test() -> None:
+    @contextlib.asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        Path("/no/database").read_text()
+        yield
+
+    app = application(lambda _: Response(), lifespan=lifespan)
+    with pytest.raises(RuntimeError, match="the application did not start"), serve(app):
+        pass
+
+
+def test_an_application_takes_no_options_and_may_have_no_node() -> None:
+    app = Starlette()
+    with pytest.raises(TypeError, match="an application takes no options"):
+        serve(app, scope="room")
+    with serve(app) as server, pytest.raises(RuntimeError, match="there is no WebSocketRelay"):
+        _ = server.node
+
+
+@pytest.mark.anyio
+async def test_an_async_test_uses_it_as_well(relay_server: Callable[..., RelayServer]) -> None:
+    server = await asyncio.to_thread(relay_server, shout)
+    async with connect(f"{server.url}/ws", proxy=None) as websocket:
+        await websocket.send("hello")
+        assert await websocket.recv() == "HELLO"
+    client = server.connect()
+    client.send("hello")
+    client.expect("HELLO")
+
+
+def test_no_thread_is_left_behind() -> None:
+    before = set(threading.enumerate())
+    with serve(shout) as server:
+        server.connect().send("x")
+        server.connect()
+        assert set(threading.enumerate()) != before
+    assert set(threading.enumerate()) == before
+    assert logging.getLogger("wsrelay").handlers == []
+
+
+def test_without_pytest_it_is_there_too() -> None:
+    program = "import wsrelay.testing, sys; sys.exit('pytest' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
 def test_a_handler_that_cannot_be_loaded_fails_the_test(tmp_path: Path) -> None:

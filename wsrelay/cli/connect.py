@@ -4,24 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import re
 import ssl
 import sys
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Final
 
 import click
 from prompt_toolkit import PromptSession, print_formatted_text
-from prompt_toolkit.formatted_text import FormattedText
-from prompt_toolkit.history import FileHistory
+from prompt_toolkit.formatted_text import (
+    ANSI,
+    AnyFormattedText,
+    FormattedText,
+    merge_formatted_text,
+)
+from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.patch_stdout import patch_stdout
+from rich.console import Console
+from rich.json import JSON
 from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.client import connect as open_websocket
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
+from websockets.frames import CloseCode
 from websockets.typing import Origin, Subprotocol
+from websockets.uri import parse_uri
 
 from wsrelay import durations
 
@@ -33,16 +42,33 @@ __all__ = ["connect"]
 _SHOWN: Final = 64
 """Bytes of a binary message that are printed."""
 
+_PRETTY: Final = 64 * 1024
+"""Characters of JSON that are laid out and coloured; more would hold up the prompt."""
+
+_AHEAD: Final = 64
+"""Lines of standard input that are read before they can be sent."""
+
+_PATIENCE: Final = 10.0
+"""Seconds that `/ping` waits for its pong."""
+
 _NORMAL: Final = (1000, 1001, 1005)
+
+_TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+"""RFC 9110, section 5.6.2: names of headers and of subprotocols."""
 
 
 def _url(_context: click.Context, _parameter: click.Parameter, text: str) -> str:
     """Let `:8000/ws`, `host:8000/ws` and `http://...` mean what they can only mean."""
     if "://" not in text:
         text = f"ws://{'127.0.0.1' if text.startswith(':') else ''}{text}"
-    text = re.sub(r"^http(s?)://", r"ws\1://", text)
-    if not re.match(r"wss?://[^/]+", text):
-        raise click.BadParameter(f"{text!r} is no WebSocket URL; it looks like ws://host:port/path")
+    text = re.sub(r"^http(s?)://", r"ws\1://", text, flags=re.IGNORECASE)
+    try:
+        parse_uri(text)
+    except (InvalidURI, ValueError) as error:
+        why = error.msg if isinstance(error, InvalidURI) else str(error)
+        raise click.BadParameter(
+            f"{text!r} is no WebSocket URL ({why}); it looks like ws://host:port/path"
+        ) from None
     return text
 
 
@@ -52,10 +78,19 @@ def _headers(
     headers = []
     for text in given:
         name, colon, value = text.partition(":")
-        if not colon or not re.fullmatch(r"[!#$%&'*+.^_`|~\w-]+", name):
+        if not colon or not _TOKEN.fullmatch(name) or re.search(r"[\r\n\0]", value):
             raise click.BadParameter(f"{text!r} is no header; write it like 'Name: value'")
         headers.append((name, value.strip()))
     return headers
+
+
+def _tokens(
+    _context: click.Context, _parameter: click.Parameter, given: tuple[str, ...]
+) -> list[Subprotocol]:
+    for text in given:
+        if not _TOKEN.fullmatch(text):
+            raise click.BadParameter(f"{text!r} is no subprotocol; it is a name without spaces")
+    return [Subprotocol(text) for text in given]
 
 
 def _seconds(_context: click.Context, _parameter: click.Parameter, text: str) -> float:
@@ -69,7 +104,13 @@ def _seconds(_context: click.Context, _parameter: click.Parameter, text: str) ->
 @click.argument("url", callback=_url)
 @click.option("--origin", help="The Origin header, as a browser would send it.")
 @click.option("-H", "--header", "headers", multiple=True, callback=_headers, metavar="NAME: VALUE")
-@click.option("--subprotocol", "subprotocols", multiple=True, help="Offer it; may be repeated.")
+@click.option(
+    "--subprotocol",
+    "subprotocols",
+    multiple=True,
+    callback=_tokens,
+    help="Offer it; may be repeated.",
+)
 @click.option("--insecure", is_flag=True, help="Do not verify the server's certificate.")
 @click.option("--timeout", default="10s", show_default=True, callback=_seconds)
 @click.option(
@@ -77,14 +118,14 @@ def _seconds(_context: click.Context, _parameter: click.Parameter, text: str) ->
     default="500ms",
     show_default=True,
     callback=_seconds,
-    help="Without a terminal: how long to wait for a last message once the input has ended.",
+    help="Without a terminal: close once the input has ended and nothing came for so long.",
 )
 def connect(
     *,
     url: str,
     origin: str | None,
     headers: list[tuple[str, str]],
-    subprotocols: tuple[str, ...],
+    subprotocols: list[Subprotocol],
     insecure: bool,
     timeout: float,
     wait: float,
@@ -93,8 +134,9 @@ def connect(
     options: dict[str, Any] = {
         "origin": None if origin is None else Origin(origin),
         "additional_headers": headers,
-        "subprotocols": [Subprotocol(name) for name in subprotocols] or None,
+        "subprotocols": subprotocols or None,
         "open_timeout": timeout,
+        "ping_timeout": None,  # a busy handler leaves our pings unread, for as long as it computes
         "compression": None,
         "max_size": None,
         "proxy": None,
@@ -114,49 +156,64 @@ def connect(
 async def _talk(url: str, options: dict[str, Any], wait: float) -> int:
     try:
         websocket = await open_websocket(url, **options)
-    except InvalidURI as error:
-        fail(str(error))
     except InvalidStatus as error:
         fail(f"{url}: {_refused(error)}")
     except ConnectionRefusedError:
         fail(f"{url}: nobody listens there; start something with 'wsrelay run TARGET'")
     except TimeoutError:
         fail(f"{url}: no answer in time (--timeout)")
+    except ssl.SSLCertVerificationError as error:
+        fail(f"{url}: {error.verify_message}; --insecure connects all the same")
     except (OSError, InvalidHandshake) as error:
         fail(f"{url}: {error}")
     async with websocket:
-        if sys.stdin.isatty():
+        if sys.stdin is not None and sys.stdin.isatty():
             await _interactive(url, websocket)
         else:
-            await _piped(websocket, wait)
-    code, reason = websocket.close_code or 1006, websocket.close_reason or ""
-    closed = f"closed with {code} {reason}".rstrip()
-    click.echo(f"wsrelay: {closed}", err=True)
-    return 0 if code in _NORMAL else 1
+            try:
+                await _piped(websocket, wait)
+            except UnicodeDecodeError as error:
+                fail(f"standard input is no UTF-8 text: {error}")
+    code = websocket.close_code or 1006
+    click.echo(f"wsrelay: {_closed(code, websocket.close_reason or '')}", err=True)
+    ours = websocket.protocol.close_rcvd_then_sent is False
+    return 0 if code in _NORMAL or (ours and code >= 3000) else 1  # noqa: PLR2004 - what a client may choose, RFC 6455 section 7.4.2
+
+
+def _closed(code: int, reason: str) -> str:
+    """Write a close as code, name (RFC 6455, section 7.4.1) and reason."""
+    known = code in CloseCode.__members__.values()
+    name = f" {CloseCode(code).name.lower().replace('_', ' ')}" if known else ""
+    return f"closed with {code}{name}" + (f": {_printable(reason)}" if reason else "")
 
 
 def _refused(error: InvalidStatus) -> str:
     response = error.response
     said = bytes(response.body or b"").decode(errors="replace").strip().partition("\n")[0]
-    hint = "; does --origin have to be set?" if response.status_code == 403 else ""  # noqa: PLR2004
-    return f"the upgrade was refused with {response.status_code} {said}".rstrip() + hint
+    hint = "; is the path right, and the --origin allowed?" if response.status_code == 403 else ""  # noqa: PLR2004 - Forbidden
+    return f"the upgrade was refused with {response.status_code} {_printable(said)}".rstrip() + hint
+
+
+def _printable(text: str) -> str:
+    """Take away what a terminal would obey."""
+    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 # With a terminal
 
 
 async def _interactive(url: str, websocket: ClientConnection) -> None:
-    history = _history()
-    session: PromptSession[str] = PromptSession("> ", history=history)
+    session: PromptSession[str] = PromptSession("> ", history=_history())
     with patch_stdout():
         print_formatted_text(f"Connected to {url}. /help tells more, Ctrl-D closes.")
-        reader = asyncio.create_task(_print_all(websocket, terminal=True))
+        reader = asyncio.create_task(_show_all(websocket))
         try:
             while not reader.done():
                 asking = asyncio.ensure_future(session.prompt_async())
                 await asyncio.wait({asking, reader}, return_when=asyncio.FIRST_COMPLETED)
                 if not asking.done():
                     asking.cancel()
+                    await asyncio.wait({asking})  # it gives the terminal back
                     break
                 try:
                     await _obey(asking.result(), websocket)
@@ -168,12 +225,16 @@ async def _interactive(url: str, websocket: ClientConnection) -> None:
         await reader
 
 
-def _history() -> FileHistory:
-    """Return the lines typed before, in a file that only its owner can read."""
-    folder = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state", "wsrelay")
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / "connect_history"
-    file.touch(mode=0o600)
+def _history() -> History:
+    """Return the lines typed before, from a file that only its owner can read."""
+    try:
+        folder = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state", "wsrelay")
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        file = folder / "connect_history"
+        file.touch(mode=0o600)
+        file.chmod(0o600)
+    except (OSError, RuntimeError):  # read-only, or nobody's home
+        return InMemoryHistory()
     return FileHistory(str(file))
 
 
@@ -186,7 +247,10 @@ async def _obey(line: str, websocket: ClientConnection) -> None:
         case orders.Say():
             await websocket.send(order.data)
         case orders.Ping():
-            latency = await (await websocket.ping())
+            try:
+                latency = await asyncio.wait_for(await websocket.ping(), _PATIENCE)
+            except TimeoutError:
+                raise ValueError(f"no pong within {_PATIENCE:g} s") from None
             print_formatted_text(f"pong after {latency * 1000:.2f} ms")
         case orders.Bye():
             await websocket.close(order.code, order.reason)
@@ -194,25 +258,27 @@ async def _obey(line: str, websocket: ClientConnection) -> None:
             print_formatted_text(orders.HELP)
 
 
-async def _print_all(websocket: ClientConnection, *, terminal: bool) -> None:
+async def _show_all(websocket: ClientConnection) -> None:
+    mark = FormattedText([("ansicyan", "< ")])
     with contextlib.suppress(ConnectionClosed):
         async for message in websocket:
-            if terminal:
-                print_formatted_text(FormattedText([("ansicyan", "< "), ("", _shown(message))]))
-            else:
-                click.echo(message if isinstance(message, str) else message.hex())
+            print_formatted_text(merge_formatted_text([mark, _shown(message)]))
 
 
-def _shown(message: str | bytes) -> str:
-    """Write a message to be read: JSON spread over lines, bytes in hexadecimal."""
+def _shown(message: str | bytes) -> AnyFormattedText:
+    """Write a message to be read: JSON spread over lines, in colour; bytes in hexadecimal."""
     if isinstance(message, bytes):
         more = " ..." if len(message) > _SHOWN else ""
         return f"({len(message)} bytes) {message[:_SHOWN].hex(' ')}{more}"
-    if message[:1] in ("{", "["):
+    if message[:1] in ("{", "[") and len(message) <= _PRETTY:
         try:
-            return json.dumps(json.loads(message), indent=2, ensure_ascii=False)
-        except ValueError:
-            pass
+            pretty = JSON(message)
+        except (ValueError, RecursionError):
+            return message
+        console = Console(force_terminal=True, color_system="standard", soft_wrap=True)
+        with console.capture() as capture:
+            console.print(pretty)
+        return ANSI(capture.get().rstrip("\n"))
     return message
 
 
@@ -221,19 +287,64 @@ def _shown(message: str | bytes) -> str:
 
 async def _piped(websocket: ClientConnection, wait: float) -> None:
     """Send each line of standard input as a text message, and print what comes."""
-    reader = asyncio.create_task(_print_all(websocket, terminal=False))
-    async for line in _lines():
-        if reader.done():
-            break
-        try:
-            await websocket.send(line)
-        except ConnectionClosed:
-            break
-    await asyncio.wait({reader}, timeout=wait)
+    loop = asyncio.get_running_loop()
+    sending = asyncio.create_task(_send_lines(websocket))
+    try:
+        async with asyncio.timeout(None) as quiet:
+
+            def wait_on(_: object = None) -> None:
+                quiet.reschedule(loop.time() + wait)
+
+            sending.add_done_callback(wait_on)
+            try:
+                async for message in websocket:
+                    click.echo(message if isinstance(message, str) else message.hex())
+                    if sending.done():
+                        wait_on()
+            finally:
+                sending.remove_done_callback(wait_on)
+    except (TimeoutError, ConnectionClosed):
+        pass
+    finally:
+        sending.cancel()
     await websocket.close()
-    await reader
+    with contextlib.suppress(asyncio.CancelledError):
+        await sending
+
+
+async def _send_lines(websocket: ClientConnection) -> None:
+    with contextlib.suppress(ConnectionClosed):
+        async for line in _lines():
+            await websocket.send(line)
 
 
 async def _lines() -> AsyncIterator[str]:
-    while line := await asyncio.to_thread(sys.stdin.readline):
-        yield line.rstrip("\n")
+    """Yield the lines of standard input; raises `UnicodeDecodeError`."""
+    if sys.stdin is None:
+        return  # it was closed, and its number may be that of the socket by now
+    loop = asyncio.get_running_loop()
+    lines: asyncio.Queue[str | UnicodeDecodeError | None] = asyncio.Queue()
+    room = threading.Semaphore(_AHEAD)
+
+    def put(line: str | UnicodeDecodeError | None) -> None:
+        room.acquire()
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody wants it any more
+            loop.call_soon_threadsafe(lines.put_nowait, line)
+
+    def read() -> None:
+        # Not `sys.stdin`, whose lock the interpreter wants at its end while this still reads.
+        try:
+            with open(0, encoding="utf-8", closefd=False) as stdin:
+                for line in stdin:
+                    put(line.rstrip("\n"))
+            put(None)
+        except UnicodeDecodeError as error:
+            put(error)
+
+    # A thread that nobody joins: the connection may end while the input still goes on.
+    threading.Thread(target=read, daemon=True).start()
+    while (line := await lines.get()) is not None:
+        room.release()
+        if isinstance(line, UnicodeDecodeError):
+            raise line
+        yield line

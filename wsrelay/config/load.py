@@ -178,6 +178,9 @@ class _Loader:
             self._wrong(draft, ("id",), "unknown key; an entry's id is made of namespace and name")
         for key, kind in model.references.items():
             self._refer(draft, data, key, kind, known)
+        for field in ("options", "post_options"):
+            if isinstance(options := data.get(field), dict):
+                data[field] = {name: _placed(draft, value) for name, value in options.items()}
         before = len(self.problems)
         try:
             entry = model.model_validate(data, context={"folder": draft.source.file.parent})
@@ -241,6 +244,13 @@ class _Loader:
                             )
                 case Static():
                     take(entry, "path", entry.path, entry.meta.server, entry.path)
+
+
+def _placed(draft: _Draft, value: Any) -> Any:
+    """Return an option's value, a path (`file://...`) as an absolute one."""
+    if isinstance(value, str) and value.startswith("file://"):
+        return str(draft.source.file.parent / value.removeprefix("file://"))
+    return value
 
 
 def _keys(model: type[BaseModel], key: tuple[str | int, ...]) -> list[str]:

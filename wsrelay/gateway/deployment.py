@@ -190,8 +190,13 @@ def _script(target: str) -> str | None:
 def _sources(configuration: Configuration) -> dict[str, tuple[int, int]]:
     """Return the scripts that the configuration names, each with what an edit changes."""
     named = [*configuration.processes.values(), *configuration.functions.values()]
+    paths = {str(entry.source) for entry in named if entry.source is not None}
+    routers = configuration.routers.values()
+    options = [entry.options for entry in (*configuration.servers.values(), *routers)]
+    for values in (*options, *(router.post_options for router in routers)):
+        paths |= {path for value in values.values() if (path := _script(str(value))) is not None}
     stamps = {}
-    for path in {str(entry.source) for entry in named if entry.source is not None}:
+    for path in paths:
         try:
             stat = Path(path).stat()
         except OSError:

@@ -1,0 +1,150 @@
+"""A WebSocket client that expects."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import time
+from collections import deque
+from collections.abc import Callable
+from types import EllipsisType
+from typing import Any, Final, Self
+
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
+
+from .log import Log
+
+__all__ = ["Client"]
+
+Message = str | bytes
+Expected = str | bytes | dict[str, Any] | list[Any] | re.Pattern[str] | Callable[[Any], Any]
+
+_REMEMBERED: Final = 5
+"""Messages before a mismatch that are shown with it."""
+
+
+class Client:
+    """A WebSocket client that expects."""
+
+    def __init__(self, url: str, log: Log, **options: Any) -> None:
+        self._seen: deque[Message] = deque(maxlen=_REMEMBERED)
+        self._log = log
+        self._sent_at = log.position()
+        self._stack = contextlib.ExitStack()
+        self._websocket = self._stack.enter_context(
+            connect(
+                url, compression=None, proxy=None, ping_interval=None, close_timeout=2, **options
+            )
+        )
+
+    def __enter__(self) -> Self:
+        """Be a context manager, which closes."""
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        """Close."""
+        self.close()
+
+    @property
+    def subprotocol(self) -> str | None:
+        """The subprotocol that the server chose."""
+        chosen: str | None = self._websocket.subprotocol
+        return chosen
+
+    def send(self, data: str | bytes | dict[str, Any] | list[Any]) -> None:
+        """Send a message; a dict or a list as JSON."""
+        self._sent_at = self._log.position()
+        self._websocket.send(data if isinstance(data, str | bytes) else json.dumps(data))
+
+    def receive(self, timeout: float = 5.0) -> Message:
+        """Return the next message; raises `AssertionError` if none comes in so many seconds."""
+        return self._receive("a message", timeout)
+
+    def _receive(self, wanted: str, timeout: float) -> Message:
+        try:
+            message: Message = self._websocket.recv(timeout)
+        except TimeoutError:
+            raise self._mismatch(wanted, f"nothing within {timeout:g} s") from None
+        except ConnectionClosed as error:
+            raise self._mismatch(wanted, _close(error)) from None
+        self._seen.append(message)
+        return message
+
+    def expect(self, expected: Expected | EllipsisType, timeout: float = 5.0) -> Message:
+        """Return the next message, which must be this; raises `AssertionError`.
+
+        A dict or a list is compared with the message's JSON, a compiled pattern must match its
+        whole text, a function must return something true for it, `...` is any message.
+        """
+        wanted = _shown(expected)
+        message = self._receive(wanted, timeout)
+        if not _matches(message, expected):
+            self._seen.pop()
+            raise self._mismatch(wanted, repr(message))
+        return message
+
+    def expect_close(self, code: int, reason: str | None = None, timeout: float = 5.0) -> None:
+        """Read until the close frame, which must have this code; raises `AssertionError`."""
+        wanted = f"close {code} {reason or ''}".rstrip()
+        deadline = time.monotonic() + timeout
+        try:
+            while True:
+                self._seen.append(self._websocket.recv(max(0.0, deadline - time.monotonic())))
+        except TimeoutError:
+            raise self._mismatch(wanted, f"no close frame within {timeout:g} s") from None
+        except ConnectionClosed as error:
+            got = error.rcvd
+            if got is None or got.code != code or reason not in (None, got.reason):
+                raise self._mismatch(wanted, _close(error)) from None
+
+    def expect_nothing(self, seconds: float = 0.1) -> None:
+        """Wait so long; raises `AssertionError` if a message comes, or the end."""
+        try:
+            message = self._websocket.recv(seconds)
+        except TimeoutError:
+            return
+        except ConnectionClosed as error:
+            raise self._mismatch("nothing", _close(error)) from None
+        raise self._mismatch("nothing", repr(message))
+
+    def close(self, code: int = 1000, reason: str = "") -> None:
+        """Close; a connection that is closed stays so."""
+        self._websocket.close(code, reason)
+        self._stack.close()
+
+    def _mismatch(self, wanted: str, got: str) -> AssertionError:
+        """Tell what came instead, after what, and what was logged since this client last sent."""
+        text = f"expected {wanted}, got {got}"
+        if self._seen:
+            text += f"; before that: {', '.join(map(repr, self._seen))}"
+        return AssertionError("\n".join([text, *self._log.since(self._sent_at)]))
+
+
+def _matches(message: Message, expected: Any) -> bool:
+    if expected is ...:
+        return True
+    if isinstance(expected, dict | list):
+        try:
+            return bool(json.loads(message) == expected)
+        except ValueError:
+            return False
+    if isinstance(expected, re.Pattern):
+        return isinstance(message, str) and expected.fullmatch(message) is not None
+    if callable(expected):
+        return bool(expected(message))
+    return bool(message == expected)
+
+
+def _shown(expected: Any) -> str:
+    if isinstance(expected, re.Pattern):
+        return f"text like {expected.pattern!r}"
+    if callable(expected):
+        return f"what {getattr(expected, '__name__', expected)} accepts"
+    return "a message" if expected is ... else repr(expected)
+
+
+def _close(error: ConnectionClosed) -> str:
+    got = error.rcvd
+    return f"close {got.code} {got.reason}".rstrip() if got else "close 1006, without a close frame"

@@ -1,0 +1,37 @@
+"""What the node and its workers log while a test runs."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections import deque
+from typing import Final
+
+__all__ = ["Log"]
+
+_KEPT: Final = 20
+"""Records; more would hide what a failing test says."""
+
+
+class Log(logging.Handler):
+    """The last records of one server: of all that its thread, which runs the node, logs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.thread = 0
+        self._count = itertools.count(1)
+        self._records: deque[tuple[int, str]] = deque(maxlen=_KEPT)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep a record."""
+        if record.thread == self.thread:
+            text = f"{record.levelname} {record.getMessage()}"
+            self._records.append((next(self._count), text))
+
+    def position(self) -> int:
+        """Return where the log ends now."""
+        return self._records[-1][0] if self._records else 0
+
+    def since(self, position: int) -> list[str]:
+        """Return the records behind a position."""
+        return [text for number, text in list(self._records) if number > position]

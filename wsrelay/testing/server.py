@@ -1,0 +1,220 @@
+"""A node and a server in a thread, for a handler or an application."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import logging
+import socket
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Self
+
+import uvicorn
+from websockets.typing import Origin, Subprotocol
+
+from wsrelay import current
+from wsrelay.gateway.address import bind, url
+from wsrelay.gateway.protocol import RelayProtocol
+from wsrelay.gateway.script import ScriptOptions, script_app
+from wsrelay.gateway.server import FrontEnd, Server
+from wsrelay.node import HostOptions, Node
+from wsrelay.pid import PID
+
+from .client import Client
+from .log import Log
+
+__all__ = ["RelayServer", "serve"]
+
+
+def serve(target: Any, *, host: HostOptions | None = None, **options: Any) -> RelayServer:
+    """Return a server for a handler: text as in `wsrelay run`, or a function of the test itself.
+
+    `options` are those of `ScriptOptions` (`scope`, `path`, `origins`, `heartbeat`,
+    `room_linger`). An ASGI application is served as it is, its lifespan with it, and takes no
+    options. Use it as a context manager.
+    """
+    if _is_application(target) and (host is not None or options):
+        raise TypeError("an application takes no options: it has a node and a relay of its own")
+    return RelayServer(target, host or HostOptions(stop_timeout=2.0), options)
+
+
+def _is_application(target: Any) -> bool:
+    """Whether it is called as ASGI says; a handler is called with nothing."""
+    try:
+        signature = inspect.signature(target)
+    except (TypeError, ValueError):
+        return False
+    return _takes(signature, 3) and not _takes(signature, 0)
+
+
+def _takes(signature: inspect.Signature, count: int) -> bool:
+    try:
+        signature.bind(*range(count))
+    except TypeError:
+        return False
+    return True
+
+
+class _Uvicorn(uvicorn.Server):
+    """uvicorn as users run it, without its signal handlers."""
+
+    def __init__(self, app: Any, accepting: Callable[[], object]) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http="h11",
+                ws=RelayProtocol,
+                loop="none",
+                log_config=None,
+                access_log=False,
+                ws_per_message_deflate=False,
+                timeout_graceful_shutdown=2,
+            )
+        )
+        self._accepting = accepting
+
+    async def startup(self, sockets: Any = None) -> None:
+        """Start accepting; raises `RuntimeError`."""
+        try:
+            await super().startup(sockets)
+        except SystemExit:
+            raise RuntimeError("the application did not start; the log says why") from None
+        self._accepting()
+
+    def capture_signals(self) -> contextlib.AbstractContextManager[None]:  # type: ignore[override]  # uvicorn's is a generator
+        """Leave the signals to the tests."""
+        return contextlib.nullcontext()
+
+
+class RelayServer:
+    """A node and a server on a free port of the loopback, in a thread of their own."""
+
+    def __init__(self, target: Any, host: HostOptions, options: dict[str, Any]) -> None:
+        self._target = target
+        self._host = host
+        self._options = options
+        self._clients: list[Client] = []
+        self._started = threading.Event()
+        self._failure: BaseException | None = None
+        self._node: Node | None = None
+        self._log = Log()
+        self.url = ""
+        """`ws://host:port`, without a path."""
+
+    def __enter__(self) -> Self:
+        """Start; raises what keeps it from starting, such as `HostFailed`."""
+        # A daemon, so that Ctrl-C ends the tests even while a handler that is loaded hangs.
+        self._thread = threading.Thread(target=self._run, name="wsrelay server", daemon=True)
+        self._thread.start()
+        self._started.wait()
+        if self._failure is not None:
+            self._thread.join()
+            raise self._failure
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        """End all clients, processes and the server; raises what kept it from ending in order."""
+        for client in self._clients:
+            client.close()
+        with contextlib.suppress(RuntimeError):  # it has ended by itself
+            self._loop.call_soon_threadsafe(self._stop)
+        self._thread.join()
+        if self._failure is not None and kind is None:
+            raise self._failure
+
+    def connect(
+        self,
+        path: str = "/ws",
+        *,
+        headers: dict[str, str] | None = None,
+        origin: str | None = None,
+        subprotocols: list[str] | None = None,
+    ) -> Client:
+        """Return a connected client; raises `websockets.InvalidStatus` if it is refused."""
+        client = Client(
+            f"{self.url}{path}",
+            self._log,
+            additional_headers=headers,
+            origin=None if origin is None else Origin(origin),
+            subprotocols=[Subprotocol(name) for name in subprotocols or ()] or None,
+        )
+        self._clients.append(client)
+        return client
+
+    @property
+    def node(self) -> Node:
+        """The node; raises `RuntimeError` if an application's lifespan has started none."""
+        if self._node is None:
+            raise RuntimeError("the application started no node: there is no WebSocketRelay in it")
+        return self._node
+
+    @property
+    def workers(self) -> dict[PID, int | None]:
+        """The living processes with their operating system's process ids."""
+        workers: dict[PID, int | None] = self._call(lambda: self.node.workers)
+        return workers
+
+    def kill(self, pid: str) -> None:
+        """End a process at once, to see what its clients make of it."""
+        self.node.terminate(pid)
+
+    def _call(self, function: Callable[[], Any]) -> Any:
+        async def call() -> Any:
+            return function()
+
+        return asyncio.run_coroutine_threadsafe(call(), self._loop).result()
+
+    def _run(self) -> None:
+        logger = logging.getLogger("wsrelay")
+        self._log.thread = threading.get_ident()
+        logger.addHandler(self._log)
+        try:
+            asyncio.run(self._serve())
+        except BaseException as error:  # noqa: BLE001 - raised in the test's thread
+            self._failure = error
+        finally:
+            logger.removeHandler(self._log)
+            self._started.set()
+
+    async def _serve(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        with bind("127.0.0.1", 0) as listener:
+            self.url = url(listener).replace("http", "ws", 1)
+            if _is_application(self._target):
+                await self._serve_application(listener)
+            else:
+                await self._serve_handler(listener)
+
+    async def _serve_handler(self, listener: socket.socket) -> None:
+        named = isinstance(self._target, str)
+        targets = (self._target,) if named else ()
+        host = self._host
+        fields = {name: getattr(host, name) for name in host.__struct_fields__}
+        node = Node(hosts=[HostOptions(**{**fields, "targets": (*host.targets, *targets)})])
+        options = ScriptOptions(target=self._target, **self._options)
+        front = FrontEnd(node)
+        self._node, self._stop = node, front.stop
+        await front.run([Server(script_app(node, options), listener)], self._started.set)
+
+    async def _serve_application(self, listener: socket.socket) -> None:
+        others = list(current.nodes)
+
+        def accepting() -> None:
+            nodes = [n for n in current.nodes if isinstance(n, Node) and n not in others]
+            self._node = nodes[0] if nodes else None
+            self._started.set()
+
+        def stop() -> None:
+            server.should_exit = True
+
+        server = _Uvicorn(self._target, accepting)
+        self._stop = stop
+        await server.serve([listener])
