@@ -50,6 +50,10 @@ def test_a_line_is_an_order(line: str, order: orders.Order) -> None:
         ("/pong", "there is no /pong; did you mean 'ping'? (//... sends text that begins with /)"),
         ("/binary xyz", "'xyz' is neither hexadecimal like '00 ff' nor @PATH"),
         ("/file /no/such", "'/no/such' cannot be read: No such file or directory"),
+        (
+            "/file ~nobody-at-all/x",
+            "'~nobody-at-all/x' cannot be read: Could not determine home directory.",
+        ),
         ("/close 1006", "'1006' is no close code of a client: 1000, or 3000 to 4999"),
         (f"/close 1000 {'é' * 62}", "a reason has at most 123 bytes"),
     ],

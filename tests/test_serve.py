@@ -320,6 +320,17 @@ def test_a_reload_exchanges_hosts_and_servers(site: Site) -> None:
         assert received(one) == "one x"
 
 
+def test_a_reload_that_finds_an_address_in_use_opens_nothing(site: Site) -> None:
+    path = site.folder / "extra.sock"
+    with site.serving() as running, socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        site.add("extra", "http.service", addr=f"unix:{path}")
+        site.add("another", "http.service", addr=address)
+        reloaded(running, f"cannot listen on {address}: the address is in use")
+        assert not path.exists()
+        assert get(running.http("/healthz")).text == "ok\n"
+
+
 def test_a_reload_of_a_server_leaves_its_connections_with_the_options_they_began_with(
     site: Site,
 ) -> None:

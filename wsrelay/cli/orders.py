@@ -78,8 +78,8 @@ def parse(line: str) -> Order:
 def _json(text: str) -> str:
     try:
         return json.dumps(json.loads(text), ensure_ascii=False, separators=(",", ":"))
-    except ValueError as error:
-        raise ValueError(f"{text!r} is no JSON: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{text!r:.80} is no JSON: {error}") from None
 
 
 def _hex(text: str) -> bytes:
@@ -92,8 +92,9 @@ def _hex(text: str) -> bytes:
 def _read(path: str) -> bytes:
     try:
         return Path(path).expanduser().read_bytes()
-    except OSError as error:
-        raise ValueError(f"{path!r} cannot be read: {error.strerror}") from None
+    except (OSError, RuntimeError) as error:  # the latter for a ~user whom nobody knows
+        why = getattr(error, "strerror", None) or error
+        raise ValueError(f"{path!r} cannot be read: {why}") from None
 
 
 def _close(text: str) -> Bye:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -18,8 +17,6 @@ from .address import bind, bind_unix, release
 from .server import FrontEnd, Server
 
 __all__ = ["Deployment"]
-
-logger = logging.getLogger(__name__)
 
 
 class _Current:
@@ -102,14 +99,14 @@ class Deployment:
         for source in edited:
             worker.forget_script(source)
         apps = self._applications(new)
-        opened = {
-            entry.id: _open(entry, apps[entry.id])
-            for entry in new.servers.values()
-            if (there := self._running.get(entry.id)) is None or there.entry.addr != entry.addr
-        }
+        opened: dict[str, _Running] = {}
         hosts = assembly.hosts(new)
         stale = {host.name for host in hosts if edited & {_script(t) for t in host.targets}}
         try:
+            for entry in new.servers.values():
+                there = self._running.get(entry.id)
+                if there is None or there.entry.addr != entry.addr:
+                    opened[entry.id] = _open(entry, apps[entry.id])
             await self.node.reconfigure(hosts, assembly.entries(new), stale)
         except BaseException:
             for running in opened.values():
