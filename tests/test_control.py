@@ -123,6 +123,26 @@ async def test_a_directory_of_somebody_else_or_a_link_is_refused(
                 pass
 
 
+async def test_sockets_in_a_directory_of_somebody_else_are_not_talked_to(
+    directory: Path,
+) -> None:
+    """Another user could have put a socket there that plays a node."""
+    directory.mkdir(mode=0o700)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as trap:
+        trap.bind(str(directory / "local-1.sock"))
+        trap.listen()
+        directory.chmod(0o777)
+        said = await wsrelay("ps", code=1)
+        assert "others may open it (mode 0777, not 0700)" in said
+        if os.getuid() == 0:
+            directory.chmod(0o700)
+            os.chown(directory, 12345, 12345)
+            assert "it belongs to user 12345" in await wsrelay("kill", "room", code=1)
+        trap.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            trap.accept()
+
+
 async def test_a_path_too_long_for_a_socket_is_told(node: Node, tmp_path: Path) -> None:
     with pytest.raises(ControlError, match="set WSRELAY_RUNTIME_DIR to a shorter one"):
         async with Control(node, tmp_path / ("x" * 120)):
@@ -155,6 +175,16 @@ async def test_ps_shows_every_process_with_what_it_uses(controlled: Node) -> Non
         table = await wsrelay("ps")
         assert pid in table
         assert "MAILBOX" in table
+
+
+async def test_names_are_shown_as_they_are_and_harm_no_terminal(controlled: Node) -> None:
+    controlled.register("room:[/red][bold]", pid := controlled.spawn(idle))
+    controlled.register("room:\x1b]0;title\n", pid)
+    for command in ("ps", "tree", "top"):
+        shown = await wsrelay(command)
+        assert "room:[/red][bold]" in shown
+        assert r"room:\x1b]0;title\n" in shown
+        assert "\x1b" not in shown
 
 
 async def test_tree_and_connections_show_who_belongs_to_whom(controlled: Node) -> None:

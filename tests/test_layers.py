@@ -21,6 +21,7 @@ LAYERS: dict[str, int] = {
     "message": 0,
     "durations": 0,
     "sizes": 0,
+    "printable": 0,
     "targets": 0,
     "osproc": 0,
     "payload": 1,

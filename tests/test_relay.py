@@ -399,6 +399,16 @@ async def test_a_foreign_origin_gets_403_and_spawns_nothing(
     assert "allowed_origins" in caplog.text
 
 
+async def test_a_path_cannot_forge_a_line_of_the_log(
+    node: Node, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = WebSocketRelay(relay_to(node.spawn(room("echo"))), node=node)
+    async with serving(app) as url:
+        await refusal(f"{url}/a%0AERROR%20forged%1B[2J", origin="https://evil.example")
+    assert r"/a\nERROR forged\x1b[2J" in caplog.text
+    assert "\x1b" not in caplog.text
+
+
 async def test_the_same_origin_and_an_allowed_one_pass(node: Node, front_end: str) -> None:
     app = relayed(node, relay_to(node.spawn(room("echo"))), allowed_origins="https://*.example.com")
     async with serving(app, front_end) as url:

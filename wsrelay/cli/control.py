@@ -13,13 +13,15 @@ import click
 import msgspec
 from click.shell_completion import CompletionItem
 from rich.table import Table
+from rich.text import Text
 from rich.tree import Tree
 
-from wsrelay.control import ControlClient, NodeGone, find_nodes
+from wsrelay.control import ControlClient, ControlError, NodeGone, find_nodes
 from wsrelay.control.runtime import runtime_directory
 from wsrelay.errors import InvalidPID
 from wsrelay.node import NodeInfo, ProcessInfo
 from wsrelay.pid import PID
+from wsrelay.printable import printable
 
 from .running import fail
 from .usage import Usage, console, duration, size
@@ -56,7 +58,7 @@ def chosen(node: str | None) -> Iterator[ControlClient]:
             names = ", ".join(shown[client].rsplit("-", 1)[1] for client in clients)
             fail(f"{len(clients)} nodes are running: choose one with --node ({names})")
         yield clients[0]
-    except (NodeGone, ValueError) as error:
+    except (ControlError, NodeGone, ValueError) as error:
         fail(str(error))
 
 
@@ -79,7 +81,11 @@ def _meant(client: ControlClient, text: str) -> str:
 
 def _complete(_c: click.Context, _p: click.Parameter, incomplete: str) -> list[CompletionItem]:
     items = []
-    for client in find_nodes(runtime_directory()):
+    try:
+        nodes = find_nodes(runtime_directory())
+    except ControlError:
+        return []  # the command itself says why
+    for client in nodes:
         with contextlib.suppress(NodeGone, ValueError):
             for process in client.node().processes:
                 short = process.pid.rpartition("|")[2].rstrip("}")
@@ -122,6 +128,10 @@ _RIGHT: Final = {
 }
 
 
+def _names(process: ProcessInfo) -> str:
+    return ", ".join(printable(name) for name in process.names)
+
+
 def _table(*headings: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in headings:
@@ -148,7 +158,7 @@ def processes_table(info: NodeInfo, usage: Usage, *, by_cpu: bool = False) -> Ta
             "-" if used.memory is None else size(used.memory),
             size(process.mailbox),
             str(process.connections),
-            ", ".join(process.names),
+            _names(process),
             process.target,
         )
     return table
@@ -164,22 +174,24 @@ def tree(*, node: str | None, as_json: bool) -> None:
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(info), indent=2).decode())
         return
-    root = Tree(f"node {info.name} (OS pid {info.os_pid}, wsrelay {info.version})")
+    root = Tree(Text(f"node {info.name} (OS pid {info.os_pid}, wsrelay {info.version})"))
     known = {process.pid for process in info.processes}
 
     def add(branch: Tree, process: ProcessInfo) -> None:
-        names = f" [bold]{', '.join(process.names)}[/]" if process.names else ""
-        twig = branch.add(f"{process.pid}{names} {process.target} ({process.state})")
+        names = (" ", (_names(process), "bold")) if process.names else ()
+        line = Text.assemble(process.pid, *names, f" {process.target} ({process.state})")
+        twig = branch.add(line)
         for child in info.processes:
             if child.parent == process.pid:
                 add(twig, child)
         for connection in info.connections:
             if connection.target == process.pid:
-                twig.add(f"{connection.pid} client, {connection.messages} messages")
+                twig.add(Text(f"{connection.pid} client, {connection.messages} messages"))
 
     for host in info.hosts:
         template = f"template's OS pid {host.os_pid}" if host.os_pid else "not started"
-        branch = root.add(f"{host.name}: {host.processes} of {host.max_processes} ({template})")
+        count = f"{host.processes} of {host.max_processes}"
+        branch = root.add(Text(f"{host.name}: {count} ({template})"))
         for process in info.processes:
             if process.host == host.name and process.parent not in known:
                 add(branch, process)

@@ -42,7 +42,7 @@ def top(*, interval: float, node: str | None) -> None:
         if not sys.stdout.isatty():
             console().print(_screen(client.node(), usage))
             return
-        with Live(console=Console(), screen=True, auto_refresh=False) as live, _keys():
+        with Live(console=Console(markup=False), screen=True, auto_refresh=False) as live, _keys():
             while True:
                 live.update(_screen(client.node(), usage), refresh=True)
                 if _quits(interval):

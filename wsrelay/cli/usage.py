@@ -58,9 +58,13 @@ def _used(process: psutil.Process) -> Used:
 
 
 def console() -> Console:
-    """Return where tables go: as wide as they are where nobody looks, so nothing is cut."""
-    shown = Console()
-    return shown if shown.is_terminal and shown.width >= 160 else Console(width=320)  # noqa: PLR2004
+    """Return where tables go: as wide as they are where nobody looks, so nothing is cut.
+
+    Names and targets are users' text, in which nothing is markup.
+    """
+    shown = Console(markup=False)
+    wide = shown.is_terminal and shown.width >= 160  # noqa: PLR2004
+    return shown if wide else Console(width=320, markup=False)
 
 
 def duration(seconds: float) -> str:

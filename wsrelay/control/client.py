@@ -15,6 +15,7 @@ import msgspec
 from wsrelay.node import NodeInfo
 
 from .records import LogRecord
+from .runtime import check
 
 __all__ = ["ControlClient", "NodeGone", "find_nodes"]
 
@@ -91,7 +92,11 @@ class ControlClient:
 
 
 def find_nodes(directory: Path) -> list[ControlClient]:
-    """Return the running nodes of a runtime directory; sockets of dead ones are removed."""
+    """Return the running nodes of a runtime directory; sockets of dead ones are removed.
+
+    Raises `ControlError` where somebody else could have put sockets there.
+    """
+    check(directory)
     found = []
     for path in sorted(directory.glob("*.sock")):
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:

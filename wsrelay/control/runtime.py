@@ -8,11 +8,11 @@ import stat
 import tempfile
 from pathlib import Path
 
-__all__ = ["ControlError", "bind", "runtime_directory"]
+__all__ = ["ControlError", "bind", "check", "runtime_directory"]
 
 
 class ControlError(Exception):
-    """The control socket cannot be made safely; the text says why."""
+    """A control socket cannot be made or used safely; the text says why."""
 
 
 def runtime_directory() -> Path:
@@ -47,9 +47,22 @@ def bind(directory: Path, name: str) -> tuple[socket.socket, Path]:
 def _make(directory: Path) -> None:
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        status = directory.lstat()
     except OSError as error:
         raise ControlError(f"cannot make the runtime directory {directory}: {error}") from None
+    check(directory)
+
+
+def check(directory: Path) -> None:
+    """Raise `ControlError` for a directory in which another user may have put sockets.
+
+    One that does not exist is safe: nothing is in there.
+    """
+    try:
+        status = directory.lstat()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise ControlError(f"cannot look at the runtime directory {directory}: {error}") from None
     why = None
     if not stat.S_ISDIR(status.st_mode):
         why = "it is no directory"

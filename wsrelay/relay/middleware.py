@@ -7,6 +7,7 @@ import logging
 from wsrelay import current
 from wsrelay.errors import HostFailed, HostFull
 from wsrelay.node import Node
+from wsrelay.printable import printable
 
 from .asgi import App, Event, Receive, Scope, Send, strip
 from .asking import ASKING
@@ -117,7 +118,7 @@ class WebSocketRelay:
         except (HostFull, HostFailed) as error:
             if plain.started:
                 raise
-            logger.warning("%s: 503: %s", scope["path"], error)
+            logger.warning("%s: 503: %s", printable(scope["path"]), error)
             await plain.unavailable()
         finally:
             await plain.release()
@@ -142,7 +143,7 @@ class WebSocketRelay:
         logger.warning(
             "%s: 403: Origin %r is not that of Host %r and not in the allowed origins "
             "(WebSocketRelay's allowed_origins, --origins)",
-            scope["path"],
+            printable(scope["path"]),
             origin,
             host,
         )

@@ -7,6 +7,7 @@ import logging
 
 from wsrelay.errors import HostFailed, HostFull, RelayRefused
 from wsrelay.node import Node
+from wsrelay.printable import printable
 
 from . import header
 from .asgi import RETRY_AFTER, TRANSPORT, App, Event, Receive, Scope, Send, response, strip
@@ -28,6 +29,7 @@ class Upgrade:
         self._node = node
         self._limits = limits
         self._scope = scope
+        self._path = printable(scope["path"])
         self._receive = receive
         self._send = send
         self._first: list[Event] = []
@@ -85,7 +87,7 @@ class Upgrade:
             await self._deny(500, b"Internal Server Error\n")
             raise
         if answer is None:
-            logger.error("%s: 500: the application did not respond", self._scope["path"])
+            logger.error("%s: 500: the application did not respond", self._path)
             await self._deny(500, b"Internal Server Error\n")
         elif answer.relay is not None:
             asking.drop_body()
@@ -99,7 +101,7 @@ class Upgrade:
         return False
 
     async def _relay(self, answer: Answer, watch: asyncio.Future[Event]) -> None:
-        path, node = self._scope["path"], self._node
+        path, node = self._path, self._node
         subprotocol, headers = relay_headers(answer)
         relay = None
         try:
@@ -138,7 +140,7 @@ class Upgrade:
             )
 
     async def _unavailable(self, error: Exception) -> None:
-        logger.warning("%s: 503: %s", self._scope["path"], error)
+        logger.warning("%s: 503: %s", self._path, error)
         await self._deny(503, b"Service Unavailable\n", RETRY_AFTER)
 
     async def _deny(self, status: int, body: bytes, *headers: tuple[bytes, bytes]) -> None:
@@ -149,7 +151,7 @@ class Upgrade:
         if not _can_respond(self._scope):
             logger.warning(
                 "%s: the application's %d becomes 403: the server has no websocket.http.response",
-                self._scope["path"],
+                self._path,
                 answer.status,
             )
             await self._deny(403, b"")

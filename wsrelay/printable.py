@@ -1,0 +1,21 @@
+"""Text of strangers as it may stand in a log line or on a terminal."""
+
+from __future__ import annotations
+
+from typing import Final
+
+__all__ = ["printable"]
+
+_LONGEST: Final = 200
+
+
+def printable(text: str) -> str:
+    """Return the text with control characters escaped, cut to 200 characters.
+
+    A path may hold a line break that forges a line of the log, or a terminal's escape sequence.
+    """
+    if len(text) > _LONGEST:
+        text = f"{text[:_LONGEST]}..."
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
