@@ -9,7 +9,7 @@ import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from wsrelay import config
+from wsrelay import Filesystem, Isolation, config
 from wsrelay.config import Address, ConfigError, Configuration
 from wsrelay.config.entries import KINDS
 from wsrelay.gateway import assembly, middleware
@@ -131,6 +131,37 @@ def test_its_entries_become_hosts_targets_and_services(write: Write, tmp_path: P
     assert assembly.entries(configuration)["app:room"].target == f"{scripts}/chat.py:room"
     [service] = assembly.services(configuration)
     assert (service.name, service.target) == ("app:manager.service", "app:manager")
+
+
+def test_an_isolation_becomes_that_of_the_host(write: Write, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    entry = {
+        "name": "sealed",
+        "kind": "process.host",
+        "user": "nobody",
+        "group": 65534,
+        "umask": "027",
+        "working_directory": "data",
+        "environment": ["PATH", "LC_*"],
+        "filesystem": {"read": ["/usr/share"], "write": ["data"]},
+        "network": "none",
+        "no_new_privs": True,
+        "core_dumps": True,
+        "limits": {"processes": 64},
+    }
+    [host] = assembly.hosts(load(write("wsrelay.yaml", with_entries(entry))))
+    assert host.limits.processes == 64
+    assert host.isolation == Isolation(
+        user="nobody",
+        group="65534",
+        umask=0o027,
+        working_directory=str(tmp_path / "data"),
+        environment=("PATH", "LC_*"),
+        filesystem=Filesystem(read=("/usr/share",), write=(str(tmp_path / "data"),)),
+        network="none",
+        no_new_privs=True,
+        core_dumps=True,
+    )
 
 
 def test_references_reach_across_files_and_namespaces(write: Write) -> None:

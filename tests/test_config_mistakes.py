@@ -133,6 +133,22 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
             "x.yaml:4: app:a: key 'nice': must be at most 19, not 20",
         ),
         (
+            ["{name: a, kind: process.host, umask: 027}"],
+            "x.yaml:4: app:a: key 'umask': 23 is no umask; write it in quotes, as in '027'",
+        ),
+        (
+            ["{name: a, kind: process.host, network: off}"],
+            "x.yaml:4: app:a: key 'network': must be host or none, not False",
+        ),
+        (
+            ["{name: a, kind: process.host, group: games}"],
+            "x.yaml:4: app:a: group needs a user",
+        ),
+        (
+            ["{name: a, kind: process.host, filesystem: {read: [nowhere]}}"],
+            "x.yaml:4: app:a: key 'filesystem.read.0': {cwd}/nowhere does not exist",
+        ),
+        (
             ["{name: a, kind: process.host, preload: numpy}"],
             "x.yaml:4: app:a: key 'preload': must be a list, not 'numpy'",
         ),

@@ -29,7 +29,7 @@ from .pid import PID
 
 if TYPE_CHECKING:
     from .gateway.assembly import from_config
-    from .node import HostOptions, Limits, Node
+    from .node import Filesystem, HostOptions, Isolation, Limits, Node
     from .relay.middleware import WebSocketRelay
     from .relay.response import RelayResponse
     from .supervisor import RestartPolicy, Service, Supervisor
@@ -40,12 +40,14 @@ __all__ = [
     "Event",
     "ExitError",
     "ExitKind",
+    "Filesystem",
     "HostFailed",
     "HostFull",
     "HostOptions",
     "InvalidName",
     "InvalidPID",
     "InvalidTarget",
+    "Isolation",
     "Limits",
     "Message",
     "NameNotFound",
@@ -67,7 +69,9 @@ __all__ = [
 ]
 
 _LAZY = {
+    "Filesystem": ".node",
     "HostOptions": ".node",
+    "Isolation": ".node",
     "Limits": ".node",
     "Node": ".node",
     "RelayResponse": ".relay.response",

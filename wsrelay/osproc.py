@@ -3,25 +3,78 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import signal
 import sys
 from pathlib import Path
 
-__all__ = ["become_subreaper", "children", "die_with_parent", "outlive_parent"]
+__all__ = [
+    "become_subreaper",
+    "children",
+    "die_with_parent",
+    "filter_system_calls",
+    "forget_environment",
+    "no_new_privileges",
+    "outlive_parent",
+    "system_call",
+]
 
 _LINUX = sys.platform == "linux"
 _PR_SET_PDEATHSIG = 1
+_PR_SET_SECCOMP = 22
 _PR_SET_CHILD_SUBREAPER = 36
+_PR_SET_NO_NEW_PRIVS = 38
+_SECCOMP_MODE_FILTER = 2
+_FILTER_LINE = 8
 
 # Loaded once, before any fork: a dlopen costs more than the whole rest of a worker's start.
 _libc = ctypes.CDLL(None, use_errno=True) if _LINUX else None
 
 
-def _prctl(option: int, value: int) -> None:
-    if _libc is not None and _libc.prctl(option, value, 0, 0, 0) != 0:
+def _prctl(option: int, value: int, pointer: object = 0) -> None:
+    if _libc is not None and _libc.prctl(option, value, pointer, 0, 0) != 0:
         error = ctypes.get_errno()
         raise OSError(error, f"prctl({option}, {value}): {os.strerror(error)}")
+
+
+def system_call(number: int, *arguments: object) -> int:
+    """Make a system call that Python does not know (Linux); raises `OSError`."""
+    if _libc is None:
+        raise OSError(errno.ENOSYS, f"{sys.platform} is not Linux")
+    result: int = _libc.syscall(number, *arguments)
+    if result < 0:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error))
+    return result
+
+
+def no_new_privileges() -> None:
+    """Gain nothing by executing set-uid programs any more, nor may the children (Linux)."""
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+
+
+def filter_system_calls(program: bytes) -> None:
+    """Pass every system call from now on through a seccomp filter, a BPF program (Linux)."""
+
+    class Program(ctypes.Structure):
+        _fields_ = [("length", ctypes.c_ushort), ("lines", ctypes.c_char_p)]
+
+    described = Program(len(program) // _FILTER_LINE, program)
+    _prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(described))
+
+
+def forget_environment() -> None:
+    """Wipe the environment that the process was started with from its memory (Linux).
+
+    It would stay readable in `/proc/self/environ` whatever is removed from `os.environ`. That must
+    be empty: the C library would still point into what is wiped.
+    """
+    # Fields 50 and 51 of proc_pid_stat(5); the name before field 3 may hold anything.
+    stat = Path("/proc/self/stat").read_bytes()
+    fields = stat[stat.rindex(b")") + 2 :].split()
+    start, end = int(fields[50 - 3]), int(fields[51 - 3])
+    ctypes.memset(start, 0, end - start)
 
 
 def become_subreaper() -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Container
-from pathlib import Path
 from typing import Any
 
 from . import targets
@@ -28,9 +27,7 @@ def pack_target(
     if isinstance(target, str) and target in entries:
         return target, _pickle((args, kwargs)) if args or kwargs else b""
     if isinstance(target, str):
-        parsed = targets.parse(target)
-        script = parsed.script and str(Path(parsed.script).resolve())
-        text = str(targets.Target(parsed.function, script=script, module=parsed.module))
+        text = str(targets.parse(target).absolute())
         return text, _pickle((args, kwargs)) if args or kwargs else b""
     if callable(target):
         return None, _pickle((target, args, kwargs))

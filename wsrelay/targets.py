@@ -6,7 +6,7 @@ Contract section 3, `spawn`; the function's default name is `handler`.
 from __future__ import annotations
 
 import re
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Final
 
 from msgspec import Struct
@@ -29,6 +29,11 @@ class Target(Struct, frozen=True):
 
     def __str__(self) -> str:
         return f"{self.script or self.module}:{self.function}"
+
+    def absolute(self) -> Target:
+        """Return it with the script's path in full, so that it means the same anywhere."""
+        script = self.script and str(Path(self.script).resolve())
+        return Target(self.function, script=script, module=self.module)
 
 
 class Entry(Struct, frozen=True):

@@ -5,13 +5,14 @@ Once loaded, references are full ids, paths absolute, durations seconds and size
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Final, Self
+from typing import Any, ClassVar, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from .values import (
     Address,
     AddressText,
+    AnyPath,
     Duration,
     Folder,
     HTTPPath,
@@ -21,6 +22,8 @@ from .values import (
     Script,
     SecretFile,
     Size,
+    Umask,
+    UserName,
 )
 
 __all__ = [
@@ -62,7 +65,15 @@ class HostLimits(Model):
     memory: Size | None = None
     cpu_time: Duration | None = None
     open_files: int | None = Field(default=None, ge=16)
+    processes: int | None = Field(default=None, ge=1)
     mailbox: Size = 64 * MB
+
+
+class HostFilesystem(Model):
+    """Files and folders that workers may read, and those that they may write too."""
+
+    read: list[AnyPath] = []
+    write: list[AnyPath] = []
 
 
 class Host(Entry):
@@ -74,6 +85,21 @@ class Host(Entry):
     stop_timeout: Duration = 10.0
     limits: HostLimits = HostLimits()
     nice: int | None = Field(default=None, ge=-20, le=19)
+    user: UserName | None = None
+    group: UserName | None = None
+    umask: Umask | None = None
+    working_directory: Folder | None = None
+    environment: list[str] | None = None
+    filesystem: HostFilesystem | None = None
+    network: Literal["host", "none"] = "host"
+    no_new_privs: bool = False
+    core_dumps: bool = False
+
+    @model_validator(mode="after")
+    def _group_of_user(self) -> Self:
+        if self.group is not None and self.user is None:
+            raise ValueError("group needs a user")
+        return self
 
 
 class _Code(Entry):

@@ -71,6 +71,8 @@ def explained(error: Any, keys: Iterable[str]) -> str:
             message = f"must be at least {context['ge']}, not {given!r}"
         case "less_than_equal":
             message = f"must be at most {context['le']}, not {given!r}"
+        case "literal_error":
+            message = f"must be {context['expected'].replace(chr(39), '')}, not {given!r:.60}"
         case "value_error":
             message = str(context["error"])
         case _ if prefix in _TYPES:

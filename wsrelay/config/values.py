@@ -14,6 +14,7 @@ from wsrelay import durations, sizes
 __all__ = [
     "Address",
     "AddressText",
+    "AnyPath",
     "Duration",
     "Folder",
     "HTTPPath",
@@ -23,10 +24,13 @@ __all__ = [
     "Script",
     "SecretFile",
     "Size",
+    "Umask",
+    "UserName",
 ]
 
 _ADDRESS: Final = re.compile(r"(?:\[(?P<v6>[^\]]+)\]|(?P<host>[^:\[\]/]*)):(?P<port>\d{1,5})")
 _MODULE: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
+_UMASK: Final = re.compile("[0-7]{3,4}")
 _METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 
@@ -83,6 +87,27 @@ def _folder(value: Any, info: ValidationInfo) -> Path:
     return path
 
 
+def _any_path(value: Any, info: ValidationInfo) -> Path:
+    path = _path(value, info)
+    if not path.exists():
+        raise ValueError(f"{path} does not exist")
+    return path
+
+
+def _umask(value: Any) -> int:
+    # A number would be ambiguous: YAML reads 027 as octal and 27 as decimal.
+    if not isinstance(value, str) or _UMASK.fullmatch(value) is None:
+        raise ValueError(f"{value!r} is no umask; write it in quotes, as in '027'")
+    return int(value, 8)
+
+
+def _user(value: Any) -> str:
+    text = str(value) if isinstance(value, int) and not isinstance(value, bool) else _text(value)
+    if not text:
+        raise ValueError("must not be empty")
+    return text
+
+
 def _address(value: Any, info: ValidationInfo) -> Address:
     text = str(value) if isinstance(value, int) else _text(value)
     if text.startswith("unix:") and len(text) > len("unix:"):
@@ -131,6 +156,10 @@ Size = Annotated[int, PlainValidator(sizes.parse)]
 Script = Annotated[Path, PlainValidator(_script)]
 SecretFile = Annotated[Path, PlainValidator(_file)]
 Folder = Annotated[Path, PlainValidator(_folder)]
+AnyPath = Annotated[Path, PlainValidator(_any_path)]
+Umask = Annotated[int, PlainValidator(_umask)]
+UserName = Annotated[str, PlainValidator(_user)]
+"""A user's or group's name or number."""
 AddressText = Annotated[Address, PlainValidator(_address)]
 HTTPPath = Annotated[str, PlainValidator(_http_path)]
 Identifier = Annotated[str, PlainValidator(_identifier)]

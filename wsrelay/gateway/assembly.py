@@ -12,7 +12,7 @@ from starlette.staticfiles import StaticFiles
 
 from wsrelay import config, targets, worker
 from wsrelay.config import Configuration
-from wsrelay.node import HostOptions, Limits, Node
+from wsrelay.node import Filesystem, HostOptions, Isolation, Limits, Node
 from wsrelay.relay.asgi import App
 from wsrelay.supervisor import RestartPolicy, Service, Supervisor
 from wsrelay.targets import Entry
@@ -94,11 +94,30 @@ def hosts(configuration: Configuration) -> list[HostOptions]:
                 memory=host.limits.memory,
                 cpu_time=host.limits.cpu_time,
                 open_files=host.limits.open_files,
+                processes=host.limits.processes,
             ),
             nice=host.nice,
+            isolation=_isolation(host),
         )
         for host in configuration.hosts.values()
     ]
+
+
+def _isolation(host: config.Host) -> Isolation:
+    folder, files = host.working_directory, host.filesystem
+    return Isolation(
+        user=host.user,
+        group=host.group,
+        umask=host.umask,
+        working_directory=None if folder is None else str(folder),
+        environment=None if host.environment is None else tuple(host.environment),
+        filesystem=None
+        if files is None
+        else Filesystem(read=tuple(map(str, files.read)), write=tuple(map(str, files.write))),
+        network=host.network,
+        no_new_privs=host.no_new_privs,
+        core_dumps=host.core_dumps,
+    )
 
 
 def _host_of(service: config.Service, configuration: Configuration) -> str | None:

@@ -1,9 +1,10 @@
 """Process hosts: templates, the workers forked from them, and the pipes to those."""
 
+from .isolation import Filesystem, Isolation
 from .limits import Limits
 from .options import HostOptions
 from .pipe import NodePipe
 from .process_host import ProcessHost
 from .worker import Worker
 
-__all__ = ["HostOptions", "Limits", "NodePipe", "ProcessHost", "Worker"]
+__all__ = ["Filesystem", "HostOptions", "Isolation", "Limits", "NodePipe", "ProcessHost", "Worker"]

@@ -20,12 +20,15 @@ class Limits(Struct, frozen=True, kw_only=True):
     """What each worker of a host may use; None: as much as the node itself.
 
     `memory` is address space in bytes, `cpu_time` seconds of computing (waiting is free),
-    `open_files` descriptors.
+    `open_files` descriptors. `processes` is how many processes and threads the workers' user may
+    have before a worker can make no more: the system counts all of that user's, and none of root's,
+    so it is best used with a user of the host's own.
     """
 
     memory: int | None = None
     cpu_time: float | None = None
     open_files: int | None = None
+    processes: int | None = None
 
 
 def enter_template(limits: Limits) -> None:
@@ -34,6 +37,11 @@ def enter_template(limits: Limits) -> None:
     It is the address space (RLIMIT_AS) that counts, for only that bounds every way to get memory;
     numpy's shared libraries take about 100 MB of it.
     """
+    if limits.processes is not None and os.geteuid() == 0:
+        raise LimitError(
+            f"limit of {limits.processes} processes: the system does not count those of root; "
+            "give the host a user"
+        )
     if limits.memory is not None:
         _limit(resource.RLIMIT_AS, limits.memory, f"memory limit {sizes.show(limits.memory)}")
 
@@ -46,6 +54,9 @@ def enter_worker(limits: Limits, nice: int | None) -> None:
         _limit(resource.RLIMIT_CPU, seconds, f"CPU time limit {seconds}s", seconds + 1)
     if limits.open_files is not None:
         _limit(resource.RLIMIT_NOFILE, limits.open_files, f"limit of {limits.open_files} files")
+    if limits.processes is not None:
+        shown = f"limit of {limits.processes} processes"
+        _limit(resource.RLIMIT_NPROC, limits.processes, shown)
     if nice is not None:
         try:
             os.setpriority(os.PRIO_PROCESS, 0, nice)

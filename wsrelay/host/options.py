@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from .isolation import Isolation
 from .limits import Limits
 
 __all__ = ["HostOptions"]
@@ -27,6 +28,7 @@ class HostOptions(Struct, frozen=True, kw_only=True):
     mailbox: int = 64 * 1024 * 1024
     limits: Limits = Limits()
     nice: int | None = None
+    isolation: Isolation = Isolation()
 
     def __post_init__(self) -> None:
         """Refuse what cannot be, before any process is started."""
@@ -38,6 +40,7 @@ class HostOptions(Struct, frozen=True, kw_only=True):
             ("limits.memory", memory := self.limits.memory, memory is None or memory > 0, "bytes"),
             ("limits.cpu_time", cpu := self.limits.cpu_time, cpu is None or cpu >= 1, "1s or more"),
             ("limits.open_files", n := self.limits.open_files, n is None or n >= 16, "16 or more"),  # noqa: PLR2004
+            ("limits.processes", n := self.limits.processes, n is None or n >= 1, "1 or more"),
             ("nice", self.nice, self.nice is None or -20 <= self.nice <= 19, "-20 to 19"),  # noqa: PLR2004
         ]
         for name, given, right, wanted in checks:

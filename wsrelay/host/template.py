@@ -18,11 +18,14 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Iterable
+from multiprocessing import resource_tracker
 from pathlib import Path
+from typing import Any
 
 from wsrelay import osproc, targets, wire, worker
 
-from . import limits
+from . import isolation, limits
 from .options import HostOptions
 
 __all__ = ["main"]
@@ -43,9 +46,8 @@ def main(control: socket.socket, options: HostOptions, node: int, log_level: int
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     osproc.become_subreaper()
-    # While user code is loaded nobody looks at the socket, and there are no workers yet to end.
-    osproc.die_with_parent(node)
     _empty_stdin()
+    _forget_the_node()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(line_buffering=True)  # what a killed worker printed is not lost
@@ -54,9 +56,15 @@ def main(control: socket.socket, options: HostOptions, node: int, log_level: int
     logging.basicConfig(level=log_level)
     template = Template(control, options)
     try:
+        declared = [targets.parse(text).absolute() for text in options.targets]
+        scripts = [Path(target.script) for target in declared if target.script is not None]
+        isolation.enter(options.isolation, scripts)
         limits.enter_template(options.limits)
-        _preload(options)
-    except limits.LimitError as error:
+        # While user code is loaded nobody looks at the socket, and there are no workers yet to end.
+        # (A change of user takes it back, so it comes after that.)
+        osproc.die_with_parent(node)
+        _preload(options.preload, declared)
+    except (isolation.IsolationError, limits.LimitError) as error:
         template.tell(wire.LoadFailed(str(error), ""))
     except worker.LoadError as error:
         under = limits.shown(options.limits)
@@ -78,14 +86,28 @@ def _empty_stdin() -> None:
     sys.stdin = open(0, closefd=False)  # noqa: SIM115 - lives as long as the process
 
 
-def _preload(options: HostOptions) -> None:
+def _forget_the_node() -> None:
+    """Close what multiprocessing passes on.
+
+    Workers could have the node's resource tracker remove shared memory of others.
+    """
+    tracker: Any = resource_tracker._resource_tracker  # noqa: SLF001
+    if tracker._fd is not None:  # noqa: SLF001
+        os.close(tracker._fd)  # noqa: SLF001
+        tracker._fd = None  # noqa: SLF001 - who needs one starts one of its own
+    parent = multiprocessing.process.parent_process()
+    if parent is not None:
+        os.close(parent.sentinel)
+
+
+def _preload(modules: Iterable[str], declared: Iterable[targets.Target]) -> None:
     # Libraries that start a thread pool at import would leave dead threads in every fork.
     limited = [name for name in _THREAD_LIMITS if name not in os.environ]
     os.environ.update(dict.fromkeys(limited, "1"))
-    for name in options.preload:
+    for name in modules:
         worker.load_module(name)
-    for text in options.targets:
-        worker.load_target(targets.parse(text))
+    for target in declared:
+        worker.load_target(target)
     for name in limited:
         os.environ.pop(name, None)
     _warn_of_threads()
@@ -219,8 +241,9 @@ class Template:
         me = os.getpid()
         while True:
             # Whatever outlived its parent is our child now: killing it may bring up more.
-            for pid in osproc.children(me):
-                os.kill(pid, signal.SIGKILL)
+            killed = [_killed(pid) for pid in osproc.children(me)]
+            if not any(killed):
+                return  # what is left, if anything, a handler has started with `sudo`
             try:
                 while os.waitpid(-1, os.WNOHANG) != (0, 0):
                     pass
@@ -236,6 +259,14 @@ def _dead_child() -> int | None:
     except ChildProcessError:
         return None
     return None if dead is None else dead.si_pid
+
+
+def _killed(pid: int) -> bool:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except PermissionError:
+        return False
+    return True
 
 
 def _kill_group(pid: int) -> None:

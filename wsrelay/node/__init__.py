@@ -1,6 +1,6 @@
 """The node: executes the kernel's effects, routes messages, serves what workers ask."""
 
-from wsrelay.host import HostOptions, Limits
+from wsrelay.host import Filesystem, HostOptions, Isolation, Limits
 
 from .clients import Clients, Connection
 from .info import ConnectionInfo, NodeInfo, ProcessInfo, describe
@@ -10,7 +10,9 @@ __all__ = [
     "Clients",
     "Connection",
     "ConnectionInfo",
+    "Filesystem",
     "HostOptions",
+    "Isolation",
     "Limits",
     "Node",
     "NodeInfo",

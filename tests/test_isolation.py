@@ -1,0 +1,395 @@
+"""A handler tries to break out of what its host gives up, and cannot."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from support import client, received, relay_to, serving, until
+
+from wsrelay import (
+    Filesystem,
+    HostFailed,
+    HostOptions,
+    Isolation,
+    Limits,
+    Node,
+    Result,
+    WebSocketRelay,
+    osproc,
+)
+from wsrelay.host import isolation as isolating
+from wsrelay.host import landlock, seccomp
+
+pytestmark = pytest.mark.anyio
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has that")
+as_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can change users")
+
+STRANGER = "54321"
+"""Nobody's number, so that nothing else counts as its."""
+
+
+@pytest.fixture(autouse=True)
+def script() -> Iterator[Path]:
+    """The script of handlers, where every user can reach it."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        yield Path(shutil.copy(Path(__file__).with_name("breakouts.py"), folder))
+
+
+@pytest.fixture
+def victim() -> Iterator[subprocess.Popen[bytes]]:
+    """A process of the node's own user."""
+    with subprocess.Popen(["sleep", "60"]) as running:
+        yield running
+        running.kill()
+
+
+class Host(NamedTuple):
+    """A host with the script's handlers preloaded."""
+
+    script: Path
+    isolation: Isolation
+    limits: Limits = Limits()
+
+    @property
+    def options(self) -> HostOptions:
+        return HostOptions(
+            isolation=self.isolation,
+            limits=self.limits,
+            targets=(f"{self.script}:double",),
+            stop_timeout=2.0,
+        )
+
+    async def ending(self, node: Node, handler: str, *args: Any) -> Result:
+        """How a process ends."""
+        results: list[Result] = []
+        pid = node.spawn(f"{self.script}:{handler}", None, *args)
+        node.when_ended(pid, results.append)
+        await until(lambda: results, "the process has ended")
+        return results[0]
+
+    async def value(self, handler: str, *args: Any) -> Any:
+        """What a handler returns."""
+        async with Node(hosts=[self.options]) as node:
+            result = await self.ending(node, handler, *args)
+        assert result.error is None, result.error
+        return result.value
+
+
+async def refusal(isolation: Isolation, **options: Any) -> str:
+    """Why a host does not start."""
+    async with Node(hosts=[HostOptions(isolation=isolation, **options)]) as node:
+        with pytest.raises(HostFailed) as refused:
+            await node.loaded()
+    return str(refused.value)
+
+
+# Always
+
+
+@linux
+async def test_a_worker_inherits_no_descriptor_of_the_node(script: Path, tmp_path: Path) -> None:
+    with (tmp_path / "secret").open("w") as secret, socket.create_server(("127.0.0.1", 0)) as door:
+        os.set_inheritable(secret.fileno(), True)
+        os.set_inheritable(door.fileno(), True)
+        found = await Host(script, Isolation()).value("descriptors")
+    sockets = [link for link in found.values() if link.startswith("socket:")]
+    assert len(sockets) == 1, found  # its pipe
+    files = {link for n, link in found.items() if int(n) > 2 and link.startswith("/")}
+    assert files <= {"/dev/null"}
+    assert found["0"] == "/dev/null"
+
+
+async def test_a_worker_leads_a_session_of_its_own(script: Path) -> None:
+    pid, session, group = await Host(script, Isolation()).value("session")
+    assert pid == session == group
+
+
+async def test_core_dumps_are_off_unless_wanted(script: Path) -> None:
+    assert await Host(script, Isolation()).value("core_limit") == [0, 0]
+    before = list(resource.getrlimit(resource.RLIMIT_CORE))
+    assert await Host(script, Isolation(core_dumps=True)).value("core_limit") == before
+
+
+# Where it runs
+
+
+async def test_the_umask_and_the_working_directory_are_those_of_the_host(
+    script: Path, tmp_path: Path
+) -> None:
+    isolation = Isolation(umask=0o077, working_directory=str(tmp_path))
+    assert await Host(script, isolation).value("written", "new") == [str(tmp_path), "0o600"]
+    assert (tmp_path / "new").exists()
+
+
+async def test_relative_scripts_are_those_that_the_node_sees(
+    script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(script.parent)
+    isolation = Isolation(working_directory=str(tmp_path))
+    assert await Host(Path("breakouts.py"), isolation).value("double", 2) == 4
+
+
+async def test_a_working_directory_that_is_none_is_refused(tmp_path: Path) -> None:
+    said = await refusal(Isolation(working_directory=str(tmp_path / "gone")))
+    assert said == f"working_directory {tmp_path / 'gone'}: No such file or directory"
+
+
+# Environment
+
+
+@linux
+async def test_only_listed_variables_are_seen_also_in_the_memory_of_the_process(
+    script: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SECRET_TOKEN", "hunter2")
+    monkeypatch.setenv("LC_TEST", "C")
+    host = Host(script, Isolation(environment=("LC_T*", "PATH")))
+    seen, started_with = await host.value("environment")
+    assert seen == {"LC_TEST": "C", "PATH": os.environ["PATH"]}
+    assert not started_with
+
+
+@linux
+async def test_without_a_list_all_variables_are_seen(
+    script: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SECRET_TOKEN", "hunter2")
+    seen, started_with = await Host(script, Isolation()).value("environment")
+    assert seen["SECRET_TOKEN"] == "hunter2"  # noqa: S105
+    assert "SECRET_TOKEN=hunter2" in started_with
+
+
+# Another user
+
+
+@linux
+@as_root
+async def test_another_user_is_a_boundary(
+    script: Path, tmp_path: Path, victim: subprocess.Popen[bytes]
+) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("hunter2")
+    secret.chmod(0o600)
+    host = Host(script, Isolation(user=STRANGER, group=STRANGER))
+    tries = await host.value("harm", str(secret), victim.pid)
+    assert victim.poll() is None
+    assert tries.pop("ids") == [int(STRANGER)] * 5
+    assert tries == {
+        "read": errno.EACCES,
+        "signal": errno.EPERM,
+        "environment": errno.EACCES,
+        "become root": errno.EPERM,
+    }
+
+
+@linux
+@as_root
+async def test_a_worker_of_another_user_serves_and_dies_with_its_template(script: Path) -> None:
+    async with Node(hosts=[Host(script, Isolation(user="nobody")).options]) as node:
+        pid = node.spawn(f"{script}:echo")
+        async with serving(WebSocketRelay(relay_to(pid), node=node)) as url, client(url) as one:
+            await one.send("over the fence")
+            assert await received(one) == "over the fence"
+            template = node.templates["processes"]
+            assert template is not None
+            os.kill(template, signal.SIGKILL)
+            await until(lambda: not node.workers, "the worker is gone with its template")
+
+
+@as_root
+async def test_unknown_users_and_groups_are_refused() -> None:
+    assert await refusal(Isolation(user="no-such-user")) == "there is no user 'no-such-user'"
+    said = await refusal(Isolation(user="nobody", group="no-such-group"))
+    assert said == "there is no group 'no-such-group'"
+    said = await refusal(Isolation(user=STRANGER))
+    assert said == f"user {STRANGER} is not in the user database: name a group, too"
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="root can change users")
+async def test_only_root_can_change_users() -> None:
+    assert "only a node that runs as root" in await refusal(Isolation(user="root"))
+
+
+def test_a_group_without_a_user_a_wild_umask_and_an_unknown_network_are_refused() -> None:
+    with pytest.raises(ValueError, match="group 'games' needs a user"):
+        Isolation(group="games")
+    with pytest.raises(ValueError, match="umask is 0o1000 and must be 0 to 0o777"):
+        Isolation(umask=0o1000)
+    with pytest.raises(ValueError, match="network is 'off' and must be 'host' or 'none'"):
+        Isolation(network="off")
+
+
+# Processes
+
+
+@linux
+@as_root
+async def test_a_fork_bomb_ends_at_the_limit_of_its_user(script: Path) -> None:
+    isolation = Isolation(user=STRANGER, group=STRANGER)
+    made = await Host(script, isolation, Limits(processes=20)).value("bomb")
+    assert made == 18  # the template and the worker count too
+
+
+@linux
+@as_root
+async def test_other_workers_start_also_when_one_took_all_processes(script: Path) -> None:
+    isolation = Isolation(user=STRANGER, group=STRANGER)
+    host = Host(script, isolation, Limits(processes=10))
+    async with Node(hosts=[host.options]) as node:
+        crowd = node.spawn(f"{script}:crowd")
+        await until(lambda: "crowd" in node.kernel.names.of(crowd), "all processes are taken")
+        assert await host.ending(node, "double", 2) == Result(4)
+
+
+@as_root
+async def test_a_limit_of_processes_is_refused_for_root() -> None:
+    said = await refusal(Isolation(), limits=Limits(processes=20))
+    assert said.startswith("limit of 20 processes: the system does not count those of root")
+
+
+# Privileges
+
+
+@linux
+@pytest.mark.parametrize(
+    "isolation",
+    [
+        Isolation(no_new_privs=True),
+        Isolation(network="none"),
+        Isolation(filesystem=Filesystem()),
+        pytest.param(Isolation(user="nobody"), marks=as_root),
+    ],
+)
+async def test_no_privileges_are_gained_any_more(script: Path, isolation: Isolation) -> None:
+    assert await Host(script, isolation).value("privileges") == "NoNewPrivs:\t1"
+
+
+# Network
+
+
+@linux
+async def test_without_a_network_there_are_no_sockets(script: Path, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as tcp, socket.socket(socket.AF_UNIX) as unix:
+        unix.bind(str(tmp_path / "sock"))
+        unix.listen()
+        there = tcp.getsockname()[1], str(tmp_path / "sock")
+        tries = await Host(script, Isolation(network="none")).value("reach_out", *there)
+        free = await Host(script, Isolation()).value("reach_out", *there)
+    assert tries.pop("pair") == "did"
+    assert set(tries.values()) == {errno.EACCES}
+    assert free["tcp"] == free["unix"] == "did"
+
+
+@linux
+async def test_asynchronous_handlers_work_without_a_network(script: Path) -> None:
+    assert await Host(script, Isolation(network="none")).value("doze") == "done"
+
+
+# Files
+
+
+@linux
+async def test_only_listed_files_are_reached(script: Path, tmp_path: Path) -> None:
+    allowed, readable, outside = (tmp_path / name for name in ("allowed", "readable", "outside"))
+    for folder in (allowed, readable, outside):
+        folder.mkdir()
+        (folder / "file").write_text("content")
+    there = str(allowed), str(readable), str(outside)
+    files = Filesystem(read=(str(readable), "/bin", "/usr/bin"), write=(str(allowed),))
+    tries = await Host(script, Isolation(filesystem=files)).value("meddle", *there)
+    did = [name for name, result in tries.items() if result == "did"]
+    assert did == ["write allowed", "read allowed", "list readable", "read readable"]
+    assert (readable / "file").read_text() == (outside / "file").read_text() == "content"
+    assert not (outside / "new").exists()
+
+
+@linux
+async def test_preloaded_code_is_inside_too(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("hunter2")
+    script = tmp_path / "room.py"
+    script.write_text(f"open({str(tmp_path / 'secret')!r})\ndef handler(): pass\n")
+    said = await refusal(Isolation(filesystem=Filesystem()), targets=(str(script),))
+    assert "PermissionError" in said
+
+
+@linux
+async def test_a_path_that_does_not_exist_is_refused(tmp_path: Path) -> None:
+    said = await refusal(Isolation(filesystem=Filesystem(write=(str(tmp_path / "gone"),))))
+    assert said == f"filesystem.write: {tmp_path / 'gone'}: No such file or directory"
+
+
+@linux
+async def test_workers_of_a_host_with_listed_files_signal_nobody_outside(
+    script: Path, victim: subprocess.Popen[bytes]
+) -> None:
+    if landlock.version() < 6:
+        pytest.skip("this kernel's Landlock knows no scopes")
+    host = Host(script, Isolation(filesystem=Filesystem()))
+    tries = await host.value("signal_other", victim.pid)
+    assert victim.poll() is None
+    assert tries == {"signal": errno.EPERM}
+
+
+@linux
+async def test_everything_together_still_works(script: Path) -> None:
+    isolation = Isolation(
+        user="nobody" if os.getuid() == 0 else None,
+        umask=0o027,
+        working_directory=str(script.parent),
+        environment=("PATH",),
+        filesystem=Filesystem(read=(str(script.parent),)),
+        network="none",
+    )
+    limits = Limits(memory=500 * 1024 * 1024, cpu_time=10, open_files=64)
+    assert await Host(script, isolation, limits).value("double", 21) == 42
+
+
+# What there is not
+
+
+@linux
+def test_a_kernel_without_landlock_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*_: object) -> int:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(osproc, "system_call", missing)
+    with pytest.raises(landlock.LandlockError, match="this kernel has no Landlock"):
+        landlock.restrict([], [])
+
+
+@linux
+def test_a_landlock_that_lets_files_be_truncated_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(osproc, "system_call", lambda *_: 2)
+    with pytest.raises(landlock.LandlockError, match=r"is version 2 and needs to be 3"):
+        landlock.restrict([], [])
+
+
+def test_what_only_linux_has_is_refused_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    wanted = Isolation(filesystem=Filesystem(), network="none")
+    with pytest.raises(isolating.IsolationError, match=r"filesystem, network: only Linux has that"):
+        isolating.enter(wanted, ())
+
+
+def test_a_machine_whose_calls_are_not_known_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Machine:
+        machine = "vax"
+
+    monkeypatch.setattr(os, "uname", Machine)
+    with pytest.raises(seccomp.SeccompError, match="the system calls of vax are not known"):
+        seccomp.forbid_sockets()

@@ -1,0 +1,205 @@
+"""What a process host's template gives up before it imports any user code."""
+
+from __future__ import annotations
+
+import fnmatch
+import grp
+import os
+import pwd
+import resource
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from msgspec import Struct
+
+from wsrelay import osproc
+
+from . import landlock, seccomp
+
+__all__ = ["Filesystem", "Isolation", "IsolationError", "enter"]
+
+
+_ALL_MODES: Final = 0o777
+
+
+class IsolationError(Exception):
+    """The operating system lacks an isolation or refuses it; the text says which and why."""
+
+
+class Filesystem(Struct, frozen=True, kw_only=True):
+    """Files and folders that may be read (and executed), and those that may be written too."""
+
+    read: tuple[str, ...] = ()
+    write: tuple[str, ...] = ()
+
+
+class Isolation(Struct, frozen=True, kw_only=True):
+    """How the workers of a host are kept apart from the rest of the system.
+
+    `user` and `group` are names or numbers and need a node that runs as root; `environment` are
+    names or patterns (`LC_*`) of the variables that workers see, None: all. `filesystem` and
+    `network="none"` (no sockets at all) need Linux. `user`, `filesystem` and `network` imply
+    `no_new_privs`.
+    """
+
+    user: str | None = None
+    group: str | None = None
+    umask: int | None = None
+    working_directory: str | None = None
+    environment: tuple[str, ...] | None = None
+    filesystem: Filesystem | None = None
+    network: str = "host"
+    no_new_privs: bool = False
+    core_dumps: bool = False
+
+    def __post_init__(self) -> None:
+        """Raise `ValueError` for what cannot be, before any process is started."""
+        if self.umask is not None and not 0 <= self.umask <= _ALL_MODES:
+            raise ValueError(f"umask is {self.umask:#o} and must be 0 to 0o777")
+        if self.network not in ("host", "none"):
+            raise ValueError(f"network is {self.network!r} and must be 'host' or 'none'")
+        if self.group is not None and self.user is None:
+            raise ValueError(f"group {self.group!r} needs a user")
+
+
+def enter(isolation: Isolation, scripts: Iterable[Path]) -> None:
+    """Enter the isolation for good; raises `IsolationError`.
+
+    `scripts` may be read whatever `filesystem` says.
+    """
+    _require_linux(isolation)
+    if not isolation.core_dumps:
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if isolation.umask is not None:
+        os.umask(isolation.umask)
+    if isolation.environment is not None:
+        _keep_variables(isolation.environment)
+    if isolation.user is not None:
+        _become(isolation.user, isolation.group)
+    if isolation.working_directory is not None:
+        _change_to(isolation.working_directory)
+    if isolation.no_new_privs:
+        osproc.no_new_privileges()
+    if isolation.filesystem is not None:
+        _keep_files(isolation.filesystem, scripts)
+    if isolation.network == "none":
+        _keep_off_the_network()
+
+
+def _require_linux(isolation: Isolation) -> None:
+    wanted = {
+        "filesystem": isolation.filesystem is not None,
+        "network": isolation.network != "host",
+        "no_new_privs": isolation.no_new_privs,
+        # Elsewhere other processes may read what the process was started with.
+        "environment": isolation.environment is not None,
+    }
+    if sys.platform != "linux" and (names := [name for name, is_set in wanted.items() if is_set]):
+        raise IsolationError(f"{', '.join(names)}: only Linux has that, this is {sys.platform}")
+
+
+def _keep_variables(patterns: tuple[str, ...]) -> None:
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+    }
+    os.environ.clear()
+    osproc.forget_environment()
+    os.environ.update(kept)
+
+
+def _become(user: str, group: str | None) -> None:
+    account = _account(user)
+    uid = _number("user", user) if account is None else account.pw_uid
+    if group is not None:
+        gid = _group(group)
+    elif account is not None:
+        gid = account.pw_gid
+    else:
+        raise IsolationError(f"user {user} is not in the user database: name a group, too")
+    if os.geteuid() != 0:
+        if (uid, gid) != (os.geteuid(), os.getegid()):
+            raise IsolationError(f"user {user}: only a node that runs as root can change users")
+        return
+    if account is None:
+        os.setgroups([gid])
+    else:
+        os.initgroups(account.pw_name, gid)
+        os.environ.update(HOME=account.pw_dir, USER=account.pw_name, LOGNAME=account.pw_name)
+    os.setresgid(gid, gid, gid)
+    os.setresuid(uid, uid, uid)
+    osproc.no_new_privileges()
+
+
+def _account(user: str) -> pwd.struct_passwd | None:
+    try:
+        return pwd.getpwuid(int(user)) if user.isdecimal() else pwd.getpwnam(user)
+    except KeyError:
+        return None
+
+
+def _group(group: str) -> int:
+    try:
+        return grp.getgrnam(group).gr_gid
+    except KeyError:
+        return _number("group", group)
+
+
+def _number(what: str, text: str) -> int:
+    if not text.isdecimal():
+        raise IsolationError(f"there is no {what} {text!r}")
+    return int(text)
+
+
+def _change_to(folder: str) -> None:
+    try:
+        os.chdir(folder)
+    except OSError as error:
+        raise IsolationError(f"working_directory {folder}: {error.strerror}") from None
+
+
+_SYSTEM: Final = (
+    "/lib",
+    "/lib64",
+    "/usr/lib",
+    "/usr/lib64",
+    "/usr/local/lib",
+    "/usr/share/zoneinfo",
+    "/etc/ld.so.cache",
+    "/etc/localtime",
+    "/dev/random",
+    "/dev/urandom",
+    "/dev/zero",
+    # The template finds orphans there. What is secret in it (environments, memory) Landlock keeps
+    # from its domain in other ways, as it does ptrace.
+    "/proc",
+)
+_PACKAGE: Final = Path(__file__).resolve().parent.parent
+
+
+def _keep_files(filesystem: Filesystem, scripts: Iterable[Path]) -> None:
+    """Give up all files but these and what Python itself needs."""
+    needed = [Path(sys.base_prefix), Path(sys.prefix), _PACKAGE, *map(Path, _SYSTEM), *scripts]
+    read = [path for path in needed if os.path.exists(path)]  # noqa: PTH110 - never raises
+    write = [Path(os.devnull)]
+    for key, paths, into in (("read", filesystem.read, read), ("write", filesystem.write, write)):
+        for path in paths:
+            try:
+                os.close(os.open(path, os.O_PATH))
+            except OSError as error:
+                raise IsolationError(f"filesystem.{key}: {path}: {error.strerror}") from None
+            into.append(Path(path))
+    try:
+        landlock.restrict(read, write)
+    except (landlock.LandlockError, OSError) as error:
+        raise IsolationError(f"filesystem is not possible here: {error}") from None
+
+
+def _keep_off_the_network() -> None:
+    try:
+        seccomp.forbid_sockets()
+    except (seccomp.SeccompError, OSError) as error:
+        raise IsolationError(f"network none is not possible here: {error}") from None
