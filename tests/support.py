@@ -20,6 +20,7 @@ from websockets.exceptions import ConnectionClosed
 
 from wsrelay import HostOptions, Node, RelayResponse
 from wsrelay.gateway.protocol import RelayProtocol
+from wsrelay.gateway.server import Server, ServerOptions
 
 ROOMS = str(Path(__file__).with_name("rooms.py"))
 TIMEOUT = 20.0
@@ -44,7 +45,7 @@ async def until(condition: Callable[[], Any], what: str = "") -> Any:
     return result
 
 
-class _Server(uvicorn.Server):
+class _PlainServer(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
         yield
@@ -61,7 +62,7 @@ async def serving(app: Any, front_end: str = "ours", **config: Any) -> AsyncIter
         "timeout_graceful_shutdown": 3,
         "ws_per_message_deflate": front_end != "ours",
     }
-    server = _Server(uvicorn.Config(app, **{**settings, **config}))
+    server = _PlainServer(uvicorn.Config(app, **{**settings, **config}))
     task = asyncio.create_task(server.serve([sock]))
     await until(lambda: server.started or task.done(), "the server has started")
     assert server.started, "the server did not start"
@@ -70,6 +71,19 @@ async def serving(app: Any, front_end: str = "ours", **config: Any) -> AsyncIter
     finally:
         server.should_exit = True
         await task
+
+
+@contextlib.asynccontextmanager
+async def fronted(app: Any, **options: Any) -> AsyncIterator[tuple[Server, str]]:
+    """Our own server in this event loop, as `run` and `serve` have it; gives it and its URL."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = Server(app, listener, ServerOptions(**options))
+    await server.start()
+    try:
+        yield server, f"ws://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.stop_accepting()
+        await server.aclose()
 
 
 def endpoint(answer: Callable[[Request], Response | Awaitable[Response]]) -> Starlette:

@@ -22,6 +22,7 @@ LAYERS: dict[str, int] = {
     "durations": 0,
     "sizes": 0,
     "printable": 0,
+    "bucket": 0,
     "targets": 0,
     "osproc": 0,
     "payload": 1,

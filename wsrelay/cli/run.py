@@ -13,12 +13,12 @@ from wsrelay import durations, sizes, targets
 from wsrelay.errors import HostFailed, InvalidTarget
 from wsrelay.gateway.address import AddressError, bind, url
 from wsrelay.gateway.script import Scope, ScriptOptions, script_app
-from wsrelay.gateway.server import FrontEnd, Server, on_signals
+from wsrelay.gateway.server import FrontEnd, Server, ServerOptions, on_signals
 from wsrelay.node import HostOptions, Limits, Node
 from wsrelay.relay import header, origins
 
 from .logs import log_options, set_up_logging
-from .running import controlled, fail, loop_factory, reload_on_edits
+from .running import controlled, fail, loop_factory, raise_descriptor_limit, reload_on_edits
 
 __all__ = ["run"]
 
@@ -169,6 +169,7 @@ async def _serve(options: ScriptOptions, processes: HostOptions, host: str, port
     except AddressError as error:
         fail(str(error))
     with listener:
+        raise_descriptor_limit(ServerOptions().max_connections, processes.max_processes)
         node = Node(hosts=[processes])
         front = FrontEnd(node)
         server = Server(script_app(node, options), listener)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -18,11 +19,17 @@ from wsrelay import osproc
 from wsrelay.control import Control, ControlError
 from wsrelay.node import Node
 
-__all__ = ["controlled", "fail", "loop_factory", "reload_on_edits"]
+__all__ = ["controlled", "fail", "loop_factory", "raise_descriptor_limit", "reload_on_edits"]
 
 logger = logging.getLogger(__name__)
 
 _STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+_OF_PROCESS: Final = 2
+"""Descriptors that the node has of a process: its pipe and its pidfd."""
+
+_OF_NODE: Final = 64
+"""Descriptors that it has of its own, in round figures."""
+
 _PATIENCE: Final = 30.0
 """Seconds that the server gets to end before it is killed."""
 
@@ -42,6 +49,24 @@ def loop_factory() -> Any:
     except ImportError:
         return None
     return uvloop.new_event_loop
+
+
+def raise_descriptor_limit(connections: int, processes: int) -> None:
+    """Take as many descriptors as the system gives, and warn if these may need more."""
+    needed = connections + _OF_PROCESS * processes + _OF_NODE
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != soft:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        except (OSError, ValueError):  # macOS says unlimited and means less
+            hard = soft
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        logger.warning(
+            "the system allows %d open descriptors, %d may be needed for all connections and "
+            "processes: raise it (ulimit -Hn, LimitNOFILE=) or lower max_connections",
+            hard,
+            needed,
+        )
 
 
 @contextlib.asynccontextmanager

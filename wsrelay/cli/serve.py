@@ -18,7 +18,7 @@ from wsrelay.gateway.deployment import Deployment
 from wsrelay.gateway.server import on_signals
 
 from .logs import log_options, set_up_logging
-from .running import controlled, fail, loop_factory, reload_on_edits
+from .running import controlled, fail, loop_factory, raise_descriptor_limit, reload_on_edits
 
 __all__ = ["check", "serve"]
 
@@ -55,6 +55,10 @@ def serve(
     configuration = _load(paths)
     if not configuration.servers:
         fail("the configuration has no http.service entry: there is nothing to serve")
+    raise_descriptor_limit(
+        sum(server.max_connections for server in configuration.servers.values()),
+        sum(host.max_processes for host in assembly.hosts(configuration)),
+    )
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(_serve(configuration, paths, name))
 

@@ -141,9 +141,10 @@ class TLS(Model):
 
 
 class Timeouts(Model):
-    """Seconds: idle HTTP connections, pings and their answers, and the end of all clients."""
+    """Seconds: idle HTTP connections, request heads, pings and pongs, the end of all clients."""
 
     keep_alive: Duration = 5.0
+    header: Duration = 10.0
     ping_interval: Duration = 20.0
     ping_timeout: Duration = 20.0
     drain: Duration = 5.0
@@ -159,6 +160,8 @@ class Server(_Wrapped):
 
     addr: AddressText
     max_message_size: Size = 16 * MB
+    max_connections: int = Field(default=10_000, ge=0)
+    max_connections_per_ip: int = Field(default=1_000, ge=0)
     tls: TLS | None = None
     timeouts: Timeouts = Timeouts()
     health: bool = True

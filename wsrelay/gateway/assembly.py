@@ -158,6 +158,9 @@ def server_options(server: config.Server) -> ServerOptions:
     """Return how a server treats its connections."""
     return ServerOptions(
         max_message_size=server.max_message_size,
+        max_connections=server.max_connections,
+        max_connections_per_ip=server.max_connections_per_ip,
+        header_timeout=server.timeouts.header,
         keep_alive=server.timeouts.keep_alive,
         ping_interval=server.timeouts.ping_interval,
         ping_timeout=server.timeouts.ping_timeout,

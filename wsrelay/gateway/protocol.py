@@ -6,14 +6,24 @@ not read cannot hold up.
 
 from __future__ import annotations
 
+import asyncio
+import socket
+import sys
 from typing import Any, Final
 
+from uvicorn.config import Config
 from uvicorn.protocols.websockets.wsproto_impl import WSProtocol
+from uvicorn.server import ServerState
 from wsproto import events
 
-from wsrelay.relay.asgi import TRANSPORT
+from wsrelay.relay.asgi import TRANSPORT, Transport
+
+from .http import State
 
 __all__ = ["RelayProtocol"]
+
+_VANISHED: Final = 60_000
+"""Milliseconds after which a client that acknowledges nothing is gone, where there are no pings."""
 
 _LINGER: Final = 2.0
 """Seconds that a socket gets to flush what is left for a client that is given up."""
@@ -25,10 +35,37 @@ class RelayProtocol(WSProtocol):
     _read_late = False
     """Reading was paused at some time since the last ping: a missing pong proves nothing."""
 
+    def __init__(
+        self, config: Config, server_state: ServerState, app_state: dict[str, Any]
+    ) -> None:
+        super().__init__(config, server_state, app_state)
+        self._state = server_state
+        self._lost: asyncio.Future[None] = self.loop.create_future()
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Have the kernel notice a client that acknowledges nothing any more.
+
+        While reading is paused no pong is due; the unanswered pings make it an error then.
+        """
+        super().connection_made(transport)
+        sock = transport.get_extra_info("socket")
+        if sys.platform == "linux" and sock is not None and sock.family != socket.AF_UNIX:
+            patience = (self.ping_interval or 0) + (self.ping_timeout or 0)
+            milliseconds = round(patience * 1000) or _VANISHED
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See to its end."""
+        super().connection_lost(exc)
+        self._lost.set_result(None)
+        if isinstance(self._state, State):
+            self._state.admission.leave(self.client[0] if self.client else None)
+
     def handle_connect(self, event: events.Request) -> None:
-        """Offer `abort` to the middleware through the scope."""
+        """Offer the transport to the middleware through the scope."""
         super().handle_connect(event)
-        self.scope["extensions"][TRANSPORT] = {"abort": self._abort}
+        extensions: Any = self.scope["extensions"]
+        extensions[TRANSPORT] = Transport(self._abort, self._lost)
 
     def handle_message(self, event: events.TextMessage | events.BytesMessage) -> None:
         """Note that reading pauses."""
@@ -44,9 +81,9 @@ class RelayProtocol(WSProtocol):
 
     def keepalive_timeout(self) -> None:
         """Close, unless the pong may lie unread because a target is busy."""
-        if self._read_late and self.ping_timeout is not None:
-            self._read_late = self.read_paused
-            self.pong_timer = self.loop.call_later(self.ping_timeout, self.keepalive_timeout)
+        if self._read_late:
+            # Another ping, not only more time: it is what fails if the client has vanished.
+            self.send_keepalive_ping()
             return
         super().keepalive_timeout()
         event: Any = {

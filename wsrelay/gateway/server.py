@@ -17,6 +17,8 @@ from msgspec import Struct
 from wsrelay.node import Node
 
 from .address import AddressError
+from .admission import Admission
+from .http import HTTPProtocol, State
 from .protocol import RelayProtocol
 
 __all__ = ["FrontEnd", "Server", "ServerOptions", "on_signals"]
@@ -26,9 +28,15 @@ _GRACE: Final = 2
 
 
 class ServerOptions(Struct, frozen=True, kw_only=True):
-    """How a server treats its connections: sizes in bytes, times in seconds."""
+    """How a server treats its connections: sizes in bytes, times in seconds; 0 connections: any.
+
+    `header_timeout` is for a request's head, from the first byte on, and the TLS handshake.
+    """
 
     max_message_size: int = 16 * 1024 * 1024
+    max_connections: int = 10_000
+    max_connections_per_ip: int = 1_000
+    header_timeout: float = 10.0
     keep_alive: float = 5.0
     ping_interval: float = 20.0
     ping_timeout: float = 20.0
@@ -48,7 +56,7 @@ class Server(uvicorn.Server):
         options = options or ServerOptions()
         config = uvicorn.Config(
             app,
-            http="h11",
+            http=HTTPProtocol,
             ws=RelayProtocol,
             loop="none",
             lifespan="off",
@@ -69,6 +77,11 @@ class Server(uvicorn.Server):
         except (ssl.SSLError, OSError) as error:
             raise AddressError(f"cannot use certificate {options.cert}: {error}") from None
         super().__init__(config)
+        self._state = State(
+            Admission(options.max_connections, options.max_connections_per_ip),
+            options.header_timeout,
+        )
+        self.server_state = self._state
         self.listener = listener
         self._accepting = asyncio.Event()
         self._serving: asyncio.Task[None] | None = None
@@ -94,9 +107,17 @@ class Server(uvicorn.Server):
         if self._serving is not None:
             await self._serving
 
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start accepting; uvicorn calls this."""
-        await super().startup(sockets)
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002
+        """Start accepting; uvicorn calls this, whose own gives TLS handshakes a minute."""
+        server = await asyncio.get_running_loop().create_server(
+            lambda: HTTPProtocol(self.config, self._state, {}),
+            sock=self.listener,
+            ssl=self.config.ssl,
+            ssl_handshake_timeout=self._state.header_timeout if self.config.ssl else None,
+            backlog=self.config.backlog,
+        )
+        self.servers: list[asyncio.base_events.Server] = [server]
+        self.started = True
         self._accepting.set()
 
     def capture_signals(self) -> contextlib.AbstractContextManager[None]:  # type: ignore[override]

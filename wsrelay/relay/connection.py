@@ -11,7 +11,7 @@ from wsrelay.node import ConnectionInfo, Node
 from wsrelay.pid import PID
 
 from . import command, session
-from .asgi import Event, Receive, Send
+from .asgi import Event, Receive, Send, Transport
 from .header import Relay
 from .outbox import Overflow
 
@@ -38,13 +38,13 @@ class AsgiConnection:
     """
 
     def __init__(
-        self, node: Node, relay: Relay, limits: Limits, abort: Callable[[], None] | None
+        self, node: Node, relay: Relay, limits: Limits, transport: Transport | None
     ) -> None:
         self.pid = node.clients.new_pid()
         self._node = node
         self._clients = node.clients
         self._limits = limits
-        self._abort = abort
+        self._transport = transport
         self._loop = asyncio.get_running_loop()
         self._session = session.Session(
             self.pid, relay, limit=limits.outbox, overflow=limits.overflow
@@ -107,12 +107,15 @@ class AsgiConnection:
                     # Listen on for a client that goes; one message at most is read ahead.
                     early = early or asyncio.create_task(_as_coroutine(receive))
                     self._room = asyncio.ensure_future(room())
-                    await asyncio.wait({early, self._room}, return_when=asyncio.FIRST_COMPLETED)
+                    ends = {self._room} | ({self._transport.lost} if self._transport else set())
+                    await asyncio.wait({early, *ends}, return_when=asyncio.FIRST_COMPLETED)
                     if early.done() and early.result()["type"] == "websocket.receive":
-                        await asyncio.wait({self._room})
+                        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
                     self._room.cancel()
                     if early.done() and early.result()["type"] == "websocket.disconnect":
                         break
+                    if self._transport is not None and self._transport.lost.done():
+                        break  # what it has sent is taken in all the same
         finally:
             if early is not None:
                 early.cancel()
@@ -147,8 +150,8 @@ class AsgiConnection:
 
     def _give_up(self) -> None:
         """Drop a client that does not take what it was sent, not even its close frame."""
-        if self._abort is not None:
-            self._abort()
+        if self._transport is not None:
+            self._transport.abort()
         if self._writer is not None:
             self._writer.cancel()
 

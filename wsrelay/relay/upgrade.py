@@ -124,8 +124,8 @@ class Upgrade:
         if watch.done():  # the client went while its target started
             abandon(node, relay)
             return
-        abort = self._scope.get("extensions", {}).get(TRANSPORT, {}).get("abort")
-        connection = AsgiConnection(node, relay, self._limits, abort)
+        transport = self._scope.get("extensions", {}).get(TRANSPORT)
+        connection = AsgiConnection(node, relay, self._limits, transport)
         accept = {"type": "websocket.accept", "subprotocol": subprotocol, "headers": headers}
         await connection.serve(accept, self._resume, self._send)
 

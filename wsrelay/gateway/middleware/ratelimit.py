@@ -10,6 +10,7 @@ from typing import Annotated, Final
 from pydantic import AfterValidator, Field
 from starlette.requests import HTTPConnection
 
+from wsrelay.bucket import Bucket
 from wsrelay.node import Node
 from wsrelay.relay.asgi import App, Receive, Scope, Send
 
@@ -51,18 +52,15 @@ class Buckets:
         self._rate = rate
         self._burst = burst
         self._most = most
-        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+        self._buckets: OrderedDict[str, Bucket] = OrderedDict()
 
     def take(self, key: str, now: float) -> float:
         """Take a token and return 0, or the seconds until there is one."""
-        tokens, before = self._buckets.pop(key, (float(self._burst), now))
-        tokens = min(self._burst, tokens + max(0.0, now - before) * self._rate)
-        # A hair less than a whole token counts: waiting as long as was said must be enough.
-        wait = 0.0 if tokens >= 1 - 1e-9 else (1 - tokens) / self._rate
-        self._buckets[key] = (tokens if wait else max(0.0, tokens - 1)), now
+        bucket = self._buckets.pop(key, None) or Bucket(self._rate, self._burst, now)
+        self._buckets[key] = bucket
         if len(self._buckets) > self._most:
             self._buckets.popitem(last=False)
-        return wait
+        return bucket.take(now)
 
 
 class RateLimit:

@@ -1,0 +1,27 @@
+"""A token bucket: so many per second, and a burst at once."""
+
+from __future__ import annotations
+
+__all__ = ["Bucket"]
+
+
+class Bucket:
+    """`rate` tokens come in per second, up to `burst`; times are seconds of any steady clock."""
+
+    __slots__ = ("_burst", "_rate", "_then", "_tokens")
+
+    def __init__(self, rate: float, burst: float, now: float = 0.0) -> None:
+        self._rate = rate
+        self._burst = burst
+        self._tokens = float(burst)
+        self._then = now
+
+    def take(self, now: float) -> float:
+        """Take a token and return 0, or return the seconds until there is one."""
+        self._tokens = min(self._burst, self._tokens + max(0.0, now - self._then) * self._rate)
+        self._then = now
+        # A hair less than a whole token counts: waiting as long as was said must be enough.
+        if self._tokens < 1 - 1e-9:
+            return (1 - self._tokens) / self._rate
+        self._tokens = max(0.0, self._tokens - 1)
+        return 0.0

@@ -1,0 +1,90 @@
+"""How many connections a server takes, in all and of one address, before anything is read."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+from collections import Counter
+from typing import Final
+
+from wsrelay.bucket import Bucket
+
+__all__ = ["Admission"]
+
+logger = logging.getLogger(__name__)
+
+_REFUSED: Final = 100
+"""Connections beyond the bound that may wait for the answer that refuses them."""
+
+_LINES: Final = 1.0
+"""Lines a second that refusals may write into the log; the others are counted."""
+
+
+class Admission:
+    """The connections of one server; 0 is no bound.
+
+    An IPv6 client counts by its /64, which is what one subscriber gets. Loopback addresses and
+    Unix sockets have no bound of their own: behind them is a proxy with everybody's clients.
+    """
+
+    def __init__(self, most: int, most_per_ip: int) -> None:
+        self.count = 0
+        self._most = most
+        self._most_per_ip = most_per_ip
+        self._of: Counter[str] = Counter()
+        self._lines = Bucket(_LINES, _LINES * 5)
+        self._unsaid = 0
+
+    def enter(self, host: str | None, now: float) -> int:
+        """Let a connection in and return 0, or the HTTP status that refuses it.
+
+        Either way `leave` is to be called once at its end.
+        """
+        self.count += 1
+        key = _key(host)
+        if key is not None:
+            self._of[key] += 1
+        if self._most and self.count > self._most:
+            self._say(now, "%s: 503: there are %d connections (max_connections)", host, self._most)
+            return 503
+        if key is not None and self._most_per_ip and self._of[key] > self._most_per_ip:
+            why = "%s: 429: it has %d connections (max_connections_per_ip)"
+            self._say(now, why, host, self._most_per_ip)
+            return 429
+        return 0
+
+    @property
+    def overrun(self) -> bool:
+        """Whether there are so many to refuse that they get no answer any more."""
+        return bool(self._most) and self.count > self._most + _REFUSED
+
+    def leave(self, host: str | None) -> None:
+        """Let a connection go."""
+        self.count -= 1
+        key = _key(host)
+        if key is not None:
+            self._of[key] -= 1
+            if not self._of[key]:
+                del self._of[key]
+
+    def _say(self, now: float, text: str, *arguments: object) -> None:
+        if self._lines.take(now):
+            self._unsaid += 1
+            return
+        if self._unsaid:
+            text, self._unsaid = f"{text}; {self._unsaid} more were refused since", 0
+        logger.warning(text, *arguments)
+
+
+def _key(host: str | None) -> str | None:
+    """Return what an address counts as; None: it has no bound of its own."""
+    try:
+        address = ipaddress.ip_address(host or "")
+    except ValueError:
+        return None
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped is None:
+            network = ipaddress.ip_network((address, 64), strict=False)
+            return None if address.is_loopback else str(network)
+        address = address.ipv4_mapped
+    return None if address.is_loopback else str(address)
