@@ -21,6 +21,7 @@ from .errors import (
     PayloadError,
     ProcessError,
     ReservedTopic,
+    TooMany,
     UnknownHost,
     WsrelayError,
 )
@@ -62,6 +63,7 @@ __all__ = [
     "Result",
     "Service",
     "Supervisor",
+    "TooMany",
     "UnknownHost",
     "WebSocketRelay",
     "WsrelayError",

@@ -13,6 +13,7 @@ WsrelayError
 ├── HostFailed          (RuntimeError)  the host's template could not load what it was told to
 ├── NameTaken           (ValueError)    the name belongs to another process
 ├── NameNotFound        (LookupError)   no process has that name
+├── TooMany             (RuntimeError)  more names, groups, monitors or links than one may have
 ├── ProcessError                        the process that `exec` ran ended with an error
 ├── RelayRefused        (ValueError)    an X-WS-Relay header that is not what it should be
 └── WireError           (ValueError)    bytes on a pipe that are no frame
@@ -34,6 +35,7 @@ __all__ = [
     "ProcessError",
     "RelayRefused",
     "ReservedTopic",
+    "TooMany",
     "UnknownHost",
     "WireError",
     "WsrelayError",
@@ -119,6 +121,13 @@ class NameTaken(WsrelayError, ValueError):  # noqa: N818 - contract name
 
 class NameNotFound(WsrelayError, LookupError):  # noqa: N818 - contract name
     """No living process is registered under the name."""
+
+
+class TooMany(WsrelayError, RuntimeError):  # noqa: N818 - like the others
+    """A process has more names, groups, monitors or links than the node keeps for one."""
+
+    def __init__(self, what: str, most: int) -> None:
+        super().__init__(f"{what} limit of {most} reached")
 
 
 class ProcessError(WsrelayError):

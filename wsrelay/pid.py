@@ -5,13 +5,16 @@ from __future__ import annotations
 import itertools
 import re
 import secrets
-from typing import Self
+from typing import Final, Self
 
-from .errors import InvalidPID
+from .errors import InvalidName, InvalidPID
 
-__all__ = ["PID", "PIDSource", "address", "base36"]
+__all__ = ["PID", "PIDSource", "address", "base36", "nameable"]
 
 _PATTERN = re.compile(r"\{(?:([\w.-]+)@)?([\w.:/-]+)\|([\w.-]+)\}", re.ASCII)
+_LONGEST: Final = 1_000
+"""Characters of a name."""
+
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
@@ -62,6 +65,17 @@ def address(to: str) -> str:
     if to.startswith("{") and not isinstance(to, PID):
         PID(to)
     return str(to)
+
+
+def nameable(text: str) -> str:
+    """Return text that can name a process or group; raises `InvalidName` for other."""
+    if not isinstance(text, str) or not text or text.startswith("{"):
+        raise InvalidName(
+            f"{text!r:.80} is no name: a name is not empty and does not start with {{"
+        )
+    if len(text) > _LONGEST:
+        raise InvalidName(f"{text!r:.40}... is no name: it has more than {_LONGEST} characters")
+    return text
 
 
 class PIDSource:

@@ -303,7 +303,10 @@ class groups:  # noqa: N801 - used like a module
 
     @staticmethod
     def join(group: str, pid: str | None = None) -> None:
-        """Let a process (None: this one) join; the dead do not. Raises `InvalidPID`."""
+        """Let a process (None: this one) join; the dead do not.
+
+        Raises `InvalidPID`, `InvalidName`; a process may be in 10,000 groups.
+        """
         current.caller().join_group(group, pid)
 
     @staticmethod

@@ -29,7 +29,7 @@ __all__ = [
     "to_worker",
 ]
 
-MAX_FRAME: Final = 256 * 1024 * 1024
+MAX_FRAME: Final = 64 * 1024 * 1024
 """Bytes of the largest frame; a length above it is garbage, not a message."""
 
 WINDOW: Final = 128 * 1024

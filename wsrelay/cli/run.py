@@ -18,7 +18,7 @@ from wsrelay.node import HostOptions, Limits, Node
 from wsrelay.relay import header, origins
 
 from .logs import log_options, set_up_logging
-from .running import controlled, fail, loop_factory, raise_descriptor_limit, reload_on_edits
+from .running import controlled, fail, loop_factory, raise_descriptor_limit, reload_on_edits, say
 
 __all__ = ["run"]
 
@@ -185,5 +185,5 @@ def _welcome(options: ScriptOptions, place: str) -> None:
     socket = f"{place.replace('http', 'ws', 1)}{options.path}"
     if options.scope is Scope.ROOM:
         socket = f"{socket.rstrip('/')}/<room>"
-    click.echo(f"Serving {options.target} (a process per {options.scope}) at {socket}", err=True)
-    click.echo(f"Open {place}/ in a browser. Ctrl-C ends it.", err=True)
+    say(f"Serving {options.target} (a process per {options.scope}) at {socket}")
+    say(f"Open {place}/ in a browser. Ctrl-C ends it.")

@@ -13,13 +13,11 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any, Final, Never
 
-import click
-
 from wsrelay import osproc
 from wsrelay.control import Control, ControlError
 from wsrelay.node import Node
 
-__all__ = ["controlled", "fail", "loop_factory", "raise_descriptor_limit", "reload_on_edits"]
+__all__ = ["controlled", "fail", "loop_factory", "raise_descriptor_limit", "reload_on_edits", "say"]
 
 logger = logging.getLogger(__name__)
 
@@ -34,11 +32,25 @@ _PATIENCE: Final = 30.0
 """Seconds that the server gets to end before it is killed."""
 
 
+def say(line: str) -> None:
+    """Write a line to standard error, if that is possible.
+
+    Not through `sys.stderr`: what a full disk refuses would wait in its buffer, and make the exit
+    code 120 in the end.
+    """
+    rest = f"{line}\n".encode(errors="backslashreplace")
+    try:
+        while rest:
+            rest = rest[os.write(2, rest) :]
+    except OSError:
+        pass
+
+
 def fail(line: str, details: str = "") -> Never:
     """End with exit code 1 and one line on standard error, after the user's traceback."""
     if details:
-        click.echo(details.rstrip(), err=True)
-    click.echo(f"wsrelay: {line}", err=True)
+        say(details.rstrip())
+    say(f"wsrelay: {line}")
     sys.exit(1)
 
 
@@ -120,7 +132,7 @@ def reload_on_edits(folders: Sequence[Path]) -> Never:
             break
         edited = sorted({os.path.relpath(path) for _, path in changes if _counts(path)})
         if edited:
-            click.echo(f"wsrelay: {', '.join(edited[:3])} changed; starting again", err=True)
+            say(f"wsrelay: {', '.join(edited[:3])} changed; starting again")
             _end(child)
             child = start()
     sys.exit(_end(child))

@@ -18,7 +18,7 @@ from wsrelay.gateway.deployment import Deployment
 from wsrelay.gateway.server import on_signals
 
 from .logs import log_options, set_up_logging
-from .running import controlled, fail, loop_factory, raise_descriptor_limit, reload_on_edits
+from .running import controlled, fail, loop_factory, raise_descriptor_limit, reload_on_edits, say
 
 __all__ = ["check", "serve"]
 
@@ -81,7 +81,7 @@ def _load(paths: tuple[Path, ...]) -> Configuration:
         return assembly.load(paths)
     except ConfigError as error:
         for problem in error.problems:
-            click.echo(f"wsrelay: {problem}", err=True)
+            say(f"wsrelay: {problem}")
         count = len(error.problems)
         fail(f"{count} problem{'s' if count > 1 else ''} in the configuration")
 
@@ -102,7 +102,7 @@ async def _serve(configuration: Configuration, paths: tuple[Path, ...], name: st
 
     def accepting() -> None:
         for entry, listener, tls in deployment.addresses:
-            click.echo(f"Serving {entry} at {address.url(listener, tls=tls)}", err=True)
+            say(f"Serving {entry} at {address.url(listener, tls=tls)}")
 
     with on_signals(deployment.stop), on_signals(read_again, [signal.SIGHUP]):
         try:

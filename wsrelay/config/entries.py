@@ -67,6 +67,7 @@ class HostLimits(Model):
     open_files: int | None = Field(default=None, ge=16)
     processes: int | None = Field(default=None, ge=1)
     mailbox: Size = 64 * MB
+    log_rate: float = Field(default=500.0, ge=1)
 
 
 class HostFilesystem(Model):
@@ -83,6 +84,7 @@ class Host(Entry):
     max_processes: int = Field(default=256, ge=1)
     start_timeout: Duration = 10.0
     stop_timeout: Duration = 10.0
+    spawn_rate: float = Field(default=1000.0, gt=0)
     limits: HostLimits = HostLimits()
     nice: int | None = Field(default=None, ge=-20, le=19)
     user: UserName | None = None

@@ -69,6 +69,8 @@ def explained(error: Any, keys: Iterable[str]) -> str:
             message = "is missing"
         case "greater_than_equal":
             message = f"must be at least {context['ge']}, not {given!r}"
+        case "greater_than":
+            message = f"must be more than {context['gt']}, not {given!r}"
         case "less_than_equal":
             message = f"must be at most {context['le']}, not {given!r}"
         case "literal_error":

@@ -90,6 +90,8 @@ def hosts(configuration: Configuration) -> list[HostOptions]:
             start_timeout=host.start_timeout,
             stop_timeout=host.stop_timeout,
             mailbox=host.limits.mailbox,
+            spawn_rate=host.spawn_rate,
+            log_rate=host.limits.log_rate,
             limits=Limits(
                 memory=host.limits.memory,
                 cpu_time=host.limits.cpu_time,

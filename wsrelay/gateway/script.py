@@ -16,6 +16,7 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from wsrelay.errors import InvalidName
 from wsrelay.node import Node
 from wsrelay.pid import PID
 from wsrelay.relay.middleware import WebSocketRelay
@@ -88,8 +89,12 @@ def _endpoint(node: Node, options: ScriptOptions) -> Callable[[Request], Awaitab
             return Response("Upgrade Required: connect with a WebSocket\n", 426, headers)
         room = request.path_params.get("room", "")
         client = request.client
+        try:
+            pid = process_for(room)
+        except InvalidName:
+            return Response("There is no room of such a name\n", 404)
         return RelayResponse(
-            process_for(room),
+            pid,
             heartbeat_interval=options.heartbeat,
             metadata={
                 "path": request.url.path,

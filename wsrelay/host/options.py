@@ -15,7 +15,9 @@ class HostOptions(Struct, frozen=True, kw_only=True):
 
     `preload` names modules and `targets` functions of scripts or modules; all are loaded once, in
     the template, and shared by every worker. Timeouts are seconds, `mailbox` is the bytes that
-    other workers may have sent to one that has not taken them yet. `nice` is the workers' absolute
+    other workers may have sent to one that has not taken them yet. `spawn_rate` is how many are
+    forked in a second, the others wait; `log_rate` how many log records a second one may write,
+    the others are dropped and counted. `nice` is the workers' absolute
     niceness. Raises `ValueError` for what cannot be.
     """
 
@@ -26,6 +28,8 @@ class HostOptions(Struct, frozen=True, kw_only=True):
     start_timeout: float = 10.0
     stop_timeout: float = 10.0
     mailbox: int = 64 * 1024 * 1024
+    spawn_rate: float = 1000.0
+    log_rate: float = 500.0
     limits: Limits = Limits()
     nice: int | None = None
     isolation: Isolation = Isolation()
@@ -37,6 +41,8 @@ class HostOptions(Struct, frozen=True, kw_only=True):
             ("start_timeout", self.start_timeout, self.start_timeout > 0, "more than 0 seconds"),
             ("stop_timeout", self.stop_timeout, self.stop_timeout >= 0, "0 seconds or more"),
             ("mailbox", self.mailbox, self.mailbox >= 0, "0 bytes or more"),
+            ("spawn_rate", self.spawn_rate, self.spawn_rate > 0, "more than 0 a second"),
+            ("log_rate", self.log_rate, self.log_rate >= 1, "1 a second or more"),
             ("limits.memory", memory := self.limits.memory, memory is None or memory > 0, "bytes"),
             ("limits.cpu_time", cpu := self.limits.cpu_time, cpu is None or cpu >= 1, "1s or more"),
             ("limits.open_files", n := self.limits.open_files, n is None or n >= 16, "16 or more"),  # noqa: PLR2004

@@ -17,6 +17,9 @@ from wsrelay.errors import WireError
 __all__ = ["NodePipe"]
 
 _CHUNK: Final = 256 * 1024
+_FLOOD: Final = 16 * 1024 * 1024
+"""Bytes of replies and events that may wait; a hundred thousand of them."""
+
 _FULL: Final = 64 * 1024
 """Bytes waiting for a worker from which on its clients are not read any more."""
 
@@ -26,7 +29,8 @@ class NodePipe:
 
     `post` is for what may overtake (events, replies); `queue` keeps order and sends only what the
     worker has room for: at most `wire.WINDOW` bytes and one frame ahead of what it has taken.
-    `receive` is called with each frame, `garbage` once if the worker writes what is no frame.
+    `receive` is called with each frame, `garbage` once if the worker writes what is no frame,
+    `flooded` once if more replies and events wait for it than it will ever read.
     """
 
     def __init__(
@@ -34,6 +38,7 @@ class NodePipe:
         sock: socket.socket,
         receive: Callable[[wire.FromWorker], None],
         garbage: Callable[[str], None],
+        flooded: Callable[[], None],
     ) -> None:
         self.queued = 0
         """Data frames queued so far: the number of the newest one."""
@@ -46,6 +51,9 @@ class NodePipe:
         self._loop = asyncio.get_running_loop()
         self._receive = receive
         self._garbage = garbage
+        self._flooded = flooded
+        self._posted = 0
+        """Bytes posted since the worker last took in all that there was."""
         self._reader = wire.from_worker()
         self._in_flight = 0
         self._waiting: deque[tuple[bytes, bool]] = deque()
@@ -62,7 +70,12 @@ class NodePipe:
 
     def post(self, frame: wire.Frame) -> None:
         """Send a frame ahead of all waiting data."""
-        self._write(wire.pack(frame))
+        data = wire.pack(frame)
+        self._write(data)
+        if self._out and not isinstance(frame, wire.Finished):  # its size is the user's, and wanted
+            before, self._posted = self._posted, self._posted + len(data)
+            if self._posted > _FLOOD >= before:
+                self._flooded()
 
     def queue(self, frame: wire.Frame, *, mail: bool = False) -> int:
         """Send a data frame in its turn; returns its number. `mail`: it counts as mailbox."""
@@ -122,6 +135,7 @@ class NodePipe:
             return
         except OSError:
             self._out.clear()  # the worker is dying; its exit is announced by the kernel
+        self._posted = 0
         self._loop.remove_writer(self._socket)
 
     # In

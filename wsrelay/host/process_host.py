@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from wsrelay import wire
+from wsrelay.bucket import Bucket
 from wsrelay.errors import HostFailed, WireError
 from wsrelay.message import ExitError, ExitKind
 
@@ -40,7 +41,9 @@ class ProcessHost:
         self._reader = wire.from_template()
         self._descriptors: list[int] = []
         self._workers: dict[int, Worker] = {}
-        self._pending: list[Worker] = []
+        self._pending: deque[Worker] = deque()
+        self._forks = Bucket(options.spawn_rate, max(1.0, options.spawn_rate))
+        self._next_fork: asyncio.TimerHandle | None = None
         self._out: deque[tuple[bytes, socket.socket | None]] = deque()
         self._loading: asyncio.Future[None] | None = None
         self._retiring = False
@@ -90,10 +93,19 @@ class ProcessHost:
         worker.limits = self.options.limits
         worker.kill_by_host = lambda: self._kill(worker)
         assert self._loading is not None  # noqa: S101 - start() made it
-        if self._loading.done():
+        self._pending.append(worker)
+        if self._loading.done() and self._next_fork is None:
+            self._launch_pending()
+
+    def _launch_pending(self) -> None:
+        """Have forked as many as the rate lets, and come back for the others."""
+        self._next_fork = None
+        while self._pending:
+            if wait := self._forks.take(self._loop.time()):
+                self._next_fork = self._loop.call_later(wait, self._launch_pending)
+                return
+            worker = self._pending.popleft()
             self._tell(wire.Fork(worker.ref), worker.worker_end)
-        else:
-            self._pending.append(worker)
 
     def _kill(self, worker: Worker) -> None:
         if worker in self._pending:
@@ -106,6 +118,8 @@ class ProcessHost:
     def close(self) -> None:
         """Let go of the template: it kills all that it has and ends."""
         self._kill_if_loading()
+        if self._next_fork is not None:
+            self._next_fork.cancel()
         if self._control is not None:
             self._loop.remove_reader(self._control)
             self._loop.remove_writer(self._control)
@@ -208,9 +222,7 @@ class ProcessHost:
         match frame:
             case wire.Loaded():
                 self._loading.set_result(None)
-                pending, self._pending = self._pending, []
-                for worker in pending:
-                    self._tell(wire.Fork(worker.ref), worker.worker_end)
+                self._launch_pending()
             case wire.LoadFailed():
                 self._fail(HostFailed(frame.message, frame.details))
             case wire.Forked():
@@ -227,7 +239,7 @@ class ProcessHost:
     def _fail(self, error: HostFailed) -> None:
         """Give up on this template; the next launch tries a new one."""
         self._close_with(error)
-        workers, self._workers, self._pending = self._workers, {}, []
+        workers, self._workers, self._pending = self._workers, {}, deque()
         if workers:  # else whoever waits in `loaded` reports it
             details = f"\n{error.details}" if error.details else ""
             logger.error("process host %s cannot start: %s%s", self.options.name, error, details)
@@ -247,7 +259,7 @@ class ProcessHost:
             return
         logger.error("the template of process host %s was lost", self.options.name)
         self._close_with(HostFailed("the process host's template was lost"))
-        workers, self._workers, self._pending = self._workers, {}, []
+        workers, self._workers, self._pending = self._workers, {}, deque()
         for worker in workers.values():
             worker.template_lost()
 

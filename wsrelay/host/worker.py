@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Final
 
 from wsrelay import payload, wire
+from wsrelay.bucket import Bucket
 from wsrelay.message import ExitError, ExitKind, Result
 from wsrelay.pid import PID
 
@@ -36,6 +37,7 @@ class Worker:
         ref: int,
         received: Callable[[Worker, wire.FromWorker], None],
         exited: Callable[[Worker, Result], None],
+        log_rate: float,
     ) -> None:
         self.pid = pid
         self.ref = ref
@@ -49,7 +51,9 @@ class Worker:
         self._exited = exited
         self._loop = asyncio.get_running_loop()
         node_end, self.worker_end = socket.socketpair()
-        self.pipe = NodePipe(node_end, lambda frame: received(self, frame), self._garbage)
+        self.pipe = NodePipe(
+            node_end, lambda frame: received(self, frame), self._garbage, self._flooded
+        )
         self._pidfd: int | None = None
         self._exit_code: int | None = None
         self._failure: ExitError | None = None
@@ -58,6 +62,9 @@ class Worker:
         self._over = False
         self._patience: asyncio.TimerHandle | None = None
         self.limits = Limits()
+        self.log_lines = Bucket(log_rate, log_rate)
+        self.log_lines_lost = 0
+        """Log records that it wrote faster than its host lets it."""
         self.kill_by_host: Callable[[], None] | None = None
         """How its process host ends it where there is no pidfd, or no process yet."""
 
@@ -113,6 +120,12 @@ class Worker:
     def _garbage(self, problem: str) -> None:
         self._failure = ExitError(
             ExitKind.ERROR, f"killed: it wrote garbage on its pipe: {problem}"
+        )
+        self.kill()
+
+    def _flooded(self) -> None:
+        self._failure = ExitError(
+            ExitKind.MAILBOX_OVERFLOW, "killed: it asked for more replies and events than it reads"
         )
         self.kill()
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from wsrelay.pid import PID
+from wsrelay.errors import TooMany
+from wsrelay.pid import PID, nameable
+
+from .names import MOST
 
 __all__ = ["Groups"]
 
@@ -18,9 +21,13 @@ class Groups:
         return len(self._members)
 
     def join(self, group: str, pid: PID) -> None:
-        """Add a process; again is no change."""
+        """Add a process; again is no change. Raises `InvalidName`, `TooMany`."""
+        nameable(group)
+        groups = self._groups.setdefault(pid, set())
+        if len(groups) >= MOST and group not in groups:
+            raise TooMany("group", MOST)
+        groups.add(group)
         self._members.setdefault(group, {})[pid] = None
-        self._groups.setdefault(pid, set()).add(group)
 
     def leave(self, group: str, pid: PID) -> None:
         """Remove a process; one that is not in the group is no error."""

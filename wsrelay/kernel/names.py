@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from wsrelay.errors import InvalidName, NameNotFound, NameTaken
-from wsrelay.pid import PID
+from typing import Final
 
-__all__ = ["Names"]
+from wsrelay.errors import NameNotFound, NameTaken, TooMany
+from wsrelay.pid import PID, nameable
+
+__all__ = ["MOST", "Names"]
+
+MOST: Final = 10_000
+"""Names, groups, monitors or links that one process may have: what it makes the node keep."""
 
 
 class Names:
@@ -19,11 +24,13 @@ class Names:
         return len(self._pids)
 
     def register(self, name: str, pid: PID) -> None:
-        """Give the name to the process; again is no change. Raises `NameTaken`, `InvalidName`."""
-        if not name or name.startswith("{"):
-            raise InvalidName(
-                f"{name!r} is no name: a name is not empty and does not start with {{"
-            )
+        """Give the name to the process; again is no change. Raises as below.
+
+        `NameTaken`, `InvalidName`, and `TooMany`; then nothing has changed.
+        """
+        nameable(name)
+        if name not in self._pids and len(self._names.get(pid, ())) >= MOST:
+            raise TooMany("name", MOST)
         owner = self._pids.setdefault(name, pid)
         if owner != pid:
             raise NameTaken(f"the name {name!r} belongs to {owner}")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from wsrelay.errors import TooMany
 from wsrelay.pid import PID
+
+from .names import MOST
 
 __all__ = ["Relations"]
 
@@ -21,7 +24,8 @@ class Relations:
         return bool(self._watchers or self._watched or self._links)
 
     def monitor(self, watcher: PID, target: PID) -> None:
-        """Let the watcher know of the target's end."""
+        """Let the watcher know of the target's end; raises `TooMany`."""
+        _bound(self._watched, watcher, "monitor")
         self._watchers.setdefault(target, set()).add(watcher)
         self._watched.setdefault(watcher, set()).add(target)
 
@@ -31,7 +35,8 @@ class Relations:
         _remove(self._watched, watcher, target)
 
     def link(self, one: PID, other: PID) -> None:
-        """Tie the two processes' ends together."""
+        """Tie the two processes' ends together; raises `TooMany`."""
+        _bound(self._links, one, "link")
         self._links.setdefault(one, set()).add(other)
         self._links.setdefault(other, set()).add(one)
 
@@ -51,6 +56,11 @@ class Relations:
         for other in linked:
             _remove(self._links, other, pid)
         return watchers, linked
+
+
+def _bound(edges: Edges, pid: PID, what: str) -> None:
+    if len(edges.get(pid, ())) >= MOST:
+        raise TooMany(what, MOST)
 
 
 def _remove(edges: Edges, key: PID, value: PID) -> None:

@@ -421,7 +421,8 @@ class Node:
                         worker.kill()
 
     def _launch(self, pid: PID, target: str | None, code: bytes, parent: PID | None) -> None:
-        worker = Worker(pid, next(self._refs), self._requests.handle, self._exited)
+        log_rate = self.hosts[pid.host].log_rate
+        worker = Worker(pid, next(self._refs), self._requests.handle, self._exited, log_rate)
         worker.target, worker.parent = target or "a callable", parent
         self._workers[pid] = worker
         ids = self.worker_ids(worker).prefix

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from wsrelay import wire
-from wsrelay.errors import HostFull, InvalidPID, WsrelayError
+from wsrelay.errors import HostFull, InvalidName, InvalidPID, TooMany, WsrelayError
 from wsrelay.host import Worker
 from wsrelay.kernel import Signal
 from wsrelay.message import ExitError, ExitKind, Result
@@ -20,6 +21,9 @@ __all__ = ["WORKER_LOG", "Requests"]
 
 WORKER_LOG: Final = "wsrelay.worker"
 """The logger of all that workers log; their own loggers' names stand in the message."""
+
+_LONGEST_RECORD: Final = 128 * 1024
+"""Characters of one log record; what a worker writes by itself is cut at half of it."""
 
 logger = logging.getLogger(__name__)
 worker_logger = logging.getLogger(WORKER_LOG)
@@ -55,11 +59,18 @@ class Requests:
         }
 
     def handle(self, worker: Worker, frame: wire.FromWorker) -> None:
-        """Do what a worker asks."""
-        self._methods[type(frame)](worker, frame)
+        """Do what a worker asks; one that asks for too much is ended."""
+        try:
+            self._methods[type(frame)](worker, frame)
+        except (TooMany, InvalidName) as error:  # of what gets no answer
+            kind = ExitKind.LIMIT if isinstance(error, TooMany) else ExitKind.ERROR
+            because = ExitError(kind, str(error))
+            terminate = self._node.kernel.signal(worker.pid, Signal.TERMINATE, because=because)
+            self._node.execute(terminate)
 
     def worker_ended(self, worker: Worker, result: Result) -> None:
         """Answer the `exec` that it ran for, and end what it ran by `exec` itself."""
+        self._tell_of_lost_lines(worker)
         if (waiting := self._execs.pop(worker.pid, None)) is not None:
             caller, ref = waiting
             caller.pipe.post(wire.Finished(ref, result))
@@ -80,14 +91,21 @@ class Requests:
         self._node.signal(worker.pid, Signal.READY)
 
     def _log(self, worker: Worker, frame: wire.Log) -> None:
-        worker_logger.log(
-            frame.level,
-            "%s %s: %s",
-            worker.pid,
-            frame.logger,
-            frame.text,
-            extra={"wsrelay_pid": worker.pid},
-        )
+        if worker.log_lines.take(time.monotonic()):
+            worker.log_lines_lost += 1
+            return
+        self._tell_of_lost_lines(worker)
+        text = frame.text[:_LONGEST_RECORD]
+        extra = {"wsrelay_pid": worker.pid}
+        worker_logger.log(frame.level, "%s %s: %s", worker.pid, frame.logger, text, extra=extra)
+
+    def _tell_of_lost_lines(self, worker: Worker) -> None:
+        if lost := worker.log_lines_lost:
+            worker.log_lines_lost = 0
+            extra = {"wsrelay_pid": worker.pid}
+            what = "%s: %d log records were dropped: it writes more than %g a second"
+            rate = self._node.hosts[worker.pid.host].log_rate
+            worker_logger.warning(what, worker.pid, lost, rate, extra=extra)
 
     def _done(self, worker: Worker, frame: wire.Done) -> None:
         worker.done = frame

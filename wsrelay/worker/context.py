@@ -11,7 +11,7 @@ from msgspec import Raw
 
 from wsrelay import errors, payload, wire
 from wsrelay.message import sendable
-from wsrelay.pid import PID, PIDSource, address
+from wsrelay.pid import PID, PIDSource, address, nameable
 from wsrelay.spawning import pack_target
 
 from .mailbox import Mailbox
@@ -133,7 +133,9 @@ class WorkerContext:
         self._member(group, pid, join=False)
 
     def _member(self, group: str, pid: str | None, *, join: bool) -> None:
-        self.pipe.write(wire.Member(group, str(self._pid if pid is None else PID(pid)), join))
+        self.pipe.write(
+            wire.Member(nameable(group), str(self._pid if pid is None else PID(pid)), join)
+        )
 
     def broadcast(self, group: str, topic: str, content: Any) -> None:
         """Send a message to all members of a group."""
