@@ -14,6 +14,7 @@ from wsrelay.errors import HostFailed, InvalidTarget
 from wsrelay.gateway.address import AddressError, bind, url
 from wsrelay.gateway.script import Scope, ScriptOptions, script_app
 from wsrelay.gateway.server import FrontEnd, Server, ServerOptions, on_signals
+from wsrelay.gateway.systemd import Inherited, Notify
 from wsrelay.node import HostOptions, Limits, Node
 from wsrelay.relay import header, origins
 
@@ -164,19 +165,30 @@ def run(
 
 
 async def _serve(options: ScriptOptions, processes: HostOptions, host: str, port: int) -> None:
+    inherited, notify = Inherited(), Notify()
     try:
-        listener = bind(host, port)
+        listener = inherited.take_any() or bind(host, port)
     except AddressError as error:
         fail(str(error))
+    inherited.close()
+
+    def stop() -> None:
+        notify.stopping()
+        front.stop()
+
+    def accepting() -> None:
+        _welcome(options, url(listener))
+        notify.ready()
+
     with listener:
         raise_descriptor_limit(ServerOptions().max_connections, processes.max_processes)
         node = Node(hosts=[processes])
         front = FrontEnd(node)
         server = Server(script_app(node, options), listener)
-        with on_signals(front.stop):
+        with on_signals(stop):
             try:
-                async with controlled(node):
-                    await front.run([server], lambda: _welcome(options, url(listener)))
+                async with controlled(node), notify.watchdog():
+                    await front.run([server], accepting)
             except HostFailed as error:
                 fail(str(error), error.details)
 

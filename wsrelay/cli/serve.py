@@ -16,6 +16,7 @@ from wsrelay.errors import HostFailed
 from wsrelay.gateway import address, assembly
 from wsrelay.gateway.deployment import Deployment
 from wsrelay.gateway.server import on_signals
+from wsrelay.gateway.systemd import Inherited, Notify
 
 from .logs import log_options, set_up_logging
 from .running import controlled, fail, loop_factory, raise_descriptor_limit, reload_on_edits, say
@@ -87,16 +88,23 @@ def _load(paths: tuple[Path, ...]) -> Configuration:
 
 
 async def _serve(configuration: Configuration, paths: tuple[Path, ...], name: str) -> None:
+    inherited, notify = Inherited(), Notify()
     try:
-        deployment = Deployment(configuration, name=name)
+        deployment = Deployment(configuration, name=name, inherited=inherited)
     except address.AddressError as error:
         fail(str(error))
     except assembly.AssemblyError as error:
         fail(str(error), error.details)
+    inherited.close()
     reloads: set[asyncio.Task[None]] = set()
 
+    async def read_it_again() -> None:
+        notify.reloading()
+        await _reload(deployment, paths)
+        notify.ready()
+
     def read_again() -> None:
-        task = asyncio.ensure_future(_reload(deployment, paths))
+        task = asyncio.ensure_future(read_it_again())
         reloads.add(task)
         task.add_done_callback(reloads.discard)
 
@@ -104,9 +112,15 @@ async def _serve(configuration: Configuration, paths: tuple[Path, ...], name: st
         for entry, listener, tls in deployment.addresses:
             say(f"Serving {entry} at {address.url(listener, tls=tls)}")
 
-    with on_signals(deployment.stop), on_signals(read_again, [signal.SIGHUP]):
+        notify.ready()
+
+    def stop() -> None:
+        notify.stopping()
+        deployment.stop()
+
+    with on_signals(stop), on_signals(read_again, [signal.SIGHUP]):
         try:
-            async with controlled(deployment.node):
+            async with controlled(deployment.node), notify.watchdog():
                 await deployment.run(accepting)
         except HostFailed as error:
             fail(str(error), error.details)

@@ -15,6 +15,7 @@ from wsrelay.relay.asgi import App, Receive, Scope, Send
 from . import assembly
 from .address import bind, bind_unix, release
 from .server import FrontEnd, Server
+from .systemd import Inherited
 
 __all__ = ["Deployment"]
 
@@ -32,21 +33,31 @@ class _Current:
 class _Running:
     """One server entry as it listens."""
 
-    def __init__(self, entry: ServerEntry, app: App, listener: socket.socket) -> None:
+    def __init__(
+        self, entry: ServerEntry, app: App, listener: socket.socket, path: Path | None = None
+    ) -> None:
         self.entry = entry
         self.app = _Current(app)
         self.listener = listener
         self.server = Server(self.app, listener, assembly.server_options(entry))
+        self.path = path
+        """That of a Unix socket which is to be removed in the end."""
 
 
 class Deployment:
     """Runs a configuration.
 
-    Building it binds the sockets and loads the endpoint functions; raises `AssemblyError` and
-    `AddressError`, and leaves nothing open then.
+    Building it binds the sockets that were not inherited and loads the endpoint functions; raises
+    `AssemblyError` and `AddressError`, and leaves nothing open then.
     """
 
-    def __init__(self, configuration: Configuration, *, name: str = "local") -> None:
+    def __init__(
+        self,
+        configuration: Configuration,
+        *,
+        name: str = "local",
+        inherited: Inherited | None = None,
+    ) -> None:
         self.configuration = configuration
         self.node, self._supervisor = assembly.configured_node(configuration, name)
         self._front = FrontEnd(self.node, spread=_spread(configuration))
@@ -56,7 +67,7 @@ class Deployment:
         apps = self._applications(configuration)
         try:
             for entry in configuration.servers.values():
-                self._running[entry.id] = _open(entry, apps[entry.id])
+                self._running[entry.id] = _open(entry, apps[entry.id], inherited)
         except BaseException:
             self.close()
             raise
@@ -69,7 +80,7 @@ class Deployment:
     def close(self) -> None:
         """Close the sockets of servers that were never run."""
         for running in self._running.values():
-            release(running.listener, running.entry.addr.path)
+            release(running.listener, running.path)
 
     async def run(self, accepting: Callable[[], object]) -> None:
         """Serve until `stop`; raises `HostFailed`. `accepting` is called when clients may come."""
@@ -110,7 +121,7 @@ class Deployment:
             await self.node.reconfigure(hosts, assembly.entries(new), stale)
         except BaseException:
             for running in opened.values():
-                release(running.listener, running.entry.addr.path)
+                release(running.listener, running.path)
             raise
         changed = [
             name
@@ -138,14 +149,14 @@ class Deployment:
             if entry is None or name in opened:
                 del self._running[name]
                 await self._front.remove(running.server)
-                release(running.listener, running.entry.addr.path)
+                release(running.listener, running.path)
             elif entry == running.entry:
                 running.app.app = apps[name]
             else:
                 # The old connections stay with the options that they began with.
                 running.app.app = apps[name]
                 listener = running.listener.dup()
-                self._running[name] = _Running(entry, apps[name], listener)
+                self._running[name] = _Running(entry, apps[name], listener, running.path)
                 await self._front.add(self._running[name].server)
                 running.server.stop_accepting()
         for name, running in opened.items():
@@ -166,16 +177,17 @@ def _spread(configuration: Configuration) -> float:
     return max((server.timeouts.drain for server in configuration.servers.values()), default=0.0)
 
 
-def _open(entry: ServerEntry, app: App) -> _Running:
-    address = entry.addr
-    if address.path is not None:
-        listener = bind_unix(address.path)
-    else:
+def _open(entry: ServerEntry, app: App, inherited: Inherited | None = None) -> _Running:
+    address, path = entry.addr, None
+    listener = inherited and inherited.take(entry.name, address.path or address.port)
+    if not listener and address.path is not None:
+        listener, path = bind_unix(address.path), address.path
+    elif not listener:
         listener = bind(address.host or "", address.port or 0)
     try:
-        return _Running(entry, app, listener)
+        return _Running(entry, app, listener, path)
     except BaseException:
-        release(listener, address.path)
+        release(listener, path)
         raise
 
 
