@@ -12,9 +12,10 @@ import sys
 from typing import Any, Final
 
 from uvicorn.config import Config
-from uvicorn.protocols.websockets.wsproto_impl import WSProtocol
+from uvicorn.protocols.websockets.wsproto_impl import FrameTooLargeError, WSProtocol
 from uvicorn.server import ServerState
 from wsproto import events
+from wsproto.connection import ConnectionState
 
 from wsrelay.relay.asgi import TRANSPORT, Transport
 
@@ -32,6 +33,7 @@ _LINGER: Final = 2.0
 class RelayProtocol(WSProtocol):
     """One WebSocket connection of our front end."""
 
+    _failed = False
     _read_late = False
     """Reading was paused at some time since the last ping: a missing pong proves nothing."""
 
@@ -67,12 +69,32 @@ class RelayProtocol(WSProtocol):
         extensions: Any = self.scope["extensions"]
         extensions[TRANSPORT] = Transport(self._abort, self._lost)
 
+    def data_received(self, data: bytes) -> None:
+        """Take bytes; those of a client whose connection has failed go nowhere."""
+        if not self._failed:
+            super().data_received(data)
+
     def handle_message(self, event: events.TextMessage | events.BytesMessage) -> None:
-        """Note that reading pauses."""
-        super().handle_message(event)
-        self._read_late = self._read_late or self.read_paused
-        if self.close_sent:
-            self._abort_later()
+        """Pass a message on as soon as it is whole, and note that reading pauses."""
+        try:
+            self.buffer.extend(event)
+        except FrameTooLargeError:
+            most = self.config.ws_max_size
+            self._fail(1009, f"Message exceeds the maximum size ({most} bytes)")
+            return
+        if event.message_finished:
+            self.queue.put_nowait(self.buffer.to_message())
+            self.buffer.clear()
+            if not self.read_paused:
+                self.read_paused = self._read_late = True
+                self.transport.pause_reading()
+
+    def handle_close(self, event: events.CloseConnection) -> None:
+        """Close; where the client has not asked for it, it broke the protocol."""
+        if self.conn.state is ConnectionState.OPEN:
+            self._fail(event.code, event.reason or "")
+        else:
+            super().handle_close(event)
 
     def send_keepalive_ping(self) -> None:
         """Send a ping."""
@@ -85,19 +107,29 @@ class RelayProtocol(WSProtocol):
             # Another ping, not only more time: it is what fails if the client has vanished.
             self.send_keepalive_ping()
             return
-        super().keepalive_timeout()
-        event: Any = {
-            "type": "websocket.disconnect",
-            "code": 1011,
-            "reason": "keepalive ping timeout",
-        }
-        self.queue.put_nowait(event)
-        self._abort_later()
+        self.pong_timer = None
+        if not self.close_sent and not self.transport.is_closing():
+            self._fail(1011, "keepalive ping timeout")
 
     def shutdown(self) -> None:
         """Close with 1012 at the server's shutdown."""
         super().shutdown()
         self._abort_later()
+
+    def _fail(self, code: int, reason: str) -> None:
+        """Fail the connection (RFC 6455 section 7.1.7).
+
+        What the client still sends is read and dropped: closing the socket with bytes unread would
+        make the kernel send RST, which overtakes the close frame.
+        """
+        self.stop_keepalive()
+        self._failed = self.close_sent = self.disconnected = True
+        self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
+        self.transport.write(self.conn.send(events.CloseConnection(code=code, reason=reason)))
+        if self.read_paused:
+            self.read_paused = False
+            self.transport.resume_reading()
+        self.close_timer = self.loop.call_later(_LINGER, self._abort)
 
     def _abort_later(self) -> None:
         """Let the socket flush for a while: `close()` alone waits for a client for ever."""
