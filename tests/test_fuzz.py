@@ -1,0 +1,316 @@
+"""The two parsers that meet strangers: client bytes, and what a worker writes on its pipe.
+
+The same examples each time; `scripts/fuzz` goes on with others for as long as one likes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import typing
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from support import processes, relay_to, room, until
+from test_rfc6455 import close, frame, request
+from websockets.asyncio.client import ClientConnection, connect
+
+from wsrelay import HostOptions, Node, WebSocketRelay, wire
+from wsrelay.gateway.server import Server, ServerOptions
+from wsrelay.host import Worker
+from wsrelay.message import ExitError, ExitKind
+from wsrelay.pid import PID
+
+EXAMPLES = int(os.environ.get("WSRELAY_FUZZ_EXAMPLES", "0"))
+FUZZ = settings(
+    max_examples=EXAMPLES or 150,
+    derandomize=not EXAMPLES,
+    database=None,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
+
+
+class Unhandled(logging.Handler):
+    """What nobody caught: in the event loop, or in an application under the server."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__()
+        self.problems: list[str] = []
+        loop.set_exception_handler(lambda _, context: self.problems.append(repr(context)))
+        logging.getLogger().addHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.exc_info or "Traceback" in record.getMessage():
+            self.problems.append(self.format(record))
+
+
+@pytest.fixture(scope="module")
+def runner() -> Iterator[asyncio.Runner]:
+    with asyncio.Runner() as runner:
+        runner.get_loop()
+        yield runner
+
+
+# A worker's bytes
+
+
+TYPES: list[type[wire.Frame]] = list(typing.get_args(wire.FromWorker))
+PIDS = ["{local@processes|1}", "{local@processes|2}", "{processes|2}", "{local@gateway|9}", "{x"]
+TEXTS = [
+    *PIDS,
+    "",
+    "name",
+    "echo",
+    "processes",
+    "ws.send",
+    "@reserved",
+    "\ud7ff\x1b[2J\n",
+    "n" * 2000,
+]
+
+
+def values(kind: Any) -> st.SearchStrategy[Any]:  # noqa: PLR0911 - a flat table
+    """Values of a field's type, right ones and wrong ones."""
+    data = st.recursive(
+        st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.binary(),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+        max_leaves=5,
+    )
+    text = st.sampled_from(TEXTS) | st.text(max_size=20)
+    if kind is msgspec.Raw:
+        encoded = st.builds(msgspec.msgpack.encode, data) | st.binary(max_size=20)
+        sends = st.fixed_dictionaries(
+            {"type": text, "data": text | st.binary(), "target_pid": text}
+        )
+        good = st.builds(msgspec.msgpack.encode, data | sends)
+        return st.builds(msgspec.Raw, st.one_of(good, good, good, encoded))
+    if kind is int:
+        return st.integers(-5, 60) | st.integers(-(2**63), 2**63 - 1)
+    if kind is str:
+        return text
+    if typing.get_origin(kind) is typing.Literal:
+        return st.sampled_from(typing.get_args(kind))
+    if kind == ExitError | None:
+        return st.none() | st.builds(ExitError, st.sampled_from(list(ExitKind)), text, text)
+    if kind == list[str]:
+        return st.lists(text, max_size=5)
+    if kind is bool:
+        return st.booleans()
+    if kind is bytes:
+        return st.binary(max_size=20)
+    if isinstance(kind, type) and issubclass(kind, wire.Frame):
+        return frames(kind)
+    return text | st.lists(text, max_size=5) | st.none()
+
+
+def frames(kind: type[wire.Frame]) -> st.SearchStrategy[wire.Frame]:
+    fields = msgspec.structs.fields(kind)
+    return st.builds(kind, **{field.name: values(field.type) for field in fields})
+
+
+def packed(content: Any) -> bytes:
+    try:
+        return wire.pack(content)
+    except (ValueError, TypeError):  # no frame at all
+        return b""
+
+
+@st.composite
+def bytes_of(draw: st.DrawFn, pieces: st.SearchStrategy[bytes]) -> list[bytes]:
+    """A stream, perhaps broken somewhere, in chunks."""
+    data = bytearray(b"".join(draw(st.lists(pieces, min_size=1, max_size=6))))
+    for _ in range(draw(st.sampled_from([0, 0, 0, 0, 0, 1, 2]))):
+        at = draw(st.integers(0, max(0, len(data) - 1)))
+        match draw(st.sampled_from(["flip", "cut", "insert", "repeat"])):
+            case "flip" if data:
+                data[at] ^= 1 << draw(st.integers(0, 7))
+            case "cut":
+                del data[at:]
+            case "insert":
+                data[at:at] = draw(st.binary(max_size=10))
+            case "repeat":
+                data[at:at] = data[:at]
+    cuts = sorted(draw(st.lists(st.integers(0, len(data)), max_size=4)))
+    return [bytes(data[a:b]) for a, b in zip([0, *cuts], [*cuts, len(data)], strict=True) if a < b]
+
+
+WORKER_BYTES = bytes_of(
+    st.one_of(*2 * [st.builds(packed, frames(kind)) for kind in TYPES], st.binary(max_size=40))
+)
+
+
+@FUZZ
+@given(WORKER_BYTES)
+def test_whatever_a_worker_writes_the_node_goes_on(
+    runner: asyncio.Runner, data: list[bytes]
+) -> None:
+    runner.run(_written(data))
+
+
+async def _written(chunks: list[bytes]) -> None:
+    """Let a worker that is only a pipe write this, beside one that is well-behaved."""
+    unhandled = Unhandled(asyncio.get_running_loop())
+    # Two is all that the host takes: what the bytes ask to be spawned is not.
+    async with Node(hosts=[HostOptions(max_processes=2)]) as node:
+        bad, good = (_pipe_only(node, PID(pid)) for pid in PIDS[:2])
+        with bad.worker_end, good.worker_end:
+            node.kernel.register("good", good.pid)
+            for chunk in chunks:
+                bad.worker_end.sendall(chunk)
+            bad.worker_end.shutdown(socket.SHUT_WR)
+            await until(lambda: bad.pipe._at_end, "all of it was read")
+            good.worker_end.sendall(wire.pack(wire.Lookup(7, "no such name")))
+            reader = wire.to_worker()
+            replies: list[Any] = []
+            good.worker_end.setblocking(False)
+
+            def replied() -> bool:
+                with contextlib.suppress(BlockingIOError):
+                    replies.extend(f for f, _ in reader.feed(good.worker_end.recv(1 << 20)))
+                return any(isinstance(f, wire.Reply) and f.ref == 7 for f in replies)
+
+            if good.pid in node.kernel.processes:
+                await until(replied, "the other worker was answered")
+            for worker in (bad, good):
+                worker.failed(ExitError(ExitKind.KILLED, "SIGKILL"))
+        assert not node.kernel.processes
+        assert not node.kernel.relations
+        assert not len(node.kernel.groups)
+        assert not len(node.kernel.names)
+    logging.getLogger().removeHandler(unhandled)
+    assert not unhandled.problems
+
+
+def _pipe_only(node: Node, pid: PID) -> Worker:
+    """A worker that the node knows and that has no process."""
+    node.kernel.spawn(pid)
+    worker = Worker(pid, len(node._workers) + 1, node._requests.handle, node._exited, 1000)
+    node._workers[pid] = worker
+    return worker
+
+
+# A client's bytes
+
+
+class Place:
+    """A server with an echo behind it, and a healthy client."""
+
+    def __init__(self) -> None:
+        self.joins: list[int | None] = []
+
+    async def start(self) -> None:
+        self.node = Node(hosts=[processes()])
+        self.node.start()
+        pid = self.node.spawn(room("echo"))
+        self.node.clients.watch(pid, lambda _, count: self.joins.append(count))
+        app = WebSocketRelay(relay_to(pid), node=self.node)
+        listener = socket.create_server(("127.0.0.1", 0))
+        self.address = listener.getsockname()
+        self.server = Server(app, listener, ServerOptions(max_message_size=5000))
+        await self.server.start()
+        url = f"ws://127.0.0.1:{self.address[1]}"
+        self.healthy: ClientConnection = await connect(url, compression=None, proxy=None)
+        self.unhandled = Unhandled(asyncio.get_running_loop())
+
+    async def stop(self) -> None:
+        await self.healthy.close()
+        self.server.stop_accepting()
+        await self.node.aclose()
+        await self.server.aclose()
+        logging.getLogger().removeHandler(self.unhandled)
+
+
+@pytest.fixture(scope="module")
+def place(runner: asyncio.Runner) -> Iterator[Place]:
+    place = Place()
+    runner.run(place.start())
+    yield place
+    runner.run(place.stop())
+
+
+HTTP = st.sampled_from(
+    [
+        request(),
+        request(),
+        request(),
+        request(Sec_WebSocket_Version="12"),
+        request(Upgrade="h2c"),
+        request(Content_Length="5"),
+        request(Transfer_Encoding="chunked"),
+        request(X_WS_Relay='{"target_pid": "{x|1}"}'),
+        request(Cookie="x" * 3000),
+        b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET /%0a%ff HTTP/1.0\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00",
+    ]
+)
+FRAMES = st.builds(
+    frame,
+    st.integers(0, 15),
+    st.binary(max_size=130) | st.text(max_size=40).map(str.encode) | st.just(bytes(6000)),
+    fin=st.booleans(),
+    masked=st.sampled_from([True, True, True, False]),
+    rsv=st.sampled_from([0, 0, 0, 0, 1, 4]),
+) | st.builds(close, st.integers(0, 5000))
+
+
+@FUZZ
+@given(
+    HTTP,
+    bytes_of(FRAMES | st.binary(max_size=30)),
+    bytes_of(HTTP),
+    st.sampled_from(["close", "half", "reset", "wait"]),
+    st.booleans(),
+)
+def test_whatever_a_client_sends_the_server_goes_on(
+    runner: asyncio.Runner,
+    place: Place,
+    head: bytes,
+    after: list[bytes],
+    broken: list[bytes],
+    end: str,
+    upgraded: bool,
+) -> None:
+    chunks = [head, *after] if upgraded else broken
+    runner.run(_sent(place, chunks, end))
+
+
+async def _sent(place: Place, chunks: list[bytes], end: str) -> None:
+    reader, writer = await asyncio.open_connection(*place.address[:2])
+    try:
+        for i, chunk in enumerate(chunks):
+            writer.write(chunk)
+            if i == 0 and chunk.startswith(b"GET /chat") and b"13" in chunk:
+                with contextlib.suppress(TimeoutError, asyncio.IncompleteReadError, OSError):
+                    async with asyncio.timeout(0.05):  # a broken head may have no answer
+                        await reader.readuntil(b"\r\n\r\n")
+            await asyncio.sleep(0)
+        if end == "half":
+            writer.write_eof()
+        if end == "reset":
+            writer.transport.abort()
+        if end in ("half", "wait"):
+            with contextlib.suppress(TimeoutError, OSError):
+                async with asyncio.timeout(0.02):
+                    await reader.read()
+    except OSError:
+        pass  # it was thrown out
+    finally:
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+    async with asyncio.timeout(20):
+        await place.healthy.send("well?")
+        assert await place.healthy.recv() == "well?"
+    await until(lambda: len(place.node.connections) == 1, "the connection has ended")
+    assert place.joins[-1] == 1
+    assert not place.unhandled.problems
