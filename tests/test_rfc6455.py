@@ -191,6 +191,17 @@ async def test_a_request_that_is_no_handshake_is_refused(
     assert not place.journal.lines("ws.message")
 
 
+@pytest.mark.parametrize(
+    "line",
+    [b"Host: \xc4", b"Host: a..b", b"Host: " + b"a" * 70, b"Sec-WebSocket-Protocol: \xc4"],
+    ids=["bytes", "empty label", "long label", "protocol"],
+)
+async def test_headers_that_cannot_be_decoded_are_refused(place: Place, line: bytes) -> None:
+    async with place.connected() as client:
+        client.send(request(Host=None)[:-2] + line + b"\r\n\r\n")
+        assert (await client.head())[0] == 400
+
+
 async def test_names_and_tokens_are_compared_without_case(place: Place) -> None:
     """Section 4.2.1: `Connection` is a list."""
     async with place.connected() as client:

@@ -63,6 +63,9 @@ class HTTPProtocol(H11Protocol):
 
     def handle_websocket_upgrade(self, event: h11.Request) -> None:
         """Hand the connection on to the WebSocket protocol, which sees to its end."""
+        if not _decodable(self.headers):
+            self.send_400_response("Invalid HTTP request received.")
+            return
         self._upgraded = True
         super().handle_websocket_upgrade(event)
 
@@ -96,3 +99,16 @@ class HTTPProtocol(H11Protocol):
         self.transport.write(f"{head}content-length: 0\r\nconnection: close\r\n\r\n".encode())
         self.transport.close()
         self._deadline = self.loop.call_later(_LINGER, self.transport.abort)
+
+
+def _decodable(headers: list[tuple[bytes, bytes]]) -> bool:
+    """Whether wsproto can decode the headers that it decodes; if not, it raises what nobody expects."""
+    try:
+        for name, value in headers:
+            if name == b"host":
+                value.decode("idna")
+            elif name in (b"connection", b"upgrade") or name.startswith(b"sec-websocket-"):
+                value.decode("ascii")
+    except UnicodeError:
+        return False
+    return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import multiprocessing
 import os
@@ -11,7 +12,6 @@ import sys
 import types
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 from wsrelay import wire
 from wsrelay.bucket import Bucket
@@ -39,7 +39,7 @@ class ProcessHost:
         self._process: multiprocessing.process.BaseProcess | None = None
         self._control: socket.socket | None = None
         self._reader = wire.from_template()
-        self._descriptors: list[int] = []
+        self._descriptors: list[int | None] = []
         self._workers: dict[int, Worker] = {}
         self._pending: deque[Worker] = deque()
         self._forks = Bucket(options.spawn_rate, max(1.0, options.spawn_rate))
@@ -50,12 +50,19 @@ class ProcessHost:
         self._retired: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Start the template unless it runs."""
+        """Start the template unless it runs; raises `HostFailed` if the system refuses."""
         if self._control is not None:
             return
+        try:
+            self._start()
+        except OSError as error:
+            raise HostFailed(f"the template cannot be started: {error.strerror}") from None
+
+    def _start(self) -> None:
         ours, theirs = socket.socketpair()
         context = multiprocessing.get_context("spawn")
-        with theirs, _as_a_plain_process():
+        with theirs, _as_a_plain_process(), contextlib.ExitStack() as undo:
+            undo.callback(ours.close)
             self._process = context.Process(
                 target=template.main,
                 args=(
@@ -67,6 +74,7 @@ class ProcessHost:
                 name=f"wsrelay {self.options.name}",
             )
             self._process.start()
+            undo.pop_all()
         ours.setblocking(False)
         self._control = ours
         self._reader = wire.from_template()
@@ -88,7 +96,12 @@ class ProcessHost:
 
     def launch(self, worker: Worker) -> None:
         """Have the worker forked, as soon as the template is ready."""
-        self.start()
+        try:
+            self.start()
+        except HostFailed as error:
+            failed = ExitError(ExitKind.START_FAILED, str(error))
+            self._loop.call_soon(worker.failed, failed)
+            return
         self._workers[worker.ref] = worker
         worker.limits = self.options.limits
         worker.kill_by_host = lambda: self._kill(worker)
@@ -108,12 +121,18 @@ class ProcessHost:
             self._tell(wire.Fork(worker.ref), worker.worker_end)
 
     def _kill(self, worker: Worker) -> None:
+        if worker.os_pid is not None:
+            self._tell(wire.Kill(worker.ref))
+            return
+        unsent = [entry for entry in self._out if entry[1] is worker.worker_end]
         if worker in self._pending:
             self._pending.remove(worker)
             del self._workers[worker.ref]
-            worker.failed(ExitError(ExitKind.KILLED, "SIGKILL"))
-        elif worker.os_pid is not None:
-            self._tell(wire.Kill(worker.ref))
+        elif unsent:
+            self._out.remove(unsent[0])
+            del self._workers[worker.ref]
+        # Else the template is about to fork it, or stalled: the fork is killed when it is told of.
+        worker.failed(ExitError(ExitKind.KILLED, "SIGKILL"))
 
     def close(self) -> None:
         """Let go of the template: it kills all that it has and ends."""
@@ -126,7 +145,8 @@ class ProcessHost:
             self._control.close()
             self._control = None
         for descriptor in self._descriptors:
-            os.close(descriptor)
+            if descriptor is not None:
+                os.close(descriptor)
         self._descriptors.clear()
         self._out.clear()
         if self._loading is not None and not self._loading.done():
@@ -205,8 +225,10 @@ class ProcessHost:
     def _readable(self) -> None:
         assert self._control is not None  # noqa: S101 - it is being read
         try:
-            data, descriptors, _, _ = socket.recv_fds(self._control, 65536, 64)
+            data, descriptors, flags, _ = socket.recv_fds(self._control, 65536, 64)
             self._descriptors += descriptors
+            if flags & socket.MSG_CTRUNC:
+                self._descriptors.append(None)  # there was no room for it in our table
             frames = [frame for frame, _ in self._reader.feed(data)]
         except BlockingIOError:
             return
@@ -264,7 +286,7 @@ class ProcessHost:
             worker.template_lost()
 
 
-@contextmanager
+@contextlib.contextmanager
 def _as_a_plain_process() -> Iterator[None]:
     """Start a child of multiprocessing as if this process were nothing special.
 

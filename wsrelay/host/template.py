@@ -129,7 +129,7 @@ class Template:
         self._control = control
         self._options = options
         self._reader = wire.to_template()
-        self._descriptors: list[int] = []
+        self._descriptors: list[int | None] = []
         self._refs: dict[int, int] = {}  # process id to ref
         self._context = multiprocessing.get_context("fork")
         # A child's death interrupts the poll by way of this pair.
@@ -177,10 +177,12 @@ class Template:
     def _obey(self) -> bool:
         """Carry out what the node wrote; False when it is gone."""
         try:
-            data, descriptors, _, _ = socket.recv_fds(self._control, 65536, 64)
+            data, descriptors, flags, _ = socket.recv_fds(self._control, 65536, 64)
         except ConnectionResetError:
             return False
         self._descriptors += descriptors
+        if flags & socket.MSG_CTRUNC:
+            self._descriptors.append(None)  # preloaded code has taken all that there are
         for frame, _ in self._reader.feed(data):
             match frame:
                 case wire.Fork():
@@ -191,7 +193,10 @@ class Template:
                             _kill_group(pid)
         return bool(data)
 
-    def _fork(self, ref: int, descriptor: int) -> None:
+    def _fork(self, ref: int, descriptor: int | None) -> None:
+        if descriptor is None:
+            self.tell(wire.ForkFailed(ref, "the template has no descriptor left"))
+            return
         with socket.socket(fileno=descriptor) as sock:
             process = self._context.Process(target=self._child, args=(sock, os.getpid()))
             try:
@@ -218,7 +223,8 @@ class Template:
         for mine in (self._control, self._wakeup, self._woken):
             mine.close()
         for descriptor in self._descriptors:
-            os.close(descriptor)
+            if descriptor is not None:
+                os.close(descriptor)
         enter = functools.partial(limits.enter_worker, self._options.limits, self._options.nice)
         worker.run(sock, template, enter)
 

@@ -12,6 +12,7 @@ from typing import Final
 
 from wsrelay import payload, wire
 from wsrelay.bucket import Bucket
+from wsrelay.errors import HostFailed
 from wsrelay.message import ExitError, ExitKind, Result
 from wsrelay.pid import PID
 
@@ -28,7 +29,8 @@ class Worker:
     """A worker from its launch to its exit.
 
     The kernel's pidfd says when it is dead, the template's report (or the worker's own last
-    frame) says how; what it left in its pipe is taken in before `exited` is called, once.
+    frame) says how; what it left in its pipe is taken in before `exited` is called, once. Raises
+    `HostFailed` where the system has no descriptors left for its pipe.
     """
 
     def __init__(
@@ -42,7 +44,7 @@ class Worker:
         self.pid = pid
         self.ref = ref
         self.os_pid: int | None = None
-        self.started = time.time()
+        self.started = time.monotonic()
         self.target = ""
         self.parent: PID | None = None
         self.clients: dict[PID, int] = {}
@@ -50,7 +52,10 @@ class Worker:
         self.done: wire.Done | None = None
         self._exited = exited
         self._loop = asyncio.get_running_loop()
-        node_end, self.worker_end = socket.socketpair()
+        try:
+            node_end, self.worker_end = socket.socketpair()
+        except OSError as error:
+            raise HostFailed(f"no process can be started: {error.strerror}") from None
         self.pipe = NodePipe(
             node_end, lambda frame: received(self, frame), self._garbage, self._flooded
         )
@@ -91,6 +96,12 @@ class Worker:
     def forked(self, os_pid: int, pidfd: int | None) -> None:
         """Learn that it runs."""
         self.os_pid = os_pid
+        if self._over:  # it was given up before it was forked
+            if pidfd is not None:
+                os.close(pidfd)
+            if self.kill_by_host is not None:
+                self.kill_by_host()
+            return
         self._pidfd = pidfd
         if pidfd is not None:
             self._loop.add_reader(pidfd, self._dead)

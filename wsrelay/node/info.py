@@ -68,7 +68,7 @@ class NodeInfo(Struct, frozen=True, kw_only=True):
 
 def describe(node: Node) -> NodeInfo:
     """Return the state of a running node; belongs to its event loop's thread."""
-    now = time.time()
+    now = time.monotonic()
     processes = []
     for pid in node.workers:
         worker, row = node.worker(pid), node.kernel.processes.get(pid)

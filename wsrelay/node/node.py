@@ -536,14 +536,19 @@ class Node:
     ) -> PID:
         """Start a worker, or return the one that has the name already.
 
-        Raises `UnknownHost`, `HostFull`, and `HostFailed` while the node shuts down.
+        Raises `UnknownHost`, `HostFull`, and `HostFailed` while the node shuts down or the system
+        has no descriptors left.
         """
         if self.draining:
             raise HostFailed(f"node {self.name} shuts down")
         if name is not None and (there := self.kernel.names.get(name)) is not None:
             return there
         effects = self.kernel.spawn(pid, name, parent=parent, monitored=monitored, linked=linked)
-        self.execute(effects, (target, code), parent)
+        try:
+            self.execute(effects, (target, code), parent)
+        except HostFailed:
+            self.kernel.exited(pid, Result())  # whoever asked for it is told by this error
+            raise
         return pid
 
 
