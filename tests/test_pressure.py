@@ -253,6 +253,30 @@ async def test_a_client_that_answers_no_ping_is_closed(node: Node, journal: Jour
         assert await closed(websocket) == (1011, "keepalive ping timeout")
 
 
+async def test_a_client_that_reads_slowly_but_reads_is_kept(node: Node) -> None:
+    """Its pongs are late: each ping is behind megabytes that it has yet to take."""
+    app = WebSocketRelay(relay_to(node.spawn(room("echo"))), node=node, outbox_limit=100 * MEGABYTE)
+    settings: dict[str, Any] = {"ws_ping_interval": 0.1, "ws_ping_timeout": 0.1}
+    async with (
+        serving(app, **settings) as url,
+        client(url, sock=await connected(url)) as websocket,
+    ):
+        not_reading(websocket)
+        [pid] = node.connections
+        for _ in range(30):
+            node.send(pid, "ws.send", {"type": "binary", "data": bytes(MEGABYTE // 10)})
+        loop = asyncio.get_running_loop()
+        ends = loop.time() + 1.0
+        while loop.time() < ends:  # 20 KB at a time, ten ping intervals long
+            reading(websocket)
+            await asyncio.sleep(0)
+            not_reading(websocket)
+            await asyncio.sleep(0.02)
+        reading(websocket)
+        for _ in range(30):
+            assert len(await received(websocket)) == MEGABYTE // 10
+
+
 async def test_a_healthy_client_outlives_any_computation_of_its_target(
     node: Node, tmp_path: Path
 ) -> None:

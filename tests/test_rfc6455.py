@@ -193,8 +193,8 @@ async def test_a_request_that_is_no_handshake_is_refused(
 
 @pytest.mark.parametrize(
     "line",
-    [b"Host: \xc4", b"Host: a..b", b"Host: " + b"a" * 70, b"Sec-WebSocket-Protocol: \xc4"],
-    ids=["bytes", "empty label", "long label", "protocol"],
+    [b"Host: \xc4", b"Host: x\r\nSec-WebSocket-Protocol: \xc4"],
+    ids=["host", "protocol"],
 )
 async def test_headers_that_cannot_be_decoded_are_refused(place: Place, line: bytes) -> None:
     async with place.connected() as client:

@@ -102,7 +102,7 @@ class HTTPProtocol(H11Protocol):
 
 
 def _decodable(headers: list[tuple[bytes, bytes]]) -> bool:
-    """Whether wsproto can decode the headers that it decodes; if not, it raises what nobody expects."""
+    """Whether wsproto can decode the headers that it decodes; if not, it would raise."""
     try:
         for name, value in headers:
             if name == b"host":

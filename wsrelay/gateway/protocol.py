@@ -6,9 +6,12 @@ not read cannot hold up.
 
 from __future__ import annotations
 
+import array
 import asyncio
+import fcntl
 import socket
 import sys
+import termios
 from typing import Any, Final
 
 from uvicorn.config import Config
@@ -23,6 +26,9 @@ from .http import State
 
 __all__ = ["RelayProtocol"]
 
+_BYTES_ACKED: Final = slice(120, 128)
+"""`tcpi_bytes_acked` in the `tcp_info` of tcp(7)."""
+
 _VANISHED: Final = 60_000
 """Milliseconds after which a client that acknowledges nothing is gone, where there are no pings."""
 
@@ -34,6 +40,7 @@ class RelayProtocol(WSProtocol):
     """One WebSocket connection of our front end."""
 
     _failed = False
+    _acknowledged = 0
     _read_late = False
     """Reading was paused at some time since the last ping: a missing pong proves nothing."""
 
@@ -50,8 +57,7 @@ class RelayProtocol(WSProtocol):
         While reading is paused no pong is due; the unanswered pings make it an error then.
         """
         super().connection_made(transport)
-        sock = transport.get_extra_info("socket")
-        if sys.platform == "linux" and sock is not None and sock.family != socket.AF_UNIX:
+        if (sock := self._tcp_socket()) is not None:
             patience = (self.ping_interval or 0) + (self.ping_timeout or 0)
             milliseconds = round(patience * 1000) or _VANISHED
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
@@ -99,11 +105,16 @@ class RelayProtocol(WSProtocol):
     def send_keepalive_ping(self) -> None:
         """Send a ping."""
         self._read_late = self.read_paused
+        self._acknowledged = self._bytes_acknowledged()
         super().send_keepalive_ping()
 
     def keepalive_timeout(self) -> None:
-        """Close, unless the pong may lie unread because a target is busy."""
-        if self._read_late:
+        """Close, unless the pong may lie unread because a target is busy.
+
+        Or unless the ping is still behind what a slow client is taking, bit by bit.
+        """
+        taking = self._bytes_acknowledged() != self._acknowledged and self._bytes_unsent()
+        if self._read_late or taking:
             # Another ping, not only more time: it is what fails if the client has vanished.
             self.send_keepalive_ping()
             return
@@ -115,6 +126,28 @@ class RelayProtocol(WSProtocol):
         """Close with 1012 at the server's shutdown."""
         super().shutdown()
         self._abort_later()
+
+    def _bytes_acknowledged(self) -> int:
+        """Return how much the client's TCP has taken; 0 where the system does not tell."""
+        sock = self._tcp_socket()
+        if sock is None:
+            return 0
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_ACKED.stop)
+        return int.from_bytes(info[_BYTES_ACKED], sys.byteorder)
+
+    def _bytes_unsent(self) -> int:
+        """Return how much waits for the client, here and in the kernel."""
+        queued = array.array("i", [0])
+        sock = self._tcp_socket()
+        if sock is not None:
+            fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, queued)
+        return self.transport.get_write_buffer_size() + queued[0]
+
+    def _tcp_socket(self) -> socket.socket | None:
+        sock: socket.socket | None = self.transport.get_extra_info("socket")
+        if sys.platform != "linux" or sock is None or sock.family == socket.AF_UNIX:
+            return None
+        return sock
 
     def _fail(self, code: int, reason: str) -> None:
         """Fail the connection (RFC 6455 section 7.1.7).
