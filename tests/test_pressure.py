@@ -275,6 +275,8 @@ async def test_a_client_that_reads_slowly_but_reads_is_kept(node: Node) -> None:
         reading(websocket)
         for _ in range(30):
             assert len(await received(websocket)) == MEGABYTE // 10
+        await websocket.send("still here")
+        assert await received(websocket) == "still here"
 
 
 async def test_a_healthy_client_outlives_any_computation_of_its_target(

@@ -35,8 +35,9 @@ class Sample(NamedTuple):
 class Node:
     """A node in `folder`, from its start to its end; `problems` are lines of its log."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **environment: str) -> None:
         self._folder = folder
+        self._environment = environment
         self.problems: list[str] = []
         self.url = ""
 
@@ -51,7 +52,12 @@ class Node:
             sys.executable,
             *("-m", "wsrelay", "serve", "-c", "wsrelay.yaml", "--log-level", "warning"),
             cwd=self._folder,
-            env={**os.environ, "PORT": str(port), "WSRELAY_RUNTIME_DIR": str(run)},
+            env={
+                **os.environ,
+                **self._environment,
+                "PORT": str(port),
+                "WSRELAY_RUNTIME_DIR": str(run),
+            },
             stderr=asyncio.subprocess.PIPE,
             start_new_session=True,
         )
