@@ -1,0 +1,102 @@
+"""What stands in docs/security.md and has no better place: each threat as somebody would try it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import client, endpoint, received, relay_to, room, serving, until
+from websockets.exceptions import InvalidStatus
+from websockets.typing import Origin
+
+from wsrelay import Node, RelayResponse, WebSocketRelay, process
+
+pytestmark = pytest.mark.anyio
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Evil:
+    """Writes down where it is unpickled."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return note_pid, (self.path,)
+
+
+def note_pid(path: str) -> None:
+    with Path(path).open("a") as file:
+        file.write(f"{os.getpid()}\n")
+
+
+def nothing(*_: Any) -> None:
+    pass
+
+
+def spawn_with(path: str) -> int:
+    """Send what is dangerous to unpickle through everything that carries code."""
+    process.spawn(nothing, None, Evil(path))
+    process.get_or_spawn("evil", nothing, None, Evil(path))
+    process.exec(nothing, None, Evil(path), timeout=20)
+    return os.getpid()
+
+
+async def test_the_node_unpickles_nothing_that_a_worker_sent(node: Node, tmp_path: Path) -> None:
+    path = tmp_path / "pids"
+    results: list[Any] = []
+    node.when_ended(node.spawn(spawn_with, None, str(path)), results.append)
+    await until(lambda: results, "the worker has ended")
+    await until(lambda: path.exists() and len(path.read_text().split()) == 3, "all were unpickled")
+    pids = {int(pid) for pid in path.read_text().split()}
+    assert len(pids) == 3, "each in the process that it was for"
+    assert os.getpid() not in pids
+    assert results[0].value not in pids
+
+
+async def test_query_strings_and_cookies_are_in_no_log(
+    node: Node, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They carry tokens, since a browser can set no headers on a WebSocket."""
+    caplog.set_level(logging.INFO)
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    path, headers = "/x?token=hunter2", {"Cookie": "session=hunter2", "Authorization": "hunter2"}
+    gone = node.spawn(room("echo"))
+    node.terminate(gone)
+    await until(lambda: gone not in node.workers, "it is gone")
+    answers = {
+        "dead target": lambda _: RelayResponse(gone),
+        "bad header": lambda _: RelayResponse("{x|1}", metadata={"token": "x"}),
+        "foreign origin": lambda _: RelayResponse(gone),
+    }
+    for name, answer in answers.items():
+        origin = Origin("https://evil.example") if name == "foreign origin" else None
+        async with serving(WebSocketRelay(endpoint(answer), node=node)) as url:
+            with pytest.raises(InvalidStatus):
+                async with client(f"{url}{path}", additional_headers=headers, origin=origin):
+                    pass
+    alive = WebSocketRelay(relay_to(node.spawn(room("echo"))), node=node)
+    async with (
+        serving(alive) as url,
+        client(f"{url}{path}", additional_headers=headers) as websocket,
+    ):
+        await websocket.send("hello")
+        assert await received(websocket) == "hello"
+    assert "503" in caplog.text
+    assert "403" in caplog.text
+    assert "hunter2" not in caplog.text
+
+
+def test_every_test_that_the_documentation_names_exists() -> None:
+    """docs/security.md names a test for each defence."""
+    text = (ROOT / "docs" / "security.md").read_text()
+    named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", text)
+    assert len(named) > 20
+    for file, function in named:
+        content = (ROOT / file).read_text()
+        assert not function or f"def {function}(" in content, f"{file}::{function}"
