@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import resource
+import signal
 import time
 from typing import Any
 
@@ -48,6 +49,11 @@ def crowd() -> None:
 def busy() -> None:
     while True:
         pass
+
+
+def deaf() -> None:
+    signal.signal(signal.SIGXCPU, signal.SIG_IGN)
+    busy()
 
 
 def idle(seconds: float) -> str:
@@ -121,6 +127,13 @@ async def test_the_clients_of_a_process_over_its_memory_limit_are_told_so() -> N
 async def test_a_process_over_its_cpu_time_is_killed_and_its_clients_are_told_so() -> None:
     async with Node(hosts=[host(limits=Limits(cpu_time=1.0))]) as node:
         error = (await ending(node, busy)).error
+    assert error is not None
+    assert (error.kind, error.message) == (ExitKind.LIMIT, "CPU time limit of 1s reached")
+
+
+async def test_a_process_that_ignores_the_cpu_limit_s_signal_is_told_as_over_it_too() -> None:
+    async with Node(hosts=[host(limits=Limits(cpu_time=1.0))]) as node:
+        error = (await ending(node, deaf)).error
     assert error is not None
     assert (error.kind, error.message) == (ExitKind.LIMIT, "CPU time limit of 1s reached")
 

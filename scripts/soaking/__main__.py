@@ -16,6 +16,7 @@ from pathlib import Path
 import click
 
 from .checks import growth
+from .latency import measure
 from .node import Node, Sample
 from .traffic import Traffic
 
@@ -128,8 +129,20 @@ async def soak(minutes: float, clients: int, every: float, seed: int, patience: 
 @click.option("--every", default=60.0, show_default=True, help="Seconds from line to line.")
 @click.option("--seed", type=int, help="Makes the clients' choices the same again.")
 @click.option("--patience", default=30.0, show_default=True, help="Seconds to wait for an answer.")
-def main(*, minutes: float, clients: int, every: float, seed: int | None, patience: float) -> None:
+@click.option("--latency", is_flag=True, help="Measure a healthy echo beside those that stall.")
+def main(
+    *,
+    minutes: float,
+    clients: int,
+    every: float,
+    seed: int | None,
+    patience: float,
+    latency: bool,
+) -> None:
     """Soak a node in mixed traffic; exit code 1 if anything grew or was lost."""
+    if latency:
+        asyncio.run(measure())
+        return
     seed = random.randrange(1 << 32) if seed is None else seed  # noqa: S311 - no secret
     problems = asyncio.run(soak(minutes, clients, every, seed, patience))
     for problem, count in Counter(problems).most_common(50):

@@ -9,7 +9,15 @@ from msgspec import Struct
 
 from wsrelay import sizes
 
-__all__ = ["LimitError", "Limits", "cpu_time_reached", "enter_template", "enter_worker", "shown"]
+__all__ = [
+    "LimitError",
+    "Limits",
+    "cpu_time_reached",
+    "enter_template",
+    "enter_worker",
+    "hard_limit_reached",
+    "shown",
+]
 
 
 class LimitError(Exception):
@@ -50,7 +58,7 @@ def enter_worker(limits: Limits, nice: int | None) -> None:
     """Limit what is counted per process: the template's own use of it adds up over its life."""
     if limits.cpu_time is not None:
         # The soft limit's SIGXCPU tells what happened; SIGKILL follows for who ignores it.
-        seconds = max(1, round(limits.cpu_time))
+        seconds = _seconds(limits.cpu_time)
         _limit(resource.RLIMIT_CPU, seconds, f"CPU time limit {seconds}s", seconds + 1)
     if limits.open_files is not None:
         _limit(resource.RLIMIT_NOFILE, limits.open_files, f"limit of {limits.open_files} files")
@@ -74,6 +82,18 @@ def _limit(which: int, soft: int, shown: str, hard: int | None = None) -> None:
         resource.setrlimit(which, (soft, hard))
     except (OSError, ValueError) as error:
         raise LimitError(f"{shown} is refused: {error}") from None
+
+
+def hard_limit_reached(limits: Limits, used: resource.struct_rusage) -> bool:
+    """Whether a worker that was killed had ignored SIGXCPU and used a second more."""
+    if limits.cpu_time is None:
+        return False
+    # The two count differently: on a busy machine 1.75 s were told of a limit of 2.
+    return used.ru_utime + used.ru_stime > 0.8 * (_seconds(limits.cpu_time) + 1)
+
+
+def _seconds(cpu_time: float) -> int:
+    return max(1, round(cpu_time))
 
 
 def shown(limits: Limits) -> str:

@@ -235,9 +235,14 @@ class Template:
             if ref is not None:
                 # Before the reaping: until then nobody else can get this process group's number.
                 _kill_group(pid)
-            _, status = os.waitpid(pid, 0)
+            _, status, used = os.wait4(pid, 0)
             if ref is not None:
-                self.tell(wire.Exited(ref, os.waitstatus_to_exitcode(status)))
+                code = os.waitstatus_to_exitcode(status)
+                if code == -signal.SIGKILL and limits.hard_limit_reached(
+                    self._options.limits, used
+                ):
+                    code = -signal.SIGXCPU  # it ignored that one, and then came the hard limit
+                self.tell(wire.Exited(ref, code))
 
     def _end(self) -> None:
         """Kill every worker's group and every descendant, and wait until they are gone."""
