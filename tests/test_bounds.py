@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import psutil
 import pytest
 from support import processes, room, until
@@ -18,6 +20,7 @@ from wsrelay import (
     HostOptions,
     InvalidName,
     Node,
+    PayloadError,
     Result,
     TooMany,
     WsrelayError,
@@ -25,6 +28,7 @@ from wsrelay import (
     process,
     wire,
 )
+from wsrelay.host import NodePipe
 from wsrelay.kernel import Kernel
 from wsrelay.pid import PID
 
@@ -325,3 +329,88 @@ async def test_waiting_for_a_turn_ends_at_the_start_timeout() -> None:
 def test_rates_that_cannot_be_are_refused(options: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="and must be"):
         HostOptions(**options)  # type: ignore[arg-type]
+
+
+# On the way to a worker
+
+
+def deliver(size: int) -> wire.Deliver:
+    """A frame of just so many bytes."""
+    frame = wire.Deliver("t", str(ME), msgspec.Raw(msgspec.msgpack.encode(bytes(size - 1000))))
+    return wire.Deliver(
+        "t",
+        str(ME),
+        msgspec.Raw(msgspec.msgpack.encode(bytes(2 * size - 1000 - len(wire.pack(frame))))),
+    )
+
+
+@pytest.fixture
+async def pipe() -> AsyncIterator[NodePipe]:
+    """A pipe to a worker that takes nothing."""
+    ours, theirs = socket.socketpair()
+    pipe = NodePipe(ours, lambda _: None, lambda _: None, lambda: None)
+    with theirs:
+        yield pipe
+        pipe.close()
+
+
+KB = 1024
+
+
+async def test_the_window_and_one_frame_are_on_their_way_and_the_rest_waits(pipe: NodePipe) -> None:
+    assert len(wire.pack(deliver(4 * KB))) == 4 * KB
+    for _ in range(31):
+        pipe.queue(deliver(4 * KB))
+    assert (pipe._in_flight, pipe.backlog) == (124 * KB, 0), "below the window"
+    pipe.queue(deliver(4 * KB))
+    assert (pipe._in_flight, pipe.backlog) == (128 * KB, 0), "at the window"
+    pipe.queue(deliver(4 * KB))
+    assert (pipe._in_flight, pipe.backlog) == (128 * KB, 4 * KB), "above it"
+    pipe.taken(4 * KB)
+    assert (pipe._in_flight, pipe.backlog) == (128 * KB, 0)
+
+
+async def test_one_frame_may_be_as_large_as_it_likes(pipe: NodePipe) -> None:
+    pipe.queue(deliver(127 * KB))
+    pipe.queue(deliver(MB))
+    assert (pipe._in_flight, pipe.backlog) == (127 * KB + MB, 0)
+    pipe.queue(deliver(4 * KB))
+    assert pipe.backlog == 4 * KB
+
+
+async def test_clients_wait_from_64_kilobytes_of_backlog_on(pipe: NodePipe) -> None:
+    pipe.queue(deliver(128 * KB))
+    for _ in range(15):
+        pipe.queue(deliver(4 * KB))
+    seen = [pipe.full]
+    pipe.queue(deliver(4 * KB - 1))
+    seen.append(pipe.full)
+    pipe.queue(deliver(4 * KB))
+    seen.append(pipe.full)
+    pipe.taken(132 * KB)
+    seen.append(pipe.full)
+    assert seen == [False, False, True, False], "below, a byte below, above, and with room again"
+
+
+async def test_what_may_overtake_waits_for_no_room(pipe: NodePipe) -> None:
+    for _ in range(100):
+        pipe.queue(deliver(4 * KB))
+    before = pipe.backlog
+    pipe.post(wire.Signal("CANCEL", str(ME), "now"))
+    assert pipe.backlog == before
+
+
+@pytest.mark.parametrize(("beyond", "fits"), [(-1, True), (0, True), (1, False)])
+def test_a_message_of_a_process_has_at_most_64_megabytes(beyond: int, *, fits: bool) -> None:
+    def send(size: int) -> bytes:
+        content = msgspec.Raw(msgspec.msgpack.encode(bytes(size)))
+        return wire.pack_request(wire.Send("room", "topic", content))
+
+    overhead = len(send(MB)) - MB
+    size = wire.MAX_FRAME - overhead + beyond
+    assert wire.MAX_FRAME == 64 * MB
+    if fits:
+        assert len(send(size)) == wire.MAX_FRAME + beyond
+    else:
+        with pytest.raises(PayloadError, match="are more than a message may hold"):
+            send(size)
