@@ -8,6 +8,7 @@ import functools
 import json
 import logging
 import os
+import select
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -32,6 +33,7 @@ from support import (
 from wsrelay import (
     PID,
     ExitError,
+    ExitKind,
     HostFailed,
     HostFull,
     HostOptions,
@@ -411,6 +413,22 @@ async def test_a_killed_template_takes_its_workers_along_and_is_replaced(any_nod
     assert {error.kind for error in errors} == {"template_lost"}
     await until(lambda: not any(map(psutil.pid_exists, os_pids)), "all workers are gone")
     assert (await exits.of(any_node.spawn(room("return_at_once"), None, 1))).value == 1
+
+
+async def test_a_template_killed_with_frames_unread_on_both_sides_is_lost_too(node: Node) -> None:
+    """Behind its last frames there is an error then, which is not told a second time."""
+    await node.loaded()
+    template, control = node.templates["processes"], node._templates["processes"]._control
+    assert template is not None
+    results: list[Result] = []
+    node.when_ended(node.spawn(room("echo")), results.append)
+    select.select([control], [], [], 10)  # it has answered, and the event loop has not seen it
+    os.kill(template, signal.SIGSTOP)
+    node.when_ended(node.spawn(room("echo")), results.append)
+    os.kill(template, signal.SIGKILL)
+    os.waitid(os.P_PID, template, os.WEXITED | os.WNOWAIT)
+    await until(lambda: len(results) == 2, "both are told")
+    assert {r.error.kind for r in results if r.error} == {ExitKind.TEMPLATE_LOST}
 
 
 async def test_a_stalled_template_does_not_hide_a_death(node: Node, journal: Journal) -> None:

@@ -223,6 +223,13 @@ class ProcessHost:
     # In
 
     def _readable(self) -> None:
+        # To the last byte: a template that died with frames unread leaves an error behind its own
+        # frames, and libuv calls once for both (it stops polling at an error).
+        while self._control is not None and self._read():
+            pass
+
+    def _read(self) -> bool:
+        """Take in what the template wrote; False when there is nothing more for now."""
         assert self._control is not None  # noqa: S101 - it is being read
         try:
             data, descriptors, flags, _ = socket.recv_fds(self._control, 65536, 64)
@@ -231,13 +238,14 @@ class ProcessHost:
                 self._descriptors.append(None)  # there was no room for it in our table
             frames = [frame for frame, _ in self._reader.feed(data)]
         except BlockingIOError:
-            return
+            return False
         except (OSError, WireError):
             data, frames = b"", []
         for frame in frames:
             self._receive(frame)
         if not data:
             self._lost()
+        return bool(data)
 
     def _receive(self, frame: wire.FromTemplate) -> None:
         assert self._loading is not None  # noqa: S101 - start() made it
