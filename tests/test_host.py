@@ -426,7 +426,7 @@ async def test_a_template_killed_with_frames_unread_on_both_sides_is_lost_too(no
     os.kill(template, signal.SIGSTOP)
     node.when_ended(node.spawn(room("echo")), results.append)
     os.kill(template, signal.SIGKILL)
-    os.waitid(os.P_PID, template, os.WEXITED | os.WNOWAIT)
+    os.waitid(os.P_PID, template, os.WEXITED | os.WNOWAIT)  # noqa: ASYNC222 - the loop waits
     await until(lambda: len(results) == 2, "both are told")
     assert {r.error.kind for r in results if r.error} == {ExitKind.TEMPLATE_LOST}
 
