@@ -420,6 +420,7 @@ async def test_a_template_killed_with_frames_unread_on_both_sides_is_lost_too(no
     await node.loaded()
     template, control = node.templates["processes"], node._templates["processes"]._control
     assert template is not None
+    assert control is not None
     results: list[Result] = []
     node.when_ended(node.spawn(room("echo")), results.append)
     select.select([control], [], [], 10)  # it has answered, and the event loop has not seen it
