@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import logging
-import socket
 import ssl
-import struct
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -20,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
-from support import client, endpoint, fronted, received, relay_to, room, until
+from support import client, drop_all, endpoint, fronted, received, relay_to, room, until
 from websockets.exceptions import InvalidStatus
 
 from wsrelay import Node, WebSocketRelay
@@ -327,18 +324,10 @@ async def test_a_client_of_a_busy_target_that_vanishes_is_noticed_before_the_tar
                         await websocket.send(bytes(100_000))
             await until(lambda: node._workers[pid].pipe.full, "the target is busy")
             if silent:
-                _drop_all(websocket.transport.get_extra_info("socket"))
+                drop_all(websocket.transport.get_extra_info("socket"))
             else:
                 websocket.transport.abort()
             await until(lambda: not node.connections, "the connection has ended")
             websocket.transport.abort()
         assert pid in node.workers
         await asyncio.to_thread(go.touch)
-
-
-def _drop_all(sock: socket.socket) -> None:
-    """Let the kernel drop whatever arrives for the socket, as if its machine had lost power."""
-    attach_filter = 26
-    program = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0))  # return 0
-    described = struct.pack("HxxxxxxP", 1, ctypes.addressof(program))
-    sock.setsockopt(socket.SOL_SOCKET, attach_filter, described)

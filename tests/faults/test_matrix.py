@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import os
 import resource
 import signal
 import socket
-import struct
 import sys
 import tempfile
 import time
@@ -21,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import client, closed, fronted, processes, received, relay_to, room, until
+from support import client, closed, drop_all, fronted, processes, received, relay_to, room, until
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
@@ -341,14 +339,6 @@ async def test_an_idle_client_that_vanishes_is_noticed_by_its_pongs() -> None:
         await until(lambda: len(scene.node.connections) == 1, "it is gone")
         await scene.is_well()
         scene.hit.transport.abort()
-
-
-def drop_all(sock: socket.socket) -> None:
-    """Let the kernel drop whatever arrives for the socket, as if its machine had lost power."""
-    attach_filter = 26
-    program = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0))  # return 0
-    described = struct.pack("HxxxxxxP", 1, ctypes.addressof(program))
-    sock.setsockopt(socket.SOL_SOCKET, attach_filter, described)
 
 
 # Clocks that jump

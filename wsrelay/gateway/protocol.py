@@ -104,22 +104,24 @@ class RelayProtocol(WSProtocol):
 
     def send_keepalive_ping(self) -> None:
         """Send a ping."""
-        self._read_late = self.read_paused
-        self._acknowledged = self._bytes_acknowledged()
-        super().send_keepalive_ping()
+        if not self.transport.is_closing():
+            self._read_late = self.read_paused
+            self._acknowledged = self._bytes_acknowledged()
+            super().send_keepalive_ping()
 
     def keepalive_timeout(self) -> None:
         """Close, unless the pong may lie unread because a target is busy.
 
         Or unless the ping is still behind what a slow client is taking, bit by bit.
         """
+        self.pong_timer = None
+        if self.close_sent or self.transport.is_closing():
+            return
         taking = self._bytes_acknowledged() != self._acknowledged and self._bytes_unsent()
         if self._read_late or taking:
             # Another ping, not only more time: it is what fails if the client has vanished.
             self.send_keepalive_ping()
-            return
-        self.pong_timer = None
-        if not self.close_sent and not self.transport.is_closing():
+        else:
             self._fail(1011, "keepalive ping timeout")
 
     def shutdown(self) -> None:
