@@ -53,6 +53,7 @@ async def client_that_reads_nothing(node: Node) -> AsyncIterator[None]:
     async with _unread(f"{node.url}/pause/feed/x") as websocket:
         await websocket.send("1000000")
         yield
+    await node.kill("feed x")
 
 
 @contextlib.asynccontextmanager
@@ -66,6 +67,7 @@ async def room_that_reads_nothing(node: Node) -> AsyncIterator[None]:
                     await websocket.send(bytes(100_000))
         yield
         websocket.transport.abort()
+    await node.kill("busy x")
 
 
 @contextlib.asynccontextmanager
@@ -74,6 +76,7 @@ async def room_that_floods(node: Node) -> AsyncIterator[None]:
     async with _unread(f"{node.url}/drop/feed/y") as websocket:
         await websocket.send("100000000")
         yield
+    await node.kill("feed y")
 
 
 CASES: Final[list[Callable[[Node], AbstractAsyncContextManager[None]]]] = [
@@ -84,9 +87,9 @@ CASES: Final[list[Callable[[Node], AbstractAsyncContextManager[None]]]] = [
 ]
 
 
-async def _latencies(node: Node, seconds: float) -> list[float]:
+async def _latencies(node: Node, name: str, seconds: float) -> list[float]:
     found = []
-    async with connect(f"{node.url}/close/echo/healthy", **_SETTINGS) as websocket:
+    async with connect(f"{node.url}/close/echo/{name}", **_SETTINGS) as websocket:
         ends = time.perf_counter() + seconds
         while (began := time.perf_counter()) < ends:
             await websocket.send("x")
@@ -101,10 +104,10 @@ async def measure(rounds: int = 3, seconds: float = 3.0) -> None:
     results: dict[str, list[tuple[float, float]]] = {}
     with tempfile.TemporaryDirectory() as folder:
         async with Node(Path(folder), PING="1h") as node:
-            for _ in range(rounds):  # in turns, so that a noisy moment hits all alike
+            for number in range(rounds):  # in turns, so that a noisy moment hits all alike
                 for case in CASES:
                     async with case(node):
-                        found = await _latencies(node, seconds)
+                        found = await _latencies(node, f"{case.__name__}-{number}", seconds)
                     quantiles = found[len(found) // 2], found[int(len(found) * 0.99)]
                     results.setdefault(case.__name__.replace("_", " "), []).append(quantiles)
     alone = [statistics.median(column) for column in zip(*results["nobody"], strict=True)]

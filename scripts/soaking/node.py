@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 import signal
@@ -118,6 +119,11 @@ class Node:
             return await asyncio.to_thread(ControlClient(self._control.path).node)
         except NodeGone:
             return None
+
+    async def kill(self, name: str) -> None:
+        """End a room that goes on without clients."""
+        with contextlib.suppress(NodeGone, ValueError):
+            await asyncio.to_thread(ControlClient(self._control.path).kill, name)
 
     async def sample(self) -> Sample | None:
         """Measure it; None where it is gone."""
