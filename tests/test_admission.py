@@ -256,6 +256,17 @@ async def test_half_a_second_request_is_cut_off_too() -> None:
         assert (await answer(reader)).startswith("HTTP/1.1 408")
 
 
+async def test_garbage_behind_a_request_gets_400_and_no_traceback(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with fronted(endpoint(hello)) as (server, url), connected(url) as (reader, out):
+        out.write(REQUEST + b"\x00\xff garbage\r\n\r\n")
+        assert (await answer(reader)).startswith("HTTP/1.1 ")
+        await rest(reader)
+        await until(lambda: not server.server_state.tasks, "the application has ended")
+    assert "Traceback" not in caplog.text
+
+
 async def test_a_head_in_time_is_served_however_long_the_answer_takes() -> None:
     go = asyncio.Event()
 
