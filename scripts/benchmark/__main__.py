@@ -1,0 +1,5 @@
+"""`python -m benchmark`."""
+
+from .main import main
+
+main()

@@ -1,0 +1,120 @@
+"""The command."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import signal
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+import click
+from msgspec.structs import replace
+
+from .contenders import PEERS
+from .generator import Generator
+from .machine import Others, describe
+from .places import ROOT
+from .report import Report
+from .run import Run
+from .works import WORKS, Pace, raise_descriptor_limit
+
+__all__ = ["main"]
+
+_QUICK = Pace(repeats=2, seconds=0.4, kills=10, workers=25, budget=90)
+_RESULTS = ROOT / "build"
+
+
+def _works(_context: click.Context, _parameter: click.Parameter, names: tuple[str, ...]) -> object:
+    """Turn `echo` and `echo:32` into cases by work."""
+    chosen: dict[str, list[str]] = {}
+    for part in names or tuple(WORKS):
+        name, _, case = part.partition(":")
+        if name not in WORKS or (case and case not in WORKS[name].cases):
+            known = ", ".join(WORKS) if name not in WORKS else ", ".join(WORKS[name].cases)
+            raise click.BadParameter(f"{part!r} is none of {known}")
+        chosen.setdefault(name, []).extend([case] if case else WORKS[name].cases)
+    return chosen
+
+
+def _peers(_context: click.Context, _parameter: click.Parameter, names: str) -> list[str]:
+    chosen = [name.strip() for name in names.split(",")] if names else list(PEERS)
+    for name in chosen:
+        if name not in PEERS:
+            raise click.BadParameter(f"{name!r} is none of {', '.join(PEERS)}")
+    return chosen
+
+
+def _terminated(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+@click.command(name="scripts/bench")
+@click.option(
+    "--quick",
+    is_flag=True,
+    help="Two minutes on a machine at rest; coarser figures, fewer repetitions.",
+)
+@click.option(
+    "--only",
+    "works",
+    multiple=True,
+    callback=_works,
+    metavar="WORK[:CASE]",
+    help=f"What to measure, also repeated: {', '.join(WORKS)}; e.g. echo:32.",
+)
+@click.option(
+    "--peers", default="", callback=_peers, help=f"Whom, separated by commas: {', '.join(PEERS)}."
+)
+@click.option("--repeats", type=click.IntRange(1), help="How often each measure is taken.")
+@click.option("--seconds", type=click.FloatRange(0.01), help="How long each takes.")
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=_RESULTS,
+    help="Where bench.json, bench.md and bench.svg go; by default build/.",
+)
+def main(
+    *,
+    quick: bool,
+    works: dict[str, list[str]],
+    peers: list[str],
+    repeats: int | None,
+    seconds: float | None,
+    out: Path,
+) -> None:
+    """Measure wsrelay beside its peers, in one run on this machine."""
+    if sys.platform != "linux":
+        raise click.ClickException("the bench reads /proc, so it needs Linux")
+    signal.signal(signal.SIGTERM, _terminated)
+    pace = _QUICK if quick else Pace()
+    pace = replace(pace, repeats=repeats or pace.repeats, seconds=seconds or pace.seconds)
+    descriptors = raise_descriptor_limit()
+    missing = {name: what for name in peers if (what := PEERS[name].missing())}
+    present = {name: PEERS[name] for name in peers if name not in missing}
+    about, others = describe(), Others()
+    with Generator() as load:
+        run = Run(load, present, pace, descriptors, cases=sum(map(len, works.values())))
+        for name, cases in works.items():
+            run.do(WORKS[name], cases)
+    about["other work"] = f"took {others.share():.0%} of the machine meanwhile"
+    report = Report(
+        about=about,
+        peers={name: f"{peer.version()}; {peer.about}" for name, peer in present.items()},
+        skipped=missing,
+        results=run.results,
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "bench.json").write_text(json.dumps(report.data(), indent=2) + "\n")
+    (out / "bench.md").write_text(report.text() + "\n")
+    click.echo(report.text())
+    if importlib.util.find_spec("matplotlib"):
+        from .plot import draw  # noqa: PLC0415 (all else works without matplotlib)
+
+        draw(run.results, out / "bench.svg")
+    else:
+        click.echo("no plot: matplotlib is not installed", err=True)
+    click.echo(f"written to {out}", err=True)
+    if run.results.failed:
+        sys.exit(1)

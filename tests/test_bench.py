@@ -1,0 +1,227 @@
+"""The bench: figures, table and goals, and one small run that is not judged by its speed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+from benchmark.contenders import PEERS
+from benchmark.figures import Figure, percentile, plain
+from benchmark.goals import GOALS, Goal
+from benchmark.places import HERE
+from benchmark.report import Report, table
+from benchmark.results import Key, Results
+from benchmark.works import WORKS
+from running import TIMEOUT, gone, until
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the bench reads /proc")
+
+
+def report(results: Results) -> Report:
+    return Report(about={"machine": "a fast one"}, peers={}, skipped={}, results=results)
+
+
+def results_of(*rows: tuple[str, str, str, dict[str, float]]) -> Results:
+    results = Results()
+    for work, case, peer, figures in rows:
+        results.add(Key(work, case, peer), figures)
+    return results
+
+
+# Figures
+
+
+@pytest.mark.parametrize(
+    ("percent", "expected"), [(0, 1), (1, 1), (50, 50), (50.5, 51), (99, 99), (100, 100)]
+)
+def test_a_percentile_is_a_sample_that_so_many_do_not_exceed(
+    percent: float, expected: float
+) -> None:
+    samples = [float(number) for number in range(100, 0, -1)]
+    assert percentile(samples, percent) == expected
+
+
+def test_one_sample_is_every_percentile_and_none_is_an_error() -> None:
+    assert percentile([7.0], 1) == percentile([7.0], 99) == 7
+    with pytest.raises(ValueError, match="no samples"):
+        percentile([], 50)
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (0, "0"),
+        (0.01234, "0.0123"),
+        (1.5, "1.50"),
+        (99.96, "100.0"),
+        (123.4, "123"),
+        (45678, "45,678"),
+    ],
+)
+def test_numbers_are_written_with_three_digits_that_count(number: float, text: str) -> None:
+    assert plain(number) == text
+
+
+def test_a_figure_is_the_median_and_half_the_range() -> None:
+    figure = Figure((90.0, 100.0, 130.0))
+    assert figure.median == 100
+    assert figure.text("msg/s") == "100 msg/s ±20%"
+    assert Figure((100.0,)).text("msg/s") == "100 msg/s"
+
+
+# Goals
+
+
+def goal(**options: object) -> Goal:
+    settings = {"text": "", "work": "echo", "names": ["rate"], "limit": 2.0, **options}
+    return Goal(**settings)  # type: ignore[arg-type]
+
+
+def test_a_goal_compares_the_medians_of_one_run() -> None:
+    results = Results()
+    for rate in (10.0, 30.0, 20.0):
+        results.add(Key("echo", "", "wsrelay"), {"rate": rate})
+    results.add(Key("echo", "", "websocketd"), {"rate": 10.0})
+    outcome = goal(peer="websocketd", at_least=True).outcome(results)
+    assert outcome.value == 2.0
+    assert outcome.verdict == "met"
+    assert goal(peer="websocketd", limit=1.9).outcome(results).verdict == "missed"
+
+
+def test_a_goal_adds_figures_up_and_has_a_unit() -> None:
+    cpu = {"front_cpu": 3e-6, "worker_cpu": 1e-6}
+    results = results_of(("echo", "", "wsrelay", cpu))
+    outcome = goal(names=["front_cpu", "worker_cpu"], unit="µs", scale=1e-6).outcome(results)
+    assert outcome.value == pytest.approx(4)
+    assert outcome.cells() == ["", "≤ 2.00 µs", "4.00 µs", "missed"]
+
+
+def test_a_goal_can_be_a_ratio_of_two_figures_of_wsrelay() -> None:
+    results = results_of(("light", "", "wsrelay", {"p99": 0.003, "idle_p99": 0.002}))
+    outcome = goal(work="light", names=["p99"], divisor="idle_p99").outcome(results)
+    assert outcome.value == pytest.approx(1.5)
+
+
+def test_a_goal_without_its_peer_is_not_measured() -> None:
+    results = results_of(("echo", "", "wsrelay", {"rate": 5.0}))
+    outcome = goal(peer="websocketd").outcome(results)
+    assert outcome.value is None
+    assert outcome.verdict == "not measured"
+
+
+@pytest.mark.parametrize("one", GOALS, ids=lambda one: one.text)
+def test_goals_speak_of_works_cases_and_peers_that_there_are(one: Goal) -> None:
+    work = WORKS[one.work]
+    assert one.case in work.cases
+    assert "wsrelay" in work.peers
+    assert not one.peer or one.peer in work.peers
+
+
+@pytest.mark.parametrize("work", WORKS.values(), ids=lambda work: work.name)
+def test_works_have_peers_that_can_do_them(work: object) -> None:
+    assert all(work.mode in PEERS[name].modes for name in work.peers)  # type: ignore[attr-defined]
+
+
+# The report
+
+
+def test_a_table_is_aligned() -> None:
+    lines = table(("a", "long"), [("wide", "b")]).splitlines()
+    assert lines == ["| a    | long |", "| ---- | ---- |", "| wide | b    |"]
+
+
+def test_the_report_shows_figures_failures_and_a_busy_generator() -> None:
+    figures = {"rate": 40_000.0, "p50": 0.00025, "p99": 0.0021, "front_cpu": 24e-6, "load": 0.97}
+    results = results_of(("echo", "32", "wsrelay", figures))
+    results.failed[Key("echo", "32", "websocketd")] = "it fell over"
+    text = report(results).text()
+    [row] = [
+        line for line in text.splitlines() if line.startswith("| echo 32") and "wsrelay" in line
+    ]
+    cells = [cell.strip() for cell in row.split("|")]
+    assert cells[3:] == [
+        *("40,000 msg/s", "250 µs", "2.10 ms", "24.0 µs", ""),
+        *("generator at 97% of its core", ""),
+    ]
+    assert "failed: it fell over" in text
+    assert "machine: a fast one" in text
+
+
+def test_the_report_names_those_who_are_missing() -> None:
+    skipped = {"cowboy": "erl, erlc"}
+    one = Report(about={}, peers={}, skipped=skipped, results=Results())
+    assert "skipped: cowboy, no erl, erlc" in one.text()
+    assert one.data()["skipped"] == skipped
+
+
+def test_data_for_programs_has_every_value() -> None:
+    results = Results()
+    for rate in (1.0, 3.0):
+        results.add(Key("echo", "1", "wsrelay"), {"rate": rate})
+    [row] = report(results).data()["rows"]
+    assert row["figures"]["rate"] == {"median": 2, "least": 1, "most": 3, "values": [1, 3]}
+    assert row["failed"] is None
+
+
+# The command
+
+
+def bench(*options: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "benchmark", *options],
+        env={**os.environ, "PYTHONPATH": str(HERE.parent)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def test_a_small_run_writes_numbers(tmp_path: Path) -> None:
+    options = ["--only", "echo:1", "--peers", "wsrelay", "--repeats", "2", "--seconds", "0.05"]
+    with bench(*options, "--out", str(tmp_path)) as process:
+        said, complained = process.communicate(timeout=6 * TIMEOUT)
+    assert process.returncode == 0, complained
+    assert "| echo 1 | wsrelay |" in said
+    data = json.loads((tmp_path / "bench.json").read_text())
+    [row] = data["rows"]
+    assert (row["work"], row["case"], row["peer"]) == ("echo", "1", "wsrelay")
+    for name in ("rate", "p50", "p99", "front_cpu", "worker_cpu"):
+        assert len(row["figures"][name]["values"]) == 2
+        assert all(value > 0 for value in row["figures"][name]["values"]), name
+    assert {"machine", "python", "commit"} <= set(data["about"])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_leaves_no_process_behind(number: int, tmp_path: Path) -> None:
+    options = ["--only", "echo:1", "--peers", "wsrelay", "--seconds", "60", "--out", str(tmp_path)]
+    with bench(*options) as process:
+        assert process.stderr is not None
+        assert "echo 1: wsrelay" in process.stderr.readline()
+        family = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(number)
+        process.communicate(timeout=TIMEOUT)
+    assert process.returncode == 1
+    assert len(family) >= 4  # the generator, the node, its template, a worker
+    until(lambda: all(map(gone, family)), "all its processes are gone")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--only", "nothing"), "'nothing' is none of echo, fanout"),
+        (("--only", "echo:7"), "'echo:7' is none of 1, 32, 256"),
+        (("--peers", "apache"), "'apache' is none of wsrelay"),
+    ],
+)
+def test_a_wrong_name_is_told(options: tuple[str, str], words: str) -> None:
+    with bench(*options) as process:
+        _, complained = process.communicate(timeout=TIMEOUT)
+    assert process.returncode == 2
+    assert words in " ".join(complained.split())
