@@ -54,15 +54,15 @@ class _PlainServer(uvicorn.Server):
 
 
 @contextlib.asynccontextmanager
-async def serving(app: Any, front_end: str = "ours", **config: Any) -> AsyncIterator[str]:
+async def serving(app: Any, front_end: str = "direct", **config: Any) -> AsyncIterator[str]:
     """Serve the application in this event loop; gives `ws://host:port`."""
     sock = socket.create_server(("127.0.0.1", 0))
     settings: dict[str, Any] = {
         "http": "h11",
-        "ws": RelayProtocol if front_end == "ours" else "wsproto",
+        "ws": RelayProtocol if front_end == "direct" else "wsproto",
         "log_config": None,
         "timeout_graceful_shutdown": 3,
-        "ws_per_message_deflate": front_end != "ours",
+        "ws_per_message_deflate": front_end != "direct",
     }
     server = _PlainServer(uvicorn.Config(app, **{**settings, **config}))
     task = asyncio.create_task(server.serve([sock]))

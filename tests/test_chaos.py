@@ -26,11 +26,11 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from wsrelay import PID, Node, RelayResponse, Result, WebSocketRelay
-from wsrelay.gateway.protocol import RelayProtocol
+from wsrelay.gateway.direct import DirectProtocol
 from wsrelay.host.pipe import NodePipe
 from wsrelay.host.worker import Worker
 from wsrelay.kernel import State
-from wsrelay.relay.connection import AsgiConnection
+from wsrelay.relay.connection import RelayedConnection
 
 pytestmark = pytest.mark.anyio
 
@@ -503,7 +503,7 @@ class Chaos:
 def objects() -> Counter[str]:
     """Living objects of the node, which also timers and callbacks hold on to."""
     gc.collect()
-    kinds = (Worker, NodePipe, AsgiConnection, RelayProtocol)
+    kinds = (Worker, NodePipe, RelayedConnection, DirectProtocol)
     return Counter(type(one).__name__ for one in gc.get_objects() if isinstance(one, kinds))
 
 

@@ -32,6 +32,7 @@ LAYERS: dict[str, int] = {
     "kernel": 1,
     "relay.session": 1,
     "relay.command": 1,
+    "relay.frames": 1,
     "relay.header": 1,
     "relay.origins": 1,
     "relay.outbox": 1,

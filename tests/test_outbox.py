@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from wsrelay.relay.command import Send
 from wsrelay.relay.outbox import Outbox, Overflow
 
 
@@ -15,8 +16,8 @@ def test_messages_leave_in_the_order_in_which_they_came() -> None:
     outbox = Outbox(100)
     given_: list[str | bytes] = ["one", b"two", "three", b""]
     for data in given_:
-        outbox.put(data)
-    assert [outbox.get() for _ in given_] == given_
+        outbox.put(Send(data))
+    assert [outbox.get().data for _ in given_] == given_
 
 
 def test_an_empty_outbox_is_false_and_has_nothing_to_take() -> None:
@@ -24,40 +25,40 @@ def test_an_empty_outbox_is_false_and_has_nothing_to_take() -> None:
     assert not outbox
     with pytest.raises(IndexError):
         outbox.get()
-    outbox.put("")
+    outbox.put(Send(""))
     assert outbox
-    assert outbox.get() == ""
+    assert outbox.get().data == ""
     assert not outbox
 
 
 def test_text_counts_as_its_utf_8() -> None:
     outbox = Outbox(100)
     for data, size in (("abc", 3), ("äöü", 9), ("€", 12), ("🙂", 16), (b"\xff\xff", 18)):
-        outbox.put(data)
+        outbox.put(Send(data))
         assert outbox.size == size
 
 
 def test_the_limit_itself_is_kept_and_one_byte_more_is_not() -> None:
     outbox = Outbox(10)
-    assert outbox.put(b"12345")
-    assert outbox.put(b"12345")
-    assert not outbox.put(b"1")
+    assert outbox.put(Send(b"12345"))
+    assert outbox.put(Send(b"12345"))
+    assert not outbox.put(Send(b"1"))
 
 
 def test_a_message_larger_than_the_limit_fits_where_nothing_else_waits() -> None:
     outbox = Outbox(10)
-    assert outbox.put(b"x" * 100)
+    assert outbox.put(Send(b"x" * 100))
     assert outbox.size == 100
-    assert not outbox.put(b"")
+    assert not outbox.put(Send(b""))
     outbox.clear()
-    assert outbox.put(b"x" * 100)
+    assert outbox.put(Send(b"x" * 100))
 
 
 def test_a_message_over_the_limit_is_kept_all_the_same() -> None:
     outbox = Outbox(3)
-    outbox.put("one")
-    assert not outbox.put("two")
-    assert [outbox.get(), outbox.get()] == ["one", "two"]
+    outbox.put(Send("one"))
+    assert not outbox.put(Send("two"))
+    assert [outbox.get().data, outbox.get().data] == ["one", "two"]
 
 
 _STEPS = st.lists(
@@ -79,14 +80,14 @@ def test_the_accounts_are_right_after_any_steps(
             waiting.clear()
         elif step is None:
             if waiting:
-                assert outbox.get() == waiting.pop(0)
+                assert outbox.get().data == waiting.pop(0)
         elif isinstance(step, str | bytes):
             waiting.append(step)
             kept = sum(map(_bytes, waiting)) <= limit or len(waiting) == 1
-            assert outbox.put(step) is kept
+            assert outbox.put(Send(step)) is kept
         assert len(outbox) == len(waiting)
         assert outbox.size == sum(map(_bytes, waiting))
-    assert [outbox.get() for _ in waiting] == waiting
+    assert [outbox.get().data for _ in waiting] == waiting
     assert outbox.size == 0
 
 

@@ -105,7 +105,7 @@ async def test_a_client_of_a_busy_target_that_vanishes_is_noticed(
         await until(lambda: not node.connections, "the connection has ended")
 
 
-@pytest.mark.parametrize("front_end", ["ours", "uvicorn"])
+@pytest.mark.parametrize("front_end", ["direct", "uvicorn"])
 async def test_a_client_that_does_not_read_is_closed_and_its_room_goes_on(
     node: Node, journal: Journal, front_end: str
 ) -> None:

@@ -32,7 +32,7 @@ from wsrelay import HostOptions, Node, RelayResponse, WebSocketRelay
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture(params=["ours", "uvicorn"])
+@pytest.fixture(params=["direct", "uvicorn"])
 def front_end(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

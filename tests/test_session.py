@@ -285,7 +285,7 @@ def test_what_waits_is_still_delivered_when_the_target_ends() -> None:
     session = _session(OPEN)
     session.command(command.Send("last words"), A, _fine)
     session.target_exited(A, RETURNED, join_read=True)
-    assert session.outbox.get() == "last words"
+    assert session.outbox.get().data == "last words"
 
 
 def test_the_first_end_is_the_one_that_counts() -> None:
@@ -504,7 +504,7 @@ def test_under_drop_what_is_newest_is_dropped_and_counted() -> None:
     assert _send(session, b"12345") == []
     assert _send(session, b"1") == []
     assert (session.dropped, session.outbox.size) == (1, 10)
-    assert session.outbox.get() == b"12345"
+    assert session.outbox.get().data == b"12345"
     assert session.wrote() == []
     assert _send(session, b"1") == []
     assert (session.dropped, len(session.outbox)) == (1, 2)
@@ -526,7 +526,7 @@ def test_under_pause_nothing_is_dropped() -> None:
     session = _session(OPEN, limit=1, overflow=Overflow.PAUSE)
     for number in range(5):
         _send(session, str(number))
-    assert [session.outbox.get() for _ in range(5)] == ["0", "1", "2", "3", "4"]
+    assert [session.outbox.get().data for _ in range(5)] == ["0", "1", "2", "3", "4"]
 
 
 def test_every_sender_that_waits_is_released() -> None:
@@ -775,7 +775,7 @@ class SessionHistory(RuleBasedStateMachine):
     @precondition(lambda self: bool(self.waiting))
     @rule()
     def the_client_takes_a_message(self) -> None:
-        assert self.session.outbox.get() == self.waiting.popleft()
+        assert self.session.outbox.get().data == self.waiting.popleft()
         self._do(self.session.wrote())
 
     @invariant()

@@ -62,8 +62,7 @@ class NodePipe:
         self._at_end = False
         self._broken = False
         self._closed = False
-        self._room = asyncio.Event()
-        self._room.set()
+        self._when_room: list[Callable[[], None]] = []
         self._loop.add_reader(sock, self._readable)
 
     # Out
@@ -87,8 +86,6 @@ class NodePipe:
             self._waiting.append((data, mail))
             self.backlog += len(data)
             self.mailbox += len(data) if mail else 0
-            if self.backlog >= _FULL:
-                self._room.clear()
         else:
             self._in_flight += len(data)
             self._write(data)
@@ -103,17 +100,23 @@ class NodePipe:
             self.mailbox -= len(data) if mail else 0
             self._in_flight += len(data)
             self._write(data)
-        if self.backlog < _FULL:
-            self._room.set()
+        self._tell_room()
 
     @property
     def full(self) -> bool:
         """Whether the worker's clients should wait."""
-        return not self._room.is_set()
+        return self.backlog >= _FULL
 
-    async def room(self) -> None:
-        """Wait until there is room for clients' messages, or the worker is gone."""
-        await self._room.wait()
+    def when_room(self, callback: Callable[[], None]) -> None:
+        """Call back, once, when there is room for clients' messages, or the worker is gone."""
+        self._when_room.append(callback)
+        self._tell_room()
+
+    def _tell_room(self) -> None:
+        if self._when_room and not self.full:
+            callbacks, self._when_room = self._when_room, []
+            for callback in callbacks:
+                callback()
 
     def _write(self, data: bytes) -> None:
         if self._closed:
@@ -218,4 +221,4 @@ class NodePipe:
         self._out.clear()
         self._waiting.clear()
         self.backlog = self.mailbox = 0
-        self._room.set()
+        self._tell_room()

@@ -154,10 +154,18 @@ class Clients:
 
     # Pressure
 
-    def room_for(self, target: PID) -> Callable[[], Any] | None:
-        """Return None if the target has room for a client's message, else what to await first."""
+    def full(self, target: PID) -> bool:
+        """Whether a target has no room for clients' messages."""
         worker = self._node.worker(target)
-        return worker.pipe.room if worker is not None and worker.pipe.full else None
+        return worker is not None and worker.pipe.full
+
+    def when_room(self, target: PID, callback: Callable[[], None]) -> None:
+        """Call back, once, when a target has room for clients' messages or is gone."""
+        worker = self._node.worker(target)
+        if worker is None:
+            callback()
+        else:
+            worker.pipe.when_room(callback)
 
     def hold(self, sender: PID, client: PID) -> None:
         """Let a worker's writes wait for a connection."""

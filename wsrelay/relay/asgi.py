@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from .header import HEADER
 
 __all__ = [
     "RETRY_AFTER",
-    "TRANSPORT",
     "App",
     "Event",
     "Headers",
     "Receive",
     "Scope",
     "Send",
-    "Transport",
     "response",
     "strip",
 ]
@@ -29,19 +26,6 @@ Send = Callable[[Event], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 
-
-class Transport(NamedTuple):
-    """What ASGI does not have: the way to drop a connection, and word that it is lost.
-
-    Through `receive` that word comes behind all messages, which may wait for a busy target.
-    """
-
-    abort: Callable[[], None]
-    lost: asyncio.Future[None]
-
-
-TRANSPORT: Final = "wsrelay.transport"
-"""Extension by which our own front end offers a `Transport`."""
 
 RETRY_AFTER: Final = (b"retry-after", b"1")
 """Seconds after which a client of a full host may come again."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Final
 
 from wsrelay.errors import HostFailed, HostFull
@@ -108,6 +108,12 @@ class Asking:
     def client_gone(self) -> None:
         """Let the application's `receive` return `http.disconnect`."""
         self._gone.set()
+
+    async def finished_or(self, gone: Coroutine[None, None, None]) -> None:
+        """Wait for the application's end or for the client's."""
+        client = asyncio.ensure_future(gone)
+        await asyncio.wait((self.task, client), return_when=asyncio.FIRST_COMPLETED)
+        client.cancel()
 
     async def finish(self) -> None:
         """Wait for the application's end, its client being gone; raises what it raises."""

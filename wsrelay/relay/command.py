@@ -16,15 +16,47 @@ from wsrelay.errors import InvalidPID
 from wsrelay.message import CLOSE, CONTROL, SEND
 from wsrelay.pid import PID
 
+from . import frames
 from .header import check_topic, heartbeat
 
 __all__ = ["Close", "Command", "Control", "Send", "Unusable", "may_be_sent", "parse"]
 
 
-class Send(Struct, frozen=True):
-    """A message for the client: text or binary."""
+class Send:
+    """A message for the client: text or binary; `size` is the bytes of its payload.
 
-    data: str | bytes
+    Its frame is made once, however many clients it goes to.
+    """
+
+    __slots__ = ("_frame", "data", "size")
+
+    def __init__(self, data: str | bytes) -> None:
+        self.data = data
+        if isinstance(data, bytes) or data.isascii():
+            self.size = len(data)
+        else:
+            self.size = len(data.encode())
+        self._frame: bytes | None = None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Send) and self.data == other.data
+
+    def __hash__(self) -> int:
+        return hash(self.data)
+
+    def __repr__(self) -> str:
+        return f"Send({self.data!r})"
+
+    @property
+    def frame(self) -> bytes:
+        """The WebSocket frame of a server."""
+        if self._frame is None:
+            data = self.data
+            if isinstance(data, str):
+                self._frame = frames.frame(frames.TEXT, data.encode())
+            else:
+                self._frame = frames.frame(frames.BINARY, data)
+        return self._frame
 
 
 class Close(Struct, frozen=True):

@@ -1,8 +1,12 @@
-"""One relayed connection over ASGI's `receive` and `send`: drives the session's effects."""
+"""A relayed connection as the node knows it: drives the session's effects.
+
+How messages come in and go out is the transport's: `asgi_connection` and `direct_connection`.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Final
 
@@ -11,11 +15,10 @@ from wsrelay.node import ConnectionInfo, Node
 from wsrelay.pid import PID
 
 from . import command, session
-from .asgi import Event, Receive, Send, Transport
 from .header import Relay
 from .outbox import Overflow
 
-__all__ = ["AsgiConnection", "Limits"]
+__all__ = ["Limits", "RelayedConnection"]
 
 _PATIENCE: Final = 10.0
 """Seconds without progress that a client gets to take what was sent before a close frame."""
@@ -30,130 +33,71 @@ class Limits:
         self.linger = linger
 
 
-class AsgiConnection:
-    """A connection as the node knows it, from before the upgrade to its end.
+class RelayedConnection(ABC):
+    """A connection from before the upgrade to its end."""
 
-    Two tasks: one reads the client and waits where its target has no room, one writes the outbox
-    at the client's pace; neither waits for the other.
-    """
+    __slots__ = (
+        "_beat",
+        "_clients",
+        "_closing",
+        "_deadline",
+        "_limits",
+        "_loop",
+        "_node",
+        "_session",
+        "_when_drained",
+        "pid",
+    )
 
-    def __init__(
-        self, node: Node, relay: Relay, limits: Limits, transport: Transport | None
-    ) -> None:
+    def __init__(self, node: Node, relay: Relay, limits: Limits) -> None:
         self.pid = node.clients.new_pid()
         self._node = node
         self._clients = node.clients
         self._limits = limits
-        self._transport = transport
         self._loop = asyncio.get_running_loop()
         self._session = session.Session(
             self.pid, relay, limit=limits.outbox, overflow=limits.overflow
         )
-        self._news = asyncio.Event()
         self._closing: session.Close | None = None
-        self._writer: asyncio.Task[None] | None = None
-        self._room: asyncio.Future[None] | None = None
         self._deadline: asyncio.TimerHandle | None = None
         self._beat: asyncio.TimerHandle | None = None
         self._when_drained: list[Callable[[], None]] = []
         node.clients.connect(self, relay.target_pid)
 
-    # Its life
+    # The transport's part
+
+    @abstractmethod
+    def _flush(self) -> None:
+        """Take what waits in the outbox, and then the close frame, as far as the client does."""
+
+    @abstractmethod
+    def _transferred(self) -> None:
+        """Learn that the target is another one: there may be room for messages."""
+
+    @abstractmethod
+    def _give_up(self) -> None:
+        """Drop a client that does not take what it was sent, not even its close frame."""
 
     def refused(self) -> None:
         """End before the upgrade, which does not come about."""
         self._do(self._session.refused())
 
-    async def serve(self, accept: Event, receive: Receive, send: Send) -> None:
-        """Upgrade and relay until the client or the connection's process is gone."""
-        try:
-            await send(accept)
-        except OSError:
-            self.refused()  # servers raise it for a client that is gone
-            return
-        except BaseException:
-            self.refused()
-            raise
-        self._do(self._session.opened(self._loop.time()))
-        reader = asyncio.create_task(self._read(receive), name=f"read {self.pid}")
-        self._writer = asyncio.create_task(self._write(send), name=f"write {self.pid}")
-        tasks = {reader, self._writer}
-        try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
-            if self._deadline is not None:
-                self._deadline.cancel()
-            self._do(self._session.client_gone(1006))
-        for task in tasks:
-            if not task.cancelled() and (error := task.exception()) is not None:
-                raise error
-
-    async def _read(self, receive: Receive) -> None:
-        early: asyncio.Task[Event] | None = None
-        try:
-            while True:
-                event = await (receive() if early is None else early)
-                early = None
-                if event["type"] == "websocket.disconnect":
-                    code, reason, known = _how(event)
-                    self._do(self._session.client_gone(code, reason, known=known))
-                    return
-                text = event.get("text")
-                self._do(self._session.message(event["bytes"] if text is None else text))
-                while (room := self._clients.room_for(self._session.target)) is not None:
-                    # Listen on for a client that goes; one message at most is read ahead.
-                    early = early or asyncio.create_task(_as_coroutine(receive))
-                    self._room = asyncio.ensure_future(room())
-                    ends = {self._room} | ({self._transport.lost} if self._transport else set())
-                    await asyncio.wait({early, *ends}, return_when=asyncio.FIRST_COMPLETED)
-                    if early.done() and early.result()["type"] == "websocket.receive":
-                        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-                    self._room.cancel()
-                    if early.done() and early.result()["type"] == "websocket.disconnect":
-                        break
-                    if self._transport is not None and self._transport.lost.done():
-                        break  # what it has sent is taken in all the same
-        finally:
-            if early is not None:
-                early.cancel()
-
-    async def _write(self, send: Send) -> None:
-        outbox = self._session.outbox
-        try:
-            while True:
-                while outbox:
-                    data = outbox.get()
-                    kind = "text" if isinstance(data, str) else "bytes"
-                    await send({"type": "websocket.send", kind: data})
-                    self._do(self._session.wrote())
-                    if self._when_drained:
-                        self._tell_drained()
-                    if self._closing is not None and not self._closing.lingering:
-                        self._arm(_PATIENCE)
-                if self._closing is not None:
-                    break
-                self._news.clear()
-                await self._news.wait()
-            closing = self._closing
-            event = {"type": "websocket.close", "code": closing.code, "reason": closing.reason}
-            await send(event)
-        except OSError:
-            pass  # the client is gone, which the reader learns too
-
     def _arm(self, seconds: float) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
+        self._disarm()
         self._deadline = self._loop.call_later(seconds, self._give_up)
 
-    def _give_up(self) -> None:
-        """Drop a client that does not take what it was sent, not even its close frame."""
-        if self._transport is not None:
-            self._transport.abort()
-        if self._writer is not None:
-            self._writer.cancel()
+    def _disarm(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _wrote(self) -> None:
+        """Learn that a message taken from the outbox is on its way."""
+        self._do(self._session.wrote())
+        if self._when_drained:
+            self._tell_drained()
+        if self._closing is not None and not self._closing.lingering:
+            self._arm(_PATIENCE)
 
     # What the node asks and tells
 
@@ -173,7 +117,7 @@ class AsgiConnection:
         """Carry out what a process sent."""
         self._do(self._session.command(given, sender, self._node.why_no_target))
         if self._session.outbox:
-            self._news.set()
+            self._flush()
 
     def target_exited(self, target: PID, result: Result, *, join_read: bool) -> None:
         """Learn that the target is gone."""
@@ -209,7 +153,7 @@ class AsgiConnection:
 
     # What the session wants
 
-    def _do(self, effects: list[session.Effect]) -> None:  # noqa: C901, PLR0912 - a flat table
+    def _do(self, effects: list[session.Effect]) -> None:  # noqa: C901 - a flat table
         clients, pid = self._clients, self.pid
         for effect in effects:
             match effect:
@@ -217,8 +161,7 @@ class AsgiConnection:
                     clients.tell(pid, effect.target, effect.topic, effect.payload)
                 case session.Join():
                     clients.join(pid, effect.target, effect.metadata)
-                    if self._room is not None:
-                        self._room.cancel()  # it was the old target's
+                    self._transferred()
                 case session.Attach():
                     clients.attach(pid, effect.target, effect.metadata)
                 case session.Leave():
@@ -237,8 +180,8 @@ class AsgiConnection:
                 case session.Close():
                     self._closing = effect
                     self._tell_drained()
-                    self._news.set()
                     self._arm(self._limits.linger if effect.lingering else _PATIENCE)
+                    self._flush()
                 case session.Ended():
                     self._beat_every(None)
                     self._tell_drained()
@@ -255,22 +198,6 @@ class AsgiConnection:
     def _heartbeat(self, interval: float, due: float) -> None:
         now = self._loop.time()
         # One that the target has no room for is left out: the next says all that this one would.
-        if self._clients.room_for(self._session.target) is None:
+        if not self._clients.full(self._session.target):
             self._do(self._session.heartbeat(now))
         self._beat_every(interval, max(due + interval, now))
-
-
-def _how(event: Event) -> tuple[int, str, bool]:
-    """Return code and reason of a disconnect event, and whether the server knows.
-
-    Events without any reason are special: uvicorn reports a client that vanished with 1005 so, and
-    hypercorn every client that goes, however it goes, with 1006.
-    """
-    code = event.get("code", 1005)
-    if "reason" not in event and code in (1005, 1006):
-        return 1006, "", code == 1005  # noqa: PLR2004 - RFC 6455 section 7.4.1
-    return code, event.get("reason") or "", True
-
-
-async def _as_coroutine(receive: Receive) -> Event:
-    return await receive()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import enum
 from collections import deque
 
+from .command import Send
+
 __all__ = ["Outbox", "Overflow"]
 
 
@@ -29,28 +31,26 @@ class Outbox:
         self.limit = limit
         self.size = 0
         """Bytes that wait."""
-        self._items: deque[tuple[str | bytes, int]] = deque()
+        self._items: deque[Send] = deque()
 
     def __len__(self) -> int:
         return len(self._items)
 
-    def put(self, data: str | bytes) -> bool:
+    def put(self, message: Send) -> bool:
         """Add a message and return whether the limit is kept."""
-        size = len(data) if isinstance(data, bytes) or data.isascii() else len(data.encode())
-        self._items.append((data, size))
-        self.size += size
+        self._items.append(message)
+        self.size += message.size
         return self.size <= self.limit or len(self._items) == 1
 
-    def get(self) -> str | bytes:
+    def get(self) -> Send:
         """Take the oldest message; raises `IndexError` where there is none."""
-        data, size = self._items.popleft()
-        self.size -= size
-        return data
+        message = self._items.popleft()
+        self.size -= message.size
+        return message
 
     def drop_newest(self) -> None:
         """Drop the message that was put last; raises `IndexError` where there is none."""
-        _, size = self._items.pop()
-        self.size -= size
+        self.size -= self._items.pop().size
 
     def clear(self) -> None:
         """Drop all that waits."""

@@ -238,7 +238,7 @@ class Session:
             return []
         match given:
             case Send():
-                return self._send(given.data, sender)
+                return self._send(given, sender)
             case CloseCommand():
                 return self._close(given.code, given.reason)
             case Control():
@@ -275,8 +275,8 @@ class Session:
 
     # Inside
 
-    def _send(self, data: str | bytes, sender: PID) -> list[Effect]:
-        if self.outbox.put(data):
+    def _send(self, message: Send, sender: PID) -> list[Effect]:
+        if self.outbox.put(message):
             return []
         if self._overflow is Overflow.PAUSE:
             self._held.add(sender)

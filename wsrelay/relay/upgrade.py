@@ -10,9 +10,11 @@ from wsrelay.node import Node
 from wsrelay.printable import printable
 
 from . import header
-from .asgi import RETRY_AFTER, TRANSPORT, App, Event, Receive, Scope, Send, response, strip
+from .asgi import RETRY_AFTER, App, Event, Receive, Scope, Send, response, strip
+from .asgi_connection import AsgiConnection
 from .asking import Answer, Asking, relay_headers
-from .connection import AsgiConnection, Limits
+from .connection import Limits
+from .direct_connection import DIRECT, DirectConnection
 
 __all__ = ["Upgrade", "abandon", "deny"]
 
@@ -91,7 +93,7 @@ class Upgrade:
             await self._deny(500, b"Internal Server Error\n")
         elif answer.relay is not None:
             asking.drop_body()
-            await self._relay(answer, watch)
+            await self._relay(asking, answer, watch)
         elif native and answer.status in (404, 405):
             return True
         elif answer.status == 500 and (full := await asking.unavailable()) is not None:  # noqa: PLR2004
@@ -100,7 +102,7 @@ class Upgrade:
             await self._pass_on(asking, answer)
         return False
 
-    async def _relay(self, answer: Answer, watch: asyncio.Future[Event]) -> None:
+    async def _relay(self, asking: Asking, answer: Answer, watch: asyncio.Future[Event]) -> None:
         path, node = self._path, self._node
         subprotocol, headers = relay_headers(answer)
         relay = None
@@ -124,10 +126,14 @@ class Upgrade:
         if watch.done():  # the client went while its target started
             abandon(node, relay)
             return
-        transport = self._scope.get("extensions", {}).get(TRANSPORT)
-        connection = AsgiConnection(node, relay, self._limits, transport)
         accept = {"type": "websocket.accept", "subprotocol": subprotocol, "headers": headers}
-        await connection.serve(accept, self._resume, self._send)
+        if (hand_over := self._scope.get("extensions", {}).get(DIRECT)) is None:
+            portable = AsgiConnection(node, relay, self._limits)
+            await portable.serve(accept, self._resume, self._send)
+        else:
+            connection = DirectConnection(node, relay, self._limits)
+            await connection.serve(accept, self._send, hand_over)
+            await asking.finished_or(connection.ended())
 
     def _check(self, relay: header.Relay, subprotocol: str | None) -> None:
         """Raise `RelayRefused` for what is wrong with an answer beyond its header's form."""

@@ -1,0 +1,449 @@
+"""A relayed WebSocket connection after its upgrade: from bytes to messages and back.
+
+Whole messages and pongs are taken apart here, all other frames by wsproto. It holds the promises
+of contract section 2 that a portable server does not give: keepalive that never takes a busy target
+for a dead client, and a close that a client which does not read cannot hold up.
+"""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import fcntl
+import random
+import socket
+import sys
+import termios
+from typing import Any, Final
+
+from uvicorn.config import Config
+from uvicorn.protocols.websockets.wsproto_impl import FrameTooLargeError, WebsocketBuffer
+from uvicorn.server import ServerState
+from wsproto import events
+from wsproto.connection import Connection, ConnectionState, ConnectionType
+
+from wsrelay.relay import frames
+from wsrelay.relay.direct_connection import DirectConnection
+
+__all__ = ["DirectProtocol"]
+
+_BYTES_ACKED: Final = slice(120, 128)
+"""`tcpi_bytes_acked` in the `tcp_info` of tcp(7)."""
+
+_VANISHED: Final = 60_000
+"""Milliseconds after which a client that acknowledges nothing is gone, where there are no pings."""
+
+_LINGER: Final = 2.0
+"""Seconds that a socket gets to flush what is left for a client that is given up."""
+
+_CLOSING: Final = 10.0
+"""Seconds that a client gets to answer a close frame."""
+
+_SHORT: Final = 6
+"""Bytes of the header of a masked frame of less than 126 bytes, as control frames are."""
+
+_CONTROL: Final = 0x8
+"""The bit of the opcode that tells control frames from data (RFC 6455 section 5.2)."""
+
+
+class DirectProtocol(asyncio.Protocol):
+    """One connection, taken over from `RelayProtocol`; it is the `Wire` of a `DirectConnection`."""
+
+    __slots__ = (
+        "_acknowledged",
+        "_config",
+        "_connection",
+        "_dropping",
+        "_failed",
+        "_fragments",
+        "_held",
+        "_host",
+        "_inside",
+        "_loop",
+        "_paused",
+        "_ping",
+        "_ping_sent",
+        "_read_late",
+        "_rest",
+        "_state",
+        "_timer",
+        "_transport",
+        "_wanted",
+        "_websocket",
+        "writable",
+    )
+
+    def __init__(  # noqa: PLR0917 - internal, all of it is taken over
+        self,
+        transport: asyncio.Transport,
+        connection: DirectConnection,
+        config: Config,
+        state: ServerState,
+        host: str | None,
+        early: bytes,
+    ) -> None:
+        self.writable = True
+        self._transport = transport
+        self._connection: DirectConnection | None = connection
+        self._config = config
+        self._state = state
+        self._host = host
+        self._loop = asyncio.get_running_loop()
+        self._rest: bytes | bytearray = early
+        """What has come and is not taken apart yet; it begins with a frame."""
+        self._wanted = 0
+        """Bytes that `rest` must have before it is worth a look."""
+        self._inside = 0
+        """Bytes still to come of a frame that is wsproto's."""
+        self._dropping = 0
+        """Bytes still to come of a frame that nobody wants any more."""
+        self._websocket: Connection | None = None
+        self._fragments: WebsocketBuffer | None = None
+        """The beginning of a message in several frames."""
+        self._held = False
+        """The target has no room: messages wait."""
+        self._paused = False
+        self._failed = False
+        self._timer: asyncio.TimerHandle | None = None
+        """Until the next ping, the pong, or the abort of what does not end."""
+        self._ping = b""
+        """The payload of the ping that has no answer yet."""
+        self._ping_sent = 0.0
+        self._acknowledged = 0
+        self._read_late = False
+        """Reading was held up since the last ping: a missing pong proves nothing."""
+        # Have the kernel notice a client that acknowledges nothing any more. While reading is
+        # paused no pong is due; the unanswered pings make it an error then.
+        if (sock := self._tcp_socket()) is not None:
+            patience = (config.ws_ping_interval or 0) + (config.ws_ping_timeout or 0)
+            milliseconds = round(patience * 1000) or _VANISHED
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
+
+    # The connection's side
+
+    def start(self) -> None:
+        """Begin to take in what the client sends."""
+        self._schedule_ping(0.0)
+        if self._rest:
+            self._take(b"")
+
+    def write(self, frame: bytes) -> None:
+        """Send a frame; the transport gathers those of one turn of the loop."""
+        self._transport.write(frame)
+
+    def close(self, code: int, reason: str) -> None:
+        """Begin the closing handshake."""
+        self._detach()
+        if not self._transport.is_closing():
+            self._send(events.CloseConnection(code=code, reason=reason))
+            self._timer = self._loop.call_later(_CLOSING, self.abort)
+            self.resume()
+
+    def resume(self) -> None:
+        """Go on after a pause that `received` asked for."""
+        self._held = False
+        if self._rest:
+            self._loop.call_soon(self.data_received, b"")
+        self._read_on()
+
+    def abort(self) -> None:
+        """Drop the connection."""
+        self.writable = False
+        self._transport.abort()
+
+    # The transport's side
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes; those of a client whose connection has failed go nowhere."""
+        if not self._failed:
+            self._take(data)
+
+    def pause_writing(self) -> None:
+        """Learn that the transport holds enough."""
+        self.writable = False
+
+    def resume_writing(self) -> None:
+        """Learn that it has room again."""
+        self.writable = True
+        if self._connection is not None:
+            self._connection.writable()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See to its end; what the client has sent before is taken in all the same."""
+        del exc
+        self._stop_timer()
+        if self._connection is not None:
+            self._held = self._paused = False
+            self._take(b"", lost=True)
+            self._end(1006)
+        self._failed = True
+        self._state.connections.discard(self)
+        admission = getattr(self._state, "admission", None)
+        if admission is not None:
+            admission.leave(self._host)
+
+    def shutdown(self) -> None:
+        """Close with 1012 at the server's shutdown; uvicorn calls this."""
+        self._stop_timer()
+        if self._connection is not None:
+            self._send(events.CloseConnection(code=1012))
+            self._end(1012)
+        self._close_soon()
+
+    # Taking frames apart
+
+    def _take(self, data: bytes, *, lost: bool = False) -> None:  # noqa: C901, PLR0912 - the hot path
+        """Take in bytes as far as there is room; the rest is kept.
+
+        `lost`: nothing more comes, and room does not count.
+        """
+        if self._rest:
+            if isinstance(self._rest, bytes):
+                self._rest = bytearray(self._rest)
+            self._rest += data
+            if len(self._rest) < self._wanted:
+                return
+            whole: bytes | bytearray = self._rest
+            self._rest = b""
+        else:
+            whole = data
+        start, end = 0, len(whole)
+        self._wanted = 0
+        while start < end:
+            if self._inside or self._dropping:
+                start = self._go_on(whole, start, end)
+                continue
+            measures = frames.head(whole, start, end)
+            if measures is None:
+                self._wanted = end - start + 1
+                break
+            header, size, is_right = measures
+            first = whole[start]
+            is_data = not first & _CONTROL
+            if is_data and self._held and not lost:
+                self._pause()
+                break
+            body, stop = start + header, start + header + size
+            if is_data and self._connection is None:
+                self._dropping = header + size
+            elif (
+                (first == frames.TEXT or first == frames.BINARY)  # noqa: PLR1714 - the hot path
+                and is_right
+                and self._fragments is None
+            ):
+                if size > self._config.ws_max_size:
+                    self._too_large()
+                    return
+                if stop > end:
+                    self._wanted = stop - start
+                    break
+                start = stop
+                if not self._message(first, frames.unmask(whole, body, stop)):
+                    return
+            elif first == frames.PONG and header == _SHORT and is_right and stop <= end:
+                start = stop
+                self._pong(frames.unmask(whole, body, stop))
+            else:
+                self._inside = header + size
+        if start < end and not self._failed:
+            self._rest = whole[start:end] if start else whole
+
+    def _go_on(self, whole: bytes | bytearray, start: int, end: int) -> int:
+        """Go on with a frame of wsproto's, or one to drop; returns where that ends."""
+        if self._dropping:
+            taken = min(self._dropping, end - start)
+            self._dropping -= taken
+            return start + taken
+        taken = min(self._inside, end - start)
+        self._inside -= taken
+        self._pass_on(bytes(whole[start : start + taken]))
+        return end if self._failed else start + taken
+
+    def _message(self, first: int, data: bytes) -> bool:
+        """Give a whole message to the connection; returns whether to go on."""
+        connection = self._connection
+        assert connection is not None  # noqa: S101 - looked at before
+        if first == frames.TEXT:
+            try:
+                text = data.decode()
+            except UnicodeDecodeError as error:
+                self._fail(1007, f"Invalid UTF-8: {error.reason}")
+                return False
+            room = connection.received(text)
+        else:
+            room = connection.received(data)
+        if not room:
+            self._held = self._read_late = True
+        return True
+
+    def _pass_on(self, data: bytes) -> None:
+        """Let wsproto take bytes of a frame."""
+        websocket = self._wsproto()
+        websocket.receive_data(data)
+        for event in websocket.events():
+            match event:
+                case events.TextMessage() | events.BytesMessage():
+                    self._fragment(event)
+                case events.Ping():
+                    self._send(event.response())
+                case events.Pong():
+                    self._pong(bytes(event.payload))
+                case events.CloseConnection():
+                    self._closed(event)
+            if self._failed:
+                return
+
+    def _fragment(self, event: events.TextMessage | events.BytesMessage) -> None:
+        if self._connection is None:
+            return
+        if self._fragments is None:
+            self._fragments = WebsocketBuffer(self._config.ws_max_size)
+        try:
+            self._fragments.extend(event)
+        except FrameTooLargeError:
+            self._too_large()
+            return
+        if event.message_finished:
+            message: Any = self._fragments.to_message()
+            self._fragments = None
+            text = message.get("text")
+            if not self._connection.received(message["bytes"] if text is None else text):
+                self._held = self._read_late = True
+
+    def _closed(self, event: events.CloseConnection) -> None:
+        """Answer the client's close frame; what wsproto calls one may be a breach of protocol."""
+        if self._connection is None:
+            self._close_soon()  # the answer to ours
+        elif self._wsproto().state is ConnectionState.OPEN:
+            self._fail(event.code, event.reason or "")
+        else:
+            self._send(event.response())
+            self._end(event.code, event.reason or "")
+            self._close_soon()
+
+    def _wsproto(self) -> Connection:
+        if self._websocket is None:
+            self._websocket = Connection(ConnectionType.SERVER)
+        return self._websocket
+
+    def _send(self, event: events.Event) -> None:
+        if not self._transport.is_closing():
+            self._transport.write(self._wsproto().send(event))
+
+    # Pauses
+
+    def _pause(self) -> None:
+        if not self._paused and not self._transport.is_closing():
+            self._paused = self._read_late = True
+            self._transport.pause_reading()
+
+    def _read_on(self) -> None:
+        if self._paused:
+            self._paused = False
+            if not self._transport.is_closing():
+                self._transport.resume_reading()
+
+    # Keepalive
+
+    def _schedule_ping(self, elapsed: float) -> None:
+        if interval := self._config.ws_ping_interval:
+            self._timer = self._loop.call_later(max(interval - elapsed, 0), self._send_ping)
+
+    def _send_ping(self) -> None:
+        if self._transport.is_closing():
+            return
+        self._read_late = self._held
+        self._acknowledged = self._bytes_acknowledged()
+        self._ping = random.randbytes(4)  # noqa: S311 - no secret
+        self._ping_sent = self._loop.time()
+        self._transport.write(frames.frame(frames.PING, self._ping))
+        timeout = self._config.ws_ping_timeout
+        if timeout is None:
+            self._schedule_ping(0.0)
+        else:
+            self._timer = self._loop.call_later(timeout, self._no_pong)
+
+    def _pong(self, payload: bytes) -> None:
+        if self._ping and payload == self._ping:
+            self._ping = b""
+            if self._connection is not None and self._config.ws_ping_timeout is not None:
+                self._stop_timer()
+                self._schedule_ping(self._loop.time() - self._ping_sent)
+
+    def _no_pong(self) -> None:
+        """Close, unless the pong may lie unread because a target is busy.
+
+        Or unless the ping is still behind what a slow client is taking, bit by bit.
+        """
+        if self._transport.is_closing():
+            return
+        taking = self._bytes_acknowledged() != self._acknowledged and self._bytes_unsent()
+        if self._read_late or taking:
+            # Another ping, not only more time: it is what fails if the client has vanished.
+            self._send_ping()
+        else:
+            self._fail(1011, "keepalive ping timeout")
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _bytes_acknowledged(self) -> int:
+        """Return how much the client's TCP has taken; 0 where the system does not tell."""
+        sock = self._tcp_socket()
+        if sock is None:
+            return 0
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_ACKED.stop)
+        return int.from_bytes(info[_BYTES_ACKED], sys.byteorder)
+
+    def _bytes_unsent(self) -> int:
+        """Return how much waits for the client, here and in the kernel."""
+        queued = array.array("i", [0])
+        sock = self._tcp_socket()
+        if sock is not None:
+            fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, queued)
+        return self._transport.get_write_buffer_size() + queued[0]
+
+    def _tcp_socket(self) -> socket.socket | None:
+        sock: socket.socket | None = self._transport.get_extra_info("socket")
+        if sys.platform != "linux" or sock is None or sock.family == socket.AF_UNIX:
+            return None
+        return sock
+
+    # Ends
+
+    def _too_large(self) -> None:
+        self._fail(1009, f"Message exceeds the maximum size ({self._config.ws_max_size} bytes)")
+
+    def _fail(self, code: int, reason: str) -> None:
+        """Fail the connection (RFC 6455 section 7.1.7).
+
+        What the client still sends is read and dropped: closing the socket with bytes unread would
+        make the kernel send RST, which overtakes the close frame.
+        """
+        self._failed = True
+        self._rest = b""
+        self._send(events.CloseConnection(code=code, reason=reason))
+        self._end(code, reason)
+        self._read_on()
+        self._timer = self._loop.call_later(_LINGER, self.abort)
+
+    def _end(self, code: int, reason: str = "") -> None:
+        """Tell the connection that it is over."""
+        connection = self._connection
+        self._detach()
+        if connection is not None:
+            connection.gone(code, reason)
+
+    def _detach(self) -> None:
+        self._connection = None
+        self._stop_timer()
+
+    def _close_soon(self) -> None:
+        """Close, and let the socket flush for a while: `close` waits for a client for ever."""
+        self._stop_timer()
+        self._failed = True
+        self._rest = b""
+        self._transport.close()
+        self._timer = self._loop.call_later(_LINGER, self.abort)

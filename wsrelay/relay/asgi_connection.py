@@ -1,0 +1,126 @@
+"""A relayed connection over ASGI's `receive` and `send`: the portable transport."""
+
+from __future__ import annotations
+
+import asyncio
+
+from wsrelay.node import Node
+
+from .asgi import Event, Receive, Send
+from .connection import Limits, RelayedConnection
+from .header import Relay
+
+__all__ = ["AsgiConnection"]
+
+
+class AsgiConnection(RelayedConnection):
+    """One over any ASGI server.
+
+    Two tasks: one reads the client and waits where its target has no room, one writes the outbox
+    at the client's pace; neither waits for the other.
+    """
+
+    def __init__(self, node: Node, relay: Relay, limits: Limits) -> None:
+        super().__init__(node, relay, limits)
+        self._news = asyncio.Event()
+        self._writer: asyncio.Task[None] | None = None
+        self._room: asyncio.Future[None] | None = None
+
+    async def serve(self, accept: Event, receive: Receive, send: Send) -> None:
+        """Upgrade and relay until the client or the connection's process is gone."""
+        try:
+            await send(accept)
+        except OSError:
+            self.refused()  # servers raise it for a client that is gone
+            return
+        except BaseException:
+            self.refused()
+            raise
+        self._do(self._session.opened(self._loop.time()))
+        reader = asyncio.create_task(self._read(receive), name=f"read {self.pid}")
+        self._writer = asyncio.create_task(self._write(send), name=f"write {self.pid}")
+        tasks = {reader, self._writer}
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+            self._disarm()
+            self._do(self._session.client_gone(1006))
+        for task in tasks:
+            if not task.cancelled() and (error := task.exception()) is not None:
+                raise error
+
+    async def _read(self, receive: Receive) -> None:
+        early: asyncio.Task[Event] | None = None
+        try:
+            while True:
+                event = await (receive() if early is None else early)
+                early = None
+                if event["type"] == "websocket.disconnect":
+                    code, reason, known = _how(event)
+                    self._do(self._session.client_gone(code, reason, known=known))
+                    return
+                text = event.get("text")
+                self._do(self._session.message(event["bytes"] if text is None else text))
+                while self._clients.full(self._session.target):
+                    # Listen on for a client that goes; one message at most is read ahead.
+                    early = early or asyncio.create_task(_as_coroutine(receive))
+                    room = self._room = self._loop.create_future()
+                    self._clients.when_room(self._session.target, self._transferred)
+                    await asyncio.wait({early, room}, return_when=asyncio.FIRST_COMPLETED)
+                    if early.done() and early.result()["type"] == "websocket.receive":
+                        await room
+                    self._room = None
+                    if early.done() and early.result()["type"] == "websocket.disconnect":
+                        break
+        finally:
+            if early is not None:
+                early.cancel()
+
+    async def _write(self, send: Send) -> None:
+        outbox = self._session.outbox
+        try:
+            while True:
+                while outbox:
+                    data = outbox.get().data
+                    kind = "text" if isinstance(data, str) else "bytes"
+                    await send({"type": "websocket.send", kind: data})
+                    self._wrote()
+                if self._closing is not None:
+                    break
+                self._news.clear()
+                await self._news.wait()
+            closing = self._closing
+            event = {"type": "websocket.close", "code": closing.code, "reason": closing.reason}
+            await send(event)
+        except OSError:
+            pass  # the client is gone, which the reader learns too
+
+    def _flush(self) -> None:
+        self._news.set()
+
+    def _transferred(self) -> None:
+        if self._room is not None and not self._room.done():
+            self._room.set_result(None)
+
+    def _give_up(self) -> None:
+        if self._writer is not None:
+            self._writer.cancel()
+
+
+def _how(event: Event) -> tuple[int, str, bool]:
+    """Return code and reason of a disconnect event, and whether the server knows.
+
+    Events without any reason are special: uvicorn reports a client that vanished with 1005 so, and
+    hypercorn every client that goes, however it goes, with 1006.
+    """
+    code = event.get("code", 1005)
+    if "reason" not in event and code in (1005, 1006):
+        return 1006, "", code == 1005  # noqa: PLR2004 - RFC 6455 section 7.4.1
+    return code, event.get("reason") or "", True
+
+
+async def _as_coroutine(receive: Receive) -> Event:
+    return await receive()

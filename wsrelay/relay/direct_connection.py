@@ -1,0 +1,146 @@
+"""A relayed connection over our own protocol: no task, no queue, nothing between it and the bytes.
+
+The protocol calls `received`, `writable` and `gone`; what goes to the client is called on `Wire`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from wsrelay.node import Node
+from wsrelay.pid import PID
+
+from . import command
+from .asgi import Event, Send
+from .connection import Limits, RelayedConnection
+from .header import Relay
+from .session import State
+
+__all__ = ["DIRECT", "DirectConnection", "HandOver", "Wire"]
+
+DIRECT: Final = "wsrelay.direct"
+"""Extension by which a server offers a `HandOver`: the connection, once its upgrade is sent."""
+
+
+class Wire(Protocol):
+    """The protocol's side of a connection that was handed over."""
+
+    writable: bool
+    """Whether the client takes more; once it does again, `DirectConnection.writable` is called."""
+
+    def start(self) -> None:
+        """Begin to call `received`, first with what the client has sent early."""
+
+    def write(self, frame: bytes) -> None:
+        """Send a frame."""
+
+    def close(self, code: int, reason: str) -> None:
+        """Begin the closing handshake and see it through; the connection is told nothing more."""
+
+    def resume(self) -> None:
+        """Call `received` again after it has returned False."""
+
+    def abort(self) -> None:
+        """Drop the TCP connection."""
+
+
+HandOver = Callable[["DirectConnection"], Wire]
+
+
+class DirectConnection(RelayedConnection):
+    """One over our own protocol."""
+
+    __slots__ = ("_ended", "_is_over", "_wire")
+
+    def __init__(self, node: Node, relay: Relay, limits: Limits) -> None:
+        super().__init__(node, relay, limits)
+        self._wire: Wire | None = None
+        self._is_over = False
+        self._ended: asyncio.Future[None] | None = None
+
+    async def serve(self, accept: Event, send: Send, hand_over: HandOver) -> None:
+        """Upgrade; from then on the connection lives without its caller."""
+        try:
+            await send(accept)
+        except OSError:
+            self.refused()  # the client is gone
+            return
+        except BaseException:
+            self.refused()
+            raise
+        wire = self._wire = hand_over(self)
+        self._do(self._session.opened(self._loop.time()))
+        wire.start()
+
+    async def ended(self) -> None:
+        """Wait for its end."""
+        if not self._is_over:
+            if self._ended is None:
+                self._ended = self._loop.create_future()
+            await self._ended
+
+    # What the protocol calls
+
+    def received(self, data: str | bytes) -> bool:
+        """Take a message; returns whether there is room for the next, else `resume` follows."""
+        self._do(self._session.message(data))
+        return self._has_room()
+
+    def writable(self) -> None:
+        """Learn that the client takes more."""
+        self._flush()
+
+    def gone(self, code: int, reason: str = "") -> None:
+        """Learn that the connection is over; 1006 where the client vanished."""
+        self._do(self._session.client_gone(code, reason))
+        self._over()
+
+    # What the node calls, and the session wants
+
+    def command(self, given: command.Command, sender: PID) -> None:
+        """Carry out what a process sent."""
+        session, wire = self._session, self._wire
+        if (
+            type(given) is command.Send
+            and session.state is State.OPEN
+            and not session.outbox
+            and wire is not None
+            and wire.writable
+        ):
+            wire.write(given.frame)  # what the outbox would come to, without it
+        else:
+            super().command(given, sender)
+
+    def _has_room(self) -> bool:
+        target = self._session.target
+        if not self._clients.full(target):
+            return True
+        self._clients.when_room(target, self._transferred)
+        return False
+
+    def _transferred(self) -> None:
+        if self._wire is not None and not self._is_over and self._has_room():
+            self._wire.resume()
+
+    def _flush(self) -> None:
+        wire, outbox = self._wire, self._session.outbox
+        if wire is None or self._is_over:
+            return
+        while outbox and wire.writable:
+            wire.write(outbox.get().frame)
+            self._wrote()
+        if self._closing is not None and not outbox and wire.writable:
+            wire.close(self._closing.code, self._closing.reason)
+            self.gone(1006)
+
+    def _give_up(self) -> None:
+        if self._wire is not None:
+            self._wire.abort()
+
+    def _over(self) -> None:
+        self._is_over = True
+        self._disarm()
+        if self._ended is not None and not self._ended.done():
+            self._ended.set_result(None)

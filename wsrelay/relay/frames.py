@@ -1,0 +1,67 @@
+"""Frames of RFC 6455 as far as the relay's hot path has them: whole messages in one frame.
+
+Everything else (fragments, control frames, errors) is wsproto's.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+try:
+    from websockets.speedups import apply_mask
+except ImportError:  # where the wheel was built without a C compiler
+    from websockets.utils import apply_mask
+
+__all__ = ["BINARY", "PING", "PONG", "TEXT", "frame", "head", "unmask"]
+
+_FIN: Final = 0x80
+TEXT: Final = _FIN | 0x1
+BINARY: Final = _FIN | 0x2
+PING: Final = _FIN | 0x9
+PONG: Final = _FIN | 0xA
+"""First bytes of frames: FIN, no reserved bits, and the opcode (RFC 6455 section 5.2)."""
+
+_MASKED: Final = 0x80
+_TWO_BYTES: Final = 126
+"""From this size on, two bytes hold the size, or eight."""
+_LARGE: Final = 4096
+"""Bytes that are better looked at in place than copied once more."""
+
+
+def frame(first: int, data: bytes) -> bytes:
+    """Return a server's frame: `first` is its first byte, the payload is not masked."""
+    size = len(data)
+    if size < _TWO_BYTES:
+        return bytes((first, size)) + data
+    if size < 1 << 16:
+        return bytes((first, _TWO_BYTES)) + size.to_bytes(2, "big") + data
+    return bytes((first, _TWO_BYTES + 1)) + size.to_bytes(8, "big") + data
+
+
+def head(data: bytes | bytearray, start: int, end: int) -> tuple[int, int, bool] | None:
+    """Return the bytes of the header, mask included, and of the payload of a client's frame.
+
+    And whether both are as RFC 6455 wants them: masked, the size in as few bytes as it needs. The
+    frame begins at `start`, what has come ends at `end`; None: not all of the header is there.
+    """
+    if end - start < 2:  # noqa: PLR2004 - the shortest header
+        return None
+    size = data[start + 1]
+    is_right = size >= _MASKED
+    size &= 0x7F
+    header = 6 if is_right else 2
+    if size >= _TWO_BYTES:
+        extended, least = (2, _TWO_BYTES) if size == _TWO_BYTES else (8, 1 << 16)
+        header += extended
+        size = int.from_bytes(data[start + 2 : start + 2 + extended], "big")
+        is_right = is_right and size >= least
+    return (header, size, is_right) if end - start >= header else None
+
+
+def unmask(data: bytes | bytearray, start: int, end: int) -> bytes:
+    """Return the payload that is masked between `start` and `end`; the mask stands before it."""
+    mask = bytes(data[start - 4 : start])
+    if end - start < _LARGE:
+        return apply_mask(data[start:end], mask)
+    with memoryview(data) as view:
+        return apply_mask(view[start:end], mask)
