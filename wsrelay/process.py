@@ -69,11 +69,13 @@ class Channel(Generic[T]):
         return item
 
     def __iter__(self) -> Iterator[T]:
+        take, queue = self._mailbox.take, self._queue
         while True:
             try:
-                yield self.receive()
+                _, item = take(queue)
             except ChannelClosed:
                 return
+            yield item
 
 
 def pid() -> PID:

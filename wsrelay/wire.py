@@ -7,6 +7,7 @@ without decoding them.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Generator
 from typing import Any, Final, Generic, Literal, TypeVar
 
@@ -344,6 +345,10 @@ FromWorker = (
 ToTemplate = Fork | Kill
 FromTemplate = Loaded | LoadFailed | Forked | ForkFailed | Exited
 
+_PREFIX: Final = 4
+"""Bytes of a frame's length."""
+
+_length = struct.Struct(">I").unpack_from
 _decode_request = msgspec.msgpack.Decoder(FromWorker).decode
 
 T = TypeVar("T")
@@ -373,7 +378,8 @@ def pack_request(frame: Frame) -> bytes:
     """
     try:
         data = pack(frame)
-        _decode_request(memoryview(data)[4:])
+        if type(frame) is not Send:  # its makers have looked at all that it is made of
+            _decode_request(memoryview(data)[4:])
     except (TypeError, ValueError, OverflowError) as error:
         kind = type(frame).__name__
         raise PayloadError(f"{kind} cannot be told to the node: {error}") from None
@@ -393,32 +399,41 @@ class FrameReader(Generic[T]):
     def __init__(self, kind: Any, *, limit: int = MAX_FRAME) -> None:
         self._decode: Any = msgspec.msgpack.Decoder(kind).decode
         self._limit = limit
-        self._buffer = bytearray()
+        self._rest = bytearray()
+        """What has come of frames that are not given yet."""
+        self._wanted = 0
+        """Bytes that `rest` must have before it is worth a look."""
 
     @property
     def partial(self) -> int:
         """Bytes held of a frame that is not complete."""
-        return len(self._buffer)
+        return len(self._rest)
 
     def feed(self, data: bytes) -> Generator[tuple[T, int], None, None]:
         """Add bytes that were read and give the frames that are now complete."""
-        buffer = self._buffer
-        buffer += data
-        start, available = 0, len(buffer)
+        if self._rest:
+            self._rest += data
+            if len(self._rest) < self._wanted:
+                return
+            # A copy, because a Raw inside of a frame must not pin what still grows.
+            data, self._rest = bytes(self._rest), bytearray()
+        start, end = 0, len(data)
+        self._wanted = 0
         try:
-            while available - start >= 4:  # noqa: PLR2004 - the length's own size
-                size = int.from_bytes(buffer[start : start + 4], "big")
+            while end - start >= _PREFIX:
+                (size,) = _length(data, start)
                 if size > self._limit:
                     raise WireError(f"a frame of {size} bytes is announced, at most {self._limit}")
-                end = start + 4 + size
-                if end > available:
+                stop = start + _PREFIX + size
+                if stop > end:
+                    self._wanted = stop - start
                     break
-                # A copy, because a Raw inside would pin the buffer against growing.
-                body = bytes(buffer[start + 4 : end])
-                start = end
-                yield self._frame(body), size + 4
+                body = data[start + _PREFIX : stop]
+                start = stop
+                yield self._frame(body), size + _PREFIX
         finally:
-            del buffer[:start]
+            if start < end:
+                self._rest = bytearray(data[start:] if start else data)
 
     def _frame(self, body: bytes) -> T:
         try:

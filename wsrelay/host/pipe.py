@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 import asyncio
 import fcntl
+import itertools
 import socket
 import termios
 from collections import deque
@@ -16,7 +17,12 @@ from wsrelay.errors import WireError
 
 __all__ = ["NodePipe"]
 
-_CHUNK: Final = 256 * 1024
+_CHUNK: Final = 64 * 1024
+"""Bytes of one read; more than 128 KiB would be mapped and unmapped by malloc each time."""
+
+_GATHERED: Final = 64
+"""Frames of one write; IOV_MAX is 1024."""
+
 _FLOOD: Final = 16 * 1024 * 1024
 """Bytes of replies and events that may wait; a hundred thousand of them."""
 
@@ -121,23 +127,33 @@ class NodePipe:
     def _write(self, data: bytes) -> None:
         if self._closed:
             return  # an answer that comes after its worker's end
-        self._out.append(memoryview(data))
-        if len(self._out) == 1:
-            self._flush()
+        if not self._out:
+            try:
+                sent = self._socket.send(data)
+            except BlockingIOError:
+                sent = 0
+            except OSError:
+                return  # the worker is dying; its exit is announced by the kernel
+            if sent == len(data):
+                return
+            self._loop.add_writer(self._socket, self._flush)
+            self._out.append(memoryview(data)[sent:])
+        else:
+            self._out.append(memoryview(data))
 
     def _flush(self) -> None:
+        """Write as much of what waits as the worker takes, many frames at once."""
         try:
             while self._out:
-                sent = self._socket.send(self._out[0])
-                if sent == len(self._out[0]):
-                    self._out.popleft()
-                else:
+                sent = self._socket.sendmsg(itertools.islice(self._out, _GATHERED))
+                while self._out and sent >= len(self._out[0]):
+                    sent -= len(self._out.popleft())
+                if sent:
                     self._out[0] = self._out[0][sent:]
         except BlockingIOError:
-            self._loop.add_writer(self._socket, self._flush)
             return
         except OSError:
-            self._out.clear()  # the worker is dying; its exit is announced by the kernel
+            self._out.clear()
         self._posted = 0
         self._loop.remove_writer(self._socket)
 

@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from wsrelay import payload, wire
@@ -56,7 +56,21 @@ class Mailbox:
         self._listeners: dict[str, Queue] = {}
         self._metadata: dict[str, tuple[PID, Any]] = {}
         self._pipe = pipe
-        self._changed = threading.Condition(threading.Lock())
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._sleepers = 0
+        """Threads that wait for what another one reads."""
+        self._sorters: dict[type[Any], Callable[[Any, int], None]] = {
+            wire.Relay: self._relayed,
+            wire.Deliver: self._posted,
+            wire.Attach: self._attached,
+            wire.Detach: self._detached,
+            wire.CloseInbox: self._inbox_closed,
+            wire.Signal: self._signal,
+            wire.Reply: self._replied,
+            wire.Finished: self._replied,
+            wire.Known: self._learn,
+        }
         self.known = wire.Known([], {})
         """What can be spawned."""
         self._reading = False
@@ -70,22 +84,28 @@ class Mailbox:
 
         Raises `TimeoutError`, or `ChannelClosed` once all are closed and empty.
         """
-        deadline = None if timeout is None else time.monotonic() + timeout
-        looked = False
-        with self._changed:
-            while (queue := _ready(queues)) is None:
-                remaining = None if deadline is None else max(deadline - time.monotonic(), 0)
-                if looked and remaining == 0:
-                    raise TimeoutError
-                if self._somebody_reads():
-                    self._changed.wait(remaining)
-                else:
-                    self._read(remaining)
-                looked = True
+        with self._lock:
+            queue = _ready(queues) or self._wait(queues, timeout)
             item, taken = self._pop(queue)
         if taken:
             self._pipe.write(wire.Taken(taken))
         return queue, item
+
+    def _wait(self, queues: tuple[Queue, ...], timeout: float | None) -> Queue:
+        """Return the first queue that has an item, once one has; the lock is held."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            remaining = None if deadline is None else max(deadline - time.monotonic(), 0)
+            if self._somebody_reads():
+                self._sleepers += 1
+                self._changed.wait(remaining)
+                self._sleepers -= 1
+            else:
+                self._read(remaining)
+            if (queue := _ready(queues)) is not None:
+                return queue
+            if remaining == 0:
+                raise TimeoutError
 
     async def take_async(
         self,
@@ -101,7 +121,7 @@ class Mailbox:
                 waiter = asyncio.get_running_loop().create_future()
                 self._waiters.append(waiter)
                 await waiter
-        with self._changed:
+        with self._lock:
             item, taken = self._pop(queue)
         if taken:
             self._pipe.write(wire.Taken(taken))
@@ -109,7 +129,7 @@ class Mailbox:
 
     def listen(self, topic: str) -> Queue:
         """Return the queue that messages of this topic come to from now on."""
-        with self._changed:
+        with self._lock:
             queue = self._listeners.get(topic)
             if queue is None:
                 queue = self._listeners[topic] = Queue()
@@ -121,7 +141,7 @@ class Mailbox:
 
         Raises `ValueError` for any other queue.
         """
-        with self._changed:
+        with self._lock:
             topic = next((t for t, other in self._listeners.items() if other is queue), None)
             if topic is None and (queue is self.inbox or queue is self.events):
                 raise ValueError("only a channel of listen() can be given to unlisten()")
@@ -147,7 +167,7 @@ class Mailbox:
 
     def read_the_rest(self) -> None:
         """Take in what has arrived, so that `received` and `unread` are exact at the end."""
-        with self._changed:
+        with self._lock:
             self._reading = True
             try:
                 while frames := list(self._pipe.read_now()):
@@ -155,36 +175,11 @@ class Mailbox:
             except (EOFError, OSError):
                 self._close()
 
-    def sort(  # noqa: C901 - a flat table
-        self, frames: Iterable[tuple[wire.ToWorker, int]]
-    ) -> None:
+    def sort(self, frames: Iterable[tuple[wire.ToWorker, int]]) -> None:
         """Put frames with their sizes into the queues; other threads must be kept out."""
+        sorters = self._sorters
         for frame, size in frames:
-            self.received += isinstance(frame, _DATA)
-            match frame:
-                case wire.Relay():
-                    self._deliver(self._relayed(frame), size)
-                case wire.Deliver():
-                    self._posted(frame, size)
-                case wire.Attach():
-                    client = PID.trusted(frame.client)
-                    self._metadata[client] = client, payload.decode(frame.metadata)
-                    self._taken += size
-                case wire.Detach():
-                    self._metadata.pop(frame.client, None)
-                    self._taken += size
-                case wire.Signal():
-                    sender = PID.trusted(frame.sender)
-                    event = Event(frame.kind, sender, frame.result, frame.reason)
-                    self.events.items.append((event, 0))
-                case wire.Reply() | wire.Finished() if queue := self._replies.pop(frame.ref, None):
-                    queue.items.append((frame, 0))
-                case wire.Known():
-                    self.known = frame
-                case wire.CloseInbox():
-                    for queue in (self.inbox, *self._listeners.values()):
-                        queue.closed = True
-                    self._taken += size
+            sorters[type(frame)](frame, size)
 
     def _pop(self, queue: Queue) -> tuple[Any, int]:
         """Take an item; with it, the bytes to acknowledge now or 0."""
@@ -210,21 +205,19 @@ class Mailbox:
     def _read(self, timeout: float | None) -> None:
         """Read once for everyone; called and left with the lock held."""
         before, self._reading = self._reading, True
-        self._changed.release()
+        self._lock.release()
         try:
             frames: Iterable[tuple[wire.ToWorker, int]] | None = list(self._pipe.read(timeout))
         except (EOFError, OSError):
             frames = None
         finally:
-            self._changed.acquire()
+            self._lock.acquire()
             self._reading = before
         if frames is None:
             self._close()
         else:
             self.sort(frames)
-        self._changed.notify_all()
-
-        self._wake()
+        self._tell_all()
 
     def _attach(self) -> None:
         """Let the running event loop do the reading from now on."""
@@ -233,21 +226,27 @@ class Mailbox:
             return
         if self._loop is not None and not self._loop.is_closed():
             raise RuntimeError("wsrelay.aio serves one event loop of a process, this is a second")
-        with self._changed:
+        with self._lock:
             self._loop, self._loop_thread = loop, threading.get_ident()
             self._reading = True
         loop.add_reader(self._pipe.socket, self._readable)
 
     def _readable(self) -> None:
-        with self._changed:
+        with self._lock:
             try:
                 self.sort(self._pipe.read_now())
             except (EOFError, OSError):
                 if self._loop is not None:
                     self._loop.remove_reader(self._pipe.socket)
                 self._close()
+            self._tell_all()
+
+    def _tell_all(self) -> None:
+        """Wake all that wait; the lock is held."""
+        if self._sleepers:
             self._changed.notify_all()
-        self._wake()
+        if self._waiters:
+            self._wake()
 
     def _wake_loop(self) -> None:
         """Wake the coroutines that wait; from any thread."""
@@ -261,7 +260,19 @@ class Mailbox:
             if not waiter.done():
                 waiter.set_result(None)
 
+    # What arrives
+
+    def _relayed(self, frame: wire.Relay, size: int) -> None:
+        self.received += 1
+        content = payload.decode(frame.payload)
+        client, content["metadata"] = self._metadata[frame.client]
+        content["client_pid"] = client
+        if frame.topic == JOIN:
+            self.unread.add(client)
+        self._deliver(Message(frame.topic, content, client), size)
+
     def _posted(self, frame: wire.Deliver, size: int) -> None:
+        self.received += 1
         sender = PID.trusted(frame.sender)
         try:
             content = payload.decode(frame.payload)
@@ -275,13 +286,33 @@ class Mailbox:
         queue = self._listeners.get(message.topic, self.inbox) if self._listeners else self.inbox
         queue.items.append((message, size))
 
-    def _relayed(self, frame: wire.Relay) -> Message:
-        content = payload.decode(frame.payload)
-        client, content["metadata"] = self._metadata[frame.client]
-        content["client_pid"] = client
-        if frame.topic == JOIN:
-            self.unread.add(client)
-        return Message(frame.topic, content, client)
+    def _attached(self, frame: wire.Attach, size: int) -> None:
+        self.received += 1
+        client = PID.trusted(frame.client)
+        self._metadata[client] = client, payload.decode(frame.metadata)
+        self._taken += size
+
+    def _detached(self, frame: wire.Detach, size: int) -> None:
+        self.received += 1
+        self._metadata.pop(frame.client, None)
+        self._taken += size
+
+    def _inbox_closed(self, _: wire.CloseInbox, size: int) -> None:
+        self.received += 1
+        for queue in (self.inbox, *self._listeners.values()):
+            queue.closed = True
+        self._taken += size
+
+    def _signal(self, frame: wire.Signal, _: int) -> None:
+        event = Event(frame.kind, PID.trusted(frame.sender), frame.result, frame.reason)
+        self.events.items.append((event, 0))
+
+    def _replied(self, frame: wire.Reply | wire.Finished, _: int) -> None:
+        if (queue := self._replies.pop(frame.ref, None)) is not None:
+            queue.items.append((frame, 0))
+
+    def _learn(self, frame: wire.Known, _: int) -> None:
+        self.known = frame
 
     def _close(self) -> None:
         for queue in (
@@ -303,6 +334,3 @@ def _ready(queues: Iterable[Queue]) -> Queue | None:
     if not is_open:
         raise ChannelClosed
     return None
-
-
-_DATA = (wire.Deliver, wire.Attach, wire.Relay, wire.Detach, wire.CloseInbox)

@@ -15,7 +15,8 @@ from wsrelay import wire
 
 __all__ = ["WorkerPipe"]
 
-_CHUNK: Final = 256 * 1024
+_CHUNK: Final = 64 * 1024
+"""Bytes of one read; more than 128 KiB would be mapped and unmapped by malloc each time."""
 
 
 class WorkerPipe:
