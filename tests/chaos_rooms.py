@@ -157,10 +157,10 @@ class Room:
             case "abort":
                 os._exit(*arguments)
             case "garbage":
-                pipe().sendall(b"\xff" * 64)
+                pipe().write_all(b"\xff" * 64)
                 time.sleep(600)
             case "half a frame":
-                pipe().sendall((1000).to_bytes(4, "big") + bytes(500))
+                pipe().write_all((1000).to_bytes(4, "big") + bytes(500))
                 os.kill(os.getpid(), signal.SIGKILL)
             case "child":
                 command = [sys.executable, "-c", "import time; time.sleep(600)"]
@@ -178,4 +178,4 @@ def pipe() -> Any:
     """The worker's own end of its pipe, for writing what no worker should."""
     from wsrelay import current  # noqa: PLC0415 - fault injection
 
-    return current.worker().pipe.socket
+    return current.worker().pipe.ends

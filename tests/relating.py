@@ -674,9 +674,7 @@ async def aio_receive_cancelled() -> list[Any]:
     await asyncio.sleep(0)
     waiting[0].cancel()
     await aio_process.send(aio_process.pid(), "x", "kept")
-    poll.select(
-        [current.worker().pipe.socket], [], [], WAIT
-    )  # it is here, the loop has not seen it
+    poll.select([current.worker().pipe.ends], [], [], WAIT)  # it is here, the loop has not seen it
     for task in (*waiting, selecting):
         asyncio.get_running_loop().call_soon(task.cancel)
     ends = await asyncio.gather(*waiting, selecting, return_exceptions=True)

@@ -103,13 +103,13 @@ def act(message: Message) -> None:
         case "garbage":
             from wsrelay import current  # noqa: PLC0415 - fault injection
 
-            current.worker().pipe.socket.sendall(b"\xff" * 64)
+            current.worker().pipe.ends.write_all(b"\xff" * 64)
             time.sleep(600)
         case "half_frame":
             from wsrelay import current  # noqa: PLC0415 - fault injection
 
             process.send(client, "ws.send", text("whole"))
-            current.worker().pipe.socket.sendall((1000).to_bytes(4, "big") + bytes(500))
+            current.worker().pipe.ends.write_all((1000).to_bytes(4, "big") + bytes(500))
             os.kill(os.getpid(), signal.SIGKILL)
         case _:
             raise NotImplementedError(order)
@@ -189,10 +189,10 @@ def hold_pipe() -> str:
     """Leave a child behind that holds this worker's pipe open, in a session of its own."""
     from wsrelay import current  # noqa: PLC0415 - fault injection
 
-    sock = current.worker().pipe.socket
+    ends = current.worker().pipe.ends
     subprocess.Popen(
         [sys.executable, "-c", "import time; time.sleep(600)"],
-        pass_fds=[sock.fileno()],
+        pass_fds=ends.filenos(),
         start_new_session=True,
     )
     return "gone"
@@ -208,7 +208,8 @@ def look_around() -> dict[str, Any]:
     links = []
     for entry in Path("/proc/self/fd").iterdir():
         try:
-            links.append(str(entry.readlink()))
+            if int(entry.name) > 2:
+                links.append(str(entry.readlink()))
         except OSError:
             continue
     return {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -28,6 +27,7 @@ from wsrelay import (
     process,
     wire,
 )
+from wsrelay.duplex import Duplex
 from wsrelay.host import NodePipe
 from wsrelay.kernel import Kernel
 from wsrelay.pid import PID
@@ -347,7 +347,7 @@ def deliver(size: int) -> wire.Deliver:
 @pytest.fixture
 async def pipe() -> AsyncIterator[NodePipe]:
     """A pipe to a worker that takes nothing."""
-    ours, theirs = socket.socketpair()
+    ours, theirs = Duplex.pair()
     pipe = NodePipe(ours, lambda _: None, lambda _: None, lambda: None)
     with theirs:
         yield pipe

@@ -164,17 +164,19 @@ async def _written(chunks: list[bytes]) -> None:
         with bad.worker_end, good.worker_end:
             node.kernel.register("good", good.pid)
             for chunk in chunks:
-                bad.worker_end.sendall(chunk)
-            bad.worker_end.shutdown(socket.SHUT_WR)
+                bad.worker_end.write_all(chunk)
+            bad.worker_end.close_writing()
             await until(lambda: bad.pipe._at_end, "all of it was read")
-            good.worker_end.sendall(wire.pack(wire.Lookup(7, "no such name")))
+            good.worker_end.write_all(wire.pack(wire.Lookup(7, "no such name")))
             reader = wire.to_worker()
             replies: list[Any] = []
-            good.worker_end.setblocking(False)
+            os.set_blocking(good.worker_end.reading, False)
 
             def replied() -> bool:
                 with contextlib.suppress(BlockingIOError):
-                    replies.extend(f for f, _ in reader.feed(good.worker_end.recv(1 << 20)))
+                    replies.extend(
+                        f for f, _ in reader.feed(os.read(good.worker_end.reading, 1 << 20))
+                    )
                 return any(isinstance(f, wire.Reply) and f.ref == 7 for f in replies)
 
             if good.pid in node.kernel.processes:

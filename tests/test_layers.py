@@ -25,6 +25,7 @@ LAYERS: dict[str, int] = {
     "bucket": 0,
     "targets": 0,
     "osproc": 0,
+    "duplex": 0,
     "payload": 1,
     "wire": 1,
     "spawning": 1,

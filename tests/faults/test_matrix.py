@@ -60,19 +60,19 @@ def _suffer(order: str, sender: PID) -> None:
                 pass
         case "half a frame":
             data = wire.pack(wire.Register(1, "name", "{local@processes|1}"))
-            pipe.socket.sendall(data[: len(data) // 2])
+            pipe.ends.write_all(data[: len(data) // 2])
             os._exit(3)
         case "half a frame, killed":
-            pipe.socket.sendall(wire.pack(wire.Ready())[:2])
+            pipe.ends.write_all(wire.pack(wire.Ready())[:2])
             os.kill(os.getpid(), signal.SIGKILL)
         case "garbage":
-            pipe.socket.sendall(os.urandom(100_000))
+            pipe.ends.write_all(os.urandom(100_000))
             time.sleep(60)
         case "huge length":
-            pipe.socket.sendall(b"\xff" * 64)
+            pipe.ends.write_all(b"\xff" * 64)
             time.sleep(60)
         case "close the pipe":
-            pipe.socket.close()
+            pipe.ends.close()
             time.sleep(60)
         case "exhaust":
             with contextlib.suppress(OSError):

@@ -6,13 +6,14 @@ import array
 import asyncio
 import fcntl
 import itertools
-import socket
+import os
 import termios
 from collections import deque
 from collections.abc import Callable, Hashable
 from typing import Final
 
 from wsrelay import wire
+from wsrelay.duplex import Duplex
 from wsrelay.errors import WireError
 
 __all__ = ["NodePipe"]
@@ -41,7 +42,7 @@ class NodePipe:
 
     def __init__(
         self,
-        sock: socket.socket,
+        ends: Duplex,
         receive: Callable[[wire.FromWorker], None],
         garbage: Callable[[str], None],
         flooded: Callable[[], None],
@@ -52,8 +53,9 @@ class NodePipe:
         """Bytes of data that wait here for room at the worker."""
         self.mailbox = 0
         """The part of the backlog that other processes sent."""
-        self._socket = sock
-        sock.setblocking(False)
+        self._ends = ends
+        os.set_blocking(ends.reading, False)
+        os.set_blocking(ends.writing, False)
         self._loop = asyncio.get_running_loop()
         self._receive = receive
         self._garbage = garbage
@@ -69,7 +71,7 @@ class NodePipe:
         self._broken = False
         self._closed = False
         self._when_room: list[Callable[[], None]] = []
-        self._loop.add_reader(sock, self._readable)
+        self._loop.add_reader(ends.reading, self._readable)
 
     # Out
 
@@ -129,14 +131,14 @@ class NodePipe:
             return  # an answer that comes after its worker's end
         if not self._out:
             try:
-                sent = self._socket.send(data)
+                sent = os.write(self._ends.writing, data)
             except BlockingIOError:
                 sent = 0
             except OSError:
                 return  # the worker is dying; its exit is announced by the kernel
             if sent == len(data):
                 return
-            self._loop.add_writer(self._socket, self._flush)
+            self._loop.add_writer(self._ends.writing, self._flush)
             self._out.append(memoryview(data)[sent:])
         else:
             self._out.append(memoryview(data))
@@ -145,7 +147,7 @@ class NodePipe:
         """Write as much of what waits as the worker takes, many frames at once."""
         try:
             while self._out:
-                sent = self._socket.sendmsg(itertools.islice(self._out, _GATHERED))
+                sent = os.writev(self._ends.writing, list(itertools.islice(self._out, _GATHERED)))
                 while self._out and sent >= len(self._out[0]):
                     sent -= len(self._out.popleft())
                 if sent:
@@ -155,7 +157,7 @@ class NodePipe:
         except OSError:
             self._out.clear()
         self._posted = 0
-        self._loop.remove_writer(self._socket)
+        self._loop.remove_writer(self._ends.writing)
 
     # In
 
@@ -163,20 +165,20 @@ class NodePipe:
         """Read nothing more, so that the worker's writes wait, until `release` of the token."""
         self._holds.add(token)
         if not self._at_end:
-            self._loop.remove_reader(self._socket)
+            self._loop.remove_reader(self._ends.reading)
 
     def release(self, token: Hashable) -> None:
         """Undo `hold`; the last token starts the reading again."""
         if token in self._holds:
             self._holds.discard(token)
             if not self._holds and not self._at_end:
-                self._loop.add_reader(self._socket, self._readable)
+                self._loop.add_reader(self._ends.reading, self._readable)
                 # Not here: the caller may stand inside of a frame's delivery.
                 self._loop.call_soon(self._take_in, b"")
 
     def _readable(self) -> None:
         try:
-            data = self._socket.recv(_CHUNK)
+            data = os.read(self._ends.reading, _CHUNK)
         except BlockingIOError:
             return
         except OSError:
@@ -186,7 +188,7 @@ class NodePipe:
         else:
             # Closed by the worker; whether it ended, and how, is not for the pipe to say.
             self._at_end = True
-            self._loop.remove_reader(self._socket)
+            self._loop.remove_reader(self._ends.reading)
 
     def _take_in(self, data: bytes) -> None:
         frames = self._reader.feed(data)
@@ -197,7 +199,7 @@ class NodePipe:
                     break
         except WireError as error:
             self._at_end = self._broken = True
-            self._loop.remove_reader(self._socket)
+            self._loop.remove_reader(self._ends.reading)
             self._garbage(str(error))
         finally:
             frames.close()
@@ -207,9 +209,9 @@ class NodePipe:
 
         Reads what is there now and no more: a grandchild may hold the other end and write on.
         """
-        self._loop.remove_reader(self._socket)
+        self._loop.remove_reader(self._ends.reading)
         left = array.array("i", [0])
-        fcntl.ioctl(self._socket, termios.FIONREAD, left)
+        fcntl.ioctl(self._ends.reading, termios.FIONREAD, left)
         remaining, data = left[0], b""
         while not self._broken:
             self._take_in(data)
@@ -220,7 +222,7 @@ class NodePipe:
             if remaining <= 0:
                 break
             try:
-                data = self._socket.recv(min(remaining, _CHUNK))
+                data = os.read(self._ends.reading, min(remaining, _CHUNK))
             except OSError:
                 break
             if not data:
@@ -231,9 +233,9 @@ class NodePipe:
     def close(self) -> None:
         """Let go of the descriptor; queued data is dropped."""
         self._at_end = self._closed = True
-        self._loop.remove_reader(self._socket)
-        self._loop.remove_writer(self._socket)
-        self._socket.close()
+        self._loop.remove_reader(self._ends.reading)
+        self._loop.remove_writer(self._ends.writing)
+        self._ends.close()
         self._out.clear()
         self._waiting.clear()
         self.backlog = self.mailbox = 0

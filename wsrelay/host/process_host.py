@@ -15,6 +15,7 @@ from collections.abc import Iterator
 
 from wsrelay import wire
 from wsrelay.bucket import Bucket
+from wsrelay.duplex import Duplex, close_all
 from wsrelay.errors import HostFailed, WireError
 from wsrelay.message import ExitError, ExitKind
 
@@ -44,7 +45,7 @@ class ProcessHost:
         self._pending: deque[Worker] = deque()
         self._forks = Bucket(options.spawn_rate, max(1.0, options.spawn_rate))
         self._next_fork: asyncio.TimerHandle | None = None
-        self._out: deque[tuple[bytes, socket.socket | None]] = deque()
+        self._out: deque[tuple[bytes, Duplex | None]] = deque()
         self._loading: asyncio.Future[None] | None = None
         self._retiring = False
         self._retired: asyncio.Task[None] | None = None
@@ -144,9 +145,7 @@ class ProcessHost:
             self._loop.remove_writer(self._control)
             self._control.close()
             self._control = None
-        for descriptor in self._descriptors:
-            if descriptor is not None:
-                os.close(descriptor)
+        close_all(self._descriptors)
         self._descriptors.clear()
         self._out.clear()
         if self._loading is not None and not self._loading.done():
@@ -193,8 +192,8 @@ class ProcessHost:
 
     # Out
 
-    def _tell(self, frame: wire.Frame, descriptor: socket.socket | None = None) -> None:
-        self._out.append((wire.pack(frame), descriptor))
+    def _tell(self, frame: wire.Frame, ends: Duplex | None = None) -> None:
+        self._out.append((wire.pack(frame), ends))
         if len(self._out) == 1:
             self._flush()
 
@@ -207,7 +206,7 @@ class ProcessHost:
                 if carried is None:
                     sent = self._control.send(data)
                 else:
-                    sent = socket.send_fds(self._control, [data], [carried.fileno()])
+                    sent = socket.send_fds(self._control, [data], carried.filenos())
                     carried.close()
                 if sent < len(data):
                     self._out[0] = data[sent:], None

@@ -21,9 +21,10 @@ import time
 from collections.abc import Iterable
 from multiprocessing import resource_tracker
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from wsrelay import osproc, targets, wire, worker
+from wsrelay.duplex import Duplex, close_all
 
 from . import isolation, limits
 from .options import HostOptions
@@ -39,6 +40,9 @@ _THREAD_LIMITS = (
     "VECLIB_MAXIMUM_THREADS",
     "NUMEXPR_NUM_THREADS",
 )
+
+_ENDS: Final = 2
+"""Descriptors that come with each `Fork`."""
 
 
 def main(control: socket.socket, options: HostOptions, node: int, log_level: int) -> None:
@@ -181,24 +185,27 @@ class Template:
         except ConnectionResetError:
             return False
         self._descriptors += descriptors
-        if flags & socket.MSG_CTRUNC:
-            self._descriptors.append(None)  # preloaded code has taken all that there are
+        if flags & socket.MSG_CTRUNC:  # preloaded code has taken all that there are
+            self._descriptors += [None] * (_ENDS - len(descriptors))
         for frame, _ in self._reader.feed(data):
             match frame:
                 case wire.Fork():
-                    self._fork(frame.ref, self._descriptors.pop(0))
+                    ends, self._descriptors = self._descriptors[:_ENDS], self._descriptors[_ENDS:]
+                    self._fork(frame.ref, ends)
                 case wire.Kill():
                     for pid, ref in self._refs.items():
                         if ref == frame.ref:
                             _kill_group(pid)
         return bool(data)
 
-    def _fork(self, ref: int, descriptor: int | None) -> None:
-        if descriptor is None:
+    def _fork(self, ref: int, descriptors: list[int | None]) -> None:
+        reading, writing = descriptors
+        if reading is None or writing is None:
+            close_all(descriptors)
             self.tell(wire.ForkFailed(ref, "the template has no descriptor left"))
             return
-        with socket.socket(fileno=descriptor) as sock:
-            process = self._context.Process(target=self._child, args=(sock, os.getpid()))
+        with Duplex(reading, writing) as ends:
+            process = self._context.Process(target=self._child, args=(ends, os.getpid()))
             try:
                 process.start()
             except OSError as error:
@@ -218,15 +225,13 @@ class Template:
         if pidfd is not None:
             os.close(pidfd)
 
-    def _child(self, sock: socket.socket, template: int) -> None:
+    def _child(self, ends: Duplex, template: int) -> None:
         # Only what is the template's own: preloaded code may hold files that the worker needs.
         for mine in (self._control, self._wakeup, self._woken):
             mine.close()
-        for descriptor in self._descriptors:
-            if descriptor is not None:
-                os.close(descriptor)
+        close_all(self._descriptors)
         enter = functools.partial(limits.enter_worker, self._options.limits, self._options.nice)
-        worker.run(sock, template, enter)
+        worker.run(ends, template, enter)
 
     def _reap(self) -> None:
         """Reap all dead children, adopted ones too, and report the workers among them."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 import time
 from collections.abc import Callable
 from typing import Final
 
 from wsrelay import payload, wire
 from wsrelay.bucket import Bucket
+from wsrelay.duplex import Duplex
 from wsrelay.errors import HostFailed
 from wsrelay.message import ExitError, ExitKind, Result
 from wsrelay.pid import PID
@@ -53,7 +53,7 @@ class Worker:
         self._exited = exited
         self._loop = asyncio.get_running_loop()
         try:
-            node_end, self.worker_end = socket.socketpair()
+            node_end, self.worker_end = Duplex.pair()
         except OSError as error:
             raise HostFailed(f"no process can be started: {error.strerror}") from None
         self.pipe = NodePipe(

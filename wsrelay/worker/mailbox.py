@@ -229,7 +229,7 @@ class Mailbox:
         with self._lock:
             self._loop, self._loop_thread = loop, threading.get_ident()
             self._reading = True
-        loop.add_reader(self._pipe.socket, self._readable)
+        loop.add_reader(self._pipe.ends, self._readable)
 
     def _readable(self) -> None:
         with self._lock:
@@ -237,7 +237,7 @@ class Mailbox:
                 self.sort(self._pipe.read_now())
             except (EOFError, OSError):
                 if self._loop is not None:
-                    self._loop.remove_reader(self._pipe.socket)
+                    self._loop.remove_reader(self._pipe.ends)
                 self._close()
             self._tell_all()
 

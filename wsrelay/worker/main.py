@@ -7,7 +7,6 @@ import logging
 import os
 import resource
 import signal
-import socket
 import sys
 import traceback
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from typing import Any, Never
 from msgspec import Raw
 
 from wsrelay import current, osproc, payload, sizes, wire
+from wsrelay.duplex import Duplex
 from wsrelay.errors import PayloadError, WireError
 from wsrelay.message import ExitError, ExitKind
 from wsrelay.spawning import unpack_target
@@ -35,8 +35,8 @@ _RESERVE = 256 * 1024
 _NOTHING = Raw(payload.encode(None))
 
 
-def run(sock: socket.socket, template: int, confine: Callable[[], None]) -> Never:
-    """Be a worker: `sock` is the pipe to the node, `template` the parent's process id.
+def run(ends: Duplex, template: int, confine: Callable[[], None]) -> Never:
+    """Be a worker: `ends` are the pipe to the node, `template` the parent's process id.
 
     `confine` enters the limits of its host.
 
@@ -45,7 +45,7 @@ def run(sock: socket.socket, template: int, confine: Callable[[], None]) -> Neve
     code = 1
     try:
         _enter(template)
-        code = _live(WorkerPipe(sock), confine)
+        code = _live(WorkerPipe(ends), confine)
     except (EOFError, OSError):
         pass  # the node is gone: there is nobody left to tell
     except BaseException:  # noqa: BLE001 - a defect of ours; nothing above would show it

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import os
 import select
-import socket
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from wsrelay import wire
+from wsrelay.duplex import Duplex
 
 __all__ = ["WorkerPipe"]
 
@@ -27,8 +28,11 @@ class WorkerPipe:
     at a time may read.
     """
 
-    def __init__(self, sock: socket.socket) -> None:
-        self.socket = sock
+    def __init__(self, ends: Duplex) -> None:
+        self.ends = ends
+        os.set_blocking(ends.writing, False)
+        self._poll = select.poll()
+        self._poll.register(ends.reading, select.POLLIN)
         self._reader = wire.to_worker()
         self._writing = threading.Lock()
         self._interrupt: bytes | None = None
@@ -86,7 +90,7 @@ class WorkerPipe:
             return functools.partial(self._write, data)
         rest = memoryview(data)
         try:
-            rest = rest[self.socket.send(rest, socket.MSG_DONTWAIT) :]
+            rest = rest[os.write(self.ends.writing, rest) :]
         except BlockingIOError:
             pass
         except OSError:
@@ -101,7 +105,7 @@ class WorkerPipe:
         """Write the rest of a frame and let go of the lock."""
         try:
             if rest:
-                self.socket.sendall(rest)
+                self.ends.write_all(rest)
         finally:
             self._writing.release()
         if self._interrupt is not None:
@@ -120,7 +124,7 @@ class WorkerPipe:
             try:
                 data, self._interrupt = self._interrupt, None
                 if data is not None:
-                    self.socket.sendall(data)
+                    self.ends.write_all(data)
             finally:
                 self._writing.release()
 
@@ -129,25 +133,13 @@ class WorkerPipe:
 
         Raises `EOFError` when the node is gone.
         """
-        if timeout is not None:
-            poll = select.poll()
-            poll.register(self.socket, select.POLLIN)
-            if not poll.poll(max(timeout, 0) * 1000):
-                return iter(())
-        return self._receive(0)
-
-    def read_now(self) -> Iterator[tuple[wire.ToWorker, int]]:
-        """Give the frames that have arrived, without waiting."""
-        try:
-            return self._receive(socket.MSG_DONTWAIT)
-        except BlockingIOError:
+        if timeout is not None and not self._poll.poll(max(timeout, 0) * 1000):
             return iter(())
-
-    def _receive(self, flags: int) -> Iterator[tuple[wire.ToWorker, int]]:
-        try:
-            data = self.socket.recv(_CHUNK, flags)
-        except ConnectionResetError:
-            data = b""
+        data = os.read(self.ends.reading, _CHUNK)
         if not data:
             raise EOFError
         return self._reader.feed(data)
+
+    def read_now(self) -> Iterator[tuple[wire.ToWorker, int]]:
+        """Give the frames that have arrived, without waiting."""
+        return self.read(0)
