@@ -7,8 +7,9 @@ without decoding them.
 
 from __future__ import annotations
 
+import functools
 import struct
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any, Final, Generic, Literal, TypeVar
 
 import msgspec
@@ -388,6 +389,12 @@ def pack_request(frame: Frame) -> bytes:
     return data
 
 
+@functools.cache
+def _decoder(kind: Any) -> Callable[[bytes], Any]:
+    """Return what decodes frames of a kind; made once, before any fork, for it is large."""
+    return msgspec.msgpack.Decoder(kind).decode
+
+
 class FrameReader(Generic[T]):
     """Takes bytes as they come off a pipe and gives frames.
 
@@ -397,7 +404,7 @@ class FrameReader(Generic[T]):
     """
 
     def __init__(self, kind: Any, *, limit: int = MAX_FRAME) -> None:
-        self._decode: Any = msgspec.msgpack.Decoder(kind).decode
+        self._decode = _decoder(kind)
         self._limit = limit
         self._rest = bytearray()
         """What has come of frames that are not given yet."""
@@ -461,3 +468,7 @@ def from_template() -> FrameReader[FromTemplate]:
 def to_template() -> FrameReader[ToTemplate]:
     """Make the template's reader for its control socket."""
     return FrameReader(ToTemplate)
+
+
+for _kind in (FromWorker, ToWorker, FromTemplate, ToTemplate):
+    _decoder(_kind)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from http import HTTPStatus
-from typing import Final
+from typing import Any, Final
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -68,6 +68,10 @@ class HTTPProtocol(H11Protocol):
             return
         self._upgraded = True
         super().handle_websocket_upgrade(event)
+        early, _ = self.conn.trailing_data
+        if early:  # uvicorn would forget it, and take what follows for the beginning of a frame
+            protocol: Any = self.transport.get_protocol()
+            protocol.data_received(early)
 
     def send_400_response(self, msg: str) -> None:
         """Refuse bytes that are no HTTP; a request before them gets no other answer."""

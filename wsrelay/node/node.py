@@ -488,14 +488,20 @@ class Node:
     def route(self, sender: PID, receivers: Iterable[str], topic: str, content: Raw) -> None:
         """Deliver a message to each receiver; one that is not alive makes it a dead letter."""
         given: command.Command | None = None
+        connections = self.clients.connections
         for to in receivers:
+            if (connection := connections.get(to)) is not None:  # type: ignore[call-overload]
+                if given is None:
+                    given = command.parse(topic, content)
+                connection.command(given, sender)
+                continue
             process = self.kernel.find(to, self.name)
             if process is None:
                 self.dead_letters += 1
-            elif process.connection:
+            elif process.connection:  # by its name, or without the node's part
                 if given is None:
                     given = command.parse(topic, content)
-                self.clients.connections[process.pid].command(given, sender)
+                connections[process.pid].command(given, sender)
             elif (worker := self.alive(process.pid)) is not None:
                 worker.pipe.queue(wire.Deliver(topic, str(sender), content), mail=True)
                 limit = self.hosts[process.pid.host].mailbox

@@ -1,0 +1,150 @@
+"""The direct transport: what it does beyond what every transport does (see test_relay)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator
+
+import pytest
+from support import client, closed, fronted, received, relay_to, room, serving, until
+from wsproto import events
+from wsproto.connection import Connection, ConnectionType
+
+from wsrelay import Node, WebSocketRelay
+from wsrelay.relay.asgi import Receive, Scope, Send
+from wsrelay.relay.frames import PONG
+
+pytestmark = pytest.mark.anyio
+
+HANDSHAKE = (
+    b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
+
+
+def masked(data: bytes) -> bytes:
+    return Connection(ConnectionType.CLIENT).send(events.BytesMessage(data))
+
+
+@contextlib.asynccontextmanager
+async def asked(
+    url: str, early: bytes = b""
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """A client that has asked for an upgrade; nothing takes it longer than ten seconds."""
+    host, port = url.removeprefix("ws://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    try:
+        async with asyncio.timeout(10):
+            writer.write(HANDSHAKE + early)
+            await writer.drain()
+            yield reader, writer
+    finally:
+        writer.transport.abort()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+
+
+async def test_an_idle_connection_has_no_task(node: Node) -> None:
+    app = WebSocketRelay(relay_to(node.spawn(room("echo"))), node=node)
+    async with fronted(app) as (server, url):
+        before = len(asyncio.all_tasks())
+        clients = [client(url, ping_interval=None) for _ in range(40)]
+        websockets = [await one.__aenter__() for one in clients]
+        for websocket in websockets:
+            await websocket.send("hello")
+            assert await received(websocket) == "hello"
+        mine = 2 * len(websockets)  # those of the clients in this very process
+        await until(
+            lambda: len(asyncio.all_tasks()) <= before + mine, "the server has no tasks of theirs"
+        )
+        assert not server.server_state.tasks
+        for one in clients:
+            await one.__aexit__(None, None, None)
+
+
+async def test_a_shutdown_of_the_server_alone_closes_with_1012(node: Node) -> None:
+    app = WebSocketRelay(relay_to(node.spawn(room("echo"))), node=node)
+    async with fronted(app) as (server, url), client(url) as websocket:
+        await server.aclose()
+        assert (await closed(websocket))[0] == 1012
+        await until(lambda: not node.connections, "the connection has ended")
+
+
+async def test_outer_middleware_sees_the_request_end_at_the_upgrade(node: Node) -> None:
+    relay = WebSocketRelay(relay_to(node.spawn(room("echo"))), node=node)
+    over = asyncio.Event()
+
+    async def outer(scope: Scope, receive: Receive, send: Send) -> None:
+        await relay(scope, receive, send)
+        if scope["type"] == "websocket":
+            over.set()
+
+    async with serving(outer) as url, client(url) as websocket:
+        async with asyncio.timeout(10):
+            await over.wait()
+        await websocket.send("still here")
+        assert await received(websocket) == "still here"
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+async def test_what_a_client_sends_before_its_upgrade_is_not_lost(
+    node: Node, at_once: bool
+) -> None:
+    app = WebSocketRelay(relay_to(node.spawn(room("echo"))), node=node)
+    data = masked(b"early") + masked(b"half")
+    async with fronted(app) as (_, url), asked(url, data[:-5] if at_once else b"") as streams:
+        reader, writer = streams
+        writer.write(data[-5:] if at_once else data)
+        await reader.readuntil(b"\r\n\r\n")
+        assert await reader.readexactly(13) == b"\x82\x05early\x82\x04half"
+
+
+async def test_a_client_that_sends_much_before_its_upgrade_is_cut_off(node: Node) -> None:
+    asking, never = asyncio.Event(), asyncio.Event()
+
+    async def slow(scope: Scope, receive: Receive, send: Send) -> None:
+        del receive, send
+        if scope["type"] == "http":
+            asking.set()
+            await never.wait()
+
+    async with serving(WebSocketRelay(slow, node=node)) as url, asked(url) as (reader, writer):
+        await asking.wait()
+        writer.write(bytes(100_000))
+        said = b""
+        with contextlib.suppress(ConnectionError):
+            said = await reader.read()
+        assert said == b""
+        never.set()
+
+
+async def test_many_small_messages_in_one_read_arrive_in_order(node: Node) -> None:
+    app = WebSocketRelay(relay_to(node.spawn(room("echo"))), node=node)
+    texts = [f"{number}".encode() for number in range(500)]
+    async with serving(app) as url, asked(url) as (reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"".join(map(masked, texts)))
+        for text in texts:
+            assert await reader.readexactly(2 + len(text)) == bytes((0x82, len(text))) + text
+
+
+async def test_frames_that_come_byte_by_byte_are_put_together(node: Node) -> None:
+    app = WebSocketRelay(relay_to(node.spawn(room("echo"))), node=node)
+    ping = Connection(ConnectionType.CLIENT).send(events.Ping(b"are you there"))
+    async with serving(app) as url, asked(url) as (reader, writer):
+        sock: socket.socket = writer.get_extra_info("socket")
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        await reader.readuntil(b"\r\n\r\n")
+        for byte in masked(b"x" * 130) + ping + masked(b"end"):
+            writer.write(bytes((byte,)))
+            await writer.drain()
+            await asyncio.sleep(0)
+        expected = (
+            b"\x82\x7e\x00\x82" + b"x" * 130,
+            bytes((PONG, 13)) + b"are you there",
+            b"\x82\x03end",
+        )
+        said = await reader.readexactly(sum(map(len, expected)))
+    assert all(part in said for part in expected)
