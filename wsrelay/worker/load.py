@@ -70,6 +70,8 @@ def load_script(path: str) -> ModuleType:
     Its folder comes first on `sys.path`, as for `python script.py`, but `__name__` is the file's
     stem, so a `__main__` guard stays shut.
     """
+    if (module := _scripts.get(path)) is not None:
+        return module  # the way of a worker, where each step costs it pages of its own
     file = Path(path).resolve()
     path = str(file)
     if (module := _scripts.get(path)) is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import mmap
 import os
 import resource
 import signal
@@ -30,7 +31,7 @@ __all__ = ["run"]
 logger = logging.getLogger(__name__)
 
 _RESERVE = 256 * 1024
-"""Bytes that are let go when memory is out, so that the end can be told."""
+"""Bytes that are let go when memory is out, so that the end can be told; no page is touched."""
 
 _NOTHING = Raw(payload.encode(None))
 
@@ -92,14 +93,14 @@ def _live(pipe: WorkerPipe, confine: Callable[[], None]) -> int:
         lambda *_: pipe.write_from_signal_handler(wire.Cancel(start.pid, "SIGTERM")),
     )
     value, error, code = _NOTHING, None, 0
-    reserve = [bytes(_RESERVE)]
+    reserve = mmap.mmap(-1, _RESERVE)
     try:
         confine()
         function, args, kwargs = unpack_target(start.target, start.code, load_target)
     except LoadError as problem:
         error = ExitError(ExitKind.START_FAILED, problem.message, problem.details or None)
     except Exception as problem:  # noqa: BLE001 - whatever the user's pickles raise
-        reserve.clear()
+        reserve.close()
         error = _failure(problem, ExitKind.START_FAILED)
     else:
         pipe.write(wire.Ready())
@@ -110,7 +111,7 @@ def _live(pipe: WorkerPipe, confine: Callable[[], None]) -> int:
             if code:
                 error = ExitError(ExitKind.EXIT, f"exit code {code}")
         except BaseException as problem:  # noqa: BLE001 - the handler's, whatever it is
-            reserve.clear()
+            reserve.close()
             error = _failure(problem, ExitKind.ERROR)
     mailbox = context.mailbox
     mailbox.read_the_rest()
