@@ -28,6 +28,7 @@ from wsrelay import (
     wire,
 )
 from wsrelay.duplex import Duplex
+from wsrelay.errors import WireError
 from wsrelay.host import NodePipe
 from wsrelay.kernel import Kernel
 from wsrelay.pid import PID
@@ -387,9 +388,18 @@ async def test_clients_wait_from_64_kilobytes_of_backlog_on(pipe: NodePipe) -> N
     seen.append(pipe.full)
     pipe.queue(deliver(4 * KB))
     seen.append(pipe.full)
-    pipe.taken(132 * KB)
+    pipe.taken(128 * KB)
     seen.append(pipe.full)
     assert seen == [False, False, True, False], "below, a byte below, above, and with room again"
+
+
+@pytest.mark.parametrize("size", [-1, 4 * KB + 1, 1 << 60])
+async def test_no_more_is_taken_than_was_sent(pipe: NodePipe, size: int) -> None:
+    pipe.queue(deliver(4 * KB))
+    with pytest.raises(WireError, match="are said to be taken, 4096 were sent"):
+        pipe.taken(size)
+    pipe.taken(4 * KB)
+    assert pipe._in_flight == 0
 
 
 async def test_what_may_overtake_waits_for_no_room(pipe: NodePipe) -> None:

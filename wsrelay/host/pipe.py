@@ -100,7 +100,12 @@ class NodePipe:
         return self.queued
 
     def taken(self, size: int) -> None:
-        """Learn that the worker has taken so many bytes of data."""
+        """Learn that the worker has taken so many bytes of data.
+
+        Raises `WireError` for more than it was sent: it would never be waited for again.
+        """
+        if not 0 <= size <= self._in_flight:
+            raise WireError(f"{size} bytes are said to be taken, {self._in_flight} were sent")
         self._in_flight -= size
         while self._waiting and self._in_flight < wire.WINDOW:
             data, mail = self._waiting.popleft()

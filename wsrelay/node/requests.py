@@ -25,6 +25,9 @@ WORKER_LOG: Final = "wsrelay.worker"
 _LONGEST_RECORD: Final = 128 * 1024
 """Characters of one log record; what a worker writes by itself is cut at half of it."""
 
+_HIGHEST_LEVEL: Final = 100
+"""`logging` remembers each level that it has met: no worker is to make up any number of them."""
+
 logger = logging.getLogger(__name__)
 worker_logger = logging.getLogger(WORKER_LOG)
 
@@ -97,7 +100,8 @@ class Requests:
         self._tell_of_lost_lines(worker)
         text = frame.text[:_LONGEST_RECORD]
         extra = {"wsrelay_pid": worker.pid}
-        worker_logger.log(frame.level, "%s %s: %s", worker.pid, frame.logger, text, extra=extra)
+        level = min(max(frame.level, 0), _HIGHEST_LEVEL)
+        worker_logger.log(level, "%s %s: %s", worker.pid, frame.logger, text, extra=extra)
 
     def _tell_of_lost_lines(self, worker: Worker) -> None:
         if lost := worker.log_lines_lost:
