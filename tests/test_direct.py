@@ -101,6 +101,27 @@ async def test_what_a_client_sends_before_its_upgrade_is_not_lost(
         assert await reader.readexactly(13) == b"\x82\x05early\x82\x04half"
 
 
+@pytest.mark.parametrize("early", [masked(b"early"), HANDSHAKE, b"no HTTP\r\n\r\n"])
+@pytest.mark.parametrize(
+    "broken", [HANDSHAKE.replace(b"Version: 13", b"Version: 12"), HANDSHAKE.replace(b"Key", b"Kez")]
+)
+async def test_what_comes_behind_an_upgrade_that_is_refused_goes_nowhere(
+    node: Node, broken: bytes, early: bytes
+) -> None:
+    problems: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: problems.append(context))
+    app = WebSocketRelay(relay_to(node.spawn(room("echo"))), node=node)
+    async with fronted(app) as (_, url), asyncio.timeout(10):
+        host, port = url.removeprefix("ws://").split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(broken + early)
+        assert (await reader.readline()).startswith(b"HTTP/1.1 4")
+        await reader.read()
+        writer.close()
+        await writer.wait_closed()
+    assert not problems
+
+
 async def test_a_client_that_sends_much_before_its_upgrade_is_cut_off(node: Node) -> None:
     asking, never = asyncio.Event(), asyncio.Event()
 

@@ -87,6 +87,15 @@ async def settled(node: Node) -> list[str]:
     return [f"{left[0]} connections and {left[1]} processes stay when all clients have left"]
 
 
+async def ended(node: Node) -> list[str]:
+    """Wait until nothing is left but the template and the resource tracker; says what stays."""
+    for _ in range(100):
+        if len(left := node.descendants()) <= 2:  # noqa: PLR2004 - these two
+            return []
+        await asyncio.sleep(0.1)
+    return [f"{len(left)} processes stay: {left}"]
+
+
 async def soak(minutes: float, clients: int, every: float, seed: int, patience: float) -> list[str]:
     """Run it all; returns what was wrong."""
     problems: list[str] = []
@@ -108,8 +117,7 @@ async def soak(minutes: float, clients: int, every: float, seed: int, patience: 
                     problems.append(
                         f"descriptors: {at_rest.descriptors}, {after.descriptors} after"
                     )
-                if (count := len(node.descendants())) > 2:  # noqa: PLR2004 - template, resource tracker
-                    problems.append(f"{count} processes stay")
+                problems += await ended(node)
             for name, column, share, allowance in (
                 ("memory of the node", [s.rss for s in samples], 0.05, 2 * MB),
                 ("descriptors", [s.descriptors for s in samples], 0.2, 10),

@@ -69,7 +69,8 @@ class HTTPProtocol(H11Protocol):
         self._upgraded = True
         super().handle_websocket_upgrade(event)
         early, _ = self.conn.trailing_data
-        if early:  # uvicorn would forget it, and take what follows for the beginning of a frame
+        if early and not self.transport.is_closing():
+            # uvicorn would forget it, and take what follows for the beginning of a frame.
             protocol: Any = self.transport.get_protocol()
             protocol.data_received(early)
 
