@@ -212,6 +212,46 @@ def leave_thread() -> str:
     return "did not wait"
 
 
+def leave_thread_that_receives(timeout: float | None) -> str:
+    """Return while a thread waits for messages and, so, reads what comes."""
+    receiving = threading.Event()
+
+    def receive() -> None:
+        inbox = process.inbox()
+        receiving.set()
+        inbox.receive(timeout=timeout)
+
+    threading.Thread(target=receive, daemon=True).start()
+    receiving.wait(20)
+    error_of(process.registry.lookup, "nobody")
+    return "did not wait"
+
+
+def receive_in_loop_beside_thread(count: int) -> list[Any]:
+    """Receive in an event loop while a thread waits that has begun to read before."""
+    events = process.events()
+    threading.Thread(target=error_of, args=(events.receive,), daemon=True).start()
+
+    async def receive() -> list[Any]:
+        inbox = aio_process.inbox()
+        return [(await inbox.receive()).payload for _ in range(count)]
+
+    first = process.inbox().receive().payload
+    return [first, *asyncio.run(receive())]
+
+
+def use_multiprocessing(numbers: list[int]) -> list[Any]:
+    """Use what forks and pickles: the template of a worker was forked by other means."""
+    import multiprocessing  # noqa: PLC0415 - as a handler would
+
+    queue: Any = multiprocessing.Queue()
+    child = multiprocessing.Process(target=queue.put, args=("from a child",))
+    child.start()
+    child.join()
+    with multiprocessing.Pool(2) as pool:
+        return [queue.get(), child.exitcode, pool.map(abs, numbers)]
+
+
 def log_in_threads(count: int) -> None:
     import logging  # noqa: PLC0415 - as a handler would
 

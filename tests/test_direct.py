@@ -22,6 +22,8 @@ HANDSHAKE = (
     b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
 )
+CHUNKED = HANDSHAKE.replace(b"Host:", b"Transfer-Encoding: chunked\r\nHost:")
+"""An upgrade with a body: what follows is looked at as such."""
 
 
 def masked(data: bytes) -> bytes:
@@ -30,14 +32,14 @@ def masked(data: bytes) -> bytes:
 
 @contextlib.asynccontextmanager
 async def asked(
-    url: str, early: bytes = b""
+    url: str, early: bytes = b"", handshake: bytes = HANDSHAKE
 ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
     """A client that has asked for an upgrade; nothing takes it longer than ten seconds."""
     host, port = url.removeprefix("ws://").split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     try:
         async with asyncio.timeout(10):
-            writer.write(HANDSHAKE + early)
+            writer.write(handshake + early)
             await writer.drain()
             yield reader, writer
     finally:
@@ -102,23 +104,47 @@ async def test_what_a_client_sends_before_its_upgrade_is_not_lost(
 
 
 @pytest.mark.parametrize("early", [masked(b"early"), HANDSHAKE, b"no HTTP\r\n\r\n"])
-@pytest.mark.parametrize(
-    "broken", [HANDSHAKE.replace(b"Version: 13", b"Version: 12"), HANDSHAKE.replace(b"Key", b"Kez")]
-)
+@pytest.mark.parametrize("handshake", [HANDSHAKE, CHUNKED])
+@pytest.mark.parametrize("wrong", [(b"Version: 13", b"Version: 12"), (b"Key", b"Kez")])
 async def test_what_comes_behind_an_upgrade_that_is_refused_goes_nowhere(
-    node: Node, broken: bytes, early: bytes
+    node: Node, handshake: bytes, wrong: tuple[bytes, bytes], early: bytes
 ) -> None:
     problems: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: problems.append(context))
     app = WebSocketRelay(relay_to(node.spawn(room("echo"))), node=node)
-    async with fronted(app) as (_, url), asyncio.timeout(10):
-        host, port = url.removeprefix("ws://").split(":")
-        reader, writer = await asyncio.open_connection(host, int(port))
-        writer.write(broken + early)
+    broken = handshake.replace(*wrong)
+    async with fronted(app) as (_, url), asked(url, early, broken) as (reader, _):
         assert (await reader.readline()).startswith(b"HTTP/1.1 4")
         await reader.read()
-        writer.close()
-        await writer.wait_closed()
+    assert not problems
+
+
+@pytest.mark.parametrize("early", [masked(b"late"), HANDSHAKE, b"no HTTP\r\n\r\n"])
+@pytest.mark.parametrize("handshake", [HANDSHAKE, CHUNKED])
+async def test_what_comes_while_a_refusal_is_on_its_way_goes_nowhere(
+    node: Node, handshake: bytes, early: bytes
+) -> None:
+    problems: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: problems.append(context))
+    said = asyncio.Event()
+
+    async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
+        del receive
+        if scope["type"] == "http":
+            await send({"type": "http.response.start", "status": 403, "headers": []})
+            await send({"type": "http.response.body", "body": b"no", "more_body": True})
+            await said.wait()
+            await send({"type": "http.response.body", "body": b"body"})
+
+    app = WebSocketRelay(refuse, node=node)
+    async with fronted(app) as (_, url), asked(url, b"", handshake) as (reader, writer):
+        assert (await reader.readline()).startswith(b"HTTP/1.1 403")
+        writer.write(early)
+        await writer.drain()
+        for _ in range(10):  # turns of the event loop that the server shares
+            await asyncio.sleep(0)
+        said.set()
+        assert b"body" in await reader.read()
     assert not problems
 
 

@@ -200,6 +200,31 @@ async def test_threads_that_still_run_are_not_waited_for(node: Node) -> None:
     assert await exits.of(node.spawn(caller("leave_thread"))) == Result("did not wait")
 
 
+@pytest.mark.parametrize("patience", [None, 600])
+async def test_a_thread_that_waits_for_messages_does_not_hold_up_the_end(
+    node: Node, patience: float | None
+) -> None:
+    exits = Exits(node)
+    for _ in range(20):
+        pid = node.spawn(caller("leave_thread_that_receives"), None, patience)
+        assert await exits.of(pid) == Result("did not wait")
+
+
+async def test_an_event_loop_takes_the_reading_over_from_a_thread(node: Node) -> None:
+    exits = Exits(node)
+    for _ in range(10):
+        pid = node.spawn(caller("receive_in_loop_beside_thread"), None, 100)
+        for number in range(101):
+            node.send(pid, "x", number)
+        assert (await exits.of(pid)).value == list(range(101))
+
+
+async def test_a_handler_can_use_multiprocessing(node: Node) -> None:
+    exits = Exits(node)
+    pid = node.spawn(caller("use_multiprocessing"), None, [-1, 2, -3])
+    assert (await exits.of(pid)).value == ["from a child", 0, [1, 2, 3]]
+
+
 async def test_logging_from_many_threads_arrives_whole(
     node: Node, caplog: pytest.LogCaptureFixture
 ) -> None:

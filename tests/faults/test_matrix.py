@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import Raw
 from support import client, closed, drop_all, fronted, processes, received, relay_to, room, until
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
@@ -67,6 +68,21 @@ def _suffer(order: str, sender: PID) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         case "garbage":
             pipe.ends.write_all(os.urandom(100_000))
+            time.sleep(60)
+        case "forged":
+            frames = (
+                wire.Taken(1 << 40),
+                wire.Relate("monitor", "{"),
+                wire.Member("group", "name", join=True),
+                wire.Register(1, "name", "{oops"),
+                wire.Drain(1, "{local"),
+                wire.Spawn("{local@processes|1}", "processes", "spam:eggs", b""),
+                wire.Spawn(process.pid(), "processes", "spam:eggs", b""),
+                wire.Done(Raw(b"\xc0"), None, 0, []),
+            )
+            number = int(process.inbox().receive().payload["data"])
+            for _ in range(2):
+                pipe.ends.write_all(wire.pack(frames[number]))
             time.sleep(60)
         case "huge length":
             pipe.ends.write_all(b"\xff" * 64)
@@ -253,6 +269,16 @@ async def test_what_a_worker_breaks_on_its_pipe_ends_it_alone(order: str, reason
     async with staged() as scene:
         await scene.hit.send(order)
         assert await closed(scene.hit) == (1011, reason)
+        await scene.is_over()
+        await scene.is_well()
+
+
+@pytest.mark.parametrize("number", range(8))
+async def test_frames_that_no_worker_of_ours_writes_are_garbage_too(number: int) -> None:
+    async with staged() as scene:
+        await scene.hit.send("forged")
+        await scene.hit.send(str(number))
+        assert await closed(scene.hit) == (1011, "target process crashed")
         await scene.is_over()
         await scene.is_well()
 

@@ -25,6 +25,8 @@ from wsproto.connection import Connection, ConnectionState, ConnectionType
 from wsrelay.relay import frames
 from wsrelay.relay.direct_connection import DirectConnection
 
+from .http import leave
+
 __all__ = ["DirectProtocol"]
 
 _BYTES_ACKED: Final = slice(120, 128)
@@ -51,13 +53,13 @@ class DirectProtocol(asyncio.Protocol):
 
     __slots__ = (
         "_acknowledged",
+        "_client",
         "_config",
         "_connection",
         "_dropping",
         "_failed",
         "_fragments",
         "_held",
-        "_host",
         "_inside",
         "_loop",
         "_paused",
@@ -79,7 +81,7 @@ class DirectProtocol(asyncio.Protocol):
         connection: DirectConnection,
         config: Config,
         state: ServerState,
-        host: str | None,
+        client: tuple[str, int] | None,
         early: bytes,
     ) -> None:
         self.writable = True
@@ -87,7 +89,7 @@ class DirectProtocol(asyncio.Protocol):
         self._connection: DirectConnection | None = connection
         self._config = config
         self._state = state
-        self._host = host
+        self._client = client
         self._loop = asyncio.get_running_loop()
         self._rest: bytes | bytearray = early
         """What has come and is not taken apart yet; it begins with a frame."""
@@ -178,9 +180,7 @@ class DirectProtocol(asyncio.Protocol):
             self._end(1006)
         self._failed = True
         self._state.connections.discard(self)
-        admission = getattr(self._state, "admission", None)
-        if admission is not None:
-            admission.leave(self._host)
+        leave(self._state, self._client)
 
     def shutdown(self) -> None:
         """Close with 1012 at the server's shutdown; uvicorn calls this."""

@@ -16,7 +16,7 @@ from uvicorn.server import ServerState
 
 from .admission import Admission
 
-__all__ = ["HTTPProtocol", "State"]
+__all__ = ["HTTPProtocol", "State", "leave"]
 
 _LINGER: Final = 2.0
 """Seconds that a refused client gets to take its answer."""
@@ -29,6 +29,12 @@ class State(ServerState):
         super().__init__()
         self.admission = admission
         self.header_timeout = header_timeout
+
+
+def leave(state: ServerState, client: tuple[str, int] | None) -> None:
+    """Count a connection out; another server of uvicorn's, into which we were put, counts none."""
+    if isinstance(state, State):
+        state.admission.leave(client[0] if client else None)
 
 
 class HTTPProtocol(H11Protocol):
@@ -69,7 +75,7 @@ class HTTPProtocol(H11Protocol):
         self._upgraded = True
         super().handle_websocket_upgrade(event)
         early, _ = self.conn.trailing_data
-        if early and not self.transport.is_closing():
+        if early:
             # uvicorn would forget it, and take what follows for the beginning of a frame.
             protocol: Any = self.transport.get_protocol()
             protocol.data_received(early)
@@ -87,7 +93,7 @@ class HTTPProtocol(H11Protocol):
         """See to its end."""
         self._unwatch()
         super().connection_lost(exc)
-        self.server_state.admission.leave(self.client[0] if self.client else None)
+        leave(self.server_state, self.client)
 
     def _watch_head(self) -> None:
         waits = self.conn.their_state is h11.IDLE and not self._upgraded

@@ -9,11 +9,12 @@ from uvicorn.config import Config
 from uvicorn.protocols.websockets.wsproto_impl import WSProtocol
 from uvicorn.server import ServerState
 from wsproto import events
+from wsproto.connection import ConnectionState
 
 from wsrelay.relay.direct_connection import DIRECT, DirectConnection
 
 from .direct import DirectProtocol
-from .http import State
+from .http import leave
 
 __all__ = ["RelayProtocol"]
 
@@ -35,11 +36,12 @@ class RelayProtocol(WSProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """See to its end."""
         super().connection_lost(exc)
-        if isinstance(self._state, State):
-            self._state.admission.leave(self.client[0] if self.client else None)
+        leave(self._state, self.client)
 
     def data_received(self, data: bytes) -> None:
         """Take bytes; what comes before the upgrade waits for it."""
+        if self.conn.state in (ConnectionState.REJECTING, ConnectionState.CLOSED):
+            return  # it is refused, and its answer may still be on its way: it may say no more
         if not self._asked:
             super().data_received(data)
         elif self.handshake_complete:
@@ -73,9 +75,8 @@ class RelayProtocol(WSProtocol):
         self.connections.discard(self)
         extensions: Any = self.scope["extensions"]
         del extensions[DIRECT]  # it leads back to this object, which is to go now
-        host = self.client[0] if self.client else None
         direct = DirectProtocol(
-            self.transport, connection, self.config, self._state, host, self._early
+            self.transport, connection, self.config, self._state, self.client, self._early
         )
         self.connections.add(direct)  # type: ignore[arg-type]
         self.transport.set_protocol(direct)

@@ -196,6 +196,8 @@ class NodePipe:
             self._loop.remove_reader(self._ends.reading)
 
     def _take_in(self, data: bytes) -> None:
+        if self._broken:
+            return
         frames = self._reader.feed(data)
         try:
             for frame, _ in frames:

@@ -129,6 +129,7 @@ class Worker:
         self._dead()
 
     def _garbage(self, problem: str) -> None:
+        self.done = None  # what it said of its end counts no more
         self._failure = ExitError(
             ExitKind.ERROR, f"killed: it wrote garbage on its pipe: {problem}"
         )

@@ -503,8 +503,11 @@ class Node:
                     given = command.parse(topic, content)
                 connections[process.pid].command(given, sender)
             elif (worker := self.alive(process.pid)) is not None:
-                worker.pipe.queue(wire.Deliver(topic, str(sender), content), mail=True)
                 limit = self.hosts[process.pid.host].mailbox
+                if worker.pipe.mailbox > limit:
+                    self.dead_letters += 1  # it is being ended for that
+                    continue
+                worker.pipe.queue(wire.Deliver(topic, str(sender), content), mail=True)
                 if worker.pipe.mailbox > limit:
                     self._overflow(worker, limit)
 

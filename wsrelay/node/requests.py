@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from wsrelay import wire
-from wsrelay.errors import HostFull, InvalidName, InvalidPID, TooMany, WsrelayError
+from wsrelay.errors import HostFull, InvalidName, InvalidPID, TooMany, WireError, WsrelayError
 from wsrelay.host import Worker
 from wsrelay.kernel import Signal
 from wsrelay.message import ExitError, ExitKind, Result
@@ -33,7 +33,10 @@ worker_logger = logging.getLogger(WORKER_LOG)
 
 
 class Requests:
-    """Takes the frames of all workers."""
+    """Takes the frames of all workers.
+
+    Those that no worker of ours writes, though they are well-formed, raise `WireError`.
+    """
 
     def __init__(self, node: Node) -> None:
         self._node = node
@@ -81,6 +84,13 @@ class Requests:
             if caller is worker:
                 self._node.signal(pid, Signal.TERMINATE)
 
+    def _pid(self, text: str) -> PID:
+        """Return the PID in full; a worker has looked at its form before it wrote it."""
+        try:
+            return PID(text).on(self._node.name)
+        except InvalidPID as error:
+            raise WireError(str(error)) from None
+
     # Without an answer
 
     def _send(self, worker: Worker, frame: wire.Send) -> None:
@@ -112,6 +122,8 @@ class Requests:
             worker_logger.warning(what, worker.pid, lost, rate, extra=extra)
 
     def _done(self, worker: Worker, frame: wire.Done) -> None:
+        if worker.done is not None:
+            raise WireError("a second Done")
         worker.done = frame
 
     def _cancel(self, worker: Worker, frame: wire.Cancel) -> None:
@@ -122,7 +134,7 @@ class Requests:
 
     def _relate(self, worker: Worker, frame: wire.Relate) -> None:
         kernel, me = self._node.kernel, worker.pid
-        other = PID.trusted(frame.to).on(self._node.name)
+        other = self._pid(frame.to)
         match frame.kind:
             case "monitor":
                 self._node.execute(kernel.monitor(me, other))
@@ -137,7 +149,7 @@ class Requests:
         self._node.kernel.trap_links(worker.pid, trap=frame.trap)
 
     def _member(self, _: Worker, frame: wire.Member) -> None:
-        pid = PID.trusted(frame.pid).on(self._node.name)
+        pid = self._pid(frame.pid)
         if frame.join:
             self._node.kernel.join_group(frame.group, pid)
         else:
@@ -149,22 +161,26 @@ class Requests:
 
     # Starting processes
 
-    def _launch(self, worker: Worker, frame: wire.Spawn, name: str | None = None) -> PID:
-        """Start a process whose PID the worker has made itself."""
-        pid = PID(frame.pid)
+    def _own_pid(self, worker: Worker, frame: wire.Spawn) -> PID:
+        """Return the PID for a new process, which the worker has made itself."""
+        pid = self._pid(frame.pid)
         if not self._node.worker_ids(worker).made(pid) or pid.host != frame.host:
-            raise InvalidPID(pid)
+            raise WireError(f"{pid} is not its to give to a process of {frame.host!r}")
+        return pid
+
+    def _launch(self, worker: Worker, pid: PID, frame: wire.Spawn, name: str | None = None) -> PID:
         return self._node.launch(
             pid, frame.target, frame.code, name, worker.pid, frame.monitored, frame.linked
         )
 
     def _spawn(self, worker: Worker, frame: wire.Spawn) -> None:
+        pid = self._own_pid(worker, frame)
         try:
-            self._launch(worker, frame)
+            self._launch(worker, pid, frame)
         except (WsrelayError, ValueError) as error:
-            logger.error("%s was not started: %s", frame.pid, error)  # noqa: TRY400 - one line
+            logger.error("%s was not started: %s", pid, error)  # noqa: TRY400 - one line
             effects = self._node.kernel.stillborn(
-                PID.trusted(frame.pid),
+                pid,
                 _not_started(error),
                 worker.pid,
                 monitored=frame.monitored,
@@ -173,8 +189,9 @@ class Requests:
             self._node.execute(effects)
 
     def _exec(self, worker: Worker, frame: wire.Exec) -> None:
+        pid = self._own_pid(worker, frame.spawn)
         try:
-            self._execs[self._launch(worker, frame.spawn)] = worker, frame.ref
+            self._execs[self._launch(worker, pid, frame.spawn)] = worker, frame.ref
         except (WsrelayError, ValueError) as error:
             result = Result(error=_not_started(error))
             worker.pipe.post(wire.Finished(frame.ref, result))
@@ -185,6 +202,8 @@ class Requests:
         def answer(worker: Worker, frame: wire.Request) -> None:
             try:
                 reply = wire.Reply(frame.ref, method(worker, frame))
+            except WireError:
+                raise
             except (WsrelayError, ValueError) as error:
                 kind = type(error) if isinstance(error, WsrelayError) else WsrelayError
                 reply = wire.Reply(frame.ref, None, kind.__name__, str(error))
@@ -193,10 +212,11 @@ class Requests:
         return answer
 
     def _get_or_spawn(self, worker: Worker, frame: wire.GetOrSpawn) -> PID:
-        return self._launch(worker, frame.spawn, frame.name)
+        pid = self._own_pid(worker, frame.spawn)
+        return self._launch(worker, pid, frame.spawn, frame.name)
 
     def _register(self, _: Worker, frame: wire.Register) -> None:
-        self._node.kernel.register(frame.name, PID.trusted(frame.pid).on(self._node.name))
+        self._node.kernel.register(frame.name, self._pid(frame.pid))
 
     def _lookup(self, _: Worker, frame: wire.Lookup) -> PID:
         return self._node.kernel.names.lookup(frame.name)
@@ -209,7 +229,7 @@ class Requests:
 
     def _drain(self, worker: Worker, frame: wire.Drain) -> None:
         reply = wire.Reply(frame.ref)
-        connection = self._node.connection(PID.trusted(frame.to).on(self._node.name))
+        connection = self._node.connection(self._pid(frame.to))
         if connection is None:
             worker.pipe.post(reply)  # nothing waits for one that is gone
         else:

@@ -28,15 +28,8 @@ class AsgiConnection(RelayedConnection):
 
     async def serve(self, accept: Event, receive: Receive, send: Send) -> None:
         """Upgrade and relay until the client or the connection's process is gone."""
-        try:
-            await send(accept)
-        except OSError:
-            self.refused()  # servers raise it for a client that is gone
+        if not await self._upgrade(accept, send):
             return
-        except BaseException:
-            self.refused()
-            raise
-        self._do(self._session.opened(self._loop.time()))
         reader = asyncio.create_task(self._read(receive), name=f"read {self.pid}")
         self._writer = asyncio.create_task(self._write(send), name=f"write {self.pid}")
         tasks = {reader, self._writer}

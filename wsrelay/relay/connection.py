@@ -15,6 +15,7 @@ from wsrelay.node import ConnectionInfo, Node
 from wsrelay.pid import PID
 
 from . import command, session
+from .asgi import Event, Send
 from .header import Relay
 from .outbox import Overflow
 
@@ -77,6 +78,19 @@ class RelayedConnection(ABC):
     @abstractmethod
     def _give_up(self) -> None:
         """Drop a client that does not take what it was sent, not even its close frame."""
+
+    async def _upgrade(self, accept: Event, send: Send) -> bool:
+        """Answer the upgrade; returns whether it came about, else the connection is over."""
+        try:
+            await send(accept)
+        except OSError:
+            self.refused()  # servers raise it for a client that is gone
+            return False
+        except BaseException:
+            self.refused()
+            raise
+        self._do(self._session.opened(self._loop.time()))
+        return True
 
     def refused(self) -> None:
         """End before the upgrade, which does not come about."""

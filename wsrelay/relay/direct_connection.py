@@ -62,17 +62,10 @@ class DirectConnection(RelayedConnection):
 
     async def serve(self, accept: Event, send: Send, hand_over: HandOver) -> None:
         """Upgrade; from then on the connection lives without its caller."""
-        try:
-            await send(accept)
-        except OSError:
-            self.refused()  # the client is gone
-            return
-        except BaseException:
-            self.refused()
-            raise
-        wire = self._wire = hand_over(self)
-        self._do(self._session.opened(self._loop.time()))
-        wire.start()
+        if await self._upgrade(accept, send):
+            self._wire = hand_over(self)
+            self._flush()  # what was sent to it meanwhile
+            self._wire.start()
 
     async def ended(self) -> None:
         """Wait for its end."""

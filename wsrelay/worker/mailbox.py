@@ -43,7 +43,8 @@ class Mailbox:
     """Takes frames off the pipe and sorts them into queues.
 
     Whoever waits reads the pipe for all: one thread at a time reads, the others wait for what it
-    brings. Once a coroutine has waited, the event loop reads instead and nobody else does.
+    brings. Once a coroutine has waited, the event loop reads instead and nobody else does. Two that
+    read would tear frames apart.
     """
 
     def __init__(self, pipe: WorkerPipe) -> None:
@@ -73,7 +74,10 @@ class Mailbox:
         }
         self.known = wire.Known([], {})
         """What can be spawned."""
-        self._reading = False
+        self._in_read = False
+        """A thread reads the pipe, without the lock."""
+        self._reserved = False
+        """No thread is to begin to: the event loop reads, or the handler has returned."""
         self._taken = 0
         self._waiters: list[asyncio.Future[None]] = []
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -149,12 +153,10 @@ class Mailbox:
                 del self._listeners[topic]
             queue.closed = True
             self._changed.notify_all()
-            read_elsewhere = self._somebody_reads() and self._loop is None
+            read_elsewhere = self._in_read
         self._wake_loop()
-        if read_elsewhere:
-            # A thread that waits for this very queue may be the one that reads the pipe for all;
-            # the answer to a question that nobody asks brings it back to look at its queue.
-            self._pipe.write(wire.Members(_NOBODY, ""))
+        if read_elsewhere:  # by a thread that waits for this very queue, perhaps
+            self._call_back()
 
     def expect(self, ref: int) -> Queue:
         """Return the queue that the reply to the call `ref` will come to."""
@@ -168,7 +170,7 @@ class Mailbox:
     def read_the_rest(self) -> None:
         """Take in what has arrived, so that `received` and `unread` are exact at the end."""
         with self._lock:
-            self._reading = True
+            self._reserve()
             try:
                 while frames := list(self._pipe.read_now()):
                     self.sort(frames)
@@ -197,14 +199,29 @@ class Mailbox:
         """Whether another thread, or an event loop in another thread, reads the pipe for us."""
         if self._loop is not None and self._loop.is_closed():
             self._loop = None
-            self._reading = False
-        return self._reading and not (
-            self._loop is not None and self._loop_thread == threading.get_ident()
-        )
+            self._reserved = False
+        mine = self._loop is not None and self._loop_thread == threading.get_ident()
+        return self._in_read or (self._reserved and not mine)
+
+    def _reserve(self) -> None:
+        """Let no other thread read any more; the lock is held."""
+        self._reserved = True
+        if self._in_read:
+            self._call_back()
+            self._sleepers += 1
+            self._changed.wait_for(lambda: not self._in_read)
+            self._sleepers -= 1
+
+    def _call_back(self) -> None:
+        """Have the thread that reads look at its queue again.
+
+        Nothing but bytes wakes it, so the node is asked a question that nobody waits for.
+        """
+        self._pipe.write(wire.Members(_NOBODY, ""))
 
     def _read(self, timeout: float | None) -> None:
         """Read once for everyone; called and left with the lock held."""
-        before, self._reading = self._reading, True
+        self._in_read = True
         self._lock.release()
         try:
             frames: Iterable[tuple[wire.ToWorker, int]] | None = list(self._pipe.read(timeout))
@@ -212,7 +229,7 @@ class Mailbox:
             frames = None
         finally:
             self._lock.acquire()
-            self._reading = before
+            self._in_read = False
         if frames is None:
             self._close()
         else:
@@ -227,8 +244,8 @@ class Mailbox:
         if self._loop is not None and not self._loop.is_closed():
             raise RuntimeError("wsrelay.aio serves one event loop of a process, this is a second")
         with self._lock:
+            self._reserve()
             self._loop, self._loop_thread = loop, threading.get_ident()
-            self._reading = True
         loop.add_reader(self._pipe.ends, self._readable)
 
     def _readable(self) -> None:
