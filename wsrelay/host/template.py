@@ -42,6 +42,9 @@ _THREAD_LIMITS = (
     "NUMEXPR_NUM_THREADS",
 )
 
+_SMALL: Final = range(0, 480, 16)
+"""Sizes of bytes, one for each size of blocks that Python has a pool of."""
+
 _ENDS: Final = 2
 """Descriptors that come with each `Fork`."""
 
@@ -75,7 +78,9 @@ def main(control: socket.socket, options: HostOptions, node: int, log_level: int
         under = limits.shown(options.limits)
         template.tell(wire.LoadFailed(f"{error.message}{under}", error.details))
     else:
+        worker.rehearse()
         gc.collect()
+        template.fill_gaps()
         gc.freeze()
         sys.stdout.flush()
         sys.stderr.flush()
@@ -136,10 +141,19 @@ class Template:
         self._reader = wire.to_template()
         self._descriptors: list[int | None] = []
         self._refs: dict[int, int] = {}  # process id to ref
+        self._filling: list[bytes] = []
         # A child's death interrupts the poll by way of this pair.
         self._wakeup, self._woken = socket.socketpair()
         self._wakeup.setblocking(False)
         self._woken.setblocking(False)
+
+    def fill_gaps(self) -> None:
+        """Take what is free between objects, so that what workers make comes to pages of its own.
+
+        In gaps it would have the pages around them copied: a worker has 2.39 MB with this and 2.46
+        MB without; it takes 0.8 MB here.
+        """
+        self._filling = [bytes(size) for size in _SMALL for _ in range(100)]
 
     def tell(self, frame: wire.Frame, descriptor: int | None = None) -> None:
         """Write a frame to the node; a node that is gone shows at the next read."""

@@ -2,5 +2,14 @@
 
 from .load import LoadError, forget_script, load_module, load_target, user_traceback
 from .main import run
+from .rehearse import rehearse
 
-__all__ = ["LoadError", "forget_script", "load_module", "load_target", "run", "user_traceback"]
+__all__ = [
+    "LoadError",
+    "forget_script",
+    "load_module",
+    "load_target",
+    "rehearse",
+    "run",
+    "user_traceback",
+]
