@@ -87,7 +87,8 @@ def _live(pipe: WorkerPipe, confine: Callable[[], None]) -> int:
     start, context = _begin(pipe)
     current.enter_worker(context)
     logging.root.handlers[:] = [PipeHandler(pipe)]
-    logging.root.setLevel(start.log_level)
+    if logging.root.level != start.log_level:  # else it writes to each logger that there is
+        logging.root.setLevel(start.log_level)
     signal.signal(
         signal.SIGTERM,
         lambda *_: pipe.write_from_signal_handler(wire.Cancel(start.pid, "SIGTERM")),

@@ -17,6 +17,7 @@ from wsrelay.message import MESSAGE
 from wsrelay.spawning import unpack_target
 
 from .context import WorkerContext
+from .logs import PipeHandler
 from .pipe import WorkerPipe
 
 __all__ = ["rehearse"]
@@ -40,6 +41,7 @@ def rehearse() -> None:
             node_end.write_all(wire.pack(start))
             list(pipe.read(None))
             context = WorkerContext(pipe, start)
+            PipeHandler(pipe)
             unpack_target(start.target, start.code, lambda _: rehearse)
             pipe.write(wire.Ready())
         node_end.write_all(wire.pack(wire.Attach(_CLIENT, Raw(payload.encode({})))))
