@@ -30,6 +30,8 @@ class Peer(ABC):
     modes: ClassVar[frozenset[str]] = frozenset({"echo", "service", "room"})
     packages: ClassVar[Sequence[str]] = ()
     programs: ClassVar[Sequence[str]] = ()
+    crowd: ClassVar[int] = sys.maxsize
+    """Processes from which on a hurried run leaves it out, because it takes long to start them."""
 
     def missing(self) -> str:
         """Say what is not installed, if anything."""
@@ -129,6 +131,7 @@ class _Bridge(Peer):
     name = "bridge"
     about = "made by hand: FastAPI, multiprocessing (forkserver), a pipe per process"
     packages = ("fastapi",)
+    crowd = 50
 
     def version(self) -> str:
         return _versions("fastapi", "uvicorn", "websockets")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import subprocess
@@ -35,25 +36,33 @@ def _git(*arguments: str) -> str:
 
 
 class Others:
-    """Measures which part of the machine processes other than the bench's take."""
+    """Measures which part of the machine others take: processes that live, and the hypervisor.
+
+    What came and went meanwhile is not seen.
+    """
 
     def __init__(self) -> None:
-        self._before = self._read()
+        self._processes, self._stolen, self._total = self._read()
 
     @staticmethod
-    def _read() -> tuple[float, float, float]:
+    def _read() -> tuple[dict[int, float], float, float]:
         times = psutil.cpu_times()
-        own = os.times()
-        mine = own.user + own.system + own.children_user + own.children_system
-        total = sum(times) - times.guest - times.guest_nice
-        return total, total - times.idle - times.iowait, mine
+        own = {os.getpid(), *(child.pid for child in psutil.Process().children(recursive=True))}
+        processes = {}
+        for process in psutil.process_iter():
+            if process.pid not in own:
+                with contextlib.suppress(psutil.Error):
+                    processes[process.pid] = sum(process.cpu_times()[:2])
+        return processes, times.steal, sum(times) - times.guest - times.guest_nice
 
-    def share(self) -> float:
-        """Return it for the time since this was made; all that was started has ended by now."""
-        total, busy, own = (
-            after - before for after, before in zip(self._read(), self._before, strict=True)
+    def shares(self) -> tuple[float, float]:
+        """Return both for the time since this was made."""
+        processes, stolen, total = self._read()
+        used = sum(
+            max(seconds - self._processes.get(pid, 0.0), 0.0) for pid, seconds in processes.items()
         )
-        return max(busy - own, 0) / total if total else 0.0
+        passed = (total - self._total) or 1.0
+        return used / passed, (stolen - self._stolen) / passed
 
 
 def describe() -> dict[str, str]:

@@ -65,6 +65,9 @@ class Run:
                         self._load.ask("close", url=server.url)
 
     def _do_case(self, work: Work, case: str, servers: Mapping[str, Server]) -> None:
+        if self._pace.hurried:
+            crowd = work.crowd(case)
+            servers = {k: server for k, server in servers.items() if crowd < self._peers[k].crowd}
         keys = {name: Key(work.name, case, name) for name in servers}
         if work.descriptors(case) * len(servers) + _SPARE_DESCRIPTORS > self._descriptors:
             why = f"the limit of {self._descriptors} open files is too low"

@@ -30,6 +30,7 @@ class Pace(Struct, frozen=True, kw_only=True):
     kills: int = 50
     idle: int = 2000
     workers: int = 50
+    hurried: bool = False
     budget: float | None = None
     """Seconds after which nothing is repeated; before, each case has its share of them."""
 
@@ -58,6 +59,11 @@ class Work(ABC):
         del case
         return _VICTIMS_AND_SPARE
 
+    def crowd(self, case: str) -> int:
+        """Return how many processes are busy at once."""
+        del case
+        return 1
+
     def prepare(self, load: Generator, server: Server, case: str) -> None:
         """Open what stays open through all repetitions; here nothing."""
         del load, server, case
@@ -83,6 +89,9 @@ class _Echo(Work):
     unit = "msg/s"
     peers = ("wsrelay", "uvicorn-wsproto", "uvicorn-sansio", "websocketd", "bridge")
     cases = ("1", "32", "256")
+
+    def crowd(self, case: str) -> int:
+        return int(case)
 
     def prepare(self, load: Generator, server: Server, case: str) -> None:
         load.ask("open", url=server.url, count=int(case), warm=_TEXT)
@@ -171,6 +180,9 @@ class _Kill(Work):
     peers = ("wsrelay", "websocketd", "bridge")
     rates: ClassVar[dict[str, float]] = {"idle": 0, "200 x 20/s": 20, "200 flooding": 20}
     cases = tuple(rates)
+
+    def crowd(self, case: str) -> int:
+        return 200 if self.rates[case] else 1
 
     def prepare(self, load: Generator, server: Server, case: str) -> None:
         if self.rates[case]:
