@@ -599,7 +599,7 @@ def unlisten_while_a_thread_waits() -> list[str]:
     thread = threading.Thread(target=wait)
     thread.start()
     mailbox = current.worker().mailbox
-    while not mailbox._reading:
+    while not mailbox._in_read:
         time.sleep(0)
     process.unlisten(channel)
     thread.join(2)

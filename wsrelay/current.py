@@ -76,8 +76,8 @@ node_of_request: ContextVar[Caller] = ContextVar("wsrelay_node")
 """The node of the application that handles the current request; set by the middleware."""
 
 
-def enter_worker(caller: Caller | None) -> None:
-    """Make this OS process a worker; None: it was but a rehearsal."""
+def enter_worker(caller: Caller) -> None:
+    """Make this OS process a worker, for good."""
     global _worker  # noqa: PLW0603 - a process is one worker, once
     _worker = caller
 

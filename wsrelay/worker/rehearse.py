@@ -11,7 +11,7 @@ from typing import Final
 
 from msgspec import Raw
 
-from wsrelay import current, payload, process, wire
+from wsrelay import payload, wire
 from wsrelay.duplex import Duplex
 from wsrelay.message import MESSAGE
 from wsrelay.spawning import unpack_target
@@ -45,9 +45,8 @@ def rehearse() -> None:
             unpack_target(start.target, start.code, lambda _: rehearse)
             pipe.write(wire.Ready())
         node_end.write_all(wire.pack(wire.Attach(_CLIENT, Raw(payload.encode({})))))
-        node_end.write_all(wire.pack(relayed))
-        current.enter_worker(context)
-        for number, message in enumerate(process.inbox(), 1):
-            process.send(message.payload["client_pid"], "ws.send", text)
-            node_end.write_all(wire.pack(relayed if number < _TIMES else wire.CloseInbox()))
-        current.enter_worker(None)
+        inbox = context.mailbox.inbox
+        for _ in range(_TIMES):
+            node_end.write_all(wire.pack(relayed))
+            _, message = context.mailbox.take(inbox)
+            context.send(message.payload["client_pid"], "ws.send", text)
