@@ -402,6 +402,25 @@ async def test_no_more_is_taken_than_was_sent(pipe: NodePipe, size: int) -> None
     assert pipe._in_flight == 0
 
 
+@pytest.mark.parametrize("held", [False, True])
+async def test_garbage_right_behind_a_frame_is_noticed_at_once(*, held: bool) -> None:
+    ours, theirs = Duplex.pair()
+    received: list[wire.FromWorker] = []
+    problems: list[str] = []
+    with theirs:
+        pipe = NodePipe(ours, received.append, problems.append, lambda: None)
+        theirs.write_all(wire.pack(wire.Taken(0)) + wire.pack(wire.Ready()) + b"\0\0\0\1\xc1")
+        if held:
+            pipe.hold("token")
+            pipe._readable()  # as if it had been read before the hold
+            assert (received, problems) == ([], []), "nothing is received while it is held"
+            pipe.release("token")
+        await until(lambda: problems, "the garbage was noticed")
+        assert received == [wire.Taken(0), wire.Ready()]
+        assert ["1 bytes are no frame" in problem for problem in problems] == [True]
+        pipe.close()
+
+
 async def test_what_may_overtake_waits_for_no_room(pipe: NodePipe) -> None:
     for _ in range(100):
         pipe.queue(deliver(4 * KB))

@@ -24,6 +24,8 @@ HANDSHAKE = (
 )
 CHUNKED = HANDSHAKE.replace(b"Host:", b"Transfer-Encoding: chunked\r\nHost:")
 """An upgrade with a body: what follows is looked at as such."""
+EARLY = ["message", "request", "garbage"]
+"""What a client sends too early; the bytes themselves are no name, for a mask is drawn by lot."""
 
 
 def masked(data: bytes) -> bytes:
@@ -103,8 +105,8 @@ async def test_what_a_client_sends_before_its_upgrade_is_not_lost(
         assert await reader.readexactly(13) == b"\x82\x05early\x82\x04half"
 
 
-@pytest.mark.parametrize("early", [masked(b"early"), HANDSHAKE, b"no HTTP\r\n\r\n"])
-@pytest.mark.parametrize("handshake", [HANDSHAKE, CHUNKED])
+@pytest.mark.parametrize("early", [masked(b"early"), HANDSHAKE, b"no HTTP\r\n\r\n"], ids=EARLY)
+@pytest.mark.parametrize("handshake", [HANDSHAKE, CHUNKED], ids=["plain", "chunked"])
 @pytest.mark.parametrize("wrong", [(b"Version: 13", b"Version: 12"), (b"Key", b"Kez")])
 async def test_what_comes_behind_an_upgrade_that_is_refused_goes_nowhere(
     node: Node, handshake: bytes, wrong: tuple[bytes, bytes], early: bytes
@@ -119,8 +121,8 @@ async def test_what_comes_behind_an_upgrade_that_is_refused_goes_nowhere(
     assert not problems
 
 
-@pytest.mark.parametrize("early", [masked(b"late"), HANDSHAKE, b"no HTTP\r\n\r\n"])
-@pytest.mark.parametrize("handshake", [HANDSHAKE, CHUNKED])
+@pytest.mark.parametrize("early", [masked(b"late"), HANDSHAKE, b"no HTTP\r\n\r\n"], ids=EARLY)
+@pytest.mark.parametrize("handshake", [HANDSHAKE, CHUNKED], ids=["plain", "chunked"])
 async def test_what_comes_while_a_refusal_is_on_its_way_goes_nowhere(
     node: Node, handshake: bytes, early: bytes
 ) -> None:

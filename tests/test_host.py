@@ -72,11 +72,12 @@ class Exits:
         return error
 
 
-@pytest.fixture(params=["pidfd", "no pidfd"])
+@pytest.fixture(params=["pidfd", "no pidfd", "warm"])
 async def any_node(request: pytest.FixtureRequest) -> AsyncIterator[Node]:
-    """A node whose templates have pidfds, and one whose templates have not."""
+    """Nodes whose templates have pidfds, have none, and fork ahead."""
     preload = ("no_pidfd",) if request.param == "no pidfd" else ()
-    async with Node(hosts=[processes(preload=preload)]) as node:
+    warm = 2 if request.param == "warm" else 0
+    async with Node(hosts=[processes(preload=preload, warm=warm)]) as node:
         yield node
 
 

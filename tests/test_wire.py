@@ -216,7 +216,7 @@ def test_an_unknown_tag_is_no_frame(direction: str) -> None:
 
 def test_a_length_above_the_limit_is_refused_before_its_bytes_are_there() -> None:
     reader: Reader = wire.FrameReader(wire.FromWorker, limit=100)
-    with pytest.raises(WireError, match="101 bytes is announced, at most 100"):
+    with pytest.raises(WireError, match="101 bytes are no frame: at most 100"):
         _read(reader, [(101).to_bytes(4, "big")])
 
 
@@ -229,19 +229,19 @@ def test_a_frame_of_exactly_the_limit_is_read() -> None:
 
 def test_frames_before_the_garbage_are_given() -> None:
     reader = wire.from_worker()
-    given_ = reader.feed(wire.pack(wire.Taken(5)) + b"\x00\x00\x00\x01\xc1")
-    assert next(given_) == (wire.Taken(5), len(wire.pack(wire.Taken(5))))
-    with pytest.raises(WireError):
-        next(given_)
+    taken = wire.pack(wire.Taken(5))
+    assert reader.feed(taken + b"\x00\x00\x00\x01\xc1" + taken) == [(wire.Taken(5), len(taken))]
+    assert reader.partial
+    with pytest.raises(WireError, match="1 bytes are no frame"):
+        reader.feed(b"")
 
 
-def test_a_reader_that_is_left_in_the_middle_has_the_rest_of_what_it_was_fed() -> None:
-    reader = wire.from_worker()
-    frames = [wire.Taken(number) for number in range(5)]
-    for frame, _ in reader.feed(b"".join(map(wire.pack, frames))):
-        if frame == wire.Taken(1):
-            break
-    assert [frame for frame, _ in reader.feed(b"")] == frames[2:]
+def test_frames_before_a_length_above_the_limit_are_given() -> None:
+    taken = wire.pack(wire.Taken(5))
+    reader: Reader = wire.FrameReader(wire.FromWorker, limit=100)
+    assert reader.feed(taken + (101).to_bytes(4, "big")) == [(wire.Taken(5), len(taken))]
+    with pytest.raises(WireError, match="101 bytes are no frame"):
+        reader.feed(b"")
 
 
 def test_a_pid_in_a_frame_travels_as_its_text() -> None:

@@ -12,6 +12,8 @@ from .errors import PayloadError
 
 __all__ = ["decode", "encode", "pack"]
 
+_FLAT = (str, bytes)
+
 
 def encode(payload: Any) -> bytes:
     """Encode a payload; raises `PayloadError` that names the offending type and its place.
@@ -21,19 +23,18 @@ def encode(payload: Any) -> bytes:
     """
     try:
         data = _encoder.encode(payload)
-        if not _is_for_a_client(payload):
+        # The form of `ws.send` is seen to be data without a trial.
+        if not (
+            type(payload) is dict
+            and len(payload) == 2  # noqa: PLR2004 - `type` and `data`
+            and type(payload.get("type")) is str
+            and type(payload.get("data")) in _FLAT
+        ):
             decode(data)
     except _ERRORS as error:
         where, problem = _find(payload, "payload", ())
         raise PayloadError(f"{where}: {problem or error}") from None
     return data
-
-
-def _is_for_a_client(payload: Any) -> bool:
-    """Whether it has the form of `ws.send`, which is seen to be data without a trial."""
-    if type(payload) is not dict or len(payload) != 2:  # noqa: PLR2004 - `type` and `data`
-        return False
-    return type(payload.get("type")) is str and type(payload.get("data")) in (str, bytes)
 
 
 def _plain(value: Any) -> Any:

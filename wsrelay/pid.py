@@ -60,10 +60,11 @@ class PID(str):
 
 def address(to: str) -> str:
     """Return a PID or a registered name as plain text; raises `InvalidPID` for a malformed PID."""
-    if not isinstance(to, str):
-        raise InvalidPID(to)
-    if to.startswith("{") and not isinstance(to, PID):
-        PID(to)
+    if not isinstance(to, PID):
+        if not isinstance(to, str):
+            raise InvalidPID(to)
+        if to.startswith("{"):
+            PID(to)
     return str(to)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import struct
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from typing import Any, Final, Generic, Literal, TypeVar
 
 import msgspec
@@ -88,7 +88,7 @@ class Relay(Frame, tag=3):
 
     topic: str
     client: str
-    payload: Raw
+    payload: dict[str, Any]
 
 
 class Detach(Frame, tag=4):
@@ -365,10 +365,13 @@ def _plain(value: Any) -> str:
 _encoder = msgspec.msgpack.Encoder(enc_hook=_plain)
 
 
+_encode = _encoder.encode
+
+
 def pack(frame: Frame) -> bytes:
     """Return the bytes of a frame, its length first."""
-    body = _encoder.encode(frame)
-    return len(body).to_bytes(4, "big") + body
+    body = _encode(frame)
+    return len(body).to_bytes(_PREFIX, "big") + body
 
 
 def pack_request(frame: Frame) -> bytes:
@@ -378,12 +381,13 @@ def pack_request(frame: Frame) -> bytes:
     its caller, not as garbage at the node, which ends the worker.
     """
     try:
-        data = pack(frame)
+        body = _encode(frame)
         if type(frame) is not Send:  # its makers have looked at all that it is made of
-            _decode_request(memoryview(data)[4:])
+            _decode_request(body)
     except (TypeError, ValueError, OverflowError) as error:
         kind = type(frame).__name__
         raise PayloadError(f"{kind} cannot be told to the node: {error}") from None
+    data = len(body).to_bytes(_PREFIX, "big") + body
     if len(data) > MAX_FRAME:
         raise PayloadError(f"{len(data)} bytes are more than a message may hold, {MAX_FRAME}")
     return data
@@ -399,13 +403,13 @@ class FrameReader(Generic[T]):
     """Takes bytes as they come off a pipe and gives frames.
 
     Call `feed` with what was read; it gives `(frame, size in bytes)` for each frame that is
-    complete. Raises `WireError` for bytes that are no frame of the kind expected here; the reader
-    is of no use after that.
+    complete. For bytes that are no frame of the kind expected here it raises `WireError`: at once,
+    or in the next call if there were frames before them to give. `feed(b"")` is such a call.
     """
 
     def __init__(self, kind: Any, *, limit: int = MAX_FRAME) -> None:
         self._decode = _decoder(kind)
-        self._limit = limit
+        self._longest = limit + _PREFIX
         self._rest = bytearray()
         """What has come of frames that are not given yet."""
         self._wanted = 0
@@ -413,41 +417,40 @@ class FrameReader(Generic[T]):
 
     @property
     def partial(self) -> int:
-        """Bytes held of a frame that is not complete."""
+        """Bytes held that were not given as frames."""
         return len(self._rest)
 
-    def feed(self, data: bytes) -> Generator[tuple[T, int], None, None]:
+    def feed(self, data: bytes) -> list[tuple[T, int]]:
         """Add bytes that were read and give the frames that are now complete."""
         if self._rest:
             self._rest += data
             if len(self._rest) < self._wanted:
-                return
+                return []
             # A copy, because a Raw inside of a frame must not pin what still grows.
-            data, self._rest = bytes(self._rest), bytearray()
+            data, self._rest, self._wanted = bytes(self._rest), bytearray(), 0
+        frames: list[tuple[T, int]] = []
         start, end = 0, len(data)
-        self._wanted = 0
-        try:
-            while end - start >= _PREFIX:
-                (size,) = _length(data, start)
-                if size > self._limit:
-                    raise WireError(f"a frame of {size} bytes is announced, at most {self._limit}")
-                stop = start + _PREFIX + size
-                if stop > end:
-                    self._wanted = stop - start
-                    break
-                body = data[start + _PREFIX : stop]
-                start = stop
-                yield self._frame(body), size + _PREFIX
-        finally:
-            if start < end:
-                self._rest = bytearray(data[start:] if start else data)
-
-    def _frame(self, body: bytes) -> T:
-        try:
-            frame: T = self._decode(body)
-        except (ValueError, RecursionError) as error:
-            raise WireError(f"{len(body)} bytes are no frame: {error}") from None
-        return frame
+        problem = ""
+        while end - start >= _PREFIX:
+            size = _length(data, start)[0] + _PREFIX
+            if size > self._longest:
+                problem = f"at most {self._longest - _PREFIX} are allowed"
+                break
+            stop = start + size
+            if stop > end:
+                self._wanted = size
+                break
+            try:
+                frames.append((self._decode(data[start + _PREFIX : stop]), size))
+            except (ValueError, RecursionError) as error:
+                problem = str(error)
+                break
+            start = stop
+        if problem and not frames:
+            raise WireError(f"{size - _PREFIX} bytes are no frame: {problem}")
+        if start < end:
+            self._rest = bytearray(data[start:] if start else data)
+        return frames
 
 
 def from_worker() -> FrameReader[FromWorker]:

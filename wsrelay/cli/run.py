@@ -104,6 +104,13 @@ def _path(_context: click.Context, _parameter: click.Parameter, text: str) -> st
 @click.option("--heartbeat", callback=_heartbeat, help="Send ws.heartbeat so often, e.g. 30s.")
 @click.option("--max-processes", type=click.IntRange(1), default=256, show_default=True)
 @click.option(
+    "--warm",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Processes forked ahead that wait for a client; each takes 2 MB.",
+)
+@click.option(
     "--memory", callback=_size, help="What each process may use, e.g. 512MB; beyond it, it ends."
 )
 @click.option(
@@ -130,6 +137,7 @@ def run(
     origins: str,
     heartbeat: str | None,
     max_processes: int,
+    warm: int,
     memory: int | None,
     room_linger: float,
     static: Path | None,
@@ -157,6 +165,7 @@ def run(
     processes = HostOptions(
         targets=(target,),
         max_processes=max_processes,
+        warm=warm,
         stop_timeout=_STOP_TIMEOUT,
         limits=Limits(memory=memory),
     )

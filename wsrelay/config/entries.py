@@ -82,6 +82,7 @@ class Host(Entry):
 
     preload: list[ModuleName] = []
     max_processes: int = Field(default=256, ge=1)
+    warm: int = Field(default=0, ge=0)
     start_timeout: Duration = 10.0
     stop_timeout: Duration = 10.0
     spawn_rate: float = Field(default=1000.0, gt=0)

@@ -87,6 +87,7 @@ def hosts(configuration: Configuration) -> list[HostOptions]:
             preload=tuple(host.preload),
             targets=tuple(declared[host.id]),
             max_processes=host.max_processes,
+            warm=host.warm,
             start_timeout=host.start_timeout,
             stop_timeout=host.stop_timeout,
             mailbox=host.limits.mailbox,

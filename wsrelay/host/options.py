@@ -14,17 +14,18 @@ class HostOptions(Struct, frozen=True, kw_only=True):
     """One process host (contract section 4, kind `process.host`).
 
     `preload` names modules and `targets` functions of scripts or modules; all are loaded once, in
-    the template, and shared by every worker. Timeouts are seconds, `mailbox` is the bytes that
-    other workers may have sent to one that has not taken them yet. `spawn_rate` is how many are
-    forked in a second, the others wait; `log_rate` how many log records a second one may write,
-    the others are dropped and counted. `nice` is the workers' absolute
-    niceness. Raises `ValueError` for what cannot be.
+    the template, and shared by every worker. `warm` processes are forked ahead and wait, beside
+    `max_processes`. Timeouts are seconds, `mailbox` is the bytes that other workers may have sent
+    to one that has not taken them yet. `spawn_rate` is how many are started in a second, the
+    others wait; `log_rate` how many log records a second one may write, the others are dropped and
+    counted. `nice` is the workers' absolute niceness. Raises `ValueError` for what cannot be.
     """
 
     name: str = "processes"
     preload: tuple[str, ...] = ()
     targets: tuple[str, ...] = ()
     max_processes: int = 256
+    warm: int = 0
     start_timeout: float = 10.0
     stop_timeout: float = 10.0
     mailbox: int = 64 * 1024 * 1024
@@ -38,6 +39,7 @@ class HostOptions(Struct, frozen=True, kw_only=True):
         """Refuse what cannot be, before any process is started."""
         checks = [
             ("max_processes", self.max_processes, self.max_processes >= 0, "0 or more"),
+            ("warm", self.warm, self.warm >= 0, "0 or more"),
             ("start_timeout", self.start_timeout, self.start_timeout > 0, "more than 0 seconds"),
             ("stop_timeout", self.stop_timeout, self.stop_timeout >= 0, "0 seconds or more"),
             ("mailbox", self.mailbox, self.mailbox >= 0, "0 bytes or more"),

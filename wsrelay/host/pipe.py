@@ -66,6 +66,8 @@ class NodePipe:
         self._in_flight = 0
         self._waiting: deque[tuple[bytes, bool]] = deque()
         self._out: deque[memoryview] = deque()
+        self._arrived: deque[tuple[wire.FromWorker, int]] = deque()
+        """Frames that are not received yet because of a hold."""
         self._holds: set[Hashable] = set()
         self._at_end = False
         self._broken = False
@@ -196,20 +198,25 @@ class NodePipe:
             self._loop.remove_reader(self._ends.reading)
 
     def _take_in(self, data: bytes) -> None:
+        """Receive the frames that are complete, as far as nothing holds them.
+
+        While some are held nothing is read: `data` is empty as long as there are such.
+        """
         if self._broken:
             return
-        frames = self._reader.feed(data)
+        arrived = self._arrived
         try:
-            for frame, _ in frames:
+            if not arrived:
+                arrived += self._reader.feed(data)
+            while arrived and not self._holds:
+                frame, _ = arrived.popleft()
                 self._receive(frame)
-                if self._holds:
-                    break
+            if self._reader.partial and not arrived:
+                self._reader.feed(b"")  # raises where more bytes would not make it a frame
         except WireError as error:
             self._at_end = self._broken = True
             self._loop.remove_reader(self._ends.reading)
             self._garbage(str(error))
-        finally:
-            frames.close()
 
     def finish(self) -> None:
         """Take in what the dead worker left in the pipe, and close.

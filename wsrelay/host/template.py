@@ -5,6 +5,7 @@ Single-threaded and free of asyncio, so that a fork copies nothing but preloaded
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
 import io
@@ -19,7 +20,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any, Final, Never
@@ -85,6 +86,7 @@ def main(control: socket.socket, options: HostOptions, node: int, log_level: int
         sys.stdout.flush()
         sys.stderr.flush()
         template.tell(wire.Loaded())
+        template.refill = True
     osproc.outlive_parent()
     template.serve()
 
@@ -141,6 +143,13 @@ class Template:
         self._reader = wire.to_template()
         self._descriptors: list[int | None] = []
         self._refs: dict[int, int] = {}  # process id to ref
+        self._warm: dict[int, socket.socket] = {}
+        """Processes forked ahead, each with the socket over which it gets its pipe."""
+        self.refill = False
+        """Whether to fork ahead what is missing: from each order of the node on until it is done.
+
+        Or until it fails, or one of them ends: to try that again at once would be a busy loop.
+        """
         self._filling: list[bytes] = []
         # A child's death interrupts the poll by way of this pair.
         self._wakeup, self._woken = socket.socketpair()
@@ -176,7 +185,10 @@ class Template:
         poll.register(self._woken, select.POLLIN)
         try:
             while True:
-                ready = [fd for fd, _ in poll.poll()]
+                self.refill = self.refill and len(self._warm) < self._options.warm
+                ready = [fd for fd, _ in poll.poll(0 if self.refill else None)]
+                if not ready:  # one at a time, for an order may come meanwhile
+                    self._fork_ahead()
                 if self._woken.fileno() in ready:
                     self._drain_wakeups()
                     self._reap()
@@ -206,6 +218,7 @@ class Template:
                 case wire.Fork():
                     ends, self._descriptors = self._descriptors[:_ENDS], self._descriptors[_ENDS:]
                     self._fork(frame.ref, ends)
+                    self.refill = True
                 case wire.Kill():
                     for pid, ref in self._refs.items():
                         if ref == frame.ref:
@@ -218,17 +231,12 @@ class Template:
             close_all(descriptors)
             self.tell(wire.ForkFailed(ref, "the template has no descriptor left"))
             return
-        template = os.getpid()
         with Duplex(reading, writing) as ends:
             try:
-                # Not a Process of multiprocessing: that one costs each worker another 0.5 MB and
-                # 0.4 ms, and three descriptors.
-                pid = os.fork()
+                pid = self._take_warm(ends) or self._forked(lambda: ends)
             except OSError as error:
                 self.tell(wire.ForkFailed(ref, f"the operating system refused a fork: {error}"))
                 return
-            if pid == 0:
-                self._child(ends, template)
         self._refs[pid] = ref
         try:
             pidfd: int | None = os.pidfd_open(pid)
@@ -238,15 +246,50 @@ class Template:
         if pidfd is not None:
             os.close(pidfd)
 
-    def _child(self, ends: Duplex, template: int) -> Never:
+    def _fork_ahead(self) -> None:
+        """Fork a process that waits for its pipe."""
+        try:
+            ours, theirs = socket.socketpair()
+            with theirs, contextlib.ExitStack() as undo:
+                undo.enter_context(ours)
+                pid = self._forked(lambda: _received(theirs, ours))
+                undo.pop_all()
+        except OSError:
+            self.refill = False
+        else:
+            self._warm[pid] = ours
+
+    def _take_warm(self, ends: Duplex) -> int | None:
+        """Give the pipe to a process that waits for one, if there is one; return its id."""
+        while self._warm:
+            pid = next(iter(self._warm))
+            with self._warm.pop(pid) as waiting:
+                try:
+                    socket.send_fds(waiting, [b"\0"], ends.filenos())
+                except OSError:
+                    continue  # it was killed
+                return pid
+        return None
+
+    def _forked(self, wait: Callable[[], Duplex]) -> int:
+        """Fork a worker that gets its pipe from `wait`, and return its process id."""
+        template = os.getpid()
+        # Not a Process of multiprocessing: that one costs each worker another 0.5 MB and 0.4 ms,
+        # and three descriptors.
+        pid = os.fork()
+        if pid == 0:
+            self._child(wait, template)
+        return pid
+
+    def _child(self, wait: Callable[[], Duplex], template: int) -> Never:
         try:
             _be_a_child_of_multiprocessing()
             # Only what is the template's own: preloaded code may hold files that the worker needs.
-            for mine in (self._control, self._wakeup, self._woken):
+            for mine in (self._control, self._wakeup, self._woken, *self._warm.values()):
                 mine.close()
             close_all(self._descriptors)
             enter = functools.partial(limits.enter_worker, self._options.limits, self._options.nice)
-            worker.run(ends, template, enter)
+            worker.run(wait, template, enter)
         finally:
             os._exit(1)
 
@@ -254,6 +297,9 @@ class Template:
         """Reap all dead children, adopted ones too, and report the workers among them."""
         while (pid := _dead_child()) is not None:
             ref = self._refs.pop(pid, None)
+            if (waiting := self._warm.pop(pid, None)) is not None:
+                waiting.close()
+                self.refill = False
             if ref is not None:
                 # Before the reaping: until then nobody else can get this process group's number.
                 _kill_group(pid)
@@ -283,6 +329,17 @@ class Template:
             except ChildProcessError:
                 return
             time.sleep(0.002)
+
+
+def _received(waiting: socket.socket, template: socket.socket) -> Duplex:
+    """Wait for a pipe at one of two ends of a socket; raises `EOFError`."""
+    template.close()
+    with waiting:
+        data, descriptors, _, _ = socket.recv_fds(waiting, 1, _ENDS)
+    if not data:
+        raise EOFError
+    reading, writing = descriptors
+    return Duplex(reading, writing)
 
 
 def _be_a_child_of_multiprocessing() -> None:

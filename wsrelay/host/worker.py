@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import signal
 import time
@@ -56,9 +57,8 @@ class Worker:
             node_end, self.worker_end = Duplex.pair()
         except OSError as error:
             raise HostFailed(f"no process can be started: {error.strerror}") from None
-        self.pipe = NodePipe(
-            node_end, lambda frame: received(self, frame), self._garbage, self._flooded
-        )
+        receive = functools.partial(received, self)
+        self.pipe = NodePipe(node_end, receive, self._garbage, self._flooded)
         self._pidfd: int | None = None
         self._exit_code: int | None = None
         self._failure: ExitError | None = None

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 __all__ = ["Clients", "Connection"]
 
 _NEVER_SENT: Final = sys.maxsize
-_EMPTY: Final = Raw(payload.encode({}))
 
 Watcher = Callable[[PID, int | None], None]
 
@@ -128,7 +127,7 @@ class Clients:
         """Bind a connection to a target and send it `ws.join`."""
         if (worker := self._node.alive(target)) is not None:
             self.attach(client, target, metadata)
-            number = worker.pipe.queue(wire.Relay(JOIN, str(client), _EMPTY))
+            number = worker.pipe.queue(wire.Relay(JOIN, str(client), {}))
             self._bind(client, target, number)
 
     def attach(self, client: PID, target: PID, metadata: dict[str, Any] | None) -> None:
@@ -139,7 +138,7 @@ class Clients:
     def tell(self, client: PID, target: PID, topic: str, content: dict[str, Any]) -> None:
         """Send a target a message of the relay."""
         if (worker := self._node.alive(target)) is not None:
-            worker.pipe.queue(wire.Relay(topic, str(client), Raw(payload.pack(content))))
+            worker.pipe.queue(wire.Relay(topic, str(client), content))
 
     def leave(self, client: PID, target: PID, code: int, reason: str) -> None:
         """Send a target `ws.leave` and unbind the connection from it."""

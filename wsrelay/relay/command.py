@@ -23,19 +23,15 @@ __all__ = ["Close", "Command", "Control", "Send", "Unusable", "may_be_sent", "pa
 
 
 class Send:
-    """A message for the client: text or binary; `size` is the bytes of its payload.
+    """A message for the client, text or binary.
 
     Its frame is made once, however many clients it goes to.
     """
 
-    __slots__ = ("_frame", "data", "size")
+    __slots__ = ("_frame", "data")
 
     def __init__(self, data: str | bytes) -> None:
         self.data = data
-        if isinstance(data, bytes) or data.isascii():
-            self.size = len(data)
-        else:
-            self.size = len(data.encode())
         self._frame: bytes | None = None
 
     def __eq__(self, other: object) -> bool:
@@ -46,6 +42,12 @@ class Send:
 
     def __repr__(self) -> str:
         return f"Send({self.data!r})"
+
+    @property
+    def size(self) -> int:
+        """The bytes of its payload."""
+        data = self.data
+        return len(data) if isinstance(data, bytes) or data.isascii() else len(data.encode())
 
     @property
     def frame(self) -> bytes:

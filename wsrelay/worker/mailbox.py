@@ -98,9 +98,9 @@ class Mailbox:
     def _wait(self, queues: tuple[Queue, ...], timeout: float | None) -> Queue:
         """Return the first queue that has an item, once one has; the lock is held."""
         deadline = None if timeout is None else time.monotonic() + timeout
+        remaining = timeout
         while True:
-            remaining = None if deadline is None else max(deadline - time.monotonic(), 0)
-            if self._somebody_reads():
+            if (self._in_read or self._reserved) and self._somebody_reads():
                 self._sleepers += 1
                 self._changed.wait(remaining)
                 self._sleepers -= 1
@@ -108,8 +108,10 @@ class Mailbox:
                 self._read(remaining)
             if (queue := _ready(queues)) is not None:
                 return queue
-            if remaining == 0:
-                raise TimeoutError
+            if deadline is not None:
+                if remaining == 0:
+                    raise TimeoutError
+                remaining = max(deadline - time.monotonic(), 0)
 
     async def take_async(
         self,
@@ -172,7 +174,7 @@ class Mailbox:
         with self._lock:
             self._reserve()
             try:
-                while frames := list(self._pipe.read_now()):
+                while frames := self._pipe.read(0):
                     self.sort(frames)
             except (EOFError, OSError):
                 self._close()
@@ -224,7 +226,7 @@ class Mailbox:
         self._in_read = True
         self._lock.release()
         try:
-            frames: Iterable[tuple[wire.ToWorker, int]] | None = list(self._pipe.read(timeout))
+            frames = self._pipe.read(timeout)
         except (EOFError, OSError):
             frames = None
         finally:
@@ -234,7 +236,8 @@ class Mailbox:
             self._close()
         else:
             self.sort(frames)
-        self._tell_all()
+        if self._sleepers or self._waiters:
+            self._tell_all()
 
     def _attach(self) -> None:
         """Let the running event loop do the reading from now on."""
@@ -251,7 +254,7 @@ class Mailbox:
     def _readable(self) -> None:
         with self._lock:
             try:
-                self.sort(self._pipe.read_now())
+                self.sort(self._pipe.read(0))
             except (EOFError, OSError):
                 if self._loop is not None:
                     self._loop.remove_reader(self._pipe.ends)
@@ -281,12 +284,13 @@ class Mailbox:
 
     def _relayed(self, frame: wire.Relay, size: int) -> None:
         self.received += 1
-        content = payload.decode(frame.payload)
+        content = frame.payload
         client, content["metadata"] = self._metadata[frame.client]
         content["client_pid"] = client
         if frame.topic == JOIN:
             self.unread.add(client)
-        self._deliver(Message(frame.topic, content, client), size)
+        queue = self._listeners.get(frame.topic, self.inbox)
+        queue.items.append((Message(frame.topic, content, client), size))
 
     def _posted(self, frame: wire.Deliver, size: int) -> None:
         self.received += 1
@@ -297,11 +301,8 @@ class Mailbox:
             self._taken += size
             logger.error("a message of %s is no data: %s", sender, error)  # noqa: TRY400
         else:
-            self._deliver(Message(frame.topic, content, sender), size)
-
-    def _deliver(self, message: Message, size: int) -> None:
-        queue = self._listeners.get(message.topic, self.inbox) if self._listeners else self.inbox
-        queue.items.append((message, size))
+            queue = self._listeners.get(frame.topic, self.inbox)
+            queue.items.append((Message(frame.topic, content, sender), size))
 
     def _attached(self, frame: wire.Attach, size: int) -> None:
         self.received += 1

@@ -36,8 +36,8 @@ _RESERVE = 256 * 1024
 _NOTHING = Raw(payload.encode(None))
 
 
-def run(ends: Duplex, template: int, confine: Callable[[], None]) -> Never:
-    """Be a worker: `ends` are the pipe to the node, `template` the parent's process id.
+def run(wait: Callable[[], Duplex], template: int, confine: Callable[[], None]) -> Never:
+    """Be a worker: `wait` gives the pipe to the node, `template` is the parent's process id.
 
     `confine` enters the limits of its host.
 
@@ -46,7 +46,7 @@ def run(ends: Duplex, template: int, confine: Callable[[], None]) -> Never:
     code = 1
     try:
         _enter(template)
-        code = _live(WorkerPipe(ends), confine)
+        code = _live(WorkerPipe(wait()), confine)
     except (EOFError, OSError):
         pass  # the node is gone: there is nobody left to tell
     except BaseException:  # noqa: BLE001 - a defect of ours; nothing above would show it
@@ -74,7 +74,7 @@ def _begin(pipe: WorkerPipe) -> tuple[wire.Start, WorkerContext]:
     """Wait for the first frame; what arrives together with it is mail already."""
     frames: list[tuple[wire.ToWorker, int]] = []
     while not frames:
-        frames = list(pipe.read(None))
+        frames = pipe.read(None)
     start, _ = frames[0]
     if not isinstance(start, wire.Start):
         raise WireError(f"{type(start).__name__} came before Start")

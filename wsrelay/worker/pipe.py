@@ -7,7 +7,7 @@ import functools
 import os
 import select
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
@@ -47,8 +47,10 @@ class WorkerPipe:
         self._write(wire.pack_request(frame))
 
     def _write(self, data: bytes) -> None:
-        self._writing.acquire()
-        self._finish(data)
+        with self._writing:
+            self.ends.write_all(data)
+        if self._interrupt is not None:
+            self._flush_interrupt()
 
     async def write_async(self, frame: wire.Frame) -> None:
         """Do what `write` does without holding up the event loop.
@@ -128,18 +130,14 @@ class WorkerPipe:
             finally:
                 self._writing.release()
 
-    def read(self, timeout: float | None) -> Iterator[tuple[wire.ToWorker, int]]:
+    def read(self, timeout: float | None) -> list[tuple[wire.ToWorker, int]]:
         """Wait up to `timeout` seconds (None: for ever) for bytes and give the complete frames.
 
         Raises `EOFError` when the node is gone.
         """
         if timeout is not None and not self._poll.poll(max(timeout, 0) * 1000):
-            return iter(())
+            return []
         data = os.read(self.ends.reading, _CHUNK)
         if not data:
             raise EOFError
         return self._reader.feed(data)
-
-    def read_now(self) -> Iterator[tuple[wire.ToWorker, int]]:
-        """Give the frames that have arrived, without waiting."""
-        return self.read(0)

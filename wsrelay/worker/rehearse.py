@@ -33,13 +33,13 @@ def rehearse() -> None:
     """Live as a worker that echoes what a client says."""
     start = wire.Start(_ME, "1", wire.Known([], {}), "module:function", b"", 0)
     text = {"type": "text", "data": ""}
-    relayed = wire.Relay(MESSAGE, _CLIENT, Raw(payload.encode(text)))
+    relayed = wire.Relay(MESSAGE, _CLIENT, text)
     node_end, worker_end = Duplex.pair()
     with node_end, worker_end:
         for _ in range(_TIMES):
             pipe = WorkerPipe(worker_end)
             node_end.write_all(wire.pack(start))
-            list(pipe.read(None))
+            pipe.read(None)
             context = WorkerContext(pipe, start)
             PipeHandler(pipe)
             unpack_target(start.target, start.code, lambda _: rehearse)

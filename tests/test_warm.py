@@ -1,0 +1,137 @@
+"""Processes that a host forks ahead (`warm`)."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import psutil
+import pytest
+from support import client, os_pids, processes, received, relay_to, room, serving, until
+
+from wsrelay import HostOptions, Node, WebSocketRelay
+
+pytestmark = pytest.mark.anyio
+
+WARM = 3
+
+
+@pytest.fixture
+async def node() -> AsyncIterator[Node]:
+    async with Node(hosts=[processes(warm=WARM, max_processes=8)]) as running:
+        await running.loaded()
+        await full(running)
+        yield running
+
+
+def template(node: Node) -> int:
+    pid = node.templates["processes"]
+    assert pid is not None
+    return pid
+
+
+def waiting(node: Node) -> set[int]:
+    """Children of the template that are nobody's worker yet."""
+    children = psutil.Process(template(node)).children()
+    alive = {child.pid for child in children if child.status() != psutil.STATUS_ZOMBIE}
+    return alive - set(os_pids(node))
+
+
+async def full(node: Node) -> set[int]:
+    """Wait until as many processes wait as should; gives them."""
+    await until(lambda: len(waiting(node)) == WARM, f"{WARM} processes wait")
+    return waiting(node)
+
+
+async def echoes(node: Node, pid: str) -> bool:
+    async with serving(WebSocketRelay(relay_to(pid), node=node)) as url, client(url) as websocket:
+        await websocket.send("hello")
+        return await received(websocket) == "hello"
+
+
+async def test_a_spawn_takes_a_process_that_waits_and_another_one_takes_its_place(
+    node: Node,
+) -> None:
+    before = await full(node)
+    pid = node.spawn(room("echo"))
+    await until(lambda: node.workers[pid], "it has a process")
+    assert node.workers[pid] in before
+    assert await echoes(node, pid)
+    assert len(await full(node) & before) == WARM - 1
+
+
+async def test_more_spawns_than_processes_that_wait_all_come_to_life(node: Node) -> None:
+    before = await full(node)
+    pids = [node.spawn(room("echo")) for _ in range(2 * WARM)]
+    for pid in pids:
+        assert await echoes(node, pid)
+    assert len(set(os_pids(node))) == 2 * WARM
+    assert before < set(os_pids(node))
+
+
+async def test_those_that_wait_are_no_processes_of_the_node(node: Node) -> None:
+    assert not node.workers
+    assert not node.kernel.processes
+    for _ in range(8):
+        node.spawn(room("echo"))
+    await until(lambda: all(node.workers.values()), "all that the host may have are there")
+
+
+async def test_a_process_that_was_killed_while_it_waited_is_not_used(node: Node) -> None:
+    dead = await full(node)
+    for pid in dead:
+        os.kill(pid, signal.SIGKILL)
+    await until(lambda: not any(map(psutil.pid_exists, dead)), "they were reaped")
+    one = node.spawn(room("echo"))
+    await until(lambda: node.workers[one], "it has a process")
+    assert await echoes(node, one)
+    assert not await full(node) & dead
+
+
+async def test_one_that_is_killed_is_not_replaced_before_the_next_spawn(node: Node) -> None:
+    """Or a host whose forks die at once would do nothing but fork."""
+    before = await full(node)
+    victim = min(before)
+    os.kill(victim, signal.SIGKILL)
+    await until(lambda: not psutil.pid_exists(victim), "it was reaped")
+    assert waiting(node) == before - {victim}
+    pid = node.spawn(room("echo"))
+    await until(lambda: node.workers[pid], "it has a process")
+    assert await echoes(node, pid)
+    await full(node)
+
+
+async def test_they_hold_no_end_of_what_the_others_wait_at(node: Node) -> None:
+    """Each has its own socket to the template, and no descriptor of the others or of the node."""
+    sockets = []
+    for pid in await full(node):
+        names = [str(entry.readlink()) for entry in Path(f"/proc/{pid}/fd").iterdir()]
+        sockets += [name for name in names if name.startswith("socket:")]
+    assert len(sockets) == len(set(sockets)) == WARM
+
+
+async def test_they_end_with_the_template(node: Node) -> None:
+    left = await full(node)
+    os.kill(template(node), signal.SIGKILL)
+    await until(lambda: not any(map(psutil.pid_exists, left)), "they are gone")
+    assert await echoes(node, node.spawn(room("echo")))
+
+
+async def test_a_fork_that_is_refused_ends_neither_the_template_nor_what_waits() -> None:
+    """`two_forks`, preloaded, lets the first two forks through only."""
+    async with Node(hosts=[processes(warm=WARM, preload=("two_forks",))]) as node:
+        await node.loaded()
+        await until(lambda: len(waiting(node)) == 2, "two were forked")
+        first, second = node.spawn(room("echo")), node.spawn(room("echo"))
+        assert await echoes(node, first)
+        assert await echoes(node, second)
+        third = node.spawn(room("echo"))
+        await until(lambda: third not in node.workers, "there is none for the third")
+        assert await echoes(node, first)
+
+
+def test_a_negative_number_is_refused() -> None:
+    with pytest.raises(ValueError, match="warm is -1 and must be 0 or more"):
+        HostOptions(warm=-1)
