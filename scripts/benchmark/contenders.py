@@ -23,7 +23,10 @@ _PEERS = HERE / "peers"
 
 
 class Peer(ABC):
-    """One that is measured. Its modes: `echo` and `service` have a process per client, if any."""
+    """One that is measured.
+
+    Its modes: `echo` and `service` have a process per client, if any; `warm` has some in advance.
+    """
 
     name: ClassVar[str]
     about: ClassVar[str]
@@ -59,17 +62,19 @@ def _versions(*packages: str) -> str:
 class _Relay(Peer):
     name = "wsrelay"
     about = "wsrelay run, a process per connection or one per room"
+    modes = frozenset({"echo", "service", "room", "warm"})
 
     def version(self) -> str:
         return _versions("wsrelay")
 
     def commands(self, mode: str) -> list[Command]:
         port = free_port()
-        target = {"echo": str(ROOT / "handlers" / "echo.py")}
+        echo = str(ROOT / "handlers" / "echo.py")
         arguments = [sys.executable, "-m", "wsrelay", "run", "--port", str(port)]
         arguments += ["--log-level", "error", "--max-processes", "600"]
         arguments += ["--scope", "shared" if mode == "room" else "connection"]
-        arguments += [target.get(mode, f"{_PEERS / 'rooms.py'}:{mode}")]
+        arguments += ["--warm", "4" if mode == "warm" else "0"]
+        arguments += [echo if mode in {"echo", "warm"} else f"{_PEERS / 'rooms.py'}:{mode}"]
         return [Command(arguments, port)]
 
 

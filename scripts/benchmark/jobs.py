@@ -134,8 +134,10 @@ class Jobs:
         count = len(times) * len(clients)
         return {"count": count, "seconds": now() - start, **_spread(times)}
 
-    async def connects(self, url: str, seconds: float, parallel: int) -> dict[str, float]:
-        """Connect, say something, hear it, leave; so many at a time."""
+    async def connects(
+        self, url: str, seconds: float, parallel: int, pause: float = 0.0
+    ) -> dict[str, float]:
+        """Connect, say something, hear it, leave, pause; so many at a time."""
         times, now, payload = array("d"), time.perf_counter, _payload(64)
         start = now()
 
@@ -146,6 +148,7 @@ class Jobs:
                 await client.ask(payload)
                 times.append(now() - begin)
                 await close(client)
+                await asyncio.sleep(pause)
 
         await together([one_after_the_other() for _ in range(parallel)])
         return {"count": len(times), "seconds": now() - start, **_spread(times)}

@@ -19,6 +19,7 @@ _TEXT = 64
 _BURNERS = 4
 _BURST = 0.05
 _CONNECTING = 8
+_LEISURE = 0.02
 _VICTIMS_AND_SPARE = 300
 
 
@@ -137,6 +138,27 @@ class _Connect(Work):
         return {"rate": answer.pop("count") / answer.pop("seconds"), **answer}
 
 
+class _First(Work):
+    name = "first"
+    title = "connect at leisure with a fresh process each; p50, p99: until the first echo"
+    peers = ("wsrelay", "websocketd", "bridge")
+
+    def measure(self, load: Generator, server: Server, case: str, pace: Pace) -> dict[str, float]:
+        del case
+        options = {"seconds": pace.seconds, "parallel": 1, "pause": _LEISURE}
+        answer = load.ask("connects", url=server.url, **options)
+        server.rest()
+        del answer["count"], answer["seconds"]
+        return answer
+
+
+class _FirstWarm(_First):
+    name = "first-warm"
+    title = "the same where processes were forked ahead (`--warm 4`)"
+    mode = "warm"
+    peers = ("wsrelay",)
+
+
 class _WorkerMemory(Work):
     name = "worker-memory"
     title = "memory of one more worker"
@@ -240,7 +262,7 @@ class _Size(Work):
 WORKS: Final[dict[str, Work]] = {
     work.name: work
     for work in (
-        *(_Echo(), _Fanout(), _Connect(), _WorkerMemory()),
+        *(_Echo(), _Fanout(), _Connect(), _First(), _FirstWarm(), _WorkerMemory()),
         *(_IdleMemory(), _Kill(), _Light(), _Size()),
     )
 }
