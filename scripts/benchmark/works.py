@@ -141,7 +141,7 @@ class _Connect(Work):
 class _First(Work):
     name = "first"
     title = "connect at leisure with a fresh process each; p50, p99: until the first echo"
-    peers = ("wsrelay", "websocketd", "bridge")
+    peers: ClassVar[Sequence[str]] = ("wsrelay", "websocketd", "bridge")
 
     def measure(self, load: Generator, server: Server, case: str, pace: Pace) -> dict[str, float]:
         del case

@@ -14,6 +14,7 @@ import random
 import socket
 import sys
 import termios
+from collections.abc import Callable
 from typing import Any, Final
 
 from uvicorn.config import Config
@@ -73,6 +74,7 @@ class DirectProtocol(asyncio.Protocol):
         "_wanted",
         "_websocket",
         "writable",
+        "write",
     )
 
     def __init__(  # noqa: PLR0917 - internal, all of it is taken over
@@ -85,6 +87,7 @@ class DirectProtocol(asyncio.Protocol):
         early: bytes,
     ) -> None:
         self.writable = True
+        self.write: Callable[[bytes], None] = transport.write  # it gathers those of a loop's turn
         self._transport = transport
         self._connection: DirectConnection | None = connection
         self._config = config
@@ -128,10 +131,6 @@ class DirectProtocol(asyncio.Protocol):
         self._schedule_ping(0.0)
         if self._rest:
             self._take(b"")
-
-    def write(self, frame: bytes) -> None:
-        """Send a frame; the transport gathers those of one turn of the loop."""
-        self._transport.write(frame)
 
     def close(self, code: int, reason: str) -> None:
         """Begin the closing handshake."""

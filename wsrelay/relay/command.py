@@ -6,6 +6,7 @@ Parsed once per message, also when it goes to many connections (contract section
 from __future__ import annotations
 
 import base64
+import functools
 from typing import Any
 
 import msgspec
@@ -28,11 +29,8 @@ class Send:
     Its frame is made once, however many clients it goes to.
     """
 
-    __slots__ = ("_frame", "data")
-
     def __init__(self, data: str | bytes) -> None:
         self.data = data
-        self._frame: bytes | None = None
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Send) and self.data == other.data
@@ -49,16 +47,13 @@ class Send:
         data = self.data
         return len(data) if isinstance(data, bytes) or data.isascii() else len(data.encode())
 
-    @property
+    @functools.cached_property
     def frame(self) -> bytes:
         """The WebSocket frame of a server."""
-        if self._frame is None:
-            data = self.data
-            if isinstance(data, str):
-                self._frame = frames.frame(frames.TEXT, data.encode())
-            else:
-                self._frame = frames.frame(frames.BINARY, data)
-        return self._frame
+        data = self.data
+        if isinstance(data, str):
+            return frames.frame(frames.TEXT, data.encode())
+        return frames.frame(frames.BINARY, data)
 
 
 class Close(Struct, frozen=True):

@@ -30,11 +30,11 @@ class Wire(Protocol):
     writable: bool
     """Whether the client takes more; once it does again, `DirectConnection.writable` is called."""
 
+    write: Callable[[bytes], None]
+    """Send a frame."""
+
     def start(self) -> None:
         """Begin to call `received`, first with what the client has sent early."""
-
-    def write(self, frame: bytes) -> None:
-        """Send a frame."""
 
     def close(self, code: int, reason: str) -> None:
         """Begin the closing handshake and see it through; the connection is told nothing more."""

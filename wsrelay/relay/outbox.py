@@ -18,41 +18,38 @@ class Overflow(enum.StrEnum):
     DROP = "drop"
 
 
-class Outbox:
+class Outbox(deque[Send]):
     """Messages for one client in order; `limit` is bytes.
 
     A single message larger than the limit fits where nothing else waits: the limit is about a
     client that does not keep up, not about the size of messages.
     """
 
-    __slots__ = ("_items", "limit", "size")
+    __slots__ = ("limit", "size")
 
     def __init__(self, limit: int) -> None:
+        super().__init__()
         self.limit = limit
         self.size = 0
         """Bytes that wait."""
-        self._items: deque[Send] = deque()
-
-    def __len__(self) -> int:
-        return len(self._items)
 
     def put(self, message: Send) -> bool:
         """Add a message and return whether the limit is kept."""
-        self._items.append(message)
+        self.append(message)
         self.size += message.size
-        return self.size <= self.limit or len(self._items) == 1
+        return self.size <= self.limit or len(self) == 1
 
     def get(self) -> Send:
         """Take the oldest message; raises `IndexError` where there is none."""
-        message = self._items.popleft()
+        message = self.popleft()
         self.size -= message.size
         return message
 
     def drop_newest(self) -> None:
         """Drop the message that was put last; raises `IndexError` where there is none."""
-        self.size -= self._items.pop().size
+        self.size -= self.pop().size
 
     def clear(self) -> None:
         """Drop all that waits."""
-        self._items.clear()
+        super().clear()
         self.size = 0
