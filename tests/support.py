@@ -10,8 +10,10 @@ import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import hypercorn
+import hypercorn.asyncio
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -76,6 +78,28 @@ async def serving(app: Any, front_end: str = "direct", **config: Any) -> AsyncIt
 
 
 @contextlib.asynccontextmanager
+async def hypercorn_serving(app: Any, **settings: Any) -> AsyncIterator[str]:
+    """Serve the application with hypercorn in this event loop; gives `ws://host:port`."""
+    sock = socket.create_server(("127.0.0.1", 0))
+    port = sock.getsockname()[1]
+    config = hypercorn.Config()
+    config.bind = [f"fd://{sock.detach()}"]
+    config.errorlog = None
+    config.graceful_timeout = 2
+    for name, value in settings.items():
+        setattr(config, name, value)
+    stop = asyncio.Event()
+    server = asyncio.create_task(
+        hypercorn.asyncio.serve(app, config, shutdown_trigger=cast("Any", stop.wait))
+    )
+    try:
+        yield f"ws://127.0.0.1:{port}"
+    finally:
+        stop.set()
+        await server
+
+
+@contextlib.asynccontextmanager
 async def fronted(app: Any, **options: Any) -> AsyncIterator[tuple[Server, str]]:
     """Our own server in this event loop, as `run` and `serve` have it; gives it and its URL."""
     listener = socket.create_server(("127.0.0.1", 0))
@@ -125,6 +149,42 @@ async def closed(websocket: ClientConnection) -> tuple[int, str]:
     except ConnectionClosed as error:
         frame = error.rcvd
         return (frame.code, frame.reason) if frame else (1006, "")
+
+
+def not_reading(websocket: ClientConnection) -> None:
+    """Stop the client from reading its socket."""
+    websocket.transport.pause_reading()
+
+
+def reading(websocket: ClientConnection) -> None:
+    websocket.transport.resume_reading()
+
+
+def small_buffers() -> socket.socket:
+    """A client's socket that holds little, so that the server feels a slow client soon."""
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32 * 1024)
+    sock.setblocking(False)
+    return sock
+
+
+async def connected(url: str) -> socket.socket:
+    sock = small_buffers()
+    host, port = url.removeprefix("ws://").split(":")
+    await asyncio.get_running_loop().sock_connect(sock, (host, int(port)))
+    return sock
+
+
+async def send_until_blocked(websocket: ClientConnection, data: bytes) -> int:
+    """Send until the other side takes no more for a while; gives how many messages went."""
+    count = 0
+    try:
+        while True:
+            async with asyncio.timeout(0.5):
+                await websocket.send(data)
+            count += 1
+    except TimeoutError:
+        return count
 
 
 def drop_all(sock: socket.socket) -> None:

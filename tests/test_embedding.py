@@ -9,7 +9,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -17,8 +16,6 @@ from pathlib import Path
 from typing import Annotated, Any, cast
 
 import httpx
-import hypercorn
-import hypercorn.asyncio
 import psutil
 import pytest
 from fastapi import Body, Depends, FastAPI, HTTPException
@@ -40,6 +37,7 @@ from support import (
     client,
     closed,
     endpoint,
+    hypercorn_serving,
     received,
     relay_to,
     room,
@@ -1116,26 +1114,6 @@ async def test_the_relay_works_with_uvicorn_s_other_protocols(
             websocket.transport.abort()
         assert (await journal.line("ws.leave", 3))["payload"]["code"] in (1005, 1006)
         assert (await refusal(f"{url}/ws", origin="https://evil.example")).status_code == 403
-
-
-@contextlib.asynccontextmanager
-async def hypercorn_serving(app: Any) -> AsyncIterator[str]:
-    """Serve the application with hypercorn in this event loop; gives `ws://host:port`."""
-    sock = socket.create_server(("127.0.0.1", 0))
-    port = sock.getsockname()[1]
-    config = hypercorn.Config()
-    config.bind = [f"fd://{sock.detach()}"]
-    config.errorlog = None
-    config.graceful_timeout = 2
-    stop = asyncio.Event()
-    server = asyncio.create_task(
-        hypercorn.asyncio.serve(app, config, shutdown_trigger=cast("Any", stop.wait))
-    )
-    try:
-        yield f"ws://127.0.0.1:{port}"
-    finally:
-        stop.set()
-        await server
 
 
 async def test_the_relay_works_with_hypercorn(journal: Journal) -> None:

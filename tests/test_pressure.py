@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -13,57 +12,24 @@ from support import (
     Journal,
     client,
     closed,
+    connected,
+    not_reading,
     processes,
+    reading,
     received,
     relay_to,
     room,
     say,
+    send_until_blocked,
     serving,
     until,
 )
-from websockets.asyncio.client import ClientConnection
 
 from wsrelay import Node, WebSocketRelay
 
 pytestmark = pytest.mark.anyio
 
 MEGABYTE = 1_000_000
-
-
-def not_reading(websocket: ClientConnection) -> None:
-    """Stop the client from reading its socket."""
-    websocket.transport.pause_reading()
-
-
-def reading(websocket: ClientConnection) -> None:
-    websocket.transport.resume_reading()
-
-
-def small_buffers() -> socket.socket:
-    """A client's socket that holds little, so that the server feels a slow client soon."""
-    sock = socket.socket()
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32 * 1024)
-    sock.setblocking(False)
-    return sock
-
-
-async def connected(url: str) -> socket.socket:
-    sock = small_buffers()
-    host, port = url.removeprefix("ws://").split(":")
-    await asyncio.get_running_loop().sock_connect(sock, (host, int(port)))
-    return sock
-
-
-async def send_until_blocked(websocket: ClientConnection, data: bytes) -> int:
-    """Send until the other side takes no more for a while; gives how many messages went."""
-    count = 0
-    try:
-        while True:
-            async with asyncio.timeout(0.5):
-                await websocket.send(data)
-            count += 1
-    except TimeoutError:
-        return count
 
 
 async def test_a_busy_target_stops_its_clients_and_fills_nothing(
