@@ -342,6 +342,15 @@ def test_more_than_max_processes_gets_503_until_one_has_left(actor: Path) -> Non
         assert "Traceback" not in running.stderr.text
 
 
+def test_with_warm_a_client_gets_a_process_that_was_there_before_it(actor: Path) -> None:
+    with Running(actor, "--warm", "2") as running:
+        until(lambda: len(running.workers()) == 2, "two wait")
+        ahead = running.workers()
+        with client(running.ws()) as websocket:
+            assert news(websocket)["os_pid"] in ahead
+            until(lambda: len(running.workers()) == 3, "another one has taken its place")
+
+
 def test_path_moves_the_websocket_and_the_page_knows(actor: Path) -> None:
     with Running(actor, "--path", "/chat/") as running:
         for path, room in (("/chat", ""), ("/chat/a", "a")):

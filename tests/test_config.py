@@ -133,6 +133,12 @@ def test_its_entries_become_hosts_targets_and_services(write: Write, tmp_path: P
     assert (service.name, service.target) == ("app:manager.service", "app:manager")
 
 
+def test_a_host_forks_ahead_as_many_as_it_is_told(write: Write) -> None:
+    entry = {"name": "processes", "kind": "process.host", "warm": 3}
+    [host] = assembly.hosts(load(write("wsrelay.yaml", with_entries(entry))))
+    assert host.warm == 3
+
+
 def test_an_isolation_becomes_that_of_the_host(write: Write, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     entry = {

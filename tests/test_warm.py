@@ -12,6 +12,7 @@ import pytest
 from support import client, os_pids, processes, received, relay_to, room, serving, until
 
 from wsrelay import HostOptions, Node, WebSocketRelay
+from wsrelay.host import Isolation, Limits
 
 pytestmark = pytest.mark.anyio
 
@@ -104,12 +105,15 @@ async def test_one_that_is_killed_is_not_replaced_before_the_next_spawn(node: No
 
 
 async def test_they_hold_no_end_of_what_the_others_wait_at(node: Node) -> None:
-    """Each has its own socket to the template, and no descriptor of the others or of the node."""
-    sockets = []
-    for pid in await full(node):
-        names = [str(entry.readlink()) for entry in Path(f"/proc/{pid}/fd").iterdir()]
-        sockets += [name for name in names if name.startswith("socket:")]
-    assert len(sockets) == len(set(sockets)) == WARM
+    """Each has its own socket to the template, and none of the others or of the node."""
+    pids = await full(node)
+    await until(lambda: [len(sockets_of(pid)) for pid in pids] == [1] * WARM, "one socket each")
+    assert len(set.union(*map(sockets_of, pids))) == WARM
+
+
+def sockets_of(pid: int) -> set[str]:
+    names = [str(entry.readlink()) for entry in Path(f"/proc/{pid}/fd").iterdir()]
+    return {name for name in names if name.startswith("socket:")}
 
 
 async def test_they_end_with_the_template(node: Node) -> None:
@@ -130,6 +134,23 @@ async def test_a_fork_that_is_refused_ends_neither_the_template_nor_what_waits()
         third = node.spawn(room("echo"))
         await until(lambda: third not in node.workers, "there is none for the third")
         assert await echoes(node, first)
+
+
+async def test_limits_and_isolation_are_those_of_the_host() -> None:
+    host = processes(
+        warm=WARM, isolation=Isolation(network="none"), limits=Limits(open_files=100, cpu_time=60)
+    )
+    async with Node(hosts=[host]) as node:
+        await node.loaded()
+        before = await full(node)
+        pid = node.spawn(room("echo"))
+        await until(lambda: node.workers[pid], "it has a process")
+        os_pid = node.workers[pid]
+        assert os_pid in before
+        assert await echoes(node, pid)
+        process = psutil.Process(os_pid)
+        assert process.rlimit(psutil.RLIMIT_NOFILE) == (100, 100)
+        assert process.rlimit(psutil.RLIMIT_CPU) == (60, 61)
 
 
 def test_a_negative_number_is_refused() -> None:

@@ -52,6 +52,8 @@ class Work(ABC):
     mode: ClassVar[str] = "echo"
     peers: ClassVar[Sequence[str]]
     cases: ClassVar[Sequence[str]] = ("",)
+    slow: ClassVar[Sequence[str]] = ()
+    """Those that a hurried run leaves out, unless it is asked for one alone."""
     fresh: ClassVar[bool] = False
     """Whether every measure needs a server that has done nothing before."""
 
@@ -110,6 +112,7 @@ class _Fanout(Work):
     mode = "room"
     peers = ("wsrelay", "uvicorn-wsproto", "uvicorn-sansio", "bridge", "channels", "cowboy")
     cases = ("10", "100", "500", "2000")
+    slow = ("2000",)
 
     def descriptors(self, case: str) -> int:
         return int(case)
