@@ -362,10 +362,7 @@ def _plain(value: Any) -> str:
     raise TypeError(f"a frame cannot hold {value!r}")
 
 
-_encoder = msgspec.msgpack.Encoder(enc_hook=_plain)
-
-
-_encode = _encoder.encode
+_encode = msgspec.msgpack.Encoder(enc_hook=_plain).encode
 
 
 def pack(frame: Frame) -> bytes:
