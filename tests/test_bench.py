@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import psutil
@@ -172,10 +173,10 @@ def test_data_for_programs_has_every_value() -> None:
 # The command
 
 
-def bench(*options: str) -> subprocess.Popen[str]:
+def bench(*options: str, **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "benchmark", *options],
-        env={**os.environ, "PYTHONPATH": str(HERE.parent)},
+        env={**os.environ, "PYTHONPATH": str(HERE.parent), **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -183,14 +184,18 @@ def bench(*options: str) -> subprocess.Popen[str]:
     )
 
 
-def test_a_small_run_writes_numbers(tmp_path: Path) -> None:
-    options = ["--only", "echo:1", "--peers", "wsrelay", "--repeats", "2", "--seconds", "0.05"]
-    with bench(*options, "--out", str(tmp_path)) as process:
-        said, complained = process.communicate(timeout=6 * TIMEOUT)
+def test_a_small_run_writes_numbers_and_leaves_nothing_else_behind(tmp_path: Path) -> None:
+    options = ["--only", "echo:1", "--peers", "wsrelay,bridge"]
+    options += ["--repeats", "2", "--seconds", "0.05", "--out", str(tmp_path)]
+    # Not in `tmp_path`: the name of a Unix socket, such as the bridge's fork server has, is short.
+    with tempfile.TemporaryDirectory() as temporary:
+        with bench(*options, TMPDIR=temporary) as process:
+            said, complained = process.communicate(timeout=6 * TIMEOUT)
+        assert not list(Path(temporary).iterdir())
     assert process.returncode == 0, complained
     assert "| echo 1 | wsrelay |" in said
     data = json.loads((tmp_path / "bench.json").read_text())
-    [row] = data["rows"]
+    row, _ = data["rows"]
     assert (row["work"], row["case"], row["peer"]) == ("echo", "1", "wsrelay")
     for name in ("rate", "p50", "p99", "front_cpu", "worker_cpu"):
         assert len(row["figures"][name]["values"]) == 2

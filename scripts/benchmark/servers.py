@@ -89,7 +89,7 @@ class Server:
                         command.arguments,
                         executable=command.executable,
                         cwd=folder,
-                        env=environment(**command.environment),
+                        env=environment(TMPDIR=str(folder), **command.environment),
                         stdin=subprocess.DEVNULL,
                         stdout=log,
                         stderr=log,
