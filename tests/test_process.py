@@ -200,6 +200,21 @@ async def test_threads_that_still_run_are_not_waited_for(node: Node) -> None:
     assert await exits.of(node.spawn(caller("leave_thread"))) == Result("did not wait")
 
 
+async def test_exit_handlers_are_not_called(node: Node, tmp_path: Path) -> None:
+    """One that waited for something would keep the clients of a room that has returned."""
+
+    def register(file: str) -> str:
+        import atexit  # noqa: PLC0415 - in the worker
+
+        atexit.register(Path(file).touch)
+        return "returned"
+
+    exits = Exits(node)
+    file = tmp_path / "called"
+    assert (await exits.of(node.spawn(register, None, str(file)))).value == "returned"
+    assert not file.exists()
+
+
 @pytest.mark.parametrize("patience", [None, 600])
 async def test_a_thread_that_waits_for_messages_does_not_hold_up_the_end(
     node: Node, patience: float | None
