@@ -19,7 +19,7 @@ from wsrelay.node import HostOptions, Limits, Node
 from wsrelay.relay import header, origins
 
 from .logs import log_options, set_up_logging
-from .running import controlled, fail, loop_factory, raise_descriptor_limit, reload_on_edits, say
+from .running import controlled, fail, loop_factory, prepare_process, reload_on_edits, say
 
 __all__ = ["run"]
 
@@ -190,7 +190,7 @@ async def _serve(options: ScriptOptions, processes: HostOptions, host: str, port
         notify.ready()
 
     with listener:
-        raise_descriptor_limit(ServerOptions().max_connections, processes.max_processes)
+        prepare_process(ServerOptions().max_connections, processes.max_processes)
         node = Node(hosts=[processes])
         front = FrontEnd(node)
         server = Server(script_app(node, options), listener)

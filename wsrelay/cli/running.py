@@ -17,7 +17,7 @@ from wsrelay import osproc
 from wsrelay.control import Control, ControlError
 from wsrelay.node import Node
 
-__all__ = ["controlled", "fail", "loop_factory", "raise_descriptor_limit", "reload_on_edits", "say"]
+__all__ = ["controlled", "fail", "loop_factory", "prepare_process", "reload_on_edits", "say"]
 
 logger = logging.getLogger(__name__)
 
@@ -63,8 +63,13 @@ def loop_factory() -> Any:
     return uvloop.new_event_loop
 
 
-def raise_descriptor_limit(connections: int, processes: int) -> None:
-    """Take as many descriptors as the system gives, and warn if these may need more."""
+def prepare_process(connections: int, processes: int) -> None:
+    """Make this process fit to be a node.
+
+    It keeps memory for large messages and takes as many descriptors as the system gives; a warning
+    says if so many connections and processes may need more.
+    """
+    osproc.keep_freed_memory()
     needed = connections + _OF_PROCESS * processes + _OF_NODE
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != soft:

@@ -19,7 +19,7 @@ from wsrelay.gateway.server import on_signals
 from wsrelay.gateway.systemd import Inherited, Notify
 
 from .logs import log_options, set_up_logging
-from .running import controlled, fail, loop_factory, raise_descriptor_limit, reload_on_edits, say
+from .running import controlled, fail, loop_factory, prepare_process, reload_on_edits, say
 
 __all__ = ["check", "serve"]
 
@@ -56,7 +56,7 @@ def serve(
     configuration = _load(paths)
     if not configuration.servers:
         fail("the configuration has no http.service entry: there is nothing to serve")
-    raise_descriptor_limit(
+    prepare_process(
         sum(server.max_connections for server in configuration.servers.values()),
         sum(host.max_processes for host in assembly.hosts(configuration)),
     )
