@@ -57,7 +57,16 @@ class _PlainServer(uvicorn.Server):
 
 @contextlib.asynccontextmanager
 async def serving(app: Any, front_end: str = "direct", **config: Any) -> AsyncIterator[str]:
-    """Serve the application in this event loop; gives `ws://host:port`."""
+    """Serve the application in this event loop; gives `ws://host:port`.
+
+    `front_end` is our protocol in uvicorn (`direct`), `uvicorn` alone, or `hypercorn`, which takes
+    no option but `ws_max_size`.
+    """
+    if front_end == "hypercorn":
+        names = {"ws_max_size": "websocket_max_message_size"}
+        async with hypercorn_serving(app, **{names[k]: v for k, v in config.items()}) as url:
+            yield url
+        return
     sock = socket.create_server(("127.0.0.1", 0))
     settings: dict[str, Any] = {
         "http": "h11",
