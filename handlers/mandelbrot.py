@@ -14,6 +14,8 @@ from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
+from starlette.requests import Request
+from starlette.responses import Response
 
 from wsrelay import ChannelClosed, Message, RelayResponse, process
 
@@ -98,6 +100,8 @@ def requested(message: Message) -> Iterator[bytes] | None:
         return None
 
 
-def connect(_request: object) -> RelayResponse:
+def connect(request: Request) -> Response:
     """Answer an upgrade: a process for this viewer alone, who does not read waits (`pause`)."""
+    if request.headers.get("upgrade", "").lower() != "websocket":
+        return Response("Connect with a WebSocket\n", 426)  # a plain request spawns nothing
     return RelayResponse(process.spawn("mandelbrot:viewer"), cancel_on_leave=True)

@@ -13,6 +13,8 @@ ECHO = str(Path(__file__).with_name("echo.py"))
 
 def connect(request: Request) -> Response:
     """Spawn a process for this client alone; a plain `def` runs in a thread."""
+    if request.headers.get("upgrade", "").lower() != "websocket":
+        return Response("Connect with a WebSocket\n", 426)  # a plain request spawns nothing
     relay = {
         "target_pid": process.spawn(ECHO),
         "message_topic": "ws.message",

@@ -50,6 +50,7 @@ from websockets.exceptions import InvalidStatus
 
 from wsrelay import HostOptions, Node, RelayResponse, WebSocketRelay, current, process
 from wsrelay.errors import HostFull, NotAProcess
+from wsrelay.node.siblings import server_workers
 
 pytestmark = pytest.mark.anyio
 
@@ -661,7 +662,7 @@ async def test_native_websocket_routes_stand_beside_relayed_ones(
                     assert await received(two) == "native hello"
                     await echoes(one)
         assert (await http.post("/both")).text == "posted"
-        assert (await refusal(f"{url}/nowhere")).status_code == 403
+        assert (await refusal(f"{url}/nowhere")).status_code == 404
 
 
 async def test_a_native_route_closes_with_its_own_code_and_sees_the_client_s() -> None:
@@ -1143,7 +1144,7 @@ async def test_the_relay_works_with_hypercorn(journal: Journal) -> None:
         assert (await journal.line("ws.leave", 3))["payload"]["code"] == 1006
         assert journal.topics().count("ws.leave") == 3
         assert (await refusal(f"{url}/ws", origin="https://evil.example")).status_code == 403
-        assert (await refusal(f"{url}/nowhere")).status_code == 403
+        assert (await refusal(f"{url}/nowhere")).status_code == 404
 
 
 async def test_an_endless_streaming_response_ends_with_its_client_on_hypercorn_too() -> None:
@@ -1306,17 +1307,50 @@ async def test_a_server_that_is_killed_leaves_nothing_behind(run: Callable[..., 
         assert (await closed(websocket))[0] == 1006
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        (*UVICORN, "--workers", "2", "ten_lines:app"),
+        (*UVICORN, "--workers", "2", "own_node:app"),
+        ("own_node.py",),
+        ("-m", "hypercorn", "--workers", "2", "--bind", "127.0.0.1:0", "own_node:app"),
+    ],
+    ids=["uvicorn", "with a node of its own", "uvicorn.run", "hypercorn"],
+)
 async def test_a_server_with_two_worker_processes_warns_that_they_share_no_names(
-    run: Callable[..., Program],
+    run: Callable[..., Program], command: tuple[str, ...]
 ) -> None:
-    server = run(*UVICORN, "--workers", "2", "ten_lines:app")
+    server = run(*command)
     url = await server.url()
-    await server.printed("Application startup complete", 2)
     warnings = await server.printed("this server runs 2 worker processes.*share no names", 2)
     assert len(warnings) == 2
     async with client(f"{url}/ws") as websocket:
         await echoes(websocket)
         assert await server.ends_alone(signal.SIGTERM, processes=4) == 0, server.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "workers"),
+    [
+        (["-w", "3", "app:app"], {}, 3),
+        (["-w3", "app:app"], {}, 3),
+        (["--workers=4", "app:app"], {"WEB_CONCURRENCY": "2"}, 4),
+        (["app:app"], {"WEB_CONCURRENCY": "2"}, 2),
+        (["app:app"], {"GUNICORN_CMD_ARGS": "--bind :80 --workers 5"}, 5),
+        (["app:app"], {}, 1),
+        (["-w", "3", "app:app"], {"SERVER_SOFTWARE": ""}, 1),
+    ],
+)
+def test_gunicorn_s_worker_processes_are_known_from_how_it_was_called(
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    environment: dict[str, str],
+    workers: int,
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["gunicorn", *arguments])
+    for name, value in {"SERVER_SOFTWARE": "gunicorn/23.0.0", **environment}.items():
+        monkeypatch.setenv(name, value)
+    assert server_workers() == workers
 
 
 async def test_the_hypercorn_command_serves_and_leaves_nothing_behind(

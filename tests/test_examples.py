@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import inspect
 import json
 import shutil
 import struct
@@ -12,9 +14,12 @@ from typing import Any
 
 import pytest
 from running import HANDLERS, Running, client, received, until
+from starlette.requests import Request
 from websockets.sync.client import ClientConnection
 
+from wsrelay.targets import Target
 from wsrelay.testing import Client, serve
+from wsrelay.worker import load_target
 
 MANDELBROT = str(HANDLERS / "mandelbrot.py")
 
@@ -133,3 +138,20 @@ def test_the_configuration_in_the_readme_runs_as_it_stands(tmp_path: Path) -> No
     ):
         one.send("hello")
         assert received(one) == "hello"
+
+
+@pytest.mark.parametrize(
+    ("script", "function"),
+    [
+        ("relay_http.py", "connect"),
+        ("chat_http.py", "connect"),
+        ("chat_http.py", "connect_beside"),
+        ("mandelbrot.py", "connect"),
+    ],
+)
+def test_a_plain_request_to_an_example_spawns_nothing(script: str, function: str) -> None:
+    connect = load_target(Target(function, script=str(HANDLERS / script)))
+    scope = {"type": "http", "method": "GET", "headers": [], "path_params": {"room": "a"}}
+    answer = connect(Request(scope))  # without a node here a spawn would raise NotAProcess
+    response = asyncio.run(answer) if inspect.iscoroutine(answer) else answer
+    assert response.status_code == 426

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from typing import Any, Protocol
 
@@ -17,7 +15,7 @@ __all__ = [
     "enter_worker",
     "node_of_request",
     "nodes",
-    "server_workers",
+    "spawned_by_request",
     "worker",
 ]
 
@@ -75,6 +73,11 @@ nodes: list[Caller] = []
 node_of_request: ContextVar[Caller] = ContextVar("wsrelay_node")
 """The node of the application that handles the current request; set by the middleware."""
 
+spawned_by_request: ContextVar[Callable[[PID], None] | None] = ContextVar(
+    "wsrelay_spawned", default=None
+)
+"""Who notes what the current request spawns on its node, if anybody does."""
+
 
 def enter_worker(caller: Caller) -> None:
     """Make this OS process a worker, for good."""
@@ -110,14 +113,3 @@ def caller() -> Caller:
         "there is no process and no node here: run this in a handler, in an application wrapped "
         "by WebSocketRelay, or inside `async with Node():`"
     )
-
-
-def server_workers() -> int:
-    """Return how many worker processes the ASGI server was told to run, as far as it shows."""
-    arguments = sys.orig_argv + sys.argv
-    wanted = [os.environ.get("WEB_CONCURRENCY", "")]
-    for option, value in zip(arguments, [*arguments[1:], ""], strict=True):
-        name, equals, attached = option.partition("=")
-        if name in ("--workers", "-w"):
-            wanted.append(attached if equals else value)
-    return max(int(text) if text.isdecimal() else 1 for text in wanted)

@@ -50,6 +50,8 @@ class Worker:
         self.parent: PID | None = None
         self.clients: dict[PID, int] = {}
         """Connections bound to it, each with the number of its `ws.join` frame."""
+        self.found = False
+        """Whether somebody has asked for it by its name after it was spawned."""
         self.done: wire.Done | None = None
         self._exited = exited
         self._loop = asyncio.get_running_loop()

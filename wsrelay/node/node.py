@@ -45,6 +45,7 @@ from wsrelay.targets import Entry
 
 from .clients import Clients, Connection
 from .requests import WORKER_LOG, Requests
+from .siblings import warn_of_siblings
 from .templates import Templates
 
 __all__ = ["HostOptions", "Node"]
@@ -121,6 +122,7 @@ class Node:
         self._thread = threading.get_ident()
         self._templates.start()
         current.nodes.append(self)
+        warn_of_siblings()
         # Without this, an application that never closes the node would wait for ever at its exit:
         # multiprocessing joins the templates, and they live as long as their control sockets. (Its
         # own finalizers come before that, in its child processes too; atexit is too late there.)
@@ -221,14 +223,21 @@ class Node:
     def spawn(self, target: Any, host: str | None = None, /, *args: Any, **kwargs: Any) -> PID:
         """Start a process and return its PID at once; raises as `wsrelay.process.spawn`."""
         text, code = pack_target(target, args, kwargs, self.entries)
-        return self._here(self.launch, self._next_pid(target, host), text, code)
+        pid = self._here(self.launch, self._next_pid(target, host), text, code)
+        if (note := current.spawned_by_request.get()) is not None:
+            note(pid)
+        return pid
 
     def get_or_spawn(
         self, name: str, target: Any, host: str | None = None, /, *args: Any, **kwargs: Any
     ) -> PID:
         """Return the process of that name or start one under it, atomically."""
         text, code = pack_target(target, args, kwargs, self.entries)
-        return self._here(self.launch, self._next_pid(target, host), text, code, name)
+        pid = self._next_pid(target, host)
+        there = self._here(self.launch, pid, text, code, name)
+        if there == pid and (note := current.spawned_by_request.get()) is not None:
+            note(pid)
+        return there
 
     def spawn_as(
         self, name: str, target: Any, host: str | None = None, args: tuple[Any, ...] = ()
@@ -351,6 +360,11 @@ class Node:
     def worker(self, pid: PID) -> Worker | None:
         """Return the living worker of that PID."""
         return self._workers.get(pid)
+
+    def is_unused(self, pid: PID) -> bool:
+        """Whether it is a worker without clients, and only who spawned it knows its PID."""
+        worker = self._workers.get(pid)
+        return worker is not None and not worker.clients and not worker.found
 
     def new_pid(self, host: str) -> PID:
         """Make a PID that was never used before."""
@@ -551,6 +565,8 @@ class Node:
         if self.draining:
             raise HostFailed(f"node {self.name} shuts down")
         if name is not None and (there := self.kernel.names.get(name)) is not None:
+            if (worker := self._workers.get(there)) is not None:
+                worker.found = True
             return there
         effects = self.kernel.spawn(pid, name, parent=parent, monitored=monitored, linked=linked)
         try:

@@ -34,7 +34,7 @@ _NAME: Final = HEADER.encode()
 
 
 def strip(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
-    """Return the headers without the relay's own."""
+    """Return the headers without the relay's own; what is given is read once, as ASGI allows."""
     return [(name, value) for name, value in headers if bytes(name).lower() != _NAME]
 
 

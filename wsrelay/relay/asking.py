@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Final
 
@@ -10,11 +11,14 @@ from wsrelay.errors import HostFailed, HostFull
 
 from .asgi import App, Event, Headers, Scope, strip
 from .header import HEADER
+from .spawned import Spawned
 
-__all__ = ["ASKING", "Answer", "Asking", "http_scope", "relay_headers"]
+__all__ = ["ASKING", "Answer", "Asking", "NativeAnswer", "http_scope", "relay_headers"]
 
 ASKING: Final = "wsrelay.asking"
 """Extension that marks the http scope of an upgrade, for relays further inside."""
+
+logger = logging.getLogger(__name__)
 
 _NAME: Final = HEADER.encode()
 
@@ -34,8 +38,12 @@ _NOT_WITH_101: Final = frozenset(
 """Hop-by-hop headers (RFC 9110 section 7.6.1) and our own."""
 
 
+class NativeAnswer(Exception):  # noqa: N818 - no failure: it tells how the application answers
+    """The application answered the question with an event of a `websocket` scope."""
+
+
 class Answer:
-    """The start of the application's response."""
+    """The start of the application's response; `headers` as given, their names in lower case."""
 
     def __init__(self, event: Event) -> None:
         self.status: int = event["status"]
@@ -52,11 +60,13 @@ class Asking:
     """The application running with the `http` scope of an upgrade.
 
     `answer` is done when its response starts; the body waits until it is passed on or
-    dropped. The application finishes beside whatever comes then.
+    dropped. The application finishes beside whatever comes then. What it spawns is noted in
+    `spawned`.
     """
 
-    def __init__(self, app: App, scope: Scope) -> None:
+    def __init__(self, app: App, scope: Scope, spawned: Spawned) -> None:
         loop = asyncio.get_running_loop()
+        self._spawned = spawned
         self.answer: asyncio.Future[Answer] = loop.create_future()
         self._decision: asyncio.Future[Callable[[Event], Awaitable[None]] | None] = (
             loop.create_future()
@@ -67,12 +77,13 @@ class Asking:
         self.task = asyncio.create_task(self._run(app, scope), name=f"asking {scope['path']}")
 
     async def _run(self, app: App, scope: Scope) -> None:
+        self._spawned.watch()
         await app(http_scope(scope), self._receive, self._send)
 
     async def started(self) -> Answer | None:
         """Wait for the start of the response; None if the application ended without one.
 
-        Raises what the application raised before it answered.
+        Raises what the application raised before it answered, and `NativeAnswer`.
         """
         await asyncio.wait((self.answer, self.task), return_when=asyncio.FIRST_COMPLETED)
         if self.answer.done():
@@ -83,6 +94,13 @@ class Asking:
     def drop_body(self) -> None:
         """Let the response's body go nowhere."""
         self._decision.set_result(None)
+
+    async def stop(self) -> None:
+        """End an application that took the question for the upgrade itself."""
+        self.task.cancel()
+        await asyncio.wait({self.task})
+        if not self.task.cancelled() and (error := self.task.exception()) is not None:
+            logger.debug("the question was answered with a WebSocket event, then: %r", error)
 
     async def pass_body(self, forward: Callable[[Event], Awaitable[None]]) -> None:
         """Pass the response's body on and wait for the application's end."""
@@ -120,6 +138,8 @@ class Asking:
         if not self._decision.done():
             self.drop_body()
         self.client_gone()
+        if self.task.cancelled():
+            return  # by `stop`
         try:
             await self.task
         except BaseException:
@@ -144,6 +164,9 @@ class Asking:
             else:
                 # An application that streams without a pause must not hold up the event loop.
                 await asyncio.sleep(0)
+        elif event["type"].startswith("websocket.") and not self.answer.done():
+            self.answer.set_exception(NativeAnswer)
+            await self._gone.wait()  # its answer goes nowhere
 
 
 def http_scope(scope: Scope) -> Scope:

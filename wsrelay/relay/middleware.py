@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 
 from wsrelay import current
 from wsrelay.errors import HostFailed, HostFull
@@ -15,6 +16,7 @@ from .connection import Limits
 from .origins import Origins
 from .outbox import Overflow
 from .plain import PlainResponse
+from .spawned import Spawned
 from .upgrade import Upgrade, deny
 
 __all__ = ["WebSocketRelay"]
@@ -27,8 +29,15 @@ class WebSocketRelay:
 
     `node`: the node to use; None: one of its own, which starts with the application and ends with
     it. `allowed_origins` as in `Origins`. `outbox_limit` in bytes, `outbox_overflow` one of
-    `close`, `pause` and `drop`, `linger` in seconds. `native`: an answer of 404 or 405 leaves the
-    upgrade to the application's own WebSocket routes. Building it starts nothing.
+    `close`, `pause` and `drop`, `linger` in seconds. Building it starts nothing.
+
+    `native`: an upgrade that the application answers without the header and with one of
+    `native_statuses` (None: 2xx, 404 and 405), or with an event of a `websocket` scope, is for the
+    application's own WebSocket routes: it is run again with the scope itself. If it closes without
+    accepting, the client gets the first answer. `never_ask` are paths, with all below them, that
+    are the application's own without a question and without a look at the origin.
+    `cancel_unused`: what a request spawns is cancelled when its answer is no upgrade, unless it has
+    a client or somebody else has found it by its name.
     """
 
     def __init__(
@@ -41,10 +50,15 @@ class WebSocketRelay:
         outbox_overflow: str = "close",
         linger: float = 2.0,
         native: bool = True,
+        native_statuses: Collection[int] | None = None,
+        never_ask: Collection[str] = (),
+        cancel_unused: bool = False,
     ) -> None:
         self._app = app
         self._given = node
-        self._native = native
+        self._native = _statuses(native_statuses) if native else frozenset()
+        self._never_ask = _paths(never_ask)
+        self._cancel_unused = cancel_unused
         self._own: Node | None = None
         self._origins = Origins(allowed_origins)
         try:
@@ -83,8 +97,6 @@ class WebSocketRelay:
             node = self._own = Node()
         if not node.running:
             node.start()
-            if node is self._own:
-                _warn_of_siblings()
         return node
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -111,8 +123,10 @@ class WebSocketRelay:
     # Plain HTTP
 
     async def _http(self, node: Node, scope: Scope, receive: Receive, send: Send) -> None:
-        plain = PlainResponse(node, send)
+        spawned = Spawned(node, wanted=self._cancel_unused)
+        plain = PlainResponse(node, send, spawned)
         clean = {**scope, "headers": strip(scope["headers"])}
+        spawned.watch()
         try:
             await self._app(clean, receive, plain.send)
         except (HostFull, HostFailed) as error:
@@ -121,17 +135,37 @@ class WebSocketRelay:
             logger.warning("%s: 503: %s", printable(scope["path"]), error)
             await plain.unavailable()
         finally:
+            if not plain.started:
+                spawned.drop()
             await plain.release()
 
     # Upgrades
 
     async def _websocket(self, node: Node, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._is_never_asked(scope):
+            await self._app(scope, receive, send)
+            return
+        scope = {**scope, "headers": list(scope["headers"])}  # ASGI allows any iterable
         if not self._origin_allowed(scope):
             await deny(scope, send, 403, b"Forbidden: origin not allowed\n")
             return
-        upgrade = Upgrade(self._app, scope, receive, send, node=node, limits=self._limits)
-        if await upgrade.run(native=self._native):
-            await self._app(scope, upgrade.replay, send)
+        upgrade = Upgrade(
+            self._app,
+            scope,
+            receive,
+            send,
+            node=node,
+            limits=self._limits,
+            native=self._native,
+            cancel_unused=self._cancel_unused,
+        )
+        await upgrade.run()
+
+    def _is_never_asked(self, scope: Scope) -> bool:
+        path, root = scope["path"], scope.get("root_path", "")
+        if root and path.startswith(f"{root}/"):
+            path = path.removeprefix(root)
+        return any(path == own or path.startswith(f"{own}/") for own in self._never_ask)
 
     def _origin_allowed(self, scope: Scope) -> bool:
         origins = [value for name, value in scope["headers"] if name.lower() == b"origin"]
@@ -150,11 +184,17 @@ class WebSocketRelay:
         return False
 
 
-def _warn_of_siblings() -> None:
-    """Say that a server with several worker processes has as many nodes."""
-    if current.server_workers() > 1:
-        logger.warning(
-            "this server runs %d worker processes and each has a node of its own: they share no "
-            "names, groups or PIDs. Run one worker; wsrelay's processes use the other cores",
-            current.server_workers(),
-        )
+def _statuses(given: Collection[int] | None) -> frozenset[int]:
+    if given is None:
+        return frozenset((*range(200, 300), 404, 405))
+    if wrong := [status for status in given if status not in range(200, 600)]:
+        raise ValueError(f"native_statuses {wrong!r}: a final HTTP status is 200 to 599")
+    return frozenset(given)
+
+
+def _paths(given: Collection[str]) -> tuple[str, ...]:
+    if isinstance(given, str):
+        raise ValueError(f"never_ask is {given!r} and must be a list of paths")  # noqa: TRY004
+    if wrong := [path for path in given if not path.startswith("/")]:
+        raise ValueError(f"never_ask {wrong!r}: a path starts with /")
+    return tuple(path.rstrip("/") for path in given)

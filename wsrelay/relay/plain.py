@@ -10,6 +10,7 @@ from wsrelay.node import Node
 from . import header
 from .asgi import RETRY_AFTER, Event, Send, response, strip
 from .asking import Answer
+from .spawned import Spawned
 from .upgrade import abandon
 
 __all__ = ["PlainResponse"]
@@ -25,9 +26,10 @@ class PlainResponse:
     full host it becomes a 503.
     """
 
-    def __init__(self, node: Node, send: Send) -> None:
+    def __init__(self, node: Node, send: Send, spawned: Spawned) -> None:
         self.started = False
         self._node = node
+        self._spawned = spawned
         self._send = send
         self._refused = False
         self._held: list[Event] = []
@@ -35,8 +37,10 @@ class PlainResponse:
     async def send(self, event: Event) -> None:
         """Be `send` for the application."""
         if event["type"] == "http.response.start":
+            event = {**event, "headers": list(event.get("headers", ()))}
             answer = Answer(event)
-            event = {**event, "headers": strip(event.get("headers", ()))}
+            event["headers"] = strip(event["headers"])
+            self._spawned.drop()
             if answer.relay is not None:
                 await self._refuse(answer.relay)
             elif answer.status == 500:  # noqa: PLR2004 - Internal Server Error

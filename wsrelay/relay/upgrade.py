@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Container
 
 from wsrelay.errors import HostFailed, HostFull, RelayRefused
 from wsrelay.node import Node
@@ -12,9 +13,10 @@ from wsrelay.printable import printable
 from . import header
 from .asgi import RETRY_AFTER, App, Event, Receive, Scope, Send, response, strip
 from .asgi_connection import AsgiConnection
-from .asking import Answer, Asking, relay_headers
+from .asking import Answer, Asking, NativeAnswer, relay_headers
 from .connection import Limits
 from .direct_connection import DIRECT, DirectConnection
+from .spawned import Spawned
 
 __all__ = ["Upgrade", "abandon", "deny"]
 
@@ -25,11 +27,21 @@ class Upgrade:
     """The life of one `websocket` scope whose origin is allowed."""
 
     def __init__(
-        self, app: App, scope: Scope, receive: Receive, send: Send, *, node: Node, limits: Limits
+        self,
+        app: App,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        *,
+        node: Node,
+        limits: Limits,
+        native: Container[int],
+        cancel_unused: bool,
     ) -> None:
         self._app = app
         self._node = node
         self._limits = limits
+        self._native = native
         self._scope = scope
         self._path = printable(scope["path"])
         self._receive = receive
@@ -37,29 +49,26 @@ class Upgrade:
         self._first: list[Event] = []
         # The next event: before the upgrade it can only be the client's end.
         self._watch: asyncio.Future[Event] | None = None
+        self._spawned = Spawned(node, wanted=cancel_unused)
 
-    async def run(self, *, native: bool) -> bool:
-        """See the upgrade through; True: the application shall get the scope itself.
+    async def run(self) -> None:
+        """See the upgrade through; raises what the application raises.
 
-        `native`: it may, if it answers with 404 or 405.
-
-        Then `replay` is its `receive`. Raises what the application raises.
+        `native` are the statuses of answers without the relay's header that leave the upgrade to
+        the application's own WebSocket routes.
         """
         self._first.append(await self._receive())
-        asking = Asking(self._app, self._scope)
+        asking = Asking(self._app, self._scope, self._spawned)
         watch = self._watch = asyncio.ensure_future(self._next(asking))
-        native, may_be_native = False, native
         try:
-            native = await self._ask(asking, watch, native=may_be_native)
+            await self._ask(asking, watch)
         finally:
             try:
                 await asking.finish()
             except (HostFull, HostFailed):
                 pass  # answered with 503 already
             finally:
-                if not native:
-                    watch.cancel()
-        return native
+                watch.cancel()
 
     async def _next(self, asking: Asking) -> Event:
         event = await self._receive()
@@ -67,7 +76,7 @@ class Upgrade:
             asking.client_gone()
         return event
 
-    async def replay(self) -> Event:
+    async def _replay(self) -> Event:
         """Be `receive` for an application that gets the scope from its beginning."""
         return self._first.pop() if self._first else await self._resume()
 
@@ -79,28 +88,67 @@ class Upgrade:
         self._watch = None
         return event
 
-    async def _ask(self, asking: Asking, watch: asyncio.Future[Event], *, native: bool) -> bool:
+    async def _ask(self, asking: Asking, watch: asyncio.Future[Event]) -> None:
         try:
             answer = await asking.started()
+        except NativeAnswer:
+            self._spawned.drop()
+            await asking.stop()
+            await self._app(self._scope, self._replay, self._send)
+            return
         except (HostFull, HostFailed) as error:
+            self._spawned.drop()
             await self._unavailable(error)
-            return False
+            return
         except Exception:
+            self._spawned.drop()
             await self._deny(500, b"Internal Server Error\n")
             raise
+        if answer is not None and answer.relay is not None:
+            asking.drop_body()
+            await self._relay(asking, answer, watch)
+            return
+        self._spawned.drop()
         if answer is None:
             logger.error("%s: 500: the application did not respond", self._path)
             await self._deny(500, b"Internal Server Error\n")
-        elif answer.relay is not None:
-            asking.drop_body()
-            await self._relay(asking, answer, watch)
-        elif native and answer.status in (404, 405):
-            return True
+        elif answer.status in self._native:
+            await self._serve_natively(asking, answer)
         elif answer.status == 500 and (full := await asking.unavailable()) is not None:  # noqa: PLR2004
             await self._unavailable(full)
         else:
             await self._pass_on(asking, answer)
-        return False
+
+    async def _serve_natively(self, asking: Asking, answer: Answer) -> None:
+        """Run the application with the scope itself.
+
+        If it closes without having accepted, which is also how frameworks say that they have no
+        such route, the client gets the answer that there was over HTTP.
+        """
+        decided = refused = False
+
+        async def send(event: Event) -> None:
+            nonlocal decided, refused
+            if refused:
+                return
+            if not decided:
+                decided = True
+                if event["type"] == "websocket.close":
+                    refused = True
+                    await self._pass_on(asking, answer)
+                    return
+                asking.drop_body()
+                asking.client_gone()
+            await self._send(event)
+
+        try:
+            await self._app(self._scope, self._replay, send)
+        except Exception:
+            if not decided:
+                await self._pass_on(asking, answer)
+            raise
+        if not decided:
+            await self._pass_on(asking, answer)
 
     async def _relay(self, asking: Asking, answer: Answer, watch: asyncio.Future[Event]) -> None:
         path, node = self._path, self._node
@@ -112,8 +160,7 @@ class Upgrade:
         except RelayRefused as error:
             logger.error("%s: 500: %s", path, error)  # noqa: TRY400 - one line
             await self._deny(500, b"Internal Server Error\n")
-            if relay is not None:
-                abandon(node, relay)
+            self._abandon(relay)
             return
         problem = await node.started(relay.target_pid) or node.why_no_target(relay.target_pid)
         if problem is None and node.draining:
@@ -121,10 +168,10 @@ class Upgrade:
         if problem is not None:
             logger.warning("%s: 503: %s", path, problem)
             await self._deny(503, b"Service Unavailable\n")
-            abandon(node, relay)
+            self._abandon(relay)
             return
         if watch.done():  # the client went while its target started
-            abandon(node, relay)
+            self._abandon(relay)
             return
         accept = {"type": "websocket.accept", "subprotocol": subprotocol, "headers": headers}
         if (hand_over := self._scope.get("extensions", {}).get(DIRECT)) is None:
@@ -144,6 +191,11 @@ class Upgrade:
             raise RelayRefused(
                 f"Sec-WebSocket-Protocol {subprotocol!r} was not offered by the client ({offered})"
             )
+
+    def _abandon(self, relay: header.Relay | None) -> None:
+        if relay is not None:
+            abandon(self._node, relay)
+        self._spawned.drop()
 
     async def _unavailable(self, error: Exception) -> None:
         logger.warning("%s: 503: %s", self._path, error)
