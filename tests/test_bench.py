@@ -15,7 +15,7 @@ import pytest
 from benchmark.contenders import PEERS
 from benchmark.figures import Figure, percentile, plain
 from benchmark.goals import GOALS, Goal
-from benchmark.places import HERE
+from benchmark.places import HERE, ROOT
 from benchmark.report import Report, table
 from benchmark.results import Key, Results
 from benchmark.works import WORKS
@@ -203,6 +203,31 @@ def test_a_small_run_writes_numbers_and_leaves_nothing_else_behind(tmp_path: Pat
     assert {"machine", "python", "commit"} <= set(data["about"])
 
 
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="no history: not a clone")
+def test_another_version_is_measured_in_the_same_run(tmp_path: Path) -> None:
+    options = ["--only", "echo:1", "--against", "HEAD", "--repeats", "1", "--seconds", "0.05"]
+    with bench(*options, "--out", str(tmp_path)) as process:
+        said, complained = process.communicate(timeout=6 * TIMEOUT)
+    assert process.returncode == 0, complained
+    data = json.loads((tmp_path / "bench.json").read_text())
+    assert [row["peer"] for row in data["rows"]] == ["wsrelay", "wsrelay@HEAD"]
+    assert "| work   | of wsrelay@HEAD" in said
+    [ratios] = [line for line in said.splitlines() if line.startswith("| echo 1 | rate ")]
+    assert "front_cpu" in ratios
+
+
+def test_figures_are_compared_with_those_of_another_version() -> None:
+    cpu = {"rate": 30_000.0, "front_cpu": 20e-6, "front_system": 5e-6}
+    results = results_of(
+        ("echo", "32", "wsrelay", cpu),
+        ("echo", "32", "wsrelay@v1", {"rate": 20_000.0, "front_cpu": 40e-6}),
+        ("echo", "256", "wsrelay", cpu),
+    )
+    one = Report(about={}, peers={}, skipped={}, results=results, against="wsrelay@v1")
+    assert "| echo 32  | rate 1.500, front_cpu 0.500 |" in one.text()
+    assert "20.0 µs (15.0 + 5.00)" in one.text()
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_leaves_no_process_behind(number: int, tmp_path: Path) -> None:
     options = ["--only", "echo:1", "--peers", "wsrelay", "--seconds", "60", "--out", str(tmp_path)]
@@ -223,6 +248,7 @@ def test_an_interrupted_run_leaves_no_process_behind(number: int, tmp_path: Path
         (("--only", "nothing"), "'nothing' is none of echo, fanout"),
         (("--only", "echo:7"), "'echo:7' is none of 1, 32, 256"),
         (("--peers", "apache"), "'apache' is none of wsrelay"),
+        (("--against", "no-such-branch"), "'no-such-branch' is no revision"),
     ],
 )
 def test_a_wrong_name_is_told(options: tuple[str, str], words: str) -> None:

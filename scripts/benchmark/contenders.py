@@ -17,7 +17,7 @@ from typing import ClassVar, Final
 from .places import HERE, ROOT
 from .servers import Command, Server, free_port
 
-__all__ = ["PEERS", "Peer"]
+__all__ = ["PEERS", "Peer", "Revision"]
 
 _PEERS = HERE / "peers"
 
@@ -28,13 +28,18 @@ class Peer(ABC):
     Its modes: `echo` and `service` have a process per client, if any; `warm` has some in advance.
     """
 
-    name: ClassVar[str]
-    about: ClassVar[str]
+    name: str
+    about: str
     modes: ClassVar[frozenset[str]] = frozenset({"echo", "service", "room"})
     packages: ClassVar[Sequence[str]] = ()
     programs: ClassVar[Sequence[str]] = ()
     crowd: ClassVar[int] = sys.maxsize
     """Processes from which on a hurried run leaves it out, because it takes long to start them."""
+
+    @property
+    def place(self) -> str:
+        """Return the name by which works know it."""
+        return self.name
 
     def missing(self) -> str:
         """Say what is not installed, if anything."""
@@ -64,18 +69,52 @@ class _Relay(Peer):
     about = "wsrelay run, a process per connection or one per room"
     modes = frozenset({"echo", "service", "room", "warm"})
 
+    root = ROOT
+
     def version(self) -> str:
         return _versions("wsrelay")
 
     def commands(self, mode: str) -> list[Command]:
         port = free_port()
-        echo = str(ROOT / "handlers" / "echo.py")
+        echo = str(self.root / "handlers" / "echo.py")
         arguments = [sys.executable, "-m", "wsrelay", "run", "--port", str(port)]
         arguments += ["--log-level", "error", "--max-processes", "600"]
         arguments += ["--scope", "shared" if mode == "room" else "connection"]
         arguments += ["--warm", "4" if mode == "warm" else "0"]
         arguments += [echo if mode in {"echo", "warm"} else f"{_PEERS / 'rooms.py'}:{mode}"]
-        return [Command(arguments, port)]
+        return [Command(arguments, port, modules=[self.root])]
+
+
+class Revision(_Relay):
+    """Another version of this tree, taken from its history into a folder."""
+
+    place = _Relay.name
+
+    def __init__(self, revision: str, folder: Path) -> None:
+        """Raise `ValueError` for a revision that there is not."""
+        asked = [
+            "git",
+            "-C",
+            str(ROOT),
+            "rev-parse",
+            "--verify",
+            "--short",
+            f"{revision}^{{commit}}",
+        ]
+        found = subprocess.run(asked, capture_output=True, text=True, check=False)
+        if found.returncode:
+            raise ValueError(f"{revision!r} is no revision of {ROOT}")
+        self._commit = found.stdout.strip()
+        self.name = f"{_Relay.name}@{revision}"
+        self.about = f"{_Relay.about}, as of {self._commit}"
+        self.root = folder
+        archive = ["git", "-C", str(ROOT), "archive", self._commit, "wsrelay", "handlers"]
+        packed = subprocess.run(archive, capture_output=True, check=True).stdout
+        subprocess.run(["tar", "-x", "-C", str(folder)], input=packed, check=True)
+
+    def version(self) -> str:
+        """Say which commit it is."""
+        return f"commit {self._commit}"
 
 
 def _uvicorn(application: str, port: int, ws: str, *more: str) -> list[str]:

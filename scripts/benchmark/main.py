@@ -6,13 +6,14 @@ import importlib.util
 import json
 import signal
 import sys
+import tempfile
 from pathlib import Path
 from typing import NoReturn
 
 import click
 from msgspec.structs import replace
 
-from .contenders import PEERS
+from .contenders import PEERS, Revision
 from .generator import Generator
 from .machine import Others, describe
 from .places import ROOT
@@ -39,11 +40,18 @@ def _works(_context: click.Context, _parameter: click.Parameter, names: tuple[st
 
 
 def _peers(_context: click.Context, _parameter: click.Parameter, names: str) -> list[str]:
-    chosen = [name.strip() for name in names.split(",")] if names else list(PEERS)
+    chosen = [name.strip() for name in names.split(",")] if names else []
     for name in chosen:
         if name not in PEERS:
             raise click.BadParameter(f"{name!r} is none of {', '.join(PEERS)}")
     return chosen
+
+
+def _revision(revision: str, folder: Path) -> Revision:
+    try:
+        return Revision(revision, folder)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--against") from None
 
 
 def _terminated(*_: object) -> NoReturn:
@@ -67,6 +75,11 @@ def _terminated(*_: object) -> NoReturn:
 @click.option(
     "--peers", default="", callback=_peers, help=f"Whom, separated by commas: {', '.join(PEERS)}."
 )
+@click.option(
+    "--against",
+    metavar="REV",
+    help="Measure another version of this tree, too; without --peers no others.",
+)
 @click.option("--repeats", type=click.IntRange(1), help="How often each measure is taken.")
 @click.option("--seconds", type=click.FloatRange(0.01), help="How long each takes.")
 @click.option(
@@ -80,6 +93,7 @@ def main(
     quick: bool,
     works: dict[str, list[str]],
     peers: list[str],
+    against: str | None,
     repeats: int | None,
     seconds: float | None,
     out: Path,
@@ -91,10 +105,14 @@ def main(
     pace = _QUICK if quick else Pace()
     pace = replace(pace, repeats=repeats or pace.repeats, seconds=seconds or pace.seconds)
     descriptors = raise_descriptor_limit()
+    peers = peers or (["wsrelay"] if against else list(PEERS))
     missing = {name: what for name in peers if (what := PEERS[name].missing())}
     present = {name: PEERS[name] for name in peers if name not in missing}
     about, others = describe(), Others()
-    with Generator() as load:
+    with tempfile.TemporaryDirectory(prefix="wsrelay-bench-") as folder, Generator() as load:
+        if against:
+            other = _revision(against, Path(folder))
+            present[other.name] = other
         run = Run(load, present, pace, descriptors, cases=sum(map(len, works.values())))
         for name, cases in works.items():
             run.do(WORKS[name], cases)
@@ -105,6 +123,7 @@ def main(
         peers={name: f"{peer.version()}; {peer.about}" for name, peer in present.items()},
         skipped=missing,
         results=run.results,
+        against=f"wsrelay@{against}" if against else None,
     )
     out.mkdir(parents=True, exist_ok=True)
     (out / "bench.json").write_text(json.dumps(report.data(), indent=2) + "\n")

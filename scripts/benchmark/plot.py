@@ -21,6 +21,8 @@ __all__ = ["draw"]
 
 _COLUMNS: Final = 2
 _COLOURS: Final = ("#c0392b", "#34495e", "#7f8c8d", "#2980b9", "#16a085", "#8e44ad", "#d35400")
+_ANOTHER: Final = "#f1c40f"
+"""The colour of another version."""
 _BARS_WITH_LABELS: Final = 8
 
 
@@ -124,7 +126,7 @@ def _draw(results: Results, panel: _Panel, axis: Any) -> None:
             yerr=[_reach(bars, min, -1), _reach(bars, max, 1)],
             error_kw={"elinewidth": 0.7, "ecolor": "#555555"},
             label=peer,
-            color=_COLOURS[list(PEERS).index(peer) % len(_COLOURS)],
+            color=_colour(peer),
         )
         if len(keys) <= _BARS_WITH_LABELS:
             axis.bar_label(drawn, [plain(bar.median) for bar in bars], fontsize=7)
@@ -134,6 +136,11 @@ def _draw(results: Results, panel: _Panel, axis: Any) -> None:
     axis.spines[["top", "right"]].set_visible(False)
     if panel.logarithmic:
         axis.set_yscale("log")
+
+
+def _colour(peer: str) -> str:
+    names = list(PEERS)
+    return _COLOURS[names.index(peer) % len(_COLOURS)] if peer in names else _ANOTHER
 
 
 def _bar(results: Results, panel: _Panel, key: Key) -> Figure:

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 from msgspec import Struct
 
-__all__ = ["Memory", "cpu_seconds", "descendants", "memory", "spent"]
+__all__ = ["Memory", "cpu_seconds", "descendants", "memory", "spent", "system_share"]
 
 _CPUCLOCK_SCHED = 2
 
@@ -42,6 +42,21 @@ def cpu_seconds(pids: Iterable[int]) -> dict[int, float]:
         except OSError:  # it has ended
             continue
     return found
+
+
+def system_share(pids: Iterable[int]) -> tuple[int, int]:
+    """Return the ticks of processor time that the processes have spent in user and system mode.
+
+    Hundredths of a second, sampled: good for a share over seconds, not for a time.
+    """
+    user = system = 0
+    for pid in pids:
+        try:
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        except (OSError, ProcessLookupError):
+            continue
+        user, system = user + int(fields[11]), system + int(fields[12])
+    return user, system
 
 
 def spent(before: Mapping[int, float], after: Mapping[int, float]) -> float:

@@ -30,6 +30,16 @@ def _duration(figure: Figure | None, *, unit: str = "") -> str:
     return Figure(tuple(value / scale for value in figure.values)).text(name)
 
 
+def _cpu(row: Mapping[str, Figure], of: str) -> str:
+    """Write the time for each piece, and how much of it was user and system time."""
+    total, system = row.get(f"{of}_cpu"), row.get(f"{of}_system")
+    text = _duration(total, unit="µs")
+    if total is None or system is None or not text:
+        return text
+    user = max(total.median - system.median, 0.0)
+    return f"{text} ({plain(user * 1e6)} + {plain(system.median * 1e6)})"
+
+
 def _bytes(figure: Figure) -> str:
     scale, name = (1e6, "MB") if figure.median >= 1e6 else (1e3, "KB")  # noqa: PLR2004
     return Figure(tuple(value / scale for value in figure.values)).text(name)
@@ -54,6 +64,8 @@ class Report(Struct, kw_only=True):
     skipped: Mapping[str, str]
     """What is missing of those that were not."""
     results: Results
+    against: str | None = None
+    """The name of another version of wsrelay that was measured, too."""
 
     def text(self) -> str:
         """Write it for people."""
@@ -65,9 +77,26 @@ class Report(Struct, kw_only=True):
         parts.append(table(_HEAD, [self._cells(key) for key in self.results]))
         used = dict.fromkeys(key.work for key in self.results)
         parts.append("\n".join(f"- {name}: {WORKS[name].title}" for name in used))
+        if self.against:
+            parts.append(self._comparison(self.against))
         goals = [goal.outcome(self.results).cells() for goal in GOALS]
         parts.append(table(("goal", "limit", "this run", ""), goals))
         return "\n\n".join(parts)
+
+    def _comparison(self, other: str) -> str:
+        """Write each median as a multiple of the other version's in the same run."""
+        rows = []
+        for key in self.results:
+            if key.peer != "wsrelay":
+                continue
+            theirs = self.results.row(Key(key.work, key.case, other))
+            ratios = [
+                f"{name} {figure.median / theirs[name].median:.3f}"
+                for name, figure in self.results.row(key).items()
+                if name in theirs and theirs[name].median
+            ]
+            rows.append([f"{key.work} {key.case}".strip(), ", ".join(ratios)])
+        return table(("work", f"of {other}"), rows)
 
     def _cells(self, key: Key) -> list[str]:
         work = WORKS[key.work]
@@ -79,8 +108,8 @@ class Report(Struct, kw_only=True):
             rate.text(work.unit) if rate else "",
             _duration(row.get("p50")),
             _duration(row.get("p99")),
-            _duration(row.get("front_cpu"), unit="µs"),
-            _duration(row.get("worker_cpu"), unit="µs"),
+            _cpu(row, "front"),
+            _cpu(row, "worker"),
             ", ".join(self._notes(key, row)),
         ]
 

@@ -41,8 +41,12 @@ class Run:
 
     def do(self, work: Work, cases: Sequence[str]) -> None:
         """Measure one work in some of its cases."""
-        peers = [self._peers[name] for name in work.peers if name in self._peers]
-        peers = [peer for peer in peers if work.mode in peer.modes]
+        peers = [
+            peer
+            for name in work.peers
+            for peer in self._peers.values()
+            if peer.place == name and work.mode in peer.modes
+        ]
         if work.fresh:
             self._do_fresh(work, cases, peers)
             return

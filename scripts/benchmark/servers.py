@@ -20,7 +20,7 @@ from wsrelay import osproc
 
 from .generator import MeasureError
 from .places import environment
-from .processes import cpu_seconds, descendants, spent
+from .processes import cpu_seconds, descendants, spent, system_share
 
 __all__ = ["Command", "Server", "Usage", "free_port"]
 
@@ -39,17 +39,34 @@ class Command(Struct, frozen=True):
     port: int
     environment: dict[str, str] = {}
     executable: str | None = None
+    modules: Sequence[Path] = ()
+    """Folders whose modules come before the installed ones."""
 
 
 class Usage(Struct, frozen=True):
-    """CPU seconds of a server's processes at one moment."""
+    """CPU seconds of a server's processes at one moment, and the ticks of user and system mode."""
 
     front: dict[int, float]
     workers: dict[int, float]
+    front_ticks: tuple[int, int]
+    worker_ticks: tuple[int, int]
 
     def since(self, before: Usage) -> tuple[float, float]:
         """Return what front end and workers have used since then."""
         return spent(before.front, self.front), spent(before.workers, self.workers)
+
+    def system_since(self, before: Usage) -> tuple[float, float]:
+        """Return how much of that was system time."""
+        front, workers = self.since(before)
+        return (
+            front * _system_part(before.front_ticks, self.front_ticks),
+            workers * _system_part(before.worker_ticks, self.worker_ticks),
+        )
+
+
+def _system_part(before: tuple[int, int], after: tuple[int, int]) -> float:
+    user, system = after[0] - before[0], after[1] - before[1]
+    return system / (user + system) if user + system > 0 else 0.0
 
 
 def free_port() -> int:
@@ -89,7 +106,9 @@ class Server:
                         command.arguments,
                         executable=command.executable,
                         cwd=folder,
-                        env=environment(TMPDIR=str(folder), **command.environment),
+                        env=environment(
+                            *command.modules, TMPDIR=str(folder), **command.environment
+                        ),
                         stdin=subprocess.DEVNULL,
                         stdout=log,
                         stderr=log,
@@ -134,7 +153,10 @@ class Server:
 
     def usage(self) -> Usage:
         """Read the CPU clocks."""
-        return Usage(cpu_seconds([self.front]), cpu_seconds(self.workers))
+        front, workers = [self.front], self.workers
+        return Usage(
+            cpu_seconds(front), cpu_seconds(workers), system_share(front), system_share(workers)
+        )
 
     def settle(self, at_rest: int | None = None) -> None:
         """Wait until it rests: no more processes than at its start, and hardly any CPU used."""

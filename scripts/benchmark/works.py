@@ -16,6 +16,7 @@ from .servers import Server
 __all__ = ["WORKS", "Pace", "Work", "raise_descriptor_limit"]
 
 _TEXT = 64
+_WARM_UP = 0.2
 _BURNERS = 4
 _BURST = 0.05
 _CONNECTING = 8
@@ -80,9 +81,16 @@ def _per_piece(load: Generator, server: Server, do: str, **options: float) -> di
     """Have a job done; give its rate and the CPU time for each of the things that it counts."""
     before = server.usage()
     answer = load.ask(do, url=server.url, **options)
-    front, workers = server.usage().since(before)
+    after = server.usage()
+    front, workers = after.since(before)
+    front_system, worker_system = after.system_since(before)
     count = answer.pop("count")
-    cpu = {"front_cpu": front / count, "worker_cpu": workers / count}
+    cpu = {
+        "front_cpu": front / count,
+        "worker_cpu": workers / count,
+        "front_system": front_system / count,
+        "worker_system": worker_system / count,
+    }
     return {"rate": count / answer.pop("seconds"), **answer, **cpu}
 
 
@@ -98,6 +106,7 @@ class _Echo(Work):
 
     def prepare(self, load: Generator, server: Server, case: str) -> None:
         load.ask("open", url=server.url, count=int(case), warm=_TEXT)
+        load.ask("echo", url=server.url, seconds=_WARM_UP, size=_TEXT)
         server.settle()
 
     def measure(self, load: Generator, server: Server, case: str, pace: Pace) -> dict[str, float]:
