@@ -232,8 +232,8 @@ class Running:
 
 @contextlib.contextmanager
 def client(url: str, **options: Any) -> Iterator[ClientConnection]:
-    """A WebSocket client that compresses nothing and sends no pings of its own."""
-    settings = {"compression": None, "ping_interval": None, "proxy": None, "close_timeout": 2}
+    """A WebSocket client that sends no pings of its own."""
+    settings = {"ping_interval": None, "proxy": None, "close_timeout": 2}
     with connect(url, **{**settings, **options}) as websocket:
         yield websocket
 

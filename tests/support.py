@@ -73,7 +73,6 @@ async def serving(app: Any, front_end: str = "direct", **config: Any) -> AsyncIt
         "ws": RelayProtocol if front_end == "direct" else "wsproto",
         "log_config": None,
         "timeout_graceful_shutdown": 3,
-        "ws_per_message_deflate": front_end != "direct",
     }
     server = _PlainServer(uvicorn.Config(app, **{**settings, **config}))
     task = asyncio.create_task(server.serve([sock]))
@@ -138,8 +137,8 @@ def relay_to(pid: str, **options: Any) -> Starlette:
 
 @contextlib.asynccontextmanager
 async def client(url: str, **options: Any) -> AsyncIterator[ClientConnection]:
-    """A WebSocket client that compresses nothing and sends no pings of its own."""
-    settings = {"compression": None, "ping_interval": None, "proxy": None, "close_timeout": 2}
+    """A WebSocket client that sends no pings of its own."""
+    settings = {"ping_interval": None, "proxy": None, "close_timeout": 2}
     async with connect(url, **{**settings, **options}) as websocket:
         yield websocket
 

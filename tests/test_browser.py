@@ -9,6 +9,8 @@ import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -389,6 +391,44 @@ def test_a_page_of_an_allowed_foreign_origin_can_connect(window: Window, tmp_pat
         foreign_page(tmp_path, running.ws()) as origin,
     ):
         expect(window.open(origin)).to_have_title("open")
+
+
+# An application under uvicorn
+
+
+TALK = """path => new Promise(resolve => {
+  const socket = new WebSocket(`ws://${location.host}${path}`);
+  const heard = [];
+  socket.onopen = () => { socket.send("hello"); socket.send("x".repeat(300000)); };
+  socket.onmessage = event => { if (heard.push(event.data.length) == 2) socket.close(4001); };
+  socket.onclose = event => resolve([socket.extensions, heard, event.code, event.wasClean]);
+})"""
+
+
+def test_a_page_talks_to_the_relay_and_to_a_native_route_under_uvicorn_s_defaults(
+    window: Window, tmp_path: Path
+) -> None:
+    command = "--http h11 --ws wsrelay.gateway.protocol:RelayProtocol --port 0 native:app"
+    with (tmp_path / "log").open("w+") as log:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "uvicorn", *command.split()],
+            cwd=Path(__file__).with_name("apps"),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+        )
+        try:
+            address = r"unning on (http://127.0.0.1:[0-9]+)"
+            url = until(lambda: re.search(address, (tmp_path / "log").read_text()), "it serves")[1]
+            page = window.open(f"{url}/openapi.json")
+            assert page.evaluate(TALK, "/ws") == ["", [5, 300_000], 4001, True]
+            [extension, *rest] = page.evaluate(TALK, "/native")
+            assert extension.startswith("permessage-deflate")
+            assert rest == [[5, 300_000], 4001, True]
+        finally:
+            server.terminate()
+            server.wait(SECONDS)
+        assert "Traceback" not in (tmp_path / "log").read_text()
 
 
 # The example applications

@@ -45,7 +45,7 @@ from support import (
     serving,
     until,
 )
-from websockets.asyncio.client import ClientConnection
+from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidStatus
 
 from wsrelay import HostOptions, Node, RelayResponse, WebSocketRelay, current, process
@@ -1272,6 +1272,34 @@ async def test_ten_lines_of_fastapi_run_under_uvicorn_and_end_with_it(
     assert code == -signal.SIGTERM, server.output
     assert "Traceback" not in server.output
     assert "share no names" not in server.output  # there is one server process only
+
+
+async def test_the_readme_s_commands_serve_clients_with_their_default_options(
+    run: Callable[..., Program],
+) -> None:
+    """What a browser offers, and uvicorn would negotiate: permessage-deflate."""
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    commands = re.findall(r"^uvicorn app:app (.+?)(?: #.*)?$", readme, re.MULTILINE)
+    assert len(commands) == 2
+    direct = {}
+    for command in commands:
+        server = run("-m", "uvicorn", *command.split(), "--port", "0", "native:app")
+        url = await server.url()
+        extensions = {}
+        for path in ("/ws", "/native"):
+            async with connect(f"{url}{path}", proxy=None) as websocket:
+                extensions[path] = [extension.name for extension in websocket.protocol.extensions]
+                for data in ("héllo", "", "x" * 300_000):
+                    await echoes(websocket, data)
+                await websocket.close()
+            assert (websocket.close_code, server.started.poll()) == (1000, None)
+        direct["RelayProtocol" in command] = extensions
+        assert "Traceback" not in server.output
+    deflate = ["permessage-deflate"]
+    assert direct == {
+        False: {"/ws": deflate, "/native": deflate},
+        True: {"/ws": [], "/native": deflate},
+    }
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

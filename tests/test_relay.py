@@ -52,6 +52,15 @@ async def test_text_and_binary_go_to_the_target_and_back(
             assert await received(websocket) == data
 
 
+async def test_where_compression_is_negotiated(node: Node, front_end: str) -> None:
+    app = relayed(node, relay_to(node.spawn(room("echo"))))
+    async with serving(app, front_end) as url, client(url) as websocket:
+        negotiated = [extension.name for extension in websocket.protocol.extensions]
+        assert negotiated == ([] if front_end == "direct" else ["permessage-deflate"])
+        await websocket.send("hello")
+        assert await received(websocket) == "hello"
+
+
 def as_told(front_end: str, code: int, reason: str) -> tuple[int, str]:
     """How a client's end is told to the target: hypercorn reports 1006 for every one."""
     return (1006, "") if front_end == "hypercorn" else (code, reason)

@@ -11,7 +11,7 @@ from uvicorn.server import ServerState
 from wsproto import events
 from wsproto.connection import ConnectionState
 
-from wsrelay.relay.direct_connection import DIRECT, DirectConnection
+from wsrelay.relay.direct_connection import DIRECT, DirectConnection, HandOver
 
 from .direct import DirectProtocol
 from .http import leave
@@ -31,6 +31,8 @@ class RelayProtocol(WSProtocol):
         super().__init__(config, server_state, app_state)
         self._state = server_state
         self._asked = False
+        self._offered: Any = []
+        """The WebSocket extensions that the client offers."""
         self._early = b""
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -57,7 +59,8 @@ class RelayProtocol(WSProtocol):
         self._asked = True
         super().handle_connect(event)
         extensions: Any = self.scope["extensions"]
-        extensions[DIRECT] = self._hand_over
+        extensions[DIRECT] = self._claim
+        self._offered = event.extensions
 
     async def send(self, message: Any) -> None:
         """Take an ASGI event; after the upgrade, what came early is taken in."""
@@ -68,6 +71,14 @@ class RelayProtocol(WSProtocol):
     def _take_early(self) -> None:
         if self._early and not self.transport.is_closing():
             self.data_received(b"")
+
+    def _claim(self) -> HandOver:
+        """Negotiate no extension, whatever the server's options are: `DirectProtocol` reads none.
+
+        wsproto keeps this very list, and accepts nothing that is not in it.
+        """
+        self._offered.clear()
+        return self._hand_over
 
     def _hand_over(self, connection: DirectConnection) -> DirectProtocol:
         """Leave the connection to the relay; nothing of it is left here."""

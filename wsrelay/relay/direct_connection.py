@@ -18,10 +18,10 @@ from .connection import Limits, RelayedConnection
 from .header import Relay
 from .session import State
 
-__all__ = ["DIRECT", "DirectConnection", "HandOver", "Wire"]
+__all__ = ["DIRECT", "Claim", "DirectConnection", "HandOver", "Wire"]
 
 DIRECT: Final = "wsrelay.direct"
-"""Extension by which a server offers a `HandOver`: the connection, once its upgrade is sent."""
+"""Extension by which a server offers a `Claim`: the connection, to be handed over."""
 
 
 class Wire(Protocol):
@@ -47,6 +47,10 @@ class Wire(Protocol):
 
 
 HandOver = Callable[["DirectConnection"], Wire]
+"""Hand the connection over, once its upgrade is sent."""
+
+Claim = Callable[[], HandOver]
+"""Claim the connection before its upgrade is sent: then no extension is negotiated in it."""
 
 
 class DirectConnection(RelayedConnection):
@@ -60,8 +64,9 @@ class DirectConnection(RelayedConnection):
         self._is_over = False
         self._ended: asyncio.Future[None] | None = None
 
-    async def serve(self, accept: Event, send: Send, hand_over: HandOver) -> None:
+    async def serve(self, accept: Event, send: Send, claim: Claim) -> None:
         """Upgrade; from then on the connection lives without its caller."""
+        hand_over = claim()
         if await self._upgrade(accept, send):
             self._wire = hand_over(self)
             self._flush()  # what was sent to it meanwhile

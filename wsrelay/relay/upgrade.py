@@ -174,12 +174,12 @@ class Upgrade:
             self._abandon(relay)
             return
         accept = {"type": "websocket.accept", "subprotocol": subprotocol, "headers": headers}
-        if (hand_over := self._scope.get("extensions", {}).get(DIRECT)) is None:
+        if (claim := self._scope.get("extensions", {}).get(DIRECT)) is None:
             portable = AsgiConnection(node, relay, self._limits)
             await portable.serve(accept, self._resume, self._send)
         else:
             connection = DirectConnection(node, relay, self._limits)
-            await connection.serve(accept, self._send, hand_over)
+            await connection.serve(accept, self._send, claim)
             await asking.finished_or(connection.ended())
 
     def _check(self, relay: header.Relay, subprotocol: str | None) -> None:

@@ -70,7 +70,6 @@ class _Uvicorn(uvicorn.Server):
                 loop="none",
                 log_config=None,
                 access_log=False,
-                ws_per_message_deflate=False,
                 timeout_graceful_shutdown=2,
             )
         )
