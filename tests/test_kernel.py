@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import copy
+import operator
 import re
 from collections import Counter
+from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
@@ -14,7 +17,14 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from wsrelay.errors import HostFull, NameNotFound, NameTaken, UnknownHost
+from wsrelay.errors import (
+    HostFull,
+    NameNotFound,
+    NameTaken,
+    TooMany,
+    UnknownHost,
+    WsrelayError,
+)
 from wsrelay.kernel import (
     Action,
     Effect,
@@ -545,3 +555,91 @@ def test_any_history_of_processes_is_that_of_the_model() -> None:
             suppress_health_check=[HealthCheck.too_slow],
         ),
     )
+
+
+# What raises has changed nothing
+
+_PIDS = [PID(f"{{local@{host}|k.1-{i}}}") for i in range(3) for host in ("small", "large")]
+_GIVEN = ["room", "hall", "door", "", "{room"]
+
+_spawns = st.tuples(
+    st.just("spawn"),
+    st.sampled_from([*_PIDS, PID("{local@other|1}")]),
+    st.sampled_from([None, *_GIVEN]),
+    st.fixed_dictionaries(
+        {
+            "parent": st.sampled_from([None, *_PIDS]),
+            "monitored": st.booleans(),
+            "linked": st.booleans(),
+        }
+    ),
+)
+_calls = _spawns | st.one_of(
+    st.tuples(st.just("get_or_spawn"), st.sampled_from(_GIVEN), st.sampled_from(_PIDS)),
+    st.tuples(st.just("register"), st.sampled_from(_GIVEN), st.sampled_from(_PIDS)),
+    st.tuples(st.just("join_group"), st.sampled_from(_GIVEN), st.sampled_from(_PIDS)),
+    st.tuples(
+        st.sampled_from(["monitor", "link"]), st.sampled_from(_PIDS), st.sampled_from(_PIDS)
+    ),
+    st.tuples(st.sampled_from(["names.unregister", "names.lookup"]), st.sampled_from(_GIVEN)),
+    st.tuples(
+        st.just("signal"),
+        st.sampled_from(_PIDS),
+        st.sampled_from([signal for signal in Signal if signal is not Signal.EXIT]),
+    ),
+    st.tuples(st.just("exited"), st.sampled_from(_PIDS), st.just(Result())),
+)
+
+
+def _all_of(kernel: Kernel) -> Any:
+    """Everything that a kernel remembers, to be compared."""
+    processes = {
+        pid: (process.state, process.connection, process.ended_by, process.traps_links)
+        for pid, process in kernel.processes.items()
+    }
+    parts = (kernel.names, kernel.groups, kernel.relations)
+    counts = [kernel.count(host) for host in ("small", "large")]
+    return copy.deepcopy((processes, counts, [vars(part) for part in parts]))
+
+
+def _call(kernel: Kernel, name: str, *args: Any) -> object:
+    options = args[-1] if isinstance(args[-1], dict) else {}
+    plain = [value for value in args if value is not options]
+    return operator.attrgetter(name)(kernel)(*plain, **options)
+
+
+@example(
+    0,
+    [
+        ("spawn", ONE, None, {}),
+        ("spawn", TWO, "room", {"parent": ONE, "monitored": True, "linked": True}),
+    ],
+)
+@given(st.integers(0, 1), st.lists(_calls, max_size=40))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_raises_has_changed_nothing(
+    monkeypatch: pytest.MonkeyPatch, most: int, calls: list[tuple[Any, ...]]
+) -> None:
+    for module in ("names", "groups", "relations"):
+        monkeypatch.setattr(f"wsrelay.kernel.{module}.MOST", most)
+    kernel = _kernel(small=3)
+    for call in calls:
+        before = _all_of(kernel)
+        try:
+            _call(kernel, *call)
+        except (WsrelayError, ValueError):
+            assert _all_of(kernel) == before, call
+
+
+@pytest.mark.parametrize("relation", ["monitored", "linked"])
+def test_a_child_beyond_its_parent_s_bound_is_not_there_at_all(
+    monkeypatch: pytest.MonkeyPatch, relation: str
+) -> None:
+    monkeypatch.setattr("wsrelay.kernel.relations.MOST", 0)
+    kernel = _kernel()
+    kernel.spawn(ONE)
+    before = _all_of(kernel)
+    with pytest.raises(TooMany):
+        kernel.spawn(TWO, "name", parent=ONE, **{relation: True})
+    assert _all_of(kernel) == before
+    assert kernel.spawn(TWO, "name", parent=ONE) == [Launch(TWO)]

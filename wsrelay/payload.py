@@ -10,7 +10,7 @@ import msgspec
 
 from .errors import PayloadError
 
-__all__ = ["decode", "encode", "pack"]
+__all__ = ["decode", "encode", "pack", "writable"]
 
 _FLAT = (str, bytes)
 
@@ -52,6 +52,15 @@ _encoder = msgspec.msgpack.Encoder(enc_hook=_plain)
 
 pack = _encoder.encode
 """Encode what is known to be data, without the trial of `encode`."""
+
+
+def writable(text: Any, what: str) -> str:
+    """Return text that fits into a frame; raises `PayloadError` that says what is wrong."""
+    if not isinstance(text, str):
+        raise PayloadError(f"{what}: {text!r:.80} is no text")
+    if not _encodes(text):
+        raise PayloadError(f"{what}: {_problem(text)}")
+    return text
 
 
 def _no_extension(code: int, _: memoryview) -> Any:

@@ -74,6 +74,8 @@ def nameable(text: str) -> str:
         raise InvalidName(
             f"{text!r:.80} is no name: a name is not empty and does not start with {{"
         )
+    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+        raise InvalidName(f"{text!r:.80} is no name: it has surrogates, which UTF-8 cannot hold")
     if len(text) > _LONGEST:
         raise InvalidName(f"{text!r:.40}... is no name: it has more than {_LONGEST} characters")
     return text

@@ -12,6 +12,7 @@ from typing import Any
 
 from . import targets
 from .errors import InvalidTarget, PayloadError
+from .payload import writable
 
 __all__ = ["pack_target", "unpack_target"]
 
@@ -27,7 +28,7 @@ def pack_target(
     if isinstance(target, str) and target in entries:
         return target, _pickle((args, kwargs)) if args or kwargs else b""
     if isinstance(target, str):
-        text = str(targets.parse(target).absolute())
+        text = writable(str(targets.parse(target).absolute()), "target")
         return text, _pickle((args, kwargs)) if args or kwargs else b""
     if callable(target):
         return None, _pickle((target, args, kwargs))

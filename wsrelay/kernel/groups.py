@@ -23,10 +23,10 @@ class Groups:
     def join(self, group: str, pid: PID) -> None:
         """Add a process; again is no change. Raises `InvalidName`, `TooMany`."""
         nameable(group)
-        groups = self._groups.setdefault(pid, set())
-        if len(groups) >= MOST and group not in groups:
+        there = self._groups.get(pid, ())
+        if len(there) >= MOST and group not in there:
             raise TooMany("group", MOST)
-        groups.add(group)
+        self._groups.setdefault(pid, set()).add(group)
         self._members.setdefault(group, {})[pid] = None
 
     def leave(self, group: str, pid: PID) -> None:

@@ -149,20 +149,24 @@ class Kernel:
     ) -> list[Effect]:
         """Add a worker, under a name if one is given, monitored by or linked to its parent.
 
-        Raises `UnknownHost`, `HostFull`, `NameTaken`; then nothing has changed.
+        Raises `UnknownHost`, `HostFull`, `NameTaken`, `InvalidName`, `TooMany`; then nothing has
+        changed.
         """
         self.check_host(pid.host)
         if pid in self._processes:
             raise ValueError(f"{pid} is in use")
+        relatives = [parent] if parent in self._processes else []
+        for one in relatives:
+            self.relations.check(one, pid, monitor=monitored, link=linked)
         if name is not None:
-            self.names.register(name, pid)
+            self.names.register(name, pid)  # the last that may raise: from here on all is done
         self._processes[pid] = Process(pid, State.STARTING, connection=False)
         self._workers[pid.host] += 1
-        if parent in self._processes:
+        for one in relatives:
             if monitored:
-                self.relations.monitor(parent, pid)
+                self.relations.monitor(one, pid)
             if linked:
-                self.relations.link(parent, pid)
+                self.relations.link(one, pid)
         return [Launch(pid)]
 
     def stillborn(

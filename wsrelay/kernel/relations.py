@@ -23,9 +23,16 @@ class Relations:
     def __bool__(self) -> bool:
         return bool(self._watchers or self._watched or self._links)
 
+    def check(self, one: PID, other: PID, *, monitor: bool = False, link: bool = False) -> None:
+        """Raise `TooMany` if one process cannot monitor, or be linked to, one more."""
+        if monitor:
+            _bound(self._watched, one, other, "monitor")
+        if link:
+            _bound(self._links, one, other, "link")
+
     def monitor(self, watcher: PID, target: PID) -> None:
-        """Let the watcher know of the target's end; raises `TooMany`."""
-        _bound(self._watched, watcher, "monitor")
+        """Let the watcher know of the target's end, again is no change; raises `TooMany`."""
+        self.check(watcher, target, monitor=True)
         self._watchers.setdefault(target, set()).add(watcher)
         self._watched.setdefault(watcher, set()).add(target)
 
@@ -35,8 +42,8 @@ class Relations:
         _remove(self._watched, watcher, target)
 
     def link(self, one: PID, other: PID) -> None:
-        """Tie the two processes' ends together; raises `TooMany`."""
-        _bound(self._links, one, "link")
+        """Tie the two processes' ends together, again is no change; raises `TooMany`."""
+        self.check(one, other, link=True)
         self._links.setdefault(one, set()).add(other)
         self._links.setdefault(other, set()).add(one)
 
@@ -58,8 +65,9 @@ class Relations:
         return watchers, linked
 
 
-def _bound(edges: Edges, pid: PID, what: str) -> None:
-    if len(edges.get(pid, ())) >= MOST:
+def _bound(edges: Edges, pid: PID, other: PID, what: str) -> None:
+    there = edges.get(pid, ())
+    if len(there) >= MOST and other not in there:
         raise TooMany(what, MOST)
 
 

@@ -218,7 +218,7 @@ class Node:
         """Send a message; raises `ReservedTopic`, `PayloadError`."""
         content = Raw(payload.encode(payload_))
         receivers = [address(to)] if isinstance(to, str) else [address(one) for one in to]
-        self._here(self.route, self._pid, receivers, sendable(topic), content)
+        self._here(self.route, self._pid, receivers, _topic(topic), content)
 
     def spawn(self, target: Any, host: str | None = None, /, *args: Any, **kwargs: Any) -> PID:
         """Start a process and return its PID at once; raises as `wsrelay.process.spawn`."""
@@ -261,6 +261,7 @@ class Node:
 
     def cancel(self, to: str, reason: str = "") -> None:
         """Ask a process to end."""
+        payload.writable(reason, "reason")
         self._here(self.ask, self._pid, address(to), Signal.CANCEL, reason)
 
     def terminate(self, to: str) -> None:
@@ -294,11 +295,11 @@ class Node:
     def broadcast(self, group: str, topic: str, payload_: Any) -> None:
         """Send a message to all members of a group."""
         content = Raw(payload.encode(payload_))
+        _topic(topic)
 
         def route() -> None:
             self.route(self._pid, self.kernel.groups.members(group), topic, content)
 
-        sendable(topic)
         self._here(route)
 
     def worker_ids(self, worker: Worker) -> PIDSource:
@@ -575,6 +576,11 @@ class Node:
             self.kernel.exited(pid, Result())  # whoever asked for it is told by this error
             raise
         return pid
+
+
+def _topic(topic: Any) -> str:
+    """Return a topic that can be sent; raises `ReservedTopic`, `PayloadError`."""
+    return payload.writable(sendable(topic), "topic")
 
 
 def _why_not_started(pid: PID, result: Result) -> str:

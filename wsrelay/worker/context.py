@@ -66,7 +66,7 @@ class WorkerContext:
         own = known.entries.get(target) if isinstance(target, str) else None
         name = host or own or self._pid.host
         if name not in known.hosts:
-            raise errors.UnknownHost(host, known.hosts)
+            raise errors.UnknownHost(name, known.hosts)
         text, code = pack_target(target, args, kwargs, known.entries)
         return wire.Spawn(str(self._ids.next(name)), name, text, code, monitored, linked)
 
