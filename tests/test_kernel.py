@@ -578,9 +578,7 @@ _calls = _spawns | st.one_of(
     st.tuples(st.just("get_or_spawn"), st.sampled_from(_GIVEN), st.sampled_from(_PIDS)),
     st.tuples(st.just("register"), st.sampled_from(_GIVEN), st.sampled_from(_PIDS)),
     st.tuples(st.just("join_group"), st.sampled_from(_GIVEN), st.sampled_from(_PIDS)),
-    st.tuples(
-        st.sampled_from(["monitor", "link"]), st.sampled_from(_PIDS), st.sampled_from(_PIDS)
-    ),
+    st.tuples(st.sampled_from(["monitor", "link"]), st.sampled_from(_PIDS), st.sampled_from(_PIDS)),
     st.tuples(st.sampled_from(["names.unregister", "names.lookup"]), st.sampled_from(_GIVEN)),
     st.tuples(
         st.just("signal"),

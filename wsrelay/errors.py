@@ -50,7 +50,9 @@ class InvalidPID(WsrelayError, ValueError):  # noqa: N818 - contract name
     """The text is not of the form `{node@host|id}` (contract section 1)."""
 
     def __init__(self, text: object) -> None:
-        super().__init__(f"{text!r} is not a PID; one looks like {{local@app:processes|k3f9.1f}}")
+        super().__init__(
+            f"{text!r:.200} is not a PID; one looks like {{local@app:processes|k3f9.1f}}"
+        )
 
 
 class InvalidName(WsrelayError, ValueError):  # noqa: N818 - like InvalidPID
@@ -66,7 +68,7 @@ class UnknownHost(WsrelayError, LookupError):  # noqa: N818 - contract name
 
     def __init__(self, host: object, known: list[str]) -> None:
         super().__init__(
-            f"no process host {host!r}; this node has {', '.join(sorted(known))}. "
+            f"no process host {host!r:.200}; this node has {', '.join(sorted(known))}. "
             "The second argument of spawn is the host, arguments of the target come after it: "
             "spawn(target, None, arg, ...)"
         )
@@ -77,7 +79,7 @@ class ReservedTopic(WsrelayError, ValueError):  # noqa: N818 - contract name
 
     def __init__(self, topic: object) -> None:
         super().__init__(
-            f"topic {topic!r} is refused: a topic is a text that does not start with @"
+            f"topic {topic!r:.200} is refused: a topic is a text that does not start with @"
         )
 
 

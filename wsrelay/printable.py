@@ -4,9 +4,20 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["printable"]
+__all__ = ["printable", "shortened"]
 
 _LONGEST: Final = 200
+
+
+def shortened(text: str, most: int = 4096) -> str:
+    """Return the text, its middle left out where it has more than so many characters.
+
+    What a process says of its end may be 64 MB, and a log line is read by people.
+    """
+    if len(text) <= most:
+        return text
+    half = most // 2
+    return f"{text[:half]} ... {len(text) - 2 * half} characters ... {text[-half:]}"
 
 
 def printable(text: str) -> str:

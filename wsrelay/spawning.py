@@ -33,7 +33,7 @@ def pack_target(
     if callable(target):
         return None, _pickle((target, args, kwargs))
     raise InvalidTarget(
-        f"target {target!r} is neither text (path/to/script.py:function, module:function) "
+        f"target {target!r:.200} is neither text (path/to/script.py:function, module:function) "
         "nor a callable"
     )
 

@@ -20,6 +20,7 @@ from .kernel.restart import RestartPolicy, Restarts
 from .message import ExitError, ExitKind, Result
 from .node import Node
 from .pid import PID
+from .printable import shortened
 
 __all__ = ["RestartPolicy", "Service", "Supervisor"]
 
@@ -163,14 +164,14 @@ class _Keeper:
                 self.service.name,
                 attempts,
                 error.kind,
-                error.message,
+                shortened(error.message),
             )
             return
         logger.warning(
             "service %s failed (%s: %s), %d in a row; it starts again in %.2f s",
             self.service.name,
             error.kind,
-            error.message,
+            shortened(error.message),
             attempts,
             delay,
         )

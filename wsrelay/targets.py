@@ -49,11 +49,11 @@ def parse(text: str) -> Target:
     if not colon or place.endswith((":", "/")) or "/" in function or function.endswith(".py"):
         place, function = text, DEFAULT_FUNCTION
     elif not function.isidentifier():
-        raise InvalidTarget(f"target {text!r}: {function!r} is no function name")
+        raise InvalidTarget(f"target {text!r:.200}: {function!r:.200} is no function name")
     if PurePath(place).suffix == ".py":
         return Target(function, script=place)
     if colon and _MODULE.fullmatch(place):
         return Target(function, module=place)
     raise InvalidTarget(
-        f"target {text!r} is neither path/to/script.py:function nor module:function"
+        f"target {text!r:.200} is neither path/to/script.py:function nor module:function"
     )

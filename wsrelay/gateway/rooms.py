@@ -47,31 +47,36 @@ class _Room:
         self._node = node
         self._pid = pid
         self._linger = linger
+        self._loop = asyncio.get_running_loop()
         self._inside = 0
         self._expected = 0
+        self._empty_until = self._loop.time() + linger
+        """When it may end at the earliest if it stays empty."""
         self._timer: asyncio.TimerHandle | None = None
 
     def expect(self) -> None:
         """Wait for a client who was asked in; one who never comes is forgotten in time."""
         self._expected += 1
-        self._end_in(_PATIENCE)
+        self._end_at(max(self._empty_until, self._loop.time() + _PATIENCE))
 
     def clients(self, count: int) -> None:
         """Learn how many are inside."""
         if count > self._inside:
             self._expected = max(self._expected - 1, 0)
         self._inside = count
-        if not count and not self._expected:
-            self._end_in(self._linger)
+        if not count:
+            self._empty_until = self._loop.time() + self._linger
+            patience = _PATIENCE if self._expected else 0.0
+            self._end_at(max(self._empty_until, self._loop.time() + patience))
 
     def close(self) -> None:
         """Learn that the process has ended."""
         if self._timer is not None:
             self._timer.cancel()
 
-    def _end_in(self, seconds: float) -> None:
+    def _end_at(self, when: float) -> None:
         self.close()
-        self._timer = asyncio.get_running_loop().call_later(seconds, self._end)
+        self._timer = self._loop.call_at(when, self._end)
 
     def _end(self) -> None:
         self._expected = 0

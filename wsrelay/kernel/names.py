@@ -43,7 +43,7 @@ class Names:
     def lookup(self, name: str) -> PID:
         """Return the process of that name. Raises `NameNotFound`."""
         if (pid := self._pids.get(name)) is None:
-            raise NameNotFound(f"no process is registered as {name!r}")
+            raise NameNotFound(f"no process is registered as {name!r:.200}")
         return pid
 
     def unregister(self, name: str) -> None:

@@ -125,7 +125,7 @@ class Clients:
 
     def join(self, client: PID, target: PID, metadata: dict[str, Any] | None) -> None:
         """Bind a connection to a target and send it `ws.join`."""
-        if (worker := self._node.alive(target)) is not None:
+        if (worker := self._node.addressee(target)) is not None:
             self.attach(client, target, metadata)
             number = worker.pipe.queue(wire.Relay(JOIN, str(client), {}))
             self._bind(client, target, number)
@@ -137,7 +137,7 @@ class Clients:
 
     def tell(self, client: PID, target: PID, topic: str, content: dict[str, Any]) -> None:
         """Send a target a message of the relay."""
-        if (worker := self._node.alive(target)) is not None:
+        if (worker := self._node.addressee(target)) is not None:
             worker.pipe.queue(wire.Relay(topic, str(client), content))
 
     def leave(self, client: PID, target: PID, code: int, reason: str) -> None:

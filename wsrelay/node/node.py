@@ -39,6 +39,7 @@ from wsrelay.kernel import (
 )
 from wsrelay.message import ExitError, ExitKind, Result, sendable
 from wsrelay.pid import PID, PIDSource, address, base36
+from wsrelay.printable import shortened
 from wsrelay.relay import command
 from wsrelay.spawning import pack_target
 from wsrelay.targets import Entry
@@ -54,6 +55,9 @@ logger = logging.getLogger(__name__)
 
 _MARGIN: Final = 5.0
 """Seconds beyond the stop timeout in which the operating system must have ended a worker."""
+
+_LONGEST_TRACEBACK: Final = 64 * 1024
+"""Characters of one in the log; a recursion without end has 80,000."""
 
 T = TypeVar("T")
 
@@ -517,7 +521,7 @@ class Node:
                 if given is None:
                     given = command.parse(topic, content)
                 connections[process.pid].command(given, sender)
-            elif (worker := self.alive(process.pid)) is not None:
+            elif (worker := self.addressee(process.pid)) is not None:
                 limit = self.hosts[process.pid.host].mailbox
                 if worker.pipe.mailbox > limit:
                     self.dead_letters += 1  # it is being ended for that
@@ -534,12 +538,17 @@ class Node:
         self.execute(self.kernel.signal(worker.pid, signal, because=error))
 
     def alive(self, target: PID) -> Worker | None:
-        """Return the worker if its inbox still takes messages; else it is a dead letter."""
+        """Return the worker if its inbox still takes messages."""
         process = self.kernel.processes.get(target)
         if process is None or process.state is State.CANCELLING:
-            self.dead_letters += 1
             return None
         return self._workers.get(target)
+
+    def addressee(self, target: PID) -> Worker | None:
+        """Return the worker that takes a message; None: the message is a dead letter."""
+        if (worker := self.alive(target)) is None:
+            self.dead_letters += 1
+        return worker
 
     def ask(self, sender: PID, to: str, signal: Signal, reason: str = "") -> None:
         """Give a signal in the name of a process to a PID or name."""
@@ -584,7 +593,7 @@ def _topic(topic: Any) -> str:
 
 
 def _why_not_started(pid: PID, result: Result) -> str:
-    why = result.error.message if result.error else "it returned at once"
+    why = shortened(result.error.message) if result.error else "it returned at once"
     return f"target_pid {pid} is not alive: {why}"
 
 
@@ -593,8 +602,10 @@ def _log_exit(pid: PID, result: Result) -> None:
     extra = {"wsrelay_pid": pid}
     if error is None:
         logger.debug("%s exited", pid, extra=extra)
-    elif error.traceback:
-        text = error.traceback.rstrip()
-        logger.error("%s crashed: %s\n%s", pid, error.message, text, extra=extra)
+        return
+    message = shortened(error.message)
+    if error.traceback:
+        text = shortened(error.traceback.rstrip(), _LONGEST_TRACEBACK)
+        logger.error("%s crashed: %s\n%s", pid, message, text, extra=extra)
     else:
-        logger.error("%s ended (%s): %s", pid, error.kind, error.message, extra=extra)
+        logger.error("%s ended (%s): %s", pid, error.kind, message, extra=extra)

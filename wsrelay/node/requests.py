@@ -13,6 +13,7 @@ from wsrelay.host import Worker
 from wsrelay.kernel import Signal
 from wsrelay.message import ExitError, ExitKind, Result
 from wsrelay.pid import PID
+from wsrelay.printable import shortened
 
 if TYPE_CHECKING:
     from .node import Node
@@ -178,7 +179,7 @@ class Requests:
         try:
             self._launch(worker, pid, frame)
         except (WsrelayError, ValueError) as error:
-            logger.error("%s was not started: %s", pid, error)  # noqa: TRY400 - one line
+            logger.error("%s was not started: %s", pid, shortened(str(error)))  # noqa: TRY400 - one line
             effects = self._node.kernel.stillborn(
                 pid,
                 _not_started(error),
