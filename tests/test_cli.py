@@ -147,12 +147,24 @@ def test_a_client_talks_to_the_handler() -> None:
             assert received(websocket) == data
 
 
-def test_the_first_line_says_what_is_served_and_where(actor: Path) -> None:
-    with Running(actor, "--scope", "room", "--path", "/chat") as running:
-        line = running.stderr.line("Serving")
-        assert str(actor) in line
-        assert "room" in line
-        assert f"ws://{running.address}/chat/<room>" in line
+@pytest.mark.parametrize(
+    ("scope", "processes", "path"),
+    [
+        ("connection", "a process for each connection", "/chat"),
+        ("room", "a process for each room", "/chat/<room>"),
+        ("shared", "one process for all connections", "/chat"),
+    ],
+)
+def test_the_first_line_says_what_is_served_how_and_where(
+    actor: Path, scope: str, processes: str, path: str
+) -> None:
+    with Running(actor, "--scope", scope, "--path", "/chat") as running:
+        assert running.stderr.line("Serving") == (
+            f"Serving {actor}:handler ({processes}) at ws://{running.address}{path}"
+        )
+        assert running.stderr.line("Open") == (
+            f"Open http://{running.address}/ in a browser. Press Ctrl-C to stop."
+        )
 
 
 def test_a_target_may_name_another_function_and_be_a_coroutine(write: Write) -> None:

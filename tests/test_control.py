@@ -2,15 +2,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import json
 import logging
 import os
 import pty
+import re
 import select
+import signal
 import socket
 import stat
+import struct
 import subprocess
 import sys
+import termios
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -204,6 +209,43 @@ async def test_tree_and_connections_show_who_belongs_to_whom(controlled: Node) -
         assert str(connection) in await wsrelay("connections")
 
 
+@pytest.mark.parametrize("front_end", ["direct", "uvicorn"])
+@pytest.mark.parametrize(
+    ("metadata", "user"),
+    [
+        ({"user": "Ada", "name": "nobody"}, "Ada"),
+        ({"user": {"id": 7, "name": "Ada"}}, "Ada"),
+        ({"user": {"id": 7}}, "7"),
+        ({"name": "Ada"}, "Ada"),
+        ({"user": ["Ada"]}, None),
+        (None, None),
+    ],
+)
+async def test_connections_and_tree_say_who(
+    controlled: Node, front_end: str, metadata: Any, user: str | None
+) -> None:
+    headers = {"sec-websocket-protocol": "chat.v2"}
+    app = relay_to(controlled.spawn(idle), metadata=metadata, headers=headers)
+    relay = WebSocketRelay(app, node=controlled)
+    chat: Any = {"subprotocols": ["chat.v2"]}
+    async with (
+        serving(relay, front_end) as url,
+        client(f"{url}/rooms/a%20b?token=secret", **chat) as websocket,
+    ):
+        host, port = websocket.local_address
+        await until(lambda: len(controlled.connections) == 1)
+        [shown] = json.loads(await wsrelay("connections", "--json"))
+        assert (shown["client"], shown["path"]) == ([host, port], "/rooms/a b")
+        assert (shown["subprotocol"], shown["user"]) == ("chat.v2", user)
+        said = f"user {user} " if user else ""
+        who = f"{host}:{port} /rooms/a b {said}subprotocol chat.v2, 0 messages"
+        assert who in await wsrelay("tree")
+        table = await wsrelay("connections")
+        for text in (f"{host}:{port}", "/rooms/a b", "chat.v2", user or "-"):
+            assert text in table
+        assert "secret" not in table
+
+
 async def test_send_reaches_a_handler_by_pid_id_and_name(controlled: Node) -> None:
     async with visited(controlled) as (pid, one):
         [connection] = controlled.connections
@@ -234,6 +276,8 @@ async def test_logs_are_those_of_the_process_and_follow_it(controlled: Node) -> 
         assert "saying first" in await wsrelay("logs", pid)
         other = next(worker for worker in controlled.workers if worker != pid)
         assert await wsrelay("logs", other) == ""
+        for text in (pid.strip("{}"), pid.rpartition("|")[2].rstrip("}"), "obedient"):
+            assert "saying first" in await wsrelay("logs", text)
         follower = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "wsrelay", "logs", "-f", pid, "--json", stdout=subprocess.PIPE
         )
@@ -244,6 +288,40 @@ async def test_logs_are_those_of_the_process_and_follow_it(controlled: Node) -> 
         assert b"saying second" in await follower.stdout.readline()
         follower.terminate()
         await follower.wait()
+
+
+def doomed(name: str) -> None:
+    process.registry.register(name)
+    raise ValueError(name)
+
+
+async def test_logs_of_a_process_that_has_ended_are_found_by_name_and_pid(
+    controlled: Node,
+) -> None:
+    one, two = controlled.spawn(doomed, None, "room"), controlled.spawn(doomed, None, "other")
+    await until(lambda: not controlled.workers)
+    for text in (one, one.rpartition("|")[2].rstrip("}"), "room"):
+        shown = await wsrelay("logs", text)
+        assert f"{one} crashed: ValueError: room" in shown
+        assert two not in shown
+
+
+async def test_logs_of_a_name_are_those_of_all_that_had_it(controlled: Node) -> None:
+    for number in (1, 2):
+        pid = controlled.spawn(doomed, None, "service")
+        await until(lambda: not controlled.workers)
+        shown = await wsrelay("logs", "service")
+        assert shown.count("ValueError: service") == 2 * number  # the line and the traceback
+        assert pid in shown
+
+
+@pytest.mark.usefixtures("controlled")
+async def test_logs_of_nobody_is_one_clear_line_and_no_success() -> None:
+    for text in ("nobody", "{local@processes|x.1-1}", "x.1-1", ""):
+        assert await wsrelay("logs", text, code=1) == (
+            f"wsrelay: node local has no process {text!r}, and no log records of one\n"
+        )
+    assert "is not a PID" in await wsrelay("logs", "{nonsense", code=1)
 
 
 async def test_a_slow_reader_of_the_log_is_told_what_it_lost() -> None:
@@ -288,6 +366,37 @@ async def test_with_several_nodes_one_has_to_be_chosen(controlled: Node, directo
         assert json.loads(await wsrelay("ps", "--json", "--node", controlled.name)) == []
 
 
+async def test_which_nodes_there_are_is_said_where_one_has_to_be_chosen(directory: Path) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        for name, port in (("one", 8001), ("two", 8002)):
+            node = await stack.enter_async_context(Node(name=name, hosts=[processes()]))
+            addresses = [f"http://127.0.0.1:{port}"]
+            control = Control(node, directory, application=f"{name}.yaml", addresses=addresses.copy)
+            await stack.enter_async_context(control)
+        said, headings, *rows = (await wsrelay("ps", code=1)).splitlines()
+        example = f"'wsrelay ps --node {os.getpid()}'"
+        assert said == f"wsrelay: 2 nodes are running: choose one with --node, as {example}"
+        assert headings.split() == ["OS", "PID", "NAME", "UPTIME", "ADDRESS", "APPLICATION"]
+        assert [row.split()[:2] + row.split()[3:] for row in rows] == [
+            [str(os.getpid()), name, f"http://127.0.0.1:{port}", f"{name}.yaml"]
+            for name, port in (("one", 8001), ("two", 8002))
+        ]
+        assert json.loads(await wsrelay("tree", "--json", "--node", ":8002"))["name"] == "two"
+        wrong = await wsrelay("ps", "--node", ":8003", code=1)
+        assert wrong.startswith("wsrelay: no node ':8003' is running; these are:\n")
+        assert "one.yaml" in wrong
+
+
+async def test_a_node_that_does_not_answer_keeps_nobody_from_choosing(
+    controlled: Node, directory: Path
+) -> None:
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(directory / "hung-1.sock"))
+        silent.listen()
+        assert "(it does not answer)" in await wsrelay("ps", code=1)
+        assert json.loads(await wsrelay("ps", "--json", "--node", controlled.name)) == []
+
+
 @contextlib.contextmanager
 def terminal() -> Iterator[tuple[int, int]]:
     ours, theirs = pty.openpty()
@@ -321,6 +430,96 @@ async def test_top_refreshes_in_place_and_ends_with_q(controlled: Node) -> None:
         await until(refreshed, "three screens")
         os.write(ours, b"q")
         assert await asyncio.wait_for(top.wait(), 10) == 0
+
+
+async def screens(columns: int, rows: int, *arguments: str, last: str = "") -> list[str]:
+    """Run a command in a terminal of that size until a line has `last`; gives the lines."""
+    with terminal() as (ours, theirs):
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+        environment = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES")}
+        command = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "wsrelay", *arguments),
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            env={**environment, "TERM": "xterm"},
+        )
+        screen = b""
+
+        def there() -> bool:
+            nonlocal screen
+            while select.select([ours], [], [], 0)[0]:
+                screen += os.read(ours, 65536)
+            return last.encode() in screen if last else command.returncode is not None
+
+        await until(there, f"{last!r} on the screen")
+        os.write(ours, b"q")
+        await asyncio.wait_for(command.wait(), 10)
+        there()
+    plain = re.sub(rb"\x1b\[[0-9;?]*[a-zA-Z]", b"", screen).decode()
+    return [line.rstrip() for line in plain.replace("\r", "\n").splitlines() if line.strip()]
+
+
+async def test_top_and_the_others_fit_into_80_columns(controlled: Node) -> None:
+    async with visited(controlled) as (pid, _):
+        await until(lambda: "obedient" in controlled.kernel.names.of(pid))  # type: ignore[arg-type]
+        short, os_pid = pid.rpartition("|")[2].rstrip("}"), controlled.workers[pid]  # type: ignore[index]
+        for command in ("top", "ps"):
+            lines = await screens(80, 24, command, last="obedient")
+            assert all(len(line) <= 80 for line in lines)
+            [headings] = {line.strip() for line in lines if "MAILBOX" in line}
+            assert headings.replace("OS PID", "OS_PID").split() == [
+                *("PID", "OS_PID", "UPTIME", "CPU", "MEMORY", "MAILBOX", "CLIENTS"),
+                *("NAME", "OR", "TARGET"),
+            ]
+            row = next(line for line in lines if "obedient" in line).split()
+            assert (row[0], row[1], row[-2], row[-1]) == (short, str(os_pid), "1", "obedient")
+        lines = await screens(80, 24, "connections")
+        assert all(len(line) <= 80 for line in lines)
+        assert "127.0.0.1:" in "".join(lines)
+        wide = await screens(200, 24, "top", last="obedient")
+        assert pid in "".join(wide)
+
+
+async def test_top_shows_the_busiest_that_have_room_and_says_how_many_more(
+    controlled: Node,
+) -> None:
+    pids = [controlled.spawn(idle) for _ in range(7)]
+    busy = controlled.spawn(spin)
+    for pid in (*pids, busy):
+        await controlled.started(pid)
+    lines = await screens(80, 10, "top", last="and 3 more")
+    [first] = [line for line in lines if busy.rpartition("|")[2].rstrip("}") in line][:1]
+    headings = next(i for i, line in enumerate(lines) if "MAILBOX" in line)
+    assert lines[headings + 1] == first
+    controlled.terminate(busy)
+
+
+def spin() -> None:
+    while True:
+        pass
+
+
+async def test_top_is_json_for_scripts_once_or_a_line_at_each_interval(controlled: Node) -> None:
+    async with visited(controlled) as (pid, _):
+        await until(lambda: len(controlled.workers) == 2)
+        [line] = (await wsrelay("top", "--json")).splitlines()
+        shown = json.loads(line)
+        assert (shown["name"], shown["os_pid"]) == ("local", os.getpid())
+        assert {one["pid"] for one in shown["processes"]} == set(controlled.workers)
+        assert all(one["memory"] > 1_000_000 for one in shown["processes"])
+        assert all(one["cpu_percent"] >= 0 for one in shown["processes"])
+        assert [one["target"] for one in shown["connections"]] == [pid]
+        follower = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "wsrelay", "top", "--json", "-f", "--interval", "100ms"),
+            stdout=subprocess.PIPE,
+        )
+        assert follower.stdout is not None
+        first, second = [json.loads(await follower.stdout.readline()) for _ in range(2)]
+        assert second["time"] - first["time"] >= 0.1
+        follower.send_signal(signal.SIGINT)
+        assert await asyncio.wait_for(follower.wait(), 10) == 0
+    assert "--follow is for --json" in await wsrelay("top", "-f", code=2)
 
 
 async def test_completion_knows_the_processes_of_the_running_node(controlled: Node) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -196,15 +196,28 @@ async def _serve(options: ScriptOptions, processes: HostOptions, host: str, port
         server = Server(script_app(node, options), listener)
         with on_signals(stop):
             try:
-                async with controlled(node), notify.watchdog():
+                places = [url(listener)]
+                async with (
+                    controlled(node, str(options.target), lambda: places),
+                    notify.watchdog(),
+                ):
                     await front.run([server], accepting)
             except HostFailed as error:
                 fail(str(error), error.details)
+
+
+_PROCESSES: Final = {
+    Scope.CONNECTION: "a process for each connection",
+    Scope.ROOM: "a process for each room",
+    Scope.SHARED: "one process for all connections",
+}
 
 
 def _welcome(options: ScriptOptions, place: str) -> None:
     socket = f"{place.replace('http', 'ws', 1)}{options.path}"
     if options.scope is Scope.ROOM:
         socket = f"{socket.rstrip('/')}/<room>"
-    say(f"Serving {options.target} (a process per {options.scope}) at {socket}")
-    say(f"Open {place}/ in a browser. Ctrl-C ends it.")
+    say(f"Serving {options.target} ({_PROCESSES[options.scope]}) at {socket}")
+    has_page = options.static is not None or options.path != "/"
+    browse = f"Open {place}/ in a browser. " if has_page else ""
+    say(f"{browse}Press Ctrl-C to stop.")

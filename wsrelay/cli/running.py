@@ -9,7 +9,7 @@ import resource
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, Never
 
@@ -87,11 +87,17 @@ def prepare_process(connections: int, processes: int) -> None:
 
 
 @contextlib.asynccontextmanager
-async def controlled(node: Node) -> AsyncIterator[None]:
-    """Let `wsrelay ps` and the like find the node; where no safe socket can be made, warn."""
+async def controlled(
+    node: Node, application: str, addresses: Callable[[], list[str]]
+) -> AsyncIterator[None]:
+    """Let `wsrelay ps` and the like find the node; where no safe socket can be made, warn.
+
+    `application` and `addresses` tell it from other nodes.
+    """
     async with contextlib.AsyncExitStack() as stack:
+        control = Control(node, application=application, addresses=addresses)
         try:
-            await stack.enter_async_context(Control(node))
+            await stack.enter_async_context(control)
         except ControlError as error:
             logger.warning("%s. The node runs, but 'wsrelay ps' and the like cannot find it", error)
         yield

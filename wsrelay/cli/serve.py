@@ -103,6 +103,9 @@ async def _serve(configuration: Configuration, paths: tuple[Path, ...], name: st
         await _reload(deployment, paths)
         notify.ready()
 
+    def addresses() -> list[str]:
+        return [address.url(listener, tls=tls) for _, listener, tls in deployment.addresses]
+
     def read_again() -> None:
         task = asyncio.ensure_future(read_it_again())
         reloads.add(task)
@@ -120,7 +123,8 @@ async def _serve(configuration: Configuration, paths: tuple[Path, ...], name: st
 
     with on_signals(stop), on_signals(read_again, [signal.SIGHUP]):
         try:
-            async with controlled(deployment.node), notify.watchdog():
+            files = ", ".join(str(path.resolve()) for path in paths)
+            async with controlled(deployment.node, files, addresses), notify.watchdog():
                 await deployment.run(accepting)
         except HostFailed as error:
             fail(str(error), error.details)

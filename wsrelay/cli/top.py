@@ -9,20 +9,29 @@ import termios
 import time
 import tty
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 import click
+import msgspec
 from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
 from wsrelay import durations
-from wsrelay.node import NodeInfo
+from wsrelay.node import NodeInfo, ProcessInfo
+from wsrelay.printable import printable
 
-from .control import chosen, node_option, processes_table
-from .usage import Usage, console
+from .nodes import chosen, node_option
+from .tables import processes_table
+from .usage import Usage, console, duration, with_usage
 
 __all__ = ["top"]
+
+_AROUND: Final = 5
+"""Lines of the screen that are no process: two of the node, two empty ones, the headings."""
+
+_STEP: Final = 1024 * 1024
+"""Bytes of memory below which two processes count as equal: else rows would change places."""
 
 
 def _interval(_context: click.Context, _parameter: click.Parameter, text: str) -> float:
@@ -34,29 +43,77 @@ def _interval(_context: click.Context, _parameter: click.Parameter, text: str) -
 
 @click.command()
 @click.option("--interval", default="1s", show_default=True, callback=_interval)
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="For scripts: one line, a JSON object as that of `tree --json` with the time, and with "
+    "CPU and memory of the processes.",
+)
+@click.option("-f", "--follow", is_flag=True, help="With --json: a line every interval.")
 @node_option
-def top(*, interval: float, node: str | None) -> None:
-    """Watch the processes of a running node; q or Ctrl-C ends it."""
+def top(*, interval: float, as_json: bool, follow: bool, node: str | None) -> None:
+    """Watch the processes of a running node, the busiest first; q or Ctrl-C ends it."""
+    if follow and not as_json:
+        raise click.UsageError("--follow is for --json")
     usage = Usage()
     with chosen(node) as client, contextlib.suppress(KeyboardInterrupt):
-        if not sys.stdout.isatty():
-            console().print(_screen(client.node(), usage))
+        if as_json:
+            click.echo(_line(client.node(), usage))
+            while follow:
+                time.sleep(interval)
+                click.echo(_line(client.node(), usage))
             return
-        with Live(console=Console(markup=False), screen=True, auto_refresh=False) as live, _keys():
+        if not sys.stdout.isatty():
+            page = console()
+            page.print(_screen(client.node(), usage, page))
+            return
+        screen = Console(markup=False, highlight=False)
+        with Live(console=screen, screen=True, auto_refresh=False) as live, _keys():
             while True:
-                live.update(_screen(client.node(), usage), refresh=True)
+                live.update(_screen(client.node(), usage, screen), refresh=True)
                 if _quits(interval):
                     return
 
 
-def _screen(info: NodeInfo, usage: Usage) -> Any:
+def _line(info: NodeInfo, usage: Usage) -> bytes:
+    """Return one line of JSON; `time` is in seconds since 1970."""
+    usage.sample(info)
+    processes = [with_usage(process, usage) for process in _busiest(info, usage)]
+    plain = {**msgspec.to_builtins(info), "processes": processes}
+    return msgspec.json.encode({"time": round(time.time(), 3), **plain})
+
+
+def _busiest(info: NodeInfo, usage: Usage) -> list[ProcessInfo]:
+    """Sort by CPU, then by what waits for it, then by memory, then by age."""
+
+    def busy(process: ProcessInfo) -> tuple[float, ...]:
+        used = usage.of(process)
+        return round(used.cpu or 0), process.mailbox, (used.memory or 0) // _STEP, process.uptime
+
+    return sorted(info.processes, key=busy, reverse=True)
+
+
+def _screen(info: NodeInfo, usage: Usage, page: Console) -> Any:
     usage.sample(info)
     hosts = ", ".join(f"{h.name} {h.processes}/{h.max_processes}" for h in info.hosts)
-    head = (
-        f"node {info.name} ({info.os_pid}){' draining' if info.draining else ''}: {hosts}; "
-        f"{len(info.connections)} connections, {info.dead_letters} dead letters"
-    )
-    return Group(Text(head), Text(), processes_table(info, usage, by_cpu=True))
+    state = " draining" if info.draining else ""
+    serves = [printable(part) for part in (info.application, *info.addresses) if part]
+    up = f"up {duration(info.uptime)}"
+    connections = _counted(len(info.connections), "connection")
+    lines = [
+        " ".join([f"node {info.name} ({info.os_pid}){state}, {up}", *serves]),
+        f"{connections}, {_counted(info.dead_letters, 'dead letter')}; {hosts}",
+    ]
+    rows = _busiest(info, usage)
+    room = max(page.height - _AROUND, 1) if page.is_terminal else len(rows)
+    head = [Text(line, no_wrap=True, overflow="ellipsis") for line in lines]
+    more = [Text(f"and {len(rows) - room} more: wsrelay ps")] if len(rows) > room else []
+    return Group(*head, Text(), processes_table(rows[:room], usage, page, "ellipsis"), *more)
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 @contextlib.contextmanager

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import time
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
+import msgspec
 import psutil
 from rich.console import Console
 
 from wsrelay.node import NodeInfo, ProcessInfo
 
-__all__ = ["Usage", "Used", "console", "duration", "size"]
+__all__ = ["WIDEST", "Usage", "Used", "console", "duration", "size", "with_usage"]
 
 _WINDOW: Final = 0.1
 """Seconds between the first two looks at the CPU time."""
+
+
+WIDEST: Final = 10_000
+"""Characters of a line that nobody looks at: names may have hundreds."""
 
 
 class Used(NamedTuple):
@@ -50,6 +55,13 @@ class Usage:
         return self._used.get(process.os_pid or 0, Used())
 
 
+def with_usage(process: ProcessInfo, usage: Usage) -> dict[str, Any]:
+    """Return what JSON tells of a process."""
+    plain: dict[str, Any] = msgspec.to_builtins(process)
+    used = usage.of(process)
+    return {**plain, "cpu_percent": used.cpu, "memory": used.memory}
+
+
 def _used(process: psutil.Process) -> Used:
     try:
         return Used(process.cpu_percent(), process.memory_info().rss)
@@ -58,13 +70,12 @@ def _used(process: psutil.Process) -> Used:
 
 
 def console() -> Console:
-    """Return where tables go: as wide as they are where nobody looks, so nothing is cut.
+    """Return where tables go: into a pipe or a file as wide as they are, so nothing is cut.
 
     Names and targets are users' text, in which nothing is markup.
     """
-    shown = Console(markup=False)
-    wide = shown.is_terminal and shown.width >= 160  # noqa: PLR2004
-    return shown if wide else Console(width=320, markup=False)
+    shown = Console(markup=False, highlight=False)
+    return shown if shown.is_terminal else Console(width=WIDEST, markup=False, highlight=False)
 
 
 def duration(seconds: float) -> str:

@@ -7,7 +7,7 @@ import http.client
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 from urllib.parse import quote
 
 import msgspec
@@ -19,6 +19,9 @@ from .runtime import check
 
 __all__ = ["ControlClient", "NodeGone", "find_nodes"]
 
+_PATIENCE: Final = 10.0
+"""Seconds that a node gets for its answer."""
+
 
 class NodeGone(Exception):  # noqa: N818 - reads as a sentence
     """Nobody listens on the control socket any more."""
@@ -27,8 +30,8 @@ class NodeGone(Exception):  # noqa: N818 - reads as a sentence
 class _Connection(http.client.HTTPConnection):
     """HTTP over a Unix socket."""
 
-    def __init__(self, path: Path) -> None:
-        super().__init__("node", timeout=10)
+    def __init__(self, path: Path, timeout: float) -> None:
+        super().__init__("node", timeout=timeout)
         self._path = path
 
     def connect(self) -> None:
@@ -39,14 +42,18 @@ class _Connection(http.client.HTTPConnection):
 
 
 class ControlClient:
-    """Asks one node; every method raises `NodeGone`, and `ValueError` for what the node refuses."""
+    """Asks one node; every method raises `NodeGone`, and `ValueError` for what the node refuses.
+
+    A process or connection is meant by its PID, with or without braces, the part of it after the
+    `|`, or a name.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def node(self) -> NodeInfo:
-        """Return what the node is and has."""
-        with self._asked("GET", "/node") as response:
+    def node(self, timeout: float = _PATIENCE) -> NodeInfo:
+        """Return what the node is and has; raises `NodeGone` too if that takes it too long."""
+        with self._asked("GET", "/node", timeout=timeout) as response:
             return msgspec.json.decode(response.read(), type=NodeInfo)
 
     def send(self, to: str, topic: str, payload: Any) -> None:
@@ -61,9 +68,12 @@ class ControlClient:
         """End a process at once."""
         self._act("/kill", {"to": to})
 
-    def logs(self, pid: str | None, *, follow: bool) -> Iterator[LogRecord]:
-        """Give log records, of one process or all; `follow`: until the node is gone."""
-        query = ([f"pid={quote(pid)}"] if pid else []) + (["follow=1"] if follow else [])
+    def logs(self, of: str | None, *, follow: bool) -> Iterator[LogRecord]:
+        """Give log records, of one process or all; `follow`: until the node is gone.
+
+        A process that has ended is known by its records, and by its name for a while.
+        """
+        query = ([] if of is None else [f"of={quote(of, safe='')}"]) + ["follow=1"] * follow
         with self._asked("GET", f"/logs?{'&'.join(query)}", wait=follow) as response:
             while line := response.readline():
                 yield msgspec.json.decode(line, type=LogRecord)
@@ -74,9 +84,15 @@ class ControlClient:
 
     @contextlib.contextmanager
     def _asked(
-        self, method: str, path: str, body: bytes | None = None, *, wait: bool = False
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        *,
+        wait: bool = False,
+        timeout: float = _PATIENCE,
     ) -> Iterator[http.client.HTTPResponse]:
-        connection = _Connection(self.path)
+        connection = _Connection(self.path, timeout)
         try:
             connection.request(method, path, body)
             if wait:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Collection
 from typing import Final
 
 from msgspec import Struct
@@ -65,8 +65,14 @@ class Records(logging.Handler):
         self._ended = True
         self._news.set()
 
-    async def read(self, pid: str | None, *, follow: bool) -> AsyncIterator[LogRecord]:
-        """Give the records of one process, or all; `follow`: and wait for more."""
+    def pids(self) -> set[str]:
+        """Return whose records there are."""
+        return {record.pid for record in self._kept if record.pid is not None}
+
+    async def read(
+        self, wanted: Callable[[], Collection[str]] | None, *, follow: bool
+    ) -> AsyncIterator[LogRecord]:
+        """Give the records of the PIDs that are wanted, None: all; `follow`: and wait for more."""
         seen = self._count - len(self._kept)
         while True:
             first = self._count - len(self._kept)
@@ -75,8 +81,9 @@ class Records(logging.Handler):
                 yield LogRecord(time=self._kept[0].time, level="warning", pid=None, text=text)
             fresh = list(self._kept)[max(seen - first, 0) :]
             seen = self._count
+            pids = None if wanted is None else wanted()
             for record in fresh:
-                if pid is None or record.pid == pid:
+                if pids is None or record.pid in pids:
                     yield record
             if not follow or self._ended:
                 return

@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -38,6 +39,10 @@ class _Order(Struct, forbid_unknown_fields=True):
     reason: str = ""
 
 
+class _Unknown(Exception):  # noqa: N818 - it becomes a 404
+    """Nobody is meant by a text; the exception's own says so."""
+
+
 class _Server(uvicorn.Server):
     def capture_signals(self) -> contextlib.AbstractContextManager[None]:  # type: ignore[override]
         """Leave the signals to the node's own front end."""
@@ -47,16 +52,27 @@ class _Server(uvicorn.Server):
 class Control:
     """Serves `/node`, `/logs`, `/send`, `/cancel` and `/kill` while it is entered.
 
-    Raises `ControlError` at its begin where no safe socket can be made.
+    `application` and `addresses` tell a user of several nodes which one this is: what it serves,
+    and the URLs where. Raises `ControlError` at its begin where no safe socket can be made.
     """
 
-    def __init__(self, node: Node, directory: Path | None = None) -> None:
+    def __init__(
+        self,
+        node: Node,
+        directory: Path | None = None,
+        *,
+        application: str = "",
+        addresses: Callable[[], list[str]] = list,
+    ) -> None:
         self._node = node
         self._directory = directory or runtime_directory()
+        self._application = application
+        self._addresses = addresses
         self.path: Path | None = None
 
     async def __aenter__(self) -> Self:
         """Start."""
+        self._started = time.monotonic()
         listener, self.path = bind(self._directory, f"{self._node.name}-{os.getpid()}")
         self._records = Records(self._node.pid_prefix)
         logging.getLogger("wsrelay").addHandler(self._records)
@@ -96,13 +112,25 @@ class Control:
             self.path.unlink(missing_ok=True)
 
     async def _describe(self, _: Request) -> Response:
-        return _json(describe(self._node))
+        info = msgspec.structs.replace(
+            describe(self._node),
+            application=self._application,
+            addresses=self._addresses(),
+            uptime=round(time.monotonic() - self._started, 3),
+        )
+        return _json(info)
 
     async def _logs(self, request: Request) -> Response:
-        pid, follow = request.query_params.get("pid"), "follow" in request.query_params
+        of, follow = request.query_params.get("of"), "follow" in request.query_params
+        try:
+            wanted = None if of is None else self._logged(of)
+        except WsrelayError as error:
+            return _error(400, str(error))
+        except _Unknown as error:
+            return _error(404, str(error))
 
         async def lines() -> AsyncIterator[bytes]:
-            async for record in self._records.read(pid, follow=follow):
+            async for record in self._records.read(wanted, follow=follow):
                 yield msgspec.json.encode(record) + b"\n"
 
         return StreamingResponse(lines(), media_type="application/x-ndjson")
@@ -111,18 +139,41 @@ class Control:
         async def answer(request: Request) -> Response:
             try:
                 order = msgspec.json.decode(await request.body(), type=_Order)
-                order.to = address(order.to)
+                order.to = self._alive(order.to)
+                act(order)
             except (msgspec.MsgspecError, WsrelayError) as error:
                 return _error(400, str(error))
-            if self._node.kernel.find(order.to, self._node.name) is None:
-                return _error(404, f"node {self._node.name} has no process {order.to!r}")
-            try:
-                act(order)
-            except WsrelayError as error:
-                return _error(400, str(error))
+            except _Unknown as error:
+                return _error(404, str(error))
             return _json(None)
 
         return answer
+
+    # Who is meant: by a PID, with or without its braces, the part after its |, or a name
+
+    def _alive(self, text: str) -> str:
+        """Return the PID or name of a living process or connection; raises `_Unknown`."""
+        known = self._node.workers.keys() | self._node.connections
+        full = _full(text, known) or address(text)
+        if self._node.kernel.find(full, self._node.name) is None:
+            raise _Unknown(f"node {self._node.name} has no process {text!r}")
+        return full
+
+    def _logged(self, text: str) -> Callable[[], Collection[str]]:
+        """Return what gives the PIDs that are meant, those that have ended among them.
+
+        A name means all that have or had it, as far as is known: one after the other, where a
+        service is started again and again. Raises `_Unknown`.
+        """
+        known = self._node.workers.keys() | self._node.connections | self._records.pids()
+        if (pid := _full(text, known)) is not None:
+            return lambda: {pid}
+        names = self._node.kernel.names
+        if not names.owners(address(text)):
+            raise _Unknown(
+                f"node {self._node.name} has no process {text!r}, and no log records of one"
+            )
+        return lambda: names.owners(text)
 
     def _send(self, order: _Order) -> None:
         self._node.send(order.to, order.topic, order.payload)
@@ -132,6 +183,16 @@ class Control:
 
     def _kill(self, order: _Order) -> None:
         self._node.terminate(order.to)
+
+
+def _full(text: str, known: Iterable[str]) -> str | None:
+    """Return the PID of those known that is meant, None if it is none of them, or a name."""
+    inner = text.removeprefix("{").removesuffix("}")
+    for pid in known:
+        whole = pid[1:-1]
+        if inner in (whole, whole.partition("@")[2], whole.rpartition("|")[2]):
+            return pid
+    return None
 
 
 def _json(value: Any, status: int = 200) -> Response:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Final
 
 from wsrelay.errors import NameNotFound, NameTaken, TooMany
@@ -12,6 +13,10 @@ __all__ = ["MOST", "Names"]
 MOST: Final = 10_000
 """Names, groups, monitors or links that one process may have: what it makes the node keep."""
 
+_REMEMBERED: Final = 1_000
+"""Names that were freed whose owners are still known: of a process that has just ended its log is
+asked for by name."""
+
 
 class Names:
     """Name to PID and back."""
@@ -19,6 +24,7 @@ class Names:
     def __init__(self) -> None:
         self._pids: dict[str, PID] = {}
         self._names: dict[PID, set[str]] = {}
+        self._freed: deque[tuple[str, PID]] = deque(maxlen=_REMEMBERED)
 
     def __len__(self) -> int:
         return len(self._pids)
@@ -51,6 +57,7 @@ class Names:
         pid = self.lookup(name)
         del self._pids[name]
         self._names[pid].discard(name)
+        self._freed.append((name, pid))
 
     def of(self, pid: PID) -> frozenset[str]:
         """Return the names of the process."""
@@ -60,3 +67,9 @@ class Names:
         """Free all names of the process."""
         for name in self._names.pop(pid, ()):
             del self._pids[name]
+            self._freed.append((name, pid))
+
+    def owners(self, name: str) -> set[PID]:
+        """Return the processes that have or had the name, as far back as is remembered."""
+        pid = self._pids.get(name)
+        return {owner for freed, owner in self._freed if freed == name} | ({pid} if pid else set())

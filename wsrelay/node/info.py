@@ -18,11 +18,18 @@ __all__ = ["ConnectionInfo", "HostInfo", "NodeInfo", "ProcessInfo", "describe"]
 class ConnectionInfo(Struct, frozen=True, kw_only=True):
     """One connection: its target, seconds since the upgrade, bytes that wait for the client.
 
+    `client` is the client's address and port (None over a Unix socket, port 0 behind a proxy that
+    does not tell it), `user` is the relay's
+    metadata's: its `user`, or that one's `name` or `id` if it is an object, else its `name`.
     `dropped` counts the messages that it never got (outbox policy `drop`).
     """
 
     pid: str
     target: str
+    client: tuple[str, int] | None = None
+    path: str = ""
+    subprotocol: str | None = None
+    user: str | None = None
     uptime: float
     messages: int
     outbox: int
@@ -54,7 +61,11 @@ class HostInfo(Struct, frozen=True, kw_only=True):
 
 
 class NodeInfo(Struct, frozen=True, kw_only=True):
-    """A node and all that lives in it."""
+    """A node and all that lives in it.
+
+    `application` is what it serves, `addresses` the URLs where, `uptime` in seconds: its control
+    socket knows them.
+    """
 
     name: str
     os_pid: int
@@ -64,6 +75,9 @@ class NodeInfo(Struct, frozen=True, kw_only=True):
     hosts: list[HostInfo]
     processes: list[ProcessInfo]
     connections: list[ConnectionInfo]
+    application: str = ""
+    addresses: list[str] = []
+    uptime: float = 0.0
 
 
 def describe(node: Node) -> NodeInfo:

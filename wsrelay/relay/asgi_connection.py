@@ -7,7 +7,7 @@ import asyncio
 from wsrelay.node import Node
 
 from .asgi import Event, Receive, Send
-from .connection import Limits, RelayedConnection
+from .connection import Limits, Peer, RelayedConnection
 from .header import Relay
 
 __all__ = ["AsgiConnection"]
@@ -20,8 +20,8 @@ class AsgiConnection(RelayedConnection):
     at the client's pace; neither waits for the other.
     """
 
-    def __init__(self, node: Node, relay: Relay, limits: Limits) -> None:
-        super().__init__(node, relay, limits)
+    def __init__(self, node: Node, relay: Relay, limits: Limits, peer: Peer) -> None:
+        super().__init__(node, relay, limits, peer)
         self._news = asyncio.Event()
         self._writer: asyncio.Task[None] | None = None
         self._room: asyncio.Future[None] | None = None

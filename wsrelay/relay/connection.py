@@ -6,20 +6,23 @@ How messages come in and go out is the transport's: `asgi_connection` and `direc
 from __future__ import annotations
 
 import asyncio
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
+
+from msgspec import Struct
 
 from wsrelay.message import ERROR, Result
 from wsrelay.node import ConnectionInfo, Node
 from wsrelay.pid import PID
 
 from . import command, session
-from .asgi import Event, Send
+from .asgi import Event, Scope, Send
 from .header import Relay
 from .outbox import Overflow
 
-__all__ = ["Limits", "RelayedConnection"]
+__all__ = ["Limits", "Peer", "RelayedConnection"]
 
 _PATIENCE: Final = 10.0
 """Seconds without progress that a client gets to take what was sent before a close frame."""
@@ -34,6 +37,21 @@ class Limits:
         self.linger = linger
 
 
+class Peer(Struct, frozen=True, gc=False):
+    """Who is at the other end, for operators: it stays with every connection, so it is small."""
+
+    address: tuple[str, int] | None
+    path: str
+    subprotocol: str | None
+
+    @classmethod
+    def of(cls, scope: Scope, subprotocol: str | None) -> Peer:
+        """Take it from a `websocket` scope, whose `client` is None over a Unix socket."""
+        client = scope.get("client")
+        address = None if client is None else (str(client[0]), int(client[1] or 0))
+        return cls(address, sys.intern(str(scope["path"])), subprotocol)  # a room's share one path
+
+
 class RelayedConnection(ABC):
     """A connection from before the upgrade to its end."""
 
@@ -45,12 +63,14 @@ class RelayedConnection(ABC):
         "_limits",
         "_loop",
         "_node",
+        "_peer",
         "_session",
         "_when_drained",
         "pid",
     )
 
-    def __init__(self, node: Node, relay: Relay, limits: Limits) -> None:
+    def __init__(self, node: Node, relay: Relay, limits: Limits, peer: Peer) -> None:
+        self._peer = peer
         self.pid = node.clients.new_pid()
         self._node = node
         self._clients = node.clients
@@ -117,10 +137,14 @@ class RelayedConnection(ABC):
 
     def describe(self) -> ConnectionInfo:
         """Return what an operator wants to see."""
-        session, now = self._session, self._loop.time()
+        session, peer, now = self._session, self._peer, self._loop.time()
         return ConnectionInfo(
             pid=str(self.pid),
             target=str(session.target),
+            client=peer.address,
+            path=peer.path,
+            subprotocol=peer.subprotocol,
+            user=_user(session.metadata),
             uptime=round(session.uptime(now), 3),
             messages=session.message_count,
             outbox=session.outbox.size,
@@ -215,3 +239,13 @@ class RelayedConnection(ABC):
         if not self._clients.full(self._session.target):
             self._do(self._session.heartbeat(now))
         self._beat_every(interval, max(due + interval, now))
+
+
+def _user(metadata: dict[str, Any] | None) -> str | None:
+    """Return whom metadata names: its `user`, be that an object with `name` or `id`, or `name`."""
+    if metadata is None:
+        return None
+    user = metadata.get("user", metadata.get("name"))
+    if isinstance(user, dict):
+        user = user.get("name", user.get("id"))
+    return str(user) if isinstance(user, str | int) else None

@@ -14,7 +14,7 @@ from wsrelay.pid import PID
 
 from . import command
 from .asgi import Event, Send
-from .connection import Limits, RelayedConnection
+from .connection import Limits, Peer, RelayedConnection
 from .header import Relay
 from .session import State
 
@@ -58,8 +58,8 @@ class DirectConnection(RelayedConnection):
 
     __slots__ = ("_ended", "_is_over", "_wire")
 
-    def __init__(self, node: Node, relay: Relay, limits: Limits) -> None:
-        super().__init__(node, relay, limits)
+    def __init__(self, node: Node, relay: Relay, limits: Limits, peer: Peer) -> None:
+        super().__init__(node, relay, limits, peer)
         self._wire: Wire | None = None
         self._is_over = False
         self._ended: asyncio.Future[None] | None = None

@@ -156,7 +156,7 @@ class Session:
         """Messages that the client never got because it reads too slowly."""
         self._topic = relay.message_topic
         self._interval = relay.heartbeat_interval
-        self._metadata = relay.metadata
+        self.metadata = relay.metadata
         self._cancel_on_leave = relay.cancel_on_leave
         self._overflow = overflow
         self._held: set[PID] = set()
@@ -175,7 +175,7 @@ class Session:
             return []
         self._opened_at = now
         self.state = State.OPEN
-        effects: list[Effect] = [] if self._target_gone else [Join(self.target, self._metadata)]
+        effects: list[Effect] = [] if self._target_gone else [Join(self.target, self.metadata)]
         if (early := self._early) is not None:
             return effects + self._close(early.code, early.reason, lingering=early.lingering)
         if self._interval is not None:
@@ -335,11 +335,11 @@ class Session:
         if given.message_topic is not UNSET:
             self._topic = given.message_topic
         if given.metadata is not UNSET:
-            self._metadata = given.metadata
+            self.metadata = given.metadata
         if moves:
-            effects.append(Join(target, self._metadata))
+            effects.append(Join(target, self.metadata))
         elif given.metadata is not UNSET:
-            effects.append(Attach(target, self._metadata))
+            effects.append(Attach(target, self.metadata))
         if given.heartbeat_interval is not UNSET:
             self._interval = given.heartbeat_interval
             effects.append(Beat(self._interval))

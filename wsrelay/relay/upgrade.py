@@ -14,7 +14,7 @@ from . import header
 from .asgi import RETRY_AFTER, App, Event, Receive, Scope, Send, response, strip
 from .asgi_connection import AsgiConnection
 from .asking import Answer, Asking, NativeAnswer, relay_headers
-from .connection import Limits
+from .connection import Limits, Peer
 from .direct_connection import DIRECT, DirectConnection
 from .spawned import Spawned
 
@@ -173,12 +173,13 @@ class Upgrade:
         if watch.done():  # the client went while its target started
             self._abandon(relay)
             return
+        peer = Peer.of(self._scope, subprotocol)
         accept = {"type": "websocket.accept", "subprotocol": subprotocol, "headers": headers}
         if (claim := self._scope.get("extensions", {}).get(DIRECT)) is None:
-            portable = AsgiConnection(node, relay, self._limits)
+            portable = AsgiConnection(node, relay, self._limits, peer)
             await portable.serve(accept, self._resume, self._send)
         else:
-            connection = DirectConnection(node, relay, self._limits)
+            connection = DirectConnection(node, relay, self._limits, peer)
             await connection.serve(accept, self._send, claim)
             await asking.finished_or(connection.ended())
 
