@@ -147,7 +147,7 @@ class Running:
         try:
             if self._serves:
                 line = self.stderr.line("http://")
-                self.address = line.partition("http://")[2].partition("/")[0]
+                self.address = line.partition("http://")[2].partition("/")[0].split()[0]
         except BaseException:
             self._end()
             raise

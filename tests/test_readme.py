@@ -1,0 +1,145 @@
+"""The README's commands and blocks of code, as they stand there."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+from running import HANDLERS, TIMEOUT, Running, client, received
+from websockets.sync.client import connect
+
+ROOT = HANDLERS.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SCRIPTS = Path(sys.executable).parent
+
+in_its_environment = pytest.mark.skipif(
+    Path(sys.prefix).resolve() != ROOT / ".venv",
+    reason="the scripts would prepare another environment than the one that the tests run in",
+)
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def block(part: str) -> str:
+    """The block of Python that contains the text."""
+    [found] = [code for code in blocks("python") if part in code]
+    return found
+
+
+def commands(program: str) -> list[str]:
+    """The lines of shell that start with the program, without their comments."""
+    lines = [
+        line.partition("  #")[0].strip() for code in blocks("sh") for line in code.splitlines()
+    ]
+    return [line for line in lines if line.startswith(program)]
+
+
+class Typed(Running):
+    """A command as the README has it."""
+
+    def __init__(self, command: str, *more: str, cwd: Path) -> None:
+        super().__init__("", cwd=cwd)
+        words = [*shlex.split(command), *more]
+        if (program := SCRIPTS / words[0]).exists():
+            words[0] = str(program)
+        self._command = words
+
+
+# The first example and the commands
+
+
+def test_the_first_block_is_a_handler(tmp_path: Path) -> None:
+    script = tmp_path / "upper.py"
+    script.write_text(blocks("python")[0])
+    with Running(script) as running, client(running.ws()) as one:
+        one.send("hello")
+        assert received(one) == "HELLO"
+
+
+@in_its_environment
+@pytest.mark.parametrize("command", commands("scripts/run"))
+def test_scripts_run_serves_a_page_and_a_websocket(command: str) -> None:
+    with Typed(command, "--port", "0", cwd=ROOT) as running:
+        assert httpx.get(running.http(), trust_env=False).status_code == 200
+        with client(running.ws("/ws/room"), origin=running.http().rstrip("/")):
+            pass
+
+
+@in_its_environment
+@pytest.mark.parametrize("command", commands(".venv/bin/wsrelay serve"))
+def test_wsrelay_serve_serves_a_page(command: str) -> None:
+    with Typed(command, cwd=ROOT) as running:
+        assert httpx.get(running.http(), trust_env=False).status_code == 200
+
+
+@in_its_environment
+@pytest.mark.parametrize("command", commands(".venv/bin/wsrelay check"))
+def test_wsrelay_check_finds_nothing_wrong(command: str) -> None:
+    done = subprocess.run(shlex.split(command), cwd=ROOT, capture_output=True, check=False)
+    assert done.returncode == 0, done
+
+
+# Inside an application
+
+
+@pytest.fixture
+def application(tmp_path: Path) -> Path:
+    """A folder with the README's FastAPI application and the handlers that it names."""
+    shutil.copytree(HANDLERS, tmp_path / "handlers")
+    (tmp_path / "app.py").write_text(block("async def connect"))
+    return tmp_path
+
+
+@pytest.mark.parametrize("command", commands("uvicorn"))
+def test_the_application_runs_under_the_readme_s_command(command: str, application: Path) -> None:
+    """With the defaults of the server, and those of a client, which offers compression."""
+    with Typed(command, "--port", "0", cwd=application) as running:
+        with connect(running.ws("/rooms/blue"), proxy=None) as one:
+            assert '"joined"' in str(received(one))
+            one.send("hello")
+            assert '"hello"' in str(received(one))
+        assert httpx.get(running.http("/rooms/red"), trust_env=False).status_code == 426
+
+
+@pytest.mark.parametrize("part", ["Supervisor(node", "from_config("])
+def test_an_application_with_a_node_of_its_own_runs(part: str, application: Path) -> None:
+    first, own = block("async def connect"), block(part)
+    imports = "import wsrelay\nfrom wsrelay import Node, Service, Supervisor\n"
+    if "from_config" in part:
+        own = own.replace('"wsrelay.yaml"', '"handlers/wsrelay.yaml"')
+        head, tail = first.split("app = FastAPI()\napp.add_middleware(WebSocketRelay)\n")
+        code = head + imports + own + tail
+    else:
+        code = first.replace("app.add_middleware(WebSocketRelay)\n", "") + imports + own
+    (application / "app.py").write_text(code)
+    with (
+        Typed(commands("uvicorn")[0], "--port", "0", cwd=application) as running,
+        client(running.ws("/rooms/blue")) as one,
+    ):
+        assert '"joined"' in str(received(one))
+
+
+# Testing handlers
+
+
+def test_the_block_about_testing_is_a_test_that_passes(application: Path) -> None:
+    (application / "test_echo.py").write_text(block("def test_echo"))
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_echo.py"],
+        cwd=application,
+        env={k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")},
+        capture_output=True,
+        text=True,
+        timeout=3 * TIMEOUT,
+        check=False,
+    )
+    assert "1 passed" in done.stdout, done.stdout + done.stderr
