@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any, cast
 
 import httpx
@@ -234,6 +235,28 @@ async def test_socket_io_beside_the_relay_gets_its_upgrades(front_end: str) -> N
             await websocket.send("hello")
             assert await received(websocket) == "hello"
     assert heard == ["connect"]
+
+
+@pytest.mark.parametrize("how", ["raises", "returns"])
+async def test_an_application_that_knows_no_http_gets_its_upgrades(how: str) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await native(WebSocket(scope, receive, send))
+        elif how == "raises":
+            raise ValueError(f"no application for {scope['type']}")
+
+    async with without_lifespan(WebSocketRelay(app)) as url:
+        assert await says_native(url)
+    async with without_lifespan(WebSocketRelay(app, native=False)) as url:
+        assert (await refusal(url)).status_code == 500
+
+
+@contextlib.asynccontextmanager
+async def without_lifespan(relay: WebSocketRelay) -> AsyncIterator[str]:
+    async with serving(relay, lifespan="off") as url:
+        yield url
+        if relay._own is not None:
+            await relay._own.aclose()
 
 
 # Shapes that ASGI allows

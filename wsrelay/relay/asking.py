@@ -95,6 +95,12 @@ class Asking:
         """Let the response's body go nowhere."""
         self._decision.set_result(None)
 
+    def end(self) -> None:
+        """Let the application finish as if its client had gone: another has answered."""
+        if not self._decision.done():
+            self.drop_body()
+        self.client_gone()
+
     async def stop(self) -> None:
         """End an application that took the question for the upgrade itself."""
         self.task.cancel()
@@ -135,11 +141,9 @@ class Asking:
 
     async def finish(self) -> None:
         """Wait for the application's end, its client being gone; raises what it raises."""
-        if not self._decision.done():
-            self.drop_body()
-        self.client_gone()
-        if self.task.cancelled():
-            return  # by `stop`
+        self.end()
+        if self.task.cancelled() or (self.task.done() and not self.answer.done()):
+            return  # `stop` has ended it, or `started` has told of its end
         try:
             await self.task
         except BaseException:

@@ -32,10 +32,11 @@ class WebSocketRelay:
     `close`, `pause` and `drop`, `linger` in seconds. Building it starts nothing.
 
     `native`: an upgrade that the application answers without the header and with one of
-    `native_statuses` (None: 2xx, 404 and 405), or with an event of a `websocket` scope, is for the
-    application's own WebSocket routes: it is run again with the scope itself. If it closes without
-    accepting, the client gets the first answer. `never_ask` are paths, with all below them, that
-    are the application's own without a question and without a look at the origin.
+    `native_statuses` (None: 2xx, 404 and 405), with an event of a `websocket` scope, or with no
+    answer at all, is for the application's own WebSocket routes: it is run again with the scope
+    itself. If it closes without accepting, the client gets the first answer. `never_ask` are paths,
+    with all below them, that are the application's own without a question and without a look at
+    the origin.
     `cancel_unused`: what a request spawns is cancelled when its answer is no upgrade, unless it has
     a client or somebody else has found it by its name.
     """
@@ -56,7 +57,7 @@ class WebSocketRelay:
     ) -> None:
         self._app = app
         self._given = node
-        self._native = _statuses(native_statuses) if native else frozenset()
+        self._native = _statuses(native_statuses) if native else None
         self._never_ask = _paths(never_ask)
         self._cancel_unused = cancel_unused
         self._own: Node | None = None

@@ -35,7 +35,7 @@ class Upgrade:
         *,
         node: Node,
         limits: Limits,
-        native: Container[int],
+        native: Container[int] | None,
         cancel_unused: bool,
     ) -> None:
         self._app = app
@@ -55,7 +55,8 @@ class Upgrade:
         """See the upgrade through; raises what the application raises.
 
         `native` are the statuses of answers without the relay's header that leave the upgrade to
-        the application's own WebSocket routes.
+        the application's own WebSocket routes, as what is no HTTP answer at all does; None: there
+        are no such routes.
         """
         self._first.append(await self._receive())
         asking = Asking(self._app, self._scope, self._spawned)
@@ -91,28 +92,28 @@ class Upgrade:
     async def _ask(self, asking: Asking, watch: asyncio.Future[Event]) -> None:
         try:
             answer = await asking.started()
-        except NativeAnswer:
-            self._spawned.drop()
-            await asking.stop()
-            await self._app(self._scope, self._replay, self._send)
-            return
         except (HostFull, HostFailed) as error:
             self._spawned.drop()
             await self._unavailable(error)
             return
-        except Exception:
+        except NativeAnswer:
             self._spawned.drop()
-            await self._deny(500, b"Internal Server Error\n")
-            raise
+            await asking.stop()
+            await self._serve_without_answer("it answered with a WebSocket event")
+            return
+        except Exception as error:
+            self._spawned.drop()
+            if not await self._serve_without_answer(f"it raised {error!r:.200}"):
+                raise
+            return
         if answer is not None and answer.relay is not None:
             asking.drop_body()
             await self._relay(asking, answer, watch)
             return
         self._spawned.drop()
         if answer is None:
-            logger.error("%s: 500: the application did not respond", self._path)
-            await self._deny(500, b"Internal Server Error\n")
-        elif answer.status in self._native:
+            await self._serve_without_answer("it did not respond")
+        elif self._native is not None and answer.status in self._native:
             await self._serve_natively(asking, answer)
         elif answer.status == 500 and (full := await asking.unavailable()) is not None:  # noqa: PLR2004
             await self._unavailable(full)
@@ -125,30 +126,52 @@ class Upgrade:
         If it closes without having accepted, which is also how frameworks say that they have no
         such route, the client gets the answer that there was over HTTP.
         """
-        decided = refused = False
+        refused: bool | None = None
 
         async def send(event: Event) -> None:
-            nonlocal decided, refused
-            if refused:
-                return
-            if not decided:
-                decided = True
-                if event["type"] == "websocket.close":
-                    refused = True
+            nonlocal refused
+            if refused is None:
+                refused = event["type"] == "websocket.close"
+                if refused:
                     await self._pass_on(asking, answer)
-                    return
-                asking.drop_body()
-                asking.client_gone()
-            await self._send(event)
+                else:
+                    asking.end()
+            if not refused:
+                await self._send(event)
 
         try:
             await self._app(self._scope, self._replay, send)
         except Exception:
-            if not decided:
+            if refused is None:
                 await self._pass_on(asking, answer)
             raise
-        if not decided:
+        if refused is None:
             await self._pass_on(asking, answer)
+
+    async def _serve_without_answer(self, why: str) -> bool:
+        """Run an application that has no answer over HTTP with the scope itself.
+
+        Returns whether it then answered; else the client has got a 500.
+        """
+        first: str | None = None
+
+        async def send(event: Event) -> None:
+            nonlocal first
+            first = first or event["type"]
+            await self._send(event)
+
+        if self._native is not None:
+            await self._app(self._scope, self._replay, send)
+        if first is None:
+            logger.error("%s: 500: the application was asked over HTTP, and %s", self._path, why)
+            await self._deny(500, b"Internal Server Error\n")
+        elif first == "websocket.close":
+            logger.warning(
+                "%s: 403: the application closed, and when it was asked over HTTP, %s",
+                self._path,
+                why,
+            )
+        return first is not None
 
     async def _relay(self, asking: Asking, answer: Answer, watch: asyncio.Future[Event]) -> None:
         path, node = self._path, self._node
