@@ -24,6 +24,7 @@ LAYERS: dict[str, int] = {
     "printable": 0,
     "bucket": 0,
     "targets": 0,
+    "scripts": 0,
     "osproc": 0,
     "duplex": 0,
     "payload": 1,

@@ -10,7 +10,7 @@ import pickle
 from collections.abc import Callable, Container
 from typing import Any
 
-from . import targets
+from . import scripts, targets
 from .errors import InvalidTarget, PayloadError
 from .payload import writable
 
@@ -25,13 +25,15 @@ def pack_target(
     An id among `entries` stays as it is, for the node to look up. Raises `InvalidTarget`, or
     `PayloadError` for what cannot be pickled.
     """
+    arguments = (args, kwargs) if args or kwargs else None
     if isinstance(target, str) and target in entries:
-        return target, _pickle((args, kwargs)) if args or kwargs else b""
+        return target, _pack(arguments)
     if isinstance(target, str):
-        text = writable(str(targets.parse(target).absolute()), "target")
-        return text, _pickle((args, kwargs)) if args or kwargs else b""
+        parsed = targets.parse(target).absolute()
+        text = writable(str(parsed), "target")
+        return text, _pack(arguments, imports=parsed.module is not None)
     if callable(target):
-        return None, _pickle((target, args, kwargs))
+        return None, _pack((target, args, kwargs))
     raise InvalidTarget(
         f"target {target!r:.200} is neither text (path/to/script.py:function, module:function) "
         "nor a callable"
@@ -42,11 +44,23 @@ def unpack_target(
     text: str | None, code: bytes, load: Callable[[targets.Target], Callable[..., Any]]
 ) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
     """Return function, args and kwargs; `load` finds the function that a text names."""
+    folder, content = pickle.loads(code) if code else (None, b"")  # noqa: S301 - the spawner's
+    if folder is not None:
+        scripts.enter(folder)
+    opened = pickle.loads(content) if content else ((), {})  # noqa: S301 - as above
     if text is None:
-        function, args, kwargs = pickle.loads(code)  # noqa: S301 - written by the spawner
+        function, args, kwargs = opened
         return function, args, kwargs
-    args, kwargs = pickle.loads(code) if code else ((), {})  # noqa: S301 - as above
+    args, kwargs = opened
     return load(targets.parse(text)), args, kwargs
+
+
+def _pack(value: Any, *, imports: bool = False) -> bytes:
+    """Pickle a value, and the folder in which the spawner would import what it refers to."""
+    folder = scripts.entered()
+    if value is None and not (imports and folder is not None):
+        return b""
+    return pickle.dumps((folder, b"" if value is None else _pickle(value)))
 
 
 def _pickle(value: Any) -> bytes:

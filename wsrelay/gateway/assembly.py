@@ -214,7 +214,7 @@ def _router(configuration: Configuration, router: config.Router, node: Node) -> 
 
 def _function(configuration: Configuration, name: str) -> Callable[..., Any]:
     try:
-        return worker.load_target(targets.parse(configuration.functions[name].target))
+        return worker.load_function(targets.parse(configuration.functions[name].target))
     except worker.LoadError as error:
         raise AssemblyError(f"{name}: {error}", error.details) from None
 

@@ -25,7 +25,7 @@ from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any, Final, Never
 
-from wsrelay import osproc, targets, wire, worker
+from wsrelay import osproc, scripts, targets, wire, worker
 from wsrelay.duplex import Duplex, close_all
 
 from . import isolation, limits
@@ -66,8 +66,8 @@ def main(control: socket.socket, options: HostOptions, node: int, log_level: int
     template = Template(control, options)
     try:
         declared = [targets.parse(text).absolute() for text in options.targets]
-        scripts = [Path(target.script) for target in declared if target.script is not None]
-        isolation.enter(options.isolation, scripts)
+        files = [Path(target.script) for target in declared if target.script is not None]
+        isolation.enter(options.isolation, files)
         limits.enter_template(options.limits)
         # While user code is loaded nobody looks at the socket, and there are no workers yet to end.
         # (A change of user takes it back, so it comes after that.)
@@ -118,8 +118,10 @@ def _preload(modules: Iterable[str], declared: Iterable[targets.Target]) -> None
     os.environ.update(dict.fromkeys(limited, "1"))
     for name in modules:
         worker.load_module(name)
-    for target in declared:
+    # Modules come first: what is imported without a script's folder is the same for all scripts.
+    for target in sorted(declared, key=lambda target: target.script is not None):
         worker.load_target(target)
+    scripts.rest()
     for name in limited:
         os.environ.pop(name, None)
     _warn_of_threads()

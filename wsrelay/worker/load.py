@@ -12,9 +12,17 @@ from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any
 
+from wsrelay import scripts
 from wsrelay.targets import Target
 
-__all__ = ["LoadError", "forget_script", "load_module", "load_target", "user_traceback"]
+__all__ = [
+    "LoadError",
+    "forget_script",
+    "load_function",
+    "load_module",
+    "load_target",
+    "user_traceback",
+]
 
 _PACKAGE = str(Path(__file__).resolve().parent.parent) + os.sep
 _scripts: dict[str, ModuleType] = {}
@@ -30,11 +38,30 @@ class LoadError(Exception):
 
 
 def load_target(target: Target) -> Callable[..., Any]:
-    """Return the function that the target names; raises `LoadError`."""
+    """Return the function that the target names, in a process of its own; raises `LoadError`.
+
+    From then on the process imports what a script's folder has, and no other script's.
+    """
     if target.script is not None:
-        module = load_script(target.script)
-    else:
-        module = load_module(str(target.module))
+        return _function(_load_script(target.script, scripts.enter), target)
+    return _function(load_module(str(target.module)), target)
+
+
+def load_function(target: Target) -> Callable[..., Any]:
+    """Return the function that the target names, in a process of many; raises `LoadError`."""
+    if target.script is not None:
+        return _function(_load_script(target.script, _share), target)
+    return _function(load_module(str(target.module)), target)
+
+
+def _share(folder: str) -> None:
+    try:
+        scripts.share(folder, _scripts.values())
+    except scripts.SharedNameError as error:
+        raise LoadError(str(error)) from None
+
+
+def _function(module: ModuleType, target: Target) -> Callable[..., Any]:
     function = getattr(module, target.function, None)
     place = target.script or target.module
     if function is None:
@@ -64,30 +91,29 @@ def load_module(name: str) -> ModuleType:
         raise _raised(name, error) from None
 
 
-def load_script(path: str) -> ModuleType:
+def _load_script(path: str, enter: Callable[[str], None]) -> ModuleType:
     """Run a script once and return it as a module; raises `LoadError`.
 
     Its folder comes first on `sys.path`, as for `python script.py`, but `__name__` is the file's
     stem, so a `__main__` guard stays shut.
     """
     if (module := _scripts.get(path)) is not None:
+        enter(os.path.split(path)[0])
         return module  # the way of a worker, where each step costs it pages of its own
     file = Path(path).resolve()
     path = str(file)
-    if (module := _scripts.get(path)) is not None:
-        return module
     if not file.is_file():
         raise LoadError(f"{path} {'is a folder' if file.is_dir() else 'does not exist'}")
-    folder = str(file.parent)
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
-    name = file.stem
-    if name in sys.modules or name in sys.stdlib_module_names:
-        name = f"{name}__script{len(_scripts)}"
+    enter(str(file.parent))
+    if (module := _scripts.get(path) or scripts.imported(file)) is not None:
+        _scripts[path] = module
+        return module
+    name = scripts.module_name(file)
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise LoadError(f"{path} is no Python file")
     module = importlib.util.module_from_spec(spec)
+    module.__package__ = ""  # that of a script, whatever its module's name is
     sys.modules[name] = _scripts[path] = module
     try:
         spec.loader.exec_module(module)
@@ -100,7 +126,7 @@ def load_script(path: str) -> ModuleType:
 def forget_script(path: str) -> None:
     """Let the next `load_script` run the script again, because it was edited."""
     if (module := _scripts.pop(str(Path(path).resolve()), None)) is not None:
-        del sys.modules[module.__name__]
+        sys.modules.pop(module.__name__, None)
 
 
 def _raised(place: str, error: BaseException) -> LoadError:

@@ -102,6 +102,6 @@ class TokenAuth:
 
 def _load(text: str) -> Callable[[str], Any]:
     try:
-        return worker.load_target(targets.parse(text))
+        return worker.load_function(targets.parse(text))
     except worker.LoadError as error:
         raise ValueError(f"token_auth.function: {error}") from None

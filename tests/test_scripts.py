@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import asyncio
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import TIMEOUT, processes
+
+from wsrelay import HostOptions, Node
+from wsrelay.message import Result
+
+pytestmark = pytest.mark.anyio
+
+
+async def end_of(node: Node, target: Any, *args: Any) -> Result:
+    ended: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+    node.when_ended(node.spawn(target, None, *args), ended.set_result)
+    async with asyncio.timeout(TIMEOUT):
+        return await ended
+
+
+async def value_of(node: Node, target: Any, *args: Any) -> Any:
+    result = await end_of(node, target, *args)
+    assert result.error is None, result.error.traceback or result.error
+    return result.value
+
+
+def write(path: Path, text: str) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return str(path)
+
+
+def two_folders(tmp_path: Path, script: str, utils: str = "utils.py") -> list[str]:
+    """The same script in two folders, each beside a module `utils` of its own."""
+    for name in ("rooms", "games"):
+        write(tmp_path / name / utils, f"NAME = '{name}'\nclass Named: name = NAME\n")
+    return [write(tmp_path / name / "main.py", script) for name in ("rooms", "games")]
+
+
+# Modules
+
+
+@pytest.mark.parametrize("utils", ["utils.py", "utils/__init__.py"])
+@pytest.mark.parametrize("preloaded", [True, False])
+async def test_each_script_imports_the_modules_of_its_own_folder(
+    tmp_path: Path, utils: str, preloaded: bool
+) -> None:
+    script = (
+        "import utils\ndef handler():\n    import utils as now\n    return utils.NAME, now.NAME\n"
+    )
+    scripts = two_folders(tmp_path, script, utils)
+    late = [
+        write(
+            Path(path).with_name("late.py"),
+            "def handler():\n    import utils\n    return utils.NAME\n",
+        )
+        for path in scripts
+    ]
+    targets = tuple([*scripts, *late] if preloaded else ())
+    async with Node(hosts=[HostOptions(targets=targets)]) as node:
+        for name, path, lazy in zip(("rooms", "games"), scripts, late, strict=True):
+            assert await value_of(node, path) == [name, name]
+            assert await value_of(node, lazy) == name
+
+
+async def test_a_module_of_one_script_s_folder_is_not_there_for_another_s(tmp_path: Path) -> None:
+    write(tmp_path / "rooms" / "settings.py", "")
+    rooms = write(tmp_path / "rooms" / "rooms.py", "import settings\ndef handler(): pass\n")
+    games = write(
+        tmp_path / "games" / "games.py",
+        "try:\n    import settings\nexcept ImportError:\n    settings = 'none'\n"
+        "def handler(): return settings\n",
+    )
+    async with Node(hosts=[HostOptions(targets=(rooms, games))]) as node:
+        assert await value_of(node, games) == "none"
+
+
+async def test_a_module_on_the_path_makes_way_for_that_of_a_script_s_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And is loaded once, for all scripts that have none of their own."""
+    write(tmp_path / "shared" / "utils.py", "NAME = 'shared'\n")
+    monkeypatch.syspath_prepend(str(tmp_path / "shared"))
+    script = "import utils\ndef handler(): return utils.NAME\n"
+    rooms, games = two_folders(tmp_path, script)
+    Path(games).with_name("utils.py").unlink()
+    options = HostOptions(preload=("utils",), targets=(rooms, games))
+    async with Node(hosts=[options]) as node:
+        assert await value_of(node, rooms) == "rooms"
+        assert await value_of(node, games) == "shared"
+
+
+async def test_what_a_handler_spawns_finds_what_the_handler_would(tmp_path: Path) -> None:
+    """A function, a module, and a script of another folder with an argument of this one's."""
+    scripts = two_folders(
+        tmp_path,
+        "import utils\n"
+        "from wsrelay import process\n"
+        "def named(): return utils.NAME\n"
+        "def told(value): return value.name\n"
+        "def handler(other):\n"
+        "    own = [named, lambda: utils.NAME, 'helpers:work']\n"
+        "    ends = [process.exec(target) for target in own]\n"
+        "    return [*ends, process.exec(f'{other}:told', None, utils.Named())]\n",
+    )
+    for path in scripts:
+        write(Path(path).with_name("helpers.py"), "import utils\ndef work(): return utils.NAME\n")
+    async with Node(hosts=[HostOptions(targets=tuple(scripts))]) as node:
+        assert await value_of(node, scripts[0], scripts[1]) == ["rooms"] * 4
+        assert await value_of(node, scripts[1], scripts[0]) == ["games"] * 4
+
+
+async def test_a_script_that_another_one_imports_runs_once(tmp_path: Path) -> None:
+    first = write(tmp_path / "first.py", "import second\ndef handler(): return second.LOADED\n")
+    second = write(
+        tmp_path / "second.py",
+        "import random\nLOADED = random.random()\ndef handler(): return LOADED\n",
+    )
+    async with Node(hosts=[HostOptions(targets=(first, second))]) as node:
+        assert await value_of(node, first) == await value_of(node, second)
+
+
+async def test_functions_that_share_a_process_refuse_two_modules_of_one_name(
+    tmp_path: Path,
+) -> None:
+    scripts = two_folders(tmp_path, "import utils\ndef handler(): pass\n")
+    code = (
+        "import sys\nfrom wsrelay import targets, worker\n"
+        "for path in sys.argv[1:]: worker.load_function(targets.parse(path))\n"
+    )
+    loading = [sys.executable, "-c", code, *scripts]
+    done = await asyncio.to_thread(subprocess.run, loading, capture_output=True, text=True)
+    assert re.search("rooms and .*games both have a module 'utils'.*: rename one", done.stderr)
+
+
+# Names
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+@pytest.mark.parametrize("name", ["mine", "cmd"])
+async def test_children_of_multiprocessing_import_the_script(
+    tmp_path: Path, name: str, method: str
+) -> None:
+    """Also one that has the name of a module of the standard library."""
+    script = write(
+        tmp_path / f"{name}.py",
+        "import multiprocessing, os, utils\n"
+        "def work(number): return [number * utils.TWO, os.getpid()]\n"
+        "def handler():\n"
+        f"    with multiprocessing.get_context('{method}').Pool(1) as pool:\n"
+        "        (value, child), = pool.map(work, [21])\n"
+        "    return value, child != os.getpid(), __name__\n",
+    )
+    write(tmp_path / "utils.py", "TWO = 2\n")
+    async with Node(hosts=[processes(targets=(script,))]) as node:
+        value, elsewhere, module = await value_of(node, script)
+    assert (value, elsewhere) == (42, True)
+    assert module == {"mine": "mine", "cmd": "wsrelay.scripts.cmd"}[name]
