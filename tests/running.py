@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, Self
 
@@ -111,6 +111,7 @@ class Running:
         self,
         target: str | Path,
         *options: str,
+        arguments: Sequence[str] = (),
         cwd: Path | None = None,
         serves: bool = True,
         port: int = 0,
@@ -122,6 +123,7 @@ class Running:
             self._command += ["serve", *options, "-c", str(target)]
         else:
             self._command += ["run", "--port", str(port), *options, str(target)]
+        self._command += ["--", *arguments] if arguments else []
         self._cwd = cwd
         self._port = port
         self._serves = serves

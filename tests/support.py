@@ -22,7 +22,7 @@ from starlette.routing import Route
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from wsrelay import HostOptions, Node, RelayResponse
+from wsrelay import HostOptions, Node, RelayResponse, Result
 from wsrelay.gateway.protocol import RelayProtocol
 from wsrelay.gateway.server import Server, ServerOptions
 
@@ -47,6 +47,19 @@ async def until(condition: Callable[[], Any], what: str = "") -> Any:
             raise AssertionError(f"still not so after {TIMEOUT} s: {what or condition}")
         await asyncio.sleep(0.005)
     return result
+
+
+async def end_of(node: Node, target: Any, *args: Any) -> Result:
+    ended: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+    node.when_ended(node.spawn(target, None, *args), ended.set_result)
+    async with asyncio.timeout(TIMEOUT):
+        return await ended
+
+
+async def value_of(node: Node, target: Any, *args: Any) -> Any:
+    result = await end_of(node, target, *args)
+    assert result.error is None, result.error.traceback or result.error
+    return result.value
 
 
 class _PlainServer(uvicorn.Server):

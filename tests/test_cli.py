@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http
 import os
+import re
 import signal
 import socket
 import ssl
@@ -126,6 +127,11 @@ def refusal(url: str, **options: Any) -> Any:
     return refused.value.response
 
 
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
 def get(url: str) -> httpx.Response:
     return httpx.get(url, trust_env=False, verify=NO_TLS)
 
@@ -191,6 +197,16 @@ def test_a_target_may_be_a_module_of_the_current_folder(write: Write) -> None:
         client(running.ws()) as websocket,
     ):
         assert news(websocket)["os_pid"] in running.workers()
+
+
+@pytest.mark.parametrize("options", [[], ["--reload"]])
+def test_what_stands_behind_two_dashes_is_in_the_script_s_sys_argv(
+    write: Write, options: list[str]
+) -> None:
+    script = write("tells.py", "import sys\nprint(*sys.argv)\ndef handler(): pass\n")
+    given = ["--model", "x", "--reload"]
+    with Running(script, *options, port=free_port(), arguments=given) as running:
+        running.stdout.line(f"{script} --model x --reload")
 
 
 def test_a_relative_path_starts_at_the_current_folder(write: Write) -> None:
@@ -635,6 +651,15 @@ def test_a_script_that_raises_shows_its_own_traceback_once(
     assert ROOT not in complaint, "the traceback shows wsrelay's own frames"
 
 
+def test_a_script_whose_top_level_does_not_end_is_given_up_and_says_where_it_stands(
+    write: Write,
+) -> None:
+    script = write("endless.py", "while True:\n    pass\n")
+    line = run_to_the_end(script, "--start-timeout", "500ms").splitlines()[-1]
+    assert "loading takes longer than the start timeout of 0.5 s" in line
+    assert re.search(f"stands at line [12] of {script}[.] .*--start-timeout", line)
+
+
 @pytest.mark.parametrize("leaves", [True, False])
 def test_a_script_that_ends_the_process_at_import_is_an_error_too(
     write: Write, leaves: bool
@@ -656,6 +681,7 @@ def test_a_script_that_ends_the_process_at_import_is_an_error_too(
         (["--path", "ws"], "'ws' is no path"),
         (["--room-linger", "5"], "'5' is not a duration"),
         (["--room-linger", "-1s"], "'-1s' is too short"),
+        (["--start-timeout", "0s"], "'0s' is too short"),
         (["--static", "missing-folder"], "'missing-folder' does not exist"),
         (["--static", __file__], "is a file"),
         (["--port", "65536"], "65536 is not in the range"),
@@ -873,9 +899,7 @@ def test_reload_starts_the_script_again_when_it_is_edited(tmp_path: Path) -> Non
         "        process.send(message.sender, 'ws.send', {'type': 'text', 'data': 'one'})\n"
     )
     script.write_text(text)
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    with Running(script, "--reload", port=port) as running:
+    with Running(script, "--reload", port=free_port()) as running:
         with client(running.ws()) as one:
             assert received(one) == "one"
             script.write_text(text.replace("one", "two"))

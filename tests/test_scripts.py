@@ -5,28 +5,13 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
-from support import TIMEOUT, processes
+from support import end_of, processes, value_of
 
 from wsrelay import HostOptions, Node
-from wsrelay.message import Result
 
 pytestmark = pytest.mark.anyio
-
-
-async def end_of(node: Node, target: Any, *args: Any) -> Result:
-    ended: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-    node.when_ended(node.spawn(target, None, *args), ended.set_result)
-    async with asyncio.timeout(TIMEOUT):
-        return await ended
-
-
-async def value_of(node: Node, target: Any, *args: Any) -> Any:
-    result = await end_of(node, target, *args)
-    assert result.error is None, result.error.traceback or result.error
-    return result.value
 
 
 def write(path: Path, text: str) -> str:
@@ -161,3 +146,80 @@ async def test_children_of_multiprocessing_import_the_script(
         value, elsewhere, module = await value_of(node, script)
     assert (value, elsewhere) == (42, True)
     assert module == {"mine": "mine", "cmd": "wsrelay.scripts.cmd"}[name]
+
+
+# Arguments
+
+
+@pytest.mark.parametrize("arguments", [(), ("--model", "x")])
+async def test_a_script_finds_its_arguments_in_sys_argv(
+    tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    """At its top level and in the handler, and each script its own path before them."""
+    code = "import sys\nTOP = list(sys.argv)\ndef handler(): return TOP, sys.argv\n"
+    scripts = [write(tmp_path / f"{name}.py", code) for name in ("first", "second")]
+    async with Node(hosts=[HostOptions(targets=tuple(scripts), arguments=arguments)]) as node:
+        for script in scripts:
+            assert await value_of(node, script) == [[script, *arguments]] * 2
+
+
+# What a script cannot do
+
+
+@pytest.mark.parametrize(
+    ("written", "right"),
+    [
+        ("from .util import x", "from util import x"),
+        ("from . import util", "import util"),
+        ("from ..deep.util import x as y", "from deep.util import x as y"),
+    ],
+)
+async def test_a_relative_import_in_a_script_says_what_to_write(
+    tmp_path: Path, written: str, right: str
+) -> None:
+    script = write(tmp_path / "relative.py", f"{written}\ndef handler(): pass\n")
+    late = write(tmp_path / "late.py", f"def handler():\n    {written}\n")
+    advice = f"write `{right}` in place of `{written}`"
+    async with Node(hosts=[processes()]) as node:
+        for path, told in ((script, "message"), (late, "traceback")):
+            error = (await end_of(node, path)).error
+            assert advice in getattr(error, told)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "breakpoint()",
+        "input('? ')",
+        "import pdb; pdb.set_trace()",
+        "import pdb, sys; pdb.post_mortem(sys.exc_info()[2])",
+    ],
+)
+async def test_what_needs_a_terminal_says_what_to_do_without(tmp_path: Path, call: str) -> None:
+    code = (
+        "def handler():\n"
+        "    try:\n"
+        "        1 / 0\n"
+        "    except ZeroDivisionError:\n"
+        f"        {call}\n"
+        "    return 1\n"
+    )
+    script = write(tmp_path / "asks.py", code)
+    async with Node(hosts=[processes()]) as node:
+        error = (await end_of(node, script)).error
+    assert error is not None
+    assert "needs a terminal and a worker has none" in error.message
+    assert "debugpy.listen(port)" in error.message
+
+
+async def test_a_script_s_own_input_and_breakpoint_hook_are_used(tmp_path: Path) -> None:
+    script = write(
+        tmp_path / "own.py",
+        "import io, sys\n"
+        "sys.breakpointhook = lambda: 'its own'\n"
+        "def handler():\n"
+        "    sys.stdin = io.StringIO('typed\\n')\n"
+        "    return breakpoint(), input()\n",
+    )
+    async with Node(hosts=[processes(targets=(script,))]) as node:
+        assert await value_of(node, script) == ["its own", "typed"]

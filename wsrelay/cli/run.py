@@ -85,6 +85,7 @@ def _path(_context: click.Context, _parameter: click.Parameter, text: str) -> st
 
 @click.command()
 @click.argument("target", callback=_target)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- ARGUMENTS]...")
 @click.option(
     "--scope",
     type=click.Choice([scope.value for scope in Scope]),
@@ -114,6 +115,13 @@ def _path(_context: click.Context, _parameter: click.Parameter, text: str) -> st
     "--memory", callback=_size, help="What each process may use, e.g. 512MB; beyond it, it ends."
 )
 @click.option(
+    "--start-timeout",
+    default="10s",
+    show_default=True,
+    callback=_duration(0.1),
+    help="How long TARGET may take to load, and a process to start.",
+)
+@click.option(
     "--room-linger",
     default="5s",
     show_default=True,
@@ -130,6 +138,7 @@ def _path(_context: click.Context, _parameter: click.Parameter, text: str) -> st
 def run(
     *,
     target: str,
+    arguments: tuple[str, ...],
     scope: str,
     host: str,
     port: int,
@@ -139,6 +148,7 @@ def run(
     max_processes: int,
     warm: int,
     memory: int | None,
+    start_timeout: float,
     room_linger: float,
     static: Path | None,
     reload: bool,
@@ -146,6 +156,8 @@ def run(
     log_level: str,
 ) -> None:
     """Serve the handler script TARGET, e.g. handlers/echo.py or app.rooms:lobby.
+
+    It finds ARGUMENTS in sys.argv.
 
     Each process of it is a real OS process. Ctrl-C ends everything in order, a second one at once.
     """
@@ -164,8 +176,10 @@ def run(
     )
     processes = HostOptions(
         targets=(target,),
+        arguments=arguments,
         max_processes=max_processes,
         warm=warm,
+        start_timeout=start_timeout,
         stop_timeout=_STOP_TIMEOUT,
         limits=Limits(memory=memory),
     )

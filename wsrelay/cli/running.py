@@ -110,8 +110,10 @@ def reload_on_edits(folders: Sequence[Path]) -> Never:
     """
     import watchfiles  # noqa: PLC0415 - only for development
 
-    arguments = [argument for argument in sys.argv[1:] if argument != "--reload"]
-    command = [sys.executable, "-m", "wsrelay", *arguments]
+    given = sys.argv[1:]
+    ours = given[: given.index("--")] if "--" in given else given  # behind it is the script's own
+    arguments = [argument for argument in ours if argument != "--reload"]
+    command = [sys.executable, "-m", "wsrelay", *arguments, *given[len(ours) :]]
     parent = os.getpid()
     stopping = False
 

@@ -14,8 +14,9 @@ class HostOptions(Struct, frozen=True, kw_only=True):
     """One process host (contract section 4, kind `process.host`).
 
     `preload` names modules and `targets` functions of scripts or modules; all are loaded once, in
-    the template, and shared by every worker. `warm` processes are forked ahead and wait, beside
-    `max_processes`. Timeouts are seconds, `mailbox` is the bytes that other workers may have sent
+    the template, within `start_timeout`, and shared by every worker. `arguments` are in `sys.argv`,
+    behind the script's path. `warm` processes are forked ahead and wait, beside `max_processes`.
+    Timeouts are seconds, `mailbox` is the bytes that other workers may have sent
     to one that has not taken them yet. `spawn_rate` is how many are started in a second, the
     others wait; `log_rate` how many log records a second one may write, the others are dropped and
     counted. `nice` is the workers' absolute niceness. Raises `ValueError` for what cannot be.
@@ -24,6 +25,7 @@ class HostOptions(Struct, frozen=True, kw_only=True):
     name: str = "processes"
     preload: tuple[str, ...] = ()
     targets: tuple[str, ...] = ()
+    arguments: tuple[str, ...] = ()
     max_processes: int = 256
     warm: int = 0
     start_timeout: float = 10.0

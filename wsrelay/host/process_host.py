@@ -19,7 +19,7 @@ from wsrelay.duplex import Duplex, close_all
 from wsrelay.errors import HostFailed, WireError
 from wsrelay.message import ExitError, ExitKind
 
-from . import template
+from . import preloading, template
 from .options import HostOptions
 from .worker import Worker
 
@@ -60,14 +60,23 @@ class ProcessHost:
             raise HostFailed(f"the template cannot be started: {error.strerror}") from None
 
     def _start(self) -> None:
-        ours, theirs = socket.socketpair()
         context = multiprocessing.get_context("spawn")
-        with theirs, _as_a_plain_process(), contextlib.ExitStack() as undo:
+        with (
+            _as_a_plain_process(),
+            contextlib.ExitStack() as given,
+            contextlib.ExitStack() as undo,
+        ):
+            ours, theirs = socket.socketpair()
             undo.callback(ours.close)
+            given.enter_context(theirs)
+            self._report, report = socket.socketpair()
+            undo.callback(self._report.close)
+            given.enter_context(report).setblocking(False)
             self._process = context.Process(
                 target=template.main,
                 args=(
                     theirs,
+                    report,
                     self.options,
                     os.getpid(),
                     logging.getLogger("wsrelay").getEffectiveLevel(),
@@ -77,6 +86,7 @@ class ProcessHost:
             self._process.start()
             undo.pop_all()
         ours.setblocking(False)
+        self._report.setblocking(False)
         self._control = ours
         self._reader = wire.from_template()
         self._loading = self._loop.create_future()
@@ -89,6 +99,11 @@ class ProcessHost:
         self.start()
         assert self._loading is not None  # noqa: S101 - start() made it
         await asyncio.shield(self._loading)
+
+    @property
+    def loading(self) -> bool:
+        """Whether the template is there and not ready to fork."""
+        return self._loading is not None and not self._loading.done()
 
     @property
     def os_pid(self) -> int | None:
@@ -145,6 +160,7 @@ class ProcessHost:
             self._loop.remove_writer(self._control)
             self._control.close()
             self._control = None
+            self._report.close()
         close_all(self._descriptors)
         self._descriptors.clear()
         self._out.clear()
@@ -174,7 +190,7 @@ class ProcessHost:
 
     def _kill_if_loading(self) -> None:
         """Do not wait for the end of user code that is being preloaded."""
-        if self._process is not None and self._loading is not None and not self._loading.done():
+        if self._process is not None and self.loading:
             self._process.kill()
 
     async def join(self, timeout: float) -> None:  # noqa: ASYNC109 - bounds a thread
@@ -250,6 +266,7 @@ class ProcessHost:
         assert self._loading is not None  # noqa: S101 - start() made it
         match frame:
             case wire.Loaded():
+                self._report.close()
                 self._loading.set_result(None)
                 self._launch_pending()
             case wire.LoadFailed():
@@ -284,13 +301,23 @@ class ProcessHost:
     def _lost(self) -> None:
         """Find the control socket closed by the other side: the template died."""
         if self._loading is not None and not self._loading.done():
-            self._fail(HostFailed("what it was told to preload ended the template's process"))
+            self._fail(self._why_lost())
             return
         logger.error("the template of process host %s was lost", self.options.name)
         self._close_with(HostFailed("the process host's template was lost"))
         workers, self._workers, self._pending = self._workers, {}, deque()
         for worker in workers.values():
             worker.template_lost()
+
+    def _why_lost(self) -> HostFailed:
+        """Say why the template ended while it loaded."""
+        report = b""
+        with contextlib.suppress(OSError):  # what it has started may hold the other end
+            while data := self._report.recv(65536):
+                report += data
+        if report:
+            return preloading.took_too_long(report.decode(), self.options.start_timeout)
+        return HostFailed("what it was told to preload ended the template's process")
 
 
 @contextlib.contextmanager

@@ -18,30 +18,21 @@ import select
 import signal
 import socket
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any, Final, Never
 
-from wsrelay import osproc, scripts, targets, wire, worker
+from wsrelay import osproc, targets, wire, worker
 from wsrelay.duplex import Duplex, close_all
 
-from . import isolation, limits
+from . import isolation, limits, preloading
 from .options import HostOptions
 
 __all__ = ["main"]
 
 logger = logging.getLogger(__name__)
-
-_THREAD_LIMITS = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-)
 
 _SMALL: Final = range(0, 480, 16)
 """Sizes of bytes, one for each size of blocks that Python has a pool of."""
@@ -50,12 +41,19 @@ _ENDS: Final = 2
 """Descriptors that come with each `Fork`."""
 
 
-def main(control: socket.socket, options: HostOptions, node: int, log_level: int) -> None:
-    """Be a template until the node's end of `control` closes; `node` is its process id."""
+def main(
+    control: socket.socket, report: socket.socket, options: HostOptions, node: int, log_level: int
+) -> None:
+    """Be a template until the node's end of `control` closes; `node` is its process id.
+
+    `report` takes where the loading stands if it takes too long.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     osproc.become_subreaper()
     _empty_stdin()
+    worker.explain_absence()
+    worker.load.set_arguments(options.arguments)
     _forget_the_node()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -72,7 +70,8 @@ def main(control: socket.socket, options: HostOptions, node: int, log_level: int
         # While user code is loaded nobody looks at the socket, and there are no workers yet to end.
         # (A change of user takes it back, so it comes after that.)
         osproc.die_with_parent(node)
-        _preload(options.preload, declared)
+        with report:
+            preloading.preload(options, declared, report)
     except (isolation.IsolationError, limits.LimitError) as error:
         template.tell(wire.LoadFailed(str(error), ""))
     except worker.LoadError as error:
@@ -110,30 +109,6 @@ def _forget_the_node() -> None:
     parent = multiprocessing.process.parent_process()
     if parent is not None:
         os.close(parent.sentinel)
-
-
-def _preload(modules: Iterable[str], declared: Iterable[targets.Target]) -> None:
-    # Libraries that start a thread pool at import would leave dead threads in every fork.
-    limited = [name for name in _THREAD_LIMITS if name not in os.environ]
-    os.environ.update(dict.fromkeys(limited, "1"))
-    for name in modules:
-        worker.load_module(name)
-    # Modules come first: what is imported without a script's folder is the same for all scripts.
-    for target in sorted(declared, key=lambda target: target.script is not None):
-        worker.load_target(target)
-    scripts.rest()
-    for name in limited:
-        os.environ.pop(name, None)
-    _warn_of_threads()
-
-
-def _warn_of_threads() -> None:
-    names = [t.name for t in threading.enumerate() if t is not threading.main_thread()]
-    if not names and sys.platform == "linux":
-        native = len(list(Path("/proc/self/task").iterdir())) - 1
-        names = [f"{native} of a native library"] if native else []
-    if names:
-        logger.warning("preloading left threads behind (%s): workers lack them", ", ".join(names))
 
 
 class Template:

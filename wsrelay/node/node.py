@@ -59,6 +59,9 @@ _MARGIN: Final = 5.0
 _LONGEST_TRACEBACK: Final = 64 * 1024
 """Characters of one in the log; a recursion without end has 80,000."""
 
+_TEMPLATE_START: Final = 10.0
+"""Seconds that a template may take to begin loading, on a machine with much else to do."""
+
 T = TypeVar("T")
 
 
@@ -449,8 +452,13 @@ class Node:
         if target is not None and (entry := self.entries.get(target)) is not None:
             target = entry.target
         worker.pipe.post(wire.Start(str(pid), ids, self._known(), target, code, level))
-        self._start_timer(pid, self.hosts[pid.host].start_timeout, Signal.START_TIMEOUT)
-        self._templates[pid.host].launch(worker)
+        template = self._templates[pid.host]
+        template.launch(worker)
+        timeout = self.hosts[pid.host].start_timeout
+        if template.loading:
+            # That has as long by itself, and tells better why it takes longer.
+            timeout += _TEMPLATE_START + timeout
+        self._start_timer(pid, timeout, Signal.START_TIMEOUT)
 
     def _known(self) -> wire.Known:
         entries = {name: entry.host for name, entry in self.entries.items()}

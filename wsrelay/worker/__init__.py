@@ -1,12 +1,17 @@
 """What runs inside a worker. Kept small: every worker carries it."""
 
+from . import generators, load
 from .load import LoadError, forget_script, load_function, load_module, load_target, user_traceback
 from .main import run
 from .rehearse import rehearse
+from .terminal import explain_absence
 
 __all__ = [
     "LoadError",
+    "explain_absence",
     "forget_script",
+    "generators",
+    "load",
     "load_function",
     "load_module",
     "load_target",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable
@@ -21,11 +22,13 @@ __all__ = [
     "load_function",
     "load_module",
     "load_target",
+    "set_arguments",
     "user_traceback",
 ]
 
 _PACKAGE = str(Path(__file__).resolve().parent.parent) + os.sep
 _scripts: dict[str, ModuleType] = {}
+_arguments: tuple[str, ...] = ()
 
 
 class LoadError(Exception):
@@ -37,14 +40,26 @@ class LoadError(Exception):
         self.details = details
 
 
+def set_arguments(arguments: tuple[str, ...]) -> None:
+    """Let what `load_target` loads from now on find these in `sys.argv`, behind its own path."""
+    global _arguments  # noqa: PLW0603 - as `sys.argv` is
+    _arguments = arguments
+    sys.argv = ["", *arguments]
+
+
 def load_target(target: Target) -> Callable[..., Any]:
     """Return the function that the target names, in a process of its own; raises `LoadError`.
 
     From then on the process imports what a script's folder has, and no other script's.
     """
     if target.script is not None:
+        sys.argv = [target.script, *_arguments]
         return _function(_load_script(target.script, scripts.enter), target)
-    return _function(load_module(str(target.module)), target)
+    sys.argv = [str(target.module), *_arguments]
+    module = load_module(str(target.module))
+    if module.__file__ is not None:
+        sys.argv[:1] = [module.__file__]
+    return _function(module, target)
 
 
 def load_function(target: Target) -> Callable[..., Any]:
@@ -131,11 +146,15 @@ def forget_script(path: str) -> None:
 
 def _raised(place: str, error: BaseException) -> LoadError:
     line = traceback.format_exception_only(error)[-1].strip()
+    if (advice := _advice(error)) is not None:
+        line = f"{line}; {advice}"
     return LoadError(f"{place} cannot be imported: {line}", user_traceback(error))
 
 
 def user_traceback(error: BaseException) -> str:
     """Return the traceback's text without wsrelay's and the import system's outermost frames."""
+    if (advice := _advice(error)) is not None:
+        error.add_note(advice)
     frame: TracebackType | None = error.__traceback__
     while frame is not None:
         file = frame.tb_frame.f_code.co_filename
@@ -143,3 +162,15 @@ def user_traceback(error: BaseException) -> str:
             break
         frame = frame.tb_next
     return "".join(traceback.format_exception(type(error), error, frame))
+
+
+def _advice(error: BaseException) -> str | None:
+    """Say what to write in place of `from .util import x` in a script."""
+    if not isinstance(error, ImportError) or "no known parent package" not in str(error):
+        return None
+    written = traceback.extract_tb(error.__traceback__)[-1].line or "from .util import x"
+    right = re.sub(r"^from \.+(?=\w)", "from ", re.sub(r"^from \.+ import", "import", written))
+    return (
+        f"a script is no part of a package: write `{right}` in place of `{written}`, or name it as "
+        "a module of one, package.module:function"
+    )

@@ -21,6 +21,7 @@ from wsrelay.errors import PayloadError, WireError
 from wsrelay.message import ExitError, ExitKind
 from wsrelay.spawning import unpack_target
 
+from . import generators
 from .context import WorkerContext
 from .load import LoadError, load_target, user_traceback
 from .logs import PipeHandler
@@ -65,9 +66,7 @@ def _enter(template: int) -> None:
     osproc.die_with_parent(template)
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    sys.breakpointhook = _breakpoint
-    if (numpy_random := sys.modules.get("numpy.random")) is not None:
-        numpy_random.seed()  # forks share the generator's state: all would draw the same
+    generators.renew()
 
 
 def _begin(pipe: WorkerPipe) -> tuple[wire.Start, WorkerContext]:
@@ -165,10 +164,3 @@ def _exit_code(leaving: SystemExit) -> int:
 def _line(error: BaseException) -> str:
     text = str(error).partition("\n")[0]
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-def _breakpoint(*_args: Any, **_kwargs: Any) -> Never:
-    raise RuntimeError(
-        "breakpoint() needs a terminal and a worker has none. Call the handler's functions "
-        "directly in a script or test, or listen with debugpy.listen(port) and attach to it"
-    )

@@ -1,0 +1,40 @@
+"""What needs a terminal says that there is none, instead of finding the end of an empty input."""
+
+from __future__ import annotations
+
+import builtins
+import os
+import sys
+from typing import Any, Never
+
+__all__ = ["explain_absence"]
+
+_ADVICE = (
+    "a terminal and a worker has none. Call the handler's functions directly in a script or test, "
+    "or listen with debugpy.listen(port) and attach to it"
+)
+
+_builtin_input = builtins.input
+
+
+def explain_absence() -> None:
+    """Have `breakpoint()`, `input()` and `pdb`, which reads with `input()`, raise advice."""
+    if not os.environ.get("PYTHONBREAKPOINT"):
+        sys.breakpointhook = _breakpoint
+    builtins.input = _input
+
+
+def _breakpoint(*_args: Any, **_kwargs: Any) -> Never:
+    raise RuntimeError(f"breakpoint() needs {_ADVICE}")
+
+
+def _input(prompt: object = "", /) -> str:
+    """Read a line if the handler has put something in the place of the empty input."""
+    try:
+        nothing = os.path.samestat(os.fstat(sys.stdin.fileno()), os.stat(os.devnull))  # noqa: PTH116 - as it is
+    except (OSError, ValueError, AttributeError):
+        nothing = False
+    if nothing:
+        # No EOFError: a debugger would take that for the wish to quit, and not show it.
+        raise RuntimeError(f"input(), and pdb with it, needs {_ADVICE}")
+    return _builtin_input(prompt)
