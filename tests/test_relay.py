@@ -545,6 +545,56 @@ async def test_the_answer_selects_the_subprotocol(node: Node, front_end: str) ->
         assert websocket.subprotocol == "v2"
 
 
+async def test_the_application_sees_the_offered_subprotocols_and_selects_one(
+    node: Node, front_end: str
+) -> None:
+    seen: list[Any] = []
+
+    def answer(request: Request) -> Response:
+        seen[:] = [request.scope["subprotocols"], request.headers.get("sec-websocket-protocol")]
+        pid = node.spawn(room("echo"))
+        return RelayResponse(pid, cancel_on_leave=True, subprotocol="chat.v1" if seen[1] else None)
+
+    async with serving(relayed(node, endpoint(answer)), front_end) as url:
+        async with client(url, subprotocols=["token.abc", "chat.v1"]) as websocket:
+            assert websocket.subprotocol == "chat.v1"
+        assert seen[0] == ["token.abc", "chat.v1"]
+        assert [part.strip() for part in seen[1].split(",")] == ["token.abc", "chat.v1"]
+        async with client(url) as websocket:
+            assert websocket.subprotocol is None
+        assert seen == [[], None]
+
+
+async def test_a_subprotocol_that_was_not_offered_is_500_and_what_was_is_not_logged(
+    node: Node, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = relayed(node, relay_to(node.spawn(room("echo")), subprotocol="chat.v2"))
+    async with serving(app) as url:
+        response = await refusal(url, subprotocols=["token.abc"])
+    assert response.status_code == 500
+    assert "'chat.v2' was not offered" in caplog.text
+    assert "token.abc" not in caplog.text
+
+
+async def test_the_same_origin_passes_under_an_international_name(
+    node: Node, front_end: str
+) -> None:
+    seen: list[str] = []
+
+    def answer(request: Request) -> Response:
+        seen.append(request.headers["host"])
+        return RelayResponse(node.spawn(room("echo")), cancel_on_leave=True)
+
+    host = "xn--bcher-kva.example:8000"
+    async with serving(relayed(node, endpoint(answer)), front_end) as url:
+        uri = f"ws://{host}/"
+        address, port = url.removeprefix("ws://").split(":")
+        async with client(uri, host=address, port=int(port), origin=f"http://{host}") as websocket:
+            await websocket.send("x")
+            assert await received(websocket) == "x"
+    assert seen == [host]
+
+
 async def test_plain_http_gets_426_and_its_target_does_not_stay(node: Node) -> None:
     app = endpoint(lambda _: RelayResponse(node.spawn(room("echo")), cancel_on_leave=True))
     async with serving(relayed(node, app)) as url:

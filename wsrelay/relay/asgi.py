@@ -15,6 +15,8 @@ __all__ = [
     "Receive",
     "Scope",
     "Send",
+    "offered",
+    "request_headers",
     "response",
     "strip",
 ]
@@ -31,11 +33,39 @@ RETRY_AFTER: Final = (b"retry-after", b"1")
 """Seconds after which a client of a full host may come again."""
 
 _NAME: Final = HEADER.encode()
+_PROTOCOL: Final = b"sec-websocket-protocol"
 
 
 def strip(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
     """Return the headers without the relay's own; what is given is read once, as ASGI allows."""
     return [(name, value) for name, value in headers if bytes(name).lower() != _NAME]
+
+
+def offered(scope: Scope) -> list[str]:
+    """Return the subprotocols that a client offers, in its order (RFC 6455 section 4.1)."""
+    if "subprotocols" in scope:
+        return list(scope["subprotocols"] or ())
+    values = (value for name, value in scope["headers"] if name.lower() == _PROTOCOL)
+    parts = b",".join(values).decode("latin-1").split(",")
+    return [part.strip() for part in parts if part.strip()]
+
+
+def request_headers(scope: Scope) -> Headers:
+    """Return the headers of an upgrade request as the client sent them.
+
+    uvicorn's wsproto protocol takes the offer of subprotocols out, and decodes the host's IDNA.
+    """
+    headers = [(bytes(name), bytes(value)) for name, value in scope["headers"]]
+    if (names := offered(scope)) and all(name.lower() != _PROTOCOL for name, _ in headers):
+        headers.append((_PROTOCOL, ", ".join(names).encode("latin-1")))
+    return [(name, _ascii(value) if name.lower() == b"host" else value) for name, value in headers]
+
+
+def _ascii(host: bytes) -> bytes:
+    try:
+        return host if host.isascii() else host.decode().encode("idna")
+    except UnicodeError:
+        return host
 
 
 def response(status: int, body: bytes, *headers: tuple[bytes, bytes]) -> list[Event]:

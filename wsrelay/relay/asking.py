@@ -9,7 +9,7 @@ from typing import Final
 
 from wsrelay.errors import HostFailed, HostFull
 
-from .asgi import App, Event, Headers, Scope, strip
+from .asgi import App, Event, Headers, Scope, offered, request_headers, strip
 from .header import HEADER
 from .spawned import Spawned
 
@@ -175,7 +175,7 @@ class Asking:
 
 def http_scope(scope: Scope) -> Scope:
     """Return the `http` scope equivalent to a `websocket` scope."""
-    http = {key: value for key, value in scope.items() if key != "subprotocols"}
+    http = dict(scope)
     http.update(
         type="http",
         method="GET",
@@ -183,7 +183,8 @@ def http_scope(scope: Scope) -> Scope:
         # From 2.4 on an application may wait for `send` to raise when the client is gone; what it
         # sends here goes nowhere, so it shall look at `receive`.
         asgi={**scope.get("asgi", {}), "spec_version": "2.3"},
-        headers=strip(scope["headers"]),
+        headers=strip(request_headers(scope)),
+        subprotocols=offered(scope),
         extensions={ASKING: {}},
     )
     return http

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, Final
 
 import msgspec
@@ -13,11 +14,13 @@ from wsrelay.errors import InvalidPID, PayloadError, RelayRefused
 from wsrelay.message import MESSAGE
 from wsrelay.pid import PID
 
-__all__ = ["HEADER", "Relay", "check_topic", "heartbeat", "parse", "write"]
+__all__ = ["HEADER", "Relay", "check_subprotocol", "check_topic", "heartbeat", "parse", "write"]
 
 HEADER: Final = "x-ws-relay"
 
 _LEAST_HEARTBEAT: Final = 0.01
+_TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+"""RFC 9110 section 5.6.2, which RFC 6455 section 4.1 wants of a subprotocol."""
 
 
 class Relay(Struct, frozen=True, kw_only=True):
@@ -83,6 +86,15 @@ def check_topic(topic: str) -> str:
     if not topic or topic.startswith("@"):
         raise ValueError(f"message_topic: {topic!r} is empty or starts with the reserved @")
     return topic
+
+
+def check_subprotocol(text: str) -> str:
+    """Return the subprotocol; raises `ValueError` if it is none."""
+    if _TOKEN.fullmatch(text) is None:
+        raise ValueError(
+            f"subprotocol {text!r}: it has letters, digits and !#$%&'*+-.^_`|~ alone, as chat.v1"
+        )
+    return text
 
 
 def heartbeat(text: str | None) -> float | None:

@@ -10,7 +10,7 @@ from wsrelay.errors import HostFailed, HostFull
 from wsrelay.node import Node
 from wsrelay.printable import printable
 
-from .asgi import App, Event, Receive, Scope, Send, strip
+from .asgi import App, Event, Receive, Scope, Send, request_headers, strip
 from .asking import ASKING
 from .connection import Limits
 from .origins import Origins
@@ -169,8 +169,9 @@ class WebSocketRelay:
         return any(path == own or path.startswith(f"{own}/") for own in self._never_ask)
 
     def _origin_allowed(self, scope: Scope) -> bool:
-        origins = [value for name, value in scope["headers"] if name.lower() == b"origin"]
-        hosts = [value for name, value in scope["headers"] if name.lower() == b"host"]
+        headers = request_headers(scope)
+        origins = [value for name, value in headers if name.lower() == b"origin"]
+        hosts = [value for name, value in headers if name.lower() == b"host"]
         origin = b", ".join(origins).decode("latin-1") if origins else None
         host = hosts[0].decode("latin-1") if hosts else None
         if self._origins.allow(origin, host):

@@ -7,6 +7,8 @@ from typing import Any
 
 from starlette.responses import Response
 
+from wsrelay.errors import RelayRefused
+
 from . import header
 
 __all__ = ["RelayResponse"]
@@ -15,8 +17,9 @@ __all__ = ["RelayResponse"]
 class RelayResponse(Response):
     """A Starlette response with the `X-WS-Relay` header (contract section 2).
 
-    `heartbeat_interval` is a duration such as `30s`. Raises `RelayRefused` for what the relay
-    would refuse.
+    `heartbeat_interval` is a duration such as `30s`. `subprotocol` is one that the client offers
+    (`request.scope["subprotocols"]`); a browser that offers some and is told none closes. Raises
+    `RelayRefused` for what the relay would refuse.
     """
 
     def __init__(
@@ -27,6 +30,7 @@ class RelayResponse(Response):
         heartbeat_interval: str | None = None,
         metadata: Mapping[str, Any] | None = None,
         cancel_on_leave: bool | None = None,
+        subprotocol: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
         relay = {
@@ -36,4 +40,10 @@ class RelayResponse(Response):
             "metadata": None if metadata is None else dict(metadata),
             "cancel_on_leave": cancel_on_leave,
         }
-        super().__init__(headers={**(headers or {}), header.HEADER: header.write(relay)})
+        both = {**(headers or {}), header.HEADER: header.write(relay)}
+        if subprotocol is not None:
+            try:
+                both["sec-websocket-protocol"] = header.check_subprotocol(subprotocol)
+            except ValueError as error:
+                raise RelayRefused(str(error)) from None
+        super().__init__(headers=both)

@@ -11,7 +11,7 @@ from wsrelay.node import Node
 from wsrelay.printable import printable
 
 from . import header
-from .asgi import RETRY_AFTER, App, Event, Receive, Scope, Send, response, strip
+from .asgi import RETRY_AFTER, App, Event, Receive, Scope, Send, offered, response, strip
 from .asgi_connection import AsgiConnection
 from .asking import Answer, Asking, NativeAnswer, relay_headers
 from .connection import Limits, Peer
@@ -210,10 +210,10 @@ class Upgrade:
         """Raise `RelayRefused` for what is wrong with an answer beyond its header's form."""
         if self._node.is_connection(relay.target_pid):
             raise RelayRefused(f"X-WS-Relay: target_pid {relay.target_pid} is a connection")
-        offered = self._scope.get("subprotocols", [])
-        if subprotocol is not None and subprotocol not in offered:
+        if subprotocol is not None and subprotocol not in offered(self._scope):
+            # What was offered is not for the log: one of them may be a token.
             raise RelayRefused(
-                f"Sec-WebSocket-Protocol {subprotocol!r} was not offered by the client ({offered})"
+                f"Sec-WebSocket-Protocol {subprotocol!r} was not offered by the client"
             )
 
     def _abandon(self, relay: header.Relay | None) -> None:
