@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
+import json
+import ssl
 import struct
+import termios
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from support import Journal, fronted, relay_to, room
+import trustme
+from support import Journal, fronted, relay_to, room, until
 
 from wsrelay import Node, WebSocketRelay
+from wsrelay.gateway import direct
 
 pytestmark = pytest.mark.anyio
 
@@ -94,6 +100,29 @@ class Client:
             assert await self.reader.read() == b""
         return struct.unpack(">H", answer.data[:2])[0] if answer.data else None
 
+    async def rest(self) -> bytes:
+        """What comes until the server ends its side."""
+        async with asyncio.timeout(10):
+            return await self.reader.read()
+
+    async def says_more(self) -> bool:
+        """Whether anything comes, or the end, while the server has taken all that was sent."""
+        async with asyncio.timeout(10):
+            await self.writer.drain()
+            sock = self.writer.get_extra_info("socket")
+
+            def unsent() -> object:
+                return fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4))
+
+            await until(lambda: unsent() == bytes(4), "the server's machine has all of it")
+        more = asyncio.ensure_future(self.reader.read(1))
+        for _ in range(10):  # turns of the event loop that the server shares
+            await asyncio.sleep(0)
+        said = more.done()
+        more.cancel()
+        await asyncio.wait({more})
+        return said
+
     async def fails(self, code: int) -> None:
         """Expect the server to fail the connection (section 7.1.7)."""
         assert await self.closing() == code
@@ -104,11 +133,12 @@ class Place(NamedTuple):
 
     url: str
     journal: Journal
+    context: ssl.SSLContext | None = None
 
     @contextlib.asynccontextmanager
     async def connected(self) -> AsyncIterator[Client]:
         host, port = self.url.removeprefix("ws://").split(":")
-        reader, writer = await asyncio.open_connection(host, int(port))
+        reader, writer = await asyncio.open_connection(host, int(port), ssl=self.context)
         try:
             yield Client(reader, writer)
         finally:
@@ -144,6 +174,21 @@ async def place(node: Node, tmp_path: Path) -> AsyncIterator[Place]:
     app = WebSocketRelay(relay_to(pid), node=node)
     async with fronted(app, max_message_size=LIMIT) as (_, url):
         yield Place(url, journal)
+
+
+@pytest.fixture
+async def secure(node: Node, tmp_path: Path) -> AsyncIterator[Place]:
+    """The same under TLS."""
+    authority = trustme.CA()
+    pem = tmp_path / "all.pem"
+    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(pem)
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    journal = Journal(tmp_path / "journal")
+    pid = node.spawn(room("record"), None, str(journal.path))
+    app = WebSocketRelay(relay_to(pid), node=node)
+    async with fronted(app, max_message_size=LIMIT, cert=pem, key=pem) as (_, url):
+        yield Place(url, journal, context)
 
 
 @pytest.fixture
@@ -406,6 +451,87 @@ async def test_what_comes_behind_a_close_is_ignored(place: Place) -> None:
         assert await client.closing() == 1000
     await place.left()
     assert not place.journal.lines("ws.message")
+
+
+BROKEN = {
+    1002: frame(TEXT, b"x", rsv=4),
+    1007: frame(TEXT, b"\xff"),
+    1009: frame(TEXT, b"x" * (LIMIT + 1)),
+}
+
+
+@pytest.fixture
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server would give a client that does not answer a quarter of an hour."""
+    monkeypatch.setattr(direct, "_LINGER", 1000.0)
+    monkeypatch.setattr(direct, "_CLOSING", 1000.0)
+
+
+@pytest.mark.usefixtures("patience")
+@pytest.mark.parametrize("code", BROKEN)
+async def test_a_failed_connection_ends_at_once_for_a_client_that_answers(
+    secure: Place, code: int
+) -> None:
+    """Section 7.1.1; under TLS, where no end of our side can tell it to."""
+    async with secure.opened() as client:
+        client.send(BROKEN[code], frame(PING, b"late"), frame(TEXT, b"late"))
+        assert (await client.frame())[1][:2] == struct.pack(">H", code)
+        client.send(frame(TEXT, b"later", fin=False), close(code)[:3])
+        client.send(close(code)[3:])
+        assert await client.rest() == b""
+
+
+@pytest.mark.usefixtures("patience")
+@pytest.mark.parametrize("code", BROKEN)
+async def test_a_failed_connection_ends_on_our_side_for_a_client_that_does_not_answer(
+    place: Place, code: int
+) -> None:
+    async with place.opened() as client:
+        client.send(BROKEN[code])
+        assert (await client.frame())[1][:2] == struct.pack(">H", code)
+        assert await client.rest() == b""
+
+
+@pytest.mark.usefixtures("patience")
+async def test_a_close_frame_that_fails_the_connection_is_its_answer(secure: Place) -> None:
+    async with secure.opened() as client:
+        client.send(close(999))
+        assert (await client.frame())[1][:2] == struct.pack(">H", 1002)
+        assert await client.rest() == b""
+
+
+@pytest.mark.usefixtures("patience")
+@pytest.mark.parametrize("begun", [b"", frame(BINARY, b"half", fin=False)[:-2]])
+async def test_pings_and_messages_behind_our_close_frame_do_not_cut_the_handshake(
+    place: Place, caplog: pytest.LogCaptureFixture, begun: bytes
+) -> None:
+    """Section 5.5.1: what crossed it is read and goes nowhere, whatever of it was begun before."""
+    problems: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: problems.append(context))
+    async with place.opened() as client:
+        order = json.dumps(["send", None, "ws.close", {"code": 4321, "reason": "enough"}])
+        client.send(frame(TEXT, f"!{order}".encode()), begun)
+        assert await client.frame() == Frame(CLOSE, struct.pack(">H", 4321) + b"enough")
+        if begun:
+            client.send(b"lf")
+        client.send(frame(PING, b"p"), frame(TEXT, b"late"), frame(PONG), frame(BINARY, b"\xff"))
+        assert not await client.says_more()
+        client.send(close(4321))
+        assert await client.rest() == b""
+    assert len(place.journal.lines("ws.message")) == 1
+    assert not problems
+    assert "Traceback" not in caplog.text
+
+
+@pytest.mark.usefixtures("patience")
+async def test_a_server_that_shuts_down_waits_for_the_client_s_close_frame(node: Node) -> None:
+    app = WebSocketRelay(relay_to(node.spawn(room("echo"))), node=node)
+    async with fronted(app) as (server, url), Place(url, Journal(Path())).opened() as client:
+        ended = asyncio.ensure_future(server.aclose())
+        assert await client.frame() == Frame(CLOSE, struct.pack(">H", 1012))
+        client.send(frame(TEXT, b"x" * 100_000), frame(PING), close(1012))
+        assert await client.rest() == b""
+        await ended
 
 
 async def test_a_client_that_is_gone_without_a_close_is_1006(place: Place) -> None:

@@ -39,11 +39,23 @@ _VANISHED: Final = 60_000
 _LINGER: Final = 2.0
 """Seconds that a socket gets to flush what is left for a client that is given up."""
 
+_ANSWER: Final = 0.5
+"""Seconds that a client gets to answer the close frame that fails its connection.
+
+Chromium calls a close unclean whose TCP connection ends before it has sent its close frame.
+"""
+
+_BREACHES: Final = (1002, 1007)
+"""Close codes of clients that break the protocol; nobody knows whether they answer."""
+
 _CLOSING: Final = 10.0
 """Seconds that a client gets to answer a close frame."""
 
 _SHORT: Final = 6
 """Bytes of the header of a masked frame of less than 126 bytes, as control frames are."""
+
+_MOST_CONTROL: Final = 125
+"""Bytes that the payload of a control frame has at most (RFC 6455 section 5.5)."""
 
 _CONTROL: Final = 0x8
 """The bit of the opcode that tells control frames from data (RFC 6455 section 5.2)."""
@@ -54,15 +66,16 @@ class DirectProtocol(asyncio.Protocol):
 
     __slots__ = (
         "_acknowledged",
+        "_answered",
         "_client",
         "_config",
         "_connection",
         "_dropping",
-        "_failed",
         "_fragments",
         "_held",
         "_inside",
         "_loop",
+        "_over",
         "_paused",
         "_ping",
         "_ping_sent",
@@ -108,7 +121,10 @@ class DirectProtocol(asyncio.Protocol):
         self._held = False
         """The target has no room: messages wait."""
         self._paused = False
-        self._failed = False
+        self._answered = False
+        """The frame that wsproto has is the client's close frame."""
+        self._over = False
+        """All is said: what still comes is not looked at."""
         self._timer: asyncio.TimerHandle | None = None
         """Until the next ping, the pong, or the abort of what does not end."""
         self._ping = b""
@@ -135,10 +151,7 @@ class DirectProtocol(asyncio.Protocol):
     def close(self, code: int, reason: str) -> None:
         """Begin the closing handshake."""
         self._detach()
-        if not self._transport.is_closing():
-            self._send(events.CloseConnection(code=code, reason=reason))
-            self._timer = self._loop.call_later(_CLOSING, self.abort)
-            self.resume()
+        self._say_close(code, reason, _CLOSING, self.abort)
 
     def resume(self) -> None:
         """Go on after a pause that `received` asked for."""
@@ -155,8 +168,8 @@ class DirectProtocol(asyncio.Protocol):
     # The transport's side
 
     def data_received(self, data: bytes) -> None:
-        """Take bytes; those of a client whose connection has failed go nowhere."""
-        if not self._failed:
+        """Take bytes."""
+        if not self._over:
             self._take(data)
 
     def pause_writing(self) -> None:
@@ -177,21 +190,21 @@ class DirectProtocol(asyncio.Protocol):
             self._held = self._paused = False
             self._take(b"", lost=True)
             self._end(1006)
-        self._failed = True
+        self._over = True
         self._state.connections.discard(self)
         leave(self._state, self._client)
 
     def shutdown(self) -> None:
         """Close with 1012 at the server's shutdown; uvicorn calls this."""
-        self._stop_timer()
-        if self._connection is not None:
-            self._send(events.CloseConnection(code=1012))
+        if self._connection is None:
+            self._close_soon()
+        else:
             self._end(1012)
-        self._close_soon()
+            self._say_close(1012, "", _LINGER, self.abort)
 
     # Taking frames apart
 
-    def _take(self, data: bytes, *, lost: bool = False) -> None:  # noqa: C901, PLR0912 - the hot path
+    def _take(self, data: bytes, *, lost: bool = False) -> None:  # noqa: C901, PLR0912, PLR0915 - the hot path
         """Take in bytes as far as there is room; the rest is kept.
 
         `lost`: nothing more comes, and room does not count.
@@ -218,33 +231,44 @@ class DirectProtocol(asyncio.Protocol):
                 break
             header, size, is_right = measures
             first = whole[start]
+            body, stop = start + header, start + header + size
+            if self._connection is None:
+                if first != frames.CLOSE or size > _MOST_CONTROL:
+                    self._dropping = header + size
+                    continue
+                if stop > end:
+                    self._wanted = stop - start
+                    break
+                self._close_soon()  # the answer to ours
+                return
             is_data = not first & _CONTROL
             if is_data and self._held and not lost:
                 self._pause()
                 break
-            body, stop = start + header, start + header + size
-            if is_data and self._connection is None:
-                self._dropping = header + size
-            elif (
+            if (
                 (first == frames.TEXT or first == frames.BINARY)  # noqa: PLR1714 - the hot path
                 and is_right
                 and self._fragments is None
             ):
                 if size > self._config.ws_max_size:
+                    self._dropping = header + size
                     self._too_large()
-                    return
+                    continue
                 if stop > end:
                     self._wanted = stop - start
                     break
                 start = stop
-                if not self._message(first, frames.unmask(whole, body, stop)):
-                    return
+                self._message(first, frames.unmask(whole, body, stop))
             elif first == frames.PONG and header == _SHORT and is_right and stop <= end:
                 start = stop
                 self._pong(frames.unmask(whole, body, stop))
+            elif not is_data and header == _SHORT and stop > end:
+                self._wanted = stop - start  # it may be the client's answer, before the end of it
+                break
             else:
                 self._inside = header + size
-        if start < end and not self._failed:
+                self._answered = first == frames.CLOSE
+        if start < end:
             self._rest = whole[start:end] if start else whole
 
     def _go_on(self, whole: bytes | bytearray, start: int, end: int) -> int:
@@ -256,10 +280,10 @@ class DirectProtocol(asyncio.Protocol):
         taken = min(self._inside, end - start)
         self._inside -= taken
         self._pass_on(bytes(whole[start : start + taken]))
-        return end if self._failed else start + taken
+        return end if self._over else start + taken
 
-    def _message(self, first: int, data: bytes) -> bool:
-        """Give a whole message to the connection; returns whether to go on."""
+    def _message(self, first: int, data: bytes) -> None:
+        """Give a whole message to the connection."""
         connection = self._connection
         assert connection is not None  # noqa: S101 - looked at before
         if first == frames.TEXT:
@@ -267,13 +291,12 @@ class DirectProtocol(asyncio.Protocol):
                 text = data.decode()
             except UnicodeDecodeError as error:
                 self._fail(1007, f"Invalid UTF-8: {error.reason}")
-                return False
+                return
             room = connection.received(text)
         else:
             room = connection.received(data)
         if not room:
             self._held = self._read_late = True
-        return True
 
     def _pass_on(self, data: bytes) -> None:
         """Let wsproto take bytes of a frame."""
@@ -289,12 +312,12 @@ class DirectProtocol(asyncio.Protocol):
                     self._pong(bytes(event.payload))
                 case events.CloseConnection():
                     self._closed(event)
-            if self._failed:
+            if self._connection is None:
                 return
 
     def _fragment(self, event: events.TextMessage | events.BytesMessage) -> None:
-        if self._connection is None:
-            return
+        connection = self._connection
+        assert connection is not None  # noqa: S101 - looked at before
         if self._fragments is None:
             self._fragments = WebsocketBuffer(self._config.ws_max_size)
         try:
@@ -306,14 +329,12 @@ class DirectProtocol(asyncio.Protocol):
             message: Any = self._fragments.to_message()
             self._fragments = None
             text = message.get("text")
-            if not self._connection.received(message["bytes"] if text is None else text):
+            if not connection.received(message["bytes"] if text is None else text):
                 self._held = self._read_late = True
 
     def _closed(self, event: events.CloseConnection) -> None:
         """Answer the client's close frame; what wsproto calls one may be a breach of protocol."""
-        if self._connection is None:
-            self._close_soon()  # the answer to ours
-        elif self._wsproto().state is ConnectionState.OPEN:
+        if self._wsproto().state is ConnectionState.OPEN:
             self._fail(event.code, event.reason or "")
         else:
             self._send(event.response())
@@ -416,16 +437,30 @@ class DirectProtocol(asyncio.Protocol):
         self._fail(1009, f"Message exceeds the maximum size ({self._config.ws_max_size} bytes)")
 
     def _fail(self, code: int, reason: str) -> None:
-        """Fail the connection (RFC 6455 section 7.1.7).
+        """Fail the connection (RFC 6455 section 7.1.7)."""
+        self._end(code, reason)
+        patience = 0 if code in _BREACHES else _ANSWER
+        self._say_close(code, reason, patience, self._end_our_side)
+        if self._answered:
+            self._close_soon()
+
+    def _say_close(
+        self, code: int, reason: str, patience: float, expired: Callable[[], object]
+    ) -> None:
+        """Send our close frame; the connection ends with the client's, and in time.
 
         What the client still sends is read and dropped: closing the socket with bytes unread would
         make the kernel send RST, which overtakes the close frame.
         """
-        self._failed = True
-        self._rest = b""
-        self._send(events.CloseConnection(code=code, reason=reason))
-        self._end(code, reason)
-        self._read_on()
+        if not self._transport.is_closing():
+            self._send(events.CloseConnection(code=code, reason=reason))
+            self._timer = self._loop.call_later(patience, expired)
+            self.resume()
+
+    def _end_our_side(self) -> None:
+        """Tell a client that does not answer (RFC 6455 section 7.1.1); TLS has no such half."""
+        if self._transport.can_write_eof() and not self._transport.is_closing():
+            self._transport.write_eof()
         self._timer = self._loop.call_later(_LINGER, self.abort)
 
     def _end(self, code: int, reason: str = "") -> None:
@@ -436,13 +471,16 @@ class DirectProtocol(asyncio.Protocol):
             connection.gone(code, reason)
 
     def _detach(self) -> None:
+        """Want no more of what the client sends but its close frame."""
         self._connection = None
+        self._dropping += self._inside
+        self._inside = self._wanted = 0
         self._stop_timer()
 
     def _close_soon(self) -> None:
         """Close, and let the socket flush for a while: `close` waits for a client for ever."""
         self._stop_timer()
-        self._failed = True
+        self._over = True
         self._rest = b""
         self._transport.close()
         self._timer = self._loop.call_later(_LINGER, self.abort)

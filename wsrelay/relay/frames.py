@@ -12,11 +12,12 @@ try:
 except ImportError:  # where the wheel was built without a C compiler
     from websockets.utils import apply_mask
 
-__all__ = ["BINARY", "PING", "PONG", "TEXT", "frame", "head", "unmask"]
+__all__ = ["BINARY", "CLOSE", "PING", "PONG", "TEXT", "frame", "head", "unmask"]
 
 _FIN: Final = 0x80
 TEXT: Final = _FIN | 0x1
 BINARY: Final = _FIN | 0x2
+CLOSE: Final = _FIN | 0x8
 PING: Final = _FIN | 0x9
 PONG: Final = _FIN | 0xA
 """First bytes of frames: FIN, no reserved bits, and the opcode (RFC 6455 section 5.2)."""
