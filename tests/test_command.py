@@ -204,8 +204,35 @@ def test_a_wrong_control_is_unusable_and_the_field_is_named(content: Any, named:
 # Any other topic
 
 
-@pytest.mark.parametrize("topic", ["news", "ws.message", "ws.join", "ws.error", "", "ws.Send"])
-def test_any_other_topic_is_a_json_text(topic: str) -> None:
+@pytest.mark.parametrize(
+    "topic", ["ws.sendd", "ws.message", "ws.join", "ws.error", "ws.Send", "ws."]
+)
+def test_a_topic_of_the_relay_s_that_is_no_command_is_unusable(topic: str) -> None:
+    error = _unusable(topic, {"type": "text", "data": "hello"})
+    assert topic in error
+    assert "ws.send, ws.close, ws.control" in error
+
+
+@pytest.mark.parametrize(
+    ("topic", "content", "right", "wrong"),
+    [
+        (SEND, "hello", '{"type": "text", "data": str}', "got `str`"),
+        (SEND, {"type": "json", "data": 1}, '{"type": "binary", "data": bytes}', "'json'"),
+        (SEND, {"type": "text", "data": b"x"}, '{"type": "text", "data": str}', "got `bytes`"),
+        (CLOSE, "bye", '{"code": int, "reason": str}', "got `str`"),
+        (CONTROL, {"target": TARGET}, "target_pid, message_topic", "`target`"),
+    ],
+)
+def test_an_error_says_what_was_given_and_what_is_right(
+    topic: str, content: Any, right: str, wrong: str
+) -> None:
+    error = _unusable(topic, content)
+    assert right in error
+    assert wrong in error
+
+
+@pytest.mark.parametrize("topic", ["news", "", "wsx", "WS.send"])
+def test_a_topic_that_does_not_begin_with_ws_is_a_json_text(topic: str) -> None:
     given_ = _parse(topic, {"a": [1, 2.5, None, True, "ä"]})
     assert isinstance(given_, Send)
     assert isinstance(given_.data, str)

@@ -1,4 +1,4 @@
-"""What a process can tell a connection: `ws.send`, `ws.close`, `ws.control` or anything else.
+"""What a process can tell a connection: `ws.send`, `ws.close`, `ws.control` or a topic of its own.
 
 Parsed once per message, also when it goes to many connections (contract section 2).
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import functools
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
@@ -16,6 +16,7 @@ from wsrelay import payload
 from wsrelay.errors import InvalidPID
 from wsrelay.message import CLOSE, CONTROL, SEND
 from wsrelay.pid import PID
+from wsrelay.printable import printable
 
 from . import frames
 from .header import check_topic, heartbeat
@@ -104,6 +105,12 @@ class _Control(Struct, forbid_unknown_fields=True):
     cancel_on_leave: bool | UnsetType = UNSET
 
 
+_RIGHT: Final = {
+    SEND: 'a payload is {"type": "text", "data": str} or {"type": "binary", "data": bytes}',
+    CLOSE: 'a payload is {"code": int, "reason": str}, both optional',
+    CONTROL: f"a payload has any of {', '.join(_Control.__struct_fields__)}",
+}
+
 _decode_send = msgspec.msgpack.Decoder(_Text | _Binary).decode
 _decode_close = msgspec.msgpack.Decoder(_Close | None).decode
 _decode_control = msgspec.msgpack.Decoder(_Control).decode
@@ -124,10 +131,19 @@ def parse(topic: str, content: msgspec.Raw | bytes) -> Command:
                 return _close(_decode_close(content) or _Close())
             case "ws.control":
                 return _control(_decode_control(content))
+            case _ if topic.startswith("ws."):
+                raise ValueError(  # noqa: TRY301 - as what the others raise
+                    f"{printable(topic)} is nothing that a connection can be told: that is "
+                    "ws.send, ws.close, ws.control, or a topic that does not begin with ws., "
+                    "which its client gets as JSON"
+                )
             case _:
                 return Send(_json(topic, payload.decode(content)))
     except (TypeError, ValueError, RecursionError) as error:
-        return Unusable(topic, str(error) or type(error).__name__)
+        what = str(error) or type(error).__name__
+        if isinstance(error, msgspec.MsgspecError) and topic in _RIGHT:
+            what = f"{_RIGHT[topic]}: {what}"
+        return Unusable(topic, what)
 
 
 assert (SEND, CLOSE, CONTROL) == ("ws.send", "ws.close", "ws.control")  # noqa: S101 - match needs literals
