@@ -1302,6 +1302,41 @@ async def test_the_readme_s_commands_serve_clients_with_their_default_options(
     }
 
 
+@pytest.mark.parametrize("server", ["uvicorn", "hypercorn"])
+@pytest.mark.parametrize("set_up", [False, True])
+async def test_what_rooms_log_is_written_once_whether_the_application_sets_up_logging_or_not(
+    run: Callable[..., Program], monkeypatch: pytest.MonkeyPatch, server: str, set_up: bool
+) -> None:
+    monkeypatch.setenv("SET_UP", "yes" if set_up else "no")
+    command = UVICORN if server == "uvicorn" else ("-m", "hypercorn", "--bind", "127.0.0.1:0")
+    program = run(*command, "logging_room:app")
+    async with client(f"{await program.url()}/ws") as websocket:
+        await websocket.send("x")
+        assert await received(websocket) == "done"
+        for level in ("info", "warning"):
+            await program.printed(f"room: at {level}")
+        assert await program.ends_alone(signal.SIGTERM, processes=2) in (0, -signal.SIGTERM)
+    lines = [line for line in program.output.splitlines() if "room: at" in line]
+    assert len(lines) == 2, program.output
+    for line in lines:
+        expected = r"mine: {local@" if set_up else r"[\d-]+ [\d:,]+ (INFO   |WARNING) {local@"
+        assert re.match(expected, line), line
+
+
+async def test_an_answer_to_the_node_is_told_once_for_each_process(
+    run: Callable[..., Program],
+) -> None:
+    program = run(*UVICORN, "logging_room:app")
+    url = await program.url()
+    for count in (1, 2):
+        async with client(f"{url}/ws") as websocket:
+            await websocket.send("x")
+            assert await received(websocket) == "done"
+        told = await program.printed("(?m)^.*sent answer to the node, where nobody.*$", count)
+        assert len(told) == count
+        assert all("WARNING" in line and "Put the PID" in line for line in told)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_a_script_that_serves_without_a_guard_is_never_run_again(
     run: Callable[..., Program], number: signal.Signals

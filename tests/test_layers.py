@@ -28,6 +28,7 @@ LAYERS: dict[str, int] = {
     "osproc": 0,
     "duplex": 0,
     "payload": 1,
+    "logrecord": 1,
     "wire": 1,
     "spawning": 1,
     "current": 1,

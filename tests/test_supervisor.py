@@ -87,7 +87,7 @@ async def test_a_service_that_keeps_failing_is_given_up_with_a_clear_line(
     line = next(text for text in caplog.messages if "is given up" in text)
     assert line == (
         "service hopeless is given up after 3 failures in a row, "
-        "the last one (error): ZeroDivisionError: on purpose"
+        "the last one: ZeroDivisionError: on purpose"
     )
 
 

@@ -21,6 +21,8 @@ WsrelayError
 
 from __future__ import annotations
 
+import re
+
 __all__ = [
     "ChannelClosed",
     "HostFailed",
@@ -139,10 +141,17 @@ class ProcessError(WsrelayError):
     """
 
     def __init__(self, kind: str, message: str, traceback: str | None = None) -> None:
-        super().__init__(f"{kind}: {message}" + (f"\n\n{traceback}" if traceback else ""))
+        super().__init__(phrase(kind, message) + (f"\n\n{traceback}" if traceback else ""))
         self.kind = kind
         self.message = message
         self.traceback = traceback
+
+
+def phrase(kind: str, message: str) -> str:
+    """Return kind and message of an end as one phrase, which says nothing twice."""
+    words = kind.replace("_", " ")
+    said = {"error", *re.findall(r"\w+", message.lower())}  # `ZeroDivisionError: ...` says it too
+    return message if said.issuperset(words.split()) else f"{words}: {message}"
 
 
 class RelayRefused(WsrelayError, ValueError):  # noqa: N818 - reads as a sentence

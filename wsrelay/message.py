@@ -7,7 +7,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from .errors import ReservedTopic
+from .errors import ReservedTopic, phrase
 from .pid import PID
 
 __all__ = [
@@ -71,6 +71,10 @@ class ExitError(Struct, frozen=True):
     kind: ExitKind
     message: str
     traceback: str | None = None
+
+    def __str__(self) -> str:
+        """Return kind and message as one phrase."""
+        return phrase(self.kind, self.message)
 
 
 class Result(Struct, frozen=True):

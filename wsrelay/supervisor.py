@@ -17,6 +17,7 @@ from msgspec import Struct
 
 from .errors import WsrelayError
 from .kernel.restart import RestartPolicy, Restarts
+from .logrecord import fields
 from .message import ExitError, ExitKind, Result
 from .node import Node
 from .pid import PID
@@ -158,21 +159,22 @@ class _Keeper:
         loop = asyncio.get_running_loop()
         delay = self._restarts.failed(loop.time(), random.random())  # noqa: S311 - no secret
         attempts = self._restarts.attempts
+        about = fields(names=[self.service.name], exit=error.kind.value)
         if delay is None:
             logger.error(
-                "service %s is given up after %d failures in a row, the last one (%s): %s",
+                "service %s is given up after %d failures in a row, the last one: %s",
                 self.service.name,
                 attempts,
-                error.kind,
-                shortened(error.message),
+                shortened(str(error)),
+                extra=about,
             )
             return
         logger.warning(
-            "service %s failed (%s: %s), %d in a row; it starts again in %.2f s",
+            "service %s failed (%s), %d in a row; it starts again in %.2f s",
             self.service.name,
-            error.kind,
-            shortened(error.message),
+            shortened(str(error)),
             attempts,
             delay,
+            extra=about,
         )
         self._timer = loop.call_later(delay, self._start)

@@ -180,11 +180,16 @@ class Taken(Frame, tag=6):
 
 
 class Log(Frame, tag=7):
-    """A record of the worker's `logging`."""
+    """A record of the worker's `logging`, or of the template's.
+
+    `extra` is a map; `level_name` is empty for a level that every `logging` has.
+    """
 
     level: int
     logger: str
     text: str
+    extra: Raw = Raw(b"\x80")
+    level_name: str = ""
 
 
 class Done(Frame, tag=8):
@@ -344,7 +349,7 @@ FromWorker = (
     | Request
 )
 ToTemplate = Fork | Kill
-FromTemplate = Loaded | LoadFailed | Forked | ForkFailed | Exited
+FromTemplate = Loaded | LoadFailed | Forked | ForkFailed | Exited | Log
 
 _PREFIX: Final = 4
 """Bytes of a frame's length."""

@@ -12,6 +12,10 @@ from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 import click
+import msgspec
+
+from wsrelay.host import own_text
+from wsrelay.logrecord import PLAIN, extra_of, fields_of
 
 from .running import say
 
@@ -23,11 +27,13 @@ _MOST_LINES: Final = 10_000
 _LINGER: Final = 2.0
 """Seconds that the end waits for a reader of the log."""
 
-_PLAIN: Final = "%(asctime)s %(levelname)-7s %(message)s"
-
 
 class _JSONFormatter(logging.Formatter):
-    """One JSON object a line: time (ISO 8601, UTC), level, logger, message, pid, traceback."""
+    """One JSON object a line: time (ISO 8601, UTC), level, logger, message.
+
+    Where there are such: what is known of the process (`logrecord.fields`), `extra` with the fields
+    that the record was given, and the traceback.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         time = dt.datetime.fromtimestamp(record.created, dt.UTC)
@@ -35,10 +41,11 @@ class _JSONFormatter(logging.Formatter):
             "time": time.isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": own_text(record),
+            **fields_of(record),
         }
-        if (pid := getattr(record, "wsrelay_pid", None)) is not None:
-            line["pid"] = pid
+        if extra := extra_of(record):
+            line["extra"] = msgspec.json.decode(msgspec.json.encode(extra))
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
         return json.dumps(line, ensure_ascii=False)
@@ -108,6 +115,6 @@ def log_options(command: _Command) -> _Command:
 
 def set_up_logging(form: str, level: str) -> None:
     """Log everything of that level and above to standard error."""
-    formatter = _JSONFormatter() if form == "json" else logging.Formatter(_PLAIN)
+    formatter = _JSONFormatter() if form == "json" else logging.Formatter(PLAIN)
     logging.basicConfig(handlers=[_Background(formatter)], level=level.upper())
     logging.getLogger("uvicorn").setLevel(logging.WARNING)

@@ -6,9 +6,11 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Collection
-from typing import Final
+from typing import Any, Final
 
 from msgspec import Struct
+
+from wsrelay.logrecord import extra_of, fields_of, text_of
 
 __all__ = ["LogRecord", "Records"]
 
@@ -19,12 +21,23 @@ _LONGEST: Final = 4096
 
 
 class LogRecord(Struct, frozen=True, kw_only=True):
-    """One log record; `time` in seconds since 1970, `pid` where a process is meant."""
+    """One log record; `time` in seconds since 1970.
+
+    What is known of the process that is meant, if one is, and `extra`, the fields that the record
+    was given.
+    """
 
     time: float
     level: str
     pid: str | None
     text: str
+    logger: str = ""
+    names: list[str] = []
+    target: str | None = None
+    os_pid: int | None = None
+    host: str | None = None
+    exit: str | None = None
+    extra: dict[str, Any] = {}
 
 
 class Records(logging.Handler):
@@ -34,7 +47,7 @@ class Records(logging.Handler):
     """
 
     def __init__(self, prefix: str) -> None:
-        super().__init__(logging.INFO)
+        super().__init__()
         self._prefix = prefix
         self._kept: deque[LogRecord] = deque(maxlen=_KEPT)
         self._count = 0
@@ -44,14 +57,17 @@ class Records(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keep a record; from any thread."""
-        pid = getattr(record, "wsrelay_pid", None)
+        about = fields_of(record)
+        pid = about.setdefault("pid", None)
         if pid is not None and self._prefix not in pid:
             return
         kept = LogRecord(
             time=record.created,
             level=record.levelname.lower(),
-            pid=None if pid is None else str(pid),
-            text=record.getMessage()[:_LONGEST],
+            text=text_of(record)[:_LONGEST],
+            logger=record.name,
+            extra=extra_of(record),
+            **about,
         )
         self._loop.call_soon_threadsafe(self._keep, kept)
 

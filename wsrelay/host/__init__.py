@@ -2,9 +2,20 @@
 
 from .isolation import Filesystem, Isolation
 from .limits import Limits
+from .log import WORKER_LOG, own_text
 from .options import HostOptions
 from .pipe import NodePipe
 from .process_host import ProcessHost
 from .worker import Worker
 
-__all__ = ["Filesystem", "HostOptions", "Isolation", "Limits", "NodePipe", "ProcessHost", "Worker"]
+__all__ = [
+    "WORKER_LOG",
+    "Filesystem",
+    "HostOptions",
+    "Isolation",
+    "Limits",
+    "NodePipe",
+    "ProcessHost",
+    "Worker",
+    "own_text",
+]

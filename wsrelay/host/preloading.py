@@ -92,6 +92,7 @@ def _warn_of_threads() -> None:
 def _warned_of_what_stays_open(place: str) -> Iterator[None]:
     before = _descriptors()
     yield
+    worker.enable_own_loggers()
     opened = [
         f"{what} ({name})" if (name := _name_of(descriptor)) else what
         for descriptor in sorted(_descriptors() - before)

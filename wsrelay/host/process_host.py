@@ -17,9 +17,11 @@ from wsrelay import wire
 from wsrelay.bucket import Bucket
 from wsrelay.duplex import Duplex, close_all
 from wsrelay.errors import HostFailed, WireError
+from wsrelay.logrecord import fields
 from wsrelay.message import ExitError, ExitKind
 
 from . import preloading, template
+from .log import Intake
 from .options import HostOptions
 from .worker import Worker
 
@@ -45,6 +47,7 @@ class ProcessHost:
         self._pending: deque[Worker] = deque()
         self._forks = Bucket(options.spawn_rate, max(1.0, options.spawn_rate))
         self._next_fork: asyncio.TimerHandle | None = None
+        self._log = Intake(f"process host {options.name}:", options.log_rate)
         self._out: deque[tuple[bytes, Duplex | None]] = deque()
         self._loading: asyncio.Future[None] | None = None
         self._retiring = False
@@ -278,6 +281,8 @@ class ProcessHost:
                 worker = self._workers.pop(frame.ref)
                 worker.failed(ExitError(ExitKind.START_FAILED, frame.message))
                 self._workers_changed()
+            case wire.Log():
+                self._log.take(frame, lambda: fields(host=self.options.name, os_pid=self.os_pid))
             case wire.Exited():
                 self._workers.pop(frame.ref).reaped(frame.code)
                 self._workers_changed()

@@ -9,7 +9,6 @@ import contextlib
 import functools
 import gc
 import io
-import logging
 import multiprocessing
 import multiprocessing.process
 import multiprocessing.util
@@ -18,6 +17,7 @@ import select
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable
 from multiprocessing import resource_tracker
@@ -31,8 +31,6 @@ from . import isolation, limits, preloading
 from .options import HostOptions
 
 __all__ = ["main"]
-
-logger = logging.getLogger(__name__)
 
 _SMALL: Final = range(0, 480, 16)
 """Sizes of bytes, one for each size of blocks that Python has a pool of."""
@@ -58,10 +56,8 @@ def main(
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(line_buffering=True)  # what a killed worker printed is not lost
-    # A handler on the root makes basicConfig() of preloaded code do nothing: in a worker the
-    # records go to the node, and would be written twice otherwise.
-    logging.basicConfig(level=log_level)
     template = Template(control, options)
+    worker.log_to(worker.NodeLog(template.tell, log_level))
     try:
         declared = [targets.parse(text).absolute() for text in options.targets]
         files = [Path(target.script) for target in declared if target.script is not None]
@@ -118,6 +114,8 @@ class Template:
         self._control = control
         self._options = options
         self._reader = wire.to_template()
+        self._telling = threading.Lock()
+        """Threads of preloaded code may log while a frame is being written."""
         self._descriptors: list[int | None] = []
         self._refs: dict[int, int] = {}  # process id to ref
         self._warm: dict[int, socket.socket] = {}
@@ -145,11 +143,12 @@ class Template:
         """Write a frame to the node; a node that is gone shows at the next read."""
         data = wire.pack(frame)
         try:
-            if descriptor is None:
-                self._control.sendall(data)
-            else:
-                sent = socket.send_fds(self._control, [data], [descriptor])
-                self._control.sendall(data[sent:])
+            with self._telling:
+                if descriptor is None:
+                    self._control.sendall(data)
+                else:
+                    sent = socket.send_fds(self._control, [data], [descriptor])
+                    self._control.sendall(data[sent:])
         except OSError:
             pass
 

@@ -11,13 +11,13 @@ from collections.abc import Callable
 from typing import Final
 
 from wsrelay import payload, wire
-from wsrelay.bucket import Bucket
 from wsrelay.duplex import Duplex
 from wsrelay.errors import HostFailed
 from wsrelay.message import ExitError, ExitKind, Result
 from wsrelay.pid import PID
 
 from .limits import Limits, cpu_time_reached
+from .log import Intake
 from .pipe import NodePipe
 
 __all__ = ["Worker"]
@@ -47,6 +47,8 @@ class Worker:
         self.os_pid: int | None = None
         self.started = time.monotonic()
         self.target = ""
+        self.names: list[str] = []
+        """The names that it had last."""
         self.parent: PID | None = None
         self.clients: dict[PID, int] = {}
         """Connections bound to it, each with the number of its `ws.join` frame."""
@@ -69,9 +71,7 @@ class Worker:
         self._over = False
         self._patience: asyncio.TimerHandle | None = None
         self.limits = Limits()
-        self.log_lines = Bucket(log_rate, log_rate)
-        self.log_lines_lost = 0
-        """Log records that it wrote faster than its host lets it."""
+        self.log = Intake(str(pid), log_rate)
         self.kill_by_host: Callable[[], None] | None = None
         """How its process host ends it where there is no pidfd, or no process yet."""
 

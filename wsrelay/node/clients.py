@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import sys
 from collections.abc import Callable
@@ -12,8 +13,10 @@ from msgspec import Raw
 
 from wsrelay import payload, wire
 from wsrelay.host import Worker
-from wsrelay.message import JOIN, LEAVE, Result
+from wsrelay.logrecord import fields
+from wsrelay.message import ERROR, JOIN, LEAVE, Result
 from wsrelay.pid import PID
+from wsrelay.printable import printable
 from wsrelay.relay import command
 
 from .info import ConnectionInfo
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
     from .node import Node
 
 __all__ = ["Clients", "Connection"]
+
+logger = logging.getLogger(__name__)
 
 _NEVER_SENT: Final = sys.maxsize
 
@@ -147,9 +152,20 @@ class Clients:
             worker.pipe.queue(wire.Detach(str(client)))
         self._unbind(client, target)
 
-    def post(self, client: PID, to: PID, topic: str, content: Any) -> None:
-        """Send a message in the name of a connection."""
-        self._node.route(client, [to], topic, Raw(payload.pack(content)))
+    def refuse(self, client: PID, sender: PID, topic: str, error: str) -> None:
+        """Answer a process that has sent a connection something unusable."""
+        content = {"client_pid": client, "topic": topic, "error": error}
+        self._node.route(client, [sender], ERROR, Raw(payload.pack(content)))
+        if self._node.mistakes.first(sender, f"{topic}: {error}"):
+            worker = self._node.worker(sender)
+            logger.warning(
+                "%s sent %s to %s, which cannot use it: %s (told once)",
+                sender,
+                printable(topic),
+                client,
+                printable(error),
+                extra=fields(pid=sender) if worker is None else self._node.about(worker),
+            )
 
     # Pressure
 

@@ -23,7 +23,7 @@ from wsrelay.errors import (
     NameTaken,
     NotAProcess,
 )
-from wsrelay.host import HostOptions, Worker
+from wsrelay.host import WORKER_LOG, HostOptions, Worker
 from wsrelay.kernel import (
     Break,
     Effect,
@@ -37,15 +37,18 @@ from wsrelay.kernel import (
     State,
     Stop,
 )
+from wsrelay.logrecord import fields
 from wsrelay.message import ExitError, ExitKind, Result, sendable
 from wsrelay.pid import PID, PIDSource, address, base36
-from wsrelay.printable import shortened
+from wsrelay.printable import printable, shortened
 from wsrelay.relay import command
 from wsrelay.spawning import pack_target
 from wsrelay.targets import Entry
 
 from .clients import Clients, Connection
-from .requests import WORKER_LOG, Requests
+from .fallback import log_visibly
+from .mistakes import Mistakes
+from .requests import Requests
 from .siblings import warn_of_siblings
 from .templates import Templates
 
@@ -100,8 +103,11 @@ class Node:
         self._random = random
         self._ids = PIDSource(name, f"{random}.0")
         self._pid = self._ids.next("node")
+        self._own = f"{self._pid.host}|{self._pid.id}}}"
+        """How its PID ends, also where the node's part is left out."""
         self._refs = itertools.count(1)
         self._requests = Requests(self)
+        self.mistakes = Mistakes()
         self.clients = Clients(self)
         self._companions: list[Companion] = []
         self._reset()
@@ -127,6 +133,7 @@ class Node:
             return
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
+        log_visibly()
         self._templates.start()
         current.nodes.append(self)
         warn_of_siblings()
@@ -403,6 +410,20 @@ class Node:
         """The hosts' templates with their operating system's process ids (None: not started)."""
         return self._templates.os_pids
 
+    def about(self, worker: Worker) -> dict[str, Any]:
+        """Return what is known of a worker, as fields of a log record."""
+        return fields(
+            pid=worker.pid,
+            names=self.kernel.names.of(worker.pid) or worker.names,
+            target=worker.target,
+            os_pid=worker.os_pid,
+            host=worker.pid.host,
+        )
+
+    def _debug(self, worker: Worker, what: str) -> None:
+        if logger.isEnabledFor(logging.DEBUG):
+            logger.debug("%s %s", worker.pid, what, extra=self.about(worker))
+
     @property
     def connections(self) -> frozenset[PID]:
         """The living connections."""
@@ -423,6 +444,8 @@ class Node:
                     self._launch(effect.pid, *code, parent)
                 case Started():
                     self._stop_timer(effect.pid)
+                    started = self._workers[effect.pid]
+                    self._debug(started, f"runs, OS pid {started.os_pid}")
                     self._tell_started(effect.pid, None)
                 case Stop():
                     self._stop(effect)
@@ -446,7 +469,9 @@ class Node:
         log_rate = self.hosts[pid.host].log_rate
         worker = Worker(pid, next(self._refs), self._requests.handle, self._exited, log_rate)
         worker.target, worker.parent = target or "a callable", parent
+        worker.names = [*self.kernel.names.of(pid)]
         self._workers[pid] = worker
+        self._debug(worker, f"starts: {worker.target}")
         ids = self.worker_ids(worker).prefix
         level = logging.getLogger(WORKER_LOG).getEffectiveLevel()
         if target is not None and (entry := self.entries.get(target)) is not None:
@@ -478,7 +503,8 @@ class Node:
     def _bury(self, pid: PID, result: Result) -> None:
         worker = self._workers.pop(pid)
         self._stop_timer(pid)
-        _log_exit(pid, result)
+        _log_exit(pid, result.error, self.about(worker))
+        self.mistakes.forget(pid)
         self._tell_started(pid, _why_not_started(pid, result))
         self.clients.target_ended(worker, result)
         self._requests.worker_ended(worker, result)
@@ -508,6 +534,7 @@ class Node:
         self.execute(self.kernel.signal(pid, signal, reason=reason))
 
     def _exited(self, worker: Worker, result: Result) -> None:
+        worker.names = [*self.kernel.names.of(worker.pid)] or worker.names  # that frees them
         self.execute(self.kernel.exited(worker.pid, result))
 
     # Routing
@@ -524,7 +551,7 @@ class Node:
                 continue
             process = self.kernel.find(to, self.name)
             if process is None:
-                self.dead_letters += 1
+                self._dead_letter(sender, to, topic)
             elif process.connection:  # by its name, or without the node's part
                 if given is None:
                     given = command.parse(topic, content)
@@ -537,6 +564,20 @@ class Node:
                 worker.pipe.queue(wire.Deliver(topic, str(sender), content), mail=True)
                 if worker.pipe.mailbox > limit:
                     self._overflow(worker, limit)
+
+    def _dead_letter(self, sender: PID, to: str, topic: str) -> None:
+        """Count it, and tell a process that answers the node itself what to do instead."""
+        self.dead_letters += 1
+        worker = self._workers.get(sender) if to.endswith(self._own) else None
+        if worker is not None and self.mistakes.first(sender, "to the node"):
+            logger.warning(
+                "%s sent %s to the node, where nobody takes it: what an HTTP handler sends has the "
+                "node as its sender, which has no inbox. Put the PID of a process that is to take "
+                "the answer into the payload (told once)",
+                sender,
+                printable(topic),
+                extra=self.about(worker),
+            )
 
     def _overflow(self, worker: Worker, limit: int) -> None:
         error = ExitError(
@@ -605,15 +646,15 @@ def _why_not_started(pid: PID, result: Result) -> str:
     return f"target_pid {pid} is not alive: {why}"
 
 
-def _log_exit(pid: PID, result: Result) -> None:
-    error = result.error
-    extra = {"wsrelay_pid": pid}
+def _log_exit(pid: PID, error: ExitError | None, about: dict[str, Any]) -> None:
+    who = " ".join([pid, *map(printable, about.get("wsrelay_names", ()))])
     if error is None:
-        logger.debug("%s exited", pid, extra=extra)
+        logger.debug("%s exited", who, extra=about)
         return
-    message = shortened(error.message)
+    about = {**about, **fields(exit=error.kind.value)}
     if error.traceback:
         text = shortened(error.traceback.rstrip(), _LONGEST_TRACEBACK)
-        logger.error("%s crashed: %s\n%s", pid, message, text, extra=extra)
+        logger.error("%s crashed: %s\n%s", who, shortened(error.message), text, extra=about)
     else:
-        logger.error("%s ended (%s): %s", pid, error.kind, message, extra=extra)
+        where = f"{about['wsrelay_target']}, OS pid {about.get('wsrelay_os_pid', 'none yet')}"
+        logger.error("%s ended: %s (%s)", who, shortened(str(error)), where, extra=about)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from wsrelay import wire
 from wsrelay.errors import HostFull, InvalidName, InvalidPID, TooMany, WireError, WsrelayError
 from wsrelay.host import Worker
 from wsrelay.kernel import Signal
+from wsrelay.logrecord import fields
 from wsrelay.message import ExitError, ExitKind, Result
 from wsrelay.pid import PID
 from wsrelay.printable import shortened
@@ -18,19 +18,9 @@ from wsrelay.printable import shortened
 if TYPE_CHECKING:
     from .node import Node
 
-__all__ = ["WORKER_LOG", "Requests"]
-
-WORKER_LOG: Final = "wsrelay.worker"
-"""The logger of all that workers log; their own loggers' names stand in the message."""
-
-_LONGEST_RECORD: Final = 128 * 1024
-"""Characters of one log record; what a worker writes by itself is cut at half of it."""
-
-_HIGHEST_LEVEL: Final = 100
-"""`logging` remembers each level that it has met: no worker is to make up any number of them."""
+__all__ = ["Requests"]
 
 logger = logging.getLogger(__name__)
-worker_logger = logging.getLogger(WORKER_LOG)
 
 
 class Requests:
@@ -77,7 +67,7 @@ class Requests:
 
     def worker_ended(self, worker: Worker, result: Result) -> None:
         """Answer the `exec` that it ran for, and end what it ran by `exec` itself."""
-        self._tell_of_lost_lines(worker)
+        worker.log.tell_of_lost(lambda: self._node.about(worker))
         if (waiting := self._execs.pop(worker.pid, None)) is not None:
             caller, ref = waiting
             caller.pipe.post(wire.Finished(ref, result))
@@ -105,22 +95,7 @@ class Requests:
         self._node.signal(worker.pid, Signal.READY)
 
     def _log(self, worker: Worker, frame: wire.Log) -> None:
-        if worker.log_lines.take(time.monotonic()):
-            worker.log_lines_lost += 1
-            return
-        self._tell_of_lost_lines(worker)
-        text = frame.text[:_LONGEST_RECORD]
-        extra = {"wsrelay_pid": worker.pid}
-        level = min(max(frame.level, 0), _HIGHEST_LEVEL)
-        worker_logger.log(level, "%s %s: %s", worker.pid, frame.logger, text, extra=extra)
-
-    def _tell_of_lost_lines(self, worker: Worker) -> None:
-        if lost := worker.log_lines_lost:
-            worker.log_lines_lost = 0
-            extra = {"wsrelay_pid": worker.pid}
-            what = "%s: %d log records were dropped: it writes more than %g a second"
-            rate = self._node.hosts[worker.pid.host].log_rate
-            worker_logger.warning(what, worker.pid, lost, rate, extra=extra)
+        worker.log.take(frame, lambda: self._node.about(worker))
 
     def _done(self, worker: Worker, frame: wire.Done) -> None:
         if worker.done is not None:
@@ -179,10 +154,12 @@ class Requests:
         try:
             self._launch(worker, pid, frame)
         except (WsrelayError, ValueError) as error:
-            logger.error("%s was not started: %s", pid, shortened(str(error)))  # noqa: TRY400 - one line
+            end = _not_started(error)
+            about = fields(pid=pid, target=frame.target, host=pid.host, exit=end.kind.value)
+            logger.error("%s was not started: %s", pid, shortened(end.message), extra=about)  # noqa: TRY400 - one line
             effects = self._node.kernel.stillborn(
                 pid,
-                _not_started(error),
+                end,
                 worker.pid,
                 monitored=frame.monitored,
                 linked=frame.linked,

@@ -6,15 +6,18 @@ How messages come in and go out is the transport's: `asgi_connection` and `direc
 from __future__ import annotations
 
 import asyncio
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Final
 
 from msgspec import Struct
 
-from wsrelay.message import ERROR, Result
+from wsrelay.logrecord import fields
+from wsrelay.message import Result
 from wsrelay.node import ConnectionInfo, Node
 from wsrelay.pid import PID
+from wsrelay.printable import printable
 
 from . import command, session
 from .asgi import Event, Scope, Send
@@ -22,6 +25,8 @@ from .header import Relay
 from .outbox import Overflow
 
 __all__ = ["Limits", "Peer", "RelayedConnection"]
+
+logger = logging.getLogger(__name__)
 
 _PATIENCE: Final = 10.0
 """Seconds without progress that a client gets to take what was sent before a close frame."""
@@ -204,17 +209,18 @@ class RelayedConnection(ABC):
                 case session.Tell():
                     clients.tell(pid, effect.target, effect.topic, effect.payload)
                 case session.Join():
+                    self._debug(f"joins {effect.target}")
                     clients.join(pid, effect.target, effect.metadata)
                     self._transferred()
                 case session.Attach():
                     clients.attach(pid, effect.target, effect.metadata)
                 case session.Leave():
+                    self._debug(f"leaves {effect.target}: {effect.code} {effect.reason}")
                     clients.leave(pid, effect.target, effect.code, effect.reason)
                 case session.CancelTarget():
                     self._node.cancel(effect.target, "the connection has ended")
                 case session.Refuse():
-                    content = {"client_pid": pid, "topic": effect.topic, "error": effect.error}
-                    clients.post(pid, effect.to, ERROR, content)
+                    clients.refuse(pid, effect.to, effect.topic, effect.error)
                 case session.Hold():
                     clients.hold(effect.sender, pid)
                 case session.Release():
@@ -227,9 +233,15 @@ class RelayedConnection(ABC):
                     self._arm(self._limits.linger if effect.lingering else _PATIENCE)
                     self._flush()
                 case session.Ended():
+                    end = effect.result.value
+                    self._debug(f"is closed: {end['code']} {end['reason']}")
                     self._beat_every(None)
                     self._tell_drained()
                     clients.disconnect(pid, self._session.target, effect.result)
+
+    def _debug(self, what: str) -> None:
+        if logger.isEnabledFor(logging.DEBUG):
+            logger.debug("%s %s", self.pid, printable(what.rstrip()), extra=fields(pid=self.pid))
 
     def _beat_every(self, interval: float | None, due: float | None = None) -> None:
         if self._beat is not None:

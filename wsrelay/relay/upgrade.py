@@ -7,6 +7,7 @@ import logging
 from collections.abc import Container
 
 from wsrelay.errors import HostFailed, HostFull, RelayRefused
+from wsrelay.logrecord import fields
 from wsrelay.node import Node
 from wsrelay.printable import printable
 
@@ -126,6 +127,7 @@ class Upgrade:
         If it closes without having accepted, which is also how frameworks say that they have no
         such route, the client gets the answer that there was over HTTP.
         """
+        logger.debug("%s: left to the application: it answered %d", self._path, answer.status)
         refused: bool | None = None
 
         async def send(event: Event) -> None:
@@ -200,9 +202,11 @@ class Upgrade:
         accept = {"type": "websocket.accept", "subprotocol": subprotocol, "headers": headers}
         if (claim := self._scope.get("extensions", {}).get(DIRECT)) is None:
             portable = AsgiConnection(node, relay, self._limits, peer)
+            logger.debug("%s: 101: %s", path, portable.pid, extra=fields(pid=portable.pid))
             await portable.serve(accept, self._resume, self._send)
         else:
             connection = DirectConnection(node, relay, self._limits, peer)
+            logger.debug("%s: 101: %s", path, connection.pid, extra=fields(pid=connection.pid))
             await connection.serve(accept, self._send, claim)
             await asking.finished_or(connection.ended())
 
@@ -230,6 +234,7 @@ class Upgrade:
 
     async def _pass_on(self, asking: Asking, answer: Answer) -> None:
         """Give the client the application's own response."""
+        logger.debug("%s: %d: the application's answer", self._path, answer.status)
         if not _can_respond(self._scope):
             logger.warning(
                 "%s: the application's %d becomes 403: the server has no websocket.http.response",

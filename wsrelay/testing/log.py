@@ -7,6 +7,8 @@ import logging
 from collections import deque
 from typing import Final
 
+from wsrelay.logrecord import text_of
+
 __all__ = ["Log"]
 
 _KEPT: Final = 20
@@ -25,7 +27,7 @@ class Log(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Keep a record."""
         if record.thread == self.thread:
-            text = f"{record.levelname} {record.getMessage()}"
+            text = f"{record.levelname} {text_of(record)}"
             self._records.append((next(self._count), text))
 
     def position(self) -> int:

@@ -2,12 +2,15 @@
 
 from . import generators, load
 from .load import LoadError, forget_script, load_function, load_module, load_target, user_traceback
+from .logs import NodeLog, enable_own_loggers, log_to
 from .main import run
 from .rehearse import rehearse
 from .terminal import explain_absence
 
 __all__ = [
     "LoadError",
+    "NodeLog",
+    "enable_own_loggers",
     "explain_absence",
     "forget_script",
     "generators",
@@ -15,6 +18,7 @@ __all__ = [
     "load_function",
     "load_module",
     "load_target",
+    "log_to",
     "rehearse",
     "run",
     "user_traceback",

@@ -151,17 +151,22 @@ def _raised(place: str, error: BaseException) -> LoadError:
     return LoadError(f"{place} cannot be imported: {line}", user_traceback(error))
 
 
-def user_traceback(error: BaseException) -> str:
-    """Return the traceback's text without wsrelay's and the import system's outermost frames."""
-    if (advice := _advice(error)) is not None:
-        error.add_note(advice)
+def user_frames(error: BaseException) -> TracebackType | None:
+    """Return the error's traceback without wsrelay's and the import system's outermost frames."""
     frame: TracebackType | None = error.__traceback__
     while frame is not None:
         file = frame.tb_frame.f_code.co_filename
         if not file.startswith((_PACKAGE, "<frozen importlib", importlib.__file__)):
             break
         frame = frame.tb_next
-    return "".join(traceback.format_exception(type(error), error, frame))
+    return frame
+
+
+def user_traceback(error: BaseException) -> str:
+    """Return the text of the error's traceback, as `user_frames` has it."""
+    if (advice := _advice(error)) is not None:
+        error.add_note(advice)
+    return "".join(traceback.format_exception(type(error), error, user_frames(error)))
 
 
 def _advice(error: BaseException) -> str | None:

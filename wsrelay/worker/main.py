@@ -21,10 +21,9 @@ from wsrelay.errors import PayloadError, WireError
 from wsrelay.message import ExitError, ExitKind
 from wsrelay.spawning import unpack_target
 
-from . import generators
+from . import generators, logs
 from .context import WorkerContext
-from .load import LoadError, load_target, user_traceback
-from .logs import PipeHandler
+from .load import LoadError, load_target, user_frames, user_traceback
 from .pipe import WorkerPipe
 
 __all__ = ["run"]
@@ -85,9 +84,7 @@ def _begin(pipe: WorkerPipe) -> tuple[wire.Start, WorkerContext]:
 def _live(pipe: WorkerPipe, confine: Callable[[], None]) -> int:
     start, context = _begin(pipe)
     current.enter_worker(context)
-    logging.root.handlers[:] = [PipeHandler(pipe)]
-    if logging.root.level != start.log_level:  # else it writes to each logger that there is
-        logging.root.setLevel(start.log_level)
+    logs.log_to(logs.NodeLog(pipe.write, start.log_level))
     signal.signal(
         signal.SIGTERM,
         lambda *_: pipe.write_from_signal_handler(wire.Cancel(start.pid, "SIGTERM")),
@@ -113,6 +110,7 @@ def _live(pipe: WorkerPipe, confine: Callable[[], None]) -> int:
         except BaseException as problem:  # noqa: BLE001 - the handler's, whatever it is
             reserve.close()
             error = _failure(problem, ExitKind.ERROR)
+            logs.crashed(problem.with_traceback(user_frames(problem)))
     mailbox = context.mailbox
     mailbox.read_the_rest()
     done = wire.Done(value, error, mailbox.received, sorted(mailbox.unread))

@@ -17,7 +17,7 @@ from wsrelay.message import MESSAGE
 from wsrelay.spawning import unpack_target
 
 from .context import WorkerContext
-from .logs import PipeHandler
+from .logs import NodeLog
 from .pipe import WorkerPipe
 
 __all__ = ["rehearse"]
@@ -41,7 +41,7 @@ def rehearse() -> None:
             node_end.write_all(wire.pack(start))
             pipe.read(None)
             context = WorkerContext(pipe, start)
-            PipeHandler(pipe)
+            NodeLog(pipe.write, start.log_level)
             unpack_target(start.target, start.code, lambda _: rehearse)
             pipe.write(wire.Ready())
         node_end.write_all(wire.pack(wire.Attach(_CLIENT, Raw(payload.encode({})))))

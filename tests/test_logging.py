@@ -1,0 +1,514 @@
+"""What handlers and the node log: where it arrives, how often, and with what beside the text."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from msgspec import Raw
+from running import Running, client, closed, received, until
+
+from wsrelay import payload, wire
+from wsrelay.host import own_text
+from wsrelay.host.log import Intake
+from wsrelay.logrecord import extra_of, fields
+from wsrelay.node import fallback
+from wsrelay.node.mistakes import Mistakes
+from wsrelay.pid import PID
+
+Write = Callable[..., Path]
+
+ANSWER = """
+    def handler():
+        for message in process.inbox():
+            if message.topic == "ws.message":
+                exec(message.payload["data"])
+                process.send(message.sender, "ws.send", {"type": "text", "data": "done"})
+"""
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """Write a script whose handler does what its clients say, with this at its top."""
+
+    def write(top: str = "") -> Path:
+        path = tmp_path / "script.py"
+        head = "import logging, logging.config, os, sys, threading\nfrom wsrelay import process\n"
+        path.write_text(head + textwrap.dedent(top) + textwrap.dedent(ANSWER))
+        return path
+
+    return write
+
+
+def do(running: Running, *orders: str) -> None:
+    """Have a process of its own do that."""
+    with client(running.ws()) as websocket:
+        for order in orders:
+            websocket.send(order)
+            assert received(websocket) == "done"
+
+
+def crash(running: Running, order: str) -> None:
+    with client(running.ws()) as websocket:
+        websocket.send(order)
+        assert closed(websocket) == (1011, "target process crashed")
+
+
+# What the user has set up
+
+FILE = "logging.FileHandler('app.log')"
+LINES = "log = logging.getLogger('mine'); log.debug('in detail'); log.warning('with care')"
+BY_DICT = """
+    {"version": 1, "handlers": {"f": {"class": "logging.FileHandler", "filename": "app.log"}},
+     "root": {"level": "DEBUG", "handlers": ["f"]}}
+"""
+
+
+@pytest.mark.parametrize("place", ["at the top", "in the handler"])
+@pytest.mark.parametrize(
+    "set_up",
+    [
+        "logging.basicConfig(filename='app.log', level=logging.DEBUG)",
+        f"logging.basicConfig(handlers=[{FILE}], level=0, force=True)",
+        f"logging.config.dictConfig({textwrap.dedent(BY_DICT).strip()})",
+        f"logging.getLogger('mine').addHandler({FILE}); logging.getLogger('mine').setLevel(10)",
+        f"logging.root.handlers = [{FILE}]; logging.root.setLevel(0)",
+    ],
+    ids=["basicConfig", "by force", "dictConfig", "a logger", "root.handlers"],
+)
+def test_logging_that_a_script_sets_up_works_and_the_node_gets_each_record_once(
+    write: Write, tmp_path: Path, set_up: str, place: str
+) -> None:
+    top = set_up if place == "at the top" else ""
+    with Running(write(top), cwd=tmp_path) as running:
+        do(running, *([set_up] if not top else []), LINES)
+        line = running.stderr.line("with care")
+        assert "WARNING {local@processes|" in line
+        assert "mine: with care" in line
+        assert running.stderr.text.count("with care") == 1
+        assert "in detail" not in running.stderr.text, "the node logs from INFO on"
+        written = (tmp_path / "app.log").read_text()
+    assert (written.count("in detail"), written.count("with care")) == (1, 1)
+
+
+MINE = "log = logging.getLogger('mine'); log.addHandler(logging.StreamHandler())"
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        "logging.warning('with care')",  # which calls basicConfig
+        "logging.basicConfig(format='mine %(message)s'); logging.warning('with care')",
+        f"{MINE}; log.warning('with care')",
+        f"{MINE}; log.propagate = False; log.warning('with care')",
+    ],
+)
+def test_a_handler_of_standard_error_gives_way_to_the_node_s_line(write: Write, order: str) -> None:
+    with Running(write()) as running:
+        do(running, order, "logging.getLogger('last').warning('behind')")
+        running.stderr.line("behind")
+        [line] = [line for line in running.stderr.lines if "with care" in line]
+        assert "WARNING {local@processes|" in line
+
+
+def test_a_handler_of_standard_output_is_the_user_s_own(write: Write) -> None:
+    top = "logging.basicConfig(stream=sys.stdout, format='mine: %(message)s')"
+    with Running(write(top)) as running:
+        do(running, "logging.warning('with care')")
+        assert running.stdout.line("with care") == "mine: with care"
+        assert "WARNING {local@processes|" in running.stderr.line("with care")
+
+
+def test_a_filter_of_the_handler_that_gives_way_takes_passwords_out_all_the_same(
+    write: Write,
+) -> None:
+    top = """
+        def hide(record):
+            record.msg = record.msg.replace("hunter2", "***")
+            return True
+        logging.basicConfig()
+        logging.root.handlers[0].addFilter(hide)
+    """
+    with Running(write(top)) as running:
+        do(running, "logging.warning('the password is hunter2')")
+        running.stderr.line("the password is ***")
+        assert "hunter2" not in running.stderr.text
+
+
+def test_what_a_logger_does_not_pass_on_stays_with_its_own_handlers(
+    write: Write, tmp_path: Path
+) -> None:
+    top = f"""
+        quiet = logging.getLogger("quiet")
+        quiet.addHandler({FILE})
+        quiet.propagate = False
+    """
+    with Running(write(top), cwd=tmp_path) as running:
+        do(running, "quiet.warning('a secret')", "logging.getLogger('last').warning('behind')")
+        running.stderr.line("behind")
+        assert "a secret" not in running.stderr.text
+    assert "a secret" in (tmp_path / "app.log").read_text()
+
+
+def test_wsrelay_s_own_warnings_survive_a_dict_config(write: Write, tmp_path: Path) -> None:
+    top = """
+        logging.config.dictConfig({"version": 1})
+        def answers(): return object()
+    """
+    with Running(write(top), cwd=tmp_path) as running:
+        do(running, "process.spawn(f'{__file__}:answers')")
+        running.stderr.line("the handler's return value is dropped")
+
+
+def test_what_a_script_logs_while_it_is_loaded_is_in_the_node_s_log(write: Write) -> None:
+    top = "logging.getLogger('model').info('loading %s', 'weights')"
+    with Running(write(top), "--log-format", "json") as running:
+        record = json.loads(running.stderr.line("loading weights"))
+        assert record["logger"] == "model"
+        assert record["host"] == "processes"
+        assert record["os_pid"] == running.template.pid
+
+
+def test_a_child_of_a_handler_logs_to_standard_error(write: Write) -> None:
+    order = (
+        "pid = os.fork()\n"
+        "if not pid: logging.getLogger('child').info('from %d', os.getpid()); os._exit(0)\n"
+        "os.waitpid(pid, 0)"
+    )
+    with Running(write()) as running:
+        do(running, order)
+        assert "INFO    from " in running.stderr.line("from ")
+
+
+# Crashes
+
+TRACKER = """
+    seen = open("seen", "a", buffering=1)
+
+    class Tracker(logging.Handler):
+        def emit(self, record):
+            if record.exc_info:
+                note("record", *record.exc_info)
+
+    def note(how, kind, error, trace):
+        names = []
+        while trace is not None:
+            names.append(trace.tb_frame.f_code.co_name)
+            trace = trace.tb_next
+        print(how, kind.__name__, error, names, file=seen)
+"""
+HOOK = """
+    before = sys.excepthook
+    def hook(*exception):
+        note("hook", *exception)
+        before(*exception)
+    sys.excepthook = hook
+"""
+
+
+@pytest.mark.parametrize(
+    ("top", "heard"),
+    [
+        (TRACKER + HOOK, "hook"),
+        (TRACKER + "    logging.root.addHandler(Tracker())", "record"),
+        (TRACKER + HOOK + "    logging.root.addHandler(Tracker())", "hook"),
+    ],
+    ids=["a hook", "a handler", "both"],
+)
+def test_an_error_tracker_hears_of_a_crash_once_and_the_node_logs_its_traceback_once(
+    write: Write, tmp_path: Path, top: str, heard: str
+) -> None:
+    with Running(write(top), cwd=tmp_path) as running:
+        crash(running, "1/0")
+        running.stderr.line("crashed: ZeroDivisionError")
+        running.stderr.line("line 1, in <module>")
+        assert running.stderr.text.count("Traceback") == 1
+    [line] = (tmp_path / "seen").read_text().splitlines()
+    assert line == f"{heard} ZeroDivisionError division by zero ['handler', '<module>']"
+
+
+def test_a_hook_that_logs_what_it_is_told_gives_the_node_no_second_traceback(
+    write: Write, tmp_path: Path
+) -> None:
+    top = """
+        logging.basicConfig(filename="app.log")
+        log = logging.getLogger("hook")
+        sys.excepthook = lambda *e: log.critical("it has come to this", exc_info=e)
+    """
+    with Running(write(top), cwd=tmp_path) as running:
+        crash(running, "1/0")
+        running.stderr.line("crashed: ZeroDivisionError")
+        running.stderr.line("hook: it has come to this")
+        assert running.stderr.text.count("Traceback") == 1
+    assert (tmp_path / "app.log").read_text().count("Traceback") == 1
+
+
+def test_a_hook_that_fails_is_told_and_changes_no_end(write: Write) -> None:
+    with Running(write("sys.excepthook = lambda *_: [][1]")) as running:
+        crash(running, "1/0")
+        running.stderr.line("crashed: ZeroDivisionError")
+        running.stderr.line("IndexError")
+
+
+def test_the_hook_of_threads_is_the_user_s(write: Write, tmp_path: Path) -> None:
+    top = TRACKER + "    threading.excepthook = lambda a: note('thread', *a[:3])"
+    with Running(write(top), cwd=tmp_path) as running:
+        do(running, "t = threading.Thread(target=lambda: 1 / 0); t.start(); t.join()")
+    assert "thread ZeroDivisionError" in (tmp_path / "seen").read_text()
+
+
+def test_sys_excepthook_that_is_called_for_another_error_prints_it(write: Write) -> None:
+    with Running(write()) as running:
+        do(running, "try: 1/0\nexcept ZeroDivisionError: sys.excepthook(*sys.exc_info())")
+        running.stderr.line("ZeroDivisionError: division by zero")
+
+
+# What stands in a record
+
+
+def test_a_record_arrives_with_its_own_logger_level_and_fields(write: Write) -> None:
+    top = """
+        logging.addLevelName(25, "NOTICE")
+        class Odd:
+            def __repr__(self): return "<odd>"
+        class Bad:
+            def __repr__(self): raise RuntimeError
+        extra = {"user": "Ada", "tries": 3, "where": {"x": [1.5, None]}, "odd": Odd(), "bad": Bad(),
+                 "long": "x" * 5000, "nan": float("nan"), "cut": "\\ud800", "pid": "mine"}
+    """
+    with (
+        Running(write(top), "--log-format", "json", "--scope", "room") as running,
+        client(running.ws("/ws/blue")) as websocket,
+    ):
+        websocket.send("logging.getLogger('shop.cart').log(25, 'it is %s', 'hot', extra=extra)")
+        received(websocket)
+        [os_pid] = running.workers()
+        record = json.loads(running.stderr.line("it is hot"))
+    assert record.pop("time")
+    assert record.pop("pid").startswith("{local@processes|")
+    assert record.pop("target").endswith("script.py:handler")
+    [name] = record.pop("names")
+    assert "blue" in name
+    long = record["extra"].pop("long")
+    assert long.startswith("x" * 200)
+    assert len(long) < 250
+    assert record == {
+        "level": "notice",
+        "logger": "shop.cart",
+        "message": "it is hot",
+        "os_pid": os_pid,
+        "host": "processes",
+        "extra": {
+            "user": "Ada",
+            "tries": 3,
+            "where": {"x": [1.5, None]},
+            "odd": "<odd>",
+            "bad": "<Bad whose repr() raises RuntimeError>",
+            "nan": None,
+            "cut": "\\ud800",
+            "pid": "mine",
+        },
+    }
+
+
+@pytest.mark.parametrize(
+    ("order", "kind", "text"),
+    [
+        ("os.kill(os.getpid(), 9)", "killed", "ended: killed: SIGKILL ("),
+        ("process.terminate(process.pid()); threading.Event().wait()", "terminated", "ended: t"),
+        ("sys.exit(3)", "exit", "ended: exit code 3 ("),
+        ("1/0", "error", "crashed: ZeroDivisionError: division by zero\n"),
+    ],
+)
+def test_an_end_is_told_with_names_target_os_pid_and_kind(
+    write: Write, order: str, kind: str, text: str
+) -> None:
+    with Running(write(), "--log-format", "json", "--scope", "room") as running:
+        with client(running.ws("/ws/blue")) as websocket:
+            websocket.send("pass")
+            received(websocket)
+            [os_pid] = running.workers()
+            websocket.send(order)
+            assert closed(websocket)[0] == 1011
+        record = json.loads(running.stderr.line('"exit"'))
+    assert record["exit"] == kind
+    assert record["os_pid"] == os_pid
+    assert record["host"] == "processes"
+    assert record["target"].endswith("script.py:handler")
+    [name] = record["names"]
+    assert "blue" in name
+    assert record["message"].startswith(f"{record['pid']} {name} {text}")
+    assert record["message"].count("terminated") == (kind == "terminated")
+
+
+@pytest.fixture
+def worker_log(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
+    with caplog.at_level(1, logger="wsrelay.worker"):
+        yield caplog
+
+
+def test_a_hostile_record_leaves_nothing_behind_and_is_cut(
+    worker_log: pytest.LogCaptureFixture,
+) -> None:
+    log = Intake("{local@processes|1}", 1000)
+    many = {f"k{number}": "x" for number in range(1000)}
+    known = len(logging.root.manager.loggerDict)
+    for level in range(-5, 200):
+        frame = wire.Log(level, f"made up {level}" * 1000, "x" * 1_000_000, level_name="y" * 9999)
+        frame.extra = Raw(payload.encode(many))
+        log.take(frame, lambda: fields(pid=PID("{local@processes|1}"), host="processes"))
+    assert len(logging.root.manager.loggerDict) == known
+    assert len({record.levelno for record in worker_log.records}) <= 101
+    record = worker_log.records[0]
+    assert len(record.getMessage()) < 140_000
+    assert len(record.name) <= 100
+    assert len(record.levelname) < 250
+    assert len(extra_of(record)) == 16
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [b"\xc1", b"\x01", b"\x91" * 5000 + b"\xc0", payload.encode({"x": "x" * 100_000}), b""],
+)
+def test_fields_that_are_none_are_left_out(
+    worker_log: pytest.LogCaptureFixture, extra: bytes
+) -> None:
+    frame = wire.Log(20, "x", "text", Raw(extra))
+    Intake("{local@processes|1}", 1000).take(frame, fields)
+    [record] = worker_log.records
+    assert own_text(record) == "text"
+    assert extra_of(record) == {}
+
+
+def test_fields_cannot_pose_as_the_node_s_or_as_logging_s_own(
+    worker_log: pytest.LogCaptureFixture,
+) -> None:
+    given = {"wsrelay_pid": "{local@processes|2}", "msg": "other", "args": (), "levelno": 50}
+    frame = wire.Log(20, "x", "text", Raw(payload.encode(given)))
+    Intake("{local@processes|1}", 1000).take(frame, lambda: fields(pid="{local@processes|1}"))
+    [record] = worker_log.records
+    assert record.getMessage() == "{local@processes|1} x: text"
+    assert record.levelno == 20
+    assert vars(record)["wsrelay_pid"] == "{local@processes|1}"
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    ("topic", "content", "right"),
+    [
+        ("ws.send", "'hello'", 'a payload is {"type": "text", "data": str}'),
+        ("ws.close", "{'code': 1006}", "RFC 6455 allows"),
+        ("ws.control", "{'target': 'x'}", "target_pid, message_topic"),
+        ("ws.sendd", "{'type': 'text', 'data': 'hello'}", "ws.send, ws.close, ws.control"),
+    ],
+)
+def test_what_a_client_cannot_be_told_is_logged_once_with_what_is_right(
+    write: Write, topic: str, content: str, right: str
+) -> None:
+    with Running(write()) as running:
+        wrong = f"process.send(message.sender, {topic!r}, {content})"
+        do(running, wrong, wrong, "logging.getLogger('last').warning('behind')")
+        running.stderr.line("behind")
+        [line] = [line for line in running.stderr.lines if f"sent {topic} to" in line]
+        assert "WARNING" in line
+        assert right in line
+        do(running, wrong)
+        until(lambda: running.stderr.text.count(f"sent {topic} to") == 2, "another process's")
+
+
+def test_mistakes_are_told_by_kind_and_in_bounds() -> None:
+    mistakes, one, two = Mistakes(), PID("{local@p|1}"), PID("{local@p|2}")
+    assert mistakes.first(one, "code 1005 may not be sent")
+    assert not mistakes.first(one, "code 1006 may not be sent")
+    assert mistakes.first(two, "code 1006 may not be sent")
+    kinds = ["x" * number for number in range(1, 1000)]
+    assert sum(mistakes.first(one, kind) for kind in kinds) == 19
+    mistakes.forget(one)
+    assert mistakes.first(one, "code 1005 may not be sent")
+
+
+# What happens
+
+
+def test_debug_shows_spawns_upgrades_transfers_and_closes_and_nothing_for_a_message(
+    write: Write,
+) -> None:
+    transfer = (
+        "pid = process.spawn(__file__); "
+        "process.send(message.sender, 'ws.control', {'target_pid': pid})"
+    )
+    with Running(write(), "--log-level", "debug") as running:
+        with client(running.ws("/ws?secret=hunter2")) as websocket:
+            websocket.send("pass")
+            received(websocket)
+            log = running.stderr
+            one = log.line(" starts: ").partition("{")[2].partition("}")[0]
+            log.line(f"{{{one}}} runs, OS pid {running.workers()[0]}")
+            who = log.line("/ws: 101: ").partition("101: ")[2]
+            log.line(f"{who} joins {{{one}}}")
+            before = len(log.lines)
+            for _ in range(50):
+                websocket.send("pass")
+                received(websocket)
+            assert len(log.lines) == before
+            websocket.send(transfer)
+            received(websocket)
+            log.line(f"{who} leaves {{{one}}}: 1000 transferred")
+            until(lambda: log.text.count(f"{who} joins") == 2, "it joins the other one")
+            websocket.close(4001, "enough")
+        log.line(f"{who} is closed: 4001 enough")
+        assert "hunter2" not in log.text
+
+
+# Where nobody has set up logging
+
+
+@contextlib.contextmanager
+def nothing_set_up() -> Iterator[logging.Logger]:
+    """Be a process in which nobody has set up logging; gives the logger of wsrelay."""
+    logger = logging.getLogger("wsrelay")
+    before, logging.root.handlers = logging.root.handlers, []
+    try:
+        yield logger
+    finally:
+        logging.root.handlers = before
+        logger.setLevel(logging.NOTSET)
+        for handler in list(logger.handlers):
+            logger.removeHandler(handler)
+
+
+def test_where_nobody_has_set_up_logging_lines_are_written_until_somebody_does(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    log = logging.getLogger("wsrelay.worker")
+    seen: list[logging.LogRecord] = []
+    theirs = logging.Handler()
+    theirs.emit = seen.append  # type: ignore[assignment, method-assign]
+    with nothing_set_up() as logger:
+        for _ in range(2):
+            fallback.log_visibly()
+        log.info("first")
+        [line] = capsys.readouterr().err.splitlines()
+        assert line.endswith(" INFO    first")
+        logging.root.addHandler(theirs)
+        log.warning("second")
+        log.info("third")
+        assert capsys.readouterr().err == ""
+        assert [record.getMessage() for record in seen] == ["second"]
+        assert logger.level == logging.NOTSET
+
+
+def test_where_somebody_has_set_up_wsrelay_s_logger_nothing_is_added() -> None:
+    theirs = logging.NullHandler()
+    with nothing_set_up() as logger:
+        logger.addHandler(theirs)
+        fallback.log_visibly()
+        assert logger.handlers == [theirs]
+        assert logger.level == logging.NOTSET
