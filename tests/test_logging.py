@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
+import http.server
 import json
 import logging
 import textwrap
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -230,6 +233,58 @@ def test_an_error_tracker_hears_of_a_crash_once_and_the_node_logs_its_traceback_
         assert running.stderr.text.count("Traceback") == 1
     [line] = (tmp_path / "seen").read_text().splitlines()
     assert line == f"{heard} ZeroDivisionError division by zero ['handler', '<module>']"
+
+
+class Sentry(http.server.ThreadingHTTPServer):
+    """Takes what the Sentry client sends; `events` are the exceptions' types and the messages."""
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+        super().__init__(("127.0.0.1", 0), SentryRequest)
+
+
+class SentryRequest(http.server.BaseHTTPRequestHandler):
+    server: Sentry
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.headers["Content-Encoding"] == "gzip":
+            body = gzip.decompress(body)
+        for line in body.splitlines():
+            event = json.loads(line)
+            for one in event.get("exception", {}).get("values", ()):
+                self.server.events.append(one["type"])
+            if (entry := event.get("logentry")) is not None:
+                self.server.events.append(entry["message"])
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize("order", ["1/0", "logging.error('on the way'); sys.exit()"])
+def test_sentry_as_it_is_gets_what_a_handler_ends_with_once(write: Write, order: str) -> None:
+    pytest.importorskip("sentry_sdk")
+    with Sentry() as sentry:
+        thread = threading.Thread(target=sentry.serve_forever)
+        thread.start()
+        try:
+            dsn = f"http://key@127.0.0.1:{sentry.server_address[1]}/1"
+            with Running(write(f"import sentry_sdk; sentry_sdk.init({dsn!r})")) as running:
+                with client(running.ws()) as websocket:
+                    websocket.send(order)
+                    assert closed(websocket)[0] in (1000, 1011)
+                until(lambda: not running.workers(), "it is gone")
+                if order == "1/0":
+                    running.stderr.line("crashed: ZeroDivisionError")
+                    running.stderr.line("line 1, in <module>")
+                    assert running.stderr.text.count("Traceback") == 1
+        finally:
+            sentry.shutdown()
+            thread.join()
+    assert sentry.events == ["ZeroDivisionError" if order == "1/0" else "on the way"]
 
 
 def test_a_hook_that_logs_what_it_is_told_gives_the_node_no_second_traceback(

@@ -20,12 +20,15 @@ from msgspec import Raw
 from wsrelay import payload, wire
 from wsrelay.logrecord import LONGEST_NAME, PLAIN, clean, extra_of, text_of
 
-__all__ = ["NodeLog", "crashed", "enable_own_loggers", "log_to"]
+__all__ = ["NodeLog", "crashed", "enable_own_loggers", "flush", "log_to"]
 
 logger = logging.getLogger(__name__)
 
 _LONGEST: Final = 64 * 1024
 """Characters of a record's text; a longer one is cut."""
+
+_PATIENCE: Final = 2.0
+"""Seconds that Sentry has for it, as at the end of `python script.py`."""
 
 _NOTHING: Final = Raw(payload.encode({}))
 _LEVELS: Final = {"DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"}
@@ -110,6 +113,15 @@ def crashed(error: BaseException) -> None:
             log.level = level
     except BaseException:
         logger.exception("what was to be told of the process's end has failed")
+
+
+def flush() -> None:
+    """Have Sentry send what it holds: the exit of the interpreter, where it would, is left out."""
+    if (sentry := sys.modules.get("sentry_sdk")) is not None:
+        try:
+            sentry.flush(timeout=_PATIENCE)
+        except Exception:
+            logger.exception("Sentry's flush has failed")
 
 
 def _excepthook(

@@ -120,6 +120,7 @@ def _live(pipe: WorkerPipe, confine: Callable[[], None]) -> int:
         logger.warning("the handler's return value is dropped, %s", problem)
         done.value = _NOTHING
         pipe.write(done)
+    logs.flush()
     return code or (1 if error else 0)
 
 
