@@ -23,6 +23,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from wsrelay import HostOptions, Node, RelayResponse, Result
+from wsrelay.gateway import address
 from wsrelay.gateway.protocol import RelayProtocol
 from wsrelay.gateway.server import Server, ServerOptions
 
@@ -123,11 +124,11 @@ async def hypercorn_serving(app: Any, **settings: Any) -> AsyncIterator[str]:
 @contextlib.asynccontextmanager
 async def fronted(app: Any, **options: Any) -> AsyncIterator[tuple[Server, str]]:
     """Our own server in this event loop, as `run` and `serve` have it; gives it and its URL."""
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = address.bind("127.0.0.1", 0)
     server = Server(app, listener, ServerOptions(**options))
     await server.start()
     try:
-        yield server, f"ws://127.0.0.1:{listener.getsockname()[1]}"
+        yield server, address.url(listener).replace("http", "ws", 1)
     finally:
         server.stop_accepting()
         await server.aclose()

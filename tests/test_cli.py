@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http
 import os
 import re
@@ -21,6 +22,7 @@ import psutil
 import pytest
 from running import HANDLERS, Running, client, closed, gone, news, received, until
 from websockets.exceptions import InvalidStatus
+from websockets.typing import Subprotocol
 
 from wsrelay import __main__ as command
 
@@ -132,8 +134,15 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def get(url: str) -> httpx.Response:
-    return httpx.get(url, trust_env=False, verify=NO_TLS)
+def get(url: str, *, host: str | None = None) -> httpx.Response:
+    headers = {} if host is None else {"Host": host}
+    return httpx.get(url, headers=headers, trust_env=False, verify=NO_TLS)
+
+
+def socket_to(running: Running) -> socket.socket:
+    """For a client of a name that does not resolve to where the server is."""
+    host, port = running.address.split(":")
+    return socket.create_connection((host, int(port)))
 
 
 def ended(os_pid: int) -> bool:
@@ -284,6 +293,61 @@ def test_metadata_tells_the_path_the_room_the_query_the_headers_and_the_client(
     assert metadata["client"] == [host, port]
 
 
+def test_metadata_keeps_what_is_repeated(in_rooms: Running) -> None:
+    repeated = [
+        ("X-Forwarded-For", "203.0.113.1"),
+        ("Cookie", "a=1"),
+        ("X-Forwarded-For", "203.0.113.2, 203.0.113.3"),
+        ("Cookie", "b=2"),
+    ]
+    url = in_rooms.ws("/ws/repeated?tag=x&name=Ada&tag=y")
+    with client(url, additional_headers=repeated) as websocket:
+        metadata = news(websocket)["metadata"]
+    assert metadata["query"] == {"tag": ["x", "y"], "name": "Ada"}
+    headers = metadata["headers"]
+    assert headers["x-forwarded-for"] == "203.0.113.1, 203.0.113.2, 203.0.113.3"
+    assert headers["cookie"] == "a=1; b=2"
+
+
+def test_rooms_whose_encoded_names_differ_are_different_rooms(in_rooms: Running) -> None:
+    rooms = {
+        "a/b": "a/b",
+        "a%2Fb": "a%2Fb",
+        "caf%E9": "caf%E9",
+        "caf%E8": "caf%E8",
+        "caf%C3%A9": "café",
+        "%63af%C3%A9": "café",
+    }
+    with contextlib.ExitStack() as stack:
+        told = [
+            news(stack.enter_context(client(in_rooms.ws(f"/ws/{path}"))))  # each keeps its room
+            for path in rooms
+        ]
+    assert [one["metadata"]["room"] for one in told] == [*rooms.values()]
+    os_pids = [one["os_pid"] for one in told]
+    assert len(set(os_pids)) == 5
+    assert os_pids[-1] == os_pids[-2]
+
+
+def test_subprotocol_selects_what_the_handler_speaks_and_the_offer_is_in_the_metadata(
+    actor: Path,
+) -> None:
+    with Running(actor, "--subprotocol", "chat.v1", "--subprotocol", "chat.v2") as running:
+        for offer, selected in (
+            (["bearer.abc", "chat.v2", "chat.v1"], "chat.v2"),
+            (["chat.v1"], "chat.v1"),
+            (["other"], None),
+        ):
+            names = [Subprotocol(name) for name in offer]
+            with client(running.ws(), subprotocols=names) as websocket:
+                assert news(websocket)["metadata"]["subprotocols"] == offer
+                assert websocket.subprotocol == selected
+        running.stderr.line("--subprotocol")
+        assert "bearer.abc" not in running.stderr.text
+        with client(running.ws()) as websocket:
+            assert "subprotocols" not in news(websocket)["metadata"]
+
+
 def test_a_room_outlives_its_last_client_by_the_linger_and_then_ends(in_rooms: Running) -> None:
     with client(in_rooms.ws("/ws/lingering")) as websocket:
         os_pid = news(websocket)["os_pid"]
@@ -354,6 +418,64 @@ def test_a_foreign_origin_gets_403_and_allowed_ones_pass(actor: Path) -> None:
                 assert "os_pid" in news(websocket)
 
 
+def test_on_a_loopback_address_only_loopback_names_are_hosts(acting: Running) -> None:
+    """A page of another site can have its own name resolve to 127.0.0.1 (DNS rebinding)."""
+    until(lambda: not acting.workers(), "earlier tests' processes are gone")
+    _, _, port = acting.address.partition(":")
+    for name in ("localhost", "app.localhost", "127.0.0.1"):
+        assert get(acting.http(), host=f"{name}:{port}").status_code == http.HTTPStatus.OK
+    evil = f"evil.example:{port}"
+    for path in ("/", "/ws", "/healthz", "/missing"):
+        assert get(acting.http(path), host=evil).status_code == http.HTTPStatus.FORBIDDEN
+    url, origin = f"ws://{evil}/ws", f"http://{evil}"
+    response = refusal(url, sock=socket_to(acting), origin=origin)
+    assert response.status_code == http.HTTPStatus.FORBIDDEN
+    line = acting.stderr.line(evil)
+    assert "/: 403: Host" in line
+    assert "--allowed-hosts" in line
+    assert acting.workers() == []
+
+
+def test_allowed_hosts_says_more(actor: Path) -> None:
+    with Running(actor, "--allowed-hosts", "app.example.com, *.example.org") as running:
+        for name in ("app.example.com", "a.example.org:4433", "localhost"):
+            assert get(running.http(), host=name).status_code == http.HTTPStatus.OK
+            with client(
+                f"ws://{name}/ws", sock=socket_to(running), origin=f"https://{name}"
+            ) as one:
+                assert "os_pid" in news(one)
+        for name in ("example.org", "evil.example"):
+            assert get(running.http(), host=name).status_code == http.HTTPStatus.FORBIDDEN
+
+
+def test_on_all_interfaces_every_host_is_served(actor: Path) -> None:
+    with Running(actor, "--host", "0.0.0.0") as running:  # noqa: S104 - it is what is tested
+        assert get(running.http(), host="app.example.com").status_code == http.HTTPStatus.OK
+
+
+def test_localhost_is_both_loopback_addresses(actor: Path) -> None:
+    with Running(actor, "--host", "localhost") as running:
+        name, _, port = running.address.partition(":")
+        assert name == "localhost"
+        for address in ("127.0.0.1", "[::1]"):
+            with client(f"ws://{address}:{port}/ws") as websocket:
+                assert "os_pid" in news(websocket)
+        running.signal(signal.SIGTERM)
+        assert running.wait() == 0
+
+
+def test_health_and_readiness(acting: Running) -> None:
+    assert get(acting.http("/healthz")).text == "ok\n"
+    assert get(acting.http("/readyz")).text == "ready\n"
+
+
+def test_an_upgrade_where_nothing_is_is_404(acting: Running) -> None:
+    until(lambda: not acting.workers(), "earlier tests' processes are gone")
+    for path in ("/nowhere", "/wsx", "/ws%2Fblue"):
+        assert refusal(acting.ws(path)).status_code == http.HTTPStatus.NOT_FOUND
+    assert acting.workers() == []
+
+
 def test_more_than_max_processes_gets_503_until_one_has_left(actor: Path) -> None:
     with Running(actor, "--max-processes", "1") as running:
         with client(running.ws()) as websocket:
@@ -384,7 +506,7 @@ def test_path_moves_the_websocket_and_the_page_knows(actor: Path) -> None:
         for path, room in (("/chat", ""), ("/chat/a", "a")):
             with client(running.ws(path)) as websocket:
                 assert news(websocket)["metadata"]["room"] == room
-        assert refusal(running.ws("/ws")).status_code in (403, 404)
+        assert refusal(running.ws("/ws")).status_code == http.HTTPStatus.NOT_FOUND
         assert '"/chat"' in get(running.http()).text
 
 
@@ -674,6 +796,8 @@ def test_a_script_that_ends_the_process_at_import_is_an_error_too(
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
+        (["--allowed-hosts", "https://app.example.com"], "it has no scheme and no port"),
+        (["--subprotocol", "a b"], "'a b'"),
         (["--scope", "universe"], "'universe' is not one of 'connection', 'room', 'shared'"),
         (["--heartbeat", "often"], "'often' is not a duration; write it like '30s'"),
         (["--heartbeat", "1us"], "'1us' is too short"),
@@ -794,7 +918,8 @@ def test_a_client_that_does_not_answer_the_close_frame_does_not_hold_up_the_end(
         host, port = running.address.split(":")
         with socket.create_connection((host, int(port))) as silent:
             silent.sendall(
-                b"GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+                b"GET /ws HTTP/1.1\r\nHost: localhost\r\n"
+                b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
                 b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
             )
             assert silent.recv(64).startswith(b"HTTP/1.1 101")

@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import socket
 import typing
 from collections.abc import Iterator
 from typing import Any
@@ -23,6 +22,7 @@ from test_rfc6455 import close, frame, request
 from websockets.asyncio.client import ClientConnection, connect
 
 from wsrelay import HostOptions, Node, WebSocketRelay, wire
+from wsrelay.gateway.address import bind
 from wsrelay.gateway.server import Server, ServerOptions
 from wsrelay.host import Worker
 from wsrelay.message import ExitError, ExitKind
@@ -214,8 +214,8 @@ class Place:
         pid = self.node.spawn(room("echo"))
         self.node.clients.watch(pid, lambda _, count: self.joins.append(count))
         app = WebSocketRelay(relay_to(pid), node=self.node)
-        listener = socket.create_server(("127.0.0.1", 0))
-        self.address = listener.getsockname()
+        listener = bind("127.0.0.1", 0)
+        [self.address] = listener.names
         self.server = Server(app, listener, ServerOptions(max_message_size=5000))
         await self.server.start()
         url = f"ws://127.0.0.1:{self.address[1]}"

@@ -37,6 +37,7 @@ LAYERS: dict[str, int] = {
     "relay.command": 1,
     "relay.frames": 1,
     "relay.header": 1,
+    "relay.hosts": 1,
     "relay.origins": 1,
     "relay.outbox": 1,
     "host": 2,

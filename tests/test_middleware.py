@@ -21,7 +21,9 @@ from websockets.exceptions import InvalidStatus
 
 from wsrelay import Node, RelayResponse
 from wsrelay.gateway import middleware
+from wsrelay.gateway.address import bind_unix
 from wsrelay.gateway.middleware.ratelimit import Buckets
+from wsrelay.gateway.server import Server, ServerOptions
 
 pytestmark = pytest.mark.anyio
 
@@ -93,6 +95,19 @@ async def test_clients_may_be_told_apart_by_a_header_or_a_query_key(node: Node) 
             assert codes == [200, 429, 200]
 
 
+async def test_a_key_that_is_given_twice_is_none_so_that_nobody_forges_a_bucket(node: Node) -> None:
+    for key in ("header:X-Key", "query:key"):
+        limits = {"ratelimit__requests": 1, "ratelimit__interval": "1h", "ratelimit__key": key}
+        async with site(node, "ratelimit", **limits) as (_, http):
+            codes = []
+            for forged in "ab":
+                pairs = [("X-Key", forged), ("X-Key", "mine")]
+                query = [("key", forged), ("key", "mine")]
+                answer = await http.get("/who", headers=pairs, params=query)
+                codes.append(answer.status_code)
+            assert codes == [200, 429]
+
+
 @given(
     st.floats(0.1, 100),
     st.integers(1, 20),
@@ -140,6 +155,43 @@ async def test_forwarded_addresses_count_from_trusted_peers_alone(node: Node) ->
         assert (answer["client"], answer["scheme"]) == ("127.0.0.1", "http")
 
 
+async def test_a_proxy_on_a_unix_socket_counts_where_unix_is_trusted(
+    node: Node, tmp_path: Path
+) -> None:
+    path = str(tmp_path / "site.sock")
+    limits = {"ratelimit.requests": 1, "ratelimit.interval": "1h"}
+
+    async def asked(trusted: str, *clients: str) -> list[Any]:
+        names = ["real_ip", "ratelimit", "websocket_relay"]
+        options = {"real_ip.trusted": trusted, **limits}
+        app = middleware.wrap(application(node), names, options, node)
+        server = Server(app, bind_unix(Path(path)), ServerOptions())
+        await server.start()
+        transport = httpx.AsyncHTTPTransport(uds=path)
+        async with httpx.AsyncClient(base_url="http://site", transport=transport) as http:
+            answers = []
+            for name in clients:
+                forwarded = {"X-Forwarded-For": f"9.9.9.9, {name}", "X-Forwarded-Proto": "https"}
+                answer = await http.get("/who", headers=forwarded if name else {})
+                ok = answer.status_code == 200
+                answers.append(answer.json() if ok else answer.status_code)
+        server.stop_accepting()
+        await server.aclose()
+        return [a if isinstance(a, int) else (a["client"], a["scheme"]) for a in answers]
+
+    one, two = "203.0.113.1", "203.0.113.2"
+    for trusted in ("unix", "10.0.0.0/8, unix"):
+        assert await asked(trusted, one, two, one) == [(one, "https"), (two, "https"), 429]
+        assert await asked(trusted, "") == [(None, "http")]
+    assert await asked("10.0.0.0/8", one, two) == [(None, "http"), 429]
+
+
+async def test_a_peer_over_tcp_is_not_trusted_as_one_on_a_unix_socket(node: Node) -> None:
+    headers = {"X-Forwarded-For": "203.0.113.7"}
+    async with site(node, "real_ip", real_ip__trusted="unix") as (_, http):
+        assert (await http.get("/who", headers=headers)).json()["client"] == "127.0.0.1"
+
+
 async def test_the_first_name_is_the_outermost(node: Node) -> None:
     options = {
         "real_ip__trusted": "127.0.0.1",
@@ -175,6 +227,47 @@ async def test_a_token_comes_by_header_query_or_cookie(
         await echoes(url, additional_headers={"Authorization": "Bearer hush-hush"})
         await echoes(f"{url}?token=hush-hush")
         await echoes(url, additional_headers={"Cookie": "token=hush-hush"})
+    assert "hush-hush" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "order", [["token_auth", "websocket_relay"], ["websocket_relay", "token_auth"]]
+)
+async def test_a_token_comes_by_subprotocol_and_is_never_the_selected_one(
+    node: Node, caplog: pytest.LogCaptureFixture, order: list[str]
+) -> None:
+    seen: list[Any] = []
+
+    def connect(request: Request) -> Response:
+        seen[:] = request.scope["subprotocols"]
+        chosen = "chat.v2" if "chat.v2" in seen else None
+        pid = node.spawn(room("echo"))
+        return RelayResponse(pid, cancel_on_leave=True, subprotocol=chosen)
+
+    options = {"token_auth.secret": "hush-hush", "token_auth.subprotocol": "bearer."}
+    routes = [Route("/ws", connect)]
+    app = middleware.wrap(Starlette(routes=routes), order, options, node)
+    caplog.set_level(logging.DEBUG, logger="wsrelay")
+    async with serving(app, proxy_headers=False) as url:
+
+        async def selected(*offer: str) -> str | None:
+            async with client(f"{url}/ws", subprotocols=list(offer)) as one:
+                assert not any("hush" in name for name in seen)
+                return one.subprotocol
+
+        # What the endpoint selects; where it selects none, the first that is no token.
+        assert await selected("bearer.hush-hush", "chat.v1", "chat.v2") == "chat.v2"
+        assert await selected("bearer.hush-hush", "chat.v1", "chat.v3") == "chat.v1"
+        assert seen == ["chat.v1", "chat.v3"]
+        for offer, status in (
+            (["chat.v1"], 401),
+            (["chat.v1", "bearer.wrong"], 401),
+            (["hush-hush"], 401),
+            (["bearer.hush-hush"], 400),
+        ):
+            answer = await refused(f"{url}/ws", subprotocols=offer)
+            assert answer.status_code == status
+    assert 'belongs beside it, as in ["chat", "bearer.TOKEN"]' in caplog.text
     assert "hush-hush" not in caplog.text
 
 
@@ -262,7 +355,10 @@ async def test_the_relay_s_options_are_its_own(node: Node) -> None:
             [
                 (
                     "real_ip.trusted",
-                    "'10.0.0.1/8' is no subnet like '10.0.0.0/8': 10.0.0.1/8 has host bits set",
+                    (
+                        "'10.0.0.1/8' is neither a subnet like '10.0.0.0/8' nor 'unix': "
+                        "10.0.0.1/8 has host bits set"
+                    ),
                 )
             ],
         ),
@@ -273,6 +369,19 @@ async def test_the_relay_s_options_are_its_own(node: Node) -> None:
                 (
                     "token_auth",
                     "token_auth needs either token_auth.secret or token_auth.function",
+                )
+            ],
+        ),
+        (
+            ["token_auth"],
+            {"token_auth.secret": "a b", "token_auth.subprotocol": "bearer."},
+            [
+                (
+                    "token_auth",
+                    (
+                        "token_auth.secret cannot be part of a subprotocol: that has letters, "
+                        "digits and !#$%&'*+-.^_`|~ alone"
+                    ),
                 )
             ],
         ),

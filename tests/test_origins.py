@@ -216,6 +216,15 @@ def test_an_asterisk_allows_everything(patterns: str) -> None:
         assert Origins(patterns).allow(origin, HERE)
 
 
+@pytest.mark.parametrize("origin", ["null", "file://"])
+def test_pages_without_an_origin_of_their_own_pass_where_they_are_listed(origin: str) -> None:
+    assert Origins(f"https://app.example.com, {origin}").allow(origin, HERE)
+    for patterns in ("", "https://app.example.com"):
+        assert not Origins(patterns).allow(origin, HERE)
+    for other in ("nul", "file:///", "file://x", "https://other.example.com"):
+        assert not Origins(origin).allow(other, HERE)
+
+
 @pytest.mark.parametrize("patterns", ["", " ", ",", " , "])
 def test_an_empty_list_configures_nothing(patterns: str) -> None:
     assert Origins(patterns).allow(f"https://{HERE}", HERE)
@@ -237,7 +246,9 @@ def test_an_empty_list_configures_nothing(patterns: str) -> None:
         "https://app.example.com:port",
         "https://user@app.example.com",
         "https://app example.com",
-        "null",
+        "file:///",
+        "file://host/path",
+        "nul",
         "**",
     ],
 )

@@ -201,6 +201,30 @@ def test_health_and_readiness(site: Site) -> None:
         assert get(running.http("/readyz")).text == "ready\n"
 
 
+def test_a_path_that_ends_with_a_slash_answers_without_it_too(site: Site) -> None:
+    site.endpoint("text", "/")
+    site.endpoint("mapping", "/things/{id}/")
+    site.endpoint("nothing", "/exact")
+    with site.serving() as running:
+        for path in ("/api", "/api/"):
+            assert get(running.http(path)).text == "plain"
+            assert get(running.http(path), "POST").status_code == 405
+        for path in ("/api/things/7", "/api/things/7/"):
+            assert get(running.http(path)).json()["id"] == "7"
+        assert get(running.http("/api/exact")).status_code == 204
+        assert get(running.http("/api/exact/")).status_code == 404
+
+
+def test_a_folder_below_a_path_is_found_without_its_slash(site: Site) -> None:
+    (site.folder / "public").mkdir()
+    (site.folder / "public" / "index.html").write_text("<p>hello")
+    site.add("page", "http.static", meta={"server": "gateway"}, path="/a/b", directory="public")
+    with site.serving() as running:
+        answer = get(running.http("/a/b"), follow_redirects=True)
+        assert (answer.text, answer.url.path) == ("<p>hello", "/a/b/")
+        assert get(running.http("/a/bc")).status_code == 404
+
+
 def test_static_files_leave_routers_alone(site: Site) -> None:
     (site.folder / "public").mkdir()
     (site.folder / "public" / "index.html").write_text("<p>hello")
@@ -414,6 +438,63 @@ def test_tls(site: Site, authority: trustme.CA) -> None:
         with connect(f"wss://{address}/api/connect", ssl=context, proxy=None) as one:
             one.send("x")
             assert received(one) == "one x"
+
+
+def test_a_renewed_certificate_is_served_after_a_reload_and_a_broken_one_is_not(
+    site: Site,
+) -> None:
+    first, second = trustme.CA(), trustme.CA()
+
+    def write(authority: trustme.CA) -> None:
+        issued = authority.issue_cert("127.0.0.1")
+        issued.private_key_pem.write_to_path(str(site.folder / "key.pem"))
+        issued.cert_chain_pems[0].write_to_path(str(site.folder / "cert.pem"))
+
+    def client_of(authority: trustme.CA) -> ssl.SSLContext:
+        context = ssl.create_default_context()
+        authority.configure_trust(context)
+        return context
+
+    write(first)
+    tls = {"cert": "cert.pem", "key": "key.pem"}
+    site.add("gateway", "http.service", addr="127.0.0.1:0", tls=tls)
+    site.endpoint("connect")
+    with site.serving(serves=False) as running:
+        url = f"wss://{running.stderr.line('https://').partition('https://')[2]}/api/connect"
+        with connect(url, ssl=client_of(first), proxy=None) as old:
+            write(second)
+            reloaded(running, "changed: app:gateway")
+            with connect(url, ssl=client_of(second), proxy=None) as new:
+                new.send("x")
+                assert received(new) == "one x"
+            with pytest.raises(ssl.SSLCertVerificationError):
+                connect(url, ssl=client_of(first), proxy=None)
+            (site.folder / "cert.pem").write_text("half a certificate")
+            reloaded(running, "cannot use certificate")
+            running.stderr.line("cert.pem: ")
+            running.stderr.line("the configuration stays as it was")
+            with connect(url, ssl=client_of(second), proxy=None) as new:
+                new.send("x")
+                assert received(new) == "one x"
+            old.send("x")
+            assert received(old) == "one x"
+
+
+def test_only_allowed_hosts_are_served(site: Site) -> None:
+    hosts = ["app.example.com", "*.example.org"]
+    site.add("gateway", "http.service", addr="127.0.0.1:0", allowed_hosts=hosts)
+    site.endpoint("text")
+    site.endpoint("connect")
+    with site.serving() as running:
+        url = running.http("/api/text")
+        for host in ("app.example.com", "a.example.org:443", running.address):
+            assert get(url, headers={"Host": host}).text == "plain"
+        assert get(url, headers={"Host": "evil.example"}).status_code == 403
+        line = running.stderr.line("'evil.example'")
+        assert "app:gateway: allowed_hosts" in line
+        host, port = running.address.split(":")
+        sock = socket.create_connection((host, int(port)))
+        assert refused("ws://evil.example/api/connect", sock=sock) == 403
 
 
 def test_a_unix_socket_is_removed_at_the_end(site: Site) -> None:

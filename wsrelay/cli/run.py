@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 from pathlib import Path
 from typing import Any, Final
 
 import click
+import msgspec
 
 from wsrelay import durations, sizes, targets
 from wsrelay.errors import HostFailed, InvalidTarget
-from wsrelay.gateway.address import AddressError, bind, url
+from wsrelay.gateway.address import AddressError, Listener, bind, url
 from wsrelay.gateway.script import Scope, ScriptOptions, script_app
 from wsrelay.gateway.server import FrontEnd, Server, ServerOptions, on_signals
 from wsrelay.gateway.systemd import Inherited, Notify
 from wsrelay.node import HostOptions, Limits, Node
 from wsrelay.relay import header, origins
+from wsrelay.relay.hosts import Hosts
 
 from .logs import log_options, set_up_logging
 from .running import controlled, fail, loop_factory, prepare_process, reload_on_edits, say
@@ -77,6 +80,23 @@ def _origins(_context: click.Context, _parameter: click.Parameter, text: str) ->
     return text
 
 
+def _hosts(_context: click.Context, _parameter: click.Parameter, text: str | None) -> str | None:
+    try:
+        Hosts(text or "")
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+    return text
+
+
+def _subprotocols(
+    _context: click.Context, _parameter: click.Parameter, names: tuple[str, ...]
+) -> tuple[str, ...]:
+    try:
+        return tuple(header.check_subprotocol(name) for name in names)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
 def _path(_context: click.Context, _parameter: click.Parameter, text: str) -> str:
     if not text.startswith("/") or "{" in text:
         raise click.BadParameter(f"{text!r} is no path; it starts with / like /ws")
@@ -101,6 +121,20 @@ def _path(_context: click.Context, _parameter: click.Parameter, text: str) -> st
     default="",
     callback=_origins,
     help="Allowed origins besides the same one, e.g. 'https://*.example.com'.",
+)
+@click.option(
+    "--allowed-hosts",
+    callback=_hosts,
+    help="Names besides localhost that it may be reached by, e.g. 'app.example.com, *.example.com' "
+    "or '*'; the default is none on a loopback address, else all.",
+)
+@click.option(
+    "--subprotocol",
+    "subprotocols",
+    multiple=True,
+    callback=_subprotocols,
+    help="One that the handler speaks, e.g. chat.v1; may be given several times. "
+    "A client gets the first of them that it offers.",
 )
 @click.option("--heartbeat", callback=_heartbeat, help="Send ws.heartbeat so often, e.g. 30s.")
 @click.option("--max-processes", type=click.IntRange(1), default=256, show_default=True)
@@ -144,6 +178,8 @@ def run(
     port: int,
     path: str,
     origins: str,
+    allowed_hosts: str | None,
+    subprotocols: tuple[str, ...],
     heartbeat: str | None,
     max_processes: int,
     warm: int,
@@ -170,6 +206,7 @@ def run(
         scope=Scope(scope),
         path=path,
         origins=origins,
+        subprotocols=subprotocols,
         heartbeat=heartbeat,
         room_linger=room_linger,
         static=static,
@@ -184,16 +221,22 @@ def run(
         limits=Limits(memory=memory),
     )
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        runner.run(_serve(options, processes, host, port))
+        runner.run(_serve(options, processes, host, port, allowed_hosts))
 
 
-async def _serve(options: ScriptOptions, processes: HostOptions, host: str, port: int) -> None:
+async def _serve(
+    options: ScriptOptions, processes: HostOptions, host: str, port: int, allowed: str | None
+) -> None:
     inherited, notify = Inherited(), Notify()
     try:
-        listener = inherited.take_any() or bind(host, port)
+        given = inherited.take_any()
+        listener = Listener(given) if given else bind(host, port)
     except AddressError as error:
         fail(str(error))
     inherited.close()
+    if allowed is None:
+        allowed = "" if listener.loopback else "*"
+    options = msgspec.structs.replace(options, allowed_hosts=allowed)
 
     def stop() -> None:
         notify.stopping()
@@ -203,7 +246,7 @@ async def _serve(options: ScriptOptions, processes: HostOptions, host: str, port
         _welcome(options, url(listener))
         notify.ready()
 
-    with listener:
+    with contextlib.closing(listener):
         prepare_process(ServerOptions().max_connections, processes.max_processes)
         node = Node(hosts=[processes])
         front = FrontEnd(node)

@@ -15,6 +15,7 @@ from .values import (
     AnyPath,
     Duration,
     Folder,
+    HostNames,
     HTTPPath,
     Identifier,
     Methods,
@@ -162,6 +163,7 @@ class Server(_Wrapped):
     """`http.service`; with `health`, it answers `/healthz` and `/readyz`."""
 
     addr: AddressText
+    allowed_hosts: HostNames = "*"
     max_message_size: Size = 16 * MB
     max_connections: int = Field(default=10_000, ge=0)
     max_connections_per_ip: int = Field(default=1_000, ge=0)

@@ -237,7 +237,7 @@ class _Loader:
                 case Endpoint():
                     router = entries.get(entry.meta.router)
                     if isinstance(router, Router):
-                        path = router.prefix.rstrip("/") + entry.path
+                        path = (router.prefix.rstrip("/") + entry.path).rstrip("/") or "/"
                         for method in entry.method:
                             take(
                                 entry, "path", f"{method} {path}", router.meta.server, path, method

@@ -10,6 +10,7 @@ from msgspec import Struct
 from pydantic import PlainValidator, ValidationInfo
 
 from wsrelay import durations, sizes
+from wsrelay.relay.hosts import Hosts
 
 __all__ = [
     "Address",
@@ -18,6 +19,7 @@ __all__ = [
     "Duration",
     "Folder",
     "HTTPPath",
+    "HostNames",
     "Identifier",
     "Methods",
     "ModuleName",
@@ -127,6 +129,13 @@ def _http_path(value: Any) -> str:
     return str(value)
 
 
+def _host_names(value: Any) -> str:
+    names = value if isinstance(value, list) else [value]
+    text = ", ".join(_text(name) for name in names)
+    Hosts(text)  # raises ValueError
+    return text
+
+
 def _identifier(value: Any) -> str:
     if not _text(value).isidentifier():
         raise ValueError(f"{value!r} is no function name")
@@ -161,6 +170,8 @@ Umask = Annotated[int, PlainValidator(_umask)]
 UserName = Annotated[str, PlainValidator(_user)]
 """A user's or group's name or number."""
 AddressText = Annotated[Address, PlainValidator(_address)]
+HostNames = Annotated[str, PlainValidator(_host_names)]
+"""Patterns with commas, which may be written as a list."""
 HTTPPath = Annotated[str, PlainValidator(_http_path)]
 Identifier = Annotated[str, PlainValidator(_identifier)]
 ModuleName = Annotated[str, PlainValidator(_module)]

@@ -7,26 +7,65 @@ import os
 import socket
 import stat
 from pathlib import Path
+from typing import Final
 
-__all__ = ["AddressError", "bind", "bind_unix", "release", "url"]
+from wsrelay.relay.hosts import is_loopback
+
+__all__ = ["AddressError", "Listener", "bind", "bind_unix", "release", "url"]
+
+_BACKLOG: Final = 2048
+
+_TRIES: Final = 20
+"""Free ports to try until one is free at all addresses of a host."""
 
 
 class AddressError(Exception):
     """The address cannot be listened on; the text says which and why."""
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """Return a listening socket; an empty host means all interfaces. Raises `AddressError`."""
+class Listener:
+    """What a server listens on: a socket, or one for each address that its host has."""
+
+    def __init__(self, *sockets: socket.socket) -> None:
+        self.sockets = sockets
+
+    @property
+    def unix(self) -> str | None:
+        """The path of a Unix socket, or None."""
+        first = self.sockets[0]
+        return str(first.getsockname()) if first.family == socket.AF_UNIX else None
+
+    @property
+    def names(self) -> list[tuple[str, int]]:
+        """Addresses and ports; none of a Unix socket."""
+        return [] if self.unix else [sock.getsockname()[:2] for sock in self.sockets]
+
+    @property
+    def loopback(self) -> bool:
+        """Whether this machine alone can reach it, over the network's protocols."""
+        return bool(self.names) and all(is_loopback(host) for host, _ in self.names)
+
+    def dup(self) -> Listener:
+        """Return the same once more, to be closed by itself."""
+        return Listener(*(sock.dup() for sock in self.sockets))
+
+    def close(self) -> None:
+        """Stop listening."""
+        for sock in self.sockets:
+            sock.close()
+
+
+def bind(host: str, port: int) -> Listener:
+    """Listen on all addresses of a host, on one port; raises `AddressError`.
+
+    An empty host means all interfaces, and so does `::`, which takes IPv4 too. `localhost` is both
+    loopback addresses, as browsers have it, whatever the resolver says. IPv6 addresses may have
+    brackets.
+    """
+    host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     try:
-        if not host and socket.has_dualstack_ipv6():
-            return socket.create_server(
-                ("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=2048
-            )
-        family, _, _, _, address = socket.getaddrinfo(
-            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        return socket.create_server(address[:2], family=family, backlog=2048)
+        return Listener(*_sockets(host, port))
     except OSError as error:
         why = error.strerror or str(error)
         if error.errno == errno.EADDRINUSE:
@@ -34,8 +73,61 @@ def bind(host: str, port: int) -> socket.socket:
         raise AddressError(f"cannot listen on {shown}: {why}") from None
 
 
-def bind_unix(path: Path) -> socket.socket:
-    """Return a listening Unix socket that anybody may connect to; raises `AddressError`.
+def _sockets(host: str, port: int) -> list[socket.socket]:
+    if host in ("", "::") and socket.has_dualstack_ipv6():
+        everywhere = ("", port)
+        return [_socket(socket.AF_INET6, everywhere, dualstack_ipv6=True)]
+    addresses = _addresses(host, port)
+    for _ in range(_TRIES):
+        try:
+            return _all(addresses, port)
+        except OSError as error:
+            # A port that is free at one address is not always free at the next one.
+            if port or error.errno != errno.EADDRINUSE:
+                raise
+    raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+
+
+def _addresses(host: str, port: int) -> list[tuple[socket.AddressFamily, str]]:
+    if host == "localhost":
+        return [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")]
+    found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    return list(dict.fromkeys((family, str(name[0])) for family, _, _, _, name in found))
+
+
+def _all(addresses: list[tuple[socket.AddressFamily, str]], port: int) -> list[socket.socket]:
+    """Listen on all of the addresses that this machine has; the first decides a free port."""
+    sockets: list[socket.socket] = []
+    missing = None
+    try:
+        for family, host in addresses:
+            try:
+                sockets.append(_socket(family, (host, port)))
+            except OSError as error:
+                if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                    raise
+                missing = error
+            else:
+                port = port or sockets[0].getsockname()[1]
+        if not sockets and missing is not None:
+            raise missing
+    except OSError:
+        for sock in sockets:
+            sock.close()
+        raise
+    return sockets
+
+
+def _socket(
+    family: socket.AddressFamily, address: tuple[str, int], *, dualstack_ipv6: bool = False
+) -> socket.socket:
+    return socket.create_server(
+        address, family=family, backlog=_BACKLOG, dualstack_ipv6=dualstack_ipv6
+    )
+
+
+def bind_unix(path: Path) -> Listener:
+    """Listen on a Unix socket that anybody may connect to; raises `AddressError`.
 
     One that a dead server left behind is replaced.
     """
@@ -47,12 +139,12 @@ def bind_unix(path: Path) -> socket.socket:
         path.chmod(
             0o666
         )  # a proxy in front runs as another user; the folder's mode keeps others out
-        listener.listen(2048)
+        listener.listen(_BACKLOG)
     except OSError as error:
         listener.close()
         why = "the address is in use" if error.errno == errno.EADDRINUSE else error.strerror
         raise AddressError(f"cannot listen on unix:{path}: {why or error}") from None
-    return listener
+    return Listener(listener)
 
 
 def _remove_stale(path: Path) -> None:
@@ -67,18 +159,19 @@ def _remove_stale(path: Path) -> None:
             raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
 
 
-def release(listener: socket.socket, path: Path | None) -> None:
-    """Close a listening socket, and remove it from the file system if it has a path there."""
+def release(listener: Listener, path: Path | None) -> None:
+    """Stop listening, and remove what has a path in the file system from there."""
     listener.close()
     if path is not None:
         path.unlink(missing_ok=True)
 
 
-def url(listener: socket.socket, *, tls: bool = False) -> str:
+def url(listener: Listener, *, tls: bool = False) -> str:
     """Return where a browser finds the server, or `unix:path`."""
-    if listener.family == socket.AF_UNIX:
-        return f"unix:{listener.getsockname()}"
-    host, port = listener.getsockname()[:2]
-    host = {"": "localhost", "::": "localhost", "0.0.0.0": "localhost"}.get(host, host)  # noqa: S104 - shown only
+    if listener.unix is not None:
+        return f"unix:{listener.unix}"
+    host, port = listener.names[0]
+    if host in ("", "::", "0.0.0.0") or (listener.loopback and len(listener.names) > 1):  # noqa: S104 - shown only
+        host = "localhost"
     name = f"[{host}]" if ":" in host else host
     return f"http{'s' if tls else ''}://{name}:{port}"

@@ -14,10 +14,12 @@ from wsrelay import config, targets, worker
 from wsrelay.config import Configuration
 from wsrelay.node import Filesystem, HostOptions, Isolation, Limits, Node
 from wsrelay.relay.asgi import App
+from wsrelay.relay.hosts import Hosts
 from wsrelay.supervisor import RestartPolicy, Service, Supervisor
 from wsrelay.targets import Entry
 
 from . import middleware
+from .allowed_hosts import AllowedHosts
 from .dispatch import Dispatch, Router
 from .endpoint import EndpointApp
 from .health import health_routes
@@ -189,7 +191,9 @@ def application(
         if static.meta.server == server.id
     ]
     app = Starlette(routes=[Dispatch(node, routers, folders)])
-    return _wrapped(app, server.id, server.middleware, server.options, node)
+    wrapped = _wrapped(app, server.id, server.middleware, server.options, node)
+    hosts = Hosts(server.allowed_hosts)
+    return wrapped if hosts.any else AllowedHosts(wrapped, hosts, f"{server.id}: allowed_hosts")
 
 
 def _router(configuration: Configuration, router: config.Router, node: Node) -> Router:
@@ -199,12 +203,13 @@ def _router(configuration: Configuration, router: config.Router, node: Node) -> 
             inner = EndpointApp(_function(configuration, endpoint.func), endpoint.func)
             app = _wrapped(inner, router.id, router.post_middleware, router.post_options, node)
             path = router.prefix.rstrip("/") + endpoint.path
-            path = path if path == "/" else path.rstrip("/")
-            try:
-                route = Route(path, app, methods=endpoint.method, name=endpoint.id)
-            except (ValueError, AssertionError) as error:
-                raise AssemblyError(f"{endpoint.id}: path {path!r}: {error}") from None
-            routes.append(route)
+            # What is written with a slash at its end answers without it, too.
+            for one in dict.fromkeys((path.rstrip("/") or "/", path)):
+                try:
+                    route = Route(one, app, methods=endpoint.method, name=endpoint.id)
+                except (ValueError, AssertionError) as error:
+                    raise AssemblyError(f"{endpoint.id}: path {one!r}: {error}") from None
+                routes.append(route)
 
     def wrap(app: App) -> App:
         return _wrapped(app, router.id, router.middleware, router.options, node)

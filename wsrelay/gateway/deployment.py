@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import socket
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from wsrelay.config import Server as ServerEntry
 from wsrelay.relay.asgi import App, Receive, Scope, Send
 
 from . import assembly
-from .address import bind, bind_unix, release
+from .address import Listener, bind, bind_unix, release
 from .server import FrontEnd, Server
 from .systemd import Inherited
 
@@ -34,14 +34,19 @@ class _Running:
     """One server entry as it listens."""
 
     def __init__(
-        self, entry: ServerEntry, app: App, listener: socket.socket, path: Path | None = None
+        self, entry: ServerEntry, app: App, listener: Listener, path: Path | None = None
     ) -> None:
         self.entry = entry
+        self.certificate = _certificate(entry)  # before it is loaded: it may change meanwhile
         self.app = _Current(app)
         self.listener = listener
         self.server = Server(self.app, listener, assembly.server_options(entry))
         self.path = path
         """That of a Unix socket which is to be removed in the end."""
+
+    def serves(self, entry: ServerEntry) -> bool:
+        """Whether it is as the entry wants it, with the certificate that is on disk now."""
+        return entry == self.entry and _certificate(entry) == self.certificate
 
 
 class Deployment:
@@ -73,8 +78,8 @@ class Deployment:
             raise
 
     @property
-    def addresses(self) -> list[tuple[str, socket.socket, bool]]:
-        """The servers' entry ids, listening sockets, and whether they speak TLS."""
+    def addresses(self) -> list[tuple[str, Listener, bool]]:
+        """The servers' entry ids, what they listen on, and whether they speak TLS."""
         return [(r.entry.id, r.listener, r.entry.tls is not None) for r in self._running.values()]
 
     def close(self) -> None:
@@ -111,6 +116,7 @@ class Deployment:
             worker.forget_script(source)
         apps = self._applications(new)
         opened: dict[str, _Running] = {}
+        exchanged: dict[str, _Running] = {}
         hosts = assembly.hosts(new)
         stale = {host.name for host in hosts if edited & {_script(t) for t in host.targets}}
         try:
@@ -118,15 +124,24 @@ class Deployment:
                 there = self._running.get(entry.id)
                 if there is None or there.entry.addr != entry.addr:
                     opened[entry.id] = _open(entry, apps[entry.id])
+                elif not there.serves(entry):
+                    listener = there.listener.dup()
+                    try:
+                        exchanged[entry.id] = _Running(entry, apps[entry.id], listener, there.path)
+                    except BaseException:
+                        listener.close()
+                        raise
             await self.node.reconfigure(hosts, assembly.entries(new), stale)
         except BaseException:
             for running in opened.values():
                 release(running.listener, running.path)
+            for running in exchanged.values():
+                running.listener.close()
             raise
         changed = [
             name
             for name in {**old.entries, **new.entries}
-            if old.entries.get(name) != new.entries.get(name)
+            if old.entries.get(name) != new.entries.get(name) or name in exchanged
         ]
         renewed = {
             service.id
@@ -135,13 +150,17 @@ class Deployment:
             or _script(new.processes[service.process].target) in edited
         }
         await self._supervisor.reconfigure(assembly.services(new), renewed)
-        await self._exchange_servers(new, apps, opened)
+        await self._exchange_servers(new, apps, opened, exchanged)
         self._front.spread = _spread(new)
         self.configuration, self._sources = new, sources
         return changed
 
     async def _exchange_servers(
-        self, new: Configuration, apps: dict[str, App], opened: dict[str, _Running]
+        self,
+        new: Configuration,
+        apps: dict[str, App],
+        opened: dict[str, _Running],
+        exchanged: dict[str, _Running],
     ) -> None:
         for name in list(self._running):
             running = self._running[name]
@@ -150,14 +169,12 @@ class Deployment:
                 del self._running[name]
                 await self._front.remove(running.server)
                 release(running.listener, running.path)
-            elif entry == running.entry:
-                running.app.app = apps[name]
-            else:
-                # The old connections stay with the options that they began with.
-                running.app.app = apps[name]
-                listener = running.listener.dup()
-                self._running[name] = _Running(entry, apps[name], listener, running.path)
-                await self._front.add(self._running[name].server)
+                continue
+            running.app.app = apps[name]
+            if name in exchanged:
+                # The old connections stay with the options and certificate that they began with.
+                self._running[name] = exchanged[name]
+                await self._front.add(exchanged[name].server)
                 running.server.stop_accepting()
         for name, running in opened.items():
             self._running[name] = running
@@ -179,16 +196,27 @@ def _spread(configuration: Configuration) -> float:
 
 def _open(entry: ServerEntry, app: App, inherited: Inherited | None = None) -> _Running:
     address, path = entry.addr, None
-    listener = inherited and inherited.take(entry.name, address.path or address.port)
-    if not listener and address.path is not None:
+    given = inherited and inherited.take(entry.name, address.path or address.port)
+    if given:
+        listener = Listener(given)
+    elif address.path is not None:
         listener, path = bind_unix(address.path), address.path
-    elif not listener:
+    else:
         listener = bind(address.host or "", address.port or 0)
     try:
         return _Running(entry, app, listener, path)
     except BaseException:
         release(listener, path)
         raise
+
+
+def _certificate(entry: ServerEntry) -> tuple[bytes, ...]:
+    """Return what is on disk of the server's certificate and key."""
+    files = (entry.tls.cert, entry.tls.key) if entry.tls else ()
+    try:
+        return tuple(hashlib.sha256(path.read_bytes()).digest() for path in files)
+    except OSError:
+        return ()  # who loads it says why
 
 
 def _script(target: str) -> str | None:

@@ -7,7 +7,7 @@ from http import HTTPStatus
 from typing import Any, NamedTuple
 
 from starlette.datastructures import URLPath
-from starlette.responses import PlainTextResponse
+from starlette.responses import PlainTextResponse, RedirectResponse
 from starlette.routing import BaseRoute, Match, Mount, NoMatchFound, Route
 
 from wsrelay import current
@@ -109,6 +109,12 @@ class Dispatch(BaseRoute):
                 if match is Match.FULL:
                     scope.update(child)
                     await folder.handle(scope, receive, send)
+                    return
+                if folder.path and scope["path"] == folder.path:
+                    # Relative: a proxy in front may serve all of this below a prefix.
+                    await RedirectResponse(f"./{folder.path.rpartition('/')[2]}/")(
+                        scope, receive, send
+                    )
                     return
         await _refuse(scope, receive, send, 404)
 

@@ -3,16 +3,49 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 from typing import Any, Final
+from urllib.parse import quote, unquote, unquote_to_bytes
 
 from wsrelay.node import Node
 from wsrelay.pid import PID
+from wsrelay.relay.asgi import Scope
 
-__all__ = ["Rooms"]
+__all__ = ["Rooms", "room_name"]
 
 _PATIENCE: Final = 15.0
 """Seconds that a client who was asked in has for the upgrade; the start timeout is 10."""
+
+
+_ESCAPE: Final = re.compile("%(?=[0-9A-Fa-f]{2})")
+_UNDECODED: Final = re.compile("[\udc80-\udcff]")
+
+
+def room_name(scope: Scope, path: str) -> str | None:
+    """Return the room that a request's URL names below `path`; None: it names none.
+
+    It is the decoded text, but for what would make two rooms one: an encoded slash, bytes that are
+    no UTF-8, and a per cent sign that looks like the beginning of an escape stay encoded.
+    """
+    asked = _decoded(scope).removeprefix(scope.get("root_path", ""))
+    if asked == path:
+        return ""
+    return asked.removeprefix(f"{path}/") if asked.startswith(f"{path}/") else None
+
+
+def _decoded(scope: Scope) -> str:
+    path: str = scope["path"]
+    raw = (scope.get("raw_path") or b"").partition(b"?")[0].decode("latin-1")
+    if unquote(raw) != path:  # a server that has none, or something on the way has changed the path
+        raw = quote(path)
+    return "/".join(map(_segment, raw.split("/")))
+
+
+def _segment(raw: str) -> str:
+    text = unquote_to_bytes(raw).decode(errors="surrogateescape")
+    text = _ESCAPE.sub("%25", text).replace("/", "%2F")
+    return _UNDECODED.sub(lambda byte: f"%{ord(byte[0]) - 0xDC00:02X}", text)
 
 
 class Rooms:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import enum
 import html
-from collections.abc import Awaitable, Callable
+import logging
+from collections.abc import Awaitable, Callable, Collection
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from msgspec import Struct
 from starlette.applications import Starlette
+from starlette.datastructures import Headers, QueryParams
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
@@ -19,12 +21,19 @@ from starlette.staticfiles import StaticFiles
 from wsrelay.errors import InvalidName
 from wsrelay.node import Node
 from wsrelay.pid import PID
+from wsrelay.printable import printable
+from wsrelay.relay.asgi import App, offered
+from wsrelay.relay.hosts import Hosts
 from wsrelay.relay.middleware import WebSocketRelay
 from wsrelay.relay.response import RelayResponse
 
-from .rooms import Rooms
+from .allowed_hosts import AllowedHosts
+from .health import health_routes
+from .rooms import Rooms, room_name
 
 __all__ = ["Scope", "ScriptOptions", "script_app"]
+
+logger = logging.getLogger(__name__)
 
 
 class Scope(enum.StrEnum):
@@ -36,22 +45,29 @@ class Scope(enum.StrEnum):
 
 
 class ScriptOptions(Struct, frozen=True, kw_only=True):
-    """How a script is served (contract section 6); `room_linger` in seconds."""
+    """How a script is served (contract section 6); `room_linger` in seconds.
+
+    `allowed_hosts` as in `Hosts`: empty, only loopback names pass. Of `subprotocols` a client gets
+    the first that it offers.
+    """
 
     target: str | Callable[..., Any]
     scope: Scope = Scope.CONNECTION
     path: str = "/ws"
     origins: str = ""
+    allowed_hosts: str = "*"
+    subprotocols: tuple[str, ...] = ()
     heartbeat: str | None = None
     room_linger: float = 5.0
     static: Path | None = None
 
 
-def script_app(node: Node, options: ScriptOptions) -> WebSocketRelay:
-    """Return the ASGI application; raises `ValueError` for a wrong origin pattern."""
-    connect = _endpoint(node, options)
+def script_app(node: Node, options: ScriptOptions) -> App:
+    """Return the ASGI application; raises `ValueError` for a wrong origin or host pattern."""
     path = options.path.rstrip("/")
+    connect = _endpoint(node, options, path)
     routes: list[BaseRoute] = [
+        *health_routes(lambda: not node.draining),
         Route(path or "/", connect),
         Route(f"{path}/{{room:path}}", connect),
     ]
@@ -62,15 +78,21 @@ def script_app(node: Node, options: ScriptOptions) -> WebSocketRelay:
         page = page.replace('content="/ws"', f'content="{html.escape(path)}"')
         routes.append(Route("/", lambda _: HTMLResponse(page)))
     one_each = options.scope is Scope.CONNECTION
-    return WebSocketRelay(
+    relay = WebSocketRelay(
         Starlette(routes=routes),
         node=node,
         allowed_origins=options.origins,
         outbox_overflow="pause" if one_each else "close",
+        native=False,
     )
+    hosts = Hosts(options.allowed_hosts)
+    return relay if hosts.any else AllowedHosts(relay, hosts, "--allowed-hosts")
 
 
-def _endpoint(node: Node, options: ScriptOptions) -> Callable[[Request], Awaitable[Response]]:
+def _endpoint(
+    node: Node, options: ScriptOptions, path: str
+) -> Callable[[Request], Awaitable[Response]]:
+    select = _Selection(options.subprotocols)
     rooms = Rooms(node, options.target, options.room_linger)
 
     def process_for(room: str) -> PID:
@@ -87,23 +109,65 @@ def _endpoint(node: Node, options: ScriptOptions) -> Callable[[Request], Awaitab
             # Not asked to relay: then nothing is to be spawned either.
             headers = {"upgrade": "websocket", "connection": "upgrade"}
             return Response("Upgrade Required: connect with a WebSocket\n", 426, headers)
-        room = request.path_params.get("room", "")
-        client = request.client
+        no_room = Response("There is no room of such a name\n", 404)
+        if (room := room_name(request.scope, path)) is None:
+            return no_room
         try:
             pid = process_for(room)
         except InvalidName:
-            return Response("There is no room of such a name\n", 404)
+            return no_room
         return RelayResponse(
             pid,
             heartbeat_interval=options.heartbeat,
-            metadata={
-                "path": request.url.path,
-                "room": room,
-                "query": dict(request.query_params),
-                "headers": dict(request.headers),
-                "client": [client.host, client.port] if client else None,
-            },
+            metadata=_metadata(request, room),
             cancel_on_leave=options.scope is Scope.CONNECTION,
+            subprotocol=select(request),
         )
 
     return connect
+
+
+class _Selection:
+    """Selects the first subprotocol of a client's that the handler speaks."""
+
+    def __init__(self, spoken: Collection[str]) -> None:
+        self._spoken = spoken
+        self._told = False
+
+    def __call__(self, request: Request) -> str | None:
+        names = offered(request.scope)
+        selected = next((name for name in names if name in self._spoken), None)
+        if names and selected is None and not self._told:
+            self._told = True
+            logger.warning(
+                "%s: none of the subprotocols that the client offers is spoken here, and browsers "
+                "close the connection then (--subprotocol); this is said once",
+                printable(request.url.path),
+            )
+        return selected
+
+
+def _metadata(request: Request, room: str) -> dict[str, Any]:
+    """Return what the handler learns of a client, with nothing left out."""
+    metadata: dict[str, Any] = {
+        "path": request.url.path,
+        "room": room,
+        "query": _query(request.query_params),
+        "headers": _joined(request.headers),
+        "client": [request.client.host, request.client.port] if request.client else None,
+    }
+    if names := offered(request.scope):
+        metadata["subprotocols"] = names
+    return metadata
+
+
+def _query(params: QueryParams) -> dict[str, str | list[str]]:
+    """Return a text for each key, and a list for one that is repeated."""
+    return {key: v[0] if len(v := params.getlist(key)) == 1 else v for key in params}
+
+
+def _joined(headers: Headers) -> dict[str, str]:
+    """Return the lines of each header as one (RFC 9110 section 5.3, RFC 6265 section 5.4)."""
+    return {
+        name: ("; " if name == "cookie" else ", ").join(headers.getlist(name)) for name in headers
+    }

@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from wsrelay.node import Node
 
-from .address import AddressError
+from .address import AddressError, Listener
 from .admission import Admission
 from .http import HTTPProtocol, State
 from .protocol import RelayProtocol
@@ -45,14 +45,12 @@ class ServerOptions(Struct, frozen=True, kw_only=True):
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server on one listening socket, with our WebSocket protocol.
+    """uvicorn's server on what it is to listen on, with our WebSocket protocol.
 
     Raises `AddressError` for a certificate that cannot be used.
     """
 
-    def __init__(
-        self, app: Any, listener: socket.socket, options: ServerOptions | None = None
-    ) -> None:
+    def __init__(self, app: Any, listener: Listener, options: ServerOptions | None = None) -> None:
         options = options or ServerOptions()
         config = uvicorn.Config(
             app,
@@ -88,7 +86,7 @@ class Server(uvicorn.Server):
 
     async def start(self) -> None:
         """Start accepting."""
-        self._serving = asyncio.create_task(self.serve([self.listener]))
+        self._serving = asyncio.create_task(self.serve([*self.listener.sockets]))
         accepting = asyncio.ensure_future(self._accepting.wait())
         await asyncio.wait({self._serving, accepting}, return_when=asyncio.FIRST_COMPLETED)
         accepting.cancel()
@@ -109,14 +107,16 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002
         """Start accepting; uvicorn calls this, whose own gives TLS handshakes a minute."""
-        server = await asyncio.get_running_loop().create_server(
-            lambda: HTTPProtocol(self.config, self._state, {}),
-            sock=self.listener,
-            ssl=self.config.ssl,
-            ssl_handshake_timeout=self._state.header_timeout if self.config.ssl else None,
-            backlog=self.config.backlog,
-        )
-        self.servers: list[asyncio.base_events.Server] = [server]
+        self.servers: list[asyncio.base_events.Server] = [
+            await asyncio.get_running_loop().create_server(
+                lambda: HTTPProtocol(self.config, self._state, {}),
+                sock=sock,
+                ssl=self.config.ssl,
+                ssl_handshake_timeout=self._state.header_timeout if self.config.ssl else None,
+                backlog=self.config.backlog,
+            )
+            for sock in self.listener.sockets
+        ]
         self.started = True
         self._accepting.set()
 

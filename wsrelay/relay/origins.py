@@ -10,6 +10,9 @@ from msgspec import Struct
 
 __all__ = ["Origins"]
 
+_LITERAL: Final = ("null", "file://")
+"""What browsers send for pages without an origin of their own: sandboxed ones, and files."""
+
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 _PLAIN = re.compile(r"[!-~]+")
 _HOST = re.compile(r"(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?|\[[0-9a-f:.]+\]")
@@ -25,21 +28,25 @@ class Origins:
     """The rule for one relay.
 
     `patterns` is a comma-separated list of `https://app.example.com`, `https://*.example.com`
-    (any subdomain, not the domain itself) and `*`; empty: only the same origin passes. Raises
-    `ValueError` that names the wrong pattern.
+    (any subdomain, not the domain itself), `null`, `file://` and `*`; empty: only the same origin
+    passes. Raises `ValueError` that names the wrong pattern.
     """
 
     def __init__(self, patterns: str = "") -> None:
         self._any = False
+        self._literal: set[str] = set()
         self._patterns: list[_Origin] = []
         for text in filter(None, (part.strip() for part in patterns.split(","))):
             if text == "*":
                 self._any = True
                 continue
+            if text.lower() in _LITERAL:
+                self._literal.add(text.lower())
+                continue
             if (pattern := _parse(text)) is None:
                 raise ValueError(
                     f"allowed origin {text!r} is none of https://app.example.com, "
-                    "https://*.example.com, *"
+                    "https://*.example.com, null, file://, *"
                 )
             self._patterns.append(pattern)
 
@@ -49,7 +56,7 @@ class Origins:
         Without an `Origin` it is no browser's and passes. The same origin passes whatever its
         scheme, so that a TLS proxy in front does no harm.
         """
-        if origin is None or self._any:
+        if origin is None or self._any or origin in self._literal:
             return True
         given = _parse(origin)
         if given is None or given.host.startswith("*"):

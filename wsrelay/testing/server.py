@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import inspect
 import logging
-import socket
 import threading
 from collections.abc import Callable
 from types import TracebackType
@@ -16,7 +15,7 @@ import uvicorn
 from websockets.typing import Origin, Subprotocol
 
 from wsrelay import current
-from wsrelay.gateway.address import bind, url
+from wsrelay.gateway.address import Listener, bind, url
 from wsrelay.gateway.protocol import RelayProtocol
 from wsrelay.gateway.script import ScriptOptions, script_app
 from wsrelay.gateway.server import FrontEnd, Server
@@ -185,14 +184,14 @@ class RelayServer:
 
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
-        with bind("127.0.0.1", 0) as listener:
+        with contextlib.closing(bind("127.0.0.1", 0)) as listener:
             self.url = url(listener).replace("http", "ws", 1)
             if _is_application(self._target):
                 await self._serve_application(listener)
             else:
                 await self._serve_handler(listener)
 
-    async def _serve_handler(self, listener: socket.socket) -> None:
+    async def _serve_handler(self, listener: Listener) -> None:
         named = isinstance(self._target, str)
         targets = (self._target,) if named else ()
         host = self._host
@@ -203,7 +202,7 @@ class RelayServer:
         self._node, self._stop = node, front.stop
         await front.run([Server(script_app(node, options), listener)], self._started.set)
 
-    async def _serve_application(self, listener: socket.socket) -> None:
+    async def _serve_application(self, listener: Listener) -> None:
         others = list(current.nodes)
 
         def accepting() -> None:
@@ -216,4 +215,4 @@ class RelayServer:
 
         server = _Uvicorn(self._target, accepting)
         self._stop = stop
-        await server.serve([listener])
+        await server.serve([*listener.sockets])

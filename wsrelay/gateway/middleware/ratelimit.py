@@ -88,11 +88,12 @@ class RateLimit:
         await self._app(scope, receive, send)
 
     def _key(self, connection: HTTPConnection) -> str:
-        given = None
+        given: list[str] = []
         if self._kind == "header":
-            given = connection.headers.get(self._name)
+            given = connection.headers.getlist(self._name)
         elif self._kind == "query":
-            given = connection.query_params.get(self._name)
-        if given is not None:
-            return f"{self._kind} {given[:256]}"
+            given = connection.query_params.getlist(self._name)
+        # Of two, one may be forged to get a bucket of its own.
+        if len(given) == 1:
+            return f"{self._kind} {given[0][:256]}"
         return f"ip {connection.client.host if connection.client else ''}"

@@ -1,9 +1,10 @@
-"""Only who has a token gets in: from a header, a query parameter or a cookie."""
+"""Only who has a token gets in: from a header, a query parameter, a subprotocol or a cookie."""
 
 from __future__ import annotations
 
 import hmac
 import inspect
+import logging
 from collections.abc import Callable
 from typing import Annotated, Any, Self
 
@@ -14,12 +15,18 @@ from starlette.requests import HTTPConnection
 from wsrelay import targets, worker
 from wsrelay.errors import InvalidTarget
 from wsrelay.node import Node
-from wsrelay.relay.asgi import App, Receive, Scope, Send
+from wsrelay.printable import printable
+from wsrelay.relay.asgi import App, Event, Headers, Receive, Scope, Send, offered
+from wsrelay.relay.header import HEADER, check_subprotocol
 
 from .options import Options
 from .refusal import refuse
 
 __all__ = ["TokenAuth", "TokenAuthOptions"]
+
+logger = logging.getLogger(__name__)
+
+_PROTOCOL = b"sec-websocket-protocol"
 
 
 def _target(text: str) -> str:
@@ -33,13 +40,15 @@ def _target(text: str) -> str:
 class TokenAuthOptions(Options):
     """Either a shared `secret`, or a `function` that gets the token and returns whether it is good.
 
-    A browser cannot set headers on a WebSocket: `query` or `cookie` names where else to look.
+    A browser cannot set headers on a WebSocket: `query`, `subprotocol` or `cookie` names where else
+    to look. `subprotocol` is a prefix: with `bearer.`, the page offers `["chat", "bearer.TOKEN"]`.
     """
 
     secret: SecretStr | None = None
     function: Annotated[str, AfterValidator(_target)] | None = None
     header: str = "Authorization"
     query: str | None = None
+    subprotocol: Annotated[str, AfterValidator(check_subprotocol)] | None = None
     cookie: str | None = None
 
     @model_validator(mode="after")
@@ -48,6 +57,14 @@ class TokenAuthOptions(Options):
             raise ValueError("token_auth needs either token_auth.secret or token_auth.function")
         if self.secret is not None and not self.secret.get_secret_value():
             raise ValueError("token_auth.secret is empty")
+        if self.secret is not None and self.subprotocol is not None:
+            try:
+                check_subprotocol(self.secret.get_secret_value())
+            except ValueError:
+                raise ValueError(
+                    "token_auth.secret cannot be part of a subprotocol: that has letters, digits "
+                    "and !#$%&'*+-.^_`|~ alone"
+                ) from None
         return self
 
 
@@ -67,22 +84,45 @@ class TokenAuth:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI scope."""
         if scope["type"] in ("http", "websocket"):
-            token = self._token(HTTPConnection(scope))
+            tokens, others = self._offered(scope)
+            token = self._token(HTTPConnection(scope), tokens)
             claims = token and await self._claims(token)
             if not claims:
                 await refuse(scope, receive, send, 401, (b"www-authenticate", b"Bearer"))
                 return
+            if tokens and not others:
+                logger.warning(
+                    "%s: 400: the client offers its token and no other subprotocol; one that may "
+                    'be selected belongs beside it, as in ["chat", "%sTOKEN"]',
+                    printable(scope["path"]),
+                    self._options.subprotocol,
+                )
+                await refuse(scope, receive, send, 400)
+                return
+            if tokens:
+                scope, send = _without(scope, others), _selecting(others[0], send)
             scope.setdefault("state", {})["token"] = claims
         await self._app(scope, receive, send)
 
-    def _token(self, connection: HTTPConnection) -> str | None:
+    def _offered(self, scope: Scope) -> tuple[list[str], list[str]]:
+        """Return the tokens among the subprotocols that are offered, and the others."""
+        prefix = self._options.subprotocol
+        if prefix is None:
+            return [], []
+        names = offered(scope)
+        tokens = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
+        return tokens, [name for name in names if not name.startswith(prefix)]
+
+    def _token(self, connection: HTTPConnection, tokens: list[str]) -> str | None:
         options = self._options
-        given = connection.headers.get(options.header)
+        given = ", ".join(connection.headers.getlist(options.header)) or None
         if given is not None and options.header.lower() == "authorization":
             scheme, _, given = given.partition(" ")
             given = given.strip() if scheme.lower() == "bearer" else None
         if given is None and options.query is not None:
             given = connection.query_params.get(options.query)
+        if given is None and tokens:
+            given = tokens[0]
         if given is None and options.cookie is not None:
             given = connection.cookies.get(options.cookie)
         return given
@@ -98,6 +138,33 @@ class TokenAuth:
         secret = self._options.secret
         assert secret is not None  # noqa: S101 - the options have one of the two
         return hmac.compare_digest(token.encode(), secret.get_secret_value().encode())
+
+
+def _without(scope: Scope, others: list[str]) -> Scope:
+    """Return the scope for the application: nobody inside can select the token, or log it."""
+    headers = [(name, value) for name, value in scope["headers"] if name.lower() != _PROTOCOL]
+    headers.append((_PROTOCOL, ", ".join(others).encode("latin-1")))
+    return {**scope, "headers": headers, "subprotocols": others}
+
+
+def _selecting(subprotocol: str, send: Send) -> Send:
+    """Let an upgrade select that subprotocol where the application selects none.
+
+    A browser that offers subprotocols closes the connection if it is told none of them.
+    """
+
+    async def select(event: Event) -> None:
+        if event["type"] == "websocket.accept" and event.get("subprotocol") is None:
+            event = {**event, "subprotocol": subprotocol}
+        elif event["type"] == "http.response.start":
+            headers: Headers = [(bytes(name), bytes(v)) for name, v in event.get("headers", ())]
+            names = {name.lower() for name, _ in headers}
+            if HEADER.encode() in names and _PROTOCOL not in names:
+                headers.append((_PROTOCOL, subprotocol.encode("latin-1")))
+            event = {**event, "headers": headers}
+        await send(event)
+
+    return select
 
 
 def _load(text: str) -> Callable[[str], Any]:

@@ -1,0 +1,47 @@
+"""A server that answers only to the names that it is known by."""
+
+from __future__ import annotations
+
+import logging
+
+from wsrelay.printable import printable
+from wsrelay.relay.asgi import App, Receive, Scope, Send, request_headers, response
+from wsrelay.relay.hosts import Hosts
+from wsrelay.relay.upgrade import deny
+
+__all__ = ["AllowedHosts"]
+
+logger = logging.getLogger(__name__)
+
+
+class AllowedHosts:
+    """Answers 403 to requests for other hosts, whatever their path; `option` is for the log."""
+
+    def __init__(self, app: App, hosts: Hosts, option: str) -> None:
+        self._app = app
+        self._hosts = hosts
+        self._option = option
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one ASGI scope."""
+        if scope["type"] not in ("http", "websocket"):
+            await self._app(scope, receive, send)
+            return
+        hosts = [value for name, value in request_headers(scope) if name.lower() == b"host"]
+        host = b", ".join(hosts).decode("latin-1")
+        server = scope.get("server")
+        if self._hosts.allow(host, server[0] if server else None):
+            await self._app(scope, receive, send)
+            return
+        logger.warning(
+            "%s: 403: Host %r is not one of this server's (%s)",
+            printable(scope["path"]),
+            host,
+            self._option,
+        )
+        body = b"Forbidden: host not allowed\n"
+        if scope["type"] == "websocket":
+            await deny(scope, send, 403, body)
+            return
+        for event in response(403, body):
+            await send({**event, "type": f"http.response.{event['type']}"})
