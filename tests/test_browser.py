@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import html
 import http.server
 import os
 import re
 import shutil
 import signal
+import socket
+import socketserver
 import subprocess
 import sys
 import threading
@@ -249,6 +252,123 @@ def test_two_tabs_chat_with_each_other(window: Window) -> None:
         expect(frames(away, "in")).to_have_count(1)
 
 
+class _BelowPrefix(socketserver.StreamRequestHandler):
+    """A proxy that takes a prefix off the path, as nginx's `proxy_pass http://.../` does."""
+
+    server: _Proxy
+
+    def handle(self) -> None:
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            line = self.rfile.readline()
+            if not line:
+                return
+            head += line
+        inner = head.replace(b" /tools/app/", b" /", 1)
+        if inner == head:
+            self.wfile.write(b"HTTP/1.1 404 \r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+            return
+        if b"Upgrade: websocket" not in head:
+            inner = inner.replace(b"keep-alive", b"close")
+        with socket.create_connection(self.server.inner) as upstream:
+            upstream.sendall(inner)
+            back = threading.Thread(target=_copy, args=(upstream, self.connection))
+            back.start()
+            _copy(self.connection, upstream)
+            back.join()
+
+
+class _Proxy(socketserver.ThreadingTCPServer):
+    daemon_threads = True
+    inner: tuple[str, int]
+
+
+def _copy(source: socket.socket, sink: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while data := source.recv(65536):
+            sink.sendall(data)
+        sink.shutdown(socket.SHUT_WR)
+
+
+@contextlib.contextmanager
+def below_prefix(running: Running) -> Iterator[str]:
+    """A proxy that serves all of it below `/tools/app/`; gives that URL."""
+    host, port = running.address.split(":")
+    with _Proxy(("127.0.0.1", 0), _BelowPrefix) as proxy:
+        proxy.inner = (host, int(port))
+        serving = threading.Thread(target=proxy.serve_forever, args=(0.02,))
+        serving.start()
+        try:
+            yield f"http://127.0.0.1:{proxy.server_address[1]}/tools/app/"
+        finally:
+            proxy.shutdown()
+            serving.join()
+
+
+def test_the_page_works_below_the_prefix_of_a_proxy(window: Window, echo: Running) -> None:
+    with below_prefix(echo) as url:
+        page = window.open(url)
+        expect(page.locator("#url")).to_have_value(f"{url.replace('http', 'ws', 1)}ws")
+        connect(page)
+        say(page, "hello")
+        expect(frames(page, "in")).to_have_text(["hello"])
+        page.close()
+
+
+def test_the_page_of_life_works_below_the_prefix_of_a_proxy(window: Window, life: Running) -> None:
+    with below_prefix(life) as url:
+        page = window.open(f"{url}?room=prefix")
+        living(page)
+        page.close()
+
+
+# Subprotocols
+
+
+OFFER = """([url, names]) => new Promise(told => {
+    const socket = new WebSocket(url, names);
+    socket.onopen = () => { told(`open ${socket.protocol}`); socket.close(); };
+    socket.onclose = event => told(`closed ${event.code}`);
+})"""
+
+
+def test_a_browser_gets_the_subprotocol_that_the_handler_speaks(window: Window) -> None:
+    with Running(HANDLERS / "echo.py", "--subprotocol", "chat.v1") as running:
+        page = window.open(running.http())
+        assert page.evaluate(OFFER, [running.ws(), ["bearer.abc", "chat.v1"]]) == "open chat.v1"
+        assert page.evaluate(OFFER, [running.ws(), ["bearer.abc"]]) == "closed 1006"
+        running.stderr.line("--subprotocol")
+
+
+AUTH = """
+version: "1.0"
+namespace: app
+entries:
+  - {name: connect, kind: function.python, source: "file://%s", method: connect}
+  - {name: gateway, kind: http.service, addr: "127.0.0.1:0"}
+  - name: router
+    kind: http.router
+    meta: {server: gateway}
+    post_middleware: [token_auth, websocket_relay]
+    post_options: {token_auth.secret: hush, token_auth.subprotocol: "bearer."}
+  - {name: endpoint, kind: http.endpoint, meta: {router: router}, path: /ws, func: connect}
+"""
+
+
+def test_a_browser_brings_its_token_as_a_subprotocol(window: Window, tmp_path: Path) -> None:
+    configuration = tmp_path / "wsrelay.yaml"
+    configuration.write_text(AUTH % (HANDLERS / "relay_http.py"))
+    with Running(configuration) as running:
+        page = window.open(running.http("/healthz"))
+        for names, told in (
+            (["chat", "bearer.hush"], "open chat"),
+            (["bearer.hush", "chat"], "open chat"),
+            (["chat", "bearer.wrong"], "closed 1006"),
+            (["bearer.hush"], "closed 1006"),
+        ):
+            assert page.evaluate(OFFER, [running.ws(), names]) == told
+
+
 # Life
 
 
@@ -391,6 +511,22 @@ def test_a_page_of_an_allowed_foreign_origin_can_connect(window: Window, tmp_pat
         foreign_page(tmp_path, running.ws()) as origin,
     ):
         expect(window.open(origin)).to_have_title("open")
+
+
+def test_a_page_from_a_file_can_connect_where_its_origin_is_listed(
+    window: Window, echo: Running, tmp_path: Path
+) -> None:
+    options = ("--origins", "null, file://")
+    page = tmp_path / "page.html"
+    with Running(HANDLERS / "echo.py", *options) as running:
+        for asked, title in ((echo, "closed 1006"), (running, "open")):
+            page.write_text(FOREIGN.format(url=asked.ws()))
+            expect(window.open(page.as_uri())).to_have_title(title)
+            sandboxed = tmp_path / "sandboxed.html"
+            inside = html.escape(page.read_text())
+            sandboxed.write_text(f'<iframe sandbox="allow-scripts" srcdoc="{inside}"></iframe>')
+            frame = window.open(sandboxed.as_uri()).frame_locator("iframe")
+            expect(frame.locator("title")).to_have_js_property("textContent", title)
 
 
 # An application under uvicorn
