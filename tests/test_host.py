@@ -564,7 +564,7 @@ async def test_a_worker_has_an_empty_standard_input_and_no_foreign_descriptors(
     assert value["stdin"] == ""
     assert "has no" in value["breakpoint"] or "none" in value["breakpoint"]
     kinds = Counter(link.partition(":")[0] for link in value["descriptors"])
-    assert kinds["pipe"] <= 3, "its own two, and the template's, whose end tells the node"
+    assert kinds["pipe"] <= 4, "its own two, and the template's for its end and for crashes"
     assert kinds["socket"] == 0
     assert value["session"] == value["pid"]
     await asyncio.to_thread((tmp_path / "x").write_text, json.dumps(value))
@@ -580,3 +580,59 @@ async def test_a_preload_that_hangs_does_not_hold_up_the_node_s_end(tmp_path: Pa
         node.terminate(terminated)
         assert (await exits.error(terminated)).kind == "terminated"
         node.spawn(str(script))
+
+
+# Crashes
+
+CRASHING = """
+import ctypes, os, time
+def deep():
+    ctypes.string_at(0)
+def handler(child=False):
+    if child:
+        pid = os.fork()
+        if pid:
+            return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    deep()
+"""
+
+
+@pytest.mark.parametrize("warm", [0, 1])
+async def test_the_stack_of_a_segmentation_fault_is_in_the_log_with_the_pid(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, warm: int
+) -> None:
+    script = tmp_path / "crashes.py"
+    script.write_text(CRASHING)
+    async with Node(hosts=[processes(targets=(str(script),), warm=warm)]) as node:
+        exits = Exits(node)
+        pids = [node.spawn(str(script)) for _ in range(2)]
+        for pid in pids:
+            error = await exits.error(pid)
+            assert (error.kind, error.message) == ("killed", "SIGSEGV")
+            assert f'File "{script}", line 4 in deep' in (error.traceback or "")
+            assert "wsrelay/" not in (error.traceback or "")
+    for pid in pids:
+        (line,) = [r.getMessage() for r in caplog.records if str(pid) in r.getMessage()]
+        assert f'File "{script}", line 4 in deep' in line
+
+
+async def test_the_stack_of_a_handler_s_child_goes_to_standard_error(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    script = tmp_path / "crashes.py"
+    script.write_text(CRASHING)
+    async with Node(hosts=[processes(targets=(str(script),))]) as node:
+        exits = Exits(node)
+        assert (await exits.of(node.spawn(str(script), None, True))).value == -signal.SIGSEGV
+        assert "line 4 in deep" in capfd.readouterr().err
+        node.terminate(pid := node.spawn(room("wait")))
+        assert (await exits.error(pid)).traceback is None
+
+
+async def test_a_segmentation_fault_at_the_top_level_says_where(tmp_path: Path) -> None:
+    script = tmp_path / "crashes.py"
+    script.write_text(f"{CRASHING}\ndeep()\n")
+    async with Node(hosts=[processes(targets=(str(script),))]) as node:
+        with pytest.raises(HostFailed, match="process: Segmentation fault") as failed:
+            await node.loaded()
+    assert f'File "{script}", line 4 in deep' in failed.value.details

@@ -322,10 +322,14 @@ class ForkFailed(Frame, tag=3):
 
 
 class Exited(Frame, tag=4):
-    """The worker was reaped; `code` as in `subprocess`: negative for a signal."""
+    """The worker was reaped; `code` as in `subprocess`: negative for a signal.
+
+    `stack` is its last Python stack if the signal was a fatal one, SIGSEGV for example.
+    """
 
     ref: int
     code: int
+    stack: str = ""
 
 
 ToWorker = (

@@ -20,9 +20,10 @@ from typing import Any, Final
 from wsrelay import scripts, targets, worker
 from wsrelay.errors import HostFailed
 
+from . import crashes
 from .options import HostOptions
 
-__all__ = ["preload", "took_too_long"]
+__all__ = ["preload", "why_lost"]
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ def preload(
     """Load modules and the functions of targets; raises `worker.LoadError`.
 
     Warns of what the forks would share, or lack. If it takes longer than the start timeout, this
-    process ends, and `report` has where it stood: see `took_too_long`.
+    process ends, and `report` has where it stood: see `why_lost`.
     """
     # Libraries that start a thread pool at import would leave dead threads in every fork.
     limited = [name for name in _THREAD_LIMITS if name not in os.environ]
@@ -183,16 +184,29 @@ def _fileno(value: Any) -> int | None:
 
 @contextlib.contextmanager
 def _bounded(seconds: float, report: socket.socket) -> Iterator[None]:
-    """End this process if it takes longer, having written into `report` where it stood."""
+    """End this process if it takes longer, having written into `report` where it stood.
+
+    So does a fatal signal, SIGSEGV for example.
+    """
+    faulthandler.enable(report.fileno())
     faulthandler.dump_traceback_later(min(seconds, _LONGEST), file=report.fileno(), exit=True)
     try:
         yield
     finally:
         faulthandler.cancel_dump_traceback_later()
+        faulthandler.disable()
 
 
-def took_too_long(report: str, seconds: float) -> HostFailed:
-    """Return the error that the report of `preload` means."""
+def why_lost(report: str, seconds: float) -> HostFailed:
+    """Return the error of a template that ended while it loaded."""
+    if report.startswith("Timeout"):
+        return _took_too_long(report, seconds)
+    cause = report.partition("\n")[0].removeprefix("Fatal Python error: ")
+    ended = "what it was told to preload ended the template's process"
+    return HostFailed(f"{ended}: {cause}" if cause else ended, crashes.stack(report))
+
+
+def _took_too_long(report: str, seconds: float) -> HostFailed:
     main_thread = report.rpartition("(most recent call first):")[2]
     frames = [found.groups() for line in main_thread.splitlines() if (found := _FRAME.match(line))]
     frames.reverse()

@@ -284,7 +284,7 @@ class ProcessHost:
             case wire.Log():
                 self._log.take(frame, lambda: fields(host=self.options.name, os_pid=self.os_pid))
             case wire.Exited():
-                self._workers.pop(frame.ref).reaped(frame.code)
+                self._workers.pop(frame.ref).reaped(frame.code, frame.stack)
                 self._workers_changed()
 
     def _fail(self, error: HostFailed) -> None:
@@ -320,9 +320,7 @@ class ProcessHost:
         with contextlib.suppress(OSError):  # what it has started may hold the other end
             while data := self._report.recv(65536):
                 report += data
-        if report:
-            return preloading.took_too_long(report.decode(), self.options.start_timeout)
-        return HostFailed("what it was told to preload ended the template's process")
+        return preloading.why_lost(report.decode(errors="replace"), self.options.start_timeout)
 
 
 @contextlib.contextmanager

@@ -28,6 +28,7 @@ from wsrelay import osproc, targets, wire, worker
 from wsrelay.duplex import Duplex, close_all
 
 from . import isolation, limits, preloading
+from .crashes import FATAL, Crashes
 from .options import HostOptions
 
 __all__ = ["main"]
@@ -74,6 +75,7 @@ def main(
         under = limits.shown(options.limits)
         template.tell(wire.LoadFailed(f"{error.message}{under}", error.details))
     else:
+        template.crashes = Crashes()
         worker.rehearse()
         gc.collect()
         template.fill_gaps()
@@ -125,6 +127,7 @@ class Template:
 
         Or until it fails, or one of them ends: to try that again at once would be a busy loop.
         """
+        self.crashes: Crashes | None = None
         self._filling: list[bytes] = []
         # A child's death interrupts the poll by way of this pair.
         self._wakeup, self._woken = socket.socketpair()
@@ -264,6 +267,8 @@ class Template:
             for mine in (self._control, self._wakeup, self._woken, *self._warm.values()):
                 mine.close()
             close_all(self._descriptors)
+            if self.crashes is not None:
+                self.crashes.enter_worker()
             enter = functools.partial(limits.enter_worker, self._options.limits, self._options.nice)
             worker.run(wait, template, enter)
         finally:
@@ -286,7 +291,8 @@ class Template:
                     self._options.limits, used
                 ):
                     code = -signal.SIGXCPU  # it ignored that one, and then came the hard limit
-                self.tell(wire.Exited(ref, code))
+                crashes = self.crashes if -code in FATAL else None
+                self.tell(wire.Exited(ref, code, crashes.take() if crashes else ""))
 
     def _end(self) -> None:
         """Kill every worker's group and every descendant, and wait until they are gone."""

@@ -65,6 +65,7 @@ class Worker:
         self.pipe = NodePipe(node_end, receive, self._garbage, self._flooded)
         self._pidfd: int | None = None
         self._exit_code: int | None = None
+        self._stack = ""
         self._failure: ExitError | None = None
         self._doomed = False
         self._is_dead = False
@@ -110,9 +111,9 @@ class Worker:
         if self._doomed:
             self.kill()
 
-    def reaped(self, exit_code: int) -> None:
-        """Learn from the template how it ended."""
-        self._exit_code = exit_code
+    def reaped(self, exit_code: int, stack: str = "") -> None:
+        """Learn from the template how it ended, and where if it crashed."""
+        self._exit_code, self._stack = exit_code, stack
         self._dead()
 
     def failed(self, error: ExitError) -> None:
@@ -180,7 +181,7 @@ class Worker:
         elif code == -signal.SIGXCPU and self.limits.cpu_time is not None:
             error = ExitError(ExitKind.LIMIT, cpu_time_reached(self.limits))
         elif code < 0:
-            error = ExitError(ExitKind.KILLED, _signal_name(-code))
+            error = ExitError(ExitKind.KILLED, _signal_name(-code), self._stack or None)
         elif code > 0:
             error = ExitError(ExitKind.EXIT, f"exit code {code}")
         return Result(error=error)
