@@ -248,6 +248,8 @@ def test_a_quoted_variable_stays_text_and_a_doubled_dollar_is_none(write: Write)
         (":8080", Address(host="", port=8080)),
         ("127.0.0.1:1", Address(host="127.0.0.1", port=1)),
         ("[::1]:65535", Address(host="::1", port=65535)),
+        ("localhost:1", Address(host="localhost", port=1)),
+        ("[::]:1", Address(host="::", port=1)),
         ("unix:/run/x.sock", Address(path=Path("/run/x.sock"))),
     ],
 )

@@ -197,6 +197,13 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
             "x.yaml:4: app:a: key 'health': must be true or false, not 'maybe'",
         ),
         (
+            ["{name: a, kind: http.service, addr: ':1', allowed_hosts: [a.example, 'https://b']}"],
+            (
+                "x.yaml:4: app:a: key 'allowed_hosts': allowed host 'https://b' is none of "
+                "app.example.com, *.example.com, 192.0.2.1, *; it has no scheme and no port"
+            ),
+        ),
+        (
             [SERVER, '{name: b, kind: http.service, addr: "127.0.0.1:1"}'],
             "x.yaml:5: app:b: key 'addr': 127.0.0.1:1 is 'app:gateway''s already",
         ),
@@ -264,6 +271,16 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
                 FUNCTION,
                 "{name: a, kind: http.endpoint, meta: {router: api}, path: /x, func: connect}",
                 "{name: b, kind: http.endpoint, meta: {router: api}, path: /x, func: connect}",
+            ],
+            "x.yaml:8: app:b: key 'path': GET /x is 'app:a''s already",
+        ),
+        (
+            [
+                SERVER,
+                ROUTER,
+                FUNCTION,
+                "{name: a, kind: http.endpoint, meta: {router: api}, path: /x, func: connect}",
+                "{name: b, kind: http.endpoint, meta: {router: api}, path: /x/, func: connect}",
             ],
             "x.yaml:8: app:b: key 'path': GET /x is 'app:a''s already",
         ),

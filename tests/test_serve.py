@@ -18,7 +18,7 @@ import psutil
 import pytest
 import trustme
 import yaml
-from running import HANDLERS, Running, client, closed, received, until
+from running import HANDLERS, TIMEOUT, Running, client, closed, received, until
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
@@ -450,10 +450,10 @@ def test_a_renewed_certificate_is_served_after_a_reload_and_a_broken_one_is_not(
         issued.private_key_pem.write_to_path(str(site.folder / "key.pem"))
         issued.cert_chain_pems[0].write_to_path(str(site.folder / "cert.pem"))
 
-    def client_of(authority: trustme.CA) -> ssl.SSLContext:
+    def trusting(authority: trustme.CA) -> Any:
         context = ssl.create_default_context()
         authority.configure_trust(context)
-        return context
+        return connect(url, ssl=context, proxy=None, open_timeout=TIMEOUT)
 
     write(first)
     tls = {"cert": "cert.pem", "key": "key.pem"}
@@ -461,19 +461,19 @@ def test_a_renewed_certificate_is_served_after_a_reload_and_a_broken_one_is_not(
     site.endpoint("connect")
     with site.serving(serves=False) as running:
         url = f"wss://{running.stderr.line('https://').partition('https://')[2]}/api/connect"
-        with connect(url, ssl=client_of(first), proxy=None) as old:
+        with trusting(first) as old:
             write(second)
             reloaded(running, "changed: app:gateway")
-            with connect(url, ssl=client_of(second), proxy=None) as new:
+            with trusting(second) as new:
                 new.send("x")
                 assert received(new) == "one x"
             with pytest.raises(ssl.SSLCertVerificationError):
-                connect(url, ssl=client_of(first), proxy=None)
+                trusting(first)
             (site.folder / "cert.pem").write_text("half a certificate")
             reloaded(running, "cannot use certificate")
             running.stderr.line("cert.pem: ")
             running.stderr.line("the configuration stays as it was")
-            with connect(url, ssl=client_of(second), proxy=None) as new:
+            with trusting(second) as new:
                 new.send("x")
                 assert received(new) == "one x"
             old.send("x")

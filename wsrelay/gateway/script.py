@@ -152,18 +152,24 @@ def _metadata(request: Request, room: str) -> dict[str, Any]:
     metadata: dict[str, Any] = {
         "path": request.url.path,
         "room": room,
-        "query": _query(request.query_params),
+        "query": dict(request.query_params),
         "headers": _joined(request.headers),
         "client": [request.client.host, request.client.port] if request.client else None,
     }
+    if lists := _repeated(request.query_params):
+        metadata["query_lists"] = lists
     if names := offered(request.scope):
         metadata["subprotocols"] = names
     return metadata
 
 
-def _query(params: QueryParams) -> dict[str, str | list[str]]:
-    """Return a text for each key, and a list for one that is repeated."""
-    return {key: v[0] if len(v := params.getlist(key)) == 1 else v for key in params}
+def _repeated(params: QueryParams) -> dict[str, list[str]]:
+    """Return all values of the keys that have several.
+
+    They are not in `query`, whose values a client could else turn into lists, which handlers that
+    expect texts do not survive.
+    """
+    return {key: values for key in params if len(values := params.getlist(key)) > 1}
 
 
 def _joined(headers: Headers) -> dict[str, str]:
