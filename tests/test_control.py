@@ -16,6 +16,7 @@ import struct
 import subprocess
 import sys
 import termios
+import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -266,6 +267,52 @@ async def test_kill_is_a_close_frame_and_cancel_an_orderly_end(controlled: Node)
         assert await closed(one) == (1000, "go home")
         await wsrelay("cancel", pid)
         await until(lambda: pid not in controlled.workers)
+
+
+async def test_the_clients_of_a_room_that_an_operator_cancels_are_told_to_come_again(
+    controlled: Node,
+) -> None:
+    for to in ("pid", "name"):
+        async with visited(controlled) as (pid, one):
+            await wsrelay("cancel", pid if to == "pid" else "obedient")
+            assert await closed(one) == (1012, "target process restarts")
+    async with visited(controlled) as (pid, one):
+        controlled.cancel(pid)  # another process does it: its end is the room's own
+        assert await closed(one) == (1000, "target process exited")
+
+
+@pytest.mark.parametrize(
+    ("handler", "code", "reason"),
+    [
+        ("stubborn", 1012, "target process restarts"),  # killed at its stop timeout
+        ("clumsy", 1011, "target process crashed"),
+        ("unread", 1012, "target process restarts"),
+    ],
+)
+async def test_how_else_a_room_that_an_operator_cancels_may_end(
+    directory: Path, handler: str, code: int, reason: str
+) -> None:
+    hosts = [processes(stop_timeout=0.2)]
+    async with Node(hosts=hosts) as node, Control(node, directory):
+        pid = node.spawn(globals()[handler])
+        async with serving(WebSocketRelay(relay_to(pid), node=node)) as url, client(url) as one:
+            await until(lambda: node.connections)
+            await wsrelay("cancel", pid)
+            assert await closed(one) == (code, reason)
+
+
+def stubborn() -> None:
+    threading.Event().wait()
+
+
+def clumsy() -> None:
+    for _ in process.inbox():
+        pass
+    raise ValueError("at the end")
+
+
+def unread() -> None:
+    process.events().receive()
 
 
 async def test_logs_are_those_of_the_process_and_follow_it(controlled: Node) -> None:

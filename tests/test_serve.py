@@ -264,6 +264,21 @@ def test_a_second_signal_ends_at_once(site: Site) -> None:
         assert running.wait() == 0
 
 
+def test_a_client_that_waits_for_its_turn_is_still_served(site: Site) -> None:
+    site.add("gateway", "http.service", addr="127.0.0.1:0", timeouts={"drain": "1h"})
+    site.endpoint("shared")
+    with site.serving() as running, client(running.ws("/api/shared")) as one:
+        one.send("before")
+        assert received(one) == "one before"
+        running.signal(signal.SIGTERM)
+        until(lambda: not listens(running.address), "it accepts no more")
+        for i in range(100):
+            one.send(f"{i}")
+            assert received(one) == f"one {i}"
+        one.close()
+        assert running.wait() == 0
+
+
 def listens(address: str) -> bool:
     host, _, port = address.rpartition(":")
     try:

@@ -126,7 +126,7 @@ IN_OPEN: dict[str, tuple[State, list[Effect]]] = {
     "cancel": (CLOSING, [Leave(A, 1000, "enough"), Close(1000, "enough")]),
     "the node shuts down": (
         CLOSING,
-        [Leave(A, 1012, "node shuts down"), Close(1012, "node shuts down", lingering=True)],
+        [Close(1012, "node shuts down", lingering=True)],
     ),
 }
 
@@ -240,6 +240,26 @@ def test_an_accepted_connection_that_a_shutdown_ends_was_there_for_its_target() 
     effects = session.opened(0.0)
     seen = [effect for effect in effects if isinstance(effect, Join | Leave)]
     assert seen == [Join(A, None), Leave(A, 1012, "node shuts down")]
+
+
+def test_a_client_is_heard_until_the_close_frame_of_a_shutdown_is_written() -> None:
+    session = _session(OPEN, cancel_on_leave=True, heartbeat_interval=30.0)
+    assert session.shut_down() == [Beat(None), Close(1012, "node shuts down", lingering=True)]
+    assert session.message("late") == [Tell(A, "ws.message", {"type": "text", "data": "late"})]
+    assert session.heartbeat(101.0) == []
+    assert session.shut_down() == []
+    gone = session.client_gone(1006)
+    assert gone[0] == Leave(A, 1012, "node shuts down")
+    assert gone[-2:] == [CancelTarget(A), _ended(1012, "node shuts down")]
+    assert session.message("too late") == []
+
+
+def test_a_target_that_ends_before_that_hears_nothing_more() -> None:
+    session = _session(OPEN)
+    session.shut_down()
+    assert session.target_exited(A, RETURNED, join_read=True) == []
+    assert session.message("late") == []
+    assert session.client_gone(1006) == [_ended(1012, "node shuts down")]
 
 
 # Ends
@@ -589,6 +609,8 @@ class SessionHistory(RuleBasedStateMachine):
         self.owed_cancels: set[PID] = {A} if cancel else set()
         self.waiting: deque[str | bytes] = deque()
         self.beating = False
+        self.parting = False
+        """A shutdown's close frame is to be written: until then the target hears the client."""
 
     def _do(self, effects: list[Effect]) -> None:
         for effect in effects:
@@ -625,7 +647,9 @@ class SessionHistory(RuleBasedStateMachine):
                     assert self.close is None, "one close at most"
                     if self.joined in self.dead:
                         self.joined = None
-                    assert self.joined is None, "the target has heard of the end"
+                    self.parting = self.joined is not None
+                    shutdown = Close(1012, "node shuts down", lingering=True)
+                    assert effect == shutdown or not self.parting, "the target heard of the end"
                     self.close = effect
                 case Ended():
                     self.ended = effect
@@ -657,7 +681,7 @@ class SessionHistory(RuleBasedStateMachine):
         before = self.session.message_count
         effects = self.session.message(data)
         self._do(effects)
-        if self.session.state is OPEN:
+        if self.session.state is OPEN or self.parting:
             kind = "text" if isinstance(data, str) else "binary"
             assert effects == [Tell(self.target, "ws.message", {"type": kind, "data": data})]
             assert self.session.message_count == before + 1
@@ -670,6 +694,7 @@ class SessionHistory(RuleBasedStateMachine):
             self.client_code = code
         self._do(self.session.client_gone(code))
         assert self.session.state is CLOSED
+        self.parting = False
         self.waiting.clear()
 
     @rule(data=_DATA, sender=_SENDERS)
@@ -737,6 +762,7 @@ class SessionHistory(RuleBasedStateMachine):
         if pid in self.dead:
             return
         self.dead.add(pid)
+        self.parting = self.parting and pid != self.target
         before = self.session.state
         self._do(self.session.target_exited(pid, result, join_read=join_read))
         if before is OPEN and pid == self.target:

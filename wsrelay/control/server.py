@@ -179,7 +179,7 @@ class Control:
         self._node.send(order.to, order.topic, order.payload)
 
     def _cancel(self, order: _Order) -> None:
-        self._node.cancel(order.to, order.reason)
+        self._node.cancel(order.to, order.reason, restarts=True)
 
     def _kill(self, order: _Order) -> None:
         self._node.terminate(order.to)

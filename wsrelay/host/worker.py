@@ -54,6 +54,8 @@ class Worker:
         """Connections bound to it, each with the number of its `ws.join` frame."""
         self.found = False
         """Whether somebody has asked for it by its name after it was spawned."""
+        self.restarts = False
+        """An operator has cancelled it: its clients are to come again."""
         self.done: wire.Done | None = None
         self._exited = exited
         self._loop = asyncio.get_running_loop()

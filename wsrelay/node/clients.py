@@ -14,10 +14,10 @@ from msgspec import Raw
 from wsrelay import payload, wire
 from wsrelay.host import Worker
 from wsrelay.logrecord import fields
-from wsrelay.message import ERROR, JOIN, LEAVE, Result
+from wsrelay.message import ERROR, JOIN, LEAVE, ExitKind, Result
 from wsrelay.pid import PID
 from wsrelay.printable import printable
-from wsrelay.relay import command
+from wsrelay.relay import command, session
 
 from .info import ConnectionInfo
 
@@ -30,6 +30,9 @@ logger = logging.getLogger(__name__)
 
 _NEVER_SENT: Final = sys.maxsize
 
+_LOOK: Final = 0.05
+"""Seconds in which the event loop has read what lies in a socket: it does so in each iteration."""
+
 Watcher = Callable[[PID, int | None], None]
 
 
@@ -38,14 +41,24 @@ class Connection(Protocol):
 
     pid: PID
 
+    @property
+    def target(self) -> PID:
+        """The process that it is bound to."""
+
+    @property
+    def message_count(self) -> int:
+        """How many messages of its client were taken."""
+
     def describe(self) -> ConnectionInfo:
         """Return what an operator wants to see."""
 
     def command(self, given: command.Command, sender: PID) -> None:
         """Carry out what a process sent."""
 
-    def target_exited(self, target: PID, result: Result, *, join_read: bool) -> None:
-        """Learn that the target is gone."""
+    def target_exited(
+        self, target: PID, result: Result, *, join_read: bool, instead: tuple[int, str] | None
+    ) -> None:
+        """Learn that the target is gone; `instead`: the close frame's code and reason."""
 
     def cancel(self, reason: str) -> None:
         """Close normally."""
@@ -73,6 +86,7 @@ class Clients:
         self._watchers: dict[PID, Watcher] = {}
         self.leaving: dict[PID, asyncio.TimerHandle] = {}
         """Connections that are to be closed in their turn because the node shuts down."""
+        self._turns_end = 0.0
 
     # Their lives
 
@@ -89,18 +103,22 @@ class Clients:
     def disconnect(self, pid: PID, target: PID, result: Result) -> None:
         """Remove a connection."""
         self.connections.pop(pid, None)
-        if (turn := self.leaving.pop(pid, None)) is not None:
-            turn.cancel()
-            self._node.changed()
+        self._end_turn(pid)
         self._unbind(pid, target)
         self._node.execute(self._node.kernel.exited(pid, result))
 
     def target_ended(self, worker: Worker, result: Result) -> None:
         """Tell all connections of a worker that it is gone."""
+        instead = None
+        if self._node.draining:
+            instead = session.SHUT_DOWN
+        elif worker.restarts and (result.error is None or result.error.kind is ExitKind.CANCELLED):
+            instead = session.RESTARTS
         for pid, join in list(worker.clients.items()):
-            if pid not in self.leaving and (connection := self.connections.get(pid)) is not None:
-                join_read = not worker.never_read(pid, join)
-                connection.target_exited(worker.pid, result, join_read=join_read)
+            if (connection := self.connections.get(pid)) is not None:
+                self._end_turn(pid)
+                read = not worker.never_read(pid, join)
+                connection.target_exited(worker.pid, result, join_read=read, instead=instead)
         if (watcher := self._watchers.pop(worker.pid, None)) is not None:
             watcher(worker.pid, None)
 
@@ -108,23 +126,47 @@ class Clients:
         """Close all connections because the node shuts down, spread over so many seconds.
 
         Each has a turn drawn by lot, so that not all clients come back at one moment; one whose
-        target ends earlier waits for its turn too.
+        target ends earlier, or takes no more messages, has its turn then.
         """
+        loop = asyncio.get_running_loop()
+        self._turns_end = loop.time() + spread
         for pid, connection in list(self.connections.items()):
-            if (turn := self.leaving.pop(pid, None)) is not None:
-                turn.cancel()
+            self._end_turn(pid)
             if spread <= 0:
                 connection.shut_down()
             else:
                 delay = random.uniform(0, spread)  # noqa: S311 - no secret
-                loop = asyncio.get_running_loop()
                 self.leaving[pid] = loop.call_later(delay, self._turn, pid)
         self._node.changed()
 
-    def _turn(self, pid: PID) -> None:
-        del self.leaving[pid]
-        self.connections[pid].shut_down()
-        self._node.changed()
+    def inbox_closed(self, worker: Worker) -> None:
+        """Let the turn of all clients come whose messages nobody takes any more."""
+        for pid in list(worker.clients):
+            if pid in self.leaving:
+                self._end_turn(pid)
+                self.connections[pid].shut_down()
+
+    def _turn(self, pid: PID, seen: int | None = None, behind: bool = False) -> None:
+        """Close a connection once what its client has sent by now is read.
+
+        That takes a look at its socket, and where its target is behind, more of them: until there
+        was nothing new in one.
+        """
+        loop, connection = asyncio.get_running_loop(), self.connections[pid]
+        worker = self._node.worker(connection.target)
+        lags = worker is not None and worker.pipe.backlog > 0
+        behind, count = behind or lags, connection.message_count
+        again = lags or (behind and count != seen)
+        if seen is None or (again and loop.time() < self._turns_end):
+            self.leaving[pid] = loop.call_later(_LOOK, self._turn, pid, count, behind)
+            return
+        self._end_turn(pid)
+        connection.shut_down()
+
+    def _end_turn(self, pid: PID) -> None:
+        if (turn := self.leaving.pop(pid, None)) is not None:
+            turn.cancel()
+            self._node.changed()
 
     # What the relay sends to targets
 
@@ -212,3 +254,5 @@ class Clients:
             return
         if (watcher := self._watchers.get(target)) is not None:
             watcher(target, len(worker.clients))
+        if not worker.clients and self._node.draining:
+            self._node.dismiss(target)

@@ -175,11 +175,18 @@ class Node:
     def drain(self, spread: float = 0.0) -> None:
         """Begin to shut down: connections close with 1012, workers are cancelled, none start.
 
-        The connections close spread over so many seconds.
+        The connections close spread over so many seconds, and a worker that has some is cancelled
+        when the last of them has had its turn: till then it takes what they send.
         """
         self.draining = True
         self.clients.shut_down(spread)
-        for pid in self._workers.keys() - self._when_ended.keys():
+        for pid, worker in list(self._workers.items()):
+            if not worker.clients:
+                self.dismiss(pid)
+
+    def dismiss(self, pid: PID) -> None:
+        """Cancel a worker because the node shuts down, unless a companion sees to its end."""
+        if pid not in self._when_ended:
             self.signal(pid, Signal.CANCEL, reason="node shuts down")
 
     def hurry(self) -> None:
@@ -273,10 +280,13 @@ class Node:
         """Call back once when the worker has ended; draining leaves it to the caller to end it."""
         self._when_ended[pid] = callback
 
-    def cancel(self, to: str, reason: str = "") -> None:
-        """Ask a process to end."""
+    def cancel(self, to: str, reason: str = "", *, restarts: bool = False) -> None:
+        """Ask a process to end.
+
+        `restarts`: its clients are told to come again (1012), as it is when an operator cancels.
+        """
         payload.writable(reason, "reason")
-        self._here(self.ask, self._pid, address(to), Signal.CANCEL, reason)
+        self._here(self.ask, self._pid, address(to), Signal.CANCEL, reason, restarts)
 
     def terminate(self, to: str) -> None:
         """End a process at once."""
@@ -495,6 +505,8 @@ class Node:
             return
         self._tell_started(effect.pid, self.why_no_target(effect.pid))
         worker = self._workers[effect.pid]
+        if self.draining:
+            self.clients.inbox_closed(worker)
         worker.pipe.queue(wire.CloseInbox())
         worker.pipe.post(wire.Signal("CANCEL", str(effect.sender), effect.reason))
         timeout = self.hosts[effect.pid.host].stop_timeout
@@ -599,11 +611,20 @@ class Node:
             self.dead_letters += 1
         return worker
 
-    def ask(self, sender: PID, to: str, signal: Signal, reason: str = "") -> None:
-        """Give a signal in the name of a process to a PID or name."""
+    def ask(
+        self,
+        sender: PID,
+        to: str,
+        signal: Signal,
+        reason: str = "",
+        restarts: bool = False,
+    ) -> None:
+        """Give a signal in the name of a process to a PID or name; `restarts` as in `cancel`."""
         if (process := self.kernel.find(to, self.name)) is None:
             self.dead_letters += 1
             return
+        if restarts and (worker := self._workers.get(process.pid)) is not None:
+            worker.restarts = True
         self.execute(self.kernel.signal(process.pid, signal, reason=reason, sender=sender))
 
     def launch(  # noqa: PLR0917 - internal, called by position from other threads

@@ -168,9 +168,22 @@ class RelayedConnection(ABC):
         if self._session.outbox:
             self._flush()
 
-    def target_exited(self, target: PID, result: Result, *, join_read: bool) -> None:
+    @property
+    def target(self) -> PID:
+        """The process that it is bound to."""
+        return self._session.target
+
+    @property
+    def message_count(self) -> int:
+        """How many messages of its client were taken."""
+        return self._session.message_count
+
+    def target_exited(
+        self, target: PID, result: Result, *, join_read: bool, instead: tuple[int, str] | None
+    ) -> None:
         """Learn that the target is gone."""
-        self._do(self._session.target_exited(target, result, join_read=join_read))
+        exited = self._session.target_exited(target, result, join_read=join_read, instead=instead)
+        self._do(exited)
 
     def cancel(self, reason: str) -> None:
         """Close normally."""

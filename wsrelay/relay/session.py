@@ -29,6 +29,8 @@ from .header import Relay
 from .outbox import Outbox, Overflow
 
 __all__ = [
+    "RESTARTS",
+    "SHUT_DOWN",
     "Attach",
     "Beat",
     "CancelTarget",
@@ -139,6 +141,10 @@ Effect = (
     Join | Attach | Tell | Leave | CancelTarget | Refuse | Hold | Release | Beat | Close | Ended
 )
 
+SHUT_DOWN: Final = (1012, "node shuts down")
+RESTARTS: Final = (1012, "target process restarts")
+"""Code and reason of close frames that ask the client to come again."""
+
 _LONGEST_REASON: Final = 123
 """Bytes of a close reason (RFC 6455 section 5.5: a control frame's 125 less the code's 2)."""
 
@@ -166,6 +172,8 @@ class Session:
         self._early: Close | None = None
         """What ended the connection while it was HANDSHAKING; the close frame needs the upgrade."""
         self._target_gone = False
+        self._parting = False
+        """The target is still to hear of the client's end, and until then what the client says."""
 
     # The client's side
 
@@ -191,7 +199,7 @@ class Session:
 
     def message(self, data: str | bytes) -> list[Effect]:
         """Take a client's message."""
-        if self.state is not State.OPEN:
+        if self.state is not State.OPEN and not self._parting:
             return []
         self.message_count += 1
         kind = "text" if isinstance(data, str) else "binary"
@@ -207,7 +215,12 @@ class Session:
         if self.state is State.HANDSHAKING:
             return self.refused()
         is_open = self.state is State.OPEN
-        effects = self._leave(code, reason) if is_open else []
+        effects: list[Effect] = []
+        if is_open:
+            effects = self._leave(code, reason)
+        elif self._parting:
+            effects = self._leave(*self._end)
+        self._parting = False
         self.state = State.CLOSED
         self.outbox.clear()
         result = _result(*self._end)
@@ -245,12 +258,23 @@ class Session:
                 return self._control(given, sender, why_no_target)
         return [Refuse(sender, given.topic, given.error)]
 
-    def target_exited(self, target: PID, result: Result, *, join_read: bool) -> list[Effect]:
-        """Learn that a target is gone; `join_read`: it had taken this connection's `ws.join`."""
+    def target_exited(
+        self,
+        target: PID,
+        result: Result,
+        *,
+        join_read: bool,
+        instead: tuple[int, str] | None = None,
+    ) -> list[Effect]:
+        """Learn that a target is gone; `join_read`: it had taken this connection's `ws.join`.
+
+        `instead` are code and reason of the close frame where they are not those of its end.
+        """
         if target != self.target:
             return []
         self._target_gone = True
-        return self._close(*close_for(result, join_read=join_read))
+        self._parting = False
+        return self._close(*(instead or close_for(result, join_read=join_read)))
 
     def cancel(self, reason: str) -> list[Effect]:
         """Close normally: `process.cancel` on the connection's PID."""
@@ -270,8 +294,17 @@ class Session:
         return self.state is not State.OPEN or self.outbox.size <= self.outbox.limit // 4
 
     def shut_down(self) -> list[Effect]:
-        """Close because the node shuts down."""
-        return self._close(1012, "node shuts down", lingering=True)
+        """Close because the node shuts down; the client is heard until the close frame is written.
+
+        So the target's `ws.leave` comes with `client_gone`.
+        """
+        if self.state is not State.OPEN:
+            return self._close(*SHUT_DOWN, lingering=True)
+        self._end = SHUT_DOWN
+        self._parting = True
+        self.state = State.CLOSING
+        effects: list[Effect] = [] if self._interval is None else [Beat(None)]
+        return [*effects, Close(*SHUT_DOWN, lingering=True)]
 
     # Inside
 
