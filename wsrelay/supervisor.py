@@ -119,24 +119,30 @@ class _Keeper:
         self._ended = asyncio.Event()
 
     def start(self) -> None:
-        if self.pid is None and self._timer is None:
+        if self.pid is None:
+            self._disarm()
             self._stopping = False
             self._restarts = Restarts(self.service.restart, self.service.stable_threshold)
             self._start()
 
     async def stop(self) -> None:
         self._stopping = True
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._disarm()
         if self.pid is not None:
             self._node.cancel(self.pid, "the service stops")
             await self._ended.wait()
 
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
     def _start(self) -> None:
         service = self.service
         self._timer = None
-        self._ended.clear()
+        if not self._node.running:
+            return  # it was killed in its end; a new start begins with all services
+        self._ended = asyncio.Event()
         self._restarts.started(asyncio.get_running_loop().time())
         try:
             self.pid = self._node.spawn_as(service.name, service.target, service.host, service.args)
@@ -148,7 +154,7 @@ class _Keeper:
     def _over(self, result: Result) -> None:
         self.pid = None
         self._ended.set()
-        if self._stopping:
+        if self._stopping or self._node.draining:
             return
         if result.error is None:
             logger.info("service %s has finished", self.service.name)

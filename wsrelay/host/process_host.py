@@ -186,10 +186,13 @@ class ProcessHost:
             self._retired = self._loop.create_task(self.join(10))
 
     def abandon(self) -> None:
-        """Let go of the template at the exit of the interpreter, when no event loop runs."""
+        """Let go of the template at the exit of the interpreter, or of its event loop."""
         self._kill_if_loading()
         if self._control is not None:
             self._control.close()
+            self._control = None
+        close_all(self._descriptors)
+        self._descriptors.clear()
 
     def _kill_if_loading(self) -> None:
         """Do not wait for the end of user code that is being preloaded."""

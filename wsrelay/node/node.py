@@ -11,7 +11,15 @@ import contextlib
 import itertools
 import logging
 import threading
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Callable,
+    Collection,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from multiprocessing.util import Finalize
 from typing import Any, Final, Protocol, Self, TypeVar
 
@@ -58,6 +66,9 @@ logger = logging.getLogger(__name__)
 
 _MARGIN: Final = 5.0
 """Seconds beyond the stop timeout in which the operating system must have ended a worker."""
+
+_NAMED: Final = 10
+"""Processes that a line of the log names."""
 
 _LONGEST_TRACEBACK: Final = 64 * 1024
 """Characters of one in the log; a recursion without end has 80,000."""
@@ -119,6 +130,10 @@ class Node:
         self._starting: dict[PID, asyncio.Future[str | None]] = {}
         self._when_ended: dict[PID, Callable[[Result], None]] = {}
         self._changed = asyncio.Event()
+        self._closed: asyncio.Event | None = None
+        """Set at the end of the `aclose` that is under way."""
+        self._life: object | None = None
+        """Another one from each start to the end that belongs to it."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = 0
         self.draining = False
@@ -126,12 +141,16 @@ class Node:
     # Life
 
     def start(self) -> None:
-        """Start in the running event loop; templates start when they are first needed."""
+        """Start in the running event loop; templates start when they are first needed.
+
+        A node whose former event loop is closed starts anew. Raises `RuntimeError` while that one
+        still runs.
+        """
+        loop = asyncio.get_running_loop()
+        self._check_loop(loop)
         if self._loop is not None:
-            if self._loop is not asyncio.get_running_loop():
-                raise RuntimeError(f"node {self.name} belongs to another event loop")
             return
-        self._loop = asyncio.get_running_loop()
+        self._loop = loop
         self._thread = threading.get_ident()
         log_visibly()
         self._templates.start()
@@ -141,8 +160,49 @@ class Node:
         # multiprocessing joins the templates, and they live as long as their control sockets. (Its
         # own finalizers come before that, in its child processes too; atexit is too late there.)
         self._at_exit = Finalize(None, self._templates.abandon, exitpriority=100)
-        for companion in self._companions:
-            companion.start()
+        self._life = object()
+        self._guard = self._until_the_loop_ends(self._life)
+        with contextlib.suppress(StopIteration):
+            self._guard.__anext__().send(None)
+        try:
+            for companion in self._companions:
+                companion.start()
+        except BaseException:
+            self._templates.close()
+            self._forget()
+            raise
+
+    def _check_loop(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Forget what a closed event loop has left; raises `RuntimeError` if another one runs."""
+        if self._loop is None or self._loop is loop:
+            return
+        if not self._loop.is_closed():
+            raise RuntimeError(
+                f"node {self.name} belongs to another event loop, which still runs: all that uses "
+                "a node does so in one event loop. In tests, `with TestClient(app) as client:` "
+                "gives all requests and WebSockets the same one"
+            )
+        logger.warning("node %s: its event loop was closed before it was", self.name)
+        self._templates.abandon()
+        self._forget()
+
+    async def _until_the_loop_ends(self, life: object) -> AsyncGenerator[None, None]:
+        """Be ended by the event loop at its own end (`loop.shutdown_asyncgens`), and end the node.
+
+        So an application that is never told to shut down (Starlette's `TestClient` without `with`)
+        leaves no processes and descriptors behind.
+        """
+        try:
+            yield
+        finally:
+            if self._life is life and self._closed is None:
+                if self._workers:
+                    logger.warning(
+                        "node %s: its event loop ends and nobody has closed it: its processes are "
+                        "killed",
+                        self.name,
+                    )
+                await self._close_once(0.0, at_once=True)
 
     def accompany(self, companion: Companion) -> None:
         """Let a companion start and stop with the node; raises `RuntimeError` once it runs."""
@@ -196,22 +256,82 @@ class Node:
             self.signal(pid, Signal.TERMINATE)
 
     async def aclose(self, spread: float = 0.0) -> None:
-        """Drain, wait until every worker has ended (at most its host's `stop_timeout`), stop."""
+        """Drain, wait until every worker has ended (at most its host's `stop_timeout`), stop.
+
+        Called again meanwhile, it waits for the same end. When it is cancelled, all that still runs
+        is killed.
+        """
         if self._loop is None:
             return
-        self.drain(spread)
-        patience = max(host.stop_timeout for host in self.hosts.values()) + _MARGIN
+        self._check_loop(asyncio.get_running_loop())
+        if self._closed is not None:
+            await self._closed.wait()
+        elif self._loop is not None:
+            guard = self._guard
+            await self._close_once(spread)
+            await guard.aclose()
+
+    async def _close_once(self, spread: float, *, at_once: bool = False) -> None:
+        closed = self._closed = asyncio.Event()
         try:
-            async with asyncio.timeout(max(patience, spread + _MARGIN)):
+            await self._close(spread, at_once=at_once)
+        finally:
+            self._forget()
+            closed.set()
+
+    async def _close(self, spread: float, *, at_once: bool) -> None:
+        patience = max(host.stop_timeout for host in self.hosts.values()) + _MARGIN
+        self.drain(spread)
+        if at_once:
+            self.hurry()
+        try:
+            if not await self._all_ended(spread + patience):
+                stuck = self._workers.keys() - self._when_ended.keys()
+                named = ", ".join(sorted(stuck)[:_NAMED])
+                logger.error(
+                    "node %s: %d workers do not end and are killed: %s",
+                    self.name,
+                    len(stuck),
+                    named,
+                )
+                self.clients.shut_down()
+                for pid in stuck:
+                    self.signal(pid, Signal.TERMINATE)
+            for companion in reversed(self._companions):
+                await self._stop_companion(companion, patience)
+        except BaseException:  # it is cancelled: nobody waits any more
+            self.hurry()
+            raise
+        finally:
+            await self._templates.aclose()
+
+    async def _all_ended(self, seconds: float) -> bool:
+        """Wait for the end of all turns and of all workers but the companions'."""
+        try:
+            async with asyncio.timeout(seconds):
                 while self.clients.leaving or self._workers.keys() - self._when_ended.keys():
                     self._changed.clear()
                     await self._changed.wait()
-            for companion in reversed(self._companions):
-                async with asyncio.timeout(patience):
-                    await companion.stop()
         except TimeoutError:
-            logger.error("node %s: workers that do not end: %s", self.name, self.workers)  # noqa: TRY400
-        await self._templates.aclose()
+            return False
+        return True
+
+    async def _stop_companion(self, companion: Companion, patience: float) -> None:
+        try:
+            async with asyncio.timeout(patience):
+                await companion.stop()
+        except TimeoutError:
+            logger.error("node %s: %r does not stop", self.name, companion)  # noqa: TRY400
+        except Exception:
+            logger.exception("node %s: %r cannot be stopped", self.name, companion)
+
+    def _forget(self) -> None:
+        """Be as if it had never been started: its templates are gone, and its workers with them."""
+        self.draining = True
+        gone = ExitError(ExitKind.KILLED, "SIGKILL: its node was closed")
+        for worker in list(self._workers.values()):
+            with contextlib.suppress(RuntimeError):  # what waits for it has a closed event loop
+                worker.failed(gone)
         self._at_exit.cancel()
         current.nodes.remove(self)
         self._reset()
@@ -339,7 +459,7 @@ class Node:
     def _here(self, function: Callable[..., T], *args: Any) -> T:
         """Call in the event loop's thread, and wait for it when this is another thread."""
         loop = self._loop
-        if loop is None:
+        if loop is None or loop.is_closed():
             raise NotAProcess(f"node {self.name} is not running; use `async with node:` around it")
         if threading.get_ident() == self._thread:
             return function(*args)
@@ -403,7 +523,7 @@ class Node:
     @property
     def running(self) -> bool:
         """Whether the node has been started and not closed."""
-        return self._loop is not None
+        return self._loop is not None and not self._loop.is_closed()
 
     @property
     def workers(self) -> dict[PID, int | None]:

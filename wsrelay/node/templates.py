@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 from wsrelay.errors import HostFailed
@@ -25,6 +25,8 @@ class Templates:
         self.names = list(self.options)
         self._running: dict[str, ProcessHost] = {}
         self._retired: list[ProcessHost] = []
+        self._fresh: list[ProcessHost] = []
+        """Those that load before they take the place of others."""
 
     def __getitem__(self, name: str) -> ProcessHost:
         """Return a running host."""
@@ -61,12 +63,15 @@ class Templates:
             or host.name not in self._running
             or host != self.options[host.name]
         }
+        self._fresh += fresh.values()
         try:
             for template in fresh.values():
                 await template.loaded()
-        except HostFailed:
-            await _end(fresh.values())
+        except BaseException:
+            await _end(self._taken(fresh))
             raise
+        if len(self._taken(fresh)) < len(fresh):
+            raise HostFailed("the node shuts down")
         kept = {host.name: fresh.get(host.name) or self._running[host.name] for host in hosts}
         for name, template in self._running.items():
             if kept.get(name) is not template:
@@ -77,15 +82,32 @@ class Templates:
         self.names = list(kept)
         self.options |= {host.name: host for host in hosts}
 
+    def _taken(self, fresh: Mapping[str, ProcessHost]) -> list[ProcessHost]:
+        """Take those back that are still to be loaded; `aclose` may have ended them."""
+        taken = [template for template in fresh.values() if template in self._fresh]
+        self._fresh = [template for template in self._fresh if template not in taken]
+        return taken
+
     async def aclose(self) -> None:
         """End all templates, with all that they have."""
-        await _end([*self._running.values(), *self._retired])
-        self._running, self._retired = {}, []
+        await _end(self.close())
+
+    def close(self) -> list[ProcessHost]:
+        """Let go of all, which then end with all that they have; returns them."""
+        ending = self._all()
+        self._running, self._retired, self._fresh = {}, [], []
+        for template in ending:
+            template.close()
+        return ending
 
     def abandon(self) -> None:
-        """Let go of all at the exit of the interpreter, when no event loop runs."""
-        for template in [*self._running.values(), *self._retired]:
+        """Let go of all where no event loop runs that could wait for their ends."""
+        for template in self._all():
             template.abandon()
+        self._running, self._retired, self._fresh = {}, [], []
+
+    def _all(self) -> list[ProcessHost]:
+        return [*self._running.values(), *self._retired, *self._fresh]
 
 
 async def _end(templates: Collection[ProcessHost]) -> None:

@@ -147,6 +147,7 @@ class WebSocketRelay:
             await self._app(scope, receive, send)
             return
         scope = {**scope, "headers": list(scope["headers"])}  # ASGI allows any iterable
+        node.start()  # raises where it runs in another event loop than this connection
         if not self._origin_allowed(scope):
             await deny(scope, send, 403, b"Forbidden: origin not allowed\n")
             return
