@@ -29,6 +29,9 @@ __all__ = ["ProcessHost"]
 
 logger = logging.getLogger(__name__)
 
+_PATIENCE = 5.0
+"""Seconds that a template gets to end before it is killed, where the event loop is held up."""
+
 
 class ProcessHost:
     """Starts the template when it is first needed, and again when it was lost.
@@ -193,6 +196,16 @@ class ProcessHost:
             self._control = None
         close_all(self._descriptors)
         self._descriptors.clear()
+
+    def reap(self) -> None:
+        """Wait for the end of the template after `abandon`, where no event loop can: some 10 ms."""
+        if self._process is not None:
+            self._process.join(_PATIENCE)
+            if self._process.is_alive():
+                self._process.kill()
+                self._process.join()
+            self._process.close()
+            self._process = None
 
     def _kill_if_loading(self) -> None:
         """Do not wait for the end of user code that is being preloaded."""

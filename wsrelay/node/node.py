@@ -183,7 +183,7 @@ class Node:
                 "gives all requests and WebSockets the same one"
             )
         logger.warning("node %s: its event loop was closed before it was", self.name)
-        self._templates.abandon()
+        self._templates.reap()
         self._forget()
 
     async def _until_the_loop_ends(self, life: object) -> AsyncGenerator[None, None]:

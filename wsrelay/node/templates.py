@@ -100,11 +100,18 @@ class Templates:
             template.close()
         return ending
 
-    def abandon(self) -> None:
-        """Let go of all where no event loop runs that could wait for their ends."""
-        for template in self._all():
-            template.abandon()
+    def abandon(self) -> list[ProcessHost]:
+        """Let go of all where there is no event loop any more; returns them."""
+        ending = self._all()
         self._running, self._retired, self._fresh = {}, [], []
+        for template in ending:
+            template.abandon()
+        return ending
+
+    def reap(self) -> None:
+        """End all, and wait for it, where their event loop is closed."""
+        for template in self.abandon():
+            template.reap()
 
     def _all(self) -> list[ProcessHost]:
         return [*self._running.values(), *self._retired, *self._fresh]
