@@ -151,8 +151,8 @@ def relay_to(pid: str, **options: Any) -> Starlette:
 
 @contextlib.asynccontextmanager
 async def client(url: str, **options: Any) -> AsyncIterator[ClientConnection]:
-    """A WebSocket client that sends no pings of its own."""
-    settings = {"ping_interval": None, "proxy": None, "close_timeout": 2}
+    """A WebSocket client that sends no pings of its own and, as sizes count, compresses nothing."""
+    settings = {"compression": None, "ping_interval": None, "proxy": None, "close_timeout": 2}
     async with connect(url, **{**settings, **options}) as websocket:
         yield websocket
 

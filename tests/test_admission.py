@@ -315,6 +315,99 @@ async def test_an_unfinished_tls_handshake_is_cut_off(tmp_path: Path) -> None:
         out.close()
 
 
+# How large a request head may be
+
+
+def sized(size: int, path: str = "/") -> bytes:
+    """A request whose head has so many bytes."""
+    start = f"GET {path} HTTP/1.1\r\nHost: here\r\nX-Padded:   ".encode()
+    return start + b"x" * (size - len(start) - 8) + b"    \r\n\r\n"
+
+
+@pytest.mark.parametrize("piece", [100_000, 1400, 7], ids=["at once", "segments", "drops"])
+@pytest.mark.parametrize(("size", "status"), [(5000, 200), (5001, 431), (9000, 431)])
+async def test_a_head_counts_alike_however_it_arrives(
+    piece: int, size: int, status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with fronted(endpoint(hello), max_head_size=5000) as (_, url), connected(url) as streams:
+        reader, out = streams
+        data = sized(size)
+        for start in range(0, size, piece):
+            out.write(data[start : start + piece])
+            await out.drain()
+            await asyncio.sleep(0)
+        assert (await answer(reader)).startswith(f"HTTP/1.1 {status} ")
+        if status == 431:
+            assert b"more than 5000 bytes (max_head_size)" in await rest(reader)
+            assert "431: the head of a request has more than 5000 bytes" in caplog.text
+        else:
+            assert not caplog.messages
+
+
+async def test_a_body_is_no_head() -> None:
+    async with fronted(endpoint(hello), max_head_size=100) as (_, url), connected(url) as streams:
+        reader, out = streams
+        out.write(b"GET / HTTP/1.1\r\nHost: here\r\nContent-Length: 5000\r\n\r\n" + bytes(5000))
+        assert (await answer(reader)).startswith("HTTP/1.1 200 ")
+
+
+async def test_a_later_request_s_head_counts_too() -> None:
+    async with fronted(endpoint(hello), max_head_size=100) as (_, url), connected(url) as streams:
+        reader, out = streams
+        out.write(REQUEST + sized(101))
+        assert (await answer(reader)).startswith("HTTP/1.1 200 ")
+        assert b"HTTP/1.1 431 " in await rest(reader)
+
+
+async def test_an_answer_reaches_a_client_that_is_still_sending() -> None:
+    """A socket that is closed with bytes unread is reset, and the answer with it."""
+    async with fronted(endpoint(hello), max_head_size=100) as (_, url), connected(url) as streams:
+        reader, out = streams
+        for _ in range(20):
+            out.write(b"x" * 100_000)
+            await out.drain()
+        assert (await answer(reader)).startswith("HTTP/1.1 431 ")
+        assert b"max_head_size" in await rest(reader)
+
+
+async def test_cookies_of_sixty_kilobytes_pass_by_default(node: Node) -> None:
+    app = WebSocketRelay(relay_to(node.spawn(room("echo"))), node=node)
+    cookies = {"Cookie": "x" * 60_000}
+    async with fronted(app) as (_, url), client(url, additional_headers=cookies) as websocket:
+        await websocket.send("hello")
+        assert await received(websocket) == "hello"
+
+
+async def test_a_length_beside_chunks_is_refused_and_ends_the_connection(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """RFC 9112 section 6.3: what stands behind is a smuggled request, or a chunk."""
+    asked: list[str] = []
+
+    def listen(request: Request) -> Response:
+        asked.append(request.url.path)
+        return PlainTextResponse("hello")
+
+    both = (
+        b"POST /one HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n"
+    )
+    async with fronted(endpoint(listen)) as (_, url), connected(url) as (reader, out):
+        out.write(both + b"0\r\n\r\n" + REQUEST)
+        assert (await answer(reader)).startswith("HTTP/1.1 400 ")
+        assert b"HTTP" not in (await rest(reader)).replace(b"not HTTP/1.1", b"")
+    assert not asked
+    assert "Content-Length beside Transfer-Encoding" in caplog.text
+
+
+async def test_what_is_no_http_is_not_quoted_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    async with fronted(endpoint(hello)) as (_, url), connected(url) as (reader, out):
+        out.write(b"GET / HTTP/1.1\r\nHost: x\r\nCookie : secret\r\n\r\n")
+        assert (await answer(reader)).startswith("HTTP/1.1 400 ")
+        await rest(reader)
+    assert "400: not HTTP/1.1: illegal header line" in caplog.text
+    assert "secret" not in caplog.text
+
+
 # Clients that vanish without a word
 
 

@@ -122,9 +122,8 @@ async def test_what_comes_behind_an_upgrade_that_is_refused_goes_nowhere(
 
 
 @pytest.mark.parametrize("early", [masked(b"late"), HANDSHAKE, b"no HTTP\r\n\r\n"], ids=EARLY)
-@pytest.mark.parametrize("handshake", [HANDSHAKE, CHUNKED], ids=["plain", "chunked"])
 async def test_what_comes_while_a_refusal_is_on_its_way_goes_nowhere(
-    node: Node, handshake: bytes, early: bytes
+    node: Node, early: bytes
 ) -> None:
     problems: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: problems.append(context))
@@ -139,7 +138,7 @@ async def test_what_comes_while_a_refusal_is_on_its_way_goes_nowhere(
             await send({"type": "http.response.body", "body": b"body"})
 
     app = WebSocketRelay(refuse, node=node)
-    async with fronted(app) as (_, url), asked(url, b"", handshake) as (reader, writer):
+    async with fronted(app) as (_, url), asked(url) as (reader, writer):
         assert (await reader.readline()).startswith(b"HTTP/1.1 403")
         writer.write(early)
         await writer.drain()

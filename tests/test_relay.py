@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import os
 import signal
@@ -30,6 +31,8 @@ from websockets.exceptions import InvalidStatus
 from wsrelay import HostOptions, Node, RelayResponse, WebSocketRelay
 
 pytestmark = pytest.mark.anyio
+
+client = functools.partial(client, compression="deflate")  # offers it, as browsers do
 
 
 @pytest.fixture(params=["direct", "uvicorn", "hypercorn"])

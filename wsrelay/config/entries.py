@@ -41,6 +41,7 @@ __all__ = [
     "Static",
 ]
 
+KB: Final = 1024
 MB: Final = 1024 * 1024
 
 
@@ -165,6 +166,7 @@ class Server(_Wrapped):
     addr: AddressText
     allowed_hosts: HostNames = "*"
     max_message_size: Size = 16 * MB
+    max_head_size: Size = 64 * KB
     max_connections: int = Field(default=10_000, ge=0)
     max_connections_per_ip: int = Field(default=1_000, ge=0)
     tls: TLS | None = None

@@ -7,7 +7,7 @@ import logging
 from collections import Counter
 from typing import Final
 
-from wsrelay.bucket import Bucket
+from wsrelay.sparing import Sparing
 
 __all__ = ["Admission"]
 
@@ -15,9 +15,6 @@ logger = logging.getLogger(__name__)
 
 _REFUSED: Final = 100
 """Connections beyond the bound that may wait for the answer that refuses them."""
-
-_LINES: Final = 1.0
-"""Lines a second that refusals may write into the log; the others are counted."""
 
 
 class Admission:
@@ -32,8 +29,8 @@ class Admission:
         self._most = most
         self._most_per_ip = most_per_ip
         self._of: Counter[str] = Counter()
-        self._lines = Bucket(_LINES, _LINES * 5)
-        self._unsaid = 0
+        self.lines = Sparing(logger)
+        """Where refusals are told."""
 
     def enter(self, host: str | None, now: float) -> int:
         """Let a connection in and return 0, or the HTTP status that refuses it.
@@ -45,11 +42,12 @@ class Admission:
         if key is not None:
             self._of[key] += 1
         if self._most and self.count > self._most:
-            self._say(now, "%s: 503: there are %d connections (max_connections)", host, self._most)
+            why = "%s: 503: there are %d connections (max_connections)"
+            self.lines.warning(now, why, host, self._most)
             return 503
         if key is not None and self._most_per_ip and self._of[key] > self._most_per_ip:
             why = "%s: 429: it has %d connections (max_connections_per_ip)"
-            self._say(now, why, host, self._most_per_ip)
+            self.lines.warning(now, why, host, self._most_per_ip)
             return 429
         return 0
 
@@ -66,14 +64,6 @@ class Admission:
             self._of[key] -= 1
             if not self._of[key]:
                 del self._of[key]
-
-    def _say(self, now: float, text: str, *arguments: object) -> None:
-        if self._lines.take(now):
-            self._unsaid += 1
-            return
-        if self._unsaid:
-            text, self._unsaid = f"{text}; {self._unsaid} more were refused since", 0
-        logger.warning(text, *arguments)
 
 
 def _key(host: str | None) -> str | None:

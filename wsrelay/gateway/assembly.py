@@ -163,6 +163,7 @@ def server_options(server: config.Server) -> ServerOptions:
     """Return how a server treats its connections."""
     return ServerOptions(
         max_message_size=server.max_message_size,
+        max_head_size=server.max_head_size,
         max_connections=server.max_connections,
         max_connections_per_ip=server.max_connections_per_ip,
         header_timeout=server.timeouts.header,

@@ -26,7 +26,7 @@ from wsproto.connection import Connection, ConnectionState, ConnectionType
 from wsrelay.relay import frames
 from wsrelay.relay.direct_connection import DirectConnection
 
-from .http import leave
+from .http import end_our_side, leave
 
 __all__ = ["DirectProtocol"]
 
@@ -458,9 +458,8 @@ class DirectProtocol(asyncio.Protocol):
             self.resume()
 
     def _end_our_side(self) -> None:
-        """Tell a client that does not answer (RFC 6455 section 7.1.1); TLS has no such half."""
-        if self._transport.can_write_eof() and not self._transport.is_closing():
-            self._transport.write_eof()
+        """Tell a client that does not answer (RFC 6455 section 7.1.1)."""
+        end_our_side(self._transport)
         self._timer = self._loop.call_later(_LINGER, self.abort)
 
     def _end(self, code: int, reason: str = "") -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Any, Final
 
 from uvicorn.config import Config
@@ -11,12 +12,17 @@ from uvicorn.server import ServerState
 from wsproto import events
 from wsproto.connection import ConnectionState
 
+from wsrelay.printable import printable
+from wsrelay.relay import handshake
 from wsrelay.relay.direct_connection import DIRECT, DirectConnection, HandOver
+from wsrelay.sparing import Sparing
 
 from .direct import DirectProtocol
-from .http import leave
+from .http import leave, turn_away
 
 __all__ = ["RelayProtocol"]
+
+_refusals = Sparing(logging.getLogger(__name__))
 
 _EARLY: Final = 64 * 1024
 """Bytes that a client may send before it knows whether there is an upgrade; none are due."""
@@ -24,6 +30,8 @@ _EARLY: Final = 64 * 1024
 
 class RelayProtocol(WSProtocol):
     """A WebSocket connection of our front end until its upgrade, or one that is not relayed."""
+
+    _deadline: asyncio.TimerHandle | None = None
 
     def __init__(
         self, config: Config, server_state: ServerState, app_state: dict[str, Any]
@@ -37,15 +45,18 @@ class RelayProtocol(WSProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See to its end."""
+        if self._deadline is not None:
+            self._deadline.cancel()
         super().connection_lost(exc)
         leave(self._state, self.client)
 
     def data_received(self, data: bytes) -> None:
         """Take bytes; what comes before the upgrade waits for it."""
-        if self.conn.state in (ConnectionState.REJECTING, ConnectionState.CLOSED):
-            return  # it is refused, and its answer may still be on its way: it may say no more
+        refused = (ConnectionState.REJECTING, ConnectionState.CLOSED)
+        if self.response_started or self.conn.state in refused:
+            return  # its answer may still be on its way: it may say no more
         if not self._asked:
-            super().data_received(data)
+            self._ask(data)
         elif self.handshake_complete:
             data, self._early = self._early + data, b""
             super().data_received(data)
@@ -53,6 +64,21 @@ class RelayProtocol(WSProtocol):
             self.transport.abort()
         else:
             self._early += data
+
+    def _ask(self, head: bytes) -> None:
+        """Take the request's head, or refuse what is no handshake before anybody is asked."""
+        http: Any = self.transport.get_protocol()  # uvicorn's, which has taken the head apart
+        scope = http.scope
+        problem = handshake.problem(scope["method"], scope["http_version"], scope["headers"])
+        if problem is None:
+            super().data_received(head)
+            return
+        status, reason = problem
+        path, reason = printable(scope["path"]), printable(reason)
+        _refusals.warning(self.loop.time(), "%s: %d: no upgrade: %s", path, status, reason)
+        self.response_started = True
+        text = f"Not a WebSocket upgrade: {reason}\n"
+        self._deadline = turn_away(self.transport, self.loop, status, text)
 
     def handle_connect(self, event: events.Request) -> None:
         """Offer the connection to the middleware through the scope."""

@@ -30,10 +30,12 @@ _GRACE: Final = 2
 class ServerOptions(Struct, frozen=True, kw_only=True):
     """How a server treats its connections: sizes in bytes, times in seconds; 0 connections: any.
 
-    `header_timeout` is for a request's head, from the first byte on, and the TLS handshake.
+    A request's head is its request line and headers. `header_timeout` is for the head, from the
+    first byte on, and the TLS handshake.
     """
 
     max_message_size: int = 16 * 1024 * 1024
+    max_head_size: int = 64 * 1024
     max_connections: int = 10_000
     max_connections_per_ip: int = 1_000
     header_timeout: float = 10.0
@@ -78,6 +80,7 @@ class Server(uvicorn.Server):
         self._state = State(
             Admission(options.max_connections, options.max_connections_per_ip),
             options.header_timeout,
+            options.max_head_size,
         )
         self.server_state = self._state
         self.listener = listener

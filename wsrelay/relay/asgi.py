@@ -75,8 +75,12 @@ def response(status: int, body: bytes, *headers: tuple[bytes, bytes]) -> list[Ev
         (b"content-length", str(len(body)).encode()),
         *headers,
     ]
-    if status == 426:  # noqa: PLR2004 - RFC 9110 section 15.5.22 wants the headers
-        plain += [(b"upgrade", b"websocket"), (b"connection", b"upgrade")]
+    if status == 426:  # noqa: PLR2004 - RFC 9110 section 15.5.22, RFC 6455 section 4.4
+        plain += [
+            (b"upgrade", b"websocket"),
+            (b"connection", b"upgrade"),
+            (b"sec-websocket-version", b"13"),
+        ]
     return [
         {"type": "start", "status": status, "headers": plain},
         {"type": "body", "body": body, "more_body": False},

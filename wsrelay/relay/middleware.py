@@ -10,6 +10,7 @@ from wsrelay.errors import HostFailed, HostFull
 from wsrelay.node import Node
 from wsrelay.printable import printable
 
+from . import handshake
 from .asgi import App, Event, Receive, Scope, Send, request_headers, strip
 from .asking import ASKING
 from .connection import Limits
@@ -126,6 +127,9 @@ class WebSocketRelay:
     async def _http(self, node: Node, scope: Scope, receive: Receive, send: Send) -> None:
         spawned = Spawned(node, wanted=self._cancel_unused)
         plain = PlainResponse(node, send, spawned)
+        scope = {**scope, "headers": list(scope["headers"])}  # ASGI allows any iterable
+        if handshake.asks(scope["headers"]) and not await self._may_ask(scope, plain):
+            return
         clean = {**scope, "headers": strip(scope["headers"])}
         spawned.watch()
         try:
@@ -139,6 +143,24 @@ class WebSocketRelay:
             if not plain.started:
                 spawned.drop()
             await plain.release()
+
+    async def _may_ask(self, scope: Scope, plain: PlainResponse) -> bool:
+        """Refuse what asks for a WebSocket, and the server has not taken for an upgrade.
+
+        The application would answer it as one, and spawn for it.
+        """
+        version = scope.get("http_version", "1.1")
+        problem = handshake.problem(scope["method"], version, scope["headers"])
+        if problem is not None:
+            logger.warning(
+                "%s: %d: %s", printable(scope["path"]), problem.status, printable(problem.reason)
+            )
+            await plain.refuse(problem.status, f"Not a WebSocket upgrade: {problem.reason}\n")
+        elif not self._origin_allowed(scope):
+            await plain.refuse(403, "Forbidden: origin not allowed\n")
+        else:
+            return True
+        return False
 
     # Upgrades
 

@@ -68,6 +68,10 @@ class PlainResponse:
         self._held.clear()
         await self._respond(503, b"Service Unavailable\n", RETRY_AFTER)
 
+    async def refuse(self, status: int, text: str) -> None:
+        """Answer in place of the application."""
+        await self._respond(status, text.encode())
+
     async def _refuse(self, relay: bytes) -> None:
         self._refused = True
         try:
