@@ -57,7 +57,8 @@ class Start(Frame, tag=0):
     """First frame to a fresh worker: who it is and what it runs.
 
     `target` is text (see `targets`) or None, then `code` is the cloudpickle of
-    `(function, args, kwargs)`; with a target it is that of `(args, kwargs)` or empty.
+    `(function, args, kwargs)`; with a target it is that of `(args, kwargs)` or empty. `title` is
+    what `ps` shows.
     """
 
     pid: str
@@ -66,6 +67,7 @@ class Start(Frame, tag=0):
     target: str | None
     code: bytes
     log_level: int
+    title: str
 
 
 class Deliver(Frame, tag=1):

@@ -6,6 +6,7 @@ from .log import WORKER_LOG, own_text
 from .options import HostOptions
 from .pipe import NodePipe
 from .process_host import ProcessHost
+from .titles import worker_title
 from .worker import Worker
 
 __all__ = [
@@ -18,4 +19,5 @@ __all__ = [
     "ProcessHost",
     "Worker",
     "own_text",
+    "worker_title",
 ]

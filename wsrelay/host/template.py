@@ -24,10 +24,12 @@ from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any, Final, Never
 
+from setproctitle import setproctitle
+
 from wsrelay import osproc, targets, wire, worker
 from wsrelay.duplex import Duplex, close_all
 
-from . import isolation, limits, preloading
+from . import isolation, limits, preloading, titles
 from .crashes import FATAL, Crashes
 from .options import HostOptions
 
@@ -49,6 +51,7 @@ def main(
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    titles.enter_template(options.name)
     osproc.become_subreaper()
     _empty_stdin()
     worker.explain_absence()
@@ -231,7 +234,8 @@ class Template:
             ours, theirs = socket.socketpair()
             with theirs, contextlib.ExitStack() as undo:
                 undo.enter_context(ours)
-                pid = self._forked(lambda: _received(theirs, ours))
+                title = titles.waiting_title(self._options.name)
+                pid = self._forked(lambda: _received(theirs, ours, title))
                 undo.pop_all()
         except OSError:
             self.refill = False
@@ -313,8 +317,9 @@ class Template:
             time.sleep(0.002)
 
 
-def _received(waiting: socket.socket, template: socket.socket) -> Duplex:
+def _received(waiting: socket.socket, template: socket.socket, title: str) -> Duplex:
     """Wait for a pipe at one of two ends of a socket; raises `EOFError`."""
+    setproctitle(title)
     template.close()
     with waiting:
         data, descriptors, _, _ = socket.recv_fds(waiting, 1, _ENDS)

@@ -31,7 +31,7 @@ from wsrelay.errors import (
     NameTaken,
     NotAProcess,
 )
-from wsrelay.host import WORKER_LOG, HostOptions, Worker
+from wsrelay.host import WORKER_LOG, HostOptions, Worker, worker_title
 from wsrelay.kernel import (
     Break,
     Effect,
@@ -606,7 +606,8 @@ class Node:
         level = logging.getLogger(WORKER_LOG).getEffectiveLevel()
         if target is not None and (entry := self.entries.get(target)) is not None:
             target = entry.target
-        worker.pipe.post(wire.Start(str(pid), ids, self._known(), target, code, level))
+        title = worker_title(pid, self.kernel.names.of(pid), worker.target)
+        worker.pipe.post(wire.Start(str(pid), ids, self._known(), target, code, level, title))
         template = self._templates[pid.host]
         template.launch(worker)
         timeout = self.hosts[pid.host].start_timeout

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any, Never
 
 from msgspec import Raw
+from setproctitle import setproctitle
 
 from wsrelay import current, osproc, payload, sizes, wire
 from wsrelay.duplex import Duplex
@@ -83,6 +84,7 @@ def _begin(pipe: WorkerPipe) -> tuple[wire.Start, WorkerContext]:
 
 def _live(pipe: WorkerPipe, confine: Callable[[], None]) -> int:
     start, context = _begin(pipe)
+    setproctitle(start.title)
     current.enter_worker(context)
     logs.log_to(logs.NodeLog(pipe.write, start.log_level))
     signal.signal(

@@ -31,7 +31,7 @@ _CLIENT: Final = "{local@rehearsal|2}"
 
 def rehearse() -> None:
     """Live as a worker that echoes what a client says."""
-    start = wire.Start(_ME, "1", wire.Known([], {}), "module:function", b"", 0)
+    start = wire.Start(_ME, "1", wire.Known([], {}), "module:function", b"", 0, _ME)
     text = {"type": "text", "data": ""}
     relayed = wire.Relay(MESSAGE, _CLIENT, text)
     node_end, worker_end = Duplex.pair()
