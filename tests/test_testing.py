@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import os
 import re
@@ -12,6 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from running import HANDLERS, until
 from starlette.applications import Starlette
@@ -19,8 +21,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
 
-from wsrelay import HostFailed, RelayResponse, WebSocketRelay, process
+from wsrelay import HostFailed, RelayResponse, WebSocketRelay, from_config, process
+from wsrelay.config import ConfigError
 from wsrelay.testing import RelayServer, serve
 
 ECHO = HANDLERS / "echo.py"
@@ -190,8 +194,180 @@ def test_an_application_takes_no_options_and_may_have_no_node() -> None:
     app = Starlette()
     with pytest.raises(TypeError, match="an application takes no options"):
         serve(app, scope="room")
-    with serve(app) as server, pytest.raises(RuntimeError, match="there is no WebSocketRelay"):
+    with serve(app) as server, pytest.raises(RuntimeError, match="is a WebSocketRelay in it"):
         _ = server.node
+
+
+def test_a_configuration_is_served_on_free_ports_with_its_services(
+    relay_server: Callable[..., RelayServer],
+) -> None:
+    one = relay_server(HANDLERS / "wsrelay.yaml")
+    other = relay_server(str(HANDLERS / "wsrelay.yaml"))  # at the same time, with the same address
+    for server in (one, other):
+        assert server.urls == {"app:gateway": server.url}
+        assert server.http_url == server.url.replace("ws://", "http://")
+        assert httpx.get(f"{server.http_url}/readyz", trust_env=False).status_code == 200
+        client = server.connect("/ws/rooms/blue?name=Ada")
+        client.expect(lambda message: "Ada joined" in message)
+        assert server.node.lookup("app:manager.service") in server.workers
+        assert len(server.workers) == 2
+    assert one.url != other.url
+
+
+def test_a_configuration_with_several_servers_has_a_url_for_each(tmp_path: Path) -> None:
+    (tmp_path / "whose_path.py").write_text("def who(request): return request.url.path\n")
+    file = tmp_path / "two.yml"
+    entries: list[dict[str, Any]] = [
+        {"name": "who", "kind": "function.python", "source": "file://whose_path.py"}
+    ]
+    for name in ("public", "admin"):
+        router, path = f"{name}_router", f"/{name}"
+        entries += [
+            {"name": name, "kind": "http.service", "addr": f"unix:{name}.sock"},
+            {"name": router, "kind": "http.router", "meta": {"server": name}},
+            {"name": f"{name}.who", "kind": "http.endpoint", "meta": {"router": router},
+             "path": path, "func": "who"},
+        ]  # fmt: skip
+    entries[0]["method"] = "who"
+    file.write_text(json.dumps({"version": "1.0", "namespace": "app", "entries": entries}))
+    with serve(file) as server:
+        assert list(server.urls) == ["app:public", "app:admin"]
+        assert server.url == server.urls["app:public"]
+        for name in ("public", "admin"):
+            place = server.urls[f"app:{name}"].replace("ws", "http", 1)
+            assert httpx.get(f"{place}/{name}", trust_env=False).text == f"/{name}"
+        with pytest.raises(InvalidStatus):
+            server.connect(f"{server.urls['app:admin']}/nowhere")
+
+
+def test_a_configuration_that_is_wrong_fails_the_test_with_all_mistakes(tmp_path: Path) -> None:
+    file = tmp_path / "wrong.yaml"
+    file.write_text('version: "1.0"\nnamespace: app\nentries:\n- {name: x, kind: nothing}\n')
+    with pytest.raises(ConfigError, match=r"wrong\.yaml:4"), serve(file):
+        pass
+    file.write_text('version: "1.0"\nnamespace: app\nentries: []\n')
+    with pytest.raises(RuntimeError, match=r"no http\.service entry"), serve(file):
+        pass
+    with pytest.raises(TypeError, match="a configuration takes no options"):
+        serve(file, scope="room")
+
+
+def test_an_application_with_a_node_from_a_configuration_is_served_again_and_again() -> None:
+    node = from_config(HANDLERS / "wsrelay.yaml")
+
+    def connect_to(_: Request) -> Response:
+        return RelayResponse(process.get_or_spawn("room", "app:room"))
+
+    app = Starlette(routes=[Route("/ws", connect_to)], lifespan=node.lifespan)
+    app.add_middleware(WebSocketRelay, node=node)
+    for _ in range(2):
+        with serve(app) as server, server.connect() as client:
+            assert server.node is node
+            client.expect(re.compile('.*"text": "guest-1 joined".*'))
+
+
+def test_headers_and_cookies_are_sent_as_a_browser_would(
+    relay_server: Callable[..., RelayServer],
+) -> None:
+    def handler() -> None:
+        for message in process.inbox():
+            if message.topic == "ws.join":
+                headers = message.payload["metadata"]["headers"]
+                data = {name: headers.get(name) for name in ("cookie", "x-mine")}
+                process.send(message.sender, "ws.send", {"type": "text", "data": json.dumps(data)})
+
+    server = relay_server(handler)
+    client = server.connect(headers={"X-Mine": "1"}, cookies={"session": "abc", "theme": "dark"})
+    client.expect({"cookie": "session=abc; theme=dark", "x-mine": "1"})
+    server.connect(headers=[("X-Mine", "2")]).expect({"cookie": None, "x-mine": "2"})
+    with pytest.raises(InvalidStatus) as refused:
+        server.connect(origin="https://evil.example")
+    assert refused.value.response.status_code == 403
+    [note] = refused.value.__notes__
+    assert "Origin 'https://evil.example' is not that of Host" in note
+
+
+def test_expect_can_skip_messages_until_one_fits(relay_server: Callable[..., RelayServer]) -> None:
+    client = relay_server(shout).connect()
+    for data in "abcdefghijklmno":
+        client.send(data)
+    assert client.expect("C", skip=True) == "C"
+    client.expect("D")
+    client.expect(re.compile("[FG]"), skip=True)
+    with pytest.raises(AssertionError) as raised:
+        client.expect("Z", 1.0, skip=True)
+    assert str(raised.value) == (
+        "expected 'Z', got nothing else within 1 s; skipped: "
+        "'G', 'H', 'I', 'J', 'K', 'L', 'M', 'N', 'O'; before that: 'B', 'C', 'D', 'E', 'F'"
+    )
+    for _ in range(20):
+        client.send("x")
+    client.send("crash")
+    with pytest.raises(AssertionError) as raised:
+        client.expect("Z", skip=True)
+    first = str(raised.value).partition("\n")[0]
+    assert first == (
+        "expected 'Z', got close 1011 target process crashed; skipped: 10 others and "
+        f"{', '.join(10 * [repr('X')])}; before that: 'B', 'C', 'D', 'E', 'F'"
+    )
+
+
+FAILING = """
+import re
+
+import pytest
+from wsrelay import process
+
+def handler():
+    for message in process.inbox():
+        if message.topic == "ws.message":
+            process.send(message.sender, "ws.send", {"type": "text", "data": "what?"})
+
+def test_expect(relay_server):
+    client = relay_server(handler).connect()
+    client.send("a")
+    client.expect("yes")
+
+def test_skip(relay_server):
+    relay_server(handler).connect().expect("yes", 0.1, skip=True)
+
+def test_receive(relay_server):
+    relay_server(handler).connect().receive(0.1)
+
+def test_close(relay_server):
+    relay_server(handler).connect().expect_close(1000, timeout=0.1)
+
+def test_nothing(relay_server):
+    client = relay_server(handler).connect()
+    client.send("a")
+    client.expect_nothing(20)
+
+def test_refused(relay_server):
+    relay_server(handler).connect(origin="https://evil.example")
+
+def test_script(relay_server):
+    relay_server(SCRIPT)
+
+def test_configuration(relay_server):
+    relay_server("nowhere.yaml")
+"""
+
+
+def test_failures_show_the_lines_of_the_test_only(tmp_path: Path) -> None:
+    script = tmp_path / "broken.py"
+    script.write_text("1/0")
+    test = tmp_path / "test_theirs.py"
+    test.write_text(FAILING.replace("SCRIPT", repr(str(script))))
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(test)]
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert "8 failed" in done.stdout, done.stdout
+    places = re.findall(r"^(\S+\.py):\d+: ", done.stdout, re.MULTILINE)
+    assert set(places) == {"test_theirs.py"}, done.stdout
+    for place in ("wsrelay/testing", "websockets/", "contextlib"):
+        assert place not in done.stdout, done.stdout
+    assert 'File "' + str(script) in done.stdout  # the traceback of the handler's own code
 
 
 @pytest.mark.anyio

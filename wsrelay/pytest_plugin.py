@@ -14,12 +14,20 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def relay_server() -> Iterator[Callable[..., RelayServer]]:
-    """Start servers as `wsrelay.testing.serve` does, until the test is over."""
+    """Start servers as `wsrelay.testing.serve` does, until the test is over.
+
+    It takes a handler (a script, or a function of the test), the path of a YAML configuration, or
+    an ASGI application, and gives a `wsrelay.testing.RelayServer`.
+    """
     from wsrelay.testing import serve  # noqa: PLC0415 - tests without it shall not load a server
 
     with contextlib.ExitStack() as stack:
 
         def start(target: Any, **options: Any) -> RelayServer:
-            return stack.enter_context(serve(target, **options))
+            __tracebackhide__ = True
+            server = serve(target, **options)
+            server.__enter__()  # not by `enter_context`, whose lines pytest would show
+            stack.push(server)
+            return server
 
         yield start

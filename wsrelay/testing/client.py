@@ -7,11 +7,11 @@ import json
 import re
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import EllipsisType
 from typing import Any, Final, Self
 
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from .log import Log
@@ -24,20 +24,31 @@ Expected = str | bytes | dict[str, Any] | list[Any] | re.Pattern[str] | Callable
 _REMEMBERED: Final = 5
 """Messages before a mismatch that are shown with it."""
 
+_SKIPPED: Final = 10
+"""Messages that were skipped before a mismatch, the last ones, that are shown with it."""
+
 
 class Client:
-    """A WebSocket client that expects."""
+    """A WebSocket client that expects.
+
+    Methods that fail a test have `__tracebackhide__`, so that pytest shows the test's own lines.
+    """
 
     def __init__(self, url: str, log: Log, **options: Any) -> None:
         self._seen: deque[Message] = deque(maxlen=_REMEMBERED)
         self._log = log
         self._sent_at = log.position()
         self._stack = contextlib.ExitStack()
-        self._websocket = self._stack.enter_context(
-            connect(
+        __tracebackhide__ = True
+        try:
+            websocket = connect(
                 url, compression=None, proxy=None, ping_interval=None, close_timeout=2, **options
             )
-        )
+        except InvalidStatus as error:
+            for line in log.since(self._sent_at):
+                error.add_note(line)
+            raise error.with_traceback(None) from None
+        self._websocket = self._stack.enter_context(websocket)
 
     def __enter__(self) -> Self:
         """Be a context manager, which closes."""
@@ -60,33 +71,39 @@ class Client:
 
     def receive(self, timeout: float = 5.0) -> Message:
         """Return the next message; raises `AssertionError` if none comes in so many seconds."""
-        return self._receive("a message", timeout)
+        __tracebackhide__ = True
+        return self.expect(..., timeout)
 
-    def _receive(self, wanted: str, timeout: float) -> Message:
-        try:
-            message: Message = self._websocket.recv(timeout)
-        except TimeoutError:
-            raise self._mismatch(wanted, f"nothing within {timeout:g} s") from None
-        except ConnectionClosed as error:
-            raise self._mismatch(wanted, _close(error)) from None
-        self._seen.append(message)
-        return message
-
-    def expect(self, expected: Expected | EllipsisType, timeout: float = 5.0) -> Message:
+    def expect(
+        self, expected: Expected | EllipsisType, timeout: float = 5.0, *, skip: bool = False
+    ) -> Message:
         """Return the next message, which must be this; raises `AssertionError`.
 
         A dict or a list is compared with the message's JSON, a compiled pattern must match its
-        whole text, a function must return something true for it, `...` is any message.
+        whole text, a function must return something true for it, `...` is any message. With `skip`
+        messages that are not this one are passed over until it comes, in `timeout` seconds at most.
         """
-        wanted = _shown(expected)
-        message = self._receive(wanted, timeout)
-        if not _matches(message, expected):
-            self._seen.pop()
-            raise self._mismatch(wanted, repr(message))
-        return message
+        __tracebackhide__ = True
+        wanted, skipped = _shown(expected), list[Message]()
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                message: Message = self._websocket.recv(max(0.0, deadline - time.monotonic()))
+            except TimeoutError:
+                none = "nothing else" if skipped else "nothing"
+                raise self._mismatch(wanted, f"{none} within {timeout:g} s", skipped) from None
+            except ConnectionClosed as error:
+                raise self._mismatch(wanted, _close(error), skipped) from None
+            if _matches(message, expected):
+                self._seen += [*skipped, message]
+                return message
+            if not skip:
+                raise self._mismatch(wanted, repr(message))
+            skipped.append(message)
 
     def expect_close(self, code: int, reason: str | None = None, timeout: float = 5.0) -> None:
         """Read until the close frame, which must have this code; raises `AssertionError`."""
+        __tracebackhide__ = True
         wanted = f"close {code} {reason or ''}".rstrip()
         deadline = time.monotonic() + timeout
         try:
@@ -101,6 +118,7 @@ class Client:
 
     def expect_nothing(self, seconds: float = 0.1) -> None:
         """Wait so long; raises `AssertionError` if a message comes, or the end."""
+        __tracebackhide__ = True
         try:
             message = self._websocket.recv(seconds)
         except TimeoutError:
@@ -114,9 +132,13 @@ class Client:
         self._websocket.close(code, reason)
         self._stack.close()
 
-    def _mismatch(self, wanted: str, got: str) -> AssertionError:
+    def _mismatch(self, wanted: str, got: str, skipped: Sequence[Message] = ()) -> AssertionError:
         """Tell what came instead, after what, and what was logged since this client last sent."""
         text = f"expected {wanted}, got {got}"
+        if skipped:
+            others = len(skipped) - _SKIPPED
+            more = f"{others} others and " if others > 0 else ""
+            text += f"; skipped: {more}{', '.join(map(repr, skipped[-_SKIPPED:]))}"
         if self._seen:
             text += f"; before that: {', '.join(map(repr, self._seen))}"
         return AssertionError("\n".join([text, *self._log.since(self._sent_at)]))

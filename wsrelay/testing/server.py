@@ -7,15 +7,22 @@ import contextlib
 import inspect
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from ssl import SSLContext
 from types import TracebackType
 from typing import Any, Self
 
 import uvicorn
+from msgspec.structs import replace
 from websockets.typing import Origin, Subprotocol
 
 from wsrelay import current
-from wsrelay.gateway.address import Listener, bind, url
+from wsrelay.config import Address, ConfigError
+from wsrelay.errors import HostFailed
+from wsrelay.gateway import assembly
+from wsrelay.gateway.address import AddressError, Listener, bind, url
+from wsrelay.gateway.deployment import Deployment
 from wsrelay.gateway.protocol import RelayProtocol
 from wsrelay.gateway.script import ScriptOptions, script_app
 from wsrelay.gateway.server import FrontEnd, Server
@@ -32,12 +39,23 @@ def serve(target: Any, *, host: HostOptions | None = None, **options: Any) -> Re
     """Return a server for a handler: text as in `wsrelay run`, or a function of the test itself.
 
     `options` are those of `ScriptOptions` (`scope`, `path`, `origins`, `heartbeat`,
-    `room_linger`). An ASGI application is served as it is, its lifespan with it, and takes no
-    options. Use it as a context manager.
+    `room_linger`). The path of a YAML file is a configuration, served as `wsrelay serve` does it
+    but for its addresses: every server listens on a free port of the loopback. An ASGI application
+    is served as it is, its lifespan with it. Those two take no options. Use it as a context
+    manager.
     """
-    if _is_application(target) and (host is not None or options):
-        raise TypeError("an application takes no options: it has a node and a relay of its own")
+    if isinstance(target, Path):
+        target = str(target)
+    if host is not None or options:
+        if _is_configuration(target):
+            raise TypeError("a configuration takes no options: they stand in it")
+        if _is_application(target):
+            raise TypeError("an application takes no options: it has a node and a relay of its own")
     return RelayServer(target, host or HostOptions(stop_timeout=2.0), options)
+
+
+def _is_configuration(target: Any) -> bool:
+    return isinstance(target, str) and Path(target).suffix in (".yaml", ".yml")
 
 
 def _is_application(target: Any) -> bool:
@@ -88,7 +106,12 @@ class _Uvicorn(uvicorn.Server):
 
 
 class RelayServer:
-    """A node and a server on a free port of the loopback, in a thread of their own."""
+    """A node and a server on a free port of the loopback, in a thread of their own.
+
+    `url` is `ws://host:port` and `http_url` is `http://host:port`, both without a path (`wss` and
+    `https` with a certificate). Of a configuration with several servers they are the first one's;
+    `urls` has each one's `url` by the id of its entry.
+    """
 
     def __init__(self, target: Any, host: HostOptions, options: dict[str, Any]) -> None:
         self._target = target
@@ -100,17 +123,19 @@ class RelayServer:
         self._node: Node | None = None
         self._log = Log()
         self.url = ""
-        """`ws://host:port`, without a path."""
+        self.http_url = ""
+        self.urls: dict[str, str] = {}
 
     def __enter__(self) -> Self:
-        """Start; raises what keeps it from starting, such as `HostFailed`."""
+        """Start; raises what keeps it from starting, such as `HostFailed` or `ConfigError`."""
+        __tracebackhide__ = True
         # A daemon, so that Ctrl-C ends the tests even while a handler that is loaded hangs.
         self._thread = threading.Thread(target=self._run, name="wsrelay server", daemon=True)
         self._thread.start()
         self._started.wait()
         if self._failure is not None:
             self._thread.join()
-            raise self._failure
+            raise _explained(self._failure)
         return self
 
     def __exit__(
@@ -125,6 +150,7 @@ class RelayServer:
         with contextlib.suppress(RuntimeError):  # it has ended by itself
             self._loop.call_soon_threadsafe(self._stop)
         self._thread.join()
+        __tracebackhide__ = True
         if self._failure is not None and kind is None:
             raise self._failure
 
@@ -132,15 +158,28 @@ class RelayServer:
         self,
         path: str = "/ws",
         *,
-        headers: dict[str, str] | None = None,
+        headers: Mapping[str, str] | Iterable[tuple[str, str]] = (),
+        cookies: Mapping[str, str] | None = None,
         origin: str | None = None,
         subprotocols: list[str] | None = None,
+        ssl: SSLContext | None = None,
     ) -> Client:
-        """Return a connected client; raises `websockets.InvalidStatus` if it is refused."""
+        """Return a connected client.
+
+        `path` may have a query, and may be a whole URL, one of `urls` with a path. `headers` may be
+        pairs, of which some have the same name; `origin` is what a browser would say (without it
+        the client is none); `ssl` is for a server with a certificate. Raises
+        `websockets.InvalidStatus` if it is refused.
+        """
+        __tracebackhide__ = True
+        fields = list(headers.items() if isinstance(headers, Mapping) else headers)
+        if cookies:
+            fields.append(("Cookie", "; ".join(f"{k}={v}" for k, v in cookies.items())))
         client = Client(
-            f"{self.url}{path}",
+            path if "://" in path else f"{self.url}{path}",
             self._log,
-            additional_headers=headers,
+            ssl=ssl,
+            additional_headers=fields,
             origin=None if origin is None else Origin(origin),
             subprotocols=[Subprotocol(name) for name in subprotocols or ()] or None,
         )
@@ -149,9 +188,12 @@ class RelayServer:
 
     @property
     def node(self) -> Node:
-        """The node; raises `RuntimeError` if an application's lifespan has started none."""
-        if self._node is None:
-            raise RuntimeError("the application started no node: there is no WebSocketRelay in it")
+        """The node; raises `RuntimeError` if an application has started none."""
+        if self._node is None:  # of an application, whose lifespan or first request starts it
+            mine = [n for n in current.nodes if isinstance(n, Node) and n not in self._others]
+            if not mine:
+                raise RuntimeError("the application started no node: is a WebSocketRelay in it?")
+            self._node = mine[0]
         return self._node
 
     @property
@@ -184,12 +226,34 @@ class RelayServer:
 
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
+        if _is_configuration(self._target):
+            await self._serve_configuration()
+            return
         with contextlib.closing(bind("127.0.0.1", 0)) as listener:
-            self.url = url(listener).replace("http", "ws", 1)
+            self._listens(url(listener))
             if _is_application(self._target):
                 await self._serve_application(listener)
             else:
                 await self._serve_handler(listener)
+
+    def _listens(self, place: str) -> None:
+        self.http_url, self.url = place, place.replace("http", "ws", 1)
+
+    async def _serve_configuration(self) -> None:
+        configuration = assembly.load([Path(self._target)])
+        if not configuration.servers:
+            raise RuntimeError(f"{self._target} has no http.service entry: nothing to serve")
+        moved = {
+            name: server.model_copy(update={"addr": Address("127.0.0.1", 0)})
+            for name, server in configuration.servers.items()
+        }
+        entries = {**configuration.entries, **moved}
+        deployment = Deployment(replace(configuration, entries=entries))
+        for entry, listener, tls in reversed(deployment.addresses):
+            self._listens(url(listener, tls=tls))
+            self.urls[entry] = self.url
+        self._node, self._stop = deployment.node, deployment.stop
+        await deployment.run(self._started.set)
 
     async def _serve_handler(self, listener: Listener) -> None:
         named = isinstance(self._target, str)
@@ -203,16 +267,19 @@ class RelayServer:
         await front.run([Server(script_app(node, options), listener)], self._started.set)
 
     async def _serve_application(self, listener: Listener) -> None:
-        others = list(current.nodes)
-
-        def accepting() -> None:
-            nodes = [n for n in current.nodes if isinstance(n, Node) and n not in others]
-            self._node = nodes[0] if nodes else None
-            self._started.set()
-
         def stop() -> None:
             server.should_exit = True
 
-        server = _Uvicorn(self._target, accepting)
+        self._others = list(current.nodes)
+        server = _Uvicorn(self._target, self._started.set)
         self._stop = stop
         await server.serve([*listener.sockets])
+
+
+def _explained(error: BaseException) -> BaseException:
+    """Return what to raise in the test: of a user's mistake without our own lines."""
+    if not isinstance(error, ConfigError | HostFailed | assembly.AssemblyError | AddressError):
+        return error
+    if details := getattr(error, "details", ""):
+        error.add_note(details.rstrip())
+    return error.with_traceback(None)
