@@ -237,7 +237,7 @@ class RelayServer:
                 await self._serve_handler(listener)
 
     def _listens(self, place: str) -> None:
-        self.http_url, self.url = place, place.replace("http", "ws", 1)
+        self.http_url, self.url = place, _websocket(place)
 
     async def _serve_configuration(self) -> None:
         configuration = assembly.load([Path(self._target)])
@@ -249,9 +249,9 @@ class RelayServer:
         }
         entries = {**configuration.entries, **moved}
         deployment = Deployment(replace(configuration, entries=entries))
-        for entry, listener, tls in reversed(deployment.addresses):
-            self._listens(url(listener, tls=tls))
-            self.urls[entry] = self.url
+        places = {entry: url(listener, tls=tls) for entry, listener, tls in deployment.addresses}
+        self.urls = {entry: _websocket(place) for entry, place in places.items()}
+        self._listens(next(iter(places.values())))
         self._node, self._stop = deployment.node, deployment.stop
         await deployment.run(self._started.set)
 
@@ -274,6 +274,10 @@ class RelayServer:
         server = _Uvicorn(self._target, self._started.set)
         self._stop = stop
         await server.serve([*listener.sockets])
+
+
+def _websocket(place: str) -> str:
+    return place.replace("http", "ws", 1)
 
 
 def _explained(error: BaseException) -> BaseException:
