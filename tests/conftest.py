@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -16,6 +17,15 @@ from wsrelay import Node
 @pytest.fixture
 def anyio_backend() -> tuple[str, dict[str, bool]]:
     return "asyncio", {"use_uvloop": os.environ.get("WSRELAY_TEST_LOOP") != "asyncio"}
+
+
+def pytest_configure() -> None:
+    """Take SIGINT as it is in a terminal, and so let the programs that tests start take it.
+
+    A suite that a shell runs in the background begins with it ignored, and passes that on.
+    """
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True, scope="session")

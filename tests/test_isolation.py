@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import pwd
+import random
 import resource
 import shutil
 import signal
@@ -15,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import psutil
 import pytest
 from support import client, received, relay_to, serving, until
 
@@ -37,8 +41,15 @@ pytestmark = pytest.mark.anyio
 linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has that")
 as_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can change users")
 
-STRANGER = "54321"
-"""Nobody's number, so that nothing else counts as its."""
+
+@pytest.fixture
+def stranger() -> str:
+    """The number of a user who has no account and, for the system counts them, no process."""
+    taken = {user.pw_uid for user in pwd.getpwall()}
+    for running in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            taken |= {*running.uids()}
+    return str(random.choice([*set(range(20_000, 60_000)) - taken]))  # noqa: S311 - no secret
 
 
 @pytest.fixture(autouse=True)
@@ -179,15 +190,15 @@ async def test_without_a_list_all_variables_are_seen(
 @linux
 @as_root
 async def test_another_user_is_a_boundary(
-    script: Path, tmp_path: Path, victim: subprocess.Popen[bytes]
+    script: Path, tmp_path: Path, victim: subprocess.Popen[bytes], stranger: str
 ) -> None:
     secret = tmp_path / "secret"
     secret.write_text("hunter2")
     secret.chmod(0o600)
-    host = Host(script, Isolation(user=STRANGER, group=STRANGER))
+    host = Host(script, Isolation(user=stranger, group=stranger))
     tries = await host.value("harm", str(secret), victim.pid)
     assert victim.poll() is None
-    assert tries.pop("ids") == [int(STRANGER)] * 5
+    assert tries.pop("ids") == [int(stranger)] * 5
     assert tries == {
         "read": errno.EACCES,
         "signal": errno.EPERM,
@@ -211,12 +222,12 @@ async def test_a_worker_of_another_user_serves_and_dies_with_its_template(script
 
 
 @as_root
-async def test_unknown_users_and_groups_are_refused() -> None:
+async def test_unknown_users_and_groups_are_refused(stranger: str) -> None:
     assert await refusal(Isolation(user="no-such-user")) == "there is no user 'no-such-user'"
     said = await refusal(Isolation(user="nobody", group="no-such-group"))
     assert said == "there is no group 'no-such-group'"
-    said = await refusal(Isolation(user=STRANGER))
-    assert said == f"user {STRANGER} is not in the user database: name a group, too"
+    said = await refusal(Isolation(user=stranger))
+    assert said == f"user {stranger} is not in the user database: name a group, too"
 
 
 @pytest.mark.skipif(os.getuid() == 0, reason="root can change users")
@@ -238,16 +249,18 @@ def test_a_group_without_a_user_a_wild_umask_and_an_unknown_network_are_refused(
 
 @linux
 @as_root
-async def test_a_fork_bomb_ends_at_the_limit_of_its_user(script: Path) -> None:
-    isolation = Isolation(user=STRANGER, group=STRANGER)
+async def test_a_fork_bomb_ends_at_the_limit_of_its_user(script: Path, stranger: str) -> None:
+    isolation = Isolation(user=stranger, group=stranger)
     made = await Host(script, isolation, Limits(processes=20)).value("bomb")
     assert made == 18  # the template and the worker count too
 
 
 @linux
 @as_root
-async def test_other_workers_start_also_when_one_took_all_processes(script: Path) -> None:
-    isolation = Isolation(user=STRANGER, group=STRANGER)
+async def test_other_workers_start_also_when_one_took_all_processes(
+    script: Path, stranger: str
+) -> None:
+    isolation = Isolation(user=stranger, group=stranger)
     host = Host(script, isolation, Limits(processes=10))
     async with Node(hosts=[host.options]) as node:
         crowd = node.spawn(f"{script}:crowd")

@@ -54,7 +54,7 @@ def _revision(revision: str, folder: Path) -> Revision:
         raise click.BadParameter(str(error), param_hint="--against") from None
 
 
-def _terminated(*_: object) -> NoReturn:
+def _ended(*_: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
@@ -101,7 +101,9 @@ def main(
     """Measure wsrelay beside its peers, in one run on this machine."""
     if sys.platform != "linux":
         raise click.ClickException("the bench reads /proc, so it needs Linux")
-    signal.signal(signal.SIGTERM, _terminated)
+    # SIGINT, too: a shell starts what is to run in the background with it ignored, and that lasts.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _ended)
     pace = _QUICK if quick else Pace()
     pace = replace(pace, repeats=repeats or pace.repeats, seconds=seconds or pace.seconds)
     descriptors = raise_descriptor_limit()

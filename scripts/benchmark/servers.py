@@ -175,11 +175,10 @@ class Server:
         self.settle(self._at_rest)
 
     def _stop(self) -> None:
-        family = [
-            child
-            for process in self._processes
-            for child in psutil.Process(process.pid).children(recursive=True)
-        ]
+        family: list[psutil.Process] = []
+        for process in self._processes:
+            with contextlib.suppress(psutil.NoSuchProcess):  # it did not even start
+                family += psutil.Process(process.pid).children(recursive=True)
         for process in reversed(self._processes):
             process.terminate()
         deadline = time.monotonic() + _STOP
