@@ -564,7 +564,7 @@ async def test_a_worker_has_an_empty_standard_input_and_no_foreign_descriptors(
     assert value["stdin"] == ""
     assert "has no" in value["breakpoint"] or "none" in value["breakpoint"]
     kinds = Counter(link.partition(":")[0] for link in value["descriptors"])
-    assert kinds["pipe"] <= 4, "its own two, and the template's for its end and for crashes"
+    assert kinds["pipe"] <= 3, "its own two, and the template's, whose end tells the node"
     assert kinds["socket"] == 0
     assert value["session"] == value["pid"]
     await asyncio.to_thread((tmp_path / "x").write_text, json.dumps(value))

@@ -324,14 +324,10 @@ class ForkFailed(Frame, tag=3):
 
 
 class Exited(Frame, tag=4):
-    """The worker was reaped; `code` as in `subprocess`: negative for a signal.
-
-    `stack` is its last Python stack if the signal was a fatal one, SIGSEGV for example.
-    """
+    """The worker was reaped; `code` as in `subprocess`: negative for a signal."""
 
     ref: int
     code: int
-    stack: str = ""
 
 
 ToWorker = (
@@ -428,6 +424,11 @@ class FrameReader(Generic[T]):
         """Bytes held that were not given as frames."""
         return len(self._rest)
 
+    @property
+    def rest(self) -> bytes:
+        """What was not given as frames."""
+        return bytes(self._rest)
+
     def feed(self, data: bytes) -> list[tuple[T, int]]:
         """Add bytes that were read and give the frames that are now complete."""
         if self._rest:
@@ -454,10 +455,10 @@ class FrameReader(Generic[T]):
                 problem = str(error)
                 break
             start = stop
-        if problem and not frames:
-            raise WireError(f"{size - _PREFIX} bytes are no frame: {problem}")
         if start < end:
             self._rest = bytearray(data[start:] if start else data)
+        if problem and not frames:
+            raise WireError(f"{size - _PREFIX} bytes are no frame: {problem}")
         return frames
 
 

@@ -16,6 +16,8 @@ from wsrelay import wire
 from wsrelay.duplex import Duplex
 from wsrelay.errors import WireError
 
+from . import crashes
+
 __all__ = ["NodePipe"]
 
 _CHUNK: Final = 64 * 1024
@@ -23,6 +25,9 @@ _CHUNK: Final = 64 * 1024
 
 _GATHERED: Final = 64
 """Frames of one write; IOV_MAX is 1024."""
+
+_LONGEST_LAST_WORDS: Final = 64 * 1024
+"""Bytes; a stack of a hundred frames is 8 KB."""
 
 _FLOOD: Final = 16 * 1024 * 1024
 """Bytes of replies and events that may wait; a hundred thousand of them."""
@@ -69,6 +74,8 @@ class NodePipe:
         self._arrived: deque[tuple[wire.FromWorker, int]] = deque()
         """Frames that are not received yet because of a hold."""
         self._holds: set[Hashable] = set()
+        self.last_words = b""
+        """What its signal handler wrote behind the last frame when it crashed."""
         self._at_end = False
         self._broken = False
         self._closed = False
@@ -204,6 +211,9 @@ class NodePipe:
         """
         if self._broken:
             return
+        if self.last_words:
+            self.last_words += data[: _LONGEST_LAST_WORDS - len(self.last_words)]
+            return
         arrived = self._arrived
         try:
             if not arrived:
@@ -214,6 +224,9 @@ class NodePipe:
             if self._reader.partial and not arrived:
                 self._reader.feed(b"")  # raises where more bytes would not make it a frame
         except WireError as error:
+            if self._reader.rest.startswith(crashes.BEGIN):
+                self.last_words = self._reader.rest
+                return
             self._at_end = self._broken = True
             self._loop.remove_reader(self._ends.reading)
             self._garbage(str(error))

@@ -197,13 +197,16 @@ def _bounded(seconds: float, report: socket.socket) -> Iterator[None]:
         faulthandler.disable()
 
 
-def why_lost(report: str, seconds: float) -> HostFailed:
+def why_lost(report: bytes, seconds: float) -> HostFailed:
     """Return the error of a template that ended while it loaded."""
-    if report.startswith("Timeout"):
-        return _took_too_long(report, seconds)
-    cause = report.partition("\n")[0].removeprefix("Fatal Python error: ")
+    if report.startswith(b"Timeout"):
+        return _took_too_long(report.decode(errors="replace"), seconds)
     ended = "what it was told to preload ended the template's process"
-    return HostFailed(f"{ended}: {cause}" if cause else ended, crashes.stack(report))
+    if report.startswith(crashes.BEGIN):
+        stack = crashes.stack(report)
+        cause, _, _ = stack.removeprefix(crashes.BEGIN.decode()).partition("\n")
+        return HostFailed(f"{ended}: {cause}", stack)
+    return HostFailed(ended)
 
 
 def _took_too_long(report: str, seconds: float) -> HostFailed:

@@ -300,7 +300,7 @@ class ProcessHost:
             case wire.Log():
                 self._log.take(frame, lambda: fields(host=self.options.name, os_pid=self.os_pid))
             case wire.Exited():
-                self._workers.pop(frame.ref).reaped(frame.code, frame.stack)
+                self._workers.pop(frame.ref).reaped(frame.code)
                 self._workers_changed()
 
     def _fail(self, error: HostFailed) -> None:
@@ -336,7 +336,7 @@ class ProcessHost:
         with contextlib.suppress(OSError):  # what it has started may hold the other end
             while data := self._report.recv(65536):
                 report += data
-        return preloading.why_lost(report.decode(errors="replace"), self.options.start_timeout)
+        return preloading.why_lost(report, self.options.start_timeout)
 
 
 @contextlib.contextmanager

@@ -30,7 +30,6 @@ from wsrelay import osproc, targets, wire, worker
 from wsrelay.duplex import Duplex, close_all
 
 from . import isolation, limits, preloading, titles
-from .crashes import FATAL, Crashes
 from .options import HostOptions
 
 __all__ = ["main"]
@@ -78,7 +77,7 @@ def main(
         under = limits.shown(options.limits)
         template.tell(wire.LoadFailed(f"{error.message}{under}", error.details))
     else:
-        template.crashes = Crashes()
+        worker.crashes.tell_on_standard_error()
         worker.rehearse()
         gc.collect()
         template.fill_gaps()
@@ -130,7 +129,6 @@ class Template:
 
         Or until it fails, or one of them ends: to try that again at once would be a busy loop.
         """
-        self.crashes: Crashes | None = None
         self._filling: list[bytes] = []
         # A child's death interrupts the poll by way of this pair.
         self._wakeup, self._woken = socket.socketpair()
@@ -271,8 +269,6 @@ class Template:
             for mine in (self._control, self._wakeup, self._woken, *self._warm.values()):
                 mine.close()
             close_all(self._descriptors)
-            if self.crashes is not None:
-                self.crashes.enter_worker()
             enter = functools.partial(limits.enter_worker, self._options.limits, self._options.nice)
             worker.run(wait, template, enter)
         finally:
@@ -295,8 +291,7 @@ class Template:
                     self._options.limits, used
                 ):
                     code = -signal.SIGXCPU  # it ignored that one, and then came the hard limit
-                crashes = self.crashes if -code in FATAL else None
-                self.tell(wire.Exited(ref, code, crashes.take() if crashes else ""))
+                self.tell(wire.Exited(ref, code))
 
     def _end(self) -> None:
         """Kill every worker's group and every descendant, and wait until they are gone."""

@@ -16,6 +16,7 @@ from wsrelay.errors import HostFailed
 from wsrelay.message import ExitError, ExitKind, Result
 from wsrelay.pid import PID
 
+from . import crashes
 from .limits import Limits, cpu_time_reached
 from .log import Intake
 from .pipe import NodePipe
@@ -67,7 +68,6 @@ class Worker:
         self.pipe = NodePipe(node_end, receive, self._garbage, self._flooded)
         self._pidfd: int | None = None
         self._exit_code: int | None = None
-        self._stack = ""
         self._failure: ExitError | None = None
         self._doomed = False
         self._is_dead = False
@@ -113,9 +113,9 @@ class Worker:
         if self._doomed:
             self.kill()
 
-    def reaped(self, exit_code: int, stack: str = "") -> None:
-        """Learn from the template how it ended, and where if it crashed."""
-        self._exit_code, self._stack = exit_code, stack
+    def reaped(self, exit_code: int) -> None:
+        """Learn from the template how it ended."""
+        self._exit_code = exit_code
         self._dead()
 
     def failed(self, error: ExitError) -> None:
@@ -183,7 +183,8 @@ class Worker:
         elif code == -signal.SIGXCPU and self.limits.cpu_time is not None:
             error = ExitError(ExitKind.LIMIT, cpu_time_reached(self.limits))
         elif code < 0:
-            error = ExitError(ExitKind.KILLED, _signal_name(-code), self._stack or None)
+            stack = crashes.stack(self.pipe.last_words)
+            error = ExitError(ExitKind.KILLED, _signal_name(-code), stack or None)
         elif code > 0:
             error = ExitError(ExitKind.EXIT, f"exit code {code}")
         return Result(error=error)

@@ -1,6 +1,6 @@
 """What runs inside a worker. Kept small: every worker carries it."""
 
-from . import generators, load
+from . import crashes, generators, load
 from .load import LoadError, forget_script, load_function, load_module, load_target, user_traceback
 from .logs import NodeLog, enable_own_loggers, log_to
 from .main import run
@@ -10,6 +10,7 @@ from .terminal import explain_absence
 __all__ = [
     "LoadError",
     "NodeLog",
+    "crashes",
     "enable_own_loggers",
     "explain_absence",
     "forget_script",

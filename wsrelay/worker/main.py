@@ -22,7 +22,7 @@ from wsrelay.errors import PayloadError, WireError
 from wsrelay.message import ExitError, ExitKind
 from wsrelay.spawning import unpack_target
 
-from . import generators, logs
+from . import crashes, generators, logs
 from .context import WorkerContext
 from .load import LoadError, load_target, user_frames, user_traceback
 from .pipe import WorkerPipe
@@ -47,7 +47,9 @@ def run(wait: Callable[[], Duplex], template: int, confine: Callable[[], None]) 
     code = 1
     try:
         _enter(template)
-        code = _live(WorkerPipe(wait()), confine)
+        ends = wait()
+        crashes.tell_the_node(ends.writing)
+        code = _live(WorkerPipe(ends), confine)
     except (EOFError, OSError):
         pass  # the node is gone: there is nobody left to tell
     except BaseException:  # noqa: BLE001 - a defect of ours; nothing above would show it

@@ -1,0 +1,25 @@
+"""Where the Python stack goes when a fatal signal, SIGSEGV for example, ends the process."""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+from typing import Final
+
+__all__ = ["tell_on_standard_error", "tell_the_node"]
+
+_STDERR: Final = 2
+
+
+def tell_on_standard_error() -> None:
+    """Enable it in a template, for its children too.
+
+    What it needs is made here once: it costs a worker nothing.
+    """
+    faulthandler.enable(_STDERR)
+    os.register_at_fork(after_in_child=lambda: faulthandler.enable(_STDERR))
+
+
+def tell_the_node(pipe: int) -> None:
+    """Let a worker write it behind its last frame; its own children do not."""
+    faulthandler.enable(pipe)
