@@ -18,18 +18,19 @@ def write(path: Path, text: str) -> str:
     return str(path)
 
 
-async def printed(script: str, capfd: pytest.CaptureFixture[str]) -> str:
-    """What a template that loads the script writes to standard error."""
+async def warnings(script: str, caplog: pytest.LogCaptureFixture) -> str:
+    """What the node's log has of a template that loads the script."""
     async with Node(hosts=[processes(targets=(script,))]) as node:
         await node.loaded()
-    return capfd.readouterr().err
+    found = (record for record in caplog.records if record.levelno >= logging.WARNING)
+    return "\n".join(record.getMessage() for record in found)
 
 
 # What stays open
 
 
 async def test_a_connection_made_at_a_script_s_top_level_is_warned_of_by_name(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
@@ -42,7 +43,7 @@ async def test_a_connection_made_at_a_script_s_top_level_is_warned_of_by_name(
             "def handler(): pass\n"
         )
         script = write(tmp_path / "connects.py", code)
-        text = await printed(script, capfd)
+        text = await warnings(script, caplog)
     assert f"{script} left open at its top level: a connection to 127.0.0.1:{port}" in text
     assert "(connects.client)" in text
     assert "a socket at 127.0.0.1:" in text
@@ -52,7 +53,7 @@ async def test_a_connection_made_at_a_script_s_top_level_is_warned_of_by_name(
 
 @pytest.mark.skipif(sys.platform != "linux", reason="epoll")
 async def test_an_event_loop_and_a_database_made_at_the_top_level_are_warned_of(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     code = (
         "import asyncio, sqlite3\n"
@@ -61,13 +62,13 @@ async def test_an_event_loop_and_a_database_made_at_the_top_level_are_warned_of(
         "db.execute('create table t (x)')\n"
         "def handler(): pass\n"
     )
-    text = await printed(write(tmp_path / "holds.py", code), capfd)
+    text = await warnings(write(tmp_path / "holds.py", code), caplog)
     assert "an epoll descriptor (holds.loop)" in text
     assert "an SQLite database" in text
 
 
 async def test_nothing_is_warned_of_when_nothing_is_shared(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     code = (
         "import socket, tempfile\n"
@@ -75,7 +76,7 @@ async def test_nothing_is_warned_of_when_nothing_is_shared(
         "file = tempfile.TemporaryFile()\n"
         "def handler(): pass\n"
     )
-    assert "WARNING" not in await printed(write(tmp_path / "tidy.py", code), capfd)
+    assert await warnings(write(tmp_path / "tidy.py", code), caplog) == ""
 
 
 # Random generators
