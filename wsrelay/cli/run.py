@@ -136,7 +136,7 @@ def _path(_context: click.Context, _parameter: click.Parameter, text: str) -> st
     help="One that the handler speaks, e.g. chat.v1; may be given several times. "
     "A client gets the first of them that it offers.",
 )
-@click.option("--heartbeat", callback=_heartbeat, help="Send ws.heartbeat so often, e.g. 30s.")
+@click.option("--heartbeat", callback=_heartbeat, help="How often to send ws.heartbeat, e.g. 30s.")
 @click.option("--max-processes", type=click.IntRange(1), default=256, show_default=True)
 @click.option(
     "--warm",
@@ -195,7 +195,8 @@ def run(
 
     It finds ARGUMENTS in sys.argv.
 
-    Each process of it is a real OS process. Ctrl-C ends everything in order, a second one at once.
+    Each of its processes is a real OS process. Ctrl-C ends everything in order, a second one
+    at once.
     """
     if reload:
         script = targets.parse(target).script
