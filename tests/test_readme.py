@@ -131,11 +131,22 @@ def test_an_application_with_a_node_of_its_own_runs(part: str, application: Path
 # Testing handlers
 
 
-def test_the_block_about_testing_is_a_test_that_passes(application: Path) -> None:
-    (application / "test_echo.py").write_text(block("def test_echo"))
+@pytest.mark.parametrize("part", ["def test_echo", "def test_the_chat"])
+def test_the_blocks_about_testing_are_tests_that_pass(part: str, tmp_path: Path) -> None:
+    test = tmp_path / "test_theirs.py"
+    test.write_text(block(part))
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_echo.py"],
-        cwd=application,
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            f"--rootdir={tmp_path}",
+            test,
+        ],
+        cwd=ROOT,
         env={k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")},
         capture_output=True,
         text=True,
