@@ -34,11 +34,11 @@ class _Running:
     """One server entry as it listens."""
 
     def __init__(
-        self, entry: ServerEntry, app: App, listener: Listener, path: Path | None = None
+        self, entry: ServerEntry, app: _Current, listener: Listener, path: Path | None = None
     ) -> None:
         self.entry = entry
         self.certificate = _certificate(entry)  # before it is loaded: it may change meanwhile
-        self.app = _Current(app)
+        self.app = app
         self.listener = listener
         self.server = Server(self.app, listener, assembly.server_options(entry))
         self.path = path
@@ -90,7 +90,9 @@ class Deployment:
     async def run(self, accepting: Callable[[], object]) -> None:
         """Serve until `stop`; raises `HostFailed`. `accepting` is called when clients may come."""
         try:
-            await self._front.run([running.server for running in self._running.values()], accepting)
+            # An iterator lets go of what it gave: a reload may retire these servers.
+            servers = iter([running.server for running in self._running.values()])
+            await self._front.run(servers, accepting)
         finally:
             self.close()
 
@@ -127,7 +129,7 @@ class Deployment:
                 elif not there.serves(entry):
                     listener = there.listener.dup()
                     try:
-                        exchanged[entry.id] = _Running(entry, apps[entry.id], listener, there.path)
+                        exchanged[entry.id] = _Running(entry, there.app, listener, there.path)
                     except BaseException:
                         listener.close()
                         raise
@@ -175,7 +177,7 @@ class Deployment:
                 # The old connections stay with the options and certificate that they began with.
                 self._running[name] = exchanged[name]
                 await self._front.add(exchanged[name].server)
-                running.server.stop_accepting()
+                self._front.retire(running.server)
         for name, running in opened.items():
             self._running[name] = running
             await self._front.add(running.server)
@@ -204,7 +206,7 @@ def _open(entry: ServerEntry, app: App, inherited: Inherited | None = None) -> _
     else:
         listener = bind(address.host or "", address.port or 0)
     try:
-        return _Running(entry, app, listener, path)
+        return _Running(entry, _Current(app), listener, path)
     except BaseException:
         release(listener, path)
         raise

@@ -7,7 +7,7 @@ import contextlib
 import signal
 import socket
 import ssl
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -85,6 +85,7 @@ class Server(uvicorn.Server):
         self.server_state = self._state
         self.listener = listener
         self._accepting = asyncio.Event()
+        self._retired = False
         self._serving: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -101,6 +102,19 @@ class Server(uvicorn.Server):
         for server in self.servers:
             server.close()
         self.listener.close()
+
+    def retire(self, ended: Callable[[], object]) -> None:
+        """Let no more connections in, end with the last of those that there are, and call back."""
+        self.stop_accepting()
+        self._retired = True
+        if self._serving is not None:
+            self._serving.add_done_callback(lambda _: ended())
+
+    async def on_tick(self, counter: int) -> bool:
+        """Return whether to end; uvicorn calls this ten times a second."""
+        state = self.server_state
+        is_over = self._retired and not state.connections and not state.tasks
+        return await super().on_tick(counter) or is_over
 
     async def aclose(self) -> None:
         """Close what is left of the connections, WebSockets with 1012."""
@@ -147,7 +161,7 @@ class FrontEnd:
         loaded = self._loading is not None and self._loading.done()
         return loaded and not self._stop.is_set()
 
-    async def run(self, servers: Sequence[Server], accepting: Callable[[], object]) -> None:
+    async def run(self, servers: Iterable[Server], accepting: Callable[[], object]) -> None:
         """Load the node's hosts, then serve until `stop`; raises `HostFailed`.
 
         `accepting` is called as soon as clients may come.
@@ -155,8 +169,7 @@ class FrontEnd:
         self._loading = asyncio.ensure_future(self._node.loaded())
         try:
             await self._loading
-            for server in servers:
-                await self.add(server)
+            await self._add_all(servers)
             accepting()
             await self._stop.wait()
         except asyncio.CancelledError:
@@ -168,6 +181,10 @@ class FrontEnd:
             await self._node.aclose(self.spread)
             await asyncio.gather(*(server.aclose() for server in self.servers))
 
+    async def _add_all(self, servers: Iterable[Server]) -> None:
+        for server in servers:
+            await self.add(server)
+
     async def add(self, server: Server) -> None:
         """Start one more server."""
         await server.start()
@@ -178,6 +195,10 @@ class FrontEnd:
         self.servers.remove(server)
         server.stop_accepting()
         await server.aclose()
+
+    def retire(self, server: Server) -> None:
+        """Let a server end with the last connection that it has."""
+        server.retire(lambda: self.servers.remove(server))
 
     def stop(self) -> None:
         """End in order; called again, at once."""
