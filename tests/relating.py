@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import inspect
 import os
@@ -134,9 +135,10 @@ def mortal() -> Any:
 
 
 def deaf() -> NoReturn:
-    """End by a signal only."""
+    """End by SIGKILL only."""
     while True:
-        time.sleep(600)
+        with contextlib.suppress(SystemExit):  # what an interrupt raises
+            time.sleep(600)
 
 
 def announce(report_to: str) -> NoReturn:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -156,10 +157,18 @@ def read_on(path: str) -> None:
 
 
 def deaf() -> None:
-    """Ignore the closing of the inbox."""
+    """Ignore the closing of the inbox and interrupts."""
     for _ in process.inbox():
         pass
-    wait()
+    while True:
+        with contextlib.suppress(SystemExit):
+            wait()
+
+
+async def aio_deaf() -> None:
+    while True:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(600)
 
 
 def spin() -> None:

@@ -32,7 +32,7 @@ GRACE = 2.0
 """Seconds that `wsrelay run` gives its workers at the end (contract section 6)."""
 
 ACTOR = """
-    import json, logging, os, signal, subprocess, sys, time
+    import contextlib, json, logging, os, signal, subprocess, sys, time
     from wsrelay import process
 
     def tell(client, **news):
@@ -74,7 +74,8 @@ ACTOR = """
                             signal.signal(signal.SIGTERM, signal.SIG_IGN)
                             tell(client, deaf=True)
                             while True:
-                                time.sleep(600)
+                                with contextlib.suppress(SystemExit):
+                                    time.sleep(600)
                         case ["grandchild"]:
                             code = "import time; time.sleep(600)"
                             child = subprocess.Popen(

@@ -325,7 +325,7 @@ async def test_a_cancelled_process_gives_its_names_up_at_once(node: Node) -> Non
 async def test_a_cancelled_process_that_goes_on_is_killed_after_the_stop_timeout() -> None:
     async with Node(hosts=[processes(stop_timeout=0.2)]) as node:
         exits = Exits(node)
-        pids = [node.spawn(room(name)) for name in ("deaf", "spin", "wait")]
+        pids = [node.spawn(room(name)) for name in ("deaf", "aio_deaf")]
         await until(lambda: all(node.workers.values()), "all run")
         for pid in pids:
             node.cancel(pid)
@@ -347,15 +347,6 @@ async def test_sigterm_to_a_worker_is_a_cancel(any_node: Node, journal: Journal)
     await journal.line("hello")
     os.kill(any_node.workers[pid] or 0, signal.SIGTERM)
     assert await exits.of(pid) == Result("closed")
-
-
-async def test_sigint_to_a_worker_is_nothing(node: Node, journal: Journal) -> None:
-    pid = node.spawn(room("record"), None, str(journal.path))
-    node.send(pid, "hello")
-    await journal.line("hello")
-    os.kill(node.workers[pid] or 0, signal.SIGINT)
-    node.send(pid, "again")
-    await journal.line("again")
 
 
 async def test_terminate_ends_a_spinning_process_at_once(any_node: Node) -> None:

@@ -33,6 +33,7 @@ LAYERS: dict[str, int] = {
     "wire": 1,
     "spawning": 1,
     "current": 1,
+    "spawned": 1,
     "kernel": 1,
     "relay.session": 1,
     "relay.command": 1,

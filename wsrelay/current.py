@@ -12,9 +12,12 @@ from .pid import PID
 __all__ = [
     "Caller",
     "caller",
+    "enter_child",
     "enter_worker",
+    "leave_worker",
     "node_of_request",
     "nodes",
+    "process",
     "spawned_by_request",
     "worker",
 ]
@@ -66,6 +69,8 @@ class Caller(Protocol):
 
 
 _worker: Caller | None = None
+_parent: str | None = None
+"""The process that this OS process is a child of, if its handler has started it."""
 
 nodes: list[Caller] = []
 """The nodes that run in this OS process."""
@@ -85,9 +90,31 @@ def enter_worker(caller: Caller) -> None:
     _worker = caller
 
 
+def leave_worker() -> Any:
+    """Be a worker no more but the child of one, and return that one (None: it was no worker)."""
+    global _worker
+    there, _worker = _worker, None
+    if there is not None:
+        enter_child(there.pid())
+    return there
+
+
+def enter_child(parent: str) -> None:
+    """Make this OS process a child of a process: what it calls says so."""
+    global _parent  # noqa: PLW0603 - as above
+    _parent = parent
+
+
+def process() -> str | None:
+    """Return the PID of the process that this OS process is, or is a child of."""
+    return _parent if _worker is None else str(_worker.pid())
+
+
 def worker() -> Any:
     """Return this OS process's worker; raises `NotAProcess`."""
     if _worker is None:
+        if _parent is not None:
+            raise _a_child()
         raise NotAProcess(
             "only a process can do this: a handler that wsrelay runs in a worker. "
             "In an HTTP handler use process.spawn, send, cancel and the like"
@@ -109,7 +136,16 @@ def caller() -> Caller:
             f"{len(nodes)} nodes run in this OS process ({names}); outside of a request "
             "call the methods of the node that you mean"
         )
+    if _parent is not None:
+        raise _a_child()
     raise NotAProcess(
         "there is no process and no node here: run this in a handler, in an application wrapped "
         "by WebSocketRelay, or inside `async with Node():`"
+    )
+
+
+def _a_child() -> NotAProcess:
+    return NotAProcess(
+        f"this is a child of process {_parent}, and only that process itself can do this: hand it "
+        "over what is to be sent, by a multiprocessing.Queue or the result of a pool's function"
     )

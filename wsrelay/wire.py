@@ -8,6 +8,7 @@ without decoding them.
 from __future__ import annotations
 
 import functools
+import signal
 import struct
 from collections.abc import Callable
 from typing import Any, Final, Generic, Literal, TypeVar
@@ -20,6 +21,7 @@ from .message import ExitError, Result
 from .pid import PID
 
 __all__ = [
+    "INTERRUPT",
     "MAX_FRAME",
     "WINDOW",
     "FrameReader",
@@ -36,6 +38,13 @@ MAX_FRAME: Final = 64 * 1024 * 1024
 
 WINDOW: Final = 128 * 1024
 """Bytes of data frames that the node sends ahead of what the worker has taken."""
+
+INTERRUPT: Final[int] = getattr(signal, "SIGRTMAX", signal.SIGURG)
+"""The signal that interrupts a handler; not a frame, for it may never read its pipe.
+
+One of the real-time signals, the last, that programs and libraries hardly use; where there are none
+(macOS) it is one that ends nobody.
+"""
 
 
 class Frame(Struct, array_like=True, forbid_unknown_fields=True):
@@ -294,6 +303,12 @@ class Kill(Frame, tag=1):
     ref: int
 
 
+class Interrupt(Frame, tag=2):
+    """Send the worker `INTERRUPT`: where the node has no pidfd to do it with."""
+
+    ref: int
+
+
 # Template to node. `Forked` carries one descriptor where the platform has them: a pidfd.
 
 
@@ -350,7 +365,7 @@ FromWorker = (
     | Broadcast
     | Request
 )
-ToTemplate = Fork | Kill
+ToTemplate = Fork | Kill | Interrupt
 FromTemplate = Loaded | LoadFailed | Forked | ForkFailed | Exited | Log
 
 _PREFIX: Final = 4

@@ -26,8 +26,6 @@ from .running import controlled, fail, loop_factory, prepare_process, reload_on_
 
 __all__ = ["run"]
 
-_STOP_TIMEOUT = 2.0
-
 
 def _target(_context: click.Context, _parameter: click.Parameter, text: str) -> str:
     try:
@@ -163,6 +161,13 @@ def _path(_context: click.Context, _parameter: click.Parameter, text: str) -> st
     help="How long a room outlives its last client.",
 )
 @click.option(
+    "--stop-timeout",
+    default="2s",
+    show_default=True,
+    callback=_duration(0),
+    help="How long a process may go on when it is to end; at half of it, it is interrupted.",
+)
+@click.option(
     "--static",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Serve this folder at / in place of the built-in page.",
@@ -186,6 +191,7 @@ def run(
     memory: int | None,
     start_timeout: float,
     room_linger: float,
+    stop_timeout: float,
     static: Path | None,
     reload: bool,
     log_format: str,
@@ -218,7 +224,7 @@ def run(
         max_processes=max_processes,
         warm=warm,
         start_timeout=start_timeout,
-        stop_timeout=_STOP_TIMEOUT,
+        stop_timeout=stop_timeout,
         limits=Limits(memory=memory),
     )
     with asyncio.Runner(loop_factory=loop_factory()) as runner:

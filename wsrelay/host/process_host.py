@@ -127,6 +127,7 @@ class ProcessHost:
         self._workers[worker.ref] = worker
         worker.limits = self.options.limits
         worker.kill_by_host = lambda: self._kill(worker)
+        worker.interrupt_by_host = lambda: self._tell(wire.Interrupt(worker.ref))
         assert self._loading is not None  # noqa: S101 - start() made it
         self._pending.append(worker)
         if self._loading.done() and self._next_fork is None:

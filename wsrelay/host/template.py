@@ -9,9 +9,6 @@ import contextlib
 import functools
 import gc
 import io
-import multiprocessing
-import multiprocessing.process
-import multiprocessing.util
 import os
 import select
 import signal
@@ -20,22 +17,24 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from multiprocessing import resource_tracker
 from pathlib import Path
-from typing import Any, Final, Never
+from typing import Final, Never
 
 from setproctitle import setproctitle
 
 from wsrelay import osproc, targets, wire, worker
 from wsrelay.duplex import Duplex, close_all
 
-from . import isolation, limits, preloading, titles
+from . import isolation, limits, multiprocess, preloading, titles
 from .options import HostOptions
 
 __all__ = ["main"]
 
 _SMALL: Final = range(0, 480, 16)
 """Sizes of bytes, one for each size of blocks that Python has a pool of."""
+
+_TRACKERS_PATIENCE: Final = 2.0
+"""Seconds that resource trackers have to remove what dead workers have left; 20 ms are usual."""
 
 _ENDS: Final = 2
 """Descriptors that come with each `Fork`."""
@@ -48,14 +47,14 @@ def main(
 
     `report` takes where the loading stands if it takes too long.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    worker.signals.hold_back()
     titles.enter_template(options.name)
     osproc.become_subreaper()
     _empty_stdin()
     worker.explain_absence()
     worker.load.set_arguments(options.arguments)
-    _forget_the_node()
+    multiprocess.enter_template()
+    worker.forks.watch()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(line_buffering=True)  # what a killed worker printed is not lost
@@ -69,8 +68,9 @@ def main(
         # While user code is loaded nobody looks at the socket, and there are no workers yet to end.
         # (A change of user takes it back, so it comes after that.)
         osproc.die_with_parent(node)
-        with report:
+        with report, worker.forks.Bounds():
             preloading.preload(options, declared, report)
+        template.signal_handlers = worker.signals.release()
     except (isolation.IsolationError, limits.LimitError) as error:
         template.tell(wire.LoadFailed(str(error), ""))
     except worker.LoadError as error:
@@ -97,20 +97,6 @@ def _empty_stdin() -> None:
     sys.stdin = open(0, closefd=False)  # noqa: SIM115 - lives as long as the process
 
 
-def _forget_the_node() -> None:
-    """Close what multiprocessing passes on.
-
-    Workers could have the node's resource tracker remove shared memory of others.
-    """
-    tracker: Any = resource_tracker._resource_tracker  # noqa: SLF001
-    if tracker._fd is not None:  # noqa: SLF001
-        os.close(tracker._fd)  # noqa: SLF001
-        tracker._fd = None  # noqa: SLF001 - who needs one starts one of its own
-    parent = multiprocessing.process.parent_process()
-    if parent is not None:
-        os.close(parent.sentinel)
-
-
 class Template:
     """The loop: control frames and children's deaths in, forks and reports out."""
 
@@ -129,6 +115,8 @@ class Template:
 
         Or until it fails, or one of them ends: to try that again at once would be a busy loop.
         """
+        self.signal_handlers: dict[int, worker.signals.Handler] = {}
+        """What workers begin with."""
         self._filling: list[bytes] = []
         # A child's death interrupts the poll by way of this pair.
         self._wakeup, self._woken = socket.socketpair()
@@ -200,10 +188,16 @@ class Template:
                     self._fork(frame.ref, ends)
                     self.refill = True
                 case wire.Kill():
-                    for pid, ref in self._refs.items():
-                        if ref == frame.ref:
-                            _kill_group(pid)
+                    self._each(frame.ref, _kill_group)
+                case wire.Interrupt():
+                    self._each(frame.ref, lambda pid: os.kill(pid, wire.INTERRUPT))
         return bool(data)
+
+    def _each(self, ref: int, do: Callable[[int], None]) -> None:
+        """Do that to the worker of this number, unless it was reaped."""
+        for pid, other in self._refs.items():
+            if other == ref:
+                do(pid)
 
     def _fork(self, ref: int, descriptors: list[int | None]) -> None:
         reading, writing = descriptors
@@ -257,20 +251,21 @@ class Template:
         template = os.getpid()
         # Not a Process of multiprocessing: that one costs each worker another 0.5 MB and 0.4 ms,
         # and three descriptors.
-        pid = os.fork()
+        pid = worker.forks.fork_worker()
         if pid == 0:
             self._child(wait, template)
         return pid
 
     def _child(self, wait: Callable[[], Duplex], template: int) -> Never:
         try:
-            _be_a_child_of_multiprocessing()
+            signal.set_wakeup_fd(-1)
+            multiprocess.enter_worker()
             # Only what is the template's own: preloaded code may hold files that the worker needs.
             for mine in (self._control, self._wakeup, self._woken, *self._warm.values()):
                 mine.close()
             close_all(self._descriptors)
             enter = functools.partial(limits.enter_worker, self._options.limits, self._options.nice)
-            worker.run(wait, template, enter)
+            worker.run(wait, template, enter, self.signal_handlers)
         finally:
             os._exit(1)
 
@@ -294,15 +289,24 @@ class Template:
                 self.tell(wire.Exited(ref, code))
 
     def _end(self) -> None:
-        """Kill every worker's group and every descendant, and wait until they are gone."""
+        """Kill every worker's group and every descendant, and wait until they are gone.
+
+        A resource tracker ends by itself once nobody is left to need what it removes.
+        """
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         for pid in self._refs:
             _kill_group(pid)
+        multiprocess.leave_tracker()
+        patience = time.monotonic() + _TRACKERS_PATIENCE
         me = os.getpid()
         while True:
             # Whatever outlived its parent is our child now: killing it may bring up more.
-            killed = [_killed(pid) for pid in osproc.children(me)]
-            if not any(killed):
+            there = osproc.children(me)
+            trackers = [pid for pid in there if multiprocess.is_tracker(pid)]
+            if time.monotonic() > patience:
+                trackers = []
+            killed = [_killed(pid) for pid in there if pid not in trackers]
+            if not any(killed) and not trackers:
                 return  # what is left, if anything, a handler has started with `sudo`
             try:
                 while os.waitpid(-1, os.WNOHANG) != (0, 0):
@@ -322,13 +326,6 @@ def _received(waiting: socket.socket, template: socket.socket, title: str) -> Du
         raise EOFError
     reading, writing = descriptors
     return Duplex(reading, writing)
-
-
-def _be_a_child_of_multiprocessing() -> None:
-    """Do what its own children do at their start, for handlers that use it."""
-    multiprocessing.process._parent_process = None  # type: ignore[attr-defined]  # noqa: SLF001
-    multiprocessing.util._finalizer_registry.clear()  # type: ignore[attr-defined]  # noqa: SLF001
-    multiprocessing.util._run_after_forkers()  # type: ignore[attr-defined]  # noqa: SLF001
 
 
 def _dead_child() -> int | None:

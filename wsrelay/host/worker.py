@@ -70,6 +70,7 @@ class Worker:
         self._exit_code: int | None = None
         self._failure: ExitError | None = None
         self._doomed = False
+        self._interrupted = False
         self._is_dead = False
         self._over = False
         self._patience: asyncio.TimerHandle | None = None
@@ -77,6 +78,8 @@ class Worker:
         self.log = Intake(str(pid), log_rate)
         self.kill_by_host: Callable[[], None] | None = None
         """How its process host ends it where there is no pidfd, or no process yet."""
+        self.interrupt_by_host: Callable[[], None] | None = None
+        """How its process host interrupts it where there is no pidfd."""
 
     def never_read(self, client: PID, join: int) -> bool:
         """Whether a worker that has returned never took this client's `ws.join`."""
@@ -96,6 +99,19 @@ class Worker:
         elif self.kill_by_host is not None:
             self.kill_by_host()
 
+    def interrupt(self) -> None:
+        """Have the handler interrupted, if it runs."""
+        self._interrupted = True
+        if self._is_dead:
+            return
+        if self._pidfd is not None:
+            try:
+                signal.pidfd_send_signal(self._pidfd, wire.INTERRUPT)
+            except ProcessLookupError:
+                pass  # it is dead, which the loop is about to see
+        elif self.os_pid is not None and self.interrupt_by_host is not None:
+            self.interrupt_by_host()
+
     # What the template and the kernel tell
 
     def forked(self, os_pid: int, pidfd: int | None) -> None:
@@ -112,6 +128,8 @@ class Worker:
             self._loop.add_reader(pidfd, self._dead)
         if self._doomed:
             self.kill()
+        elif self._interrupted:
+            self.interrupt()
 
     def reaped(self, exit_code: int) -> None:
         """Learn from the template how it ended."""

@@ -87,7 +87,8 @@ _NOPROC = Result(error=ExitError(ExitKind.NOPROC, "there is no such process"))
 _ENDED_BY = {
     Signal.TERMINATE: ExitError(ExitKind.TERMINATED, "terminated"),
     Signal.STOP_TIMEOUT: ExitError(
-        ExitKind.CANCELLED, "killed: it was cancelled and did not end within its stop timeout"
+        ExitKind.CANCELLED,
+        "killed: it was cancelled, interrupted, and did not end within its stop timeout",
     ),
     Signal.START_TIMEOUT: ExitError(
         ExitKind.START_FAILED, "killed: it did not start within its start timeout"

@@ -630,8 +630,15 @@ class Node:
             self.clients.inbox_closed(worker)
         worker.pipe.queue(wire.CloseInbox())
         worker.pipe.post(wire.Signal("CANCEL", str(effect.sender), effect.reason))
-        timeout = self.hosts[effect.pid.host].stop_timeout
-        self._start_timer(effect.pid, timeout, Signal.STOP_TIMEOUT)
+        half = self.hosts[effect.pid.host].stop_timeout / 2
+        self._call_later(half, effect.pid, self._interrupt, worker, half)
+
+    def _interrupt(self, worker: Worker, rest: float) -> None:
+        """Interrupt a handler that goes on after its CANCEL, and let it end for the same time."""
+        if rest:  # else it was to be killed at once
+            logger.debug("%s goes on after its CANCEL and is interrupted", worker.pid)
+            worker.interrupt()
+        self._start_timer(worker.pid, rest, Signal.STOP_TIMEOUT)
 
     def _bury(self, pid: PID, result: Result) -> None:
         worker = self._workers.pop(pid)
@@ -654,9 +661,15 @@ class Node:
             future.set_result(problem)
 
     def _start_timer(self, pid: PID, seconds: float, signal: Signal) -> None:
+        self._call_later(seconds, pid, self.signal, pid, signal)
+
+    def _call_later(
+        self, seconds: float, pid: PID, function: Callable[..., None], *args: Any
+    ) -> None:
+        """Call that in so many seconds, in place of what the process has a timer for now."""
         assert self._loop is not None  # noqa: S101 - start() set it
         self._stop_timer(pid)
-        self._timers[pid] = self._loop.call_later(seconds, self.signal, pid, signal)
+        self._timers[pid] = self._loop.call_later(seconds, function, *args)
 
     def _stop_timer(self, pid: PID) -> None:
         if (timer := self._timers.pop(pid, None)) is not None:
@@ -799,4 +812,6 @@ def _log_exit(pid: PID, error: ExitError | None, about: dict[str, Any]) -> None:
         logger.error("%s crashed: %s\n%s", who, shortened(error.message), text, extra=about)
     else:
         where = f"{about['wsrelay_target']}, OS pid {about.get('wsrelay_os_pid', 'none yet')}"
-        logger.error("%s ended: %s (%s)", who, shortened(str(error)), where, extra=about)
+        # Who is cancelled was to end anyway, as when its client leaves in the middle of its work.
+        level = logging.WARNING if error.kind == ExitKind.CANCELLED else logging.ERROR
+        logger.log(level, "%s ended: %s (%s)", who, shortened(str(error)), where, extra=about)

@@ -1,6 +1,6 @@
 """What runs inside a worker. Kept small: every worker carries it."""
 
-from . import crashes, generators, load
+from . import crashes, forks, generators, load, signals
 from .load import LoadError, forget_script, load_function, load_module, load_target, user_traceback
 from .logs import NodeLog, enable_own_loggers, log_to
 from .main import run
@@ -14,6 +14,7 @@ __all__ = [
     "enable_own_loggers",
     "explain_absence",
     "forget_script",
+    "forks",
     "generators",
     "load",
     "load_function",
@@ -22,5 +23,6 @@ __all__ = [
     "log_to",
     "rehearse",
     "run",
+    "signals",
     "user_traceback",
 ]

@@ -41,6 +41,11 @@ class WorkerContext:
         """Return the worker's own PID."""
         return self._pid
 
+    def shut(self) -> None:
+        """Read and write nothing any more: this is a child that the handler has forked."""
+        self.pipe.shut()
+        self.mailbox.shut()
+
     # Frames: what the synchronous and the asynchronous face write alike
 
     def send_frame(self, to: str | Iterable[str], topic: str, content: Any) -> wire.Send:

@@ -10,12 +10,12 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-from wsrelay import payload, wire
+from wsrelay import current, payload, wire
 from wsrelay.errors import ChannelClosed
 from wsrelay.message import JOIN, Event, Message
 from wsrelay.pid import PID
 
-from .pipe import WorkerPipe
+from .pipe import ShutLock, WorkerPipe
 
 __all__ = ["Mailbox", "Queue"]
 
@@ -57,8 +57,8 @@ class Mailbox:
         self._listeners: dict[str, Queue] = {}
         self._metadata: dict[str, tuple[PID, Any]] = {}
         self._pipe = pipe
-        self._lock = threading.Lock()
-        self._changed = threading.Condition(self._lock)
+        self._lock: Any = threading.Lock()
+        self._changed: Any = threading.Condition(self._lock)
         self._sleepers = 0
         """Threads that wait for what another one reads."""
         self._sorters: dict[type[Any], Callable[[Any, int], None]] = {
@@ -82,6 +82,11 @@ class Mailbox:
         self._waiters: list[asyncio.Future[None]] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._loop_thread = 0
+
+    def shut(self) -> None:
+        """Give nothing any more, in a child: what is here is its parent's mail."""
+        self._lock = self._changed = ShutLock()
+        vars(self)["_attach"] = current.worker  # coroutines are told, too
 
     def take(self, *queues: Queue, timeout: float | None = None) -> tuple[Queue, Any]:
         """Wait for the next item of the first queue that has one, up to `timeout` seconds.

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 import mmap
 import os
 import resource
 import signal
-import sys
 import traceback
 from collections.abc import Callable
 from typing import Any, Never
@@ -22,7 +20,8 @@ from wsrelay.errors import PayloadError, WireError
 from wsrelay.message import ExitError, ExitKind
 from wsrelay.spawning import unpack_target
 
-from . import crashes, generators, logs
+from . import crashes, forks, generators, logs, signals
+from .call import Call
 from .context import WorkerContext
 from .load import LoadError, load_target, user_frames, user_traceback
 from .pipe import WorkerPipe
@@ -37,16 +36,21 @@ _RESERVE = 256 * 1024
 _NOTHING = Raw(payload.encode(None))
 
 
-def run(wait: Callable[[], Duplex], template: int, confine: Callable[[], None]) -> Never:
+def run(
+    wait: Callable[[], Duplex],
+    template: int,
+    confine: Callable[[], None],
+    handlers: dict[int, signals.Handler],
+) -> Never:
     """Be a worker: `wait` gives the pipe to the node, `template` is the parent's process id.
 
-    `confine` enters the limits of its host.
+    `confine` enters the limits of its host, `handlers` are those of its signals.
 
     Never returns, so that nothing of the template's own life (exit handlers, threads) is run here.
     """
     code = 1
     try:
-        _enter(template)
+        _enter(template, handlers)
         ends = wait()
         crashes.tell_the_node(ends.writing)
         code = _live(WorkerPipe(ends), confine)
@@ -55,19 +59,13 @@ def run(wait: Callable[[], Duplex], template: int, confine: Callable[[], None]) 
     except BaseException:  # noqa: BLE001 - a defect of ours; nothing above would show it
         traceback.print_exc()
     finally:
-        for stream in (sys.stdout, sys.stderr):
-            try:
-                stream.flush()
-            except (OSError, ValueError):
-                pass
-        os._exit(code)
+        forks.leave(code)
 
 
-def _enter(template: int) -> None:
+def _enter(template: int, handlers: dict[int, signals.Handler]) -> None:
     os.setsid()
     osproc.die_with_parent(template)
-    signal.set_wakeup_fd(-1)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signals.inherit(handlers)
     generators.renew()
 
 
@@ -89,15 +87,18 @@ def _live(pipe: WorkerPipe, confine: Callable[[], None]) -> int:
     setproctitle(start.title)
     current.enter_worker(context)
     logs.log_to(logs.NodeLog(pipe.write, start.log_level))
-    signal.signal(
+    signals.install(
         signal.SIGTERM,
         lambda *_: pipe.write_from_signal_handler(wire.Cancel(start.pid, "SIGTERM")),
     )
+    call = Call()
+    signals.install(wire.INTERRUPT, call.interrupt)
     value, error, code = _NOTHING, None, 0
     reserve = mmap.mmap(-1, _RESERVE)
     try:
-        confine()
-        function, args, kwargs = unpack_target(start.target, start.code, load_target)
+        with forks.Bounds():
+            confine()
+            function, args, kwargs = unpack_target(start.target, start.code, load_target)
     except LoadError as problem:
         error = ExitError(ExitKind.START_FAILED, problem.message, problem.details or None)
     except Exception as problem:  # noqa: BLE001 - whatever the user's pickles raise
@@ -106,9 +107,9 @@ def _live(pipe: WorkerPipe, confine: Callable[[], None]) -> int:
     else:
         pipe.write(wire.Ready())
         try:
-            value = _data(_call(function, args, kwargs))
+            value = _data(call(function, args, kwargs))
         except SystemExit as leaving:
-            code = _exit_code(leaving)
+            code = forks.exit_code(leaving)
             if code:
                 error = ExitError(ExitKind.EXIT, f"exit code {code}")
         except BaseException as problem:  # noqa: BLE001 - the handler's, whatever it is
@@ -128,15 +129,6 @@ def _live(pipe: WorkerPipe, confine: Callable[[], None]) -> int:
     return code or (1 if error else 0)
 
 
-def _call(function: Any, args: Any, kwargs: Any) -> Any:
-    result = function(*args, **kwargs)
-    if not inspect.iscoroutine(result):
-        return result
-    import asyncio  # noqa: PLC0415 - only asynchronous handlers pay for it
-
-    return asyncio.run(result)
-
-
 def _failure(error: BaseException, kind: ExitKind) -> ExitError:
     """Tell what was raised, and a memory limit that was reached from other errors."""
     text = user_traceback(error)
@@ -153,15 +145,6 @@ def _data(result: Any) -> Raw:
     except PayloadError as error:
         logger.warning("the handler's return value is dropped, %s", error)
         return _NOTHING
-
-
-def _exit_code(leaving: SystemExit) -> int:
-    if leaving.code is None:
-        return 0
-    if isinstance(leaving.code, int):
-        return leaving.code & 0xFF
-    print(leaving.code, file=sys.stderr)  # noqa: T201 - as the interpreter does
-    return 1
 
 
 def _line(error: BaseException) -> str:

@@ -11,13 +11,29 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
-from wsrelay import wire
+from wsrelay import current, wire
 from wsrelay.duplex import Duplex
 
 __all__ = ["WorkerPipe"]
 
 _CHUNK: Final = 64 * 1024
 """Bytes of one read; more than 128 KiB would be mapped and unmapped by malloc each time."""
+
+
+class ShutLock:
+    """A lock that nobody gets: raises `NotAProcess`, as all that a child calls."""
+
+    def acquire(self, *_: object, **__: object) -> bool:
+        """Say whose child this is."""
+        current.worker()
+        return False
+
+    def __enter__(self) -> None:
+        self.acquire()
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def release(self) -> None: ...
 
 
 class WorkerPipe:
@@ -34,10 +50,18 @@ class WorkerPipe:
         self._poll = select.poll()
         self._poll.register(ends.reading, select.POLLIN)
         self._reader = wire.to_worker()
-        self._writing = threading.Lock()
+        self._writing: threading.Lock | ShutLock = threading.Lock()
         self._interrupt: bytes | None = None
         self._queued = 0
         self._thread: ThreadPoolExecutor | None = None
+
+    def shut(self) -> None:
+        """Write and read nothing any more, in a child whose parent goes on to use the pipe.
+
+        Whoever holds on to it is told by the lock, so that it costs nobody else anything.
+        """
+        self.ends.close()
+        self._writing = ShutLock()
 
     def write(self, frame: wire.Frame) -> None:
         """Write a frame; waits while the pipe is full.
