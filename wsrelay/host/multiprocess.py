@@ -49,7 +49,6 @@ def enter_template() -> None:
 def enter_worker() -> None:
     """Be a main process of one's own, with nothing of what the template has begun."""
     leave_tracker()  # it would keep what is this worker's until the template's end
-    process.current_process().authkey = os.urandom(32)
     _util._finalizer_registry.clear()  # noqa: SLF001 - as its own children do
     _util._run_after_forkers()  # noqa: SLF001
 

@@ -41,6 +41,15 @@ def fork_worker() -> int:
         _forking_worker = False
 
 
+def rehearse() -> None:
+    """Do what a fork of a worker calls, without the fork."""
+    global _forking_worker  # noqa: PLW0603 - as above
+    _forking_worker = True
+    _before()
+    _after_in_child()
+    _forking_worker = False
+
+
 def _before() -> None:
     """Let a signal that comes early wait: `terminate()` right after `start()` is not to be lost."""
     if not _forking_worker:

@@ -16,6 +16,8 @@ from wsrelay.duplex import Duplex
 from wsrelay.message import MESSAGE
 from wsrelay.spawning import unpack_target
 
+from . import forks, signals
+from .call import Call
 from .context import WorkerContext
 from .logs import NodeLog
 from .pipe import WorkerPipe
@@ -44,6 +46,9 @@ def rehearse() -> None:
             NodeLog(pipe.write, start.log_level)
             unpack_target(start.target, start.code, lambda _: rehearse)
             pipe.write(wire.Ready())
+            Call()(str, (), {})
+            signals.rehearse()
+            forks.rehearse()
         node_end.write_all(wire.pack(wire.Attach(_CLIENT, Raw(payload.encode({})))))
         inbox = context.mailbox.inbox
         for _ in range(_TIMES):

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from wsrelay import wire
 
-__all__ = ["block", "hold_back", "inherit", "install", "release", "reset", "unblock"]
+__all__ = ["block", "hold_back", "inherit", "install", "rehearse", "release", "reset", "unblock"]
 
 Handler = Callable[[int, FrameType | None], Any] | int | None
 
@@ -82,6 +82,12 @@ def block() -> set[int]:
 def unblock(mask: set[int]) -> None:
     """Undo `block`."""
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def rehearse() -> None:
+    """Do what `inherit` and `install` do in a worker, to no effect."""
+    inherit(dict.fromkeys(_HELD, _held))
+    install(signal.SIGTERM, _held)
 
 
 def reset() -> None:
