@@ -78,7 +78,7 @@ async def test_a_forked_child_logs_to_standard_error(
     pid = node.spawn(plain("log_in_child"), None, "x" * 50_000)
     text, code = (await exits.of(pid)).value
     assert code == 0
-    assert re.fullmatch(r"\S+ \S+ WARNING +child: x{50000}\n", text), text[:100]
+    assert text.endswith(f"child: {'x' * 50_000}\n"), text[:200]
     logged = [record.getMessage() for record in caplog.records]
     assert len([line for line in logged if "parent" in line]) == 1
     assert not [line for line in logged if "child" in line]

@@ -63,7 +63,10 @@ def preload(
     # Libraries that start a thread pool at import would leave dead threads in every fork.
     limited = [name for name in _THREAD_LIMITS if name not in os.environ]
     os.environ.update(dict.fromkeys(limited, "1"))
-    with worker.generators.watched(), _bounded(options.start_timeout, report):
+    bounded = _bounded(options.start_timeout, report)
+    # The innermost: in a child that user code forks faulthandler's thread is gone, and to cancel it
+    # would wait for ever.
+    with worker.generators.watched(), bounded, worker.forks.Bounds():
         for name in options.preload:
             with _warned_of_what_stays_open(name):
                 worker.load_module(name)

@@ -68,7 +68,7 @@ def main(
         # While user code is loaded nobody looks at the socket, and there are no workers yet to end.
         # (A change of user takes it back, so it comes after that.)
         osproc.die_with_parent(node)
-        with report, worker.forks.Bounds():
+        with report:
             preloading.preload(options, declared, report)
         template.signal_handlers = worker.signals.release()
     except (isolation.IsolationError, limits.LimitError) as error:
