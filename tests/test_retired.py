@@ -22,16 +22,16 @@ FILE = """
 version: "1.0"
 namespace: app
 entries:
-  - {{name: gateway, kind: http.service, addr: "127.0.0.1:0", max_connections: {most},
+  - {{name: gateway, kind: http.service, addr: "{addr}", max_connections: {most},
       timeouts: {{header: 60s}}}}
   - {{name: files, kind: http.static, meta: {{server: gateway}}, directory: {folder}}}
 """
 
 
-def configured(folder: Path, most: int, shown: str) -> Configuration:
+def configured(folder: Path, most: int, shown: str, addr: str = "127.0.0.1:0") -> Configuration:
     (folder / shown).mkdir(exist_ok=True)
     (folder / shown / "index.html").write_text(shown)
-    (folder / "app.yaml").write_text(FILE.format(most=most, folder=folder / shown))
+    (folder / "app.yaml").write_text(FILE.format(addr=addr, most=most, folder=folder / shown))
     return assembly.load([folder / "app.yaml"])
 
 
@@ -68,6 +68,27 @@ async def test_a_server_whose_options_changed_ends_with_its_last_connection(
         writer.close()
         await until(lambda: len(front.servers) == 1, "it has ended, too")
         await until(lambda: alive(servers) == [10], "nothing is left of it")
+    finally:
+        deployment.stop()
+        await running
+
+
+async def test_a_server_that_is_gone_takes_those_before_it_along(tmp_path: Path) -> None:
+    deployment = Deployment(configured(tmp_path, 100, "first"))
+    front = deployment._front
+    accepting = asyncio.Event()
+    running = asyncio.create_task(deployment.run(accepting.set))
+    await asyncio.wait_for(accepting.wait(), 20)
+    try:
+        [(_, listener, _)] = deployment.addresses
+        reader, writer = await asyncio.open_connection(*listener.sockets[0].getsockname())
+        await until(lambda: front.servers[0].server_state.connections, "it has a connection")
+        await deployment.reload(configured(tmp_path, 200, "first"))
+        assert len(front.servers) == 2
+        await deployment.reload(configured(tmp_path, 200, "first", "127.0.0.2:0"))
+        assert await asyncio.wait_for(reader.read(), 20) == b""
+        writer.close()
+        assert len(front.servers) == 1
     finally:
         deployment.stop()
         await running

@@ -191,14 +191,21 @@ class FrontEnd:
         self.servers.append(server)
 
     async def remove(self, server: Server) -> None:
-        """Close a server and its connections."""
-        self.servers.remove(server)
-        server.stop_accepting()
-        await server.aclose()
+        """Close a server and its connections, and those of retired ones of its application."""
+        gone = [one for one in self.servers if one.config.app is server.config.app]
+        self.servers = [one for one in self.servers if one not in gone]
+        for one in gone:
+            one.stop_accepting()
+        await asyncio.gather(*(one.aclose() for one in gone))
 
     def retire(self, server: Server) -> None:
         """Let a server end with the last connection that it has."""
-        server.retire(lambda: self.servers.remove(server))
+
+        def forget() -> None:
+            if server in self.servers:
+                self.servers.remove(server)
+
+        server.retire(forget)
 
     def stop(self) -> None:
         """End in order; called again, at once."""
