@@ -349,7 +349,7 @@ async def test_logs_of_a_process_that_has_ended_are_found_by_name_and_pid(
     await until(lambda: not controlled.workers)
     for text in (one, one.rpartition("|")[2].rstrip("}"), "room"):
         shown = await wsrelay("logs", text)
-        assert f"{one} crashed: ValueError: room" in shown
+        assert f"{one} room crashed: ValueError: room" in shown
         assert two not in shown
 
 
