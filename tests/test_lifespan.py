@@ -202,11 +202,11 @@ async def test_what_a_client_sent_before_its_turn_reaches_its_busy_room(
 ) -> None:
     pid = node.spawn(room("record"), None, str(journal.path))
     app = WebSocketRelay(relay_to(pid), node=node)
-    async with serving(app, front) as url, client(url) as one:
+    async with serving(app, front, ws_ping_interval=None) as url, client(url) as one:
         await until(lambda: node.connections)
         await journal.line("ws.join")
         os.kill(await until(lambda: node.workers[pid]), signal.SIGSTOP)  # it is busy
-        sent = await send_until_blocked(one, b"x" * 10_000)
+        sent = await send_until_blocked(one, os.urandom(10_000))
         turns.append(0.0)
         closing = asyncio.create_task(node.aclose(spread=3600))
         await until(lambda: node.draining)

@@ -388,6 +388,23 @@ def test_a_reload_of_a_server_leaves_its_connections_with_the_options_they_began
         assert running.wait() == 0
 
 
+def test_a_reload_that_fails_has_changed_nothing(site: Site) -> None:
+    site.endpoint("host")
+    with site.serving() as running:
+        template = command("ps", "--json", running=running)
+        before = get(running.http("/api/host")).text
+        (site.folder / "no.pem").write_text("this is no certificate")
+        site.add("more", "process.host", stop_timeout="2s")
+        site.add("service", "process.service", process="echo", host="more")
+        tls = {"cert": "no.pem", "key": "no.pem"}
+        site.add("gateway", "http.service", addr="127.0.0.1:0", tls=tls)
+        reloaded(running, "the configuration stays as it was")
+        assert get(running.http("/api/host")).text == before
+        after = command("ps", "--json", running=running)
+        assert [row["host"] for row in after if row["host"] == "app:more"] == []
+        assert len(after) >= len(template)
+
+
 def test_a_reload_starts_and_stops_services(site: Site) -> None:
     site.add("keeper", "process.python", source="file://echo.py", method="forever")
     with site.serving() as running:

@@ -97,17 +97,13 @@ async def _serve(configuration: Configuration, paths: tuple[Path, ...], name: st
         fail(str(error), error.details)
     inherited.close()
     reloads: set[asyncio.Task[None]] = set()
-
-    async def read_it_again() -> None:
-        notify.reloading()
-        await _reload(deployment, paths)
-        notify.ready()
+    one_at_a_time = asyncio.Lock()
 
     def addresses() -> list[str]:
         return [address.url(listener, tls=tls) for _, listener, tls in deployment.addresses]
 
     def read_again() -> None:
-        task = asyncio.ensure_future(read_it_again())
+        task = asyncio.ensure_future(_read_again(deployment, paths, notify, one_at_a_time))
         reloads.add(task)
         task.add_done_callback(reloads.discard)
 
@@ -128,6 +124,19 @@ async def _serve(configuration: Configuration, paths: tuple[Path, ...], name: st
                 await deployment.run(accepting)
         except HostFailed as error:
             fail(str(error), error.details)
+
+
+async def _read_again(
+    deployment: Deployment, paths: tuple[Path, ...], notify: Notify, one_at_a_time: asyncio.Lock
+) -> None:
+    async with one_at_a_time:
+        notify.reloading()
+        try:
+            await _reload(deployment, paths)
+        except Exception:
+            logger.exception("reading the configuration again failed")
+        finally:
+            notify.ready()
 
 
 async def _reload(deployment: Deployment, paths: tuple[Path, ...]) -> None:

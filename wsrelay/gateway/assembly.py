@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -50,8 +51,29 @@ class AssemblyError(Exception):
 
 
 def load(paths: Sequence[Path]) -> Configuration:
-    """Read and check configuration files; raises `wsrelay.config.ConfigError`."""
-    return config.load(paths, check_middleware=middleware.check)
+    """Read and check configuration files; raises `wsrelay.config.ConfigError`.
+
+    What each entry says is tried by building what it becomes: what that refuses, nothing serves.
+    """
+    configuration = config.load(paths, check_middleware=middleware.check)
+    problems = []
+
+    def tried(entry: config.Entry, build: Callable[[], object]) -> None:
+        try:
+            build()
+        except ValueError as error:
+            file, line = configuration.where[entry.id]
+            problems.append(config.Problem(file, line, entry.id, "", str(error)))
+
+    for host in configuration.hosts.values():
+        tried(host, functools.partial(_host, host, ()))
+    for service in configuration.services.values():
+        tried(service, functools.partial(_service, service, configuration))
+    for server in configuration.servers.values():
+        tried(server, functools.partial(server_options, server))
+    if problems:
+        raise config.ConfigError(problems)
+    return configuration
 
 
 def from_config(*paths: str | Path, name: str = "local") -> Node:
@@ -83,29 +105,30 @@ def hosts(configuration: Configuration) -> list[HostOptions]:
         target = configuration.processes[service.process].target
         if target not in (there := declared[_host_of(service, configuration) or first]):
             there.append(target)
-    return [
-        HostOptions(
-            name=host.id,
-            preload=tuple(host.preload),
-            targets=tuple(declared[host.id]),
-            max_processes=host.max_processes,
-            warm=host.warm,
-            start_timeout=host.start_timeout,
-            stop_timeout=host.stop_timeout,
-            mailbox=host.limits.mailbox,
-            spawn_rate=host.spawn_rate,
-            log_rate=host.limits.log_rate,
-            limits=Limits(
-                memory=host.limits.memory,
-                cpu_time=host.limits.cpu_time,
-                open_files=host.limits.open_files,
-                processes=host.limits.processes,
-            ),
-            nice=host.nice,
-            isolation=_isolation(host),
-        )
-        for host in configuration.hosts.values()
-    ]
+    return [_host(host, declared[host.id]) for host in configuration.hosts.values()]
+
+
+def _host(host: config.Host, declared: Sequence[str]) -> HostOptions:
+    return HostOptions(
+        name=host.id,
+        preload=tuple(host.preload),
+        targets=tuple(declared),
+        max_processes=host.max_processes,
+        warm=host.warm,
+        start_timeout=host.start_timeout,
+        stop_timeout=host.stop_timeout,
+        mailbox=host.limits.mailbox,
+        spawn_rate=host.spawn_rate,
+        log_rate=host.limits.log_rate,
+        limits=Limits(
+            memory=host.limits.memory,
+            cpu_time=host.limits.cpu_time,
+            open_files=host.limits.open_files,
+            processes=host.limits.processes,
+        ),
+        nice=host.nice,
+        isolation=_isolation(host),
+    )
 
 
 def _isolation(host: config.Host) -> Isolation:
@@ -139,24 +162,26 @@ def entries(configuration: Configuration) -> dict[str, Entry]:
 
 def services(configuration: Configuration) -> list[Service]:
     """Return the services, each under the id of its entry."""
-    return [
-        Service(
-            name=name,
-            target=service.process,
-            host=_host_of(service, configuration),
-            args=tuple(service.args),
-            auto_start=service.lifecycle.auto_start,
-            stable_threshold=service.lifecycle.stable_threshold,
-            restart=RestartPolicy(
-                initial_delay=service.lifecycle.restart.initial_delay,
-                max_delay=service.lifecycle.restart.max_delay,
-                backoff_factor=service.lifecycle.restart.backoff_factor,
-                jitter=service.lifecycle.restart.jitter,
-                max_attempts=service.lifecycle.restart.max_attempts,
-            ),
-        )
-        for name, service in configuration.services.items()
-    ]
+    return [_service(service, configuration) for service in configuration.services.values()]
+
+
+def _service(service: config.Service, configuration: Configuration) -> Service:
+    lifecycle = service.lifecycle
+    return Service(
+        name=service.id,
+        target=service.process,
+        host=_host_of(service, configuration),
+        args=tuple(service.args),
+        auto_start=lifecycle.auto_start,
+        stable_threshold=lifecycle.stable_threshold,
+        restart=RestartPolicy(
+            initial_delay=lifecycle.restart.initial_delay,
+            max_delay=lifecycle.restart.max_delay,
+            backoff_factor=lifecycle.restart.backoff_factor,
+            jitter=lifecycle.restart.jitter,
+            max_attempts=lifecycle.restart.max_attempts,
+        ),
+    )
 
 
 def server_options(server: config.Server) -> ServerOptions:

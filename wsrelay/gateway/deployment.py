@@ -119,7 +119,7 @@ class Deployment:
         apps = self._applications(new)
         opened: dict[str, _Running] = {}
         exchanged: dict[str, _Running] = {}
-        hosts = assembly.hosts(new)
+        hosts, services = assembly.hosts(new), assembly.services(new)
         stale = {host.name for host in hosts if edited & {_script(t) for t in host.targets}}
         try:
             for entry in new.servers.values():
@@ -151,7 +151,7 @@ class Deployment:
             if service.process in changed
             or _script(new.processes[service.process].target) in edited
         }
-        await self._supervisor.reconfigure(assembly.services(new), renewed)
+        await self._supervisor.reconfigure(services, renewed)
         await self._exchange_servers(new, apps, opened, exchanged)
         self._front.spread = _spread(new)
         self.configuration, self._sources = new, sources

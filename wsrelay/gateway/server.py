@@ -45,6 +45,15 @@ class ServerOptions(Struct, frozen=True, kw_only=True):
     cert: Path | None = None
     key: Path | None = None
 
+    def __post_init__(self) -> None:
+        """Raise `ValueError` for what cannot be."""
+        if not self.header_timeout > 0:
+            raise ValueError(
+                f"timeouts.header is {self.header_timeout:g}s and must be more than that"
+            )
+        if self.max_message_size < 1:
+            raise ValueError(f"max_message_size is {self.max_message_size} and must be 1 or more")
+
 
 class Server(uvicorn.Server):
     """uvicorn's server on what it is to listen on, with our WebSocket protocol.

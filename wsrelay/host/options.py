@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import re
+from typing import Final
+
 from msgspec import Struct
 
 from .isolation import Isolation
 from .limits import Limits
 
 __all__ = ["HostOptions"]
+
+_NAME: Final = re.compile(r"[\w.:/-]+", re.ASCII)
+"""What stands in PIDs."""
+
+_LEAST: Final = 1e-9
+_MOST: Final = 2**62
+"""The system takes no larger limits."""
 
 
 class HostOptions(Struct, frozen=True, kw_only=True):
@@ -39,20 +49,23 @@ class HostOptions(Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         """Refuse what cannot be, before any process is started."""
-        checks = [
-            ("max_processes", self.max_processes, self.max_processes >= 0, "0 or more"),
-            ("warm", self.warm, self.warm >= 0, "0 or more"),
-            ("start_timeout", self.start_timeout, self.start_timeout > 0, "more than 0 seconds"),
-            ("stop_timeout", self.stop_timeout, self.stop_timeout >= 0, "0 seconds or more"),
-            ("mailbox", self.mailbox, self.mailbox >= 0, "0 bytes or more"),
-            ("spawn_rate", self.spawn_rate, self.spawn_rate > 0, "more than 0 a second"),
-            ("log_rate", self.log_rate, self.log_rate >= 1, "1 a second or more"),
-            ("limits.memory", memory := self.limits.memory, memory is None or memory > 0, "bytes"),
-            ("limits.cpu_time", cpu := self.limits.cpu_time, cpu is None or cpu >= 1, "1s or more"),
-            ("limits.open_files", n := self.limits.open_files, n is None or n >= 16, "16 or more"),  # noqa: PLR2004
-            ("limits.processes", n := self.limits.processes, n is None or n >= 1, "1 or more"),
-            ("nice", self.nice, self.nice is None or -20 <= self.nice <= 19, "-20 to 19"),  # noqa: PLR2004
+        if _NAME.fullmatch(self.name) is None:
+            raise ValueError(f"host name {self.name!r:.80} must be made of A-Z a-z 0-9 _ . : / -")
+        limits = self.limits
+        ranges: list[tuple[str, float | None, float, float, str]] = [
+            ("max_processes", self.max_processes, 0, _MOST, "0 or more"),
+            ("warm", self.warm, 0, _MOST, "0 or more"),
+            ("start_timeout", self.start_timeout, _LEAST, _MOST, "more than 0 seconds"),
+            ("stop_timeout", self.stop_timeout, 0, _MOST, "0 seconds or more"),
+            ("mailbox", self.mailbox, 0, _MOST, "0 bytes or more"),
+            ("spawn_rate", self.spawn_rate, _LEAST, _MOST, "more than 0 a second"),
+            ("log_rate", self.log_rate, 1, _MOST, "1 a second or more"),
+            ("limits.memory", limits.memory, 1, _MOST, "1 to 2**62 bytes"),
+            ("limits.cpu_time", limits.cpu_time, 1, _MOST, "1s or more"),
+            ("limits.open_files", limits.open_files, 16, _MOST, "16 or more"),
+            ("limits.processes", limits.processes, 1, _MOST, "1 or more"),
+            ("nice", self.nice, -20, 19, "-20 to 19"),
         ]
-        for name, given, right, wanted in checks:
-            if not right:
+        for name, given, least, most, wanted in ranges:
+            if given is not None and not least <= given <= most:
                 raise ValueError(f"host {self.name}: {name} is {given!r} and must be {wanted}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from msgspec import Struct
 
 __all__ = ["RestartPolicy", "Restarts"]
@@ -23,11 +25,11 @@ class RestartPolicy(Struct, frozen=True, kw_only=True):
     max_attempts: int = 0
 
     def __post_init__(self) -> None:
-        if self.initial_delay < _LEAST_DELAY:
+        if not _LEAST_DELAY <= self.initial_delay < math.inf:
             raise ValueError(f"initial_delay {self.initial_delay}: at least 10ms")
-        if self.max_delay < self.initial_delay:
+        if not self.initial_delay <= self.max_delay < math.inf:
             raise ValueError(f"max_delay {self.max_delay}: at least initial_delay")
-        if self.backoff_factor < 1:
+        if not 1 <= self.backoff_factor < math.inf:
             raise ValueError(f"backoff_factor {self.backoff_factor}: at least 1")
         if not 0 <= self.jitter < 1:
             raise ValueError(f"jitter {self.jitter}: at least 0 and below 1")

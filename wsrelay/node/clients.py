@@ -30,8 +30,9 @@ logger = logging.getLogger(__name__)
 
 _NEVER_SENT: Final = sys.maxsize
 
-_LOOK: Final = 0.05
-"""Seconds in which the event loop has read what lies in a socket: it does so in each iteration."""
+_LOOK: Final = 0.02
+_LOOKS: Final = 3
+"""Seconds, and times: a timer that is late comes before the reading of sockets, a task after it."""
 
 Watcher = Callable[[PID, int | None], None]
 
@@ -146,19 +147,27 @@ class Clients:
                 self._end_turn(pid)
                 self.connections[pid].shut_down()
 
-    def _turn(self, pid: PID, seen: int | None = None, behind: bool = False) -> None:
+    def _turn(
+        self,
+        pid: PID,
+        looks: int = _LOOKS,
+        seen: int = 0,
+        behind: bool = False,
+    ) -> None:
         """Close a connection once what its client has sent by now is read.
 
-        That takes a look at its socket, and where its target is behind, more of them: until there
-        was nothing new in one.
+        That takes some looks at its socket, and where its target is behind, as many as show
+        something new, and some more.
         """
         loop, connection = asyncio.get_running_loop(), self.connections[pid]
         worker = self._node.worker(connection.target)
         lags = worker is not None and worker.pipe.backlog > 0
         behind, count = behind or lags, connection.message_count
-        again = lags or (behind and count != seen)
-        if seen is None or (again and loop.time() < self._turns_end):
-            self.leaving[pid] = loop.call_later(_LOOK, self._turn, pid, count, behind)
+        if (lags or (behind and count != seen)) and loop.time() < self._turns_end:
+            looks = _LOOKS
+        if looks:
+            arguments = (pid, looks - 1, count, behind)
+            self.leaving[pid] = loop.call_later(_LOOK, self._turn, *arguments)
             return
         self._end_turn(pid)
         connection.shut_down()
