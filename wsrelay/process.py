@@ -133,7 +133,9 @@ def send(to: str | Iterable[str], topic: str, payload: Any = None) -> None:
     """Send a message to a PID, a registered name, or many of them at once.
 
     On return the kernel has the bytes, so they survive the sender's death. Does not wait for the
-    receiver, except for a connection whose outbox is at its limit under the policy `pause`.
+    receiver, except for a connection whose outbox is at its limit under the policy `pause`. In a
+    coroutine neither this nor any other call waits for that: what has no room is kept in the order
+    of the calls and written by a thread. `wsrelay.aio.process.send` is awaited until it is.
     Raises `ReservedTopic`, `PayloadError` and `InvalidPID`; a receiver that is not alive is no
     error.
     """

@@ -185,9 +185,12 @@ class Terminate(Frame, tag=5):
 
 
 class Taken(Frame, tag=6):
-    """So many bytes of data frames were taken from the channels: there is room for more."""
+    """So many bytes of data frames were taken from the channels in all: there is room for more.
 
-    size: int
+    A sum, so that one which is told twice, too late or never does no harm.
+    """
+
+    total: int
 
 
 class Log(Frame, tag=7):
@@ -429,7 +432,7 @@ class FrameReader(Generic[T]):
     def __init__(self, kind: Any, *, limit: int = MAX_FRAME) -> None:
         self._decode = _decoder(kind)
         self._longest = limit + _PREFIX
-        self._rest = bytearray()
+        self._rest: bytes | bytearray = b""
         """What has come of frames that are not given yet."""
         self._wanted = 0
         """Bytes that `rest` must have before it is worth a look."""
@@ -445,15 +448,18 @@ class FrameReader(Generic[T]):
         return bytes(self._rest)
 
     def feed(self, data: bytes) -> list[tuple[T, int]]:
-        """Add bytes that were read and give the frames that are now complete."""
+        """Add bytes that were read and give the frames that are now complete.
+
+        If a signal handler raises in here nothing was added: the same bytes can be fed again.
+        """
         if self._rest:
-            self._rest += data
-            if len(self._rest) < self._wanted:
+            if len(self._rest) + len(data) < self._wanted:
+                self._rest += data
                 return []
             # A copy, because a Raw inside of a frame must not pin what still grows.
-            data, self._rest, self._wanted = bytes(self._rest), bytearray(), 0
+            data = b"".join((self._rest, data))
         frames: list[tuple[T, int]] = []
-        start, end = 0, len(data)
+        start, end, wanted = 0, len(data), 0
         problem = ""
         while end - start >= _PREFIX:
             size = _length(data, start)[0] + _PREFIX
@@ -462,7 +468,7 @@ class FrameReader(Generic[T]):
                 break
             stop = start + size
             if stop > end:
-                self._wanted = size
+                wanted = size
                 break
             try:
                 frames.append((self._decode(data[start + _PREFIX : stop]), size))
@@ -470,8 +476,8 @@ class FrameReader(Generic[T]):
                 problem = str(error)
                 break
             start = stop
-        if start < end:
-            self._rest = bytearray(data[start:] if start else data)
+        rest = bytearray(data[start:]) if start < end else b""
+        self._rest, self._wanted = rest, wanted
         if problem and not frames:
             raise WireError(f"{size - _PREFIX} bytes are no frame: {problem}")
         return frames

@@ -164,13 +164,13 @@ async def exec(  # noqa: A001 - contract name
     try:
         return await worker.ask_async(frame, timeout)
     except TimeoutError:
-        worker.pipe.enqueue(wire.Terminate(frame.spawn.pid))
+        worker.terminate(frame.spawn.pid)
         raise TimeoutError(f"{target} did not end within {timeout} s and was terminated") from None
     except ProcessError:
         raise
     except BaseException:
         # Nobody waits any more. Behind the request itself, which may still wait for room.
-        worker.pipe.enqueue(wire.Terminate(frame.spawn.pid))
+        worker.terminate(frame.spawn.pid)
         raise
 
 

@@ -69,6 +69,8 @@ class NodePipe:
         """Bytes posted since the worker last took in all that there was."""
         self._reader = wire.from_worker()
         self._in_flight = 0
+        self._taken = 0
+        """Bytes of data that the worker has taken so far."""
         self._waiting: deque[tuple[bytes, bool]] = deque()
         self._out: deque[memoryview] = deque()
         self._arrived: deque[tuple[wire.FromWorker, int]] = deque()
@@ -108,13 +110,17 @@ class NodePipe:
             self._write(data)
         return self.queued
 
-    def taken(self, size: int) -> None:
-        """Learn that the worker has taken so many bytes of data.
+    def taken(self, total: int) -> None:
+        """Learn that the worker has taken so many bytes of data in all.
 
         Raises `WireError` for more than it was sent: it would never be waited for again.
         """
-        if not 0 <= size <= self._in_flight:
+        size = total - self._taken
+        if total < 0 or size > self._in_flight:
             raise WireError(f"{size} bytes are said to be taken, {self._in_flight} were sent")
+        if size <= 0:
+            return  # two of its threads have told it, the later one first
+        self._taken = total
         self._in_flight -= size
         while self._waiting and self._in_flight < wire.WINDOW:
             data, mail = self._waiting.popleft()

@@ -89,7 +89,7 @@ class Requests:
         self._node.route(worker.pid, to, frame.topic, frame.payload)
 
     def _taken(self, worker: Worker, frame: wire.Taken) -> None:
-        worker.pipe.taken(frame.size)
+        worker.pipe.taken(frame.total)
 
     def _ready(self, worker: Worker, _: wire.Ready) -> None:
         self._node.signal(worker.pid, Signal.READY)

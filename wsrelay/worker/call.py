@@ -6,9 +6,12 @@ import inspect
 import sys
 from collections.abc import Callable, Coroutine
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import forks
+
+if TYPE_CHECKING:
+    import asyncio
 
 __all__ = ["Call"]
 
@@ -18,10 +21,12 @@ class Call:
 
     `interrupt` takes the signal that ends a handler which goes on after its CANCEL, in such a way
     that its `finally` runs: the main task of an `async def` is cancelled, in others `SystemExit` is
-    raised. Before and after the handler it does nothing.
+    raised. Before and after the handler it does nothing. `attach` is told the event loop of an
+    `async def`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, attach: Callable[[asyncio.AbstractEventLoop], None]) -> None:
+        self._attach = attach
         self._interrupted = False
         self._running = False
         self._cancel: Callable[[], object] | None = None
@@ -54,6 +59,7 @@ class Call:
 
         runner = asyncio.Runner()
         loop = runner.get_loop()
+        self._attach(loop)
 
         def cancel_main_task() -> None:
             for task in asyncio.all_tasks(loop):

@@ -59,7 +59,7 @@ class NodeLog(logging.Handler):
                 "" if level in _LEVELS else clean(level, LONGEST_NAME),
             )
             self._write(frame)
-        except OSError:
+        except BrokenPipeError:
             return  # the node is gone, and this process about to be
         except Exception:  # noqa: BLE001 - a wrong format string is reported by logging itself
             self.handleError(record)

@@ -8,6 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from queue import Empty, SimpleQueue
 from typing import Any, Final
 
 from wsrelay import current, payload, wire
@@ -28,6 +29,12 @@ _ACKNOWLEDGE: Final = wire.WINDOW // 4
 _NOBODY: Final = 0
 """The number of a request whose answer nobody waits for."""
 
+_COUNTED: Final = 0
+"""The size of what goes back to its queue: it was counted as taken."""
+
+_LOOK_AGAIN: Final = 1.0
+"""Seconds after which a thread sees that the event loop it waits for was closed."""
+
 
 class Queue:
     """Items in order of arrival, each with the bytes that its taking makes room for."""
@@ -45,6 +52,9 @@ class Mailbox:
     Whoever waits reads the pipe for all: one thread at a time reads, the others wait for what it
     brings. Once a coroutine has waited, the event loop reads instead and nobody else does. Two that
     read would tear frames apart.
+
+    A signal handler may raise anywhere in here (see `pipe`). Nothing is lost by it: what was read
+    is sorted by whoever reads next, and what was taken goes back to its queue.
     """
 
     def __init__(self, pipe: WorkerPipe) -> None:
@@ -52,15 +62,13 @@ class Mailbox:
         self.events = Queue()
         self.received = 0
         """Data frames received; with `unread` it tells the node what was never seen here."""
-        self.unread: set[str] = set()
         self._replies: dict[int, Queue] = {}
         self._listeners: dict[str, Queue] = {}
+        self._former: list[Queue] = []
+        """Queues of `unlisten` that were not empty."""
         self._metadata: dict[str, tuple[PID, Any]] = {}
         self._pipe = pipe
         self._lock: Any = threading.Lock()
-        self._changed: Any = threading.Condition(self._lock)
-        self._sleepers = 0
-        """Threads that wait for what another one reads."""
         self._sorters: dict[type[Any], Callable[[Any, int], None]] = {
             wire.Relay: self._relayed,
             wire.Deliver: self._posted,
@@ -74,49 +82,82 @@ class Mailbox:
         }
         self.known = wire.Known([], {})
         """What can be spawned."""
+        self._arrived: deque[tuple[wire.ToWorker, int]] = deque()
+        """Frames that were read and are not sorted yet."""
         self._in_read = False
         """A thread reads the pipe, without the lock."""
         self._reserved = False
         """No thread is to begin to: the event loop reads, or the handler has returned."""
+        self._over = False
         self._taken = 0
-        self._waiters: list[asyncio.Future[None]] = []
+        """Bytes of data taken from the queues, in all."""
+        self._told = 0
+        """How many of them the node knows of."""
+        self._sleepers: set[SimpleQueue[None]] = set()
+        """Threads that wait for what somebody else reads."""
+        self._waiters: set[asyncio.Future[None]] = set()
+        """Coroutines that wait."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._loop_thread = 0
 
     def shut(self) -> None:
         """Give nothing any more, in a child: what is here is its parent's mail."""
-        self._lock = self._changed = ShutLock()
+        self._lock = ShutLock()
         vars(self)["_attach"] = current.worker  # coroutines are told, too
 
-    def take(self, *queues: Queue, timeout: float | None = None) -> tuple[Queue, Any]:
+    def take(  # noqa: C901, PLR0912 - flat, for the exceptions of signal handlers and for speed
+        self, *queues: Queue, timeout: float | None = None
+    ) -> tuple[Queue, Any]:
         """Wait for the next item of the first queue that has one, up to `timeout` seconds.
 
         Raises `TimeoutError`, or `ChannelClosed` once all are closed and empty.
         """
-        with self._lock:
-            queue = _ready(queues) or self._wait(queues, timeout)
-            item, taken = self._pop(queue)
-        if taken:
-            self._pipe.write(wire.Taken(taken))
-        return queue, item
-
-    def _wait(self, queues: tuple[Queue, ...], timeout: float | None) -> Queue:
-        """Return the first queue that has an item, once one has; the lock is held."""
-        deadline = None if timeout is None else time.monotonic() + timeout
-        remaining = timeout
-        while True:
-            if (self._in_read or self._reserved) and self._somebody_reads():
-                self._sleepers += 1
-                self._changed.wait(remaining)
-                self._sleepers -= 1
-            else:
-                self._read(remaining)
-            if (queue := _ready(queues)) is not None:
-                return queue
-            if deadline is not None:
-                if remaining == 0:
-                    raise TimeoutError
-                remaining = max(deadline - time.monotonic(), 0)
+        taken, reading, sleeper, deadline = None, False, None, 0.0
+        if timeout is not None:
+            timeout = max(timeout, 0)
+            deadline = time.monotonic() + timeout
+        try:
+            while True:
+                with self._lock:
+                    if reading:
+                        self._sort()
+                        self._in_read = reading = False
+                        if self._sleepers or self._waiters:
+                            self._tell_all()
+                    if (taken := self._pop(queues)) is not None:
+                        break
+                    if timeout is not None and timeout < 0:
+                        raise TimeoutError  # noqa: TRY301
+                    if (self._in_read or self._reserved) and self._somebody_reads():
+                        sleeper = SimpleQueue[None]()
+                        self._sleepers.add(sleeper)
+                    else:
+                        self._in_read = reading = True
+                if reading:
+                    try:
+                        if not self._arrived:  # else it was not sorted when a handler raised
+                            self._arrived += self._pipe.read(timeout)
+                    except EOFError:
+                        with self._lock:
+                            self._close()
+                elif sleeper is not None:
+                    self._sleep(sleeper, timeout)
+                if timeout is not None:
+                    timeout = deadline - time.monotonic()
+            if self._taken - self._told >= _ACKNOWLEDGE:
+                self._acknowledge()
+        except BaseException:
+            if reading:
+                self._in_read = False
+            if taken is not None:
+                taken[0].items.appendleft((taken[1], _COUNTED))
+            if sleeper is not None:
+                self._sleepers.discard(sleeper)
+            if reading or taken is not None:
+                with self._lock:
+                    self._tell_all()
+            raise
+        return taken
 
     async def take_async(
         self,
@@ -125,18 +166,49 @@ class Mailbox:
     ) -> tuple[Queue, Any]:
         """Do what `take` does without holding up the event loop."""
         self._attach()
-        if timeout is not None and timeout <= 0 and _ready(queues) is None:
-            self._readable()
-        async with asyncio.timeout(timeout):
-            while (queue := _ready(queues)) is None:
-                waiter = asyncio.get_running_loop().create_future()
-                self._waiters.append(waiter)
-                await waiter
-        with self._lock:
-            item, taken = self._pop(queue)
-        if taken:
-            self._pipe.write(wire.Taken(taken))
-        return queue, item
+        taken = None
+        try:
+            with self._lock:
+                taken = self._pop(queues)
+            if taken is None:
+                if timeout is not None and timeout <= 0:
+                    self._readable()
+                if timeout is None:
+                    taken = await self._next(queues)
+                else:
+                    async with asyncio.timeout(timeout):
+                        taken = await self._next(queues)
+            if self._taken - self._told >= _ACKNOWLEDGE:
+                self._acknowledge()
+        except BaseException:
+            if taken is not None:
+                taken[0].items.appendleft((taken[1], _COUNTED))
+                with self._lock:
+                    self._tell_all()
+            raise
+        return taken
+
+    async def _next(self, queues: tuple[Queue, ...]) -> tuple[Queue, Any]:
+        """Wait for the next item and take it; once it is taken nothing is awaited any more."""
+        taken = None
+        try:
+            while True:
+                with self._lock:
+                    if (taken := self._pop(queues)) is not None:
+                        break
+                    waiter = asyncio.get_running_loop().create_future()
+                    self._waiters.add(waiter)
+                try:
+                    await waiter
+                finally:
+                    self._waiters.discard(waiter)
+        except BaseException:
+            if taken is not None:
+                taken[0].items.appendleft((taken[1], _COUNTED))
+                with self._lock:
+                    self._tell_all()
+            raise
+        return taken
 
     def listen(self, topic: str) -> Queue:
         """Return the queue that messages of this topic come to from now on."""
@@ -158,10 +230,10 @@ class Mailbox:
                 raise ValueError("only a channel of listen() can be given to unlisten()")
             if topic is not None:
                 del self._listeners[topic]
+                self._former = [other for other in (*self._former, queue) if other.items]
             queue.closed = True
-            self._changed.notify_all()
+            self._tell_all()
             read_elsewhere = self._in_read
-        self._wake_loop()
         if read_elsewhere:  # by a thread that waits for this very queue, perhaps
             self._call_back()
 
@@ -174,50 +246,88 @@ class Mailbox:
         """Expect no reply any more."""
         self._replies.pop(ref, None)
 
+    @property
+    def unread(self) -> set[str]:
+        """The clients whose `ws.join` was received and never taken."""
+        queues = (self.inbox, *self._listeners.values(), *self._former)
+        return {item.sender for queue in queues for item, _ in queue.items if item.topic == JOIN}
+
     def read_the_rest(self) -> None:
         """Take in what has arrived, so that `received` and `unread` are exact at the end."""
+        sleeper: SimpleQueue[None] = SimpleQueue()
         with self._lock:
-            self._reserve()
+            self._reserved = self._over = True
+            self._sleepers.add(sleeper)
+            read_elsewhere = self._in_read
+        if read_elsewhere:
+            self._call_back()
+            while self._in_read:
+                sleeper.get()
+        with self._lock:
             try:
+                self._sort()
                 while frames := self._pipe.read(0):
                     self.sort(frames)
-            except (EOFError, OSError):
+            except EOFError:
                 self._close()
 
     def sort(self, frames: Iterable[tuple[wire.ToWorker, int]]) -> None:
         """Put frames with their sizes into the queues; other threads must be kept out."""
-        sorters = self._sorters
-        for frame, size in frames:
+        self._arrived += frames
+        self._sort()
+
+    def _sort(self) -> None:
+        """Put what has arrived into the queues; the lock is held.
+
+        A sorter takes its frame off when nothing is left to do but what cannot be interrupted:
+        lines without a call, and one call at the most, as the last of them. What it does before can
+        be done twice.
+        """
+        arrived, sorters = self._arrived, self._sorters
+        while arrived:
+            frame, size = arrived[0]
             sorters[type(frame)](frame, size)
 
-    def _pop(self, queue: Queue) -> tuple[Any, int]:
-        """Take an item; with it, the bytes to acknowledge now or 0."""
-        item, size = queue.items.popleft()
-        taken = 0
-        if size:
-            if self.unread and item.topic == JOIN:
-                self.unread.discard(item.sender)
-            self._taken += size
-            if self._taken >= _ACKNOWLEDGE:
-                taken, self._taken = self._taken, 0
-        return item, taken
+    def _pop(self, queues: tuple[Queue, ...]) -> tuple[Queue, Any] | None:
+        """Take an item of the first queue that has one; the lock is held.
+
+        Raises `ChannelClosed` if none ever will.
+        """
+        is_open = False
+        for queue in queues:
+            if queue.items:
+                item, size = queue.items[0]
+                del queue.items[0]
+                self._taken += size
+                return queue, item
+            is_open = is_open or not queue.closed
+        if not is_open:
+            raise ChannelClosed
+        return None
+
+    def _acknowledge(self) -> None:
+        """Tell the node what was taken, so that it sends on."""
+        taken = self._taken
+        self._pipe.write(wire.Taken(taken))
+        self._told = taken
 
     def _somebody_reads(self) -> bool:
         """Whether another thread, or an event loop in another thread, reads the pipe for us."""
         if self._loop is not None and self._loop.is_closed():
             self._loop = None
-            self._reserved = False
+            self._reserved = self._over
         mine = self._loop is not None and self._loop_thread == threading.get_ident()
         return self._in_read or (self._reserved and not mine)
 
-    def _reserve(self) -> None:
-        """Let no other thread read any more; the lock is held."""
-        self._reserved = True
-        if self._in_read:
-            self._call_back()
-            self._sleepers += 1
-            self._changed.wait_for(lambda: not self._in_read)
-            self._sleepers -= 1
+    def _sleep(self, sleeper: SimpleQueue[None], timeout: float | None) -> None:
+        """Wait for what somebody else reads."""
+        if self._loop is not None:
+            timeout = _LOOK_AGAIN if timeout is None else min(timeout, _LOOK_AGAIN)
+        try:
+            sleeper.get(timeout=timeout)
+        except Empty:
+            pass
+        self._sleepers.discard(sleeper)
 
     def _call_back(self) -> None:
         """Have the thread that reads look at its queue again.
@@ -226,116 +336,119 @@ class Mailbox:
         """
         self._pipe.write(wire.Members(_NOBODY, ""))
 
-    def _read(self, timeout: float | None) -> None:
-        """Read once for everyone; called and left with the lock held."""
-        self._in_read = True
-        self._lock.release()
-        try:
-            frames = self._pipe.read(timeout)
-        except (EOFError, OSError):
-            frames = None
-        finally:
-            self._lock.acquire()
-            self._in_read = False
-        if frames is None:
-            self._close()
-        else:
-            self.sort(frames)
-        if self._sleepers or self._waiters:
-            self._tell_all()
-
     def _attach(self) -> None:
-        """Let the running event loop do the reading from now on."""
+        """Let the running event loop do the reading from now on.
+
+        A thread that reads at this moment finishes, and what it reads is for all.
+        """
         loop = asyncio.get_running_loop()
         if self._loop is loop:
             return
         if self._loop is not None and not self._loop.is_closed():
             raise RuntimeError("wsrelay.aio serves one event loop of a process, this is a second")
         with self._lock:
-            self._reserve()
             self._loop, self._loop_thread = loop, threading.get_ident()
+            self._reserved = True
+            self._waiters.clear()
+        self._pipe.attach(loop)
         loop.add_reader(self._pipe.ends, self._readable)
 
     def _readable(self) -> None:
-        with self._lock:
-            try:
-                self.sort(self._pipe.read(0))
-            except (EOFError, OSError):
-                if self._loop is not None:
-                    self._loop.remove_reader(self._pipe.ends)
-                self._close()
-            self._tell_all()
+        """Read for everyone in the event loop, unless a thread still does."""
+        try:
+            with self._lock:
+                if self._in_read or self._over:
+                    return
+                try:
+                    if not self._arrived:
+                        self._arrived += self._pipe.read(0)
+                    self._sort()
+                except EOFError:
+                    if self._loop is not None:
+                        self._loop.remove_reader(self._pipe.ends)
+                    self._close()
+                self._tell_all()
+        except BaseException:
+            if self._loop is not None and self._arrived:
+                self._loop.call_soon(self._readable)
+            raise
 
     def _tell_all(self) -> None:
-        """Wake all that wait; the lock is held."""
-        if self._sleepers:
-            self._changed.notify_all()
-        if self._waiters:
-            self._wake()
-
-    def _wake_loop(self) -> None:
-        """Wake the coroutines that wait; from any thread."""
-        if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._wake)
+        """Wake all that wait, to look for themselves; the lock is held."""
+        for sleeper in tuple(self._sleepers):
+            sleeper.put(None)
+        if self._waiters and self._loop is not None:
+            if self._loop_thread == threading.get_ident():
+                self._wake()
+            elif not self._loop.is_closed():
+                self._loop.call_soon_threadsafe(self._wake)
 
     def _wake(self) -> None:
-        """Wake the coroutines that wait; called in the event loop's thread, if there is one."""
-        waiters, self._waiters = self._waiters, []
-        for waiter in waiters:
+        """Wake the coroutines that wait; called in the event loop's thread."""
+        for waiter in tuple(self._waiters):
             if not waiter.done():
                 waiter.set_result(None)
 
     # What arrives
 
     def _relayed(self, frame: wire.Relay, size: int) -> None:
-        self.received += 1
         content = frame.payload
         client, content["metadata"] = self._metadata[frame.client]
         content["client_pid"] = client
-        if frame.topic == JOIN:
-            self.unread.add(client)
         queue = self._listeners.get(frame.topic, self.inbox)
-        queue.items.append((Message(frame.topic, content, client), size))
+        entry = Message(frame.topic, content, client), size
+        del self._arrived[0]
+        self.received += 1
+        queue.items.append(entry)
 
     def _posted(self, frame: wire.Deliver, size: int) -> None:
-        self.received += 1
         sender = PID.trusted(frame.sender)
         try:
             content = payload.decode(frame.payload)
         except (ValueError, RecursionError) as error:
-            self._taken += size
             logger.error("a message of %s is no data: %s", sender, error)  # noqa: TRY400
-        else:
-            queue = self._listeners.get(frame.topic, self.inbox)
-            queue.items.append((Message(frame.topic, content, sender), size))
+            self._seen(size)
+            return
+        queue = self._listeners.get(frame.topic, self.inbox)
+        entry = Message(frame.topic, content, sender), size
+        del self._arrived[0]
+        self.received += 1
+        queue.items.append(entry)
 
     def _attached(self, frame: wire.Attach, size: int) -> None:
-        self.received += 1
         client = PID.trusted(frame.client)
         self._metadata[client] = client, payload.decode(frame.metadata)
-        self._taken += size
+        self._seen(size)
 
     def _detached(self, frame: wire.Detach, size: int) -> None:
-        self.received += 1
         self._metadata.pop(frame.client, None)
-        self._taken += size
+        self._seen(size)
 
     def _inbox_closed(self, _: wire.CloseInbox, size: int) -> None:
-        self.received += 1
         for queue in (self.inbox, *self._listeners.values()):
             queue.closed = True
+        self._seen(size)
+
+    def _seen(self, size: int) -> None:
+        """Count a data frame of which nothing is left to be taken."""
+        del self._arrived[0]
+        self.received += 1
         self._taken += size
 
     def _signal(self, frame: wire.Signal, _: int) -> None:
         event = Event(frame.kind, PID.trusted(frame.sender), frame.result, frame.reason)
+        del self._arrived[0]
         self.events.items.append((event, 0))
 
     def _replied(self, frame: wire.Reply | wire.Finished, _: int) -> None:
-        if (queue := self._replies.pop(frame.ref, None)) is not None:
+        queue = self._replies.get(frame.ref)
+        del self._arrived[0]
+        if queue is not None:
             queue.items.append((frame, 0))
 
     def _learn(self, frame: wire.Known, _: int) -> None:
         self.known = frame
+        del self._arrived[0]
 
     def _close(self) -> None:
         for queue in (
@@ -345,15 +458,3 @@ class Mailbox:
             *self._replies.values(),
         ):
             queue.closed = True
-
-
-def _ready(queues: Iterable[Queue]) -> Queue | None:
-    """Return the first queue that has an item; raises `ChannelClosed` if none ever will."""
-    is_open = False
-    for queue in queues:
-        if queue.items:
-            return queue
-        is_open = is_open or not queue.closed
-    if not is_open:
-        raise ChannelClosed
-    return None

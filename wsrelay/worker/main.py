@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 _RESERVE = 256 * 1024
 """Bytes that are let go when memory is out, so that the end can be told; no page is touched."""
 
+_SIGNALS = signal.valid_signals()
+
 _NOTHING = Raw(payload.encode(None))
 
 
@@ -89,9 +91,9 @@ def _live(pipe: WorkerPipe, confine: Callable[[], None]) -> int:
     logs.log_to(logs.NodeLog(pipe.write, start.log_level))
     signals.install(
         signal.SIGTERM,
-        lambda *_: pipe.write_from_signal_handler(wire.Cancel(start.pid, "SIGTERM")),
+        lambda *_: pipe.post(wire.Cancel(start.pid, "SIGTERM")),
     )
-    call = Call()
+    call = Call(pipe.attach)
     signals.install(wire.INTERRUPT, call.interrupt)
     value, error, code = _NOTHING, None, 0
     reserve = mmap.mmap(-1, _RESERVE)
@@ -107,7 +109,11 @@ def _live(pipe: WorkerPipe, confine: Callable[[], None]) -> int:
     else:
         pipe.write(wire.Ready())
         try:
-            value = _data(call(function, args, kwargs))
+            try:
+                value = _data(call(function, args, kwargs))
+            finally:  # what its signal handlers raise is the handler's, and ends with it
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         except SystemExit as leaving:
             code = forks.exit_code(leaving)
             if code:
