@@ -279,3 +279,31 @@ async def test_two_hundred_clients_who_ask_for_a_room_at_once_meet_in_one_proces
         async with serving(app, lifespan="off") as url:
             pids = await asyncio.gather(*(ask(url) for _ in range(200)))
     assert len(set(pids)) == 1
+
+
+@pytest.mark.parametrize("front_end", ["direct", "uvicorn"])
+async def test_under_pause_what_the_node_sends_is_bounded_too(
+    node: Node, journal: Journal, front_end: str
+) -> None:
+    """An HTTP handler cannot be made to wait: at twice the limit the client is too slow."""
+    pid = node.spawn(room("record"), None, str(journal.path))
+    app = WebSocketRelay(
+        relay_to(pid), node=node, outbox_limit=MEGABYTE, outbox_overflow="pause", linger=0.2
+    )
+    async with (
+        serving(app, front_end) as url,
+        client(url, sock=await connected(url)) as websocket,
+    ):
+        join = await journal.line("ws.join")
+        not_reading(websocket)
+        relay: Any = node.connection(join["sender"])
+        most = 0
+        for _ in range(200):
+            node.send(join["sender"], "ws.send", {"type": "text", "data": "x" * 100_000})
+            most = max(most, relay._session.outbox.size)
+            await asyncio.sleep(0)
+        assert MEGABYTE < most <= 2 * MEGABYTE
+        leave = await journal.line("ws.leave")
+        assert (leave["payload"]["code"], leave["payload"]["reason"]) == (1013, "slow client")
+        reading(websocket)
+        await closed(websocket)

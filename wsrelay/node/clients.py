@@ -233,10 +233,12 @@ class Clients:
         else:
             worker.pipe.when_room(callback)
 
-    def hold(self, sender: PID, client: PID) -> None:
-        """Let a worker's writes wait for a connection."""
-        if (worker := self._node.worker(sender)) is not None:
-            worker.pipe.hold(client)
+    def hold(self, sender: PID, client: PID) -> bool:
+        """Let a worker's writes wait for a connection; False for senders that are no worker."""
+        if (worker := self._node.worker(sender)) is None:
+            return False
+        worker.pipe.hold(client)
+        return True
 
     def release(self, sender: PID, client: PID) -> None:
         """Undo `hold`."""

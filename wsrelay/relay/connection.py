@@ -215,7 +215,7 @@ class RelayedConnection(ABC):
 
     # What the session wants
 
-    def _do(self, effects: list[session.Effect]) -> None:  # noqa: C901 - a flat table
+    def _do(self, effects: list[session.Effect]) -> None:  # noqa: C901, PLR0912 - a flat table
         clients, pid = self._clients, self.pid
         for effect in effects:
             match effect:
@@ -235,7 +235,8 @@ class RelayedConnection(ABC):
                 case session.Refuse():
                     clients.refuse(pid, effect.to, effect.topic, effect.error)
                 case session.Hold():
-                    clients.hold(effect.sender, pid)
+                    if not clients.hold(effect.sender, pid):
+                        self._do(self._session.cannot_wait(effect.sender))
                 case session.Release():
                     clients.release(effect.sender, pid)
                 case session.Beat():

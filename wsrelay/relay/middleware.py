@@ -30,7 +30,8 @@ class WebSocketRelay:
 
     `node`: the node to use; None: one of its own, which starts with the application and ends with
     it. `allowed_origins` as in `Origins`. `outbox_limit` in bytes, `outbox_overflow` one of
-    `close`, `pause` and `drop`, `linger` in seconds. Building it starts nothing.
+    `close`, `pause` and `drop`, `linger` in seconds; under `pause` a client is closed all the same
+    at twice the limit, which only senders reach that are no workers. Building it starts nothing.
 
     `native`: an upgrade that the application answers without the header and with one of
     `native_statuses` (None: 2xx, 404 and 405), with an event of a `websocket` scope, or with no

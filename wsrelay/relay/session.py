@@ -103,7 +103,7 @@ class Refuse(Struct, frozen=True):
 
 
 class Hold(Struct, frozen=True):
-    """Let the sender wait until `Release`."""
+    """Let the sender wait until `Release`; one that cannot is told by `cannot_wait`."""
 
     sender: PID
 
@@ -241,6 +241,15 @@ class Session:
             return self._release()
         return []
 
+    def cannot_wait(self, sender: PID) -> list[Effect]:
+        """Learn that a sender does not wait: such senders have as much room again as the limit.
+
+        Those who do wait keep the outbox at its limit for as long as the client is slow; that must
+        not close it at the first message of somebody else.
+        """
+        self._held.discard(sender)
+        return self._too_slow() if self.outbox.size > 2 * self.outbox.limit else []
+
     # The processes' side
 
     def command(
@@ -318,6 +327,9 @@ class Session:
             self.outbox.drop_newest()
             self.dropped += 1
             return []
+        return self._too_slow()
+
+    def _too_slow(self) -> list[Effect]:
         self.outbox.clear()
         return self._close(1013, "slow client", lingering=True)
 
