@@ -442,3 +442,56 @@ def test_a_message_of_a_process_has_at_most_64_megabytes(beyond: int, *, fits: b
     else:
         with pytest.raises(PayloadError, match="are more than a message may hold"):
             send(size)
+
+
+def watch_large(size: int) -> list[int]:
+    """The sizes of what three processes return, who are watched and run by `exec`."""
+
+    def give(size: int) -> bytes:
+        return bytes(size)
+
+    for _ in range(2):
+        process.spawn_monitored(give, None, size)
+    sizes = [len(process.exec(give, None, size))]
+    time.sleep(0.3)  # they wait for it together
+    for event in process.events():
+        assert event.result is not None
+        sizes.append(len(event.result.value))
+        if len(sizes) == 3:
+            return sizes
+    return sizes
+
+
+@pytest.mark.parametrize("size", [17 * MB, 64 * MB - 300])
+async def test_results_of_any_size_end_nobody_who_asked_for_them(node: Node, size: int) -> None:
+    """All that a process can return arrives, also where the node adds to it."""
+    result = await ending(node, watch_large, size)
+    assert (result.error, result.value) == (None, [size] * 3)
+
+
+async def test_replies_that_nobody_reads_are_bounded_and_a_single_one_is_not(
+    pipe: NodePipe,
+) -> None:
+    flooded: list[bool] = []
+    pipe._flooded = lambda: flooded.append(True)
+    pipe.post(wire.Reply(1, bytes(17 * MB)))
+    for _ in range(1000):
+        pipe.post(wire.Signal("EXIT", str(ME), "", Result(bytes(MB // 8))))
+    assert not flooded
+    for _ in range(17):
+        pipe.post(wire.Reply(1, bytes(MB)))
+    assert flooded == [True]
+
+
+def raise_at_length() -> None:
+    raise ValueError("x" * 70 * MB)
+
+
+async def test_an_error_s_text_is_cut_and_the_process_ends_with_that_error(node: Node) -> None:
+    """It would fit into no frame, and the end of the process would not be told at all."""
+    error = (await ending(node, raise_at_length)).error
+    assert error is not None
+    assert error.kind == ExitKind.ERROR
+    assert error.message.startswith("ValueError: xxx")
+    assert error.traceback is not None
+    assert len(error.message) < MB

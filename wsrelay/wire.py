@@ -36,6 +36,9 @@ __all__ = [
 MAX_FRAME: Final = 64 * 1024 * 1024
 """Bytes of the largest frame; a length above it is garbage, not a message."""
 
+_WRAPPING: Final = 1024 * 1024
+"""Bytes that the node may add to what a worker has written when it passes it on."""
+
 WINDOW: Final = 128 * 1024
 """Bytes of data frames that the node sends ahead of what the worker has taken."""
 
@@ -490,7 +493,7 @@ def from_worker() -> FrameReader[FromWorker]:
 
 def to_worker() -> FrameReader[ToWorker]:
     """Make the worker's reader for its pipe."""
-    return FrameReader(ToWorker)
+    return FrameReader(ToWorker, limit=MAX_FRAME + _WRAPPING)
 
 
 def from_template() -> FrameReader[FromTemplate]:

@@ -32,6 +32,10 @@ _LONGEST_LAST_WORDS: Final = 64 * 1024
 _FLOOD: Final = 16 * 1024 * 1024
 """Bytes of replies and events that may wait; a hundred thousand of them."""
 
+_RESULT: Final = 1024
+"""Bytes that an event or the end of an `exec` counts for at most: a result's size is for who
+returns it to choose, and there is one for each process that was asked about."""
+
 _FULL: Final = 64 * 1024
 """Bytes waiting for a worker from which on its clients are not read any more."""
 
@@ -66,13 +70,15 @@ class NodePipe:
         self._garbage = garbage
         self._flooded = flooded
         self._posted = 0
-        """Bytes posted since the worker last took in all that there was."""
+        """Bytes of replies and events that wait behind others."""
         self._reader = wire.from_worker()
         self._in_flight = 0
         self._taken = 0
         """Bytes of data that the worker has taken so far."""
         self._waiting: deque[tuple[bytes, bool]] = deque()
         self._out: deque[memoryview] = deque()
+        self._counts: deque[int] = deque()
+        """For each of them what it adds to `_posted`."""
         self._arrived: deque[tuple[wire.FromWorker, int]] = deque()
         """Frames that are not received yet because of a hold."""
         self._holds: set[Hashable] = set()
@@ -89,11 +95,11 @@ class NodePipe:
     def post(self, frame: wire.Frame) -> None:
         """Send a frame ahead of all waiting data."""
         data = wire.pack(frame)
-        self._write(data)
-        if self._out and not isinstance(frame, wire.Finished):  # its size is the user's, and wanted
-            before, self._posted = self._posted, self._posted + len(data)
-            if self._posted > _FLOOD >= before:
-                self._flooded()
+        size = len(data) if isinstance(frame, wire.Reply) else min(len(data), _RESULT)
+        before = self._posted
+        self._write(data, size)
+        if self._posted > _FLOOD >= before:
+            self._flooded()
 
     def queue(self, frame: wire.Frame, *, mail: bool = False) -> int:
         """Send a data frame in its turn; returns its number. `mail`: it counts as mailbox."""
@@ -146,7 +152,7 @@ class NodePipe:
             for callback in callbacks:
                 callback()
 
-    def _write(self, data: bytes) -> None:
+    def _write(self, data: bytes, count: int = 0) -> None:
         if self._closed:
             return  # an answer that comes after its worker's end
         if not self._out:
@@ -160,8 +166,11 @@ class NodePipe:
                 return
             self._loop.add_writer(self._ends.writing, self._flush)
             self._out.append(memoryview(data)[sent:])
+            self._counts.append(0)  # nothing waits but this, however large: it is being read
         else:
             self._out.append(memoryview(data))
+            self._counts.append(count)
+            self._posted += count
 
     def _flush(self) -> None:
         """Write as much of what waits as the worker takes, many frames at once."""
@@ -170,13 +179,15 @@ class NodePipe:
                 sent = os.writev(self._ends.writing, list(itertools.islice(self._out, _GATHERED)))
                 while self._out and sent >= len(self._out[0]):
                     sent -= len(self._out.popleft())
+                    self._posted -= self._counts.popleft()
                 if sent:
                     self._out[0] = self._out[0][sent:]
         except BlockingIOError:
             return
         except OSError:
             self._out.clear()
-        self._posted = 0
+            self._counts.clear()
+            self._posted = 0
         self._loop.remove_writer(self._ends.writing)
 
     # In
@@ -270,6 +281,7 @@ class NodePipe:
         self._loop.remove_writer(self._ends.writing)
         self._ends.close()
         self._out.clear()
+        self._counts.clear()
         self._waiting.clear()
         self.backlog = self.mailbox = 0
         self._tell_room()

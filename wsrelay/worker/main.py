@@ -35,6 +35,9 @@ _RESERVE = 256 * 1024
 
 _SIGNALS = signal.valid_signals()
 
+_LONGEST = 256 * 1024
+"""Characters of a traceback or of an error's line: the last frame must fit into one."""
+
 _NOTHING = Raw(payload.encode(None))
 
 
@@ -137,7 +140,7 @@ def _live(pipe: WorkerPipe, confine: Callable[[], None]) -> int:
 
 def _failure(error: BaseException, kind: ExitKind) -> ExitError:
     """Tell what was raised, and a memory limit that was reached from other errors."""
-    text = user_traceback(error)
+    text = _cut(user_traceback(error))
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     if isinstance(error, MemoryError) and limit != resource.RLIM_INFINITY:
         traceback.clear_frames(error.__traceback__)  # what filled the memory is let go
@@ -154,5 +157,12 @@ def _data(result: Any) -> Raw:
 
 
 def _line(error: BaseException) -> str:
-    text = str(error).partition("\n")[0]
+    text = _cut(str(error).partition("\n")[0])
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _cut(text: str) -> str:
+    if len(text) <= _LONGEST:
+        return text
+    half = _LONGEST // 2
+    return f"{text[:half]}... ({len(text)} characters) ...{text[-half:]}"
