@@ -392,6 +392,19 @@ async def test_clients_wait_from_64_kilobytes_of_backlog_on(pipe: NodePipe) -> N
     assert seen == [False, False, True, False], "below, a byte below, above, and with room again"
 
 
+async def test_who_waits_for_room_and_leaves_is_forgotten(pipe: NodePipe) -> None:
+    told: list[str] = []
+    for _ in range(50):
+        pipe.queue(deliver(4 * KB))
+    for _ in range(3):
+        pipe.when_room("one", lambda: told.append("one"))
+        pipe.when_room("other", lambda: told.append("other"))
+    pipe.forget("one")
+    assert len(pipe._when_room) == 1
+    pipe.taken(64 * KB)
+    assert told == ["other"]
+
+
 @pytest.mark.parametrize("size", [-1, 4 * KB + 1, 1 << 60])
 async def test_no_more_is_taken_than_was_sent(pipe: NodePipe, size: int) -> None:
     pipe.queue(deliver(4 * KB))

@@ -770,6 +770,8 @@ async def test_drain_gives_up_at_its_deadline(node: Node, front: str, face: str)
         websocket.transport.pause_reading()
         told = await seen_by(node, f"{face}drain_to", pid, 40, 0.05)
         assert told.startswith("TimeoutError")
+        relay: Any = node.connection(pid)
+        assert not relay._when_drained, "nobody is told who does not wait any more"
         websocket.transport.abort()
 
 

@@ -149,7 +149,12 @@ def drain(to: str, timeout: float | None = None) -> None:
     seconds, and `InvalidPID`.
     """
     worker = current.worker()
-    worker.ask(worker.drain_frame(to), timeout)
+    frame = worker.drain_frame(to)
+    try:
+        worker.ask(frame, timeout)
+    except BaseException:
+        worker.give_up(frame)
+        raise
 
 
 # Starting processes

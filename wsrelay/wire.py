@@ -288,10 +288,14 @@ class Broadcast(Frame, tag=17):
 
 
 class Drain(Frame, tag=18):
-    """Ask for a `Reply` when most of what a connection was sent is on its way."""
+    """Ask for a `Reply` when most of what a connection was sent is on its way.
+
+    `waits` is false when nobody waits for it any more.
+    """
 
     ref: int
     to: str
+    waits: bool = True
 
 
 # Node to template. `Fork` carries one descriptor: the worker's end of its pipe.

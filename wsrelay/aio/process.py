@@ -135,7 +135,12 @@ async def send(to: str | Iterable[str], topic: str, payload: Any = None) -> None
 async def drain(to: str, timeout: float | None = None) -> None:  # noqa: ASYNC109 - as in `process`
     """Wait until most of what was sent to a connection is on its way."""
     worker = current.worker()
-    await worker.ask_async(worker.drain_frame(to), timeout)
+    frame = worker.drain_frame(to)
+    try:
+        await worker.ask_async(frame, timeout)
+    except BaseException:
+        worker.give_up(frame)
+        raise
 
 
 async def get_or_spawn(

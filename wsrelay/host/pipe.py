@@ -87,7 +87,7 @@ class NodePipe:
         self._at_end = False
         self._broken = False
         self._closed = False
-        self._when_room: list[Callable[[], None]] = []
+        self._when_room: dict[Hashable, Callable[[], None]] = {}
         self._loop.add_reader(ends.reading, self._readable)
 
     # Out
@@ -141,15 +141,22 @@ class NodePipe:
         """Whether the worker's clients should wait."""
         return self.backlog >= _FULL
 
-    def when_room(self, callback: Callable[[], None]) -> None:
-        """Call back, once, when there is room for clients' messages, or the worker is gone."""
-        self._when_room.append(callback)
+    def when_room(self, token: Hashable, callback: Callable[[], None]) -> None:
+        """Call back, once, when there is room for clients' messages, or the worker is gone.
+
+        One callback for each token, until `forget` of it.
+        """
+        self._when_room[token] = callback
         self._tell_room()
+
+    def forget(self, token: Hashable) -> None:
+        """Call whoever waits under that token back no more."""
+        self._when_room.pop(token, None)
 
     def _tell_room(self) -> None:
         if self._when_room and not self.full:
-            callbacks, self._when_room = self._when_room, []
-            for callback in callbacks:
+            callbacks, self._when_room = self._when_room, {}
+            for callback in callbacks.values():
                 callback()
 
     def _write(self, data: bytes, count: int = 0) -> None:

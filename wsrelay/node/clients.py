@@ -6,7 +6,7 @@ import asyncio
 import logging
 import random
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from msgspec import Raw
@@ -67,8 +67,11 @@ class Connection(Protocol):
     def link_down(self) -> None:
         """Close because a linked process ended with an error."""
 
-    def when_drained(self, callback: Callable[[], None]) -> None:
+    def when_drained(self, token: Hashable, callback: Callable[[], None]) -> None:
         """Call back, once, when most of what it was sent is on its way or it is over."""
+
+    def forget_drain(self, token: Hashable) -> None:
+        """Do not call back whoever waits under that token."""
 
     def terminate(self) -> None:
         """Drop at once."""
@@ -225,13 +228,16 @@ class Clients:
         worker = self._node.worker(target)
         return worker is not None and worker.pipe.full
 
-    def when_room(self, target: PID, callback: Callable[[], None]) -> None:
-        """Call back, once, when a target has room for clients' messages or is gone."""
+    def when_room(self, client: PID, target: PID, callback: Callable[[], None]) -> None:
+        """Call a connection back, once, when its target has room for messages or is gone.
+
+        A connection that has left its target by then is not called.
+        """
         worker = self._node.worker(target)
         if worker is None:
             callback()
         else:
-            worker.pipe.when_room(callback)
+            worker.pipe.when_room(client, callback)
 
     def hold(self, sender: PID, client: PID) -> bool:
         """Let a worker's writes wait for a connection; False for senders that are no worker."""
@@ -263,6 +269,7 @@ class Clients:
         worker = self._node.worker(target)
         if worker is None or worker.clients.pop(client, None) is None:
             return
+        worker.pipe.forget(client)
         if (watcher := self._watchers.get(target)) is not None:
             watcher(target, len(worker.clients))
         if not worker.clients and self._node.draining:

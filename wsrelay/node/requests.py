@@ -208,10 +208,13 @@ class Requests:
     def _drain(self, worker: Worker, frame: wire.Drain) -> None:
         reply = wire.Reply(frame.ref)
         connection = self._node.connection(self._pid(frame.to))
+        token = worker.pid, frame.ref
         if connection is None:
             worker.pipe.post(reply)  # nothing waits for one that is gone
+        elif frame.waits:
+            connection.when_drained(token, lambda: worker.pipe.post(reply))
         else:
-            connection.when_drained(lambda: worker.pipe.post(reply))
+            connection.forget_drain(token)
 
 
 def _not_started(error: Exception) -> ExitError:

@@ -61,7 +61,7 @@ class AsgiConnection(RelayedConnection):
                     # Listen on for a client that goes; one message at most is read ahead.
                     early = early or asyncio.create_task(_as_coroutine(receive))
                     room = self._room = self._loop.create_future()
-                    self._clients.when_room(self._session.target, self._transferred)
+                    self._clients.when_room(self.pid, self._session.target, self._transferred)
                     await asyncio.wait({early, room}, return_when=asyncio.FIRST_COMPLETED)
                     if early.done() and early.result()["type"] == "websocket.receive":
                         await room

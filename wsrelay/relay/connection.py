@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any, Final
 
 from msgspec import Struct
@@ -93,7 +93,7 @@ class RelayedConnection(ABC):
         self._closing: session.Close | None = None
         self._deadline: asyncio.TimerHandle | None = None
         self._beat: asyncio.TimerHandle | None = None
-        self._when_drained: list[Callable[[], None]] = []
+        self._when_drained: dict[Hashable, Callable[[], None]] = {}
         node.clients.connect(self, relay.target_pid)
 
     # The transport's part
@@ -193,15 +193,19 @@ class RelayedConnection(ABC):
         """Close because a linked process ended with an error."""
         self._do(self._session.link_down())
 
-    def when_drained(self, callback: Callable[[], None]) -> None:
+    def when_drained(self, token: Hashable, callback: Callable[[], None]) -> None:
         """Call back, once, when most of what it was sent is on its way or it is over."""
-        self._when_drained.append(callback)
+        self._when_drained[token] = callback
         self._tell_drained()
+
+    def forget_drain(self, token: Hashable) -> None:
+        """Do not call back whoever waits under that token."""
+        self._when_drained.pop(token, None)
 
     def _tell_drained(self) -> None:
         if self._session.drained:
-            callbacks, self._when_drained = self._when_drained, []
-            for callback in callbacks:
+            callbacks, self._when_drained = self._when_drained, {}
+            for callback in callbacks.values():
                 callback()
 
     def terminate(self) -> None:

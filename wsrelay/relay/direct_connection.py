@@ -115,7 +115,7 @@ class DirectConnection(RelayedConnection):
         target = self._session.target
         if not self._clients.full(target):
             return True
-        self._clients.when_room(target, self._transferred)
+        self._clients.when_room(self.pid, target, self._transferred)
         return False
 
     def _transferred(self) -> None:

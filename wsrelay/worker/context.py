@@ -93,6 +93,10 @@ class WorkerContext:
         """Build the frame that asks when a connection's outbox has room."""
         return wire.Drain(self.ref(), str(PID(to)))
 
+    def give_up(self, frame: wire.Drain) -> None:
+        """Tell the node that nobody waits for that any more."""
+        self.pipe.post(wire.Drain(frame.ref, frame.to, waits=False))
+
     def ref(self) -> int:
         """Return the number of a new request."""
         return next(self._refs)
