@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
-from wsrelay import ChannelClosed, process
+from wsrelay import ChannelClosed, current, process
 from wsrelay.aio import process as aio_process
 
 GO = "go"
@@ -291,3 +293,65 @@ async def mixed_faces() -> list[Any]:
     second = process.inbox().receive(timeout=20)
     third = await aio_process.inbox().receive(timeout=20)
     return [first.payload, second.payload, third.payload]
+
+
+class TooLongError(Exception):
+    """What `interrupted_sends` interrupts itself with."""
+
+
+def interrupted_sends(count: int) -> None:
+    """Send large messages, many of which are broken off by an alarm, then a text.
+
+    The alarm goes on to ring when the handler has returned.
+    """
+
+    def ring(*_: object) -> None:
+        raise TooLongError
+
+    message = next(iter(process.inbox()))
+    signal.signal(signal.SIGALRM, ring)
+    data = {"type": "binary", "data": b"d" * 1_000_000}
+    for i in range(count):
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.0003 + 0.0001 * (i % 30))
+            process.send(message.sender, "ws.send", data)
+            while True:
+                pass
+        except TooLongError:
+            pass
+    process.send(message.sender, "ws.send", {"type": "text", "data": "done"})
+    signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+
+
+async def plain_calls_behind_a_full_pipe(path: str) -> str:
+    """Call all that is not awaited while the client does not read; the file tells when it is done.
+
+    Returns at once, with much that is not written yet.
+    """
+    pipe = current.worker().pipe
+    client = (await aio_process.inbox().receive()).sender
+    text = {"type": "text", "data": "x" * 100_000}
+    stuck = asyncio.create_task(aio_process.send(client, "ws.send", text))
+    while not pipe._line:
+        await stuck
+        stuck = asyncio.create_task(aio_process.send(client, "ws.send", text))
+        await asyncio.sleep(0)
+    aio_process.groups.join("a group")
+    aio_process.monitor(client)
+    aio_process.link(client)
+    aio_process.unlink(client)
+    aio_process.set_options(trap_links=True)
+    aio_process.cancel("nobody")
+    aio_process.terminate("nobody")
+    aio_process.spawn(caller_that_ends)
+    logging.getLogger("mine").warning("behind a full pipe")
+    process.groups.broadcast("another group", "topic")
+    for number in range(20):
+        process.send(client, "ws.send", {"type": "text", "data": f"{number} " + "x" * 50_000})
+    assert not stuck.done()
+    Path(path).touch()
+    return "done"
+
+
+def caller_that_ends() -> None:
+    """Return at once."""
