@@ -46,7 +46,7 @@ def rehearse() -> None:
             NodeLog(pipe.write, start.log_level)
             unpack_target(start.target, start.code, lambda _: rehearse)
             pipe.write(wire.Ready())
-            Call()(str, (), {})
+            Call(pipe.attach)(str, (), {})
             signals.rehearse()
             forks.rehearse()
         node_end.write_all(wire.pack(wire.Attach(_CLIENT, Raw(payload.encode({})))))
