@@ -50,7 +50,8 @@ def enter_worker() -> None:
     """Be a main process of one's own, with nothing of what the template has begun."""
     leave_tracker()  # it would keep what is this worker's until the template's end
     _util._finalizer_registry.clear()  # noqa: SLF001 - as its own children do
-    _util._run_after_forkers()  # noqa: SLF001
+    if _util._afterfork_registry.data:  # noqa: SLF001 - else 20 pages of a worker to see that
+        _util._run_after_forkers()  # noqa: SLF001
 
 
 def leave_tracker() -> None:

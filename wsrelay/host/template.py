@@ -78,7 +78,7 @@ def main(
         template.tell(wire.LoadFailed(f"{error.message}{under}", error.details))
     else:
         worker.crashes.tell_on_standard_error()
-        worker.rehearse()
+        worker.rehearse(declared)
         gc.collect()
         template.fill_gaps()
         gc.freeze()

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import faulthandler
-import os
 from typing import Final
 
-__all__ = ["tell_on_standard_error", "tell_the_node"]
+__all__ = ["leave_the_pipe", "tell_on_standard_error", "tell_the_node"]
 
 _STDERR: Final = 2
 
@@ -17,9 +16,14 @@ def tell_on_standard_error() -> None:
     What it needs is made here once: it costs a worker nothing.
     """
     faulthandler.enable(_STDERR)
-    os.register_at_fork(after_in_child=lambda: faulthandler.enable(_STDERR))
 
 
 def tell_the_node(pipe: int) -> None:
-    """Let a worker write it behind its last frame; its own children do not."""
+    """Let a worker write it behind its last frame."""
     faulthandler.enable(pipe)
+
+
+def leave_the_pipe() -> None:
+    """Have a child of a worker, which has no part in the pipe, write to standard error again."""
+    if faulthandler.is_enabled():
+        faulthandler.enable(_STDERR)

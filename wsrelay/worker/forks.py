@@ -13,7 +13,7 @@ from typing import Never
 
 from wsrelay import current
 
-from . import signals
+from . import crashes, signals
 from .load import LoadError
 
 __all__ = ["Bounds", "exit_code", "fork_worker", "leave", "watch"]
@@ -62,6 +62,8 @@ def _after_in_parent() -> None:
 
 
 def _after_in_child() -> None:
+    if not _masks:
+        return  # a worker's own fork, in which each step costs it pages of its own
     if (mask := _masks.pop(threading.get_ident(), None)) is not None:
         _become_child()
         signals.unblock(mask)
@@ -71,6 +73,7 @@ def _become_child() -> None:
     global _is_child  # noqa: PLW0603 - it is so from here on
     _is_child = True
     signals.reset()
+    crashes.leave_the_pipe()
     if (worker := current.leave_worker()) is not None:
         worker.shut()
 

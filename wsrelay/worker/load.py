@@ -113,7 +113,7 @@ def _load_script(path: str, enter: Callable[[str], None]) -> ModuleType:
     stem, so a `__main__` guard stays shut.
     """
     if (module := _scripts.get(path)) is not None:
-        enter(os.path.split(path)[0])
+        enter(path.rpartition(os.sep)[0] or os.sep)
         return module  # the way of a worker, where each step costs it pages of its own
     file = Path(path).resolve()
     path = str(file)

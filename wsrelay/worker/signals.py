@@ -7,6 +7,7 @@ user code sets while it is loaded there is meant for the workers.
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]
 import signal
 from collections.abc import Callable
 from types import FrameType
@@ -22,6 +23,11 @@ _HELD: Final = (signal.SIGINT, signal.SIGTERM, wire.INTERRUPT)
 """What the template never reacts to."""
 
 _IGNORED_BY_PYTHON: Final = (signal.SIGPIPE, getattr(signal, "SIGXFSZ", signal.SIGPIPE))
+
+_set: Final = _signal.signal
+_get: Final = _signal.getsignal
+"""Those of `signal` make enums of numbers: up to CPython 3.11 two errors are raised and caught for
+each handler that is a function, which cost a worker 35 pages."""
 
 _installed: dict[int, Handler] = {}
 """What is wsrelay's own in this process, and not for its children."""
@@ -57,20 +63,24 @@ def release() -> dict[int, Handler]:
         elif number not in _HELD:
             workers[number] = signal.SIG_DFL
     workers.pop(wire.INTERRUPT, None)
-    return workers
+    # As `_signal` wants them: not members of an enum.
+    return {
+        int(number): int(handler) if isinstance(handler, int) else handler
+        for number, handler in workers.items()
+    }
 
 
 def inherit(handlers: dict[int, Handler]) -> None:
     """Begin a worker's life with what `release` returned."""
     for number, handler in handlers.items():
-        signal.signal(number, handler)
+        _set(number, handler)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def install(number: int, handler: Handler) -> None:
     """Set a handler for a signal that was held back, unless user code has set its own."""
-    if signal.getsignal(number) is _held:
-        signal.signal(number, handler)
+    if _get(number) is _held:
+        _set(number, handler)
         _installed[number] = handler
 
 
