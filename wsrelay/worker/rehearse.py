@@ -2,7 +2,7 @@
 
 CPython adapts code while it runs it the first few times (PEP 659), by writing into it. After a fork
 each of these writes costs the worker a page of its own, and all workers would make the same ones: a
-worker has 2.48 MB with this and 2.67 MB without, and is there 4 % sooner.
+worker has 2.24 MB with this and 2.51 MB without.
 """
 
 from __future__ import annotations
