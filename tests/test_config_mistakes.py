@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from wsrelay import config
 from wsrelay.config import ConfigError
-from wsrelay.gateway import middleware
+from wsrelay.gateway import assembly
 
 HOST = "{name: processes, kind: process.host}"
 SERVER = '{name: gateway, kind: http.service, addr: "127.0.0.1:1"}'
@@ -20,7 +19,7 @@ ROOM = "{name: room, kind: process.python, module: app}"
 
 def problems(path: Path, **environment: str) -> list[str]:
     with pytest.raises(ConfigError) as raised:
-        config.load([path], environment, middleware.check)
+        assembly.load([path], environment)
     return [str(problem) for problem in raised.value.problems]
 
 
@@ -126,11 +125,11 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
         ),
         (
             ["{name: a, kind: process.host, max_processes: 0}"],
-            "x.yaml:4: app:a: key 'max_processes': must be at least 1, not 0",
+            "x.yaml:4: app:a: key 'max_processes': is 0 and must be 1 or more",
         ),
         (
             ["{name: a, kind: process.host, nice: 20}"],
-            "x.yaml:4: app:a: key 'nice': must be at most 19, not 20",
+            "x.yaml:4: app:a: key 'nice': is 20 and must be -20 to 19",
         ),
         (
             ["{name: a, kind: process.host, umask: 027}"],
@@ -142,7 +141,7 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
         ),
         (
             ["{name: a, kind: process.host, group: games}"],
-            "x.yaml:4: app:a: group needs a user",
+            "x.yaml:4: app:a: key 'group': 'games' needs a user",
         ),
         (
             ["{name: a, kind: process.host, filesystem: {read: [nowhere]}}"],
@@ -292,7 +291,10 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
                     "lifecycle: {restart: {initial_delay: 1ms}}}"
                 ),
             ],
-            "x.yaml:5: app:a: key 'lifecycle.restart': initial_delay must be at least 10ms",
+            (
+                "x.yaml:5: app:a: key 'lifecycle.restart.initial_delay': is 0.001 and must be 10ms "
+                "or more"
+            ),
         ),
         (
             [
@@ -343,8 +345,8 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
                 ),
             ],
             (
-                "x.yaml:5: app:a: key 'post_options.wsrelay.outbox.overflow': must be one of close, "
-                "pause, drop, not 'explode'"
+                "x.yaml:5: app:a: key 'post_options.wsrelay.outbox.overflow': is 'explode' and none "
+                "of close, pause, drop"
             ),
         ),
         (

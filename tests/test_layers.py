@@ -22,6 +22,7 @@ LAYERS: dict[str, int] = {
     "durations": 0,
     "sizes": 0,
     "printable": 0,
+    "bounds": 0,
     "bucket": 0,
     "sparing": 0,
     "targets": 0,

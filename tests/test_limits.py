@@ -179,7 +179,7 @@ async def test_preloading_beyond_the_memory_limit_fails_and_names_the_limit() ->
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"max_processes": -1}, "host processes: max_processes is -1 and must be 0 or more"),
+        ({"max_processes": -1}, "host processes: max_processes is -1 and must be 1 or more"),
         ({"nice": 20}, "host processes: nice is 20 and must be -20 to 19"),
         (
             {"limits": Limits(open_files=3)},

@@ -68,12 +68,15 @@ async def shared() -> AsyncIterator[Node]:
         processes(targets=targets, stop_timeout=5.0),
         processes(targets=targets, name="hasty", stop_timeout=0.05),
         processes(targets=targets, name="small", mailbox=100_000),
-        processes(targets=targets, name="full", max_processes=0),
+        processes(targets=targets, name="full"),
     ]
     # The first stream of uvloop opens a descriptor that the loop keeps: here, and not in a test.
     (await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)).close()
     async with Node(hosts=hosts) as node:
         await node.loaded()
+        node.kernel.set_hosts(
+            {host.name: host.max_processes * (host.name != "full") for host in hosts}
+        )
         yield node
 
 

@@ -153,6 +153,7 @@ async def test_limits_and_isolation_are_those_of_the_host() -> None:
         assert process.rlimit(psutil.RLIMIT_CPU) == (60, 61)
 
 
-def test_a_negative_number_is_refused() -> None:
-    with pytest.raises(ValueError, match="warm is -1 and must be 0 or more"):
-        HostOptions(warm=-1)
+@pytest.mark.parametrize("warm", [-1, 9])
+def test_as_many_are_forked_ahead_as_may_run_at_most(warm: int) -> None:
+    with pytest.raises(ValueError, match=f"warm is {warm} and must be 0 to max_processes, which"):
+        HostOptions(warm=warm, max_processes=8)

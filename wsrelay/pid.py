@@ -9,8 +9,9 @@ from typing import Final, Self
 
 from .errors import InvalidName, InvalidPID
 
-__all__ = ["PID", "PIDSource", "address", "base36", "nameable"]
+__all__ = ["PID", "PIDSource", "address", "base36", "is_node_name", "nameable"]
 
+_NODE = re.compile(r"[\w.-]+", re.ASCII)
 _PATTERN = re.compile(r"\{(?:([\w.-]+)@)?([\w.:/-]+)\|([\w.-]+)\}", re.ASCII)
 _LONGEST: Final = 1_000
 """Characters of a name."""
@@ -66,6 +67,11 @@ def address(to: str) -> str:
         if to.startswith("{"):
             PID(to)
     return str(to)
+
+
+def is_node_name(text: str) -> bool:
+    """Whether the text can be the node part of PIDs."""
+    return isinstance(text, str) and _NODE.fullmatch(text) is not None
 
 
 def nameable(text: str) -> str:

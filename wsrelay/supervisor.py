@@ -11,21 +11,24 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Collection, Sequence
-from typing import Any
+from typing import Any, Final
 
 from msgspec import Struct
 
-from .errors import WsrelayError
+from .bounds import MOST, Bounds, InvalidOptions, wrong
+from .errors import InvalidName, WsrelayError
 from .kernel.restart import RestartPolicy, Restarts
 from .logrecord import fields
 from .message import ExitError, ExitKind, Result
 from .node import Node
-from .pid import PID
+from .pid import PID, nameable
 from .printable import shortened
 
 __all__ = ["RestartPolicy", "Service", "Supervisor"]
 
 logger = logging.getLogger(__name__)
+
+_BOUNDS: Final = {"stable_threshold": Bounds(0, MOST, "0 seconds or more")}
 
 
 class Service(Struct, frozen=True, kw_only=True):
@@ -41,6 +44,16 @@ class Service(Struct, frozen=True, kw_only=True):
     auto_start: bool = True
     stable_threshold: float = 5.0
     restart: RestartPolicy = RestartPolicy()
+
+    def __post_init__(self) -> None:
+        """Raise `InvalidOptions` for what cannot be."""
+        problems = wrong(self, _BOUNDS)
+        try:
+            nameable(self.name)
+        except InvalidName as error:
+            problems.append(("name", str(error)))
+        if problems:
+            raise InvalidOptions(problems, f"service {self.name!r:.80}")
 
 
 class Supervisor:

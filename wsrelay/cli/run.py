@@ -218,6 +218,10 @@ def run(
         room_linger=room_linger,
         static=static,
     )
+    if warm > max_processes:
+        raise click.BadParameter(
+            f"{warm} is more than --max-processes, which is {max_processes}", param_hint="'--warm'"
+        )
     processes = HostOptions(
         targets=(target,),
         arguments=arguments,

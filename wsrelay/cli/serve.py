@@ -17,6 +17,7 @@ from wsrelay.gateway import address, assembly
 from wsrelay.gateway.deployment import Deployment
 from wsrelay.gateway.server import on_signals
 from wsrelay.gateway.systemd import Inherited, Notify
+from wsrelay.pid import is_node_name
 
 from .logs import log_options, set_up_logging
 from .running import controlled, fail, loop_factory, prepare_process, reload_on_edits, say
@@ -37,9 +38,21 @@ _files = click.option(
 )
 
 
+def _node_name(_context: click.Context, _option: click.Parameter, text: str) -> str:
+    if not is_node_name(text):
+        raise click.BadParameter(f"{text!r} is not made of A-Z a-z 0-9 _ . -")
+    return text
+
+
 @click.command()
 @_files
-@click.option("--name", default="local", show_default=True, help="The node's part of all PIDs.")
+@click.option(
+    "--name",
+    default="local",
+    show_default=True,
+    callback=_node_name,
+    help="The node's part of all PIDs.",
+)
 @click.option("--reload", is_flag=True, help="For development: start again when a file changes.")
 @log_options
 def serve(

@@ -1,13 +1,14 @@
 """The kinds of entries and their keys (contract section 4).
 
-Once loaded, references are full ids, paths absolute, durations seconds and sizes bytes.
+Once loaded, references are full ids, paths absolute, durations seconds and sizes bytes. The
+bounds of values are told by what the entries become, `HostOptions` and the like, and not here.
 """
 
 from __future__ import annotations
 
 from typing import Any, ClassVar, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from .values import (
     Address,
@@ -66,10 +67,10 @@ class HostLimits(Model):
 
     memory: Size | None = None
     cpu_time: Duration | None = None
-    open_files: int | None = Field(default=None, ge=16)
-    processes: int | None = Field(default=None, ge=1)
+    open_files: int | None = None
+    processes: int | None = None
     mailbox: Size = 64 * MB
-    log_rate: float = Field(default=500.0, ge=1)
+    log_rate: float = 500.0
 
 
 class HostFilesystem(Model):
@@ -83,13 +84,13 @@ class Host(Entry):
     """`process.host`."""
 
     preload: list[ModuleName] = []
-    max_processes: int = Field(default=256, ge=1)
-    warm: int = Field(default=0, ge=0)
+    max_processes: int = 256
+    warm: int = 0
     start_timeout: Duration = 10.0
     stop_timeout: Duration = 10.0
-    spawn_rate: float = Field(default=1000.0, gt=0)
+    spawn_rate: float = 1000.0
     limits: HostLimits = HostLimits()
-    nice: int | None = Field(default=None, ge=-20, le=19)
+    nice: int | None = None
     user: UserName | None = None
     group: UserName | None = None
     umask: Umask | None = None
@@ -99,12 +100,6 @@ class Host(Entry):
     network: Literal["host", "none"] = "host"
     no_new_privs: bool = False
     core_dumps: bool = False
-
-    @model_validator(mode="after")
-    def _group_of_user(self) -> Self:
-        if self.group is not None and self.user is None:
-            raise ValueError("group needs a user")
-        return self
 
 
 class _Code(Entry):
@@ -167,8 +162,8 @@ class Server(_Wrapped):
     allowed_hosts: HostNames = "*"
     max_message_size: Size = 16 * MB
     max_head_size: Size = 64 * KB
-    max_connections: int = Field(default=10_000, ge=0)
-    max_connections_per_ip: int = Field(default=1_000, ge=0)
+    max_connections: int = 10_000
+    max_connections_per_ip: int = 1_000
     tls: TLS | None = None
     timeouts: Timeouts = Timeouts()
     health: bool = True
@@ -223,17 +218,9 @@ class Restart(Model):
 
     initial_delay: Duration = 1.0
     max_delay: Duration = 90.0
-    backoff_factor: float = Field(default=2.0, ge=1.0)
-    jitter: float = Field(default=0.1, ge=0.0, le=1.0)
-    max_attempts: int = Field(default=0, ge=0)
-
-    @model_validator(mode="after")
-    def _sensible(self) -> Self:
-        if self.initial_delay < 0.01:  # noqa: PLR2004 - else a restart loop is a busy loop
-            raise ValueError("initial_delay must be at least 10ms")
-        if self.max_delay < self.initial_delay:
-            raise ValueError("max_delay must not be shorter than initial_delay")
-        return self
+    backoff_factor: float = 2.0
+    jitter: float = 0.1
+    max_attempts: int = 0
 
 
 class Lifecycle(Model):

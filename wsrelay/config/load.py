@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, get_args
 
@@ -16,10 +16,13 @@ from .entries import KINDS, Endpoint, Entry, Router, Server, Static
 from .problems import ConfigError, Problem, explained, nearest
 from .source import Source
 
-__all__ = ["CheckMiddleware", "load"]
+__all__ = ["CheckEntry", "CheckMiddleware", "load"]
 
 CheckMiddleware = Callable[[list[str], Mapping[str, Any]], list[tuple[str, str]]]
 """Given names and options, returns keys with what is wrong with them."""
+
+CheckEntry = Callable[[Entry, Mapping[str, Entry]], Iterable[tuple[str, str]]]
+"""Given an entry and all others by id, returns dotted keys with what is wrong with them."""
 
 VERSION: Final = "1.0"
 
@@ -32,12 +35,14 @@ def load(
     paths: Sequence[Path],
     environment: Mapping[str, str] = os.environ,
     check_middleware: CheckMiddleware = lambda _names, _options: [],
+    check_entry: CheckEntry = lambda _entry, _entries: (),
 ) -> Configuration:
     """Read files, and the `*.yaml` and `*.yml` of folders, as one configuration.
 
-    Raises `ConfigError` with every problem of every file.
+    Of an entry with wrong keys the rest is checked all the same. Raises `ConfigError` with
+    every problem of every file.
     """
-    loader = _Loader(environment, check_middleware)
+    loader = _Loader(environment, check_middleware, check_entry)
     files = [file for path in paths for file in loader.files(path)]
     drafts = [draft for file in files for draft in loader.drafts(file)]
     configuration = loader.configuration(tuple(files), drafts)
@@ -67,12 +72,18 @@ class _Draft(Struct):
 class _Loader:
     """Collects the problems of one load."""
 
-    def __init__(self, environment: Mapping[str, str], check_middleware: CheckMiddleware) -> None:
+    def __init__(
+        self,
+        environment: Mapping[str, str],
+        check_middleware: CheckMiddleware,
+        check_entry: CheckEntry,
+    ) -> None:
         self.problems: list[Problem] = []
         self._unknown: set[str] = set()
         """Ids of entries of unknown kind: references to them are no further mistake."""
         self._environment = environment
         self._check_middleware = check_middleware
+        self._check_entry = check_entry
 
     # Files
 
@@ -162,6 +173,9 @@ class _Loader:
             entry = self._entry(draft, known)
             if entry is not None:
                 entries[draft.id] = entry
+        for entry in entries.values():
+            for key, message in self._check_entry(entry, entries):
+                self._wrong(known[entry.id], tuple(key.split(".")), message)
         self._conflicts(entries, known)
         where = {name: Where(d.source.file, d.line()) for name, d in known.items()}
         return Configuration(files, entries, where)
@@ -181,20 +195,33 @@ class _Loader:
         for field in ("options", "post_options"):
             if isinstance(options := data.get(field), dict):
                 data[field] = {name: _placed(draft, value) for name, value in options.items()}
-        before = len(self.problems)
-        try:
-            entry = model.model_validate(data, context={"folder": draft.source.file.parent})
-        except ValidationError as error:
-            for one in error.errors():
-                self._wrong(draft, one["loc"], explained(one, _keys(model, one["loc"][:-1])))
+        entry, wrong = self._validated(draft, model, data)
+        if entry is None:
             return None
         for names, options in (("middleware", "options"), ("post_middleware", "post_options")):
-            if hasattr(entry, names):
+            if hasattr(entry, names) and not wrong & {names, options}:
                 wrongs = self._check_middleware(getattr(entry, names), getattr(entry, options))
                 for name, message in wrongs:
                     place = (options, name) if name in getattr(entry, options) else (names,)
                     self._wrong(draft, place, message)
-        return entry if len(self.problems) == before else None
+        return entry
+
+    def _validated(
+        self, draft: _Draft, model: type[Entry], data: dict[str, Any]
+    ) -> tuple[Entry | None, set[str | int]]:
+        """Return the entry, and which of its keys are wrong: it has their defaults, if possible."""
+        context = {"folder": draft.source.file.parent}
+        try:
+            return model.model_validate(data, context=context), set()
+        except ValidationError as error:
+            places = [one["loc"] for one in error.errors()]
+            for one in error.errors():
+                self._wrong(draft, one["loc"], explained(one, _keys(model, one["loc"][:-1])))
+        wrong = {place[0] for place in places if place}
+        try:
+            return model.model_validate(_without(data, places), context=context), wrong
+        except ValidationError:
+            return None, wrong
 
     def _refer(
         self,
@@ -251,6 +278,17 @@ def _placed(draft: _Draft, value: Any) -> Any:
     if isinstance(value, str) and value.startswith("file://"):
         return str(draft.source.file.parent / value.removeprefix("file://"))
     return value
+
+
+def _without(data: Mapping[str, Any], places: Iterable[tuple[str | int, ...]]) -> dict[str, Any]:
+    """Return the data without the keys at these places; of a list, the whole goes."""
+    rest = dict(data)
+    for key, *inner in filter(None, places):
+        if inner and isinstance(value := rest.get(str(key)), dict):
+            rest[str(key)] = _without(value, [tuple(inner)])
+        else:
+            rest.pop(str(key), None)
+    return rest
 
 
 def _keys(model: type[BaseModel], key: tuple[str | int, ...]) -> list[str]:

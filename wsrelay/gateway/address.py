@@ -6,14 +6,19 @@ import errno
 import os
 import socket
 import stat
+import sys
 from pathlib import Path
 from typing import Final
 
+from wsrelay.bounds import InvalidOptions
 from wsrelay.relay.hosts import is_loopback
 
 __all__ = ["AddressError", "Listener", "bind", "bind_unix", "release", "url"]
 
 _BACKLOG: Final = 2048
+
+_LONGEST_PATH: Final = 107 if sys.platform == "linux" else 103
+"""Bytes of a Unix socket's path, without the NUL behind it (unix(7); less on BSD and macOS)."""
 
 _TRIES: Final = 20
 """Free ports to try until one is free at all addresses of a host."""
@@ -55,6 +60,20 @@ class Listener:
             sock.close()
 
 
+def check(host: str | None, path: Path | None) -> None:
+    """Raise `InvalidOptions` for a host's name or a Unix socket's path that no system takes."""
+    wrong = ""
+    if path is not None and len(os.fsencode(path)) > _LONGEST_PATH:
+        wrong = f"unix:{path} is too long: a socket's path has at most {_LONGEST_PATH} bytes"
+    elif path is None:
+        try:
+            (host or "").encode("idna")
+        except UnicodeError:
+            wrong = f"{host!r:.80} is no host name: a part of it is empty or over 63 characters"
+    if wrong:
+        raise InvalidOptions([("addr", wrong)])
+
+
 def bind(host: str, port: int) -> Listener:
     """Listen on all addresses of a host, on one port; raises `AddressError`.
 
@@ -65,7 +84,10 @@ def bind(host: str, port: int) -> Listener:
     host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     try:
+        check(host, None)
         return Listener(*_sockets(host, port))
+    except InvalidOptions as error:
+        raise AddressError(f"cannot listen on {shown:.80}: {error.problems[0][1]}") from None
     except OSError as error:
         why = error.strerror or str(error)
         if error.errno == errno.EADDRINUSE:

@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from starlette.applications import Starlette
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from wsrelay import config, targets, worker
+from wsrelay.bounds import InvalidOptions
 from wsrelay.config import Configuration
 from wsrelay.node import Filesystem, HostOptions, Isolation, Limits, Node
-from wsrelay.relay.asgi import App
+from wsrelay.relay.asgi import App, Receive, Scope, Send
 from wsrelay.relay.hosts import Hosts
 from wsrelay.supervisor import RestartPolicy, Service, Supervisor
 from wsrelay.targets import Entry
 
-from . import middleware
+from . import address, middleware
 from .allowed_hosts import AllowedHosts
 from .dispatch import Dispatch, Router
 from .endpoint import EndpointApp
 from .health import health_routes
-from .server import ServerOptions
+from .server import Server, ServerOptions
 
 __all__ = [
     "AssemblyError",
@@ -50,30 +52,68 @@ class AssemblyError(Exception):
         self.details = details
 
 
-def load(paths: Sequence[Path]) -> Configuration:
+def load(paths: Sequence[Path], environment: Mapping[str, str] = os.environ) -> Configuration:
     """Read and check configuration files; raises `wsrelay.config.ConfigError`.
 
     What each entry says is tried by building what it becomes: what that refuses, nothing serves.
+    Only user code is not run: whether it loads shows when it is served.
     """
-    configuration = config.load(paths, check_middleware=middleware.check)
-    problems = []
+    return config.load(paths, environment, middleware.check, _mistakes)
 
-    def tried(entry: config.Entry, build: Callable[[], object]) -> None:
-        try:
-            build()
-        except ValueError as error:
-            file, line = configuration.where[entry.id]
-            problems.append(config.Problem(file, line, entry.id, "", str(error)))
 
-    for host in configuration.hosts.values():
-        tried(host, functools.partial(_host, host, ()))
-    for service in configuration.services.values():
-        tried(service, functools.partial(_service, service, configuration))
-    for server in configuration.servers.values():
-        tried(server, functools.partial(server_options, server))
-    if problems:
-        raise config.ConfigError(problems)
-    return configuration
+def _mistakes(entry: config.Entry, others: Mapping[str, config.Entry]) -> Iterator[tuple[str, str]]:
+    """Build what an entry becomes, and tell each key's mistake."""
+    match entry:
+        case config.Host():
+            yield from _refused(functools.partial(_isolation, entry))
+            yield from _refused(functools.partial(_host, entry, (), Isolation()))
+        case config.Service():
+            yield from _refused(functools.partial(_restart, entry))
+            yield from _refused(functools.partial(_service, entry, None, RestartPolicy()))
+        case config.Server():
+            yield from _refused(functools.partial(address.check, entry.addr.host, entry.addr.path))
+            yield from _refused(functools.partial(_tried_server, entry))
+        case config.Endpoint():
+            router = others.get(entry.meta.router)
+            if isinstance(router, config.Router):
+                yield from _refused(functools.partial(_routes, entry, router, _nobody))
+        case config.Static():
+            yield from _refused(functools.partial(_folder, entry))
+
+
+_KEYS: Final = {
+    "mailbox": "limits.mailbox",
+    "log_rate": "limits.log_rate",
+    "stable_threshold": "lifecycle.stable_threshold",
+    **{name: f"lifecycle.restart.{name}" for name in RestartPolicy.__struct_fields__},
+    "header_timeout": "timeouts.header",
+    "keep_alive": "timeouts.keep_alive",
+    "ping_interval": "timeouts.ping_interval",
+    "ping_timeout": "timeouts.ping_timeout",
+    "cert": "tls.cert",
+}
+"""Where options stand in their entries that do not stand under their own name."""
+
+
+def _refused(build: Callable[[], object]) -> list[tuple[str, str]]:
+    try:
+        build()
+    except InvalidOptions as error:
+        return [(_KEYS.get(name, name), message) for name, message in error.problems]
+    return []
+
+
+def _tried_server(server: config.Server) -> None:
+    """Build a server that listens nowhere: its certificate is loaded."""
+    options = server_options(server)
+    try:
+        Server(_nobody, address.Listener(), options)
+    except address.AddressError as error:
+        raise InvalidOptions([("cert", str(error))]) from None
+
+
+async def _nobody(_scope: Scope, _receive: Receive, _send: Send) -> None:
+    """Answer nothing: it stands where an application is to be."""
 
 
 def from_config(*paths: str | Path, name: str = "local") -> Node:
@@ -105,10 +145,12 @@ def hosts(configuration: Configuration) -> list[HostOptions]:
         target = configuration.processes[service.process].target
         if target not in (there := declared[_host_of(service, configuration) or first]):
             there.append(target)
-    return [_host(host, declared[host.id]) for host in configuration.hosts.values()]
+    return [
+        _host(host, declared[host.id], _isolation(host)) for host in configuration.hosts.values()
+    ]
 
 
-def _host(host: config.Host, declared: Sequence[str]) -> HostOptions:
+def _host(host: config.Host, declared: Sequence[str], isolation: Isolation) -> HostOptions:
     return HostOptions(
         name=host.id,
         preload=tuple(host.preload),
@@ -127,7 +169,7 @@ def _host(host: config.Host, declared: Sequence[str]) -> HostOptions:
             processes=host.limits.processes,
         ),
         nice=host.nice,
-        isolation=_isolation(host),
+        isolation=isolation,
     )
 
 
@@ -162,25 +204,33 @@ def entries(configuration: Configuration) -> dict[str, Entry]:
 
 def services(configuration: Configuration) -> list[Service]:
     """Return the services, each under the id of its entry."""
-    return [_service(service, configuration) for service in configuration.services.values()]
+    return [
+        _service(service, _host_of(service, configuration), _restart(service))
+        for service in configuration.services.values()
+    ]
 
 
-def _service(service: config.Service, configuration: Configuration) -> Service:
+def _service(service: config.Service, host: str | None, restart: RestartPolicy) -> Service:
     lifecycle = service.lifecycle
     return Service(
         name=service.id,
         target=service.process,
-        host=_host_of(service, configuration),
+        host=host,
         args=tuple(service.args),
         auto_start=lifecycle.auto_start,
         stable_threshold=lifecycle.stable_threshold,
-        restart=RestartPolicy(
-            initial_delay=lifecycle.restart.initial_delay,
-            max_delay=lifecycle.restart.max_delay,
-            backoff_factor=lifecycle.restart.backoff_factor,
-            jitter=lifecycle.restart.jitter,
-            max_attempts=lifecycle.restart.max_attempts,
-        ),
+        restart=restart,
+    )
+
+
+def _restart(service: config.Service) -> RestartPolicy:
+    given = service.lifecycle.restart
+    return RestartPolicy(
+        initial_delay=given.initial_delay,
+        max_delay=given.max_delay,
+        backoff_factor=given.backoff_factor,
+        jitter=given.jitter,
+        max_attempts=given.max_attempts,
     )
 
 
@@ -212,7 +262,7 @@ def application(
     if server.health:
         routers.append(Router("", health_routes(ready), lambda app: app))
     folders = [
-        Mount(static.path.rstrip("/"), StaticFiles(directory=static.directory, html=True))
+        _folder(static)
         for static in configuration.statics.values()
         if static.meta.server == server.id
     ]
@@ -223,24 +273,36 @@ def application(
 
 
 def _router(configuration: Configuration, router: config.Router, node: Node) -> Router:
-    routes = []
+    routes: list[Route] = []
     for endpoint in configuration.endpoints.values():
         if endpoint.meta.router == router.id:
             inner = EndpointApp(_function(configuration, endpoint.func), endpoint.func)
             app = _wrapped(inner, router.id, router.post_middleware, router.post_options, node)
-            path = router.prefix.rstrip("/") + endpoint.path
-            # What is written with a slash at its end answers without it, too.
-            for one in dict.fromkeys((path.rstrip("/") or "/", path)):
-                try:
-                    route = Route(one, app, methods=endpoint.method, name=endpoint.id)
-                except (ValueError, AssertionError) as error:
-                    raise AssemblyError(f"{endpoint.id}: path {one!r}: {error}") from None
-                routes.append(route)
+            routes += _routes(endpoint, router, app)
 
     def wrap(app: App) -> App:
         return _wrapped(app, router.id, router.middleware, router.options, node)
 
     return Router(router.prefix, routes, wrap)
+
+
+def _routes(endpoint: config.Endpoint, router: config.Router, app: App) -> list[Route]:
+    path = router.prefix.rstrip("/") + endpoint.path
+    try:
+        # What is written with a slash at its end answers without it, too.
+        return [
+            Route(one, app, methods=endpoint.method, name=endpoint.id)
+            for one in dict.fromkeys((path.rstrip("/") or "/", path))
+        ]
+    except (ValueError, AssertionError) as error:
+        raise InvalidOptions([("path", f"{path!r} is no path: {error}")]) from None
+
+
+def _folder(static: config.Static) -> Mount:
+    try:
+        return Mount(static.path.rstrip("/"), StaticFiles(directory=static.directory, html=True))
+    except (ValueError, AssertionError) as error:
+        raise InvalidOptions([("path", f"{static.path!r} is no path: {error}")]) from None
 
 
 def _function(configuration: Configuration, name: str) -> Callable[..., Any]:

@@ -14,6 +14,7 @@ from typing import Any, Final
 import uvicorn
 from msgspec import Struct
 
+from wsrelay.bounds import MOST, Bounds, check
 from wsrelay.node import Node
 
 from .address import AddressError, Listener
@@ -25,6 +26,18 @@ __all__ = ["FrontEnd", "Server", "ServerOptions", "on_signals"]
 
 _GRACE: Final = 2
 """Seconds that HTTP requests get to finish once the node has ended."""
+
+
+_BOUNDS: Final = {
+    "max_message_size": Bounds(1, MOST, "1 byte or more", whole=True),
+    "max_head_size": Bounds(1, MOST, "1 byte or more", whole=True),
+    "max_connections": Bounds(0, MOST, "0 or more (0: any number)", whole=True),
+    "max_connections_per_ip": Bounds(0, MOST, "0 or more (0: any number)", whole=True),
+    "header_timeout": Bounds(1e-9, MOST, "more than 0 seconds"),
+    "keep_alive": Bounds(0, MOST, "0 seconds or more"),
+    "ping_interval": Bounds(0, MOST, "0 seconds or more (0: no pings)"),
+    "ping_timeout": Bounds(1e-9, MOST, "more than 0 seconds"),
+}
 
 
 class ServerOptions(Struct, frozen=True, kw_only=True):
@@ -46,13 +59,8 @@ class ServerOptions(Struct, frozen=True, kw_only=True):
     key: Path | None = None
 
     def __post_init__(self) -> None:
-        """Raise `ValueError` for what cannot be."""
-        if not self.header_timeout > 0:
-            raise ValueError(
-                f"timeouts.header is {self.header_timeout:g}s and must be more than that"
-            )
-        if self.max_message_size < 1:
-            raise ValueError(f"max_message_size is {self.max_message_size} and must be 1 or more")
+        """Raise `InvalidOptions` for what cannot be."""
+        check(self, _BOUNDS)
 
 
 class Server(uvicorn.Server):
@@ -76,7 +84,7 @@ class Server(uvicorn.Server):
             ws_max_size=options.max_message_size,
             ws_ping_interval=options.ping_interval,
             ws_ping_timeout=options.ping_timeout,
-            timeout_keep_alive=round(options.keep_alive),
+            timeout_keep_alive=options.keep_alive,  # type: ignore[arg-type]  # a timer takes it
             timeout_graceful_shutdown=_GRACE,
             ssl_certfile=options.cert,
             ssl_keyfile=options.key,

@@ -15,6 +15,7 @@ from typing import Final
 from msgspec import Struct
 
 from wsrelay import osproc
+from wsrelay.bounds import InvalidOptions
 
 from . import landlock, seccomp
 
@@ -55,13 +56,16 @@ class Isolation(Struct, frozen=True, kw_only=True):
     core_dumps: bool = False
 
     def __post_init__(self) -> None:
-        """Raise `ValueError` for what cannot be, before any process is started."""
+        """Raise `InvalidOptions` for what cannot be, before any process is started."""
+        problems = []
         if self.umask is not None and not 0 <= self.umask <= _ALL_MODES:
-            raise ValueError(f"umask is {self.umask:#o} and must be 0 to 0o777")
+            problems.append(("umask", f"is {self.umask:#o} and must be 0 to 0o777"))
         if self.network not in ("host", "none"):
-            raise ValueError(f"network is {self.network!r} and must be 'host' or 'none'")
+            problems.append(("network", f"is {self.network!r} and must be 'host' or 'none'"))
         if self.group is not None and self.user is None:
-            raise ValueError(f"group {self.group!r} needs a user")
+            problems.append(("group", f"{self.group!r} needs a user"))
+        if problems:
+            raise InvalidOptions(problems)
 
 
 def enter(isolation: Isolation, scripts: Iterable[Path]) -> None:

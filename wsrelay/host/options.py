@@ -7,6 +7,8 @@ from typing import Final
 
 from msgspec import Struct
 
+from wsrelay.bounds import MOST, Bounds, InvalidOptions, wrong
+
 from .isolation import Isolation
 from .limits import Limits
 
@@ -15,9 +17,23 @@ __all__ = ["HostOptions"]
 _NAME: Final = re.compile(r"[\w.:/-]+", re.ASCII)
 """What stands in PIDs."""
 
+_NAME_SAID: Final = "A-Z a-z 0-9 _ . : / -"
+
 _LEAST: Final = 1e-9
-_MOST: Final = 2**62
-"""The system takes no larger limits."""
+
+_BOUNDS: Final = {
+    "max_processes": Bounds(1, MOST, "1 or more", whole=True),
+    "start_timeout": Bounds(_LEAST, MOST, "more than 0 seconds"),
+    "stop_timeout": Bounds(0, MOST, "0 seconds or more"),
+    "mailbox": Bounds(0, MOST, "0 to 2**62 bytes", whole=True),
+    "spawn_rate": Bounds(_LEAST, MOST, "more than 0 a second"),
+    "log_rate": Bounds(1, MOST, "1 a second or more"),
+    "limits.memory": Bounds(1, MOST, "1 to 2**62 bytes", whole=True),
+    "limits.cpu_time": Bounds(1, MOST, "1s or more"),
+    "limits.open_files": Bounds(16, MOST, "16 or more", whole=True),
+    "limits.processes": Bounds(1, MOST, "1 or more", whole=True),
+    "nice": Bounds(-20, 19, "-20 to 19", whole=True),
+}
 
 
 class HostOptions(Struct, frozen=True, kw_only=True):
@@ -25,11 +41,12 @@ class HostOptions(Struct, frozen=True, kw_only=True):
 
     `preload` names modules and `targets` functions of scripts or modules; all are loaded once, in
     the template, within `start_timeout`, and shared by every worker. `arguments` are in `sys.argv`,
-    behind the script's path. `warm` processes are forked ahead and wait, beside `max_processes`.
-    Timeouts are seconds, `mailbox` is the bytes that other workers may have sent
-    to one that has not taken them yet. `spawn_rate` is how many are started in a second, the
+    behind the script's path. `warm` processes are forked ahead and wait, beside `max_processes`
+    and no more than these. Timeouts are seconds, `mailbox` is the bytes that other workers may have
+    sent to one that has not taken them yet. `spawn_rate` is how many are started in a second, the
     others wait; `log_rate` how many log records a second one may write, the others are dropped and
-    counted. `nice` is the workers' absolute niceness. Raises `ValueError` for what cannot be.
+    counted. `nice` is the workers' absolute niceness. Raises
+    `InvalidOptions`, a `ValueError`, with all that cannot be.
     """
 
     name: str = "processes"
@@ -49,23 +66,12 @@ class HostOptions(Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         """Refuse what cannot be, before any process is started."""
+        problems = wrong(self, _BOUNDS)
         if _NAME.fullmatch(self.name) is None:
-            raise ValueError(f"host name {self.name!r:.80} must be made of A-Z a-z 0-9 _ . : / -")
-        limits = self.limits
-        ranges: list[tuple[str, float | None, float, float, str]] = [
-            ("max_processes", self.max_processes, 0, _MOST, "0 or more"),
-            ("warm", self.warm, 0, _MOST, "0 or more"),
-            ("start_timeout", self.start_timeout, _LEAST, _MOST, "more than 0 seconds"),
-            ("stop_timeout", self.stop_timeout, 0, _MOST, "0 seconds or more"),
-            ("mailbox", self.mailbox, 0, _MOST, "0 bytes or more"),
-            ("spawn_rate", self.spawn_rate, _LEAST, _MOST, "more than 0 a second"),
-            ("log_rate", self.log_rate, 1, _MOST, "1 a second or more"),
-            ("limits.memory", limits.memory, 1, _MOST, "1 to 2**62 bytes"),
-            ("limits.cpu_time", limits.cpu_time, 1, _MOST, "1s or more"),
-            ("limits.open_files", limits.open_files, 16, _MOST, "16 or more"),
-            ("limits.processes", limits.processes, 1, _MOST, "1 or more"),
-            ("nice", self.nice, -20, 19, "-20 to 19"),
-        ]
-        for name, given, least, most, wanted in ranges:
-            if given is not None and not least <= given <= most:
-                raise ValueError(f"host {self.name}: {name} is {given!r} and must be {wanted}")
+            problems.append(("name", f"is {self.name!r:.80} and must be made of {_NAME_SAID}"))
+        if not any(name == "max_processes" for name, _ in problems):
+            most = self.max_processes
+            warm = Bounds(0, most, f"0 to max_processes, which is {most}", whole=True)
+            problems += wrong(self, {"warm": warm})
+        if problems:
+            raise InvalidOptions(problems, f"host {self.name:.80}")

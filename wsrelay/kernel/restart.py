@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-import math
+import sys
+from typing import Final
 
 from msgspec import Struct
 
+from wsrelay.bounds import MOST, Bounds, InvalidOptions, wrong
+
 __all__ = ["RestartPolicy", "Restarts"]
 
-_LEAST_DELAY = 0.01
+_BOUNDS: Final = {
+    "initial_delay": Bounds(0.01, MOST, "10ms or more"),
+    "max_delay": Bounds(0, MOST, "0 seconds or more"),
+    "backoff_factor": Bounds(1, sys.float_info.max, "1 or more, and finite"),
+    "jitter": Bounds(0, 1 - 1e-9, "0 or more and less than 1"),
+    "max_attempts": Bounds(0, MOST, "0 or more (0: no limit)", whole=True),
+}
 
 
 class RestartPolicy(Struct, frozen=True, kw_only=True):
     """The delays are seconds; `jitter` is the share by which each may differ from its value.
 
-    After `max_attempts` failures in a row (0: never) it is given up. Raises `ValueError` for values
-    that make no sense, a delay under 10 ms among them: a restart loop must not be a busy loop.
+    After `max_attempts` failures in a row (0: never) it is given up. Raises `InvalidOptions`, a
+    `ValueError`, for values that make no sense, a delay under 10 ms among them: a restart loop must
+    not be a busy loop.
     """
 
     initial_delay: float = 1.0
@@ -25,16 +35,13 @@ class RestartPolicy(Struct, frozen=True, kw_only=True):
     max_attempts: int = 0
 
     def __post_init__(self) -> None:
-        if not _LEAST_DELAY <= self.initial_delay < math.inf:
-            raise ValueError(f"initial_delay {self.initial_delay}: at least 10ms")
-        if not self.initial_delay <= self.max_delay < math.inf:
-            raise ValueError(f"max_delay {self.max_delay}: at least initial_delay")
-        if not 1 <= self.backoff_factor < math.inf:
-            raise ValueError(f"backoff_factor {self.backoff_factor}: at least 1")
-        if not 0 <= self.jitter < 1:
-            raise ValueError(f"jitter {self.jitter}: at least 0 and below 1")
-        if self.max_attempts < 0:
-            raise ValueError(f"max_attempts {self.max_attempts}: at least 0, which is no limit")
+        problems = wrong(self, _BOUNDS)
+        told = {name for name, _ in problems}
+        if not told & {"initial_delay", "max_delay"} and self.max_delay < self.initial_delay:
+            delays = f"{self.max_delay:g}s and must not be shorter than initial_delay"
+            problems.append(("max_delay", f"is {delays}, which is {self.initial_delay:g}s"))
+        if problems:
+            raise InvalidOptions(problems)
 
 
 class Restarts:

@@ -26,6 +26,7 @@ from typing import Any, Final, Protocol, Self, TypeVar
 from msgspec import Raw
 
 from wsrelay import current, payload, wire
+from wsrelay.bounds import InvalidOptions
 from wsrelay.errors import (
     HostFailed,
     NameTaken,
@@ -47,7 +48,7 @@ from wsrelay.kernel import (
 )
 from wsrelay.logrecord import fields
 from wsrelay.message import ExitError, ExitKind, Result, sendable
-from wsrelay.pid import PID, PIDSource, address, base36
+from wsrelay.pid import PID, PIDSource, address, base36, is_node_name
 from wsrelay.printable import printable, shortened
 from wsrelay.relay import command
 from wsrelay.spawning import pack_target
@@ -92,9 +93,10 @@ class Companion(Protocol):
 class Node:
     """A node: its process hosts, its workers and its connections.
 
-    `name` is the node part of its PIDs, the first of `hosts` is where spawns without a host go,
-    `entries` are ids that can be spawned like targets. Building it starts nothing; use
-    `async with node:`, `lifespan`, or `start` and `aclose`, in one event loop.
+    `name` is the node part of its PIDs, of A-Z a-z 0-9 _ . - (else it raises `InvalidOptions`), the
+    first of `hosts` is where spawns without a host go, `entries` are ids that can be spawned like
+    targets. Building it starts nothing; use `async with node:`, `lifespan`, or `start` and
+    `aclose`, in one event loop.
     """
 
     def __init__(
@@ -104,6 +106,10 @@ class Node:
         hosts: Sequence[HostOptions] = (),
         entries: Mapping[str, Entry] | None = None,
     ) -> None:
+        if not is_node_name(name):
+            raise InvalidOptions(
+                [("name", f"is {name!r:.80} and must be made of A-Z a-z 0-9 _ . -")], "node"
+            )
         self.name = name
         self.entries = dict(entries or {})
         self._templates = Templates(hosts or (HostOptions(),))

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection
+from types import SimpleNamespace
+from typing import Final
 
 from wsrelay import current
+from wsrelay.bounds import MOST, Bounds, InvalidOptions, wrong
 from wsrelay.errors import HostFailed, HostFull
 from wsrelay.node import Node
 from wsrelay.printable import printable
@@ -25,13 +28,20 @@ __all__ = ["WebSocketRelay"]
 logger = logging.getLogger(__name__)
 
 
+_BOUNDS: Final = {
+    "outbox_limit": Bounds(1, MOST, "1 byte or more", whole=True),
+    "linger": Bounds(0, MOST, "0 seconds or more"),
+}
+
+
 class WebSocketRelay:
     """Upgrades where the application answers with `X-WS-Relay`, and relays to that target.
 
     `node`: the node to use; None: one of its own, which starts with the application and ends with
     it. `allowed_origins` as in `Origins`. `outbox_limit` in bytes, `outbox_overflow` one of
     `close`, `pause` and `drop`, `linger` in seconds; under `pause` a client is closed all the same
-    at twice the limit, which only senders reach that are no workers. Building it starts nothing.
+    at twice the limit, which only senders reach that are no workers. Building it starts
+    nothing; it raises `InvalidOptions`, a `ValueError`, for what cannot be.
 
     `native`: an upgrade that the application answers without the header and with one of
     `native_statuses` (None: 2xx, 404 and 405), with an event of a `websocket` scope, or with no
@@ -63,13 +73,18 @@ class WebSocketRelay:
         self._never_ask = _paths(never_ask)
         self._cancel_unused = cancel_unused
         self._own: Node | None = None
-        self._origins = Origins(allowed_origins)
+        problems = []
         try:
-            overflow = Overflow(outbox_overflow)
-        except ValueError:
+            self._origins = Origins(allowed_origins)
+        except ValueError as error:
+            problems.append(("allowed_origins", str(error)))
+        if outbox_overflow not in list(Overflow):
             known = ", ".join(Overflow)
-            raise ValueError(f"outbox_overflow {outbox_overflow!r} is none of {known}") from None
-        self._limits = Limits(outbox_limit, overflow, linger)
+            problems.append(("outbox_overflow", f"is {outbox_overflow!r:.60} and none of {known}"))
+        given = {"outbox_limit": outbox_limit, "linger": linger}
+        if problems := [*problems, *wrong(SimpleNamespace(**given), _BOUNDS)]:
+            raise InvalidOptions(problems)
+        self._limits = Limits(outbox_limit, Overflow(outbox_overflow), linger)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI scope."""

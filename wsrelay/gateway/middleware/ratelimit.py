@@ -10,6 +10,7 @@ from typing import Annotated, Final
 from pydantic import AfterValidator, Field
 from starlette.requests import HTTPConnection
 
+from wsrelay.bounds import MOST
 from wsrelay.bucket import Bucket
 from wsrelay.node import Node
 from wsrelay.relay.asgi import App, Receive, Scope, Send
@@ -38,9 +39,9 @@ def _interval(seconds: float) -> float:
 class RateLimitOptions(Options):
     """`requests` per `interval` and client, `burst` at once (as many as requests by default)."""
 
-    requests: int = Field(ge=1)
+    requests: int = Field(ge=1, le=MOST)
     interval: Annotated[Duration, AfterValidator(_interval)] = 1.0
-    burst: int | None = Field(default=None, ge=1)
+    burst: int | None = Field(default=None, ge=1, le=MOST)
     key: Annotated[str, AfterValidator(_key)] = "ip"
     max_keys: int = Field(default=10_000, ge=1)
 
@@ -73,7 +74,7 @@ class RateLimit:
         self._kind, _, self._name = options.key.partition(":")
 
     @classmethod
-    def build(cls, app: App, options: RateLimitOptions, _node: Node) -> RateLimit:
+    def build(cls, app: App, options: RateLimitOptions, _node: Node | None) -> RateLimit:
         """Put it around an application."""
         return cls(app, options)
 

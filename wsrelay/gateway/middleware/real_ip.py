@@ -42,7 +42,7 @@ class RealIPOptions(Options):
     trusted: Annotated[Names, AfterValidator(_subnets)] = Field(min_length=1)
 
 
-def real_ip(app: App, options: RealIPOptions, _node: Node) -> App:
+def real_ip(app: App, options: RealIPOptions, _node: Node | None) -> App:
     """Take client and scheme from the headers of trusted proxies, from nobody else's."""
 
     async def as_it_is(scope: Scope, receive: Receive, send: Send) -> None:

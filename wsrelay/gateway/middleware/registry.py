@@ -7,9 +7,10 @@ from typing import Any, Final, NamedTuple
 
 from pydantic import ValidationError
 
+from wsrelay.bounds import InvalidOptions
 from wsrelay.config.problems import explained, nearest
 from wsrelay.node import Node
-from wsrelay.relay.asgi import App
+from wsrelay.relay.asgi import App, Receive, Scope, Send
 
 from . import ratelimit, real_ip, standard, token_auth
 from .options import Options
@@ -19,7 +20,7 @@ __all__ = ["MIDDLEWARE", "check", "wrap"]
 
 class _Kind(NamedTuple):
     options: type[Options]
-    build: Callable[[App, Any, Node], App]
+    build: Callable[[App, Any, Node | None], App]
 
 
 MIDDLEWARE: Final[dict[str, _Kind]] = {
@@ -31,6 +32,9 @@ MIDDLEWARE: Final[dict[str, _Kind]] = {
     "token_auth": _Kind(token_auth.TokenAuthOptions, token_auth.TokenAuth.build),
 }
 
+_RUNS_CODE: Final = {"token_auth"}
+"""Those that load a user's function when they are built; a check does not."""
+
 _PREFIXES: Final = {"websocket_relay": "wsrelay."}
 
 
@@ -40,7 +44,7 @@ def _prefix(name: str) -> str:
 
 def check(names: Sequence[str], options: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return what is wrong with names and options, as pairs of the name or key and a message."""
-    problems = [
+    problems: list[tuple[str, str]] = [
         (name, f"there is no middleware {name!r}; {nearest(name, MIDDLEWARE)}")
         for name in names
         if name not in MIDDLEWARE
@@ -62,8 +66,25 @@ def check(names: Sequence[str], options: Mapping[str, Any]) -> list[tuple[str, s
             )
             problems.append((key, f"unknown option; {hint}"))
     for name in sorted(known):
-        problems += _parsed(name, options)[1]
+        parsed, wrong = _parsed(name, options)
+        problems += wrong if parsed is None else _tried(name, parsed)
     return problems
+
+
+async def _nobody(_scope: Scope, _receive: Receive, _send: Send) -> None:
+    """Answer nothing: it stands where an application is to be."""
+
+
+def _tried(name: str, options: Options) -> list[tuple[str, str]]:
+    """Build a middleware around nothing, and return what it refuses."""
+    if name in _RUNS_CODE:
+        return []
+    try:
+        MIDDLEWARE[name].build(_nobody, options, None)
+    except InvalidOptions as error:
+        prefix = _prefix(name)
+        return [(prefix + option.replace("_", "."), text) for option, text in error.problems]
+    return []
 
 
 def wrap(app: App, names: Sequence[str], options: Mapping[str, Any], node: Node) -> App:

@@ -2,44 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from pydantic import AfterValidator, Field
+from pydantic import Field
 from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.gzip import GZipMiddleware
 
 from wsrelay.node import Node
 from wsrelay.relay.asgi import App
 from wsrelay.relay.middleware import WebSocketRelay
-from wsrelay.relay.origins import Origins
-from wsrelay.relay.outbox import Overflow
 
 from .options import Duration, Names, Options, Size
 
 __all__ = ["CORSOptions", "CompressOptions", "RelayOptions", "compress", "cors", "relay"]
 
 
-def _origins(text: str) -> str:
-    Origins(text)  # raises ValueError
-    return text
-
-
-def _overflow(text: str) -> str:
-    if text not in list(Overflow):
-        raise ValueError(f"must be one of {', '.join(Overflow)}, not {text!r}")
-    return text
-
-
 class RelayOptions(Options):
-    """`wsrelay.allowed.origins`, `wsrelay.outbox.limit`, `.overflow` and `wsrelay.linger`."""
+    """`wsrelay.allowed.origins`, `wsrelay.outbox.limit`, `.overflow` and `wsrelay.linger`.
 
-    allowed_origins: Annotated[str, AfterValidator(_origins)] = ""
+    What they may be is told by `WebSocketRelay`.
+    """
+
+    allowed_origins: str = ""
     outbox_limit: Size = 4 * 1024 * 1024
-    outbox_overflow: Annotated[str, AfterValidator(_overflow)] = "close"
+    outbox_overflow: str = "close"
     linger: Duration = 2.0
 
 
-def relay(app: App, options: RelayOptions, node: Node) -> App:
+def relay(app: App, options: RelayOptions, node: Node | None) -> App:
     """Relay upgrades (contract section 2)."""
     return WebSocketRelay(
         app,
@@ -63,7 +51,7 @@ class CORSOptions(Options):
     max_age: Duration = 600.0
 
 
-def cors(app: App, options: CORSOptions, _node: Node) -> App:
+def cors(app: App, options: CORSOptions, _node: Node | None) -> App:
     """Answer preflight requests and add the headers."""
     return CORSMiddleware(
         app,
@@ -83,6 +71,6 @@ class CompressOptions(Options):
     level: int = Field(default=6, ge=1, le=9)
 
 
-def compress(app: App, options: CompressOptions, _node: Node) -> App:
+def compress(app: App, options: CompressOptions, _node: Node | None) -> App:
     """Compress HTTP responses."""
     return GZipMiddleware(app, minimum_size=options.minimum_size, compresslevel=options.level)

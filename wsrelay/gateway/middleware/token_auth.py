@@ -77,7 +77,7 @@ class TokenAuth:
         self._check = self._same_secret if options.function is None else _load(options.function)
 
     @classmethod
-    def build(cls, app: App, options: TokenAuthOptions, _node: Node) -> TokenAuth:
+    def build(cls, app: App, options: TokenAuthOptions, _node: Node | None) -> TokenAuth:
         """Put it around an application; raises `ValueError` if the function cannot be loaded."""
         return cls(app, options)
 
