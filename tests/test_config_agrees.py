@@ -17,7 +17,7 @@ from wsrelay.cli.serve import serve
 from wsrelay.config import ConfigError, Problem
 from wsrelay.gateway import assembly, middleware
 from wsrelay.gateway.address import Listener
-from wsrelay.gateway.server import Server
+from wsrelay.gateway.server import Server, ServerOptions
 
 KEYS = {
     "process.host": [
@@ -370,3 +370,8 @@ def test_all_that_is_wrong_with_options_in_code_is_told_at_once() -> None:
         HostOptions(name="a", spawn_rate=0, nice="x", warm=True)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"initial_delay is 0 .*; jitter is 1"):
         RestartPolicy(initial_delay=0, jitter=1)
+
+
+def test_a_short_keep_alive_is_not_rounded_to_none() -> None:
+    server = Server(None, Listener(), ServerOptions(keep_alive=0.4))
+    assert server.config.timeout_keep_alive == 0.4

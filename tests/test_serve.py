@@ -405,6 +405,200 @@ def test_a_reload_that_fails_has_changed_nothing(site: Site) -> None:
         assert len(after) >= len(template)
 
 
+def renamed(site: Site, old: str, new: str) -> None:
+    entry = site.entries.pop(old)
+    site.entries["router"]["meta"] = {"server": new}
+    site.entries = {new: {**entry, "name": new}, **site.entries}
+    site.write()
+
+
+def test_a_server_of_a_new_name_takes_the_address_over_in_a_reload(site: Site) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    path = site.folder / "site.sock"
+    site.endpoint("connect")
+    site.add("gateway", "http.service", addr=address)
+    site.add("local", "http.service", addr=f"unix:{path}")
+    with site.serving() as running, client(running.ws("/api/connect")) as old:
+        renamed(site, "gateway", "front")
+        site.entries["near"] = {**site.entries.pop("local"), "name": "near"}
+        site.write()
+        reloaded(running, "changed: ")
+        assert closed(old)[0] == 1012
+        with client(running.ws("/api/connect")) as new:
+            new.send("x")
+            assert received(new) == "one x"
+        transport = httpx.HTTPTransport(uds=str(path))
+        with httpx.Client(transport=transport) as unix:
+            assert unix.get("http://x/healthz").text == "ok\n"
+        running.signal(signal.SIGTERM)
+        assert running.wait() == 0
+    assert not path.exists(), "the new one removes it"
+
+
+def test_two_servers_change_their_addresses_in_a_reload(site: Site) -> None:
+    addresses = [f"127.0.0.1:{port}" for port in (free_port(), free_port())]
+    site.endpoint("text")
+    site.add("gateway", "http.service", addr=addresses[0])
+    site.add("other", "http.service", addr=addresses[1])
+    with site.serving() as running:
+        statuses = [get(f"http://{address}/api/text").status_code for address in addresses]
+        assert statuses == [200, 404]
+        site.entries["gateway"]["addr"], site.entries["other"]["addr"] = reversed(addresses)
+        site.write()
+        reloaded(running, "changed: app:gateway, app:other")
+        statuses = [get(f"http://{address}/api/text").status_code for address in addresses]
+        assert statuses == [404, 200]
+
+
+STUBBORN = """
+import pathlib, time
+from wsrelay import process
+
+def handler(folder):
+    for message in process.inbox():
+        pass
+    pathlib.Path(folder, "cancelled").touch()
+    while not pathlib.Path(folder, "go").exists():
+        time.sleep(0.01)
+"""
+
+
+def test_a_signal_in_the_middle_of_a_reload_ends_the_node_in_order(site: Site) -> None:
+    (site.folder / "stubborn.py").write_text(STUBBORN)
+    site.add("patient", "process.host", stop_timeout="60s")
+    site.add("stubborn", "process.python", source="file://stubborn.py", host="patient")
+    site.add("keeper", "process.service", process="stubborn", args=[str(site.folder)])
+    paths = [site.folder / name for name in ("old.sock", "new.sock")]
+    site.add("old", "http.service", addr=f"unix:{paths[0]}")
+    site.endpoint("connect")
+    with site.serving() as running, client(running.ws("/api/connect")) as one:
+
+        def running_now() -> int:
+            rows = command("ps", "--json", running=running)
+            return sum(row["state"] == "running" for row in rows)
+
+        until(lambda: running_now() == 2, "the service runs")
+        for name in ("keeper", "old"):
+            del site.entries[name]
+        site.add("new", "http.service", addr=f"unix:{paths[1]}")
+        site.add("another", "process.service", process="stubborn", args=[str(site.folder)])
+        running.signal(signal.SIGHUP)
+        until((site.folder / "cancelled").exists, "the service that is gone is being stopped")
+        running.signal(signal.SIGTERM)
+        assert closed(one) == (1012, "node shuts down")
+        (site.folder / "go").touch()
+        assert running.wait() == 0
+        running.stderr.join()
+        for words in ("Traceback", "never", "service app:another"):
+            assert words not in running.stderr.text
+    assert [path for path in paths if path.exists()] == []
+
+
+def test_a_signal_while_a_reload_waits_for_a_server_s_clients_leaves_nothing_behind(
+    site: Site,
+) -> None:
+    path = site.folder / "front.sock"
+    site.endpoint("connect")
+    with site.serving() as running:
+        host, _, port = running.address.rpartition(":")
+        with socket.create_connection((host, int(port)), TIMEOUT) as deaf:
+            deaf.sendall(
+                b"GET /api/connect HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\n"
+                b"Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+                b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+            )
+            assert b" 101 " in deaf.recv(1000)
+            renamed(site, "gateway", "front")
+            site.entries["front"]["addr"] = f"unix:{path}"
+            site.write()
+            running.signal(signal.SIGHUP)
+            assert deaf.recv(1000).startswith(b"\x88"), "a close frame, which it does not answer"
+            running.signal(signal.SIGTERM)
+            assert running.wait() == 0
+        running.stderr.join()
+        assert "Traceback" not in running.stderr.text
+        assert "never" not in running.stderr.text
+    assert not path.exists()
+
+
+BROKEN_PREPARE = """
+import wsrelay.gateway.server as server
+
+usual = server.Server.prepare
+
+async def prepare(self):
+    if self.listener.unix and self.listener.unix.endswith("bad.sock"):
+        raise server.AddressError("cannot accept connections: Too many open files")
+    await usual(self)
+
+server.Server.prepare = prepare
+"""
+
+
+def test_a_server_that_cannot_be_started_in_a_reload_changes_nothing(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sabotage(site, monkeypatch, BROKEN_PREPARE)
+    site.endpoint("connect")
+    paths = [site.folder / name for name in ("good.sock", "bad.sock")]
+    with site.serving() as running, client(running.ws("/api/connect")) as one:
+        templates = psutil.Process(running.pid).children()
+        site.endpoint("text")
+        site.add("heavy", "process.host", stop_timeout="3s")
+        site.add("good", "http.service", addr=f"unix:{paths[0]}")
+        site.add("bad", "http.service", addr=f"unix:{paths[1]}")
+        site.add("gateway", "http.service", addr="127.0.0.1:0", max_message_size="1KB")
+        reloaded(running, "Too many open files; the configuration stays as it was")
+        assert [path for path in paths if path.exists()] == []
+        assert get(running.http("/api/text")).status_code == 404
+        assert psutil.Process(running.pid).children() == templates
+        one.send("x" * 2000)
+        assert received(one) == "one " + "x" * 2000
+        with client(running.ws("/api/connect")) as new:
+            new.send("x" * 2000)
+            assert received(new) == "one " + "x" * 2000
+
+
+def sabotage(site: Site, monkeypatch: pytest.MonkeyPatch, code: str) -> None:
+    """Let the node run code before anything else of it."""
+    folder = site.folder / "sabotage"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(code)
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+
+
+WAITS = """
+import pathlib, time
+
+pathlib.Path({folder!r}, "loading").touch()
+deadline = time.monotonic() + 60
+while not pathlib.Path({folder!r}, "go").exists() and time.monotonic() < deadline:
+    time.sleep(0.01)
+"""
+
+
+@pytest.mark.parametrize("script", ["echo.py", "web.py"], ids=["in the template", "in the node"])
+def test_a_hangup_before_it_serves_waits_until_it_does(site: Site, script: str) -> None:
+    for name in ("light", "heavy"):
+        site.add(name, "process.host", stop_timeout="2s", start_timeout="60s")
+    site.endpoint("mapping")
+    text = (site.folder / script).read_text()
+    (site.folder / script).write_text(text + WAITS.format(folder=str(site.folder)))
+    with site.serving(serves=False) as running:
+        until((site.folder / "loading").exists, "it is being loaded")
+        site.endpoint("text")
+        for _ in range(3):
+            running.signal(signal.SIGHUP)
+        (site.folder / "go").touch()
+        running.stderr.line("changed: app:text_function, app:text.endpoint")
+        lines = running.stderr.lines
+        [serving] = [i for i, line in enumerate(lines) if "Serving app:gateway" in line]
+        [again] = [i for i, line in enumerate(lines) if "was read again" in line]
+        assert serving < again
+        address = lines[serving].partition("http://")[2].split()[0]
+        assert get(f"http://{address}/api/text").text == "plain"
+
+
 def test_a_reload_starts_and_stops_services(site: Site) -> None:
     site.add("keeper", "process.python", source="file://echo.py", method="forever")
     with site.serving() as running:

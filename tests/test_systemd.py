@@ -163,6 +163,33 @@ def test_the_service_manager_is_told_ready_reloading_and_stopping(
         assert node.wait(TIMEOUT) == 0
 
 
+def test_a_reload_that_fails_unexpectedly_is_over_for_the_service_manager_all_the_same(
+    notices: socket.socket, tmp_path: Path
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "from wsrelay.gateway.deployment import Deployment\n"
+        "async def reload(self, configuration): raise KeyError('a mistake of ours')\n"
+        "Deployment.reload = reload\n"
+    )
+    configuration = tmp_path / "wsrelay.yaml"
+    entry = {"name": "web", "kind": "http.service", "addr": "127.0.0.1:0"}
+    configuration.write_text(
+        yaml.safe_dump({"version": "1.0", "namespace": "app", "entries": [entry]})
+    )
+    place = {"NOTIFY_SOCKET": notices.getsockname(), "PYTHONPATH": str(tmp_path)}
+    with started([], "serve", "-c", str(configuration), **place) as node:
+        notice(notices, "READY=1")
+        for _ in range(2):
+            node.send_signal(signal.SIGHUP)
+            notice(notices, "RELOADING=1")
+            notice(notices, "READY=1")
+        node.terminate()
+        notice(notices, "STOPPING=1")
+        assert node.wait(TIMEOUT) == 0
+        assert node.stderr is not None
+        assert node.stderr.read().count("KeyError: 'a mistake of ours'") == 2
+
+
 def test_run_tells_it_too_and_workers_cannot(notices: socket.socket, tmp_path: Path) -> None:
     script = tmp_path / "look.py"
     script.write_text(

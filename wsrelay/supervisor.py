@@ -81,7 +81,8 @@ class Supervisor:
     async def reconfigure(self, services: Sequence[Service], renew: Collection[str] = ()) -> None:
         """Take other services: stop what is gone, changed or to `renew`, start what is new.
 
-        Raises `ValueError` as the constructor; then nothing has changed.
+        A node that shuts down starts nothing. Raises `ValueError` as the constructor; then nothing
+        has changed.
         """
         wanted = dict(_named(services))
         for name, keeper in reversed(self._keepers.items()):
@@ -96,7 +97,7 @@ class Supervisor:
             name: kept.get(name) or _Keeper(self._node, service) for name, service in wanted.items()
         }
         for name, keeper in self._keepers.items():
-            if name not in kept and keeper.service.auto_start:
+            if name not in kept and keeper.service.auto_start and not self._node.draining:
                 keeper.start()
 
     def start_service(self, name: str) -> None:

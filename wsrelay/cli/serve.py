@@ -60,10 +60,13 @@ def serve(
 ) -> None:
     """Serve a configuration.
 
-    SIGHUP reads it again; Ctrl-C or SIGTERM ends everything in order, a second one at once.
+    SIGHUP reads it again, as soon as it serves; Ctrl-C or SIGTERM ends everything in order, a
+    second one at once.
     """
     if reload:
         reload_on_edits([path if path.is_dir() else path.parent for path in paths])
+    hangups: list[int] = []
+    signal.signal(signal.SIGHUP, lambda number, _: hangups.append(number))
     set_up_logging(log_format, log_level)
     sys.path.insert(0, "")  # a module here is found, as with `python -m`
     configuration = _load(paths)
@@ -74,7 +77,7 @@ def serve(
         sum(host.max_processes for host in assembly.hosts(configuration)),
     )
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        runner.run(_serve(configuration, paths, name))
+        runner.run(_serve(configuration, paths, name, hangups))
 
 
 @click.command()
@@ -100,7 +103,10 @@ def _load(paths: tuple[Path, ...]) -> Configuration:
         fail(f"{count} problem{'s' if count > 1 else ''} in the configuration")
 
 
-async def _serve(configuration: Configuration, paths: tuple[Path, ...], name: str) -> None:
+async def _serve(
+    configuration: Configuration, paths: tuple[Path, ...], name: str, hangups: list[int]
+) -> None:
+    """Serve it; `hangups` are the SIGHUPs that came before."""
     inherited, notify = Inherited(), Notify()
     try:
         deployment = Deployment(configuration, name=name, inherited=inherited)
@@ -109,28 +115,25 @@ async def _serve(configuration: Configuration, paths: tuple[Path, ...], name: st
     except assembly.AssemblyError as error:
         fail(str(error), error.details)
     inherited.close()
-    reloads: set[asyncio.Task[None]] = set()
-    one_at_a_time = asyncio.Lock()
+    reloads = _Reloads(deployment, paths, notify)
 
     def addresses() -> list[str]:
         return [address.url(listener, tls=tls) for _, listener, tls in deployment.addresses]
-
-    def read_again() -> None:
-        task = asyncio.ensure_future(_read_again(deployment, paths, notify, one_at_a_time))
-        reloads.add(task)
-        task.add_done_callback(reloads.discard)
 
     def accepting() -> None:
         for entry, listener, tls in deployment.addresses:
             say(f"Serving {entry} at {address.url(listener, tls=tls)}")
 
         notify.ready()
+        reloads.begin()
 
     def stop() -> None:
         notify.stopping()
         deployment.stop()
 
-    with on_signals(stop), on_signals(read_again, [signal.SIGHUP]):
+    with on_signals(stop), on_signals(reloads.ask, [signal.SIGHUP]):
+        if hangups:
+            reloads.ask()
         try:
             files = ", ".join(str(path.resolve()) for path in paths)
             async with controlled(deployment.node, files, addresses), notify.watchdog():
@@ -139,17 +142,42 @@ async def _serve(configuration: Configuration, paths: tuple[Path, ...], name: st
             fail(str(error), error.details)
 
 
-async def _read_again(
-    deployment: Deployment, paths: tuple[Path, ...], notify: Notify, one_at_a_time: asyncio.Lock
-) -> None:
-    async with one_at_a_time:
-        notify.reloading()
-        try:
-            await _reload(deployment, paths)
-        except Exception:
-            logger.exception("reading the configuration again failed")
-        finally:
-            notify.ready()
+class _Reloads:
+    """Reads the configuration again when it is asked to: one at a time, and none before `begin`."""
+
+    def __init__(self, deployment: Deployment, paths: tuple[Path, ...], notify: Notify) -> None:
+        self._deployment = deployment
+        self._paths = paths
+        self._notify = notify
+        self._serving = asyncio.Event()
+        self._one_at_a_time = asyncio.Lock()
+        self._next: asyncio.Task[None] | None = None
+        """One that was asked for and has read nothing yet."""
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def begin(self) -> None:
+        """Take what was asked for by now, and from now on: it serves."""
+        self._serving.set()
+
+    def ask(self) -> None:
+        """Read it again, unless that is about to be done anyway."""
+        if self._next is None:
+            self._next = asyncio.ensure_future(self._read_again())
+            self._tasks.add(self._next)
+            self._next.add_done_callback(self._tasks.discard)
+
+    async def _read_again(self) -> None:
+        async with self._one_at_a_time:
+            await self._serving.wait()
+            self._next = None
+            self._notify.reloading()
+            try:
+                await _reload(self._deployment, self._paths)
+            except Exception:
+                logger.exception("reading the configuration again failed")
+            finally:
+                if not self._deployment.stopping:
+                    self._notify.ready()
 
 
 async def _reload(deployment: Deployment, paths: tuple[Path, ...]) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 from wsrelay import worker
 from wsrelay.config import Configuration
 from wsrelay.config import Server as ServerEntry
+from wsrelay.errors import HostFailed
 from wsrelay.relay.asgi import App, Receive, Scope, Send
 
 from . import assembly
@@ -18,6 +21,9 @@ from .server import FrontEnd, Server
 from .systemd import Inherited
 
 __all__ = ["Deployment"]
+
+_PATIENCE: Final = 10.0
+"""Seconds that a reload gets to end once the node has ended."""
 
 
 class _Current:
@@ -31,7 +37,7 @@ class _Current:
 
 
 class _Running:
-    """One server entry as it listens."""
+    """One server entry as it listens; closes the listener if it cannot be built."""
 
     def __init__(
         self, entry: ServerEntry, app: _Current, listener: Listener, path: Path | None = None
@@ -40,9 +46,18 @@ class _Running:
         self.certificate = _certificate(entry)  # before it is loaded: it may change meanwhile
         self.app = app
         self.listener = listener
-        self.server = Server(self.app, listener, assembly.server_options(entry))
         self.path = path
         """That of a Unix socket which is to be removed in the end."""
+        try:
+            self.server = Server(self.app, listener, assembly.server_options(entry))
+        except BaseException:
+            release(listener, path)
+            raise
+
+    def close(self) -> None:
+        """Let no more connections in."""
+        self.server.stop_accepting()
+        release(self.listener, self.path)
 
     def serves(self, entry: ServerEntry) -> bool:
         """Whether it is as the entry wants it, with the certificate that is on disk now."""
@@ -85,7 +100,7 @@ class Deployment:
     def close(self) -> None:
         """Close the sockets of servers that were never run."""
         for running in self._running.values():
-            release(running.listener, running.path)
+            running.close()
 
     async def run(self, accepting: Callable[[], object]) -> None:
         """Serve until `stop`; raises `HostFailed`. `accepting` is called when clients may come."""
@@ -94,7 +109,16 @@ class Deployment:
             servers = iter([running.server for running in self._running.values()])
             await self._front.run(servers, accepting)
         finally:
+            # A reload that is under way starts nothing any more, and ends on its own.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_PATIENCE), self._reloading:
+                    pass
             self.close()
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the end has begun."""
+        return self._front.stopping
 
     def stop(self) -> None:
         """End in order; called again, at once."""
@@ -105,10 +129,12 @@ class Deployment:
 
         Connections and processes that there are go on; what is spawned and asked for from now on
         is the new configuration's, scripts that were edited included. A server that is gone closes
-        its connections. Raises `AssemblyError`, `AddressError`, `HostFailed`: then nothing has
-        changed.
+        its connections; one of another name at the same address takes its listener over. Raises
+        `AssemblyError`, `AddressError`, `HostFailed`: then nothing has changed.
         """
         async with self._reloading:
+            if self.stopping:
+                raise HostFailed("the node shuts down")
             return await self._reload(configuration)
 
     async def _reload(self, new: Configuration) -> list[str]:
@@ -117,29 +143,22 @@ class Deployment:
         for source in edited:
             worker.forget_script(source)
         apps = self._applications(new)
-        opened: dict[str, _Running] = {}
-        exchanged: dict[str, _Running] = {}
         hosts, services = assembly.hosts(new), assembly.services(new)
         stale = {host.name for host in hosts if edited & {_script(t) for t in host.targets}}
+        fresh: dict[str, _Running] = {}
+        givers: dict[str, _Running] = {}
         try:
+            # All that may fail comes first.
             for entry in new.servers.values():
-                there = self._running.get(entry.id)
-                if there is None or there.entry.addr != entry.addr:
-                    opened[entry.id] = _open(entry, apps[entry.id])
-                elif not there.serves(entry):
-                    listener = there.listener.dup()
-                    try:
-                        exchanged[entry.id] = _Running(entry, there.app, listener, there.path)
-                    except BaseException:
-                        listener.close()
-                        raise
+                self._renew(entry, new, apps[entry.id], fresh, givers)
+            for running in fresh.values():
+                await running.server.prepare()
             await self.node.reconfigure(hosts, assembly.entries(new), stale)
         except BaseException:
-            for running in opened.values():
-                release(running.listener, running.path)
-            for running in exchanged.values():
-                running.listener.close()
+            for running in fresh.values():
+                running.close()
             raise
+        exchanged = {name for name, giver in givers.items() if self._running.get(name) is giver}
         changed = [
             name
             for name in {**old.entries, **new.entries}
@@ -152,35 +171,60 @@ class Deployment:
             or _script(new.processes[service.process].target) in edited
         }
         await self._supervisor.reconfigure(services, renewed)
-        await self._exchange_servers(new, apps, opened, exchanged)
+        await self._exchange_servers(new, apps, fresh, givers)
         self._front.spread = _spread(new)
         self.configuration, self._sources = new, sources
         return changed
+
+    def _renew(
+        self,
+        entry: ServerEntry,
+        new: Configuration,
+        app: App,
+        fresh: dict[str, _Running],
+        givers: dict[str, _Running],
+    ) -> None:
+        """Build the server of an entry, unless one runs that is as it should be.
+
+        It listens on what one has that listens at its address and is to end: that is its giver.
+        """
+        there = self._running.get(entry.id)
+        if there is not None and there.entry.addr == entry.addr:
+            if not there.serves(entry):
+                givers[entry.id] = there
+                # The application of old and new connections is one.
+                fresh[entry.id] = _Running(entry, there.app, there.listener.dup())
+            return
+        for name, running in self._running.items():
+            stays = name in new.servers and new.servers[name].addr == running.entry.addr
+            if running.entry.addr == entry.addr and entry.addr.port != 0 and not stays:
+                givers[entry.id] = running
+                fresh[entry.id] = _Running(entry, _Current(app), running.listener.dup())
+                return
+        fresh[entry.id] = _open(entry, app)
 
     async def _exchange_servers(
         self,
         new: Configuration,
         apps: dict[str, App],
-        opened: dict[str, _Running],
-        exchanged: dict[str, _Running],
+        fresh: dict[str, _Running],
+        givers: dict[str, _Running],
     ) -> None:
-        for name in list(self._running):
-            running = self._running[name]
-            entry = new.servers.get(name)
-            if entry is None or name in opened:
-                del self._running[name]
-                await self._front.remove(running.server)
-                release(running.listener, running.path)
-                continue
+        before = self._running
+        for name, giver in givers.items():
+            fresh[name].path, giver.path = giver.path, None
+        self._running = {name: fresh.get(name) or before[name] for name in new.servers}
+        for name, running in self._running.items():
             running.app.app = apps[name]
-            if name in exchanged:
+            if name in fresh:
+                await self._front.add(running.server)
+        for name, running in before.items():
+            if givers.get(name) is running:
                 # The old connections stay with the options and certificate that they began with.
-                self._running[name] = exchanged[name]
-                await self._front.add(exchanged[name].server)
                 self._front.retire(running.server)
-        for name, running in opened.items():
-            self._running[name] = running
-            await self._front.add(running.server)
+            elif self._running.get(name) is not running:
+                await self._front.remove(running.server)
+                running.close()
 
     def _applications(self, configuration: Configuration) -> dict[str, App]:
         def ready() -> bool:
@@ -205,11 +249,7 @@ def _open(entry: ServerEntry, app: App, inherited: Inherited | None = None) -> _
         listener, path = bind_unix(address.path), address.path
     else:
         listener = bind(address.host or "", address.port or 0)
-    try:
-        return _Running(entry, _Current(app), listener, path)
-    except BaseException:
-        release(listener, path)
-        raise
+    return _Running(entry, _Current(app), listener, path)
 
 
 def _certificate(entry: ServerEntry) -> tuple[bytes, ...]:

@@ -101,12 +101,35 @@ class Server(uvicorn.Server):
         )
         self.server_state = self._state
         self.listener = listener
+        self.servers: list[asyncio.base_events.Server] = []
         self._accepting = asyncio.Event()
+        self._closed = False
         self._retired = False
         self._serving: asyncio.Task[None] | None = None
 
+    async def prepare(self) -> None:
+        """Do all that may fail before it accepts; raises `AddressError`. `start` does it, too."""
+        if self.servers or self._closed:
+            return
+        loop, tls = asyncio.get_running_loop(), self.config.ssl
+        try:
+            for sock in self.listener.sockets:
+                server = await loop.create_server(
+                    lambda: HTTPProtocol(self.config, self._state, {}),
+                    sock=sock,
+                    ssl=tls,
+                    # uvicorn's own gives TLS handshakes a minute.
+                    ssl_handshake_timeout=self._state.header_timeout if tls else None,
+                    backlog=self.config.backlog,
+                    start_serving=False,
+                )
+                self.servers.append(server)
+        except OSError as error:
+            raise AddressError(f"cannot accept connections: {error}") from None
+
     async def start(self) -> None:
-        """Start accepting."""
+        """Start accepting; raises `AddressError`."""
+        await self.prepare()
         self._serving = asyncio.create_task(self.serve([*self.listener.sockets]))
         accepting = asyncio.ensure_future(self._accepting.wait())
         await asyncio.wait({self._serving, accepting}, return_when=asyncio.FIRST_COMPLETED)
@@ -116,6 +139,7 @@ class Server(uvicorn.Server):
 
     def stop_accepting(self) -> None:
         """Let no more connections in; those that there are stay."""
+        self._closed = True
         for server in self.servers:
             server.close()
         self.listener.close()
@@ -140,17 +164,9 @@ class Server(uvicorn.Server):
             await self._serving
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002
-        """Start accepting; uvicorn calls this, whose own gives TLS handshakes a minute."""
-        self.servers: list[asyncio.base_events.Server] = [
-            await asyncio.get_running_loop().create_server(
-                lambda: HTTPProtocol(self.config, self._state, {}),
-                sock=sock,
-                ssl=self.config.ssl,
-                ssl_handshake_timeout=self._state.header_timeout if self.config.ssl else None,
-                backlog=self.config.backlog,
-            )
-            for sock in self.listener.sockets
-        ]
+        """Start accepting what is prepared, unless it is over by now; uvicorn calls this."""
+        for server in () if self._closed else self.servers:
+            await server.start_serving()
         self.started = True
         self._accepting.set()
 
@@ -178,6 +194,11 @@ class FrontEnd:
         loaded = self._loading is not None and self._loading.done()
         return loaded and not self._stop.is_set()
 
+    @property
+    def stopping(self) -> bool:
+        """Whether the end has begun."""
+        return self._stop.is_set()
+
     async def run(self, servers: Iterable[Server], accepting: Callable[[], object]) -> None:
         """Load the node's hosts, then serve until `stop`; raises `HostFailed`.
 
@@ -203,9 +224,17 @@ class FrontEnd:
             await self.add(server)
 
     async def add(self, server: Server) -> None:
-        """Start one more server."""
-        await server.start()
-        self.servers.append(server)
+        """Start one more server; once the end has begun, close it."""
+        if self.stopping:
+            server.stop_accepting()
+            return
+        self.servers.append(server)  # so that an end meanwhile is its end, too
+        try:
+            await server.start()
+        except BaseException:
+            self.servers.remove(server)
+            server.stop_accepting()
+            raise
 
     async def remove(self, server: Server) -> None:
         """Close a server and its connections, and those of retired ones of its application."""
