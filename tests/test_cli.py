@@ -813,6 +813,8 @@ def test_a_script_that_ends_the_process_at_import_is_an_error_too(
         (["--port", "65536"], "65536 is not in the range"),
         (["--port", "http"], "'http' is not a valid integer"),
         (["--max-processes", "0"], "0 is not in the range"),
+        (["--warm", "300"], "is 300 and must be 0 to max_processes, which is 256"),
+        (["--memory", "0"], "is 0 and must be 1 to 2**62 bytes"),
         (["--no-such-option"], "--no-such-option"),
     ],
 )

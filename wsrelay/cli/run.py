@@ -12,6 +12,7 @@ import click
 import msgspec
 
 from wsrelay import durations, sizes, targets
+from wsrelay.bounds import InvalidOptions
 from wsrelay.errors import HostFailed, InvalidTarget
 from wsrelay.gateway.address import AddressError, Listener, bind, url
 from wsrelay.gateway.script import Scope, ScriptOptions, script_app
@@ -218,19 +219,20 @@ def run(
         room_linger=room_linger,
         static=static,
     )
-    if warm > max_processes:
-        raise click.BadParameter(
-            f"{warm} is more than --max-processes, which is {max_processes}", param_hint="'--warm'"
+    try:
+        processes = HostOptions(
+            targets=(target,),
+            arguments=arguments,
+            max_processes=max_processes,
+            warm=warm,
+            start_timeout=start_timeout,
+            stop_timeout=stop_timeout,
+            limits=Limits(memory=memory),
         )
-    processes = HostOptions(
-        targets=(target,),
-        arguments=arguments,
-        max_processes=max_processes,
-        warm=warm,
-        start_timeout=start_timeout,
-        stop_timeout=stop_timeout,
-        limits=Limits(memory=memory),
-    )
+    except InvalidOptions as error:
+        name, message = error.problems[0]
+        option = f"--{name.removeprefix('limits.').replace('_', '-')}"
+        raise click.BadParameter(message, param_hint=f"'{option}'") from None
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(_serve(options, processes, host, port, allowed_hosts))
 
