@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import logging
 import socket
+import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -77,6 +79,32 @@ async def test_nothing_is_warned_of_when_nothing_is_shared(
         "def handler(): pass\n"
     )
     assert await warnings(write(tmp_path / "tidy.py", code), caplog) == ""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads are counted in /proc")
+def test_what_bounds_the_time_of_loading_is_no_thread_of_a_library() -> None:
+    code = """
+        import _thread, logging, socket, time
+        from wsrelay.host import HostOptions, preloading
+
+        def end(told):
+            with told:
+                time.sleep(0.05)  # as where the machine is loaded
+
+        def begin(*_, **__):
+            told.acquire()
+            _thread.start_new_thread(end, (told,))
+
+        told = _thread.allocate_lock()
+        preloading.faulthandler.dump_traceback_later = begin
+        preloading.faulthandler.cancel_dump_traceback_later = told.release
+        logging.basicConfig()
+        one, other = socket.socketpair()
+        preloading.preload(HostOptions(), (), one)
+        """
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert ran.stderr == ""
 
 
 # Random generators

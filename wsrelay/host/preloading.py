@@ -12,9 +12,9 @@ import socket
 import stat
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any, Final
 
 from wsrelay import scripts, targets, worker
@@ -37,6 +37,11 @@ _THREAD_LIMITS: Final = (
 
 _LONGEST: Final = 1e6
 """Seconds; more is not counted."""
+
+_PATIENCE: Final = 1.0
+"""Seconds for a thread to be gone that has nothing left to do."""
+
+_PAUSE: Final = 0.0002
 
 _FRAME: Final = re.compile(r'  File "(.*)", line (\d+) in (.*)')
 _LOADER: Final = worker.load.__file__
@@ -82,11 +87,15 @@ def preload(
 
 def _warn_of_threads() -> None:
     names = [t.name for t in threading.enumerate() if t is not threading.main_thread()]
-    if not names and sys.platform == "linux":
-        native = len(list(Path("/proc/self/task").iterdir())) - 1
-        names = [f"{native} of a native library"] if native else []
+    if not names and (native := len(_native_threads()) - 1) > 0:
+        names = [f"{native} of a native library"]
     if names:
         logger.warning("preloading left threads behind (%s): workers lack them", ", ".join(names))
+
+
+def _native_threads() -> set[str]:
+    """Return the ids of all threads of this process (Linux; elsewhere none)."""
+    return set(os.listdir("/proc/self/task")) if sys.platform == "linux" else set()  # noqa: PTH208 - these are no files
 
 
 # What stays open
@@ -192,12 +201,19 @@ def _bounded(seconds: float, report: socket.socket) -> Iterator[None]:
     So does a fatal signal, SIGSEGV for example.
     """
     faulthandler.enable(report.fileno())
+    before = _native_threads()
     faulthandler.dump_traceback_later(min(seconds, _LONGEST), file=report.fileno(), exit=True)
+    watching = _native_threads() - before
     try:
         yield
     finally:
         faulthandler.cancel_dump_traceback_later()
         faulthandler.disable()
+        # Its thread is told to end and not waited for: it would be warned of as a library's, in
+        # one of three short loads.
+        deadline = time.monotonic() + _PATIENCE
+        while watching & _native_threads() and time.monotonic() < deadline:
+            time.sleep(_PAUSE)
 
 
 def why_lost(report: bytes, seconds: float) -> HostFailed:
