@@ -20,8 +20,8 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from running import HANDLERS, Running, client, closed, gone, news, received, until
-from websockets.exceptions import InvalidStatus
+from running import HANDLERS, TIMEOUT, Running, client, closed, gone, news, received, until
+from websockets.exceptions import InvalidHandshake, InvalidStatus
 from websockets.typing import Subprotocol
 
 from wsrelay import __main__ as command
@@ -1038,3 +1038,54 @@ def test_reload_starts_the_script_again_when_it_is_edited(tmp_path: Path) -> Non
             assert received(one) == "two"
         running.interrupt()
         assert running.wait() == 0
+
+
+def test_one_ctrl_c_under_reload_lets_a_handler_come_to_its_end(write: Write) -> None:
+    script = write(
+        "ends.py",
+        """
+        import time
+        from wsrelay import process
+
+        def handler():
+            for message in process.inbox():
+                process.send(message.sender, "ws.send", {"type": "text", "data": "here"})
+                try:
+                    while True:
+                        time.sleep(0.01)
+                finally:
+                    print("finally ran")
+        """,
+    )
+    with Running(script, "--reload", port=free_port()) as running:
+        with client(running.ws()) as one:
+            assert received(one) == "here"
+            running.interrupt()
+            assert running.wait() == 0
+        running.stdout.line("finally ran")
+    assert "terminated" not in running.stderr.text
+
+
+@pytest.mark.parametrize("closed_ones", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_it_serves_and_ends_where_standard_streams_are_closed(
+    actor: Path, closed_ones: str
+) -> None:
+    port = free_port()
+    arguments = [sys.executable, "-m", "wsrelay", "run", str(actor), "--port", str(port)]
+    started = subprocess.Popen(["/bin/sh", "-c", f'exec "$@" {closed_ones}', "sh", *arguments])
+    try:
+
+        def connected() -> bool:
+            try:
+                with client(f"ws://127.0.0.1:{port}/ws") as one:
+                    return "os_pid" in news(one)
+            except (OSError, InvalidHandshake):
+                assert started.poll() is None
+                return False
+
+        until(connected, "it serves")
+        started.send_signal(signal.SIGINT)
+        assert started.wait(TIMEOUT) == 0
+    finally:
+        started.kill()
+        started.wait()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 from typing import Final
 
 import click
@@ -47,3 +49,21 @@ class _Commands(click.Group):
 @click.version_option(package_name="wsrelay")
 def main() -> None:
     """Stateful WebSocket backends whose rooms are real OS processes."""
+    _open_standard_streams()
+
+
+def _open_standard_streams() -> None:
+    """Open what of 0, 1 and 2 whoever started this has closed (`<&-`, some daemons).
+
+    Else a socket would get the number, with what is printed in it, and libuv aborts when it closes.
+    """
+    for descriptor, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != descriptor:
+                os.dup2(null, descriptor)
+                os.close(null)
+            os.set_inheritable(descriptor, True)
+            setattr(sys, name, open(descriptor, mode, closefd=False))  # noqa: SIM115 - for good

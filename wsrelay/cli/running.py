@@ -116,6 +116,7 @@ def reload_on_edits(folders: Sequence[Path]) -> Never:
     command = [sys.executable, "-m", "wsrelay", *arguments, *given[len(ours) :]]
     parent = os.getpid()
     stopping = False
+    told: subprocess.Popen[bytes] | None = None  # a second signal would end it at once
 
     def start() -> subprocess.Popen[bytes]:
         return subprocess.Popen(  # noqa: S603 - this very command
@@ -125,9 +126,10 @@ def reload_on_edits(folders: Sequence[Path]) -> Never:
         )
 
     def stop(number: int, _frame: object) -> None:
-        nonlocal stopping
+        nonlocal stopping, told
         stopping = True
         if child.poll() is None:
+            told = child
             child.send_signal(number)
 
     child = start()
@@ -148,7 +150,7 @@ def reload_on_edits(folders: Sequence[Path]) -> Never:
             say(f"wsrelay: {', '.join(edited[:3])} changed; starting again")
             _end(child)
             child = start()
-    sys.exit(_end(child))
+    sys.exit(_wait(child) if told is child else _end(child))
 
 
 def _counts(path: str) -> bool:
@@ -158,6 +160,10 @@ def _counts(path: str) -> bool:
 def _end(child: subprocess.Popen[bytes]) -> int:
     if child.poll() is None:
         child.terminate()
+    return _wait(child)
+
+
+def _wait(child: subprocess.Popen[bytes]) -> int:
     try:
         return child.wait(_PATIENCE)
     except subprocess.TimeoutExpired:

@@ -82,8 +82,7 @@ def main(
         gc.collect()
         template.fill_gaps()
         gc.freeze()
-        sys.stdout.flush()
-        sys.stderr.flush()
+        worker.forks.flush()
         template.tell(wire.Loaded())
         template.refill = True
     osproc.outlive_parent()
@@ -92,8 +91,9 @@ def main(
 
 def _empty_stdin() -> None:
     null = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(null, 0)
-    os.close(null)
+    if null != 0:  # it was closed, as some daemons do
+        os.dup2(null, 0)
+        os.close(null)
     sys.stdin = open(0, closefd=False)  # noqa: SIM115 - lives as long as the process
 
 

@@ -16,7 +16,7 @@ from wsrelay import current
 from . import crashes, signals
 from .load import LoadError
 
-__all__ = ["Bounds", "exit_code", "fork_worker", "leave", "watch"]
+__all__ = ["Bounds", "exit_code", "flush", "fork_worker", "leave", "watch"]
 
 _forking_worker = False
 _is_child = False
@@ -111,9 +111,14 @@ def exit_code(leaving: SystemExit) -> int:
 
 def leave(code: int) -> Never:
     """End this process now; nothing of the template's own life (exit handlers, threads) is run."""
+    flush()
+    os._exit(code)
+
+
+def flush() -> None:
+    """Write out what was printed, as far as there is somewhere to write it."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
         except (AttributeError, OSError, ValueError):  # closed, or None
             pass
-    os._exit(code)
