@@ -1089,3 +1089,21 @@ def test_it_serves_and_ends_where_standard_streams_are_closed(
     finally:
         started.kill()
         started.wait()
+
+
+def test_a_current_folder_that_was_removed_is_told_in_one_line(actor: Path, tmp_path: Path) -> None:
+    removed = tmp_path / "removed"
+    removed.mkdir()
+    shell = 'cd "$1" && rmdir "$1" && shift && exec "$@"'
+    command = [sys.executable, "-m", "wsrelay", "run", str(actor), "--port", "0"]
+    ended = subprocess.run(
+        ["/bin/sh", "-c", shell, "sh", str(removed), *command],
+        capture_output=True,
+        check=False,
+        text=True,
+        timeout=TIMEOUT,
+    )
+    assert ended.returncode == 1
+    assert ended.stderr == (
+        "wsrelay: the template cannot be started: the current folder was removed\n"
+    )

@@ -31,7 +31,7 @@ from support import (
 from websockets.asyncio.client import ClientConnection
 
 import wsrelay
-from wsrelay import Node, RelayResponse, WebSocketRelay, process
+from wsrelay import HostFailed, Node, RelayResponse, WebSocketRelay, process
 from wsrelay.config import ConfigError
 
 pytestmark = pytest.mark.anyio
@@ -269,6 +269,22 @@ async def test_a_client_that_moves_while_the_node_drains_is_heard_in_its_new_roo
         await one.send("in the new room")
         line = await new.line("ws.message")
         assert line["payload"]["data"] == "in the new room"
+        await one.close()
+        await closing
+
+
+async def test_a_room_that_goes_on_while_the_node_drains_is_found_by_its_name(
+    node: Node, journal: Journal
+) -> None:
+    pid = node.get_or_spawn("blue", room("record"), None, str(journal.path))
+    app = WebSocketRelay(relay_to(pid), node=node)
+    async with serving(app) as url, client(url) as one:
+        await journal.line("ws.join")
+        closing = asyncio.create_task(node.aclose(spread=3600))
+        await until(lambda: node.draining)
+        assert node.get_or_spawn("blue", busy) == pid
+        with pytest.raises(HostFailed, match="shuts down"):
+            node.get_or_spawn("green", busy)
         await one.close()
         await closing
 

@@ -63,7 +63,7 @@ class ProcessHost:
         try:
             self._start()
         except OSError as error:
-            raise HostFailed(f"the template cannot be started: {error.strerror}") from None
+            raise HostFailed(f"the template cannot be started: {_reason(error)}") from None
 
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
@@ -78,7 +78,7 @@ class ProcessHost:
             self._report, report = socket.socketpair()
             undo.callback(self._report.close)
             given.enter_context(report).setblocking(False)
-            self._process = context.Process(
+            process = context.Process(
                 target=template.main,
                 args=(
                     theirs,
@@ -89,8 +89,9 @@ class ProcessHost:
                 ),
                 name=f"wsrelay {self.options.name}",
             )
-            self._process.start()
+            process.start()
             undo.pop_all()
+        self._process = process
         ours.setblocking(False)
         self._report.setblocking(False)
         self._control = ours
@@ -338,6 +339,14 @@ class ProcessHost:
             while data := self._report.recv(65536):
                 report += data
         return preloading.why_lost(report, self.options.start_timeout)
+
+
+def _reason(error: OSError) -> str:
+    try:
+        os.getcwd()  # noqa: PTH109 - what multiprocessing does, and raises
+    except FileNotFoundError:
+        return "the current folder was removed"
+    return error.strerror or str(error)
 
 
 @contextlib.contextmanager

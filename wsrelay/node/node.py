@@ -782,12 +782,12 @@ class Node:
         Raises `UnknownHost`, `HostFull`, and `HostFailed` while the node shuts down or the system
         has no descriptors left.
         """
-        if self.draining:
-            raise HostFailed(f"node {self.name} shuts down")
         if name is not None and (there := self.kernel.names.get(name)) is not None:
             if (worker := self._workers.get(there)) is not None:
                 worker.found = True
             return there
+        if self.draining:
+            raise HostFailed(f"node {self.name} shuts down")
         effects = self.kernel.spawn(pid, name, parent=parent, monitored=monitored, linked=linked)
         try:
             self.execute(effects, (target, code), parent)
