@@ -176,6 +176,15 @@ async def test_preloading_beyond_the_memory_limit_fails_and_names_the_limit() ->
             await node.loaded()
 
 
+async def test_a_memory_limit_that_is_too_low_for_anything_is_told_in_one_line(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    async with Node(hosts=[host(limits=Limits(memory=MB))]) as node:
+        with pytest.raises(HostFailed, match=r"no room to load .*under a memory limit of 1MB"):
+            await node.loaded()
+    assert "Traceback" not in capfd.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

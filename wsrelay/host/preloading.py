@@ -202,7 +202,10 @@ def _bounded(seconds: float, report: socket.socket) -> Iterator[None]:
     """
     faulthandler.enable(report.fileno())
     before = _native_threads()
-    faulthandler.dump_traceback_later(min(seconds, _LONGEST), file=report.fileno(), exit=True)
+    try:
+        faulthandler.dump_traceback_later(min(seconds, _LONGEST), file=report.fileno(), exit=True)
+    except RuntimeError as error:  # its thread needs 8 MB of addresses
+        raise worker.LoadError(f"there is no room to load anything: {error}") from None
     watching = _native_threads() - before
     try:
         yield
