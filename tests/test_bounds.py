@@ -278,6 +278,24 @@ async def test_so_many_log_records_pass_and_the_others_are_counted(
     assert "it writes more than 50 a second" in told[-1]
 
 
+def chatter_on(lines: int) -> None:
+    log = logging.getLogger("chatter")
+    for i in range(lines):
+        log.warning("line %d", i)
+        time.sleep(0.001)
+
+
+async def test_what_is_dropped_of_a_log_is_told_once_a_second(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with Node(hosts=[processes(log_rate=100)]) as node:
+        begin = time.monotonic()
+        assert (await ending(node, chatter_on, 1000)).error is None
+        seconds = time.monotonic() - begin
+    told = [line for line in caplog.messages if "were dropped" in line]
+    assert 0 < len(told) <= seconds + 2, "the first, each second's, and the last at its end"
+
+
 def write_much() -> None:
     logging.getLogger("much").warning("x" * 10 * MB)
 

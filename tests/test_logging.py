@@ -392,6 +392,7 @@ def test_an_end_is_told_with_names_target_os_pid_and_kind(
             assert closed(websocket)[0] == 1011
         record = json.loads(running.stderr.line('"exit"'))
     assert record["exit"] == kind
+    assert record["level"] == ("warning" if kind == "terminated" else "error")
     assert record["os_pid"] == os_pid
     assert record["host"] == "processes"
     assert record["target"].endswith("script.py:handler")

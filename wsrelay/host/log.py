@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable
 from typing import Any, Final
@@ -52,13 +53,17 @@ class Intake:
         self._rate = rate
         self._lines = Bucket(rate, rate)
         self._lost = 0
+        self._told = -math.inf
 
     def take(self, frame: wire.Log, about: Callable[[], dict[str, Any]]) -> None:
         """Log the record, with the fields that `about` gives."""
-        if self._lines.take(time.monotonic()):
+        now = time.monotonic()
+        if self._lines.take(now):
             self._lost += 1
             return
-        self.tell_of_lost(about)
+        if self._lost and now - self._told >= 1:  # each of hundreds that pass would tell of some
+            self._told = now
+            self.tell_of_lost(about)
         level = min(max(frame.level, 0), _HIGHEST_LEVEL)
         if not worker_logger.isEnabledFor(level):
             return

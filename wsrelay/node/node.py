@@ -818,6 +818,8 @@ def _log_exit(pid: PID, error: ExitError | None, about: dict[str, Any]) -> None:
         logger.error("%s crashed: %s\n%s", who, shortened(error.message), text, extra=about)
     else:
         where = f"{about['wsrelay_target']}, OS pid {about.get('wsrelay_os_pid', 'none yet')}"
-        # Who is cancelled was to end anyway, as when its client leaves in the middle of its work.
-        level = logging.WARNING if error.kind == ExitKind.CANCELLED else logging.ERROR
+        # That was somebody's wish, as when a client leaves in the middle of its process's work, or
+        # an `exec` takes too long, which is told to its caller.
+        wished = error.kind in (ExitKind.CANCELLED, ExitKind.TERMINATED)
+        level = logging.WARNING if wished else logging.ERROR
         logger.log(level, "%s ended: %s (%s)", who, shortened(str(error)), where, extra=about)
