@@ -432,6 +432,30 @@ async def test_no_more_is_taken_than_was_sent(pipe: NodePipe, size: int) -> None
     assert pipe._in_flight == 0
 
 
+async def test_what_a_worker_writes_behind_a_hold_is_not_lost_at_its_release() -> None:
+    """Whatever the event loop does first then, to read on or to take in what was held."""
+    ours, theirs = Duplex.pair()
+    received: list[wire.FromWorker] = []
+    problems: list[str] = []
+
+    def receive(frame: wire.FromWorker) -> None:
+        received.append(frame)
+        if len(received) == 1:
+            held.hold("a client that does not read")
+
+    with theirs:
+        held = NodePipe(ours, receive, problems.append, lambda: None)
+        frames = [wire.Taken(number) for number in range(4)]
+        theirs.write_all(b"".join(map(wire.pack, frames[:2])))
+        await until(lambda: received, "it is held behind the first")
+        theirs.write_all(b"".join(map(wire.pack, frames[2:])))
+        held.release("a client that does not read")
+        held._readable()  # as uvloop does it
+        await until(lambda: len(received) == len(frames) or problems, "all is there")
+        held.close()
+    assert (received, problems) == (frames, [])
+
+
 @pytest.mark.parametrize("held", [False, True])
 async def test_garbage_right_behind_a_frame_is_noticed_at_once(*, held: bool) -> None:
     ours, theirs = Duplex.pair()

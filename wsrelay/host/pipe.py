@@ -215,6 +215,9 @@ class NodePipe:
                 self._loop.call_soon(self._take_in, b"")
 
     def _readable(self) -> None:
+        if self._arrived:  # uvloop comes here before it does what `release` has asked for
+            self._take_in(b"")
+            return
         try:
             data = os.read(self._ends.reading, _CHUNK)
         except BlockingIOError:
