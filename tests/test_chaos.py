@@ -535,8 +535,10 @@ def holdings(node: Node) -> dict[str, Any]:
     """Everything that could be left over, counted."""
     template = node._templates["processes"]
     assert template.os_pid is not None
+    held = dict(sizes(node, "node", set()))
+    del held["node.kernel.names._freed"]  # kept for the logs of the dead, up to a bound
     return {
-        **dict(sizes(node, "node", set())),
+        **held,
         "on the host": node.kernel.count("processes"),
         "tasks": len(asyncio.all_tasks()),
         "descriptors": descriptors(os.getpid()),

@@ -145,7 +145,7 @@ async def test_what_processes_say_of_their_end_stands_shortened_in_the_log(
     results: list[Result] = []
     node.when_ended(node.spawn(loud, None, 5_000_000), results.append)
     [result] = await until(lambda: results)
-    assert len(result.error.message) > 5_000_000  # whoever monitors it gets all of it
+    assert len(result.error.message) > 200_000  # whoever monitors it gets far more of it
     [line] = [text for text in caplog.messages if "crashed" in text]
     assert len(line) < 100_000
     assert "characters ..." in line
@@ -365,9 +365,8 @@ def started_in_a_loop_of_its_own(node: Node, *, orderly: bool = True) -> int:
         node.start()
         pid = node.spawn(room("echo"))
         assert await node.started(pid) is None
-        os_pid = node.workers[pid]
-        assert os_pid is not None
-        return os_pid
+        # Its own word that it runs may be here before that of its template.
+        return int(await until(lambda: node.workers[pid]))
 
     if orderly:
         return asyncio.run(use())

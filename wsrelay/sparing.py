@@ -27,5 +27,5 @@ class Sparing:
             self._unsaid += 1
             return
         if self._unsaid:
-            text, self._unsaid = f"{text}; {self._unsaid} more were refused since", 0
+            text, self._unsaid = f"{text}; {self._unsaid} more since", 0
         self._logger.warning(text, *arguments)

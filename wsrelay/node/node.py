@@ -817,7 +817,8 @@ def _log_exit(pid: PID, error: ExitError | None, about: dict[str, Any]) -> None:
         text = shortened(error.traceback.rstrip(), _LONGEST_TRACEBACK)
         logger.error("%s crashed: %s\n%s", who, shortened(error.message), text, extra=about)
     else:
-        where = f"{about['wsrelay_target']}, OS pid {about.get('wsrelay_os_pid', 'none yet')}"
+        target, os_pid = about.get("wsrelay_target"), about.get("wsrelay_os_pid", "none yet")
+        where = f"{target}, OS pid {os_pid}"
         # That was somebody's wish, as when a client leaves in the middle of its process's work, or
         # an `exec` takes too long, which is told to its caller.
         wished = error.kind in (ExitKind.CANCELLED, ExitKind.TERMINATED)
