@@ -285,8 +285,13 @@ class WorkerPipe:
         if not self._data:
             if timeout is not None and not self._poll.poll(max(timeout, 0) * 1000):
                 return []
-            for self._data in self._reads:  # noqa: B020 - once
-                break
+            try:
+                for self._data in self._reads:  # noqa: B020 - once
+                    break
+            except BlockingIOError:  # uvloop watches it, and has it so; or its loop was quicker
+                if timeout is None:
+                    self._poll.poll()
+                return []
             if not self._data:
                 raise EOFError
         frames = self._reader.feed(self._data)
