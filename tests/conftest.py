@@ -4,6 +4,7 @@ import gc
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -36,6 +37,19 @@ def runtime_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WSRELAY_RUNTIME_DIR", str(directory))
         yield directory
+
+
+@pytest.fixture(autouse=True, scope="session")
+def temporary_directory() -> Iterator[None]:
+    """Whatever the tests' programs make in their temporary directory, they remove it, too."""
+    with tempfile.TemporaryDirectory(prefix="wsrelay-tests-") as directory:
+        folder = Path(directory)
+        folder.chmod(0o1777)  # those of other users need it as well
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("TMPDIR", directory)
+            yield
+        left = sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+        assert not left, f"files left behind: {left}"
 
 
 @pytest.fixture

@@ -202,3 +202,27 @@ def test_a_plain_script_leaves_the_same(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
     wait_for(lambda: not (SHARED / done.stdout.strip()).exists(), "it is gone")
+
+
+@pytest.mark.parametrize("how", ["return 0", "1 / 0", "raise SystemExit(3)"])
+async def test_the_folder_of_its_sockets_is_removed_with_the_process(
+    tmp_path: Path, how: str
+) -> None:
+    script = tmp_path / "folders.py"
+    script.write_text(
+        "from multiprocessing import util\nfrom pathlib import Path\nfrom wsrelay import process\n"
+        "shared = util.get_temp_dir()\n"
+        "def handler(_):\n"
+        "    own = util.get_temp_dir()\n"
+        "    collector = process.inbox().receive().payload\n"
+        "    process.send(collector, 'made', [shared, own, Path(own).is_dir()])\n"
+        f"    {how}\n"
+    )
+    async with Node(hosts=[processes(targets=(f"{script}:handler",))]) as node:
+        exits = Exits(node)
+        collector = node.spawn(plain("collect"), None, f"{script}:handler", None)
+        shared, own, was_there = (await exits.of(collector)).value
+        await until(lambda: not node.workers, "both have ended")
+        assert (was_there, own != shared) == (True, True)
+        assert [Path(own).exists(), Path(shared).exists()] == [False, True]
+    assert not Path(shared).exists()

@@ -49,6 +49,8 @@ def enter_template() -> None:
 def enter_worker() -> None:
     """Be a main process of one's own, with nothing of what the template has begun."""
     leave_tracker()  # it would keep what is this worker's until the template's end
+    me: Any = process.current_process()
+    me._config.pop("tempdir", None)  # noqa: SLF001 - the template's, which removes it
     _util._finalizer_registry.clear()  # noqa: SLF001 - as its own children do
     if _util._afterfork_registry.data:  # noqa: SLF001 - else 20 pages of a worker to see that
         _util._run_after_forkers()  # noqa: SLF001

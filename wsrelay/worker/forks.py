@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from typing import Never
+from multiprocessing import process
+from typing import Any, Never
 
 from wsrelay import current
 
@@ -107,6 +108,18 @@ def exit_code(leaving: SystemExit) -> int:
         return leaving.code & 0xFF
     print(leaving.code, file=sys.stderr)  # noqa: T201 - as the interpreter does
     return 1
+
+
+def remove_sockets() -> None:
+    """Remove the folder with the sockets of this worker's own managers and fork servers, if any.
+
+    `multiprocessing` would do it at the exit of the interpreter, which a worker never comes to.
+    """
+    me: Any = process.current_process()
+    if folder := me._config.get("tempdir"):  # noqa: SLF001 - there is no other way to it
+        import shutil  # noqa: PLC0415 - who has such a folder has imported it
+
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def leave(code: int) -> Never:

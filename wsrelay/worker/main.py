@@ -125,6 +125,7 @@ def _live(pipe: WorkerPipe, confine: Callable[[], None]) -> int:
             reserve.close()
             error = _failure(problem, ExitKind.ERROR)
             logs.crashed(problem.with_traceback(user_frames(problem)))
+    forks.remove_sockets()
     mailbox = context.mailbox
     mailbox.read_the_rest()
     done = wire.Done(value, error, mailbox.received, sorted(mailbox.unread))
