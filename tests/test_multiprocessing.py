@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Iterator
 from multiprocessing import resource_tracker
 from pathlib import Path
@@ -37,9 +38,16 @@ def plain(function: str) -> str:
 
 
 @pytest.fixture
-async def node() -> AsyncIterator[Node]:
-    async with Node(hosts=[processes(targets=(plain("use"),))]) as running:
-        yield running
+async def node(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Node]:
+    """A node with a temporary directory of its own.
+
+    A manager that has not ended a second after it was asked to is killed by `multiprocessing`, and
+    leaves its folder of sockets behind; on a loaded machine that happens.
+    """
+    with tempfile.TemporaryDirectory() as directory:
+        monkeypatch.setenv("TMPDIR", directory)
+        async with Node(hosts=[processes(targets=(plain("use"),))]) as running:
+            yield running
 
 
 def gone(name: str) -> bool:
