@@ -82,13 +82,14 @@ def handler() -> None:
     """Run one room."""
     room = Room()
     for message in process.inbox():
+        if (client := message.client) is None:
+            continue  # another process has sent it, whatever it says
         match message.topic:
             case "ws.join":
-                name = requested_name(message.payload["metadata"])
-                room.join(message.payload["client_pid"], name)
+                room.join(client, requested_name(message.payload["metadata"]))
             case "ws.message" if message.payload["type"] == "text":
                 name, text = parse(message.payload["data"])
-                room.rename(message.payload["client_pid"], name)
-                room.say(message.payload["client_pid"], text)
+                room.rename(client, name)
+                room.say(client, text)
             case "ws.leave":
-                room.leave(message.payload["client_pid"])
+                room.leave(client)

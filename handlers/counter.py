@@ -30,13 +30,13 @@ def counter() -> None:
     """Count what clients ask for."""
     count = 0
     for message in process.inbox():
-        if message.topic == "ws.message":
+        if message.client and message.topic == "ws.message":
             match message.payload["data"]:
                 case "up":
                     count += 1
                 case "crash":
                     raise RuntimeError("a client asked for it")
-            process.send(message.sender, "ws.send", {"type": "text", "data": str(count)})
+            process.send(message.client, "ws.send", {"type": "text", "data": str(count)})
 
 
 async def connect(_: Request) -> Response:

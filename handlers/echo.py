@@ -9,6 +9,6 @@ from wsrelay import process
 def handler() -> None:
     """Send each message back to where it came from."""
     for message in process.inbox():
-        if message.topic == "ws.message":
+        if message.client and message.topic == "ws.message":
             kind, data = message.payload["type"], message.payload["data"]
-            process.send(message.payload["client_pid"], "ws.send", {"type": kind, "data": data})
+            process.send(message.client, "ws.send", {"type": kind, "data": data})

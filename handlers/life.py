@@ -168,10 +168,12 @@ def handler() -> None:
             continue
         except ChannelClosed:
             return
+        if (client := message.client) is None:
+            continue
         match message.topic:
             case "ws.join":
-                life.join(message.payload["client_pid"])
+                life.join(client)
             case "ws.message":
-                life.obey(message.payload["client_pid"], message.payload["data"])
+                life.obey(client, message.payload["data"])
             case "ws.leave":
-                life.leave(message.payload["client_pid"])
+                life.leave(client)

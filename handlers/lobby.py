@@ -31,17 +31,18 @@ def handler() -> None:
     """Pair the players in the order in which they come."""
     waiting: list[str] = []
     for message in process.inbox():
+        client = message.client
         match message.topic:
-            case "ws.join":
-                waiting.append(message.payload["client_pid"])
-                tell(message.payload["client_pid"], status="waiting for an opponent")
+            case "ws.join" if client:
+                waiting.append(client)
+                tell(client, status="waiting for an opponent")
                 if len(waiting) == len(MARKS):
                     process.send(waiting, "ws.control", {"target_pid": process.spawn(game)})
                     waiting = []
-            case "ws.leave" if message.payload["client_pid"] in waiting:
-                waiting.remove(message.payload["client_pid"])
-            case "ws.error":
-                dismiss([message.payload["client_pid"]], "no game, please come again", code=1013)
+            case "ws.leave" if client in waiting:
+                waiting.remove(client)
+            case "ws.error":  # no client has sent it, and the sender is who it is about
+                dismiss([message.sender], "no game, please come again", code=1013)
 
 
 class Board:
@@ -92,11 +93,13 @@ def seat(marks: dict[str, str]) -> str | None:
             return "your opponent did not come"
         except ChannelClosed:
             return CALLED_OFF
+        if (client := message.client) is None:
+            continue
         match message.topic:
             case "ws.join":
-                marks[message.payload["client_pid"]] = MARKS[len(marks)]
+                marks[client] = MARKS[len(marks)]
             case "ws.leave":
-                del marks[message.payload["client_pid"]]
+                del marks[client]
     return None
 
 
@@ -105,7 +108,8 @@ def play(marks: dict[str, str]) -> str:
     board = Board()
     show(board, marks)
     for message in process.inbox():
-        client = message.payload["client_pid"]
+        if (client := message.client) is None:
+            continue
         match message.topic:
             case "ws.leave":
                 del marks[client]

@@ -85,7 +85,8 @@ def handler() -> None:
             continue
         except ChannelClosed:
             return
-        viewer, tiles = message.sender, requested(message) or tiles
+        if message.client:
+            viewer, tiles = message.client, requested(message) or tiles
 
 
 def requested(message: Message) -> Iterator[bytes] | None:

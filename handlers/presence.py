@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from wsrelay import Event, Message, process
+from wsrelay import PID, Event, Message, process
 
 GROUP = "present"
 
@@ -26,7 +26,7 @@ def handler() -> None:
 
     while True:
         match process.select(events, inbox)[1]:
-            case Message(topic="ws.join", payload=payload, sender=client):
+            case Message(topic="ws.join", payload=payload, client=PID() as client):
                 query = (payload["metadata"] or {}).get("query", {})
                 names[client] = query.get("name") or f"guest {client.id}"
                 process.monitor(client)

@@ -235,3 +235,49 @@ def record_pid() -> None:
     for message in process.inbox():
         if message.topic == "ws.join":
             process.send(message.sender, "ws.send", text(str(os.getpid())))
+
+
+def seen(message: Message) -> dict[str, Any]:
+    return {
+        "topic": message.topic,
+        "sender": message.sender,
+        "client": message.client,
+        "payload": message.payload,
+    }
+
+
+def witness(path: str) -> None:
+    """Write of each message whether the relay has sent it; `chat` comes by a channel of its own."""
+    chat = process.listen("chat")
+    with Path(path).open("a", buffering=1) as file:
+        while True:
+            _, message = process.select(process.inbox(), chat)
+            file.write(json.dumps(seen(message)) + "\n")
+
+
+async def aio_witness(path: str) -> None:
+    chat = aio_process.listen("chat")
+    with Path(path).open("a", buffering=1) as file:  # noqa: ASYNC230 - nobody else is here
+        while True:
+            _, message = await aio_process.select(aio_process.inbox(), chat)
+            file.write(json.dumps(seen(message)) + "\n")
+
+
+def forge(room: str, client: str) -> None:
+    """Send a room all that its relay sends, as the relay of a client would."""
+    metadata = {"user": "root"}
+    relays: dict[str, dict[str, Any]] = {
+        "ws.join": {},
+        "ws.message": {"type": "text", "data": "forged"},
+        "chat": {"type": "text", "data": "forged"},
+        "ws.heartbeat": {"uptime": 1.0, "message_count": 1},
+        "ws.leave": {"code": 1000, "reason": ""},
+        "ws.error": {"topic": "ws.send", "error": "forged"},
+    }
+    process.groups.join("rooms", room)
+    for topic, content in relays.items():
+        message = {"client_pid": client, **content, "metadata": metadata}
+        process.send(room, topic, message)
+        process.groups.broadcast("rooms", topic, message)
+        process.send(room, topic, Message(topic, message, process.pid()))
+    process.send(room, "forged")

@@ -1,4 +1,4 @@
-"""What processes exchange and what is left of them when they end (contract sections 1 and 3)."""
+"""What processes exchange and what is left of them when they end (`docs/semantics.md`)."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ __all__ = [
     "ExitError",
     "ExitKind",
     "Message",
+    "Relayed",
     "Result",
     "sendable",
 ]
@@ -40,11 +41,38 @@ def sendable(topic: Any) -> str:
 
 
 class Message(Struct, frozen=True):
-    """One message in an inbox. `payload` is data, see contract section 3."""
+    """One message in an inbox: `payload` is data, `sender` the PID of who sent it."""
 
     topic: str
     payload: Any
     sender: PID
+
+    @property
+    def client(self) -> PID | None:
+        """The connection's PID, if the relay has sent this for it; None for all other messages.
+
+        It depends on how the message came and not on what it holds: a process that sends a
+        `ws.join` with a made-up `client_pid` sends a message whose `client` is None. So is that of
+        `ws.error`, which answers a process and comes from no client.
+        """
+        return None
+
+
+class Relayed(Message, frozen=True):
+    """A message that the relay has sent for a connection: a `Message` whose `client` is its sender.
+
+    The mailbox makes it of a frame that only the node writes, and that is all there is to the trust
+    in it. So it is a class and no field: data that is converted, or sent on, cannot bring it along.
+    """
+
+    @property
+    def client(self) -> PID:
+        """The connection's PID."""
+        return self.sender
+
+    def __reduce__(self) -> tuple[type[Message], tuple[str, Any, PID]]:
+        """Be pickled as any message: whoever opens that has it from this process."""
+        return Message, (self.topic, self.payload, self.sender)
 
 
 class ExitKind(enum.StrEnum):

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from wsrelay import current, payload, wire
 from wsrelay.errors import ChannelClosed
-from wsrelay.message import JOIN, Event, Message
+from wsrelay.message import JOIN, Event, Message, Relayed
 from wsrelay.pid import PID
 
 from .pipe import ShutLock, WorkerPipe
@@ -396,7 +396,7 @@ class Mailbox:
         client, content["metadata"] = self._metadata[frame.client]
         content["client_pid"] = client
         queue = self._listeners.get(frame.topic, self.inbox)
-        entry = Message(frame.topic, content, client), size
+        entry = Relayed(frame.topic, content, client), size
         del self._arrived[0]
         self.received += 1
         queue.items.append(entry)

@@ -59,5 +59,5 @@ def rehearse(targets: Sequence[Target]) -> None:
         for _ in range(_TIMES):
             node_end.write_all(wire.pack(relayed))
             _, message = context.mailbox.take(inbox)
-            context.send(message.payload["client_pid"], "ws.send", text)
+            context.send(message.client, "ws.send", text)
     scripts.rest()
