@@ -18,6 +18,8 @@ from wsrelay.config import ConfigError, Problem
 from wsrelay.gateway import assembly, middleware
 from wsrelay.gateway.address import Listener
 from wsrelay.gateway.server import Server, ServerOptions
+from wsrelay.host import cgroup
+from wsrelay.host.cgroup import CgroupError
 
 KEYS = {
     "process.host": [
@@ -31,6 +33,9 @@ KEYS = {
         "limits.cpu_time",
         "limits.open_files",
         "limits.processes",
+        "limits.cpus",
+        "limits.memory_total",
+        "limits.processes_total",
         "limits.mailbox",
         "limits.log_rate",
     ],
@@ -114,12 +119,19 @@ def written(tmp_path: Path) -> Written:
     return Written(tmp_path)
 
 
+@pytest.fixture
+def any_cgroup(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the system be one that has a cgroup for every limit."""
+    monkeypatch.setattr(assembly, "check_cgroup", lambda _limits: None)
+
+
 def nested(key: str, value: Any) -> dict[str, Any]:
     for part in reversed(key.split(".")):
         value = {part: value}
     return dict(value)
 
 
+@pytest.mark.usefixtures("any_cgroup")
 @pytest.mark.parametrize(("kind", "key"), [(k, key) for k, keys in KEYS.items() for key in keys])
 def test_what_check_takes_can_be_built(written: Written, kind: str, key: str) -> None:
     refused = 0
@@ -230,6 +242,22 @@ def test_all_that_is_wrong_with_an_entry_is_told_at_once(written: Written) -> No
         "lifecycle.restart.backoff_factor",
         "lifecycle.restart.jitter",
     ]
+
+
+def test_limits_of_a_whole_host_are_refused_where_the_system_cannot_keep_them(
+    written: Written, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: Limits) -> None:
+        raise CgroupError("there is none. Do this")
+
+    monkeypatch.setattr(cgroup, "find", refuse)
+    written.entry("process.host", limits={"cpus": 1.5, "memory_total": "2GB"})
+    assert written.keys() == ["limits.cpus"]
+    assert "cannot be kept: there is none. Do this" in written.problems()[0].message
+    with pytest.raises(ConfigError):
+        assembly.from_config(written.file)
+    written.entry("process.host", limits={"memory": "2GB"})
+    assert written.keys() == []
 
 
 def test_options_of_a_list_of_middleware_that_is_none_are_not_called_unknown(

@@ -18,6 +18,7 @@ __all__ = [
     "keep_freed_memory",
     "no_new_privileges",
     "outlive_parent",
+    "started",
     "system_call",
 ]
 
@@ -75,10 +76,7 @@ def forget_environment() -> None:
     It would stay readable in `/proc/self/environ` whatever is removed from `os.environ`. That must
     be empty: the C library would still point into what is wiped.
     """
-    # Fields 50 and 51 of proc_pid_stat(5); the name before field 3 may hold anything.
-    stat = Path("/proc/self/stat").read_bytes()
-    fields = stat[stat.rindex(b")") + 2 :].split()
-    start, end = int(fields[50 - 3]), int(fields[51 - 3])
+    start, end = (int(_stat("self")[field]) for field in (50, 51))
     ctypes.memset(start, 0, end - start)
 
 
@@ -121,10 +119,27 @@ def children(parent: int) -> list[int]:
     for entry in Path("/proc").iterdir() if _LINUX else ():
         if entry.name.isdecimal():
             try:
-                stat = (entry / "stat").read_bytes()
+                stat = _stat(entry.name)
             except OSError:  # it ended while we looked
                 continue
-            # The name stands in parentheses and may hold anything; the parent is second after it.
-            if int(stat[stat.rindex(b")") + 2 :].split()[1]) == parent:
+            if int(stat[4]) == parent:
                 found.append(int(entry.name))
     return found
+
+
+def started(pid: int) -> int | None:
+    """Return when a process was started, in ticks since the system was; None: it is not there.
+
+    With the process id it names one process for as long as the system runs (Linux).
+    """
+    try:
+        return int(_stat(str(pid))[22])
+    except OSError:
+        return None
+
+
+def _stat(pid: str) -> dict[int, bytes]:
+    """Return what the system knows of a process, by the fields' numbers in proc_pid_stat(5)."""
+    stat = Path("/proc", pid, "stat").read_bytes()
+    # The name before field 3 stands in parentheses and may hold anything.
+    return dict(enumerate(stat[stat.rindex(b")") + 2 :].split(), 3))

@@ -63,12 +63,18 @@ class Entry(Model):
 
 
 class HostLimits(Model):
-    """What each worker may use: memory in bytes, CPU time in seconds; None: as the node may."""
+    """What each worker may use: memory in bytes, CPU time in seconds; None: as the node may.
+
+    `cpus`, `memory_total` and `processes_total` are for the host as a whole.
+    """
 
     memory: Size | None = None
     cpu_time: Duration | None = None
     open_files: int | None = None
     processes: int | None = None
+    cpus: float | None = None
+    memory_total: Size | None = None
+    processes_total: int | None = None
     mailbox: Size = 64 * MB
     log_rate: float = 500.0
 

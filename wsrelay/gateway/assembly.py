@@ -15,6 +15,7 @@ from starlette.staticfiles import StaticFiles
 from wsrelay import config, targets, worker
 from wsrelay.bounds import InvalidOptions
 from wsrelay.config import Configuration
+from wsrelay.host import check_cgroup
 from wsrelay.node import Filesystem, HostOptions, Isolation, Limits, Node
 from wsrelay.relay.asgi import App, Receive, Scope, Send
 from wsrelay.relay.hosts import Hosts
@@ -67,6 +68,7 @@ def _mistakes(entry: config.Entry, others: Mapping[str, config.Entry]) -> Iterat
         case config.Host():
             yield from _refused(functools.partial(_isolation, entry))
             yield from _refused(functools.partial(_host, entry, (), Isolation()))
+            yield from _refused(functools.partial(check_cgroup, _limits(entry)))
         case config.Service():
             yield from _refused(functools.partial(_restart, entry))
             yield from _refused(functools.partial(_service, entry, None, RestartPolicy()))
@@ -150,6 +152,10 @@ def hosts(configuration: Configuration) -> list[HostOptions]:
     ]
 
 
+def _limits(host: config.Host) -> Limits:
+    return Limits(**{name: getattr(host.limits, name) for name in Limits.__struct_fields__})
+
+
 def _host(host: config.Host, declared: Sequence[str], isolation: Isolation) -> HostOptions:
     return HostOptions(
         name=host.id,
@@ -162,12 +168,7 @@ def _host(host: config.Host, declared: Sequence[str], isolation: Isolation) -> H
         mailbox=host.limits.mailbox,
         spawn_rate=host.spawn_rate,
         log_rate=host.limits.log_rate,
-        limits=Limits(
-            memory=host.limits.memory,
-            cpu_time=host.limits.cpu_time,
-            open_files=host.limits.open_files,
-            processes=host.limits.processes,
-        ),
+        limits=_limits(host),
         nice=host.nice,
         isolation=isolation,
     )

@@ -1,5 +1,6 @@
 """Process hosts: templates, the workers forked from them, and the pipes to those."""
 
+from .cgroup import check as check_cgroup
 from .isolation import Filesystem, Isolation
 from .limits import Limits
 from .log import WORKER_LOG, own_text
@@ -18,6 +19,7 @@ __all__ = [
     "NodePipe",
     "ProcessHost",
     "Worker",
+    "check_cgroup",
     "own_text",
     "worker_title",
 ]

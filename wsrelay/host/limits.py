@@ -16,7 +16,9 @@ __all__ = [
     "enter_template",
     "enter_worker",
     "hard_limit_reached",
+    "memory_total_reached",
     "shown",
+    "shown_processes",
 ]
 
 
@@ -31,12 +33,20 @@ class Limits(Struct, frozen=True, kw_only=True):
     `open_files` descriptors. `processes` is how many processes and threads the workers' user may
     have before a worker can make no more: the system counts all of that user's, and none of root's,
     so it is best used with a user of the host's own.
+
+    The last three hold for the host as a whole, its template and all that its processes start:
+    `cpus` is how many it may keep busy (1.5: one and a half), `memory_total` bytes of memory (with
+    shared memory and memfds; none of it is swapped), `processes_total` processes and threads. They
+    need cgroup v2, see `docs/configuration.md`.
     """
 
     memory: int | None = None
     cpu_time: float | None = None
     open_files: int | None = None
     processes: int | None = None
+    cpus: float | None = None
+    memory_total: int | None = None
+    processes_total: int | None = None
 
 
 def enter_template(limits: Limits) -> None:
@@ -101,6 +111,17 @@ def shown(limits: Limits) -> str:
     return (
         "" if limits.memory is None else f" (under a memory limit of {sizes.show(limits.memory)})"
     )
+
+
+def shown_processes(limits: Limits) -> str:
+    """Say under which limit a process could not be made."""
+    total = limits.processes_total
+    return "" if total is None else f" (the host may have {total} processes and threads)"
+
+
+def memory_total_reached(limits: Limits) -> str:
+    """Say that a host was at its memory limit, for which the system kills processes of it."""
+    return f"memory limit of {sizes.show(limits.memory_total or 0)} of its host reached"
 
 
 def cpu_time_reached(limits: Limits) -> str:

@@ -32,6 +32,9 @@ _BOUNDS: Final = {
     "limits.cpu_time": Bounds(1, MOST, "1s or more"),
     "limits.open_files": Bounds(16, MOST, "16 or more", whole=True),
     "limits.processes": Bounds(1, MOST, "1 or more", whole=True),
+    "limits.cpus": Bounds(0.01, 10_000, "0.01 to 10000"),
+    "limits.memory_total": Bounds(16 * 1024**2, MOST, "16MB to 2**62 bytes", whole=True),
+    "limits.processes_total": Bounds(2, 2**22, "2 to 2**22", whole=True),
     "nice": Bounds(-20, 19, "-20 to 19", whole=True),
 }
 

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import multiprocessing
 import os
+import signal
 import socket
 import sys
 import types
@@ -21,6 +22,8 @@ from wsrelay.logrecord import fields
 from wsrelay.message import ExitError, ExitKind
 
 from . import preloading, template
+from .cgroup import Cgroup, CgroupError, asked
+from .limits import memory_total_reached
 from .log import Intake
 from .options import HostOptions
 from .worker import Worker
@@ -55,6 +58,9 @@ class ProcessHost:
         self._loading: asyncio.Future[None] | None = None
         self._retiring = False
         self._retired: asyncio.Task[None] | None = None
+        self._cgroup: Cgroup | None = None
+        self._removals: set[asyncio.Future[None]] = set()
+        """The ends of the cgroups of templates that failed or were lost."""
 
     def start(self) -> None:
         """Start the template unless it runs; raises `HostFailed` if the system refuses."""
@@ -62,6 +68,8 @@ class ProcessHost:
             return
         try:
             self._start()
+        except CgroupError as error:
+            raise HostFailed(f"the limits of the host as a whole cannot be kept: {error}") from None
         except OSError as error:
             raise HostFailed(f"the template cannot be started: {_reason(error)}") from None
 
@@ -72,6 +80,9 @@ class ProcessHost:
             contextlib.ExitStack() as given,
             contextlib.ExitStack() as undo,
         ):
+            if asked(self.options.limits):
+                self._cgroup = Cgroup(self.options.name, self.options.limits)
+                undo.callback(self._cgroup.remove)
             ours, theirs = socket.socketpair()
             undo.callback(ours.close)
             given.enter_context(theirs)
@@ -86,6 +97,7 @@ class ProcessHost:
                     self.options,
                     os.getpid(),
                     logging.getLogger("wsrelay").getEffectiveLevel(),
+                    self._cgroup and self._cgroup.folder,
                 ),
                 name=f"wsrelay {self.options.name}",
             )
@@ -208,6 +220,16 @@ class ProcessHost:
                 self._process.join()
             self._process.close()
             self._process = None
+        self._remove_cgroup()
+
+    def _remove_cgroup(self) -> None:
+        if self._cgroup is not None:
+            self._cgroup.remove()
+            self._cgroup = None
+
+    def _out_of_memory(self) -> bool:
+        """Whether the system has killed something for `memory_total` since this was last asked."""
+        return self._cgroup is not None and self._cgroup.out_of_memory()
 
     def _kill_if_loading(self) -> None:
         """Do not wait for the end of user code that is being preloaded."""
@@ -226,6 +248,9 @@ class ProcessHost:
                 await asyncio.to_thread(self._process.join, timeout)
             self._process.close()
             self._process = None
+        if self._cgroup is not None:
+            await asyncio.to_thread(self._remove_cgroup)
+        await asyncio.gather(*self._removals)
 
     # Out
 
@@ -302,7 +327,10 @@ class ProcessHost:
             case wire.Log():
                 self._log.take(frame, lambda: fields(host=self.options.name, os_pid=self.os_pid))
             case wire.Exited():
-                self._workers.pop(frame.ref).reaped(frame.code)
+                worker = self._workers.pop(frame.ref)
+                if self._out_of_memory() and frame.code == -signal.SIGKILL:
+                    worker.out_of_memory()
+                worker.reaped(frame.code)
                 self._workers_changed()
 
     def _fail(self, error: HostFailed) -> None:
@@ -320,20 +348,32 @@ class ProcessHost:
         if self._loading is not None and not self._loading.done():
             self._loading.set_exception(error)
         self.close()
+        if self._cgroup is not None:
+            removal = self._loop.run_in_executor(None, self._cgroup.remove, _PATIENCE)
+            self._removals.add(removal)
+            removal.add_done_callback(self._removals.discard)
+            self._cgroup = None
 
     def _lost(self) -> None:
         """Find the control socket closed by the other side: the template died."""
         if self._loading is not None and not self._loading.done():
             self._fail(self._why_lost())
             return
-        logger.error("the template of process host %s was lost", self.options.name)
-        self._close_with(HostFailed("the process host's template was lost"))
+        out_of_memory = self._out_of_memory()
+        why = f": {memory_total_reached(self.options.limits)}" if out_of_memory else ""
+        logger.error("the template of process host %s was lost%s", self.options.name, why)
+        self._close_with(HostFailed(f"the process host's template was lost{why}"))
         workers, self._workers, self._pending = self._workers, {}, deque()
         for worker in workers.values():
+            if out_of_memory:
+                worker.out_of_memory()
             worker.template_lost()
 
     def _why_lost(self) -> HostFailed:
         """Say why the template ended while it loaded."""
+        if self._out_of_memory():
+            reached = memory_total_reached(self.options.limits)
+            return HostFailed(f"{reached} by what it was told to preload; raise `memory_total`")
         report = b""
         with contextlib.suppress(OSError):  # what it has started may hold the other end
             while data := self._report.recv(65536):

@@ -25,7 +25,7 @@ from setproctitle import setproctitle
 from wsrelay import osproc, targets, wire, worker
 from wsrelay.duplex import Duplex, close_all
 
-from . import isolation, limits, multiprocess, preloading, titles
+from . import cgroup, isolation, limits, multiprocess, preloading, titles
 from .options import HostOptions
 
 __all__ = ["main"]
@@ -40,8 +40,13 @@ _ENDS: Final = 2
 """Descriptors that come with each `Fork`."""
 
 
-def main(
-    control: socket.socket, report: socket.socket, options: HostOptions, node: int, log_level: int
+def main(  # noqa: PLR0917 - arguments of a process
+    control: socket.socket,
+    report: socket.socket,
+    options: HostOptions,
+    node: int,
+    log_level: int,
+    cgroup_folder: Path | None,
 ) -> None:
     """Be a template until the node's end of `control` closes; `node` is its process id.
 
@@ -63,6 +68,8 @@ def main(
     try:
         declared = [targets.parse(text).absolute() for text in options.targets]
         files = [Path(target.script) for target in declared if target.script is not None]
+        if cgroup_folder is not None:
+            cgroup.enter(cgroup_folder)
         isolation.enter(options.isolation, files)
         limits.enter_template(options.limits)
         # While user code is loaded nobody looks at the socket, and there are no workers yet to end.
@@ -71,7 +78,7 @@ def main(
         with report:
             preloading.preload(options, declared, report)
         template.signal_handlers = worker.signals.release()
-    except (isolation.IsolationError, limits.LimitError) as error:
+    except (cgroup.CgroupError, isolation.IsolationError, limits.LimitError) as error:
         template.tell(wire.LoadFailed(str(error), ""))
     except worker.LoadError as error:
         under = limits.shown(options.limits)
@@ -209,7 +216,9 @@ class Template:
             try:
                 pid = self._take_warm(ends) or self._forked(lambda: ends)
             except OSError as error:
-                self.tell(wire.ForkFailed(ref, f"the operating system refused a fork: {error}"))
+                bound = limits.shown_processes(self._options.limits)
+                refused = f"the operating system refused a fork: {error}{bound}"
+                self.tell(wire.ForkFailed(ref, refused))
                 return
         self._refs[pid] = ref
         try:

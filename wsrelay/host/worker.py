@@ -17,7 +17,7 @@ from wsrelay.message import ExitError, ExitKind, Result
 from wsrelay.pid import PID
 
 from . import crashes
-from .limits import Limits, cpu_time_reached
+from .limits import Limits, cpu_time_reached, memory_total_reached
 from .log import Intake
 from .pipe import NodePipe
 
@@ -136,6 +136,12 @@ class Worker:
         self._exit_code = exit_code
         self._dead()
 
+    def out_of_memory(self) -> None:
+        """Learn that the system has killed it for its host's memory limit, if nobody else has."""
+        if not self._doomed:
+            reached = memory_total_reached(self.limits)
+            self._failure = self._failure or ExitError(ExitKind.LIMIT, reached)
+
     def failed(self, error: ExitError) -> None:
         """Learn that it never came to life."""
         self._failure = error
@@ -143,7 +149,8 @@ class Worker:
 
     def template_lost(self) -> None:
         """Learn that the template is gone, which takes the worker with it."""
-        self._failure = ExitError(ExitKind.TEMPLATE_LOST, "the process host's template was lost")
+        lost = ExitError(ExitKind.TEMPLATE_LOST, "the process host's template was lost")
+        self._failure = self._failure or lost
         if self._pidfd is not None:
             self.kill()  # it is dying already where the kernel does that (PDEATHSIG)
             return
