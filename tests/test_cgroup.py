@@ -231,9 +231,9 @@ async def test_all_of_a_host_is_in_a_cgroup_that_has_its_limits(user: str | None
     before = hosts_there()
     options = host(isolation=Isolation(user=user))
     async with Node(hosts=[options]) as node:
-        with tempfile.TemporaryDirectory() as folder:  # where every user can reach it
-            Path(folder).chmod(0o755)
-            script = shutil.copy(crowd("").rstrip(":"), folder)
+        with tempfile.TemporaryDirectory() as open_to_all:
+            Path(open_to_all).chmod(0o755)
+            script = shutil.copy(crowd("").rstrip(":"), open_to_all)
             worker, daemon = await value_of(node, f"{script}:settle")
         (folder,) = hosts_there() - before
         assert folder.name.startswith("wsrelay.app-all.")
