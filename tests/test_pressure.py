@@ -8,12 +8,16 @@ from typing import Any
 
 import psutil
 import pytest
+from starlette.applications import Starlette
+from starlette.routing import WebSocketRoute
+from starlette.websockets import WebSocket
 from support import (
     TIMEOUT,
     Journal,
     client,
     closed,
     connected,
+    fronted,
     not_reading,
     processes,
     reading,
@@ -27,6 +31,7 @@ from support import (
 )
 
 from wsrelay import Node, Result, WebSocketRelay
+from wsrelay.relay.frames import PING
 
 pytestmark = pytest.mark.anyio
 
@@ -205,6 +210,49 @@ async def test_a_message_as_large_as_the_limit_allows_goes_both_ways(node: Node)
 
 
 # Keepalive
+
+
+def masked(first: int, data: bytes) -> bytes:
+    """A client's short frame, with a mask of zeros."""
+    return bytes((first, 0x80 | len(data))) + bytes(4) + data
+
+
+async def native_echo(websocket: WebSocket) -> None:
+    await websocket.accept()
+    async for text in websocket.iter_text():
+        await websocket.send_text(text)
+
+
+@pytest.mark.parametrize("is_native", [False, True])
+async def test_a_client_that_pings_and_never_reads_is_not_read_either(
+    node: Node, *, is_native: bool
+) -> None:
+    """Its pongs wait nowhere; once it reads it gets that of its newest ping, and is heard."""
+    native = Starlette(routes=[WebSocketRoute("/", native_echo)])
+    app = WebSocketRelay(native if is_native else relay_to(node.spawn(room("echo"))), node=node)
+    async with (
+        fronted(app) as (server, url),
+        client(url, sock=await connected(url)) as websocket,
+    ):
+        served: Any = next(iter(server.server_state.connections))
+        theirs = served.transport if is_native else served._transport
+        mine = websocket.transport
+        not_reading(websocket)
+        sent = 0
+        while theirs.is_reading() and sent < 20 * MEGABYTE:
+            if not mine.get_write_buffer_size():
+                for _ in range(1000):
+                    sent += 125
+                    mine.write(masked(PING, f"{sent:0125}".encode()))
+            await asyncio.sleep(0)
+        assert sent < 20 * MEGABYTE
+        assert theirs.get_write_buffer_size() < MEGABYTE
+        newest = await websocket.ping("newest")
+        reading(websocket)
+        async with asyncio.timeout(TIMEOUT):
+            await newest
+        await websocket.send("still here")
+        assert await received(websocket) == "still here"
 
 
 async def test_a_client_that_answers_no_ping_is_closed(node: Node, journal: Journal) -> None:

@@ -71,6 +71,7 @@ class DirectProtocol(asyncio.Protocol):
         "_config",
         "_connection",
         "_dropping",
+        "_due",
         "_fragments",
         "_held",
         "_inside",
@@ -121,6 +122,8 @@ class DirectProtocol(asyncio.Protocol):
         self._held = False
         """The target has no room: messages wait."""
         self._paused = False
+        self._due: bytes | None = None
+        """The payload of the client's newest ping, while its pong waits for room."""
         self._answered = False
         """The frame that wsproto has is the client's close frame."""
         self._over = False
@@ -179,6 +182,10 @@ class DirectProtocol(asyncio.Protocol):
     def resume_writing(self) -> None:
         """Learn that it has room again."""
         self.writable = True
+        if self._due is not None and not self._transport.is_closing():
+            due, self._due = self._due, None
+            self._transport.write(frames.frame(frames.PONG, due))
+            self._read_on()
         if self._connection is not None:
             self._connection.writable()
 
@@ -243,6 +250,7 @@ class DirectProtocol(asyncio.Protocol):
                 return
             is_data = not first & _CONTROL
             if is_data and self._held and not lost:
+                self._read_late = True
                 self._pause()
                 break
             if (
@@ -262,6 +270,9 @@ class DirectProtocol(asyncio.Protocol):
             elif first == frames.PONG and header == _SHORT and is_right and stop <= end:
                 start = stop
                 self._pong(frames.unmask(whole, body, stop))
+            elif first == frames.PING and header == _SHORT and is_right and stop <= end:
+                start = stop
+                self._answer(frames.unmask(whole, body, stop))
             elif not is_data and header == _SHORT and stop > end:
                 self._wanted = stop - start  # it may be the client's answer, before the end of it
                 break
@@ -306,10 +317,6 @@ class DirectProtocol(asyncio.Protocol):
             match event:
                 case events.TextMessage() | events.BytesMessage():
                     self._fragment(event)
-                case events.Ping():
-                    self._send(event.response())
-                case events.Pong():
-                    self._pong(bytes(event.payload))
                 case events.CloseConnection():
                     self._closed(event)
             if self._connection is None:
@@ -354,11 +361,11 @@ class DirectProtocol(asyncio.Protocol):
 
     def _pause(self) -> None:
         if not self._paused and not self._transport.is_closing():
-            self._paused = self._read_late = True
+            self._paused = True
             self._transport.pause_reading()
 
     def _read_on(self) -> None:
-        if self._paused:
+        if self._paused and self._due is None:
             self._paused = False
             if not self._transport.is_closing():
                 self._transport.resume_reading()
@@ -403,6 +410,17 @@ class DirectProtocol(asyncio.Protocol):
             self._send_ping()
         else:
             self._fail(1011, "keepalive ping timeout")
+
+    def _answer(self, ping: bytes) -> None:
+        """Answer a ping; a client that takes nothing gets one pong, later (RFC 6455 section 5.5.3).
+
+        Until then it is not read either: what it must not be made to take, it shall not cause.
+        """
+        if not self.writable:
+            self._due = ping
+            self._pause()
+        elif not self._transport.is_closing():
+            self._transport.write(frames.frame(frames.PONG, ping))
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
@@ -455,6 +473,7 @@ class DirectProtocol(asyncio.Protocol):
         if not self._transport.is_closing():
             self._send(events.CloseConnection(code=code, reason=reason))
             self._timer = self._loop.call_later(patience, expired)
+            self._due = None  # nothing follows a close frame
             self.resume()
 
     def _end_our_side(self) -> None:

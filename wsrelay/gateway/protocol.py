@@ -42,6 +42,8 @@ class RelayProtocol(WSProtocol):
         self._offered: Any = []
         """The WebSocket extensions that the client offers."""
         self._early = b""
+        self._due: events.Ping | None = None
+        """The client's newest ping, while its pong waits for room."""
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See to its end."""
@@ -87,6 +89,27 @@ class RelayProtocol(WSProtocol):
         extensions: Any = self.scope["extensions"]
         extensions[DIRECT] = self._claim
         self._offered = event.extensions
+
+    def handle_ping(self, event: events.Ping) -> None:
+        """Answer a ping; a client that takes nothing gets one pong, later, and is not read."""
+        if self.writable.is_set():
+            super().handle_ping(event)
+            return
+        self._due = event
+        if not self.read_paused and not self.transport.is_closing():
+            self.read_paused = True
+            self.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        """Learn that the client takes more."""
+        super().resume_writing()
+        due, self._due = self._due, None
+        if due is None or self.close_sent or self.transport.is_closing():
+            return
+        super().handle_ping(due)
+        if self.read_paused and self.queue.empty():
+            self.read_paused = False
+            self.transport.resume_reading()
 
     async def send(self, message: Any) -> None:
         """Take an ASGI event; after the upgrade, what came early is taken in."""
