@@ -24,6 +24,7 @@ LAYERS: dict[str, int] = {
     "printable": 0,
     "bounds": 0,
     "bucket": 0,
+    "netblock": 0,
     "sparing": 0,
     "targets": 0,
     "scripts": 0,

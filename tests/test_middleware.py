@@ -142,6 +142,69 @@ def test_the_keys_that_were_not_used_for_longest_are_forgotten() -> None:
     assert buckets.take("b", 0.0) == 0
 
 
+V6, BESIDE, OTHER = "2001:db8::1", "2001:db8::2", "2001:db8:0:1::1"
+MAPPED = ["192.0.2.1", "::ffff:192.0.2.1", "192.0.2.2:9", "::ffff:192.0.2.2"]
+FORWARDED = [
+    ([V6, BESIDE, "[2001:db8::3]:4000", OTHER], [200, 429, 429, 200]),
+    (MAPPED, [200, 429] * 2),
+]
+
+
+@pytest.mark.parametrize(("clients", "codes"), FORWARDED, ids=["by its /64", "IPv4 in IPv6"])
+async def test_an_ipv6_client_has_one_limit_whatever_address_of_its_64_it_takes(
+    node: Node, clients: list[str], codes: list[int]
+) -> None:
+    limits = {"ratelimit__requests": 1, "ratelimit__interval": "1h"}
+    proxy = {"real_ip__trusted": "127.0.0.1"}
+    async with site(node, "real_ip", "ratelimit", **limits, **proxy) as (_, http):
+        answers = [await http.get("/who", headers={"X-Forwarded-For": one}) for one in clients]
+        assert [answer.status_code for answer in answers] == codes
+
+
+async def test_a_limit_by_address_is_not_evaded_by_headers(node: Node) -> None:
+    limits = {"ratelimit__requests": 1, "ratelimit__interval": "1h"}
+    async with site(node, "ratelimit", **limits) as (_, http):
+        codes = []
+        for number in range(3):
+            varied = {"X-Forwarded-For": f"10.0.0.{number}", "X-Key": str(number)}
+            codes.append((await http.get("/who", headers=varied)).status_code)
+        assert codes == [200, 429, 429]
+
+
+async def test_keys_made_up_push_no_bucket_out_and_the_address_counts_beyond_them(
+    node: Node, caplog: pytest.LogCaptureFixture
+) -> None:
+    limits = {
+        "ratelimit__requests": 1,
+        "ratelimit__interval": "1h",
+        "ratelimit__key": "header:X-Key",
+        "ratelimit__max__keys": 2,
+    }
+    async with site(node, "ratelimit", **limits) as (_, http):
+        names = ["mine", "b", "c", "d", "mine"]
+        answers = [await http.get("/who", headers={"X-Key": name}) for name in names]
+        assert [one.status_code for one in answers] == [200, 200, 200, 429, 429]
+        assert (await http.get("/who")).status_code == 429, "c took what the address has"
+    assert "127.0.0.1: its address counts in place of its header X-Key" in caplog.text
+    assert "ratelimit.max.keys" in caplog.text
+
+
+@given(st.lists(st.sampled_from("abcdef"), max_size=30), st.integers(1, 3))
+def test_there_are_never_more_buckets_than_keys_are_kept(keys: str, most: int) -> None:
+    buckets = Buckets(1.0, 1, most)
+    for now, key in enumerate(keys):
+        buckets.take(key, now / 10)
+    assert len(buckets) <= most
+
+
+def test_a_bucket_that_is_full_again_makes_room_for_another() -> None:
+    buckets = Buckets(1.0, 2, 1)
+    buckets.take("a", 0.0)
+    assert not buckets.has_room("b", 0.5)
+    assert buckets.has_room("a", 0.5)
+    assert buckets.has_room("b", 1.0)
+
+
 # real_ip
 
 

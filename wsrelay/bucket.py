@@ -18,10 +18,17 @@ class Bucket:
 
     def take(self, now: float) -> float:
         """Take a token and return 0, or return the seconds until there is one."""
-        self._tokens = min(self._burst, self._tokens + max(0.0, now - self._then) * self._rate)
+        self._tokens = self._now(now)
         self._then = now
         # A hair less than a whole token counts: waiting as long as was said must be enough.
         if self._tokens < 1 - 1e-9:
             return (1 - self._tokens) / self._rate
         self._tokens = max(0.0, self._tokens - 1)
         return 0.0
+
+    def full(self, now: float) -> bool:
+        """Whether a new one would be no other."""
+        return self._now(now) >= self._burst
+
+    def _now(self, now: float) -> float:
+        return min(self._burst, self._tokens + max(0.0, now - self._then) * self._rate)

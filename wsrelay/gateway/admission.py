@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 from collections import Counter
 from typing import Final
 
+from wsrelay.netblock import is_loopback, netblock
 from wsrelay.sparing import Sparing
 
 __all__ = ["Admission"]
@@ -68,13 +68,4 @@ class Admission:
 
 def _key(host: str | None) -> str | None:
     """Return what an address counts as; None: it has no bound of its own."""
-    try:
-        address = ipaddress.ip_address(host or "")
-    except ValueError:
-        return None
-    if isinstance(address, ipaddress.IPv6Address):
-        if address.ipv4_mapped is None:
-            network = ipaddress.ip_network((address, 64), strict=False)
-            return None if address.is_loopback else str(network)
-        address = address.ipv4_mapped
-    return None if address.is_loopback else str(address)
+    return netblock(host) if host and not is_loopback(host) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections import OrderedDict
@@ -12,15 +13,23 @@ from starlette.requests import HTTPConnection
 
 from wsrelay.bounds import MOST
 from wsrelay.bucket import Bucket
+from wsrelay.netblock import netblock
 from wsrelay.node import Node
+from wsrelay.printable import printable
 from wsrelay.relay.asgi import App, Receive, Scope, Send
+from wsrelay.sparing import Sparing
 
 from .options import Duration, Options
 from .refusal import refuse
 
 __all__ = ["Buckets", "RateLimit", "RateLimitOptions"]
 
+logger = logging.getLogger(__name__)
+
 _KEYS: Final = ("ip", "header:NAME", "query:NAME")
+
+_LONGEST: Final = 256
+"""Characters of a key that count."""
 
 
 def _key(text: str) -> str:
@@ -55,6 +64,10 @@ class Buckets:
         self._most = most
         self._buckets: OrderedDict[str, Bucket] = OrderedDict()
 
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self._buckets)
+
     def take(self, key: str, now: float) -> float:
         """Take a token and return 0, or the seconds until there is one."""
         bucket = self._buckets.pop(key, None) or Bucket(self._rate, self._burst, now)
@@ -63,15 +76,29 @@ class Buckets:
             self._buckets.popitem(last=False)
         return bucket.take(now)
 
+    def has_room(self, key: str, now: float) -> bool:
+        """Whether no bucket is forgotten for this key but one that a new one would equal."""
+        if key in self._buckets or len(self._buckets) < self._most:
+            return True
+        return next(iter(self._buckets.values())).full(now)
+
 
 class RateLimit:
-    """Answers 429 to who asks too often, upgrades included, before anything is spawned for them."""
+    """Answers 429 to who asks too often, upgrades included, before anything is spawned for them.
+
+    An address counts by its netblock. Keys that clients choose push no other out: where all buckets
+    are in use, it is the address that counts.
+    """
 
     def __init__(self, app: App, options: RateLimitOptions) -> None:
         self._app = app
+        rate = options.requests / options.interval
         burst = options.burst or options.requests
-        self._buckets = Buckets(options.requests / options.interval, burst, options.max_keys)
+        self._addresses = Buckets(rate, burst, options.max_keys)
+        self._keys = Buckets(rate, burst, options.max_keys)
+        self._most = options.max_keys
         self._kind, _, self._name = options.key.partition(":")
+        self._crowded = Sparing(logger)
 
     @classmethod
     def build(cls, app: App, options: RateLimitOptions, _node: Node | None) -> RateLimit:
@@ -80,21 +107,34 @@ class RateLimit:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI scope."""
-        if scope["type"] in ("http", "websocket"):
-            wait = self._buckets.take(self._key(HTTPConnection(scope)), time.monotonic())
-            if wait:
-                again = (b"retry-after", str(math.ceil(wait)).encode())
-                await refuse(scope, receive, send, 429, again)
-                return
-        await self._app(scope, receive, send)
+        counts = scope["type"] in ("http", "websocket")
+        if counts and (wait := self._take(HTTPConnection(scope), time.monotonic())):
+            again = (b"retry-after", str(math.ceil(wait)).encode())
+            await refuse(scope, receive, send, 429, again)
+        else:
+            await self._app(scope, receive, send)
 
-    def _key(self, connection: HTTPConnection) -> str:
+    def _take(self, connection: HTTPConnection, now: float) -> float:
+        host = connection.client.host if connection.client else ""
+        if (key := self._key(connection)) is not None:
+            if self._keys.has_room(key, now):
+                return self._keys.take(key, now)
+            self._crowded.warning(
+                now,
+                "%.80s: its address counts in place of its %s %s: %d others are in use "
+                "(ratelimit.max.keys)",
+                printable(host),
+                self._kind,
+                self._name,
+                self._most,
+            )
+        return self._addresses.take(netblock(host)[:_LONGEST], now)
+
+    def _key(self, connection: HTTPConnection) -> str | None:
         given: list[str] = []
         if self._kind == "header":
             given = connection.headers.getlist(self._name)
         elif self._kind == "query":
             given = connection.query_params.getlist(self._name)
         # Of two, one may be forged to get a bucket of its own.
-        if len(given) == 1:
-            return f"{self._kind} {given[0][:256]}"
-        return f"ip {connection.client.host if connection.client else ''}"
+        return given[0][:_LONGEST] if len(given) == 1 else None

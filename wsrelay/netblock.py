@@ -1,0 +1,40 @@
+"""What an address counts as where strangers are counted: what one subscriber gets."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Final
+
+__all__ = ["is_loopback", "netblock"]
+
+_SUBSCRIBER: Final = 64
+"""Bits of an IPv6 prefix; within it a subscriber takes as many addresses as it likes."""
+
+
+def netblock(host: str | None) -> str:
+    """Return the /64 of an IPv6 address and an IPv4 address as it is, also one mapped into IPv6.
+
+    What is no address stays as it is; none is the empty text.
+    """
+    if not host or ":" not in host:
+        return host or ""
+    address = _address(host)
+    if isinstance(address, ipaddress.IPv6Address):
+        shift = address.max_prefixlen - _SUBSCRIBER
+        return f"{ipaddress.IPv6Address(int(address) >> shift << shift)}/{_SUBSCRIBER}"
+    return host if address is None else str(address)
+
+
+def is_loopback(host: str | None) -> bool:
+    """Whether an address is the machine's own."""
+    address = _address(host or "")
+    return address is not None and address.is_loopback
+
+
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return None
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return mapped or address
