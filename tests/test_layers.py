@@ -28,6 +28,7 @@ LAYERS: dict[str, int] = {
     "sparing": 0,
     "targets": 0,
     "scripts": 0,
+    "rights": 0,
     "osproc": 0,
     "duplex": 0,
     "payload": 1,

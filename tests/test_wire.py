@@ -43,12 +43,17 @@ _SIMPLE: dict[Any, st.SearchStrategy[Any]] = {
 }
 
 
+def _tuples(items: st.SearchStrategy[Any], *, max_size: int) -> st.SearchStrategy[Any]:
+    """Tuples of one kind of items, `tuple[str, ...]`."""
+    return st.lists(items, max_size=max_size).map(tuple)
+
+
 def _values(hint: Any) -> st.SearchStrategy[Any]:
     """Values of a field's type, so that a frame added one day is tried without being named here."""
     if hint in _SIMPLE:
         return _SIMPLE[hint]
-    arguments = get_args(hint)
-    collections: dict[Any, Any] = {list: st.lists, dict: st.dictionaries}
+    arguments = [one for one in get_args(hint) if one is not ...]
+    collections: dict[Any, Any] = {list: st.lists, tuple: _tuples, dict: st.dictionaries}
     if (collection := collections.get(get_origin(hint))) is not None:
         some: st.SearchStrategy[Any] = collection(*map(_values, arguments), max_size=3)
         return some

@@ -13,6 +13,7 @@ WsrelayError
 ├── HostFailed          (RuntimeError)  the host's template could not load what it was told to
 ├── NameTaken           (ValueError)    the name belongs to another process
 ├── NameNotFound        (LookupError)   no process has that name
+├── NotAllowed          (PermissionError) what a walled-in host may not do to others
 ├── TooMany             (RuntimeError)  more names, groups, monitors or links than one may have
 ├── ProcessError                        the process that `exec` ran ended with an error
 ├── RelayRefused        (ValueError)    an X-WS-Relay header that is not what it should be
@@ -33,6 +34,7 @@ __all__ = [
     "NameNotFound",
     "NameTaken",
     "NotAProcess",
+    "NotAllowed",
     "PayloadError",
     "ProcessError",
     "RelayRefused",
@@ -125,6 +127,13 @@ class NameTaken(WsrelayError, ValueError):  # noqa: N818 - contract name
 
 class NameNotFound(WsrelayError, LookupError):  # noqa: N818 - contract name
     """No living process is registered under the name."""
+
+
+class NotAllowed(WsrelayError, PermissionError):  # noqa: N818 - like the others
+    """A process of a walled-in host asked for what its host has no right to.
+
+    The text names the option of its host that opens it, if one does.
+    """
 
 
 class TooMany(WsrelayError, RuntimeError):  # noqa: N818 - like the others

@@ -1,6 +1,7 @@
 """Targets and their arguments on the way from the spawner to the worker.
 
 The only place where code crosses a process border: pickled by the spawner, opened in the worker.
+Out of a walled-in host none does: there the arguments are data (`pack_plain`).
 The node passes the bytes on and never looks inside.
 """
 
@@ -10,11 +11,12 @@ import pickle
 from collections.abc import Callable, Container
 from typing import Any
 
-from . import scripts, targets
-from .errors import InvalidTarget, PayloadError
-from .payload import writable
+import msgspec
 
-__all__ = ["pack_target", "unpack_target"]
+from . import payload, scripts, targets
+from .errors import InvalidTarget, PayloadError
+
+__all__ = ["pack_plain", "pack_target", "unpack_target"]
 
 
 def pack_target(
@@ -30,7 +32,7 @@ def pack_target(
         return target, _pack(arguments)
     if isinstance(target, str):
         parsed = targets.parse(target).absolute()
-        text = writable(str(parsed), "target")
+        text = payload.writable(str(parsed), "target")
         return text, _pack(arguments, imports=parsed.module is not None)
     if callable(target):
         return None, _pack((target, args, kwargs))
@@ -40,10 +42,31 @@ def pack_target(
     )
 
 
+def pack_plain(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
+    """Return arguments as data; raises `PayloadError`."""
+    try:
+        return payload.encode([args, kwargs])
+    except PayloadError as error:
+        raise PayloadError(
+            f"what a walled-in host starts in another one is given data alone: {error}"
+        ) from None
+
+
 def unpack_target(
-    text: str | None, code: bytes, load: Callable[[targets.Target], Callable[..., Any]]
+    text: str | None,
+    code: bytes,
+    load: Callable[[targets.Target], Callable[..., Any]],
+    *,
+    plain: bool = False,
 ) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
-    """Return function, args and kwargs; `load` finds the function that a text names."""
+    """Return function, args and kwargs; `load` finds the function that a text names.
+
+    `plain`: the code is what `pack_plain` gave, and nothing is unpickled.
+    """
+    if plain:
+        given = payload.decode(code)
+        args, kwargs = msgspec.convert(given, tuple[tuple[Any, ...], dict[str, Any]])
+        return load(targets.parse(text or "")), args, kwargs
     folder, content = pickle.loads(code) if code else (None, b"")  # noqa: S301 - the spawner's
     if folder is not None:
         scripts.enter(folder)

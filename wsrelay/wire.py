@@ -19,6 +19,7 @@ from msgspec import Raw, Struct
 from .errors import PayloadError, WireError
 from .message import ExitError, Result
 from .pid import PID
+from .rights import Rights
 
 __all__ = [
     "INTERRUPT",
@@ -64,13 +65,22 @@ class Known(Frame, tag=9):
     hosts: list[str]
     entries: dict[str, str | None]
 
+    def home(self, target: str | None) -> str | None:
+        """Return the host of the entry that the target is the id of, None if it is none.
+
+        An entry without a host is one of the first host.
+        """
+        if target is None or target not in self.entries:
+            return None
+        return self.entries[target] or self.hosts[0]
+
 
 class Start(Frame, tag=0):
     """First frame to a fresh worker: who it is and what it runs.
 
     `target` is text (see `targets`) or None, then `code` is the cloudpickle of
-    `(function, args, kwargs)`; with a target it is that of `(args, kwargs)` or empty. `title` is
-    what `ps` shows.
+    `(function, args, kwargs)`; with a target it is that of `(args, kwargs)` or empty, or, if
+    `plain`, their MessagePack. `title` is what `ps` shows. `rights` are those of a walled-in host.
     """
 
     pid: str
@@ -80,6 +90,8 @@ class Start(Frame, tag=0):
     code: bytes
     log_level: int
     title: str
+    plain: bool = False
+    rights: Rights | None = None
 
 
 class Deliver(Frame, tag=1):
@@ -156,7 +168,7 @@ class Send(Frame, tag=1):
 
 
 class Spawn(Frame, tag=2):
-    """A process for the PID that the worker has made."""
+    """A process for the PID that the worker has made; what it runs is told as in `Start`."""
 
     pid: str
     host: str
@@ -164,6 +176,7 @@ class Spawn(Frame, tag=2):
     code: bytes
     monitored: bool = False
     linked: bool = False
+    plain: bool = False
 
 
 class GetOrSpawn(Frame, tag=3):

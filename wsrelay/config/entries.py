@@ -53,7 +53,7 @@ class Model(BaseModel):
 
 
 class Entry(Model):
-    """What all entries have. `references` maps keys to the kind that they name."""
+    """What all entries have. `references` maps keys to the kind that they, or their items, name."""
 
     references: ClassVar[dict[tuple[str, ...], str]] = {}
 
@@ -89,6 +89,8 @@ class HostFilesystem(Model):
 class Host(Entry):
     """`process.host`."""
 
+    references = {("may_spawn",): "process.host", ("may_control",): "process.host"}
+
     preload: list[ModuleName] = []
     max_processes: int = 256
     warm: int = 0
@@ -106,6 +108,9 @@ class Host(Entry):
     network: Literal["host", "none"] = "host"
     no_new_privs: bool = False
     core_dumps: bool = False
+    may_spawn: list[str] = []
+    may_control: list[str] = []
+    may_name: list[str] = []
 
 
 class _Code(Entry):

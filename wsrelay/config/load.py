@@ -231,7 +231,7 @@ class _Loader:
         kind: str,
         known: Mapping[str, _Draft],
     ) -> None:
-        """Put the full id in the place of a reference, or tell what is wrong with it."""
+        """Put full ids in the place of references, or tell what is wrong with them."""
         *outer, last = key
         holder = data
         for part in outer:
@@ -239,8 +239,25 @@ class _Loader:
                 return
             holder[part] = inner = dict(inner)
             holder = inner
-        if not isinstance(name := holder.get(last), str):
-            return
+        if isinstance(names := holder.get(last), list):
+            holder[last] = [
+                self._full_id(draft, name, (*key, index), kind, known)
+                for index, name in enumerate(names)
+            ]
+        elif last in holder:
+            holder[last] = self._full_id(draft, names, key, kind, known)
+
+    def _full_id(
+        self,
+        draft: _Draft,
+        name: Any,
+        key: tuple[str | int, ...],
+        kind: str,
+        known: Mapping[str, _Draft],
+    ) -> Any:
+        """Return the full id for a reference; what is no text is left for others to refuse."""
+        if not isinstance(name, str):
+            return name
         full = name if ":" in name else f"{draft.namespace}:{name}"
         there = known.get(full)
         if there is None and full not in self._unknown:
@@ -248,7 +265,7 @@ class _Loader:
             self._wrong(draft, key, f"there is no entry {full!r}; {nearest(full, ids)}")
         elif there is not None and there.kind != kind:
             self._wrong(draft, key, f"{full!r} is of kind {there.kind}, not {kind}")
-        holder[last] = full
+        return full
 
     def _conflicts(self, entries: Mapping[str, Entry], known: Mapping[str, _Draft]) -> None:
         taken: dict[tuple[str, ...], str] = {}

@@ -66,8 +66,10 @@ def _mistakes(entry: config.Entry, others: Mapping[str, config.Entry]) -> Iterat
     """Build what an entry becomes, and tell each key's mistake."""
     match entry:
         case config.Host():
-            yield from _refused(functools.partial(_isolation, entry))
-            yield from _refused(functools.partial(_host, entry, (), Isolation()))
+            yield from (mistakes := _refused(functools.partial(_isolation, entry)))
+            # Where its walls are wrong, what needs walls is not told to be wrong too.
+            isolation = Isolation(network="none") if mistakes else _isolation(entry)
+            yield from _refused(functools.partial(_host, entry, (), isolation))
             yield from _refused(functools.partial(check_cgroup, _limits(entry)))
         case config.Service():
             yield from _refused(functools.partial(_restart, entry))
@@ -171,6 +173,9 @@ def _host(host: config.Host, declared: Sequence[str], isolation: Isolation) -> H
         limits=_limits(host),
         nice=host.nice,
         isolation=isolation,
+        may_spawn=tuple(host.may_spawn),
+        may_control=tuple(host.may_control),
+        may_name=tuple(host.may_name),
     )
 
 

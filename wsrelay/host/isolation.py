@@ -67,6 +67,11 @@ class Isolation(Struct, frozen=True, kw_only=True):
         if problems:
             raise InvalidOptions(problems)
 
+    @property
+    def walled(self) -> bool:
+        """Whether it keeps processes from what is not their host's: then they have few rights."""
+        return self.user is not None or self.filesystem is not None or self.network != "host"
+
 
 def enter(isolation: Isolation, scripts: Iterable[Path]) -> None:
     """Enter the isolation for good; raises `IsolationError`.

@@ -8,6 +8,7 @@ from typing import Final
 from msgspec import Struct
 
 from wsrelay.bounds import MOST, Bounds, InvalidOptions, wrong
+from wsrelay.rights import Rights
 
 from .isolation import Isolation
 from .limits import Limits
@@ -18,6 +19,8 @@ _NAME: Final = re.compile(r"[\w.:/-]+", re.ASCII)
 """What stands in PIDs."""
 
 _NAME_SAID: Final = "A-Z a-z 0-9 _ . : / -"
+
+_RIGHTS: Final = ("may_spawn", "may_control", "may_name")
 
 _LEAST: Final = 1e-9
 
@@ -48,8 +51,9 @@ class HostOptions(Struct, frozen=True, kw_only=True):
     and no more than these. Timeouts are seconds, `mailbox` is the bytes that other workers may have
     sent to one that has not taken them yet. `spawn_rate` is how many are started in a second, the
     others wait; `log_rate` how many log records a second one may write, the others are dropped and
-    counted. `nice` is the workers' absolute niceness. Raises
-    `InvalidOptions`, a `ValueError`, with all that cannot be.
+    counted. `nice` is the workers' absolute niceness. `may_spawn` and `may_control` (hosts' names)
+    and `may_name` (patterns such as `room:*`) are what processes of a walled-in host may do beyond
+    it. Raises `InvalidOptions`, a `ValueError`, with all that cannot be.
     """
 
     name: str = "processes"
@@ -66,6 +70,9 @@ class HostOptions(Struct, frozen=True, kw_only=True):
     limits: Limits = Limits()
     nice: int | None = None
     isolation: Isolation = Isolation()
+    may_spawn: tuple[str, ...] = ()
+    may_control: tuple[str, ...] = ()
+    may_name: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse what cannot be, before any process is started."""
@@ -76,5 +83,27 @@ class HostOptions(Struct, frozen=True, kw_only=True):
             most = self.max_processes
             warm = Bounds(0, most, f"0 to max_processes, which is {most}", whole=True)
             problems += wrong(self, {"warm": warm})
+        problems += self._wrong_rights()
         if problems:
             raise InvalidOptions(problems, f"host {self.name:.80}")
+
+    @property
+    def rights(self) -> Rights | None:
+        """What its processes may do to those of other hosts; None: whatever they like."""
+        if not self.isolation.walled:
+            return None
+        return Rights(self.name, self.may_spawn, self.may_control, self.may_name)
+
+    def _wrong_rights(self) -> list[tuple[str, str]]:
+        problems = []
+        for option in _RIGHTS:
+            given = getattr(self, option)
+            if not isinstance(given, tuple) or not all(
+                isinstance(one, str) and one for one in given
+            ):
+                problems.append((option, f"is {given!r:.80} and must be a tuple of texts"))
+            elif given and not self.isolation.walled:
+                problems.append(
+                    (option, "needs user, filesystem or network: other hosts may do all of that")
+                )
+        return problems

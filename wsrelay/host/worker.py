@@ -15,6 +15,7 @@ from wsrelay.duplex import Duplex
 from wsrelay.errors import HostFailed
 from wsrelay.message import ExitError, ExitKind, Result
 from wsrelay.pid import PID
+from wsrelay.rights import Rights
 
 from . import crashes
 from .limits import Limits, cpu_time_reached, memory_total_reached
@@ -57,6 +58,8 @@ class Worker:
         """Whether somebody has asked for it by its name after it was spawned."""
         self.restarts = False
         """An operator has cancelled it: its clients are to come again."""
+        self.rights: Rights | None = None
+        """Those of its host if that is walled in; they stay as they were at its start."""
         self.done: wire.Done | None = None
         self._exited = exited
         self._loop = asyncio.get_running_loop()

@@ -399,8 +399,14 @@ class Node:
 
     def _next_pid(self, target: Any, host: str | None) -> PID:
         """Make the PID of a worker: in the given host, its entry's, or the first one."""
-        entry = self.entries.get(target) if isinstance(target, str) else None
-        return self._ids.next(host or (entry and entry.host) or self._templates.names[0])
+        home = self.home(target) if isinstance(target, str) else None
+        return self._ids.next(host or home or self._templates.names[0])
+
+    def home(self, target: str | None) -> str | None:
+        """Return the host of the entry that the target is the id of, None if it is none."""
+        if target is None or (entry := self.entries.get(target)) is None:
+            return None
+        return entry.host or self._templates.names[0]
 
     def when_ended(self, pid: PID, callback: Callable[[Result], None]) -> None:
         """Call back once when the worker has ended; draining leaves it to the caller to end it."""
@@ -570,10 +576,13 @@ class Node:
     def execute(  # noqa: C901 - a flat table
         self,
         effects: list[Effect],
-        code: tuple[str | None, bytes] = (None, b""),
+        code: tuple[str | None, bytes, bool] = (None, b"", False),
         parent: PID | None = None,
     ) -> None:
-        """Carry out the kernel's effects; `code` and `parent` are those of a `Launch`."""
+        """Carry out the kernel's effects; `code` and `parent` are those of a `Launch`.
+
+        The code is target, code and `plain` of a `wire.Start`.
+        """
         for effect in effects:
             match effect:
                 case Launch():
@@ -601,9 +610,13 @@ class Node:
                     elif (worker := self._workers.get(effect.pid)) is not None:
                         worker.kill()
 
-    def _launch(self, pid: PID, target: str | None, code: bytes, parent: PID | None) -> None:
-        log_rate = self.hosts[pid.host].log_rate
-        worker = Worker(pid, next(self._refs), self._requests.handle, self._exited, log_rate)
+    def _launch(
+        self, pid: PID, target: str | None, code: bytes, plain: bool, parent: PID | None
+    ) -> None:
+        log_rate, rights = self.hosts[pid.host].log_rate, self.hosts[pid.host].rights
+        received = self._requests.handle if rights is None else self._requests.handle_walled
+        worker = Worker(pid, next(self._refs), received, self._exited, log_rate)
+        worker.rights = rights
         worker.target, worker.parent = target or "a callable", parent
         worker.names = [*self.kernel.names.of(pid)]
         self._workers[pid] = worker
@@ -613,7 +626,9 @@ class Node:
         if target is not None and (entry := self.entries.get(target)) is not None:
             target = entry.target
         title = worker_title(pid, self.kernel.names.of(pid), worker.target)
-        worker.pipe.post(wire.Start(str(pid), ids, self._known(), target, code, level, title))
+        known = self._known()
+        start = wire.Start(str(pid), ids, known, target, code, level, title, plain, rights)
+        worker.pipe.post(start)
         template = self._templates[pid.host]
         template.launch(worker)
         timeout = self.hosts[pid.host].start_timeout
@@ -776,6 +791,8 @@ class Node:
         parent: PID | None = None,
         monitored: bool = False,
         linked: bool = False,
+        *,
+        plain: bool = False,
     ) -> PID:
         """Start a worker, or return the one that has the name already.
 
@@ -790,7 +807,7 @@ class Node:
             raise HostFailed(f"node {self.name} shuts down")
         effects = self.kernel.spawn(pid, name, parent=parent, monitored=monitored, linked=linked)
         try:
-            self.execute(effects, (target, code), parent)
+            self.execute(effects, (target, code, plain), parent)
         except HostFailed:
             self.kernel.exited(pid, Result())  # whoever asked for it is told by this error
             raise

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from wsrelay import wire
-from wsrelay.errors import HostFull, InvalidName, InvalidPID, TooMany, WireError, WsrelayError
+from msgspec import Raw
+
+from wsrelay import payload, wire
+from wsrelay.errors import (
+    HostFull,
+    InvalidName,
+    InvalidPID,
+    NotAllowed,
+    TooMany,
+    WireError,
+    WsrelayError,
+)
 from wsrelay.host import Worker
 from wsrelay.kernel import Signal
 from wsrelay.logrecord import fields
-from wsrelay.message import ExitError, ExitKind, Result
+from wsrelay.message import ERROR, ExitError, ExitKind, Result
 from wsrelay.pid import PID
 from wsrelay.printable import shortened
+
+from . import walls
 
 if TYPE_CHECKING:
     from .node import Node
@@ -65,6 +77,19 @@ class Requests:
             terminate = self._node.kernel.signal(worker.pid, Signal.TERMINATE, because=because)
             self._node.execute(terminate)
 
+    def handle_walled(self, worker: Worker, frame: wire.FromWorker) -> None:
+        """Do what a worker of a walled-in host asks, as far as its host has the right to."""
+        rule, rights = walls.RULES[type(frame)], worker.rights
+        assert rights is not None  # noqa: S101 - that is who comes here
+        try:
+            left_out = rule(frame, worker.pid, rights, self) if rule is not None else None
+        except NotAllowed as error:
+            self._refuse(worker, frame, error)
+            return
+        if left_out and isinstance(frame, wire.Send | wire.Broadcast):
+            frame = self._without(worker, frame, left_out)
+        self.handle(worker, frame)
+
     def worker_ended(self, worker: Worker, result: Result) -> None:
         """Answer the `exec` that it ran for, and end what it ran by `exec` itself."""
         worker.log.tell_of_lost(lambda: self._node.about(worker))
@@ -81,6 +106,73 @@ class Requests:
             return PID(text).on(self._node.name)
         except InvalidPID as error:
             raise WireError(str(error)) from None
+
+    # What walls look at
+
+    def host_of(self, to: str) -> str | None:
+        """Return the host of a living process, for a connection that of its target."""
+        if (process := self._node.kernel.find(to, self._node.name)) is None:
+            return None
+        connection = self._node.connection(process.pid)
+        return (process.pid if connection is None else connection.target).host
+
+    def is_connection(self, to: str) -> bool:
+        """Whether it is a living connection."""
+        process = self._node.kernel.find(to, self._node.name)
+        return process is not None and process.connection
+
+    def home(self, target: str | None) -> str | None:
+        """Return the host of the entry of that id, None if there is none."""
+        return self._node.home(target)
+
+    def has_bearer(self, name: str) -> bool:
+        """Whether a process has the name."""
+        return self._node.kernel.names.get(name) is not None
+
+    def members(self, group: str) -> Iterable[PID]:
+        """Return a group's members."""
+        return self._node.kernel.groups.members(group)
+
+    def awaits(self, caller: PID, pid: str) -> bool:
+        """Whether the process runs for an `exec` of the caller."""
+        process = self._node.kernel.find(pid, self._node.name)
+        waiting = None if process is None else self._execs.get(process.pid)
+        return waiting is not None and waiting[0].pid == caller
+
+    def _refuse(self, worker: Worker, frame: wire.FromWorker, error: NotAllowed) -> None:
+        """Tell a worker, and once the log, that nothing of a frame is done."""
+        call = _call(frame)
+        if self._node.mistakes.first(worker.pid, f"{call}: {error}"):
+            about = self._node.about(worker)
+            logger.warning("%s called %s: %s (told once)", worker.pid, call, error, extra=about)
+        match frame:
+            case wire.Spawn():
+                self._stillborn(worker, frame, error)
+            case wire.Exec():
+                result = Result(error=_not_started(error))
+                worker.pipe.post(wire.Finished(frame.ref, result))
+            case wire.GetOrSpawn() | wire.Register() | wire.Unregister():
+                worker.pipe.post(_answer_with(frame.ref, error))
+            case wire.Cancel() | wire.Terminate() | wire.Relate() | wire.Member():
+                whom = frame.pid if isinstance(frame, wire.Member) else frame.to
+                client = whom if self.is_connection(whom) else None
+                content = Raw(
+                    payload.pack({"client_pid": client, "topic": call, "error": str(error)})
+                )
+                self._node.route(self._node.pid(), [worker.pid], ERROR, content)
+
+    def _without(
+        self, worker: Worker, frame: wire.Send | wire.Broadcast, left_out: walls.LeftOut
+    ) -> wire.Send:
+        """Return a message for those alone who may get it, and tell its sender of the others."""
+        for one, error in left_out.items():
+            if (process := self._node.kernel.find(one, self._node.name)) is not None:
+                self._node.clients.refuse(process.pid, worker.pid, frame.topic, str(error))
+        if isinstance(frame, wire.Broadcast):
+            to: Iterable[str] = self.members(frame.group)
+        else:
+            to = [frame.to] if isinstance(frame.to, str) else frame.to
+        return wire.Send([one for one in to if one not in left_out], frame.topic, frame.payload)
 
     # Without an answer
 
@@ -146,7 +238,14 @@ class Requests:
 
     def _launch(self, worker: Worker, pid: PID, frame: wire.Spawn, name: str | None = None) -> PID:
         return self._node.launch(
-            pid, frame.target, frame.code, name, worker.pid, frame.monitored, frame.linked
+            pid,
+            frame.target,
+            frame.code,
+            name,
+            worker.pid,
+            frame.monitored,
+            frame.linked,
+            plain=frame.plain,
         )
 
     def _spawn(self, worker: Worker, frame: wire.Spawn) -> None:
@@ -157,14 +256,16 @@ class Requests:
             end = _not_started(error)
             about = fields(pid=pid, target=frame.target, host=pid.host, exit=end.kind.value)
             logger.error("%s was not started: %s", pid, shortened(end.message), extra=about)  # noqa: TRY400 - one line
-            effects = self._node.kernel.stillborn(
-                pid,
-                end,
-                worker.pid,
-                monitored=frame.monitored,
-                linked=frame.linked,
-            )
-            self._node.execute(effects)
+            self._stillborn(worker, frame, error)
+
+    def _stillborn(self, worker: Worker, frame: wire.Spawn, error: Exception) -> None:
+        """Tell the parent of a process that was not started."""
+        pid, end = self._own_pid(worker, frame), _not_started(error)
+        monitored, linked = frame.monitored, frame.linked
+        effects = self._node.kernel.stillborn(
+            pid, end, worker.pid, monitored=monitored, linked=linked
+        )
+        self._node.execute(effects)
 
     def _exec(self, worker: Worker, frame: wire.Exec) -> None:
         pid = self._own_pid(worker, frame.spawn)
@@ -183,8 +284,7 @@ class Requests:
             except WireError:
                 raise
             except (WsrelayError, ValueError) as error:
-                kind = type(error) if isinstance(error, WsrelayError) else WsrelayError
-                reply = wire.Reply(frame.ref, None, kind.__name__, str(error))
+                reply = _answer_with(frame.ref, error)
             worker.pipe.post(reply)
 
         return answer
@@ -215,6 +315,27 @@ class Requests:
             connection.when_drained(token, lambda: worker.pipe.post(reply))
         else:
             connection.forget_drain(token)
+
+
+def _call(frame: wire.FromWorker) -> str:
+    """Return what a handler calls to write such a frame."""
+    match frame:
+        case wire.Relate():
+            name: str = frame.kind
+        case wire.Member():
+            name = "groups.join" if frame.join else "groups.leave"
+        case wire.Register() | wire.Unregister():
+            name = f"registry.{type(frame).__name__.lower()}"
+        case wire.GetOrSpawn():
+            name = "get_or_spawn"
+        case _:
+            name = type(frame).__name__.lower()
+    return f"process.{name}"
+
+
+def _answer_with(ref: int, error: Exception) -> wire.Reply:
+    kind = type(error) if isinstance(error, WsrelayError) else WsrelayError
+    return wire.Reply(ref, None, kind.__name__, str(error))
 
 
 def _not_started(error: Exception) -> ExitError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
+from wsrelay.bounds import InvalidOptions
 from wsrelay.errors import HostFailed
 from wsrelay.host import HostOptions, ProcessHost
 
@@ -21,6 +22,7 @@ class Templates:
     """
 
     def __init__(self, hosts: Sequence[HostOptions]) -> None:
+        _check_rights(hosts)
         self.options = {host.name: host for host in hosts}
         self.names = list(self.options)
         self._running: dict[str, ProcessHost] = {}
@@ -54,8 +56,9 @@ class Templates:
     async def exchange(self, hosts: Sequence[HostOptions], renew: Collection[str]) -> None:
         """Take other hosts; what changed, or is to be renewed, gets a new template.
 
-        Raises `HostFailed`; then nothing has changed.
+        Raises `HostFailed`, `InvalidOptions`; then nothing has changed.
         """
+        _check_rights(hosts)
         fresh = {
             host.name: ProcessHost(host)
             for host in hosts
@@ -115,6 +118,20 @@ class Templates:
 
     def _all(self) -> list[ProcessHost]:
         return [*self._running.values(), *self._retired, *self._fresh]
+
+
+def _check_rights(hosts: Sequence[HostOptions]) -> None:
+    """Raise `InvalidOptions` for a host that may do something to one that there is not."""
+    names = [host.name for host in hosts]
+    for host in hosts:
+        problems = [
+            (option, f"names {one!r:.80}; there is {', '.join(names)}")
+            for option in ("may_spawn", "may_control")
+            for one in getattr(host, option)
+            if one not in names
+        ]
+        if problems:
+            raise InvalidOptions(problems, f"host {host.name}")
 
 
 async def _end(templates: Collection[ProcessHost]) -> None:

@@ -12,7 +12,7 @@ from msgspec import Raw
 from wsrelay import errors, payload, wire
 from wsrelay.message import sendable
 from wsrelay.pid import PID, PIDSource, address, nameable
-from wsrelay.spawning import pack_target
+from wsrelay.spawning import pack_plain, pack_target
 
 from .mailbox import Mailbox
 from .pipe import WorkerPipe
@@ -34,6 +34,7 @@ class WorkerContext:
         self._pid = PID.trusted(start.pid)
         self.mailbox.known = start.known
         self._ids = PIDSource(str(self._pid.node), start.ids)
+        self._rights = start.rights
         self._refs = itertools.count(1)
         self.trap_links = False
 
@@ -66,14 +67,24 @@ class WorkerContext:
         monitored: bool = False,
         linked: bool = False,
     ) -> wire.Spawn:
-        """Build the frame that starts a process; its PID is made here."""
+        """Build the frame that starts a process; its PID is made here.
+
+        Raises `NotAllowed`, `UnknownHost` and as `pack_target`.
+        """
         known = self.mailbox.known
         own = known.entries.get(target) if isinstance(target, str) else None
         name = host or own or self._pid.host
         if name not in known.hosts:
             raise errors.UnknownHost(name, known.hosts)
+        pid = str(self._ids.next(name))
+        if self._rights is not None and name != self._pid.host:
+            text = target if isinstance(target, str) else None
+            home = known.home(text)
+            self._rights.check_spawn(name, text, home, plain=True, linked=linked)
+            code = pack_plain(args, kwargs)
+            return wire.Spawn(pid, name, text, code, monitored, linked, plain=True)
         text, code = pack_target(target, args, kwargs, known.entries)
-        return wire.Spawn(str(self._ids.next(name)), name, text, code, monitored, linked)
+        return wire.Spawn(pid, name, text, code, monitored, linked)
 
     def get_or_spawn_frame(
         self, name: str, target: Any, host: str | None, args: Any, kwargs: Any

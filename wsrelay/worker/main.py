@@ -103,7 +103,9 @@ def _live(pipe: WorkerPipe, confine: Callable[[], None]) -> int:
     try:
         with forks.Bounds():
             confine()
-            function, args, kwargs = unpack_target(start.target, start.code, load_target)
+            function, args, kwargs = unpack_target(
+                start.target, start.code, load_target, plain=start.plain
+            )
     except LoadError as problem:
         error = ExitError(ExitKind.START_FAILED, problem.message, problem.details or None)
     except Exception as problem:  # noqa: BLE001 - whatever the user's pickles raise

@@ -1,0 +1,162 @@
+"""What the node does of what a walled-in host's processes ask: a rule for each frame of a worker.
+
+A process of such a host may send to anyone, monitor anyone, and look up anyone. Beyond its host it
+starts, ends, links and moves nobody, and takes no name, but for what the `Rights` of its host add.
+The dead are not protected: what is asked of them concerns who asks alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final, Protocol
+
+from msgspec import UNSET, Raw
+
+from wsrelay import wire
+from wsrelay.errors import NotAllowed
+from wsrelay.message import CLOSE, CONTROL
+from wsrelay.pid import PID
+from wsrelay.relay import command
+from wsrelay.rights import Rights
+
+__all__ = ["RULES", "LeftOut", "Rule", "Sight"]
+
+LeftOut = Mapping[str, NotAllowed]
+"""The receivers of a message that do not get it, as the frame or the group names them, and why."""
+
+Rule = Callable[[Any, PID, Rights, "Sight"], LeftOut | None]
+"""Given frame, process and rights: raises `NotAllowed` if nothing of the frame may be done."""
+
+
+class Sight(Protocol):
+    """What the rules look at; `to` is a PID or a name."""
+
+    def host_of(self, to: str) -> str | None:
+        """Return the host of a living process, for a connection that of its target."""
+
+    def is_connection(self, to: str) -> bool:
+        """Whether it is a living connection."""
+
+    def home(self, target: str | None) -> str | None:
+        """Return the host of the entry of that id, None if there is none."""
+
+    def has_bearer(self, name: str) -> bool:
+        """Whether a process has the name."""
+
+    def members(self, group: str) -> Iterable[PID]:
+        """Return a group's members."""
+
+    def awaits(self, caller: PID, pid: str) -> bool:
+        """Whether the process runs for an `exec` of the caller."""
+
+
+def _spawn(frame: wire.Spawn, _: PID, rights: Rights, sight: Sight) -> None:
+    home = sight.home(frame.target) if frame.host != rights.host else None
+    rights.check_spawn(frame.host, frame.target, home, plain=frame.plain, linked=frame.linked)
+
+
+def _exec(frame: wire.Exec, me: PID, rights: Rights, sight: Sight) -> None:
+    _spawn(frame.spawn, me, rights, sight)
+
+
+def _get_or_spawn(frame: wire.GetOrSpawn, me: PID, rights: Rights, sight: Sight) -> None:
+    if not sight.has_bearer(frame.name):  # else it is no more than a lookup
+        rights.check_name(frame.name)
+        _spawn(frame.spawn, me, rights, sight)
+
+
+def _control(what: str, to: str, rights: Rights, sight: Sight) -> None:
+    if (host := sight.host_of(to)) is not None:
+        rights.check_control(what, to if to.startswith("{") else repr(to), host)
+
+
+def _cancel(frame: wire.Cancel, _: PID, rights: Rights, sight: Sight) -> None:
+    _control("cancel", frame.to, rights, sight)
+
+
+def _terminate(frame: wire.Terminate, me: PID, rights: Rights, sight: Sight) -> None:
+    if not sight.awaits(me, frame.to):  # that is ended at the timeout of its `exec`
+        _control("terminate", frame.to, rights, sight)
+
+
+def _relate(frame: wire.Relate, _: PID, rights: Rights, sight: Sight) -> None:
+    if frame.kind in ("link", "unlink"):
+        _control("link to" if frame.kind == "link" else "unlink", frame.to, rights, sight)
+
+
+def _member(frame: wire.Member, _: PID, rights: Rights, sight: Sight) -> None:
+    _control("put into groups" if frame.join else "take out of groups", frame.pid, rights, sight)
+
+
+def _register(frame: wire.Register, _: PID, rights: Rights, sight: Sight) -> None:
+    _control("name", frame.pid, rights, sight)
+    rights.check_name(frame.name)
+
+
+def _unregister(frame: wire.Unregister, _: PID, rights: Rights, sight: Sight) -> None:
+    _control("unregister", frame.name, rights, sight)
+
+
+def _send(frame: wire.Send, _: PID, rights: Rights, sight: Sight) -> LeftOut | None:
+    if frame.topic not in (CLOSE, CONTROL):
+        return None
+    to = [frame.to] if isinstance(frame.to, str) else frame.to
+    return _left_out(to, frame.topic, frame.payload, rights, sight)
+
+
+def _broadcast(frame: wire.Broadcast, _: PID, rights: Rights, sight: Sight) -> LeftOut | None:
+    if frame.topic not in (CLOSE, CONTROL):
+        return None
+    return _left_out(sight.members(frame.group), frame.topic, frame.payload, rights, sight)
+
+
+def _left_out(to: Iterable[str], topic: str, content: Raw, rights: Rights, sight: Sight) -> LeftOut:
+    """Look at each client that is to be closed or controlled, and at where it is to go.
+
+    It brings its metadata, which its new target believes: so nobody is moved to a process that may
+    not be controlled.
+    """
+    whole: NotAllowed | None = None
+    if topic == CONTROL and isinstance(given := command.parse(topic, content), command.Control):
+        try:
+            if given.target_pid is not UNSET:
+                _control("transfer clients to", given.target_pid, rights, sight)
+        except NotAllowed as error:
+            whole = error
+    left_out = {}
+    for one in to:
+        if not sight.is_connection(one):
+            continue  # to a worker it is a message like others
+        try:
+            if whole is not None:
+                raise whole
+            _control(f"send {topic} to", one, rights, sight)
+        except NotAllowed as error:
+            left_out[one] = error
+    return left_out
+
+
+RULES: Final[Mapping[type[wire.Frame], Rule | None]] = {
+    # What it tells of itself
+    wire.Ready: None,
+    wire.Taken: None,
+    wire.Log: None,
+    wire.Done: None,
+    wire.TrapLinks: None,
+    # What all may ask
+    wire.Lookup: None,
+    wire.Members: None,
+    wire.Drain: None,
+    # The others
+    wire.Send: _send,
+    wire.Broadcast: _broadcast,
+    wire.Spawn: _spawn,
+    wire.Exec: _exec,
+    wire.GetOrSpawn: _get_or_spawn,
+    wire.Cancel: _cancel,
+    wire.Terminate: _terminate,
+    wire.Relate: _relate,
+    wire.Member: _member,
+    wire.Register: _register,
+    wire.Unregister: _unregister,
+}
