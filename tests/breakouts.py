@@ -31,6 +31,24 @@ def tried(attempts: dict[str, Callable[[], Any]]) -> dict[str, Any]:
     return results
 
 
+libc = ctypes.CDLL(None, use_errno=True)
+IS_X86_64 = os.uname().machine == "x86_64"
+
+
+def checked(result: int) -> None:
+    if result < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+def call(number: int, *args: Any) -> None:
+    """Make a system call by its number, which from 424 on is the same everywhere."""
+    checked(libc.syscall(number, *args))
+
+
+def old_call(x86_64: int, generic: int, *args: Any) -> None:
+    call(x86_64 if IS_X86_64 else generic, *args)
+
+
 def write(path: str) -> None:
     Path(path).write_text("x")
 
@@ -83,6 +101,19 @@ def environment() -> list[Any]:
     return [dict(os.environ), Path("/proc/self/environ").read_bytes().strip(b"\0").decode()]
 
 
+def capabilities() -> dict[str, int]:
+    """Its capabilities, and those of a program that it executes."""
+    cat = ["/bin/cat", "/proc/self/status"]
+    ran = subprocess.run(cat, check=True, capture_output=True, text=True)
+    lines = [*Path("/proc/self/status").read_text().splitlines(), *ran.stdout.splitlines()]
+    sets = [line.split(":") for line in lines if line.startswith("Cap")]
+    return {name: int(number, 16) for name, number in sets}
+
+
+def niceness() -> int:
+    return os.nice(0)
+
+
 def privileges() -> str:
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(line for line in lines if line.startswith("NoNewPrivs"))
@@ -129,16 +160,6 @@ def crowd() -> None:
 
 
 def reach_out(port: int, path: str) -> dict[str, Any]:
-    libc = ctypes.CDLL(None, use_errno=True)
-
-    def io_uring() -> None:
-        if libc.syscall(425, 1, None) < 0:
-            raise OSError(ctypes.get_errno(), "io_uring_setup")
-
-    def other_table() -> None:
-        if libc.syscall(0x40000000 + 41, socket.AF_INET, socket.SOCK_STREAM, 0) < 0:
-            raise OSError(ctypes.get_errno(), "socket of x32")
-
     def executed() -> None:
         code = "import socket, sys\ntry: socket.socket()\nexcept OSError as e: sys.exit(e.errno)"
         raise OSError(subprocess.run([sys.executable, "-c", code], check=False).returncode, "")
@@ -151,10 +172,12 @@ def reach_out(port: int, path: str) -> dict[str, Any]:
             "raw": lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, 1),
             "netlink": lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW),
             "unix": lambda: socket.socket(socket.AF_UNIX).connect(path),
-            "io_uring": io_uring,
-            "x32": other_table,
+            "io_uring": lambda: call(425, 1, None),
+            "x32": lambda: call(0x40000000 + 41, socket.AF_INET, socket.SOCK_STREAM, 0),
             "executed": executed,
             "pair": socket.socketpair,
+            "datagram pair": lambda: socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM),
+            "packet pair": lambda: socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET),
         }
     )
 
@@ -193,3 +216,149 @@ def meddle(allowed: str, readable: str, outside: str) -> dict[str, Any]:
 
 def signal_other(pid: int) -> dict[str, Any]:
     return tried({"signal": lambda: os.kill(pid, signal.SIGTERM)})
+
+
+NEWUSER = 0x10000000
+
+
+def cloned(flags: int) -> None:
+    """Fork by the plain system call, with flags."""
+    pid = libc.syscall(56 if IS_X86_64 else 220, flags | signal.SIGCHLD, None, None, None, None)
+    if pid == 0:
+        os._exit(0)
+    checked(pid)
+    os.waitpid(pid, 0)
+
+
+def reach_processes(victim: int) -> dict[str, Any]:
+    """Do to another process of the same user what its user may do."""
+    of_victim = f"/proc/{victim}"
+    buffer = ctypes.create_string_buffer(8)
+    vector = (ctypes.c_void_p * 2)(ctypes.addressof(buffer), 8)
+    pidfd = os.pidfd_open(victim)
+    return tried(
+        {
+            "environ": lambda: read(f"{of_victim}/environ"),
+            "auxv": lambda: read(f"{of_victim}/auxv"),
+            "maps": lambda: read(f"{of_victim}/maps"),
+            "mem": lambda: os.close(os.open(f"{of_victim}/mem", os.O_RDWR)),
+            "fd": lambda: os.readlink(f"{of_victim}/fd/0"),
+            "what fd is": lambda: os.close(os.open(f"{of_victim}/fd/0", os.O_RDONLY)),
+            "fdinfo": lambda: read(f"{of_victim}/fdinfo/0"),
+            "cwd": lambda: os.readlink(f"{of_victim}/cwd"),
+            "root": lambda: os.listdir(f"{of_victim}/root"),
+            "exe": lambda: os.readlink(f"{of_victim}/exe"),
+            "thread's environ": lambda: read(f"{of_victim}/task/{victim}/environ"),
+            "ptrace": lambda: checked(libc.ptrace(0x4206, victim, None, None)),  # PTRACE_SEIZE
+            "readv": lambda: checked(libc.process_vm_readv(victim, vector, 1, vector, 1, 0)),
+            "writev": lambda: checked(libc.process_vm_writev(victim, vector, 1, vector, 1, 0)),
+            "pidfd_getfd": lambda: call(438, pidfd, 0, 0),
+            "kcmp": lambda: old_call(312, 272, os.getpid(), victim, 1, 0, 0),
+            "prlimit": lambda: resource.prlimit(victim, resource.RLIMIT_NOFILE, (100, 100)),
+            "look at limits": lambda: resource.prlimit(victim, resource.RLIMIT_NOFILE),
+            "niceness": lambda: os.setpriority(os.PRIO_PROCESS, victim, 5),
+            "group's niceness": lambda: os.setpriority(os.PRIO_PGRP, os.getpgid(victim), 5),
+            "ioprio": lambda: old_call(251, 30, 1, victim, 3 << 13),
+            "affinity": lambda: os.sched_setaffinity(victim, {0}),
+            "policy": lambda: os.sched_setscheduler(victim, os.SCHED_BATCH, os.sched_param(0)),
+            "parameters": lambda: os.sched_setparam(victim, os.sched_param(0)),
+        }
+    )
+
+
+def manage_itself() -> dict[str, Any]:
+    """Do to itself what it may not do to others."""
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return tried(
+        {
+            "environ": lambda: read("/proc/self/environ"),
+            "maps": lambda: read("/proc/self/maps"),
+            "fd": lambda: os.listdir("/proc/self/fd"),
+            "limits": lambda: resource.setrlimit(resource.RLIMIT_NOFILE, files),
+            "niceness": lambda: os.setpriority(os.PRIO_PROCESS, 0, 5),
+            "affinity": lambda: os.sched_setaffinity(0, os.sched_getaffinity(0)),
+            "policy": lambda: os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0)),
+            "signal": lambda: os.kill(os.getpid(), 0),
+        }
+    )
+
+
+def reach_the_kernel() -> dict[str, Any]:
+    """Use what most programs never use, and breakouts do; where it is not refused, to no effect."""
+    new_user = (ctypes.c_uint64 * 11)(NEWUSER, 0, 0, 0, signal.SIGCHLD)
+    buffer = ctypes.create_string_buffer(128)
+    return tried(
+        {
+            "unshare": lambda: checked(libc.unshare(NEWUSER)),
+            "clone": lambda: cloned(NEWUSER),
+            "clone3": lambda: call(435, new_user, ctypes.sizeof(new_user)),
+            "setns": lambda: checked(libc.setns(os.pidfd_open(os.getpid()), NEWUSER)),
+            "mount": lambda: checked(libc.mount(b"none", b"/nowhere", b"tmpfs", 0, None)),
+            "chroot": lambda: os.chroot("/"),
+            "fsopen": lambda: call(430, b"tmpfs", 0),
+            "open_tree": lambda: call(428, -100, b"/", 0),
+            "move_mount": lambda: call(429, -100, b"/nowhere", -100, b"/nowhere", 0),
+            "handle": lambda: old_call(303, 264, -100, b"/proc", buffer, buffer, 0),
+            "open handle": lambda: old_call(304, 265, -100, buffer, 0),
+            "userfaultfd": lambda: old_call(323, 282, 1),
+            "io_uring": lambda: call(425, 1, buffer),
+            "bpf": lambda: old_call(321, 280, 0, buffer, 128),
+            "perf": lambda: old_call(298, 241, buffer, 0, -1, -1, 0),
+            "keyring": lambda: old_call(250, 219, 0, -3, 1),  # KEYCTL_GET_KEYRING_ID
+            "module": lambda: old_call(313, 273, 0, b"", 0),
+            "shared memory": lambda: checked(libc.shmget(4711, 4096, 0)),
+            "its number": lambda: checked(libc.shmctl(0, 2, buffer)),  # IPC_STAT
+            "semaphore": lambda: checked(libc.semget(4711, 1, 0)),
+            "queue": lambda: checked(libc.msgget(4711, 0)),
+            "POSIX queue": lambda: old_call(240, 180, b"nowhere", os.O_RDWR, 0, None),
+            "terminal input": lambda: checked(libc.ioctl(0, 0x5412, b"x")),  # TIOCSTI
+            "x32": lambda: call(0x40000000 + 39),
+            "newer": lambda: call(470),
+        }
+    )
+
+
+def change_what_is_not_listed(outside: str, readable: str, allowed: str) -> dict[str, Any]:
+    """Change files that belong to its own user, without opening them or opened for reading."""
+    with open(readable) as file:
+        opened = file.fileno()
+        flags = ctypes.c_int()
+        return tried(
+            {
+                "chmod": lambda: os.chmod(outside, 0o600),
+                "chmod of what is read": lambda: os.chmod(readable, 0o600),
+                "fchmod": lambda: os.fchmod(opened, 0o600),
+                "fchmodat2": lambda: call(452, -100, outside.encode(), 0o777, 0),
+                "chown": lambda: os.chown(outside, os.getuid(), -1),
+                "lchown": lambda: os.lchown(outside, -1, os.getgid()),
+                "fchown": lambda: os.fchown(opened, -1, os.getgid()),
+                "times": lambda: os.utime(outside, (0, 0)),
+                "times of what is open": lambda: os.utime(opened, (0, 0)),
+                "old times": lambda: checked(libc.utimes(outside.encode(), None)),
+                "flags": lambda: checked(libc.ioctl(opened, 0x40086602, ctypes.byref(flags))),
+                "watch": lambda: checked(
+                    libc.inotify_add_watch(libc.inotify_init(), outside.encode(), 0x2)
+                ),
+                "attribute": lambda: os.setxattr(outside, "user.a", b"1"),
+                "attribute of what is open": lambda: os.setxattr(opened, "user.a", b"1"),
+                "look at attributes": lambda: os.listxattr(outside),
+                "look at one": lambda: os.getxattr(outside, "user.there"),
+                "remove one": lambda: os.removexattr(outside, "user.there"),
+                "character device": lambda: os.mknod(f"{allowed}/c", 0o020600, os.makedev(1, 1)),
+                "whiteout": lambda: os.mknod(f"{allowed}/w", 0o020600, 0),
+                "block device": lambda: os.mknod(f"{allowed}/b", 0o060600, os.makedev(7, 0)),
+                "pipe": lambda: os.mkfifo(f"{allowed}/pipe"),
+                "socket": lambda: os.mknod(f"{allowed}/socket", 0o140600),
+            }
+        )
+
+
+def order_a_device(path: str) -> dict[str, Any]:
+    """Give an order to a device that may be opened."""
+    number = ctypes.c_int()
+    device = os.open(path, os.O_RDWR | os.O_NOCTTY)
+    order = 0x80045430  # TIOCGPTN
+    try:
+        return tried({"ioctl": lambda: checked(libc.ioctl(device, order, ctypes.byref(number)))})
+    finally:
+        os.close(device)

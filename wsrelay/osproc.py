@@ -6,13 +6,16 @@ import ctypes
 import errno
 import os
 import signal
+import struct
 import sys
 from pathlib import Path
 
 __all__ = [
     "become_subreaper",
+    "bound_capabilities",
     "children",
     "die_with_parent",
+    "drop_capabilities",
     "filter_system_calls",
     "forget_environment",
     "keep_freed_memory",
@@ -25,8 +28,11 @@ __all__ = [
 _LINUX = sys.platform == "linux"
 _PR_SET_PDEATHSIG = 1
 _PR_SET_SECCOMP = 22
+_PR_CAPBSET_DROP = 24
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_SET_NO_NEW_PRIVS = 38
+_CAPABILITIES_VERSION = 0x20080522
+_MOST_CAPABILITIES = 64
 _SECCOMP_MODE_FILTER = 2
 _FILTER_LINE = 8
 _M_TRIM_THRESHOLD = -1
@@ -58,6 +64,29 @@ def system_call(number: int, *arguments: object) -> int:
 def no_new_privileges() -> None:
     """Gain nothing by executing set-uid programs any more, nor may the children (Linux)."""
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+
+
+def bound_capabilities() -> None:
+    """Have no program that is executed give any capability (Linux); needs CAP_SETPCAP.
+
+    Without it nothing is done: then `no_new_privileges` alone is what keeps them away.
+    """
+    for capability in range(_MOST_CAPABILITIES):
+        try:
+            _prctl(_PR_CAPBSET_DROP, capability)
+        except OSError:  # EPERM, or there are no more
+            return
+
+
+def drop_capabilities() -> None:
+    """Give up all capabilities: root is then the owner of its files and no more (Linux).
+
+    The ambient ones go with them.
+    """
+    header = struct.pack("=Ii", _CAPABILITIES_VERSION, 0)
+    if _libc is not None and _libc.capset(header, bytes(24)) != 0:
+        error = ctypes.get_errno()
+        raise OSError(error, f"capset: {os.strerror(error)}")
 
 
 def filter_system_calls(program: bytes) -> None:

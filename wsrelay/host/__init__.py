@@ -1,7 +1,7 @@
 """Process hosts: templates, the workers forked from them, and the pipes to those."""
 
 from .cgroup import check as check_cgroup
-from .isolation import Filesystem, Isolation
+from .isolation import Filesystem, Isolation, doubts
 from .limits import Limits
 from .log import WORKER_LOG, own_text
 from .options import HostOptions
@@ -20,6 +20,7 @@ __all__ = [
     "ProcessHost",
     "Worker",
     "check_cgroup",
+    "doubts",
     "own_text",
     "worker_title",
 ]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import grp
+import itertools
 import os
 import pwd
 import resource
@@ -17,9 +19,9 @@ from msgspec import Struct
 from wsrelay import osproc
 from wsrelay.bounds import InvalidOptions
 
-from . import landlock, seccomp
+from . import landlock, seccomp, syscalls
 
-__all__ = ["Filesystem", "Isolation", "IsolationError", "enter"]
+__all__ = ["Filesystem", "Isolation", "IsolationError", "doubts", "enter"]
 
 
 _ALL_MODES: Final = 0o777
@@ -41,8 +43,8 @@ class Isolation(Struct, frozen=True, kw_only=True):
 
     `user` and `group` are names or numbers and need a node that runs as root; `environment` are
     names or patterns (`LC_*`) of the variables that workers see, None: all. `filesystem` and
-    `network="none"` (no sockets at all) need Linux. `user`, `filesystem` and `network` imply
-    `no_new_privs`.
+    `network="none"` (no sockets at all) need Linux. With `user`, `filesystem` or `network` a host
+    is walled in: that implies `no_new_privs`, and no capabilities.
     """
 
     user: str | None = None
@@ -54,6 +56,11 @@ class Isolation(Struct, frozen=True, kw_only=True):
     network: str = "host"
     no_new_privs: bool = False
     core_dumps: bool = False
+
+    @property
+    def is_walled(self) -> bool:
+        """Whether the host is kept from the rest of the system, not only guarded from mistakes."""
+        return self.user is not None or self.filesystem is not None or self.network != "host"
 
     def __post_init__(self) -> None:
         """Raise `InvalidOptions` for what cannot be, before any process is started."""
@@ -85,16 +92,17 @@ def enter(isolation: Isolation, scripts: Iterable[Path]) -> None:
         os.umask(isolation.umask)
     if isolation.environment is not None:
         _keep_variables(isolation.environment)
+    if isolation.is_walled:
+        osproc.bound_capabilities()
     if isolation.user is not None:
         _become(isolation.user, isolation.group)
+    if isolation.is_walled:
+        osproc.drop_capabilities()
     if isolation.working_directory is not None:
         _change_to(isolation.working_directory)
-    if isolation.no_new_privs:
+    if isolation.no_new_privs or isolation.is_walled:
         osproc.no_new_privileges()
-    if isolation.filesystem is not None:
-        _keep_files(isolation.filesystem, scripts)
-    if isolation.network == "none":
-        _keep_off_the_network()
+    _wall_in(isolation, scripts)
 
 
 def _require_linux(isolation: Isolation) -> None:
@@ -140,7 +148,6 @@ def _become(user: str, group: str | None) -> None:
         os.environ.update(HOME=account.pw_dir, USER=account.pw_name, LOGNAME=account.pw_name)
     os.setresgid(gid, gid, gid)
     os.setresuid(uid, uid, uid)
-    osproc.no_new_privileges()
 
 
 def _account(user: str) -> pwd.struct_passwd | None:
@@ -182,8 +189,10 @@ _SYSTEM: Final = (
     "/dev/random",
     "/dev/urandom",
     "/dev/zero",
-    # The template finds orphans there. What is secret in it (environments, memory) Landlock keeps
-    # from its domain in other ways, as it does ptrace.
+    # The template finds orphans there, and a child its own self, whose number nobody knows before.
+    # Of others only that is seen which `ps` shows to all users: environments, memory, descriptors
+    # and folders need the right to trace a process, and Landlock gives it for those inside alone.
+    # (Root with CAP_PERFMON reads memory all the same, from Linux 6.15 on: it is dropped.)
     "/proc",
 )
 _PACKAGE: Final = Path(__file__).resolve().parent.parent
@@ -207,8 +216,40 @@ def _keep_files(filesystem: Filesystem, scripts: Iterable[Path]) -> None:
         raise IsolationError(f"filesystem is not possible here: {error}") from None
 
 
-def _keep_off_the_network() -> None:
+def _wall_in(isolation: Isolation, scripts: Iterable[Path]) -> None:
+    """Give up files, sockets, and what reaches other processes."""
+    calls: dict[str, tuple[syscalls.Call, ...]] = {}
+    if isolation.filesystem is not None:
+        _keep_files(isolation.filesystem, scripts)
+        calls["filesystem"] = syscalls.FILES
+    elif isolation.network == "none":
+        # What a kernel without it leaves open, `doubts` has told.
+        with contextlib.suppress(landlock.LandlockError):
+            landlock.keep_to_itself()
+    if isolation.network == "none":
+        calls["network none"] = syscalls.SOCKETS
+    if not calls:
+        return
     try:
-        seccomp.forbid_sockets()
+        seccomp.forbid(itertools.chain(syscalls.OTHERS, *calls.values()))
     except (seccomp.SeccompError, OSError) as error:
-        raise IsolationError(f"network none is not possible here: {error}") from None
+        raise IsolationError(f"{', '.join(calls)} is not possible here: {error}") from None
+
+
+def doubts(isolation: Isolation) -> list[str]:
+    """Say what the walls of a host leave open only because it has no `user` of its own."""
+    no_files, no_network = isolation.filesystem is not None, isolation.network == "none"
+    if isolation.user is not None or not (no_files or no_network) or sys.platform != "linux":
+        return []
+    try:
+        there = landlock.version()
+    except landlock.LandlockError:
+        there = 0
+    left = {
+        "write the files of the node's user, and so what others run": no_files,
+        "connect to its Unix sockets, the node's control socket among them": no_network,
+        "read and change its processes' memory (before Linux 6.7)": no_files
+        or there >= landlock.KNOWS_TCP,
+        "signal its processes (before Linux 6.12)": there >= landlock.KNOWS_SCOPES,
+    }
+    return [what for what, is_prevented in left.items() if not is_prevented]

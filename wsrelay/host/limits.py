@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 
@@ -17,6 +18,7 @@ __all__ = [
     "enter_worker",
     "hard_limit_reached",
     "memory_total_reached",
+    "raise_priority",
     "shown",
     "shown_processes",
 ]
@@ -62,6 +64,16 @@ def enter_template(limits: Limits) -> None:
         )
     if limits.memory is not None:
         _limit(resource.RLIMIT_AS, limits.memory, f"memory limit {sizes.show(limits.memory)}")
+
+
+def raise_priority(nice: int | None) -> None:
+    """Take a niceness in the template that its forks have no privilege to take any more.
+
+    A lower one than its own, that is. Where the system refuses that, `enter_worker` tells.
+    """
+    if nice is not None and nice < os.getpriority(os.PRIO_PROCESS, 0):
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, 0, nice)
 
 
 def enter_worker(limits: Limits, nice: int | None) -> None:

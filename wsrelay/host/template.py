@@ -70,6 +70,7 @@ def main(  # noqa: PLR0917 - arguments of a process
         files = [Path(target.script) for target in declared if target.script is not None]
         if cgroup_folder is not None:
             cgroup.enter(cgroup_folder)
+        limits.raise_priority(options.nice)
         isolation.enter(options.isolation, files)
         limits.enter_template(options.limits)
         # While user code is loaded nobody looks at the socket, and there are no workers yet to end.

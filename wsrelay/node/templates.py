@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import logging
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
 
 from wsrelay.bounds import InvalidOptions
 from wsrelay.errors import HostFailed
-from wsrelay.host import HostOptions, ProcessHost
+from wsrelay.host import HostOptions, ProcessHost, doubts
 
 __all__ = ["Templates"]
+
+logger = logging.getLogger(__name__)
 
 _PATIENCE: Final = 10.0
 """Seconds that a template gets to end before it is killed."""
@@ -47,6 +50,7 @@ class Templates:
     def start(self) -> None:
         """Be ready to start templates, each when it is first needed."""
         self._running = {name: ProcessHost(self.options[name]) for name in self.names}
+        _warn(self.options.values())
 
     async def loaded(self) -> None:
         """Wait until all have preloaded what they should; raises `HostFailed`."""
@@ -75,6 +79,11 @@ class Templates:
             raise
         if len(self._taken(fresh)) < len(fresh):
             raise HostFailed("the node shuts down")
+        _warn(
+            host
+            for host in hosts
+            if host.name not in self.options or host.isolation != self.options[host.name].isolation
+        )
         kept = {host.name: fresh.get(host.name) or self._running[host.name] for host in hosts}
         for name, template in self._running.items():
             if kept.get(name) is not template:
@@ -132,6 +141,18 @@ def _check_rights(hosts: Sequence[HostOptions]) -> None:
         ]
         if problems:
             raise InvalidOptions(problems, f"host {host.name}")
+
+
+def _warn(hosts: Iterable[HostOptions]) -> None:
+    """Name the promises that need a user."""
+    for host in hosts:
+        if left := doubts(host.isolation):
+            logger.warning(
+                "process host %s has no `user` of its own. So in spite of its walls its processes "
+                "may do what the node's user may, and that is: %s. Give it a user",
+                host.name,
+                "; ".join(left),
+            )
 
 
 async def _end(templates: Collection[ProcessHost]) -> None:

@@ -1,0 +1,197 @@
+"""The system calls that a walled host's processes are refused, and with which arguments.
+
+Everything else passes, up to the newest call that was known when this was written; what is newer
+fails with ENOSYS, as on the Linux of that time, so that it is nobody's way around these tables.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from typing import Final, NamedTuple
+
+__all__ = ["FILES", "FIRST_UNKNOWN", "OTHERS", "SOCKETS", "Call", "Condition"]
+
+FIRST_UNKNOWN: Final = 470
+"""After `file_setattr` (Linux 6.17). From 424 on all architectures have the same numbers."""
+
+WORD: Final = 0xFFFFFFFF
+
+
+class Condition(NamedTuple):
+    """Whether the lower 32 bits of an argument, under a mask, are this value, or are not.
+
+    No argument that is looked at here has more: the kernel takes each as an `int`, or defines no
+    flag beyond.
+    """
+
+    argument: int
+    value: int
+    mask: int = WORD
+    equal: bool = True
+
+
+class Call(NamedTuple):
+    """A system call that fails with `error`, unless it has conditions and all of them hold.
+
+    Its numbers are those of x86-64 and of asm-generic (AArch64, RISC-V, LoongArch); None where it
+    does not exist.
+    """
+
+    name: str
+    x86_64: int | None
+    generic: int | None
+    error: int = errno.EPERM
+    unless: tuple[Condition, ...] = ()
+
+
+_NAMESPACES: Final = 0x7E020080
+"""CLONE_NEWTIME, -NS, -CGROUP, -UTS, -IPC, -USER, -PID, -NET."""
+
+_CLONE_NEWTIME: Final = 0x80
+"""In `clone` this bit belongs to the number of a signal."""
+
+_SELF: Final = (Condition(0, 0),)
+"""The calling thread, by the process id 0."""
+
+_IOPRIO_WHO_PROCESS: Final = 1
+_SOCK_TYPE: Final = 0xF
+"""What is left without SOCK_NONBLOCK and SOCK_CLOEXEC."""
+
+_TERMINAL_INPUT: Final = (0x5412, 0x541C)
+"""TIOCSTI and TIOCLINUX: input for who reads the terminal, a shell for example."""
+
+_FILE_FLAGS: Final = (0x40086602, 0x40046602, 0x401C5820)
+"""FS_IOC_SETFLAGS, FS_IOC32_SETFLAGS, FS_IOC_FSSETXATTR: all that they need is an open file."""
+
+_NO_SUCH_FEATURE: Final = errno.EOPNOTSUPP
+"""What a file system without extended attributes says; `ls` and `cp` know it."""
+
+
+def _none_of(argument: int, values: tuple[int, ...]) -> tuple[Condition, ...]:
+    return tuple(Condition(argument, value, equal=False) for value in values)
+
+
+OTHERS: Final[tuple[Call, ...]] = (
+    # Other processes: Landlock keeps from their memory alone.
+    Call("ptrace", 101, 117),
+    Call("process_vm_readv", 310, 270),
+    Call("process_vm_writev", 311, 271),
+    Call("process_madvise", 440, 440),
+    Call("pidfd_getfd", 438, 438),
+    Call("kcmp", 312, 272),
+    Call("prlimit64", 302, 261, unless=_SELF),
+    Call("setpriority", 141, 140, unless=(Condition(0, 0), Condition(1, 0))),
+    Call("ioprio_set", 251, 30, unless=(Condition(0, _IOPRIO_WHO_PROCESS), Condition(1, 0))),
+    Call("sched_setparam", 142, 118, unless=_SELF),
+    Call("sched_setscheduler", 144, 119, unless=_SELF),
+    Call("sched_setaffinity", 203, 122, unless=_SELF),
+    Call("sched_setattr", 314, 274, unless=_SELF),
+    Call("migrate_pages", 256, 238, unless=_SELF),
+    Call("move_pages", 279, 239, unless=_SELF),
+    # What all processes of a user, or of the machine, have in common and is no file. With the
+    # number of one, which can be guessed, nobody has to ask for it by its key first.
+    Call("shmget", 29, 194),
+    Call("shmat", 30, 196),
+    Call("shmctl", 31, 195),
+    Call("semget", 64, 190),
+    Call("semop", 65, 193),
+    Call("semtimedop", 220, 192),
+    Call("semctl", 66, 191),
+    Call("msgget", 68, 186),
+    Call("msgsnd", 69, 189),
+    Call("msgrcv", 70, 188),
+    Call("msgctl", 71, 187),
+    Call("mq_open", 240, 180),
+    Call("mq_unlink", 241, 181),
+    Call("add_key", 248, 217),
+    Call("request_key", 249, 218),
+    Call("keyctl", 250, 219),
+    # Namespaces: inside one of its own a process has all capabilities. The flags of clone3 lie in
+    # memory, where no filter looks; glibc takes clone if there is none.
+    Call("clone", 56, 220, unless=(Condition(0, 0, _NAMESPACES & ~_CLONE_NEWTIME),)),
+    Call("clone3", 435, 435, errno.ENOSYS),
+    Call("unshare", 272, 97, unless=(Condition(0, 0, _NAMESPACES),)),
+    Call("setns", 308, 268),
+    # Mounts, also the descriptors of ones that are not mounted anywhere, and files without a path.
+    Call("mount", 165, 40),
+    Call("umount2", 166, 39),
+    Call("pivot_root", 155, 41),
+    Call("chroot", 161, 51),
+    Call("fsopen", 430, 430),
+    Call("fsconfig", 431, 431),
+    Call("fsmount", 432, 432),
+    Call("fspick", 433, 433),
+    Call("open_tree", 428, 428),
+    Call("open_tree_attr", 467, 467),
+    Call("move_mount", 429, 429),
+    Call("mount_setattr", 442, 442),
+    Call("name_to_handle_at", 303, 264),
+    Call("open_by_handle_at", 304, 265),
+    # Parts of the kernel that do what other calls do, past this filter, or that are most of its
+    # holes. Programs take something else where there is no io_uring.
+    Call("io_uring_setup", 425, 425, errno.ENOSYS),
+    Call("io_uring_enter", 426, 426, errno.ENOSYS),
+    Call("io_uring_register", 427, 427, errno.ENOSYS),
+    Call("userfaultfd", 323, 282),
+    Call("perf_event_open", 298, 241),
+    Call("bpf", 321, 280),
+    Call("init_module", 175, 105),
+    Call("finit_module", 313, 273),
+    Call("delete_module", 176, 106),
+    Call("kexec_load", 246, 104),
+    Call("kexec_file_load", 320, 294),
+    Call("ioctl", 16, 29, unless=_none_of(1, _TERMINAL_INPUT)),
+)
+"""For every walled host: what reaches other processes, or more of the kernel than programs need."""
+
+FILES: Final[tuple[Call, ...]] = (
+    # Landlock knows nothing of these, and a filter sees no path: they are refused for all files.
+    Call("chmod", 90, None),
+    Call("fchmod", 91, 52),
+    Call("fchmodat", 268, 53),
+    Call("fchmodat2", 452, 452),
+    Call("chown", 92, None),
+    Call("lchown", 94, None),
+    Call("fchown", 93, 55),
+    Call("fchownat", 260, 54),
+    Call("utime", 132, None),
+    Call("utimes", 235, None),
+    Call("futimesat", 261, None),
+    Call("utimensat", 280, 88),
+    Call("file_setattr", 469, 469),
+    Call("ioctl", 16, 29, unless=_none_of(1, _TERMINAL_INPUT + _FILE_FLAGS)),
+    # Those of a file that is open may be read: whoever opened it may read the file itself.
+    Call("setxattr", 188, 5, _NO_SUCH_FEATURE),
+    Call("lsetxattr", 189, 6, _NO_SUCH_FEATURE),
+    Call("fsetxattr", 190, 7, _NO_SUCH_FEATURE),
+    Call("setxattrat", 463, 463, _NO_SUCH_FEATURE),
+    Call("getxattr", 191, 8, _NO_SUCH_FEATURE),
+    Call("lgetxattr", 192, 9, _NO_SUCH_FEATURE),
+    Call("getxattrat", 464, 464, _NO_SUCH_FEATURE),
+    Call("listxattr", 194, 11, _NO_SUCH_FEATURE),
+    Call("llistxattr", 195, 12, _NO_SUCH_FEATURE),
+    Call("listxattrat", 465, 465, _NO_SUCH_FEATURE),
+    Call("removexattr", 197, 14, _NO_SUCH_FEATURE),
+    Call("lremovexattr", 198, 15, _NO_SUCH_FEATURE),
+    Call("fremovexattr", 199, 16, _NO_SUCH_FEATURE),
+    Call("removexattrat", 466, 466, _NO_SUCH_FEATURE),
+    # The names of files in folders that cannot be listed.
+    Call("inotify_add_watch", 254, 27),
+    Call("fanotify_init", 300, 262),
+)
+"""For hosts with `filesystem`: what changes, or tells of, files that may not even be opened."""
+
+SOCKETS: Final[tuple[Call, ...]] = (
+    Call("socket", 41, 198, errno.EACCES),
+    # A stream's end is bound to the other one for good. One for datagrams can send to any socket of
+    # the machine, and be sent to, descriptors too.
+    Call(
+        "socketpair",
+        53,
+        199,
+        errno.EACCES,
+        unless=(Condition(0, socket.AF_UNIX), Condition(1, socket.SOCK_STREAM, _SOCK_TYPE)),
+    ),
+)
+"""For hosts with `network: none`."""
