@@ -354,11 +354,11 @@ def test_rates_that_cannot_be_are_refused(options: dict[str, float]) -> None:
 
 def deliver(size: int) -> wire.Deliver:
     """A frame of just so many bytes."""
-    frame = wire.Deliver("t", str(ME), msgspec.Raw(msgspec.msgpack.encode(bytes(size - 1000))))
+    frame = wire.Deliver("t", str(ME), msgspec.msgpack.encode(bytes(size - 1000)))
     return wire.Deliver(
         "t",
         str(ME),
-        msgspec.Raw(msgspec.msgpack.encode(bytes(2 * size - 1000 - len(wire.pack(frame))))),
+        msgspec.msgpack.encode(bytes(2 * size - 1000 - len(wire.pack(frame)))),
     )
 
 
@@ -486,7 +486,7 @@ async def test_what_may_overtake_waits_for_no_room(pipe: NodePipe) -> None:
 @pytest.mark.parametrize(("beyond", "fits"), [(-1, True), (0, True), (1, False)])
 def test_a_message_of_a_process_has_at_most_64_megabytes(beyond: int, *, fits: bool) -> None:
     def send(size: int) -> bytes:
-        content = msgspec.Raw(msgspec.msgpack.encode(bytes(size)))
+        content = msgspec.msgpack.encode(bytes(size))
         return wire.pack_request(wire.Send("room", "topic", content))
 
     overhead = len(send(MB)) - MB
@@ -531,7 +531,7 @@ async def test_replies_that_nobody_reads_are_bounded_and_a_single_one_is_not(
     pipe._flooded = lambda: flooded.append(True)
     pipe.post(wire.Reply(1, bytes(17 * MB)))
     for _ in range(1000):
-        pipe.post(wire.Signal("EXIT", str(ME), "", Result(bytes(MB // 8))))
+        pipe.post(wire.Signal("EXIT", str(ME), "", wire.Ended(bytes(MB // 8))))
     assert not flooded
     for _ in range(17):
         pipe.post(wire.Reply(1, bytes(MB)))

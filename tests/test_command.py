@@ -353,9 +353,3 @@ def test_any_bytes_are_a_command_and_nothing_is_raised(topic: str, content: byte
         assert given_.error
     if isinstance(given_, Close):
         assert may_be_sent(given_.code)
-
-
-def test_a_raw_payload_is_parsed_like_its_bytes() -> None:
-    content = payload.encode({"type": "text", "data": "hello"})
-    assert command.parse(SEND, msgspec.Raw(content)) == Send("hello")
-    assert command.parse("news", msgspec.Raw(content)) == command.parse("news", content)

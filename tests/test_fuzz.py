@@ -85,27 +85,28 @@ def values(kind: Any) -> st.SearchStrategy[Any]:  # noqa: PLR0911 - a flat table
         max_leaves=5,
     )
     text = st.sampled_from(TEXTS) | st.text(max_size=20)
-    if kind is msgspec.Raw:
+    if typing.get_origin(kind) is typing.Annotated:
+        return values(typing.get_args(kind)[0])
+    if kind is msgspec.Raw or kind is bytes:
         encoded = st.builds(msgspec.msgpack.encode, data) | st.binary(max_size=20)
         sends = st.fixed_dictionaries(
             {"type": text, "data": text | st.binary(), "target_pid": text}
         )
         good = st.builds(msgspec.msgpack.encode, data | sends)
-        return st.builds(msgspec.Raw, st.one_of(good, good, good, encoded))
+        content = st.one_of(good, good, good, encoded)
+        return content if kind is bytes else st.builds(msgspec.Raw, content)
     if kind is int:
         return st.integers(-5, 60) | st.integers(-(2**63), 2**63 - 1)
     if kind is str:
         return text
     if typing.get_origin(kind) is typing.Literal:
         return st.sampled_from(typing.get_args(kind))
-    if kind == ExitError | None:
-        return st.none() | st.builds(ExitError, st.sampled_from(list(ExitKind)), text, text)
-    if kind == list[str]:
+    if kind == wire.Error | None:
+        return st.none() | st.builds(wire.Error, st.sampled_from(list(ExitKind)), text, text)
+    if typing.get_origin(kind) is list:
         return st.lists(text, max_size=5)
     if kind is bool:
         return st.booleans()
-    if kind is bytes:
-        return st.binary(max_size=20)
     if isinstance(kind, type) and issubclass(kind, wire.Frame):
         return frames(kind)
     return text | st.lists(text, max_size=5) | st.none()

@@ -257,6 +257,6 @@ def test_a_pid_in_a_frame_travels_as_its_text() -> None:
 
 def test_payloads_pass_through_untouched() -> None:
     odd = b"\xd9\x01a"  # the text "a" in a longer form than any encoder writes
-    (frame, _), *_ = wire.to_worker().feed(wire.pack(wire.Deliver("t", "s", Raw(odd))))
+    (frame, _), *_ = wire.to_worker().feed(wire.pack(wire.Deliver("t", "s", odd)))
     assert isinstance(frame, wire.Deliver)
     assert bytes(frame.payload) == odd

@@ -14,7 +14,6 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from msgspec import Raw
 from support import TIMEOUT, until
 
 from wsrelay import payload, wire
@@ -103,11 +102,11 @@ def other() -> Iterator[Other]:
 
 
 def message(number: int, size: int = 10) -> wire.Send:
-    return wire.Send("somebody", "topic", Raw(payload.encode([number, bytes(size)])))
+    return wire.Send("somebody", "topic", payload.encode([number, bytes(size)]))
 
 
 def delivered(number: int, size: int = 10) -> wire.Deliver:
-    content = Raw(payload.encode([number, bytes(size)]))
+    content = payload.encode([number, bytes(size)])
     return wire.Deliver("topic", "{local@processes|1.0-2}", content)
 
 

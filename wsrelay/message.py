@@ -7,8 +7,8 @@ from typing import Any
 
 from msgspec import Struct
 
-from .errors import ReservedTopic, phrase
-from .pid import PID
+from .errors import PayloadError, ReservedTopic, phrase
+from .pid import LONGEST, PID
 
 __all__ = [
     "JOIN",
@@ -34,9 +34,13 @@ CONTROL = "ws.control"
 
 
 def sendable(topic: Any) -> str:
-    """Return the topic if user code may send it; raises `ReservedTopic`."""
+    """Return the topic if user code may send it; raises `ReservedTopic`, `PayloadError`."""
     if not isinstance(topic, str) or topic.startswith("@"):
         raise ReservedTopic(topic)
+    if len(topic) > LONGEST:
+        raise PayloadError(
+            f"topic: {topic[:40]!r}... has {len(topic)} characters, {LONGEST} are the most"
+        )
     return topic
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from .errors import PayloadError
 
-__all__ = ["decode", "encode", "pack", "writable"]
+__all__ = ["decode", "decode_bounded", "encode", "pack", "size_to_decode", "writable"]
 
 _FLAT = (str, bytes)
 
@@ -70,6 +70,68 @@ def _no_extension(code: int, _: memoryview) -> Any:
 decode = msgspec.msgpack.Decoder(ext_hook=_no_extension).decode
 
 _ERRORS = (TypeError, ValueError, OverflowError, RecursionError)
+
+
+# The size of what is decoded: an empty array is a byte, and 56 and a pointer once it is decoded
+
+MOST_ELEMENTS: Final = 1024 * 1024
+"""Elements of a payload that is decoded where it is not at home; they are 80 MB at the most."""
+
+_WIDTHS: Final = {
+    **dict.fromkeys(b"\xc4\xc7\xd9", 1),
+    **dict.fromkeys(b"\xc5\xc8\xda", 2),
+    **dict.fromkeys(b"\xc6\xc9\xdb", 4),
+}
+"""Of bytes, extensions and texts: how many bytes their length has."""
+
+_BYTES: Final = b"\xc4\xc5\xc6"
+_EXTENSIONS: Final = b"\xc7\xc8\xc9"
+
+
+def _element_sizes() -> bytes:
+    """Return the size of an element, of a container its head's, by first byte; 0: see `_WIDTHS`."""
+    sizes = bytearray([1] * 256)
+    sizes[0xA0:0xC0] = range(1, 33)
+    sizes[0xC4:0xE0] = bytes(
+        [0, 0, 0, 0, 0, 0, 5, 9, 2, 3, 5, 9, 2, 3, 5, 9, 3, 4, 6, 10, 18, 0, 0, 0, 3, 5, 3, 5]
+    )
+    return bytes(sizes)
+
+
+_SIZES: Final = _element_sizes()
+
+
+def size_to_decode(data: bytes, most: int) -> int:
+    """Return how many bytes of it become objects: all but the content of bytes objects.
+
+    Raises `ValueError` for more than `most` elements. Nothing is decoded: MessagePack is a row of
+    elements, whatever holds them.
+    """
+    at = size = count = 0
+    end = len(data)
+    while at < end:
+        if count == most:
+            raise ValueError(f"it has more than {most:,} elements")
+        count += 1
+        first = data[at]
+        step = _SIZES[first]
+        if not step:
+            width = _WIDTHS[first]
+            step = 1 + width + (first in _EXTENSIONS)
+            content = int.from_bytes(data[at + 1 : at + 1 + width], "big")
+            at += content
+            if first not in _BYTES:
+                size += content
+        at += step
+        size += step
+    return size
+
+
+def decode_bounded(data: bytes) -> Any:
+    """Decode what a stranger wrote; raises `ValueError` for more than `MOST_ELEMENTS` too."""
+    if len(data) > MOST_ELEMENTS:  # each is a byte at the least
+        size_to_decode(data, MOST_ELEMENTS)
+    return decode(data)
 
 
 _DEEPEST = 500

@@ -9,12 +9,12 @@ from typing import Final, Self
 
 from .errors import InvalidName, InvalidPID
 
-__all__ = ["PID", "PIDSource", "address", "base36", "is_node_name", "nameable"]
+__all__ = ["LONGEST", "PID", "PIDSource", "address", "base36", "is_node_name", "nameable"]
 
 _NODE = re.compile(r"[\w.-]+", re.ASCII)
 _PATTERN = re.compile(r"\{(?:([\w.-]+)@)?([\w.:/-]+)\|([\w.-]+)\}", re.ASCII)
-_LONGEST: Final = 1_000
-"""Characters of a name."""
+LONGEST: Final = 1_000
+"""Characters of a name, a PID, a topic and the like: what a process makes others keep or log."""
 
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
@@ -29,7 +29,7 @@ class PID(str):
 
     def __new__(cls, text: str) -> Self:
         """Check the text and make it a PID."""
-        if not isinstance(text, str) or _PATTERN.fullmatch(text) is None:
+        if not isinstance(text, str) or len(text) > LONGEST or not _PATTERN.fullmatch(text):
             raise InvalidPID(text)
         return super().__new__(cls, text)
 
@@ -60,12 +60,17 @@ class PID(str):
 
 
 def address(to: str) -> str:
-    """Return a PID or a registered name as plain text; raises `InvalidPID` for a malformed PID."""
+    """Return a PID or a registered name as plain text.
+
+    Raises `InvalidPID` for a malformed PID, `InvalidName` for text that is too long for a name.
+    """
     if not isinstance(to, PID):
         if not isinstance(to, str):
             raise InvalidPID(to)
         if to.startswith("{"):
             PID(to)
+        elif len(to) > LONGEST:
+            raise _too_long(to)
     return str(to)
 
 
@@ -82,9 +87,13 @@ def nameable(text: str) -> str:
         )
     if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
         raise InvalidName(f"{text!r:.80} is no name: it has surrogates, which UTF-8 cannot hold")
-    if len(text) > _LONGEST:
-        raise InvalidName(f"{text!r:.40}... is no name: it has more than {_LONGEST} characters")
+    if len(text) > LONGEST:
+        raise _too_long(text)
     return text
+
+
+def _too_long(text: str) -> InvalidName:
+    return InvalidName(f"{text[:40]!r}... is no name: it has more than {LONGEST} characters")
 
 
 class PIDSource:

@@ -1,8 +1,9 @@
 """The frames between the node and its workers, and between the node and its templates.
 
 A frame on a pipe is its length (4 bytes, big endian) and one MessagePack array whose first item
-is the frame's tag. Payloads travel as opaque MessagePack inside (`Raw`): the node forwards them
-without decoding them.
+is the frame's tag. Payloads travel inside as bytes of MessagePack: the node forwards them without
+looking at them, whatever they are. All else that a worker writes is bounded, each field in its type
+and all of them together (`MAX_HEAD`), before it is decoded.
 """
 
 from __future__ import annotations
@@ -10,26 +11,33 @@ from __future__ import annotations
 import functools
 import signal
 import struct
-from collections.abc import Callable
-from typing import Any, Final, Generic, Literal, TypeVar
+import sys
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any, Final, Generic, Literal, TypeVar
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import Meta, Raw, Struct
 
+from . import payload
 from .errors import PayloadError, WireError
-from .message import ExitError, Result
-from .pid import PID
+from .message import ExitError, ExitKind, Result
+from .pid import LONGEST, PID
 from .rights import Rights
 
 __all__ = [
     "INTERRUPT",
     "MAX_FRAME",
+    "MAX_RECEIVERS",
     "WINDOW",
+    "Ended",
+    "Error",
     "FrameReader",
+    "check_size",
     "from_template",
     "from_worker",
     "pack",
     "pack_request",
+    "portions",
     "to_template",
     "to_worker",
 ]
@@ -37,7 +45,19 @@ __all__ = [
 MAX_FRAME: Final = 64 * 1024 * 1024
 """Bytes of the largest frame; a length above it is garbage, not a message."""
 
-_WRAPPING: Final = 1024 * 1024
+MAX_HEAD: Final = 1024 * 1024
+"""Bytes of what a worker's frame holds beside payloads and code: what the node decodes of it."""
+
+MAX_RECEIVERS: Final = 10_000
+"""Receivers of one frame; who sends to more writes several."""
+
+_MOST_ELEMENTS: Final = MAX_RECEIVERS + 100
+"""Elements of the head of a frame."""
+
+_SMALL: Final = 64 * 1024
+"""Bytes of a frame that is decoded as it is: 4 MB at the most, for a moment."""
+
+_WRAPPING: Final = MAX_HEAD
 """Bytes that the node may add to what a worker has written when it passes it on."""
 
 WINDOW: Final = 128 * 1024
@@ -51,8 +71,52 @@ One of the real-time signals, the last, that programs and libraries hardly use; 
 """
 
 
+Text = Annotated[str, Meta(max_length=LONGEST)]
+"""A PID, a name, a group, a topic, a host, a reason."""
+
+LongText = Annotated[str, Meta(max_length=8 * 1024)]
+"""A target, which may be a path; an error's line."""
+
+Traceback = Annotated[str, Meta(max_length=128 * 1024)]
+
+Record = Annotated[str, Meta(max_length=512 * 1024)]
+"""A log record's text."""
+
+
 class Frame(Struct, array_like=True, forbid_unknown_fields=True):
     """Base of all frames."""
+
+
+class Error(Struct):
+    """An `ExitError` of which a worker tells: bounded."""
+
+    kind: ExitKind
+    message: LongText
+    traceback: Traceback | None = None
+
+    def told(self) -> ExitError:
+        """Return it as all others know it."""
+        return ExitError(self.kind, self.message, self.traceback)
+
+
+class Ended(Struct):
+    """A `Result` of which the node tells: `value` is MessagePack, for its reader to open."""
+
+    value: bytes
+    error: ExitError | None = None
+
+    @classmethod
+    def of(cls, result: Result) -> Ended:
+        """Make it of a result; the value of a worker's is `Raw`, as the worker has written it."""
+        value = result.value
+        return cls(bytes(value) if type(value) is Raw else payload.pack(value), result.error)
+
+    def opened(self) -> Result:
+        """Return the result; a value that is no data, which no worker of ours writes, is None."""
+        try:
+            return Result(payload.decode(self.value), self.error)
+        except (ValueError, RecursionError):
+            return Result(None, self.error)
 
 
 # Node to worker. Data frames (Deliver to CloseInbox) keep their order and wait for room at the
@@ -99,7 +163,7 @@ class Deliver(Frame, tag=1):
 
     topic: str
     sender: str
-    payload: Raw
+    payload: bytes
 
 
 class Attach(Frame, tag=2):
@@ -133,14 +197,14 @@ class Signal(Frame, tag=6):
     kind: str
     sender: str
     reason: str = ""
-    result: Result | None = None
+    result: Ended | None = None
 
 
 class Finished(Frame, tag=8):
     """The process that the `Exec` of the same `ref` started has ended."""
 
     ref: int
-    result: Result
+    result: Ended
 
 
 class Reply(Frame, tag=7):
@@ -162,17 +226,17 @@ class Ready(Frame, tag=0):
 class Send(Frame, tag=1):
     """One message for one process or name, or for many."""
 
-    to: str | list[str]
-    topic: str
-    payload: Raw
+    to: Text | Annotated[list[Text], Meta(max_length=MAX_RECEIVERS)]
+    topic: Text
+    payload: bytes
 
 
 class Spawn(Frame, tag=2):
     """A process for the PID that the worker has made; what it runs is told as in `Start`."""
 
-    pid: str
-    host: str
-    target: str | None
+    pid: Text
+    host: Text
+    target: LongText | None
     code: bytes
     monitored: bool = False
     linked: bool = False
@@ -183,21 +247,21 @@ class GetOrSpawn(Frame, tag=3):
     """The process of that name, or this one under that name; answered with `Reply`."""
 
     ref: int
-    name: str
+    name: Text
     spawn: Spawn
 
 
 class Cancel(Frame, tag=4):
     """Ask a process to end."""
 
-    to: str
-    reason: str
+    to: Text
+    reason: Text
 
 
 class Terminate(Frame, tag=5):
     """End a process at once."""
 
-    to: str
+    to: Text
 
 
 class Taken(Frame, tag=6):
@@ -216,10 +280,10 @@ class Log(Frame, tag=7):
     """
 
     level: int
-    logger: str
-    text: str
+    logger: Text
+    text: Record
     extra: Raw = Raw(b"\x80")
-    level_name: str = ""
+    level_name: Text = ""
 
 
 class Done(Frame, tag=8):
@@ -229,10 +293,10 @@ class Done(Frame, tag=8):
     was among them and never taken.
     """
 
-    value: Raw
-    error: ExitError | None
+    value: bytes
+    error: Error | None
     received: int
-    unread: list[str]
+    unread: Annotated[list[Text], Meta(max_length=MAX_RECEIVERS)]
 
 
 class Exec(Frame, tag=9):
@@ -246,7 +310,7 @@ class Relate(Frame, tag=10):
     """Begin or end a relation to another process."""
 
     kind: Literal["monitor", "unmonitor", "link", "unlink"]
-    to: str
+    to: Text
 
 
 class TrapLinks(Frame, tag=11):
@@ -259,29 +323,29 @@ class Register(Frame, tag=12):
     """Give a process a name; answered with `Reply`."""
 
     ref: int
-    name: str
-    pid: str
+    name: Text
+    pid: Text
 
 
 class Lookup(Frame, tag=13):
     """Ask whose name it is; answered with `Reply`."""
 
     ref: int
-    name: str
+    name: Text
 
 
 class Unregister(Frame, tag=14):
     """Free a name; answered with `Reply`."""
 
     ref: int
-    name: str
+    name: Text
 
 
 class Member(Frame, tag=15):
     """Let a process join a group, or leave it."""
 
-    group: str
-    pid: str
+    group: Text
+    pid: Text
     join: bool
 
 
@@ -289,15 +353,15 @@ class Members(Frame, tag=16):
     """Ask for a group's members; answered with `Reply`."""
 
     ref: int
-    group: str
+    group: Text
 
 
 class Broadcast(Frame, tag=17):
     """One message for all members of a group."""
 
-    group: str
-    topic: str
-    payload: Raw
+    group: Text
+    topic: Text
+    payload: bytes
 
 
 class Drain(Frame, tag=18):
@@ -307,7 +371,7 @@ class Drain(Frame, tag=18):
     """
 
     ref: int
-    to: str
+    to: Text
     waits: bool = True
 
 
@@ -394,6 +458,18 @@ FromTemplate = Loaded | LoadFailed | Forked | ForkFailed | Exited | Log
 _PREFIX: Final = 4
 """Bytes of a frame's length."""
 
+_HEADER: Final = 3
+"""Bytes of a text's length, at most, up to 64 KB."""
+
+_LONGEST_CHARACTER: Final = 4
+"""Bytes of a character in UTF-8, at most."""
+
+_ROOM_FOR_RECEIVERS: Final = MAX_HEAD - 64 * 1024
+"""Bytes that the receivers of a frame may have beside its topic and its own parts."""
+
+_FEW: Final = _ROOM_FOR_RECEIVERS // (LONGEST * _LONGEST_CHARACTER + _HEADER)
+"""Receivers that fit into a frame whoever they are."""
+
 _length = struct.Struct(">I").unpack_from
 _decode_request = msgspec.msgpack.Decoder(FromWorker).decode
 
@@ -424,15 +500,46 @@ def pack_request(frame: Frame) -> bytes:
     """
     try:
         body = _encode(frame)
+        if len(body) > _SMALL:
+            _check_head(body)
         if type(frame) is not Send:  # its makers have looked at all that it is made of
             _decode_request(body)
     except (TypeError, ValueError, OverflowError) as error:
         kind = type(frame).__name__
         raise PayloadError(f"{kind} cannot be told to the node: {error}") from None
     data = len(body).to_bytes(_PREFIX, "big") + body
-    if len(data) > MAX_FRAME:
-        raise PayloadError(f"{len(data)} bytes are more than a message may hold, {MAX_FRAME}")
+    check_size(len(data))
     return data
+
+
+def check_size(size: int) -> None:
+    """Raise `PayloadError` for more bytes than a message may hold."""
+    if size > MAX_FRAME:
+        raise PayloadError(f"{size} bytes are more than a message may hold, {MAX_FRAME}")
+
+
+def portions(receivers: list[str]) -> Iterator[list[str]]:
+    """Give receivers in portions that fit into a frame each."""
+    if len(receivers) <= _FEW:
+        yield receivers
+        return
+    portion: list[str] = []
+    room = _ROOM_FOR_RECEIVERS
+    for receiver in receivers:
+        size = _HEADER + len(receiver) * (1 if receiver.isascii() else _LONGEST_CHARACTER)
+        if portion and (len(portion) == MAX_RECEIVERS or size > room):
+            yield portion
+            portion, room = [], _ROOM_FOR_RECEIVERS
+        portion.append(receiver)
+        room -= size
+    yield portion
+
+
+def _check_head(body: bytes) -> None:
+    """Raise `ValueError` for a frame that would become much when it is decoded."""
+    size = payload.size_to_decode(body, _MOST_ELEMENTS)
+    if size > MAX_HEAD:
+        raise ValueError(f"{size} bytes beside the payload, {MAX_HEAD} are the most")
 
 
 @functools.cache
@@ -449,8 +556,10 @@ class FrameReader(Generic[T]):
     or in the next call if there were frames before them to give. `feed(b"")` is such a call.
     """
 
-    def __init__(self, kind: Any, *, limit: int = MAX_FRAME) -> None:
+    def __init__(self, kind: Any, *, limit: int = MAX_FRAME, bounded: bool = False) -> None:
         self._decode = _decoder(kind)
+        self._bounded = bounded
+        """Whether what is decoded has bounds: they are looked at before."""
         self._longest = limit + _PREFIX
         self._rest: bytes | bytearray = b""
         """What has come of frames that are not given yet."""
@@ -467,10 +576,11 @@ class FrameReader(Generic[T]):
         """What was not given as frames."""
         return bytes(self._rest)
 
-    def feed(self, data: bytes) -> list[tuple[T, int]]:
-        """Add bytes that were read and give the frames that are now complete.
+    def feed(self, data: bytes, most: int = sys.maxsize) -> list[tuple[T, int]]:
+        """Add bytes that were read and give the frames that are now complete, so many at the most.
 
-        If a signal handler raises in here nothing was added: the same bytes can be fed again.
+        Where there may be more of them they come with `feed(b"")`. If a signal handler raises in
+        here nothing was added: the same bytes can be fed again.
         """
         if self._rest:
             if len(self._rest) + len(data) < self._wanted:
@@ -481,7 +591,7 @@ class FrameReader(Generic[T]):
         frames: list[tuple[T, int]] = []
         start, end, wanted = 0, len(data), 0
         problem = ""
-        while end - start >= _PREFIX:
+        while end - start >= _PREFIX and len(frames) < most:
             size = _length(data, start)[0] + _PREFIX
             if size > self._longest:
                 problem = f"at most {self._longest - _PREFIX} are allowed"
@@ -490,8 +600,11 @@ class FrameReader(Generic[T]):
             if stop > end:
                 wanted = size
                 break
+            body = data[start + _PREFIX : stop]
             try:
-                frames.append((self._decode(data[start + _PREFIX : stop]), size))
+                if size > _SMALL and self._bounded:
+                    _check_head(body)
+                frames.append((self._decode(body), size))
             except (ValueError, RecursionError) as error:
                 problem = str(error)
                 break
@@ -505,7 +618,7 @@ class FrameReader(Generic[T]):
 
 def from_worker() -> FrameReader[FromWorker]:
     """Make the node's reader for a worker's pipe."""
-    return FrameReader(FromWorker)
+    return FrameReader(FromWorker, bounded=True)
 
 
 def to_worker() -> FrameReader[ToWorker]:

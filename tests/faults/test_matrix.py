@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from msgspec import Raw
 from support import client, closed, drop_all, fronted, processes, received, relay_to, room, until
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
@@ -78,7 +77,7 @@ def _suffer(order: str, sender: PID) -> None:
                 wire.Drain(1, "{local"),
                 wire.Spawn("{local@processes|1}", "processes", "spam:eggs", b""),
                 wire.Spawn(process.pid(), "processes", "spam:eggs", b""),
-                wire.Done(Raw(b"\xc0"), None, 0, []),
+                wire.Done(b"\xc0", None, 0, []),
             )
             number = int(process.inbox().receive().payload["data"])
             for _ in range(2):

@@ -129,7 +129,10 @@ async def select(
 async def send(to: str | Iterable[str], topic: str, payload: Any = None) -> None:
     """Send a message to a PID, a registered name, or many of them; see `wsrelay.process.send`."""
     worker = current.worker()
-    await worker.pipe.write_async(worker.send_frame(to, topic, payload))
+    *others, last = worker.send_frames(to, topic, payload)
+    for frame in others:  # without a pause, in which another task's message would go between
+        worker.pipe.post(frame)
+    await worker.pipe.write_async(last)
 
 
 async def drain(to: str, timeout: float | None = None) -> None:  # noqa: ASYNC109 - as in `process`

@@ -6,10 +6,12 @@ import array
 import asyncio
 import fcntl
 import itertools
+import math
 import os
 import termios
+import time
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from typing import Final
 
 from wsrelay import wire
@@ -22,6 +24,18 @@ __all__ = ["NodePipe"]
 
 _CHUNK: Final = 64 * 1024
 """Bytes of one read; more than 128 KiB would be mapped and unmapped by malloc each time."""
+
+_TURN: Final = 0.0005
+"""Seconds that the frames of one worker take in a turn of the event loop, and the last of them.
+
+A worker can write thousands of small frames at once, each of which makes work, and everyone else
+waits meanwhile: where all of 64 KB came in one turn a neighbour's echo took 12 ms.
+"""
+
+_AT_ONCE: Final = 128
+"""Frames that are decoded at once."""
+
+_DONE: Final = object()
 
 _GATHERED: Final = 64
 """Frames of one write; IOV_MAX is 1024."""
@@ -45,14 +59,17 @@ class NodePipe:
 
     `post` is for what may overtake (events, replies); `queue` keeps order and sends only what the
     worker has room for: at most `wire.WINDOW` bytes and one frame ahead of what it has taken.
-    `receive` is called with each frame, `garbage` once if the worker writes what is no frame,
-    `flooded` once if more replies and events wait for it than it will ever read.
+    `receive` is called with each frame, and returns an iterator where the frame makes work in
+    portions: that is done before the next frame. What all of it takes is cut into turns, so that a
+    worker that makes much work is the only one who waits for it. `garbage` is called once if the
+    worker writes what is no frame, `flooded` once if more replies and events wait for it than it
+    will ever read.
     """
 
     def __init__(
         self,
         ends: Duplex,
-        receive: Callable[[wire.FromWorker], None],
+        receive: Callable[[wire.FromWorker], Iterator[None] | None],
         garbage: Callable[[str], None],
         flooded: Callable[[], None],
     ) -> None:
@@ -80,7 +97,15 @@ class NodePipe:
         self._counts: deque[int] = deque()
         """For each of them what it adds to `_posted`."""
         self._arrived: deque[tuple[wire.FromWorker, int]] = deque()
-        """Frames that are not received yet because of a hold."""
+        """Frames that are not received yet because of a hold, or because their turn comes."""
+        self._work: Iterator[None] | None = None
+        """What is left to do for the frame that was received last."""
+        self._next_turn: asyncio.Handle | None = None
+        self._seconds = _TURN
+        self._left = 0
+        """Bytes that a dead worker has left in the pipe."""
+        self._when_over: Callable[[], None] | None = None
+        """Whom to tell when they are taken in."""
         self._holds: set[Hashable] = set()
         self.last_words = b""
         """What its signal handler wrote behind the last frame when it crashed."""
@@ -212,11 +237,10 @@ class NodePipe:
             if not self._holds and not self._at_end:
                 self._loop.add_reader(self._ends.reading, self._readable)
                 # Not here: the caller may stand inside of a frame's delivery.
-                self._loop.call_soon(self._take_in, b"")
+                self._come_back()
 
     def _readable(self) -> None:
-        if self._arrived:  # uvloop comes here before it does what `release` has asked for
-            self._take_in(b"")
+        if self._next_turn is not None or self._holds:  # uvloop comes here before `hold` works
             return
         try:
             data = os.read(self._ends.reading, _CHUNK)
@@ -231,25 +255,32 @@ class NodePipe:
             self._at_end = True
             self._loop.remove_reader(self._ends.reading)
 
-    def _take_in(self, data: bytes) -> None:
-        """Receive the frames that are complete, as far as nothing holds them.
+    def _come_back(self) -> None:
+        """Go on in the next turn of the event loop."""
+        if self._next_turn is None:
+            self._next_turn = self._loop.call_soon(self._turn)
 
-        While some are held nothing is read: `data` is empty as long as there are such.
+    def _turn(self) -> None:
+        self._next_turn = None
+        if self._when_over is None:
+            self._take_in(b"")
+        else:
+            self._take_the_rest()
+
+    def _take_in(self, data: bytes) -> None:
+        """Receive the frames that are complete, as far as nothing holds them and for a turn.
+
+        While some are left nothing is read: `data` is empty as long as there are such.
         """
         if self._broken:
             return
         if self.last_words:
             self.last_words += data[: _LONGEST_LAST_WORDS - len(self.last_words)]
             return
-        arrived = self._arrived
         try:
-            if not arrived:
-                arrived += self._reader.feed(data)
-            while arrived and not self._holds:
-                frame, _ = arrived.popleft()
-                self._receive(frame)
-            if self._reader.partial and not arrived:
-                self._reader.feed(b"")  # raises where more bytes would not make it a frame
+            if data:
+                self._arrived += self._reader.feed(data, _AT_ONCE)
+            self._receive_arrived()
         except WireError as error:
             if self._reader.rest.startswith(crashes.BEGIN):
                 self.last_words = self._reader.rest
@@ -258,35 +289,87 @@ class NodePipe:
             self._loop.remove_reader(self._ends.reading)
             self._garbage(str(error))
 
-    def finish(self) -> None:
-        """Take in what the dead worker left in the pipe, and close.
+    def _receive_arrived(self) -> None:
+        arrived, reader, end = self._arrived, self._reader, 0.0
+        while True:
+            if self._work is not None:
+                if next(self._work, _DONE) is _DONE:
+                    self._work = None
+            elif self._holds:
+                return
+            elif arrived:
+                frame, _ = arrived.popleft()
+                self._work = self._receive(frame)
+            elif reader.partial:  # it raises where more bytes would not make it a frame
+                arrived += reader.feed(b"", _AT_ONCE)
+                if not arrived:
+                    return
+            else:
+                return
+            if self._work is not None or arrived or reader.partial:
+                now = time.perf_counter()
+                end = end or now + self._seconds
+                if now >= end:
+                    self._come_back()
+                    return
 
-        Reads what is there now and no more: a grandchild may hold the other end and write on.
+    def finish(self, over: Callable[[], None]) -> None:
+        """Take in what the dead worker left in the pipe, close, and call `over`.
+
+        Reads what is there now and no more: a grandchild may hold the other end and write on. All
+        of that happens before this returns, unless it takes more than a turn.
         """
+        self._at_end = True
         self._loop.remove_reader(self._ends.reading)
         left = array.array("i", [0])
         fcntl.ioctl(self._ends.reading, termios.FIONREAD, left)
-        remaining, data = left[0], b""
+        self._left, self._when_over = left[0], over
+        if self._next_turn is None:
+            self._take_the_rest()
+
+    def hurry(self) -> None:
+        """Take in what is left at once: there are no turns any more."""
+        self._seconds = math.inf
+        if self._when_over is not None and self._next_turn is not None:
+            self._next_turn.cancel()
+            self._next_turn = None
+            self._take_the_rest()
+
+    def _take_the_rest(self) -> None:
+        """Take in what is left, for a turn; what stands behind a hold is wanted all the same."""
+        data, end = b"", time.perf_counter() + self._seconds
         while not self._broken:
+            self._holds.clear()
             self._take_in(data)
-            if self._holds:  # what stands behind a hold is wanted all the same
-                self._holds.clear()
-                data = b""
-                continue
-            if remaining <= 0:
+            data = b""
+            if self._next_turn is not None:
+                return
+            if not self._holds and self._left <= 0:
                 break
+            if time.perf_counter() >= end:
+                self._come_back()
+                return
+            if self._holds:
+                continue
             try:
-                data = os.read(self._ends.reading, min(remaining, _CHUNK))
+                data = os.read(self._ends.reading, min(self._left, _CHUNK))
             except OSError:
                 break
             if not data:
                 break
-            remaining -= len(data)
+            self._left -= len(data)
+        over = self._when_over
         self.close()
+        if over is not None:
+            over()
 
     def close(self) -> None:
         """Let go of the descriptor; queued data is dropped."""
         self._at_end = self._closed = True
+        self._when_over = None
+        if self._next_turn is not None:
+            self._next_turn.cancel()
+            self._next_turn = None
         self._loop.remove_reader(self._ends.reading)
         self._loop.remove_writer(self._ends.writing)
         self._ends.close()

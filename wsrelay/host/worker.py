@@ -7,10 +7,12 @@ import functools
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
-from wsrelay import payload, wire
+from msgspec import Raw
+
+from wsrelay import wire
 from wsrelay.duplex import Duplex
 from wsrelay.errors import HostFailed
 from wsrelay.message import ExitError, ExitKind, Result
@@ -40,7 +42,7 @@ class Worker:
         self,
         pid: PID,
         ref: int,
-        received: Callable[[Worker, wire.FromWorker], None],
+        received: Callable[[Worker, wire.FromWorker], Iterator[None] | None],
         exited: Callable[[Worker, Result], None],
         log_rate: float,
     ) -> None:
@@ -75,6 +77,7 @@ class Worker:
         self._doomed = False
         self._interrupted = False
         self._is_dead = False
+        self._is_emptied = False
         self._over = False
         self._patience: asyncio.TimerHandle | None = None
         self.limits = Limits()
@@ -150,6 +153,11 @@ class Worker:
         self._failure = error
         self._dead()
 
+    def abandoned(self, error: ExitError) -> None:
+        """Learn that its node has ended: its exit is announced before this returns."""
+        self.pipe.hurry()
+        self.failed(error)
+
     def template_lost(self) -> None:
         """Learn that the template is gone, which takes the worker with it."""
         lost = ExitError(ExitKind.TEMPLATE_LOST, "the process host's template was lost")
@@ -177,7 +185,7 @@ class Worker:
     # The end
 
     def _dead(self) -> None:
-        """Take in what it left, and announce the exit as soon as its cause is known too."""
+        """Take in what it left, and then announce the exit as soon as its cause is known too."""
         if not self._is_dead:
             self._is_dead = True
             if self._pidfd is not None:
@@ -185,7 +193,17 @@ class Worker:
                 os.close(self._pidfd)
                 self._pidfd = None
             self.worker_end.close()
-            self.pipe.finish()
+            self.pipe.finish(self._emptied)
+        elif self._is_emptied:
+            self._look()
+
+    def _emptied(self) -> None:
+        """Learn that all it left in its pipe was taken in."""
+        self._is_emptied = True
+        self._look()
+
+    def _look(self) -> None:
+        """Announce the exit if its cause is known, or wait for that."""
         if self.done or self._failure or self._exit_code is not None:
             self._finish()
         elif self._patience is None:
@@ -201,7 +219,9 @@ class Worker:
 
     def _result(self) -> Result:
         if self.done is not None:
-            return Result(_value(self.done), self.done.error)
+            said = self.done.error
+            error = None if said is None else said.told()
+            return Result(Raw(self.done.value), error)  # opened by who reads it
         if self._failure is not None:
             return Result(error=self._failure)
         code = self._exit_code
@@ -223,10 +243,3 @@ def _signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return f"signal {number}"
-
-
-def _value(done: wire.Done) -> object:
-    try:
-        return payload.decode(done.value)
-    except (ValueError, RecursionError):
-        return None

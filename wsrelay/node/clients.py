@@ -209,7 +209,7 @@ class Clients:
     def refuse(self, client: PID, sender: PID, topic: str, error: str) -> None:
         """Answer a process that has sent a connection something unusable."""
         content = {"client_pid": client, "topic": topic, "error": error}
-        self._node.route(client, [sender], ERROR, Raw(payload.pack(content)))
+        self._node.route(client, [sender], ERROR, payload.pack(content))
         if self._node.mistakes.first(sender, f"{topic}: {error}"):
             worker = self._node.worker(sender)
             logger.warning(

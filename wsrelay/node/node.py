@@ -17,6 +17,7 @@ from collections.abc import (
     Callable,
     Collection,
     Iterable,
+    Iterator,
     Mapping,
     Sequence,
 )
@@ -70,6 +71,9 @@ _MARGIN: Final = 5.0
 
 _NAMED: Final = 10
 """Processes that a line of the log names."""
+
+_PORTION: Final = 64
+"""Receivers of a message that have their turn together: half a millisecond, if all are clients."""
 
 _LONGEST_TRACEBACK: Final = 64 * 1024
 """Characters of one in the log; a recursion without end has 80,000."""
@@ -337,7 +341,7 @@ class Node:
         gone = ExitError(ExitKind.KILLED, "SIGKILL: its node was closed")
         for worker in list(self._workers.values()):
             with contextlib.suppress(RuntimeError):  # what waits for it has a closed event loop
-                worker.failed(gone)
+                worker.abandoned(gone)
         self._at_exit.cancel()
         current.nodes.remove(self)
         self._reset()
@@ -363,7 +367,7 @@ class Node:
 
     def send(self, to: str | Iterable[str], topic: str, payload_: Any = None) -> None:
         """Send a message; raises `ReservedTopic`, `PayloadError`."""
-        content = Raw(payload.encode(payload_))
+        content = _content(payload_)
         receivers = [address(to)] if isinstance(to, str) else [address(one) for one in to]
         self._here(self.route, self._pid, receivers, _topic(topic), content)
 
@@ -450,7 +454,7 @@ class Node:
 
     def broadcast(self, group: str, topic: str, payload_: Any) -> None:
         """Send a message to all members of a group."""
-        content = Raw(payload.encode(payload_))
+        content = _content(payload_)
         _topic(topic)
 
         def route() -> None:
@@ -603,7 +607,8 @@ class Node:
                     self._bury(effect.pid, effect.result)
                 case Notify() if (worker := self._workers.get(effect.pid)) is not None:
                     event = effect.event
-                    worker.pipe.post(wire.Signal(event.kind, str(event.sender), "", event.result))
+                    ended = None if event.result is None else wire.Ended.of(event.result)
+                    worker.pipe.post(wire.Signal(event.kind, str(event.sender), "", ended))
                 case Break():
                     if (connection := self.connection(effect.pid)) is not None:
                         connection.link_down()
@@ -670,7 +675,7 @@ class Node:
         self.clients.target_ended(worker, result)
         self._requests.worker_ended(worker, result)
         if (callback := self._when_ended.pop(pid, None)) is not None:
-            callback(result)
+            callback(_opened(result))
         self.changed()
 
     def changed(self) -> None:
@@ -706,9 +711,18 @@ class Node:
 
     # Routing
 
-    def route(self, sender: PID, receivers: Iterable[str], topic: str, content: Raw) -> None:
-        """Deliver a message to each receiver; one that is not alive makes it a dead letter."""
-        given: command.Command | None = None
+    def route(
+        self,
+        sender: PID,
+        receivers: Iterable[str],
+        topic: str,
+        content: bytes,
+        given: command.Command | None = None,
+    ) -> command.Command | None:
+        """Deliver a message to each receiver; one that is not alive makes it a dead letter.
+
+        `given` is what the message is to connections, where that is known; it is returned then.
+        """
         connections = self.clients.connections
         for to in receivers:
             if (connection := connections.get(to)) is not None:  # type: ignore[call-overload]
@@ -731,6 +745,17 @@ class Node:
                 worker.pipe.queue(wire.Deliver(topic, str(sender), content), mail=True)
                 if worker.pipe.mailbox > limit:
                     self._overflow(worker, limit)
+        return given
+
+    def route_in_portions(
+        self, sender: PID, receivers: Sequence[str], topic: str, content: bytes
+    ) -> Iterator[None]:
+        """Deliver a message to many; between two portions of them others may have their turn."""
+        given: command.Command | None = None
+        for start in range(0, len(receivers), _PORTION):
+            portion = receivers[start : start + _PORTION]
+            given = self.route(sender, portion, topic, content, given)
+            yield
 
     def _dead_letter(self, sender: PID, to: str, topic: str) -> None:
         """Count it, and tell a process that answers the node itself what to do instead."""
@@ -812,6 +837,23 @@ class Node:
             self.kernel.exited(pid, Result())  # whoever asked for it is told by this error
             raise
         return pid
+
+
+def _content(payload_: Any) -> bytes:
+    """Return a payload that can be sent; raises `PayloadError`."""
+    content = payload.encode(payload_)
+    wire.check_size(len(content))
+    return content
+
+
+def _opened(result: Result) -> Result:
+    """Return the result with its value for whoever waits for it in this process."""
+    if type(result.value) is not Raw:
+        return result
+    try:
+        return Result(payload.decode_bounded(bytes(result.value)), result.error)
+    except (ValueError, RecursionError):
+        return Result(None, result.error)
 
 
 def _topic(topic: Any) -> str:

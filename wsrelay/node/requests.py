@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
-
-from msgspec import Raw
 
 from wsrelay import payload, wire
 from wsrelay.errors import (
@@ -45,7 +43,7 @@ class Requests:
         self._node = node
         self._execs: dict[PID, tuple[Worker, int]] = {}
         """Processes that run for an `exec`: who waits, and the request's number."""
-        self._methods: dict[type[Any], Callable[[Worker, Any], None]] = {
+        self._methods: dict[type[Any], Callable[[Worker, Any], Iterator[None] | None]] = {
             wire.Send: self._send,
             wire.Taken: self._taken,
             wire.Ready: self._ready,
@@ -67,17 +65,21 @@ class Requests:
             wire.Members: self._answered(self._members),
         }
 
-    def handle(self, worker: Worker, frame: wire.FromWorker) -> None:
-        """Do what a worker asks; one that asks for too much is ended."""
+    def handle(self, worker: Worker, frame: wire.FromWorker) -> Iterator[None] | None:
+        """Do what a worker asks; one that asks for too much is ended.
+
+        What takes long is returned: it goes on with each step of the iterator, to its end.
+        """
         try:
-            self._methods[type(frame)](worker, frame)
+            return self._methods[type(frame)](worker, frame)
         except (TooMany, InvalidName) as error:  # of what gets no answer
             kind = ExitKind.LIMIT if isinstance(error, TooMany) else ExitKind.ERROR
             because = ExitError(kind, str(error))
             terminate = self._node.kernel.signal(worker.pid, Signal.TERMINATE, because=because)
             self._node.execute(terminate)
+            return None
 
-    def handle_walled(self, worker: Worker, frame: wire.FromWorker) -> None:
+    def handle_walled(self, worker: Worker, frame: wire.FromWorker) -> Iterator[None] | None:
         """Do what a worker of a walled-in host asks, as far as its host has the right to."""
         rule, rights = walls.RULES[type(frame)], worker.rights
         assert rights is not None  # noqa: S101 - that is who comes here
@@ -85,17 +87,17 @@ class Requests:
             left_out = rule(frame, worker.pid, rights, self) if rule is not None else None
         except NotAllowed as error:
             self._refuse(worker, frame, error)
-            return
+            return None
         if left_out and isinstance(frame, wire.Send | wire.Broadcast):
             frame = self._without(worker, frame, left_out)
-        self.handle(worker, frame)
+        return self.handle(worker, frame)
 
     def worker_ended(self, worker: Worker, result: Result) -> None:
         """Answer the `exec` that it ran for, and end what it ran by `exec` itself."""
         worker.log.tell_of_lost(lambda: self._node.about(worker))
         if (waiting := self._execs.pop(worker.pid, None)) is not None:
             caller, ref = waiting
-            caller.pipe.post(wire.Finished(ref, result))
+            caller.pipe.post(wire.Finished(ref, wire.Ended.of(result)))
         for pid, (caller, _) in list(self._execs.items()):
             if caller is worker:
                 self._node.signal(pid, Signal.TERMINATE)
@@ -150,15 +152,13 @@ class Requests:
                 self._stillborn(worker, frame, error)
             case wire.Exec():
                 result = Result(error=_not_started(error))
-                worker.pipe.post(wire.Finished(frame.ref, result))
+                worker.pipe.post(wire.Finished(frame.ref, wire.Ended.of(result)))
             case wire.GetOrSpawn() | wire.Register() | wire.Unregister():
                 worker.pipe.post(_answer_with(frame.ref, error))
             case wire.Cancel() | wire.Terminate() | wire.Relate() | wire.Member():
                 whom = frame.pid if isinstance(frame, wire.Member) else frame.to
                 client = whom if self.is_connection(whom) else None
-                content = Raw(
-                    payload.pack({"client_pid": client, "topic": call, "error": str(error)})
-                )
+                content = payload.pack({"client_pid": client, "topic": call, "error": str(error)})
                 self._node.route(self._node.pid(), [worker.pid], ERROR, content)
 
     def _without(
@@ -176,9 +176,12 @@ class Requests:
 
     # Without an answer
 
-    def _send(self, worker: Worker, frame: wire.Send) -> None:
-        to = [frame.to] if isinstance(frame.to, str) else frame.to
-        self._node.route(worker.pid, to, frame.topic, frame.payload)
+    def _send(self, worker: Worker, frame: wire.Send) -> Iterator[None] | None:
+        to = frame.to
+        if not isinstance(to, str):
+            return self._node.route_in_portions(worker.pid, to, frame.topic, frame.payload)
+        self._node.route(worker.pid, (to,), frame.topic, frame.payload)
+        return None
 
     def _taken(self, worker: Worker, frame: wire.Taken) -> None:
         worker.pipe.taken(frame.total)
@@ -223,9 +226,9 @@ class Requests:
         else:
             self._node.kernel.groups.leave(frame.group, pid)
 
-    def _broadcast(self, worker: Worker, frame: wire.Broadcast) -> None:
+    def _broadcast(self, worker: Worker, frame: wire.Broadcast) -> Iterator[None]:
         members = self._node.kernel.groups.members(frame.group)
-        self._node.route(worker.pid, members, frame.topic, frame.payload)
+        return self._node.route_in_portions(worker.pid, members, frame.topic, frame.payload)
 
     # Starting processes
 
@@ -273,7 +276,7 @@ class Requests:
             self._execs[self._launch(worker, pid, frame.spawn)] = worker, frame.ref
         except (WsrelayError, ValueError) as error:
             result = Result(error=_not_started(error))
-            worker.pipe.post(wire.Finished(frame.ref, result))
+            worker.pipe.post(wire.Finished(frame.ref, wire.Ended.of(result)))
 
     # With an answer
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, Protocol
 
-from msgspec import UNSET, Raw
+from msgspec import UNSET
 
 from wsrelay import wire
 from wsrelay.errors import NotAllowed
@@ -110,7 +110,9 @@ def _broadcast(frame: wire.Broadcast, _: PID, rights: Rights, sight: Sight) -> L
     return _left_out(sight.members(frame.group), frame.topic, frame.payload, rights, sight)
 
 
-def _left_out(to: Iterable[str], topic: str, content: Raw, rights: Rights, sight: Sight) -> LeftOut:
+def _left_out(
+    to: Iterable[str], topic: str, content: bytes, rights: Rights, sight: Sight
+) -> LeftOut:
     """Look at each client that is to be closed or controlled, and at where it is to go.
 
     It brings its metadata, which its new target believes: so nobody is moved to a process that may

@@ -111,6 +111,11 @@ _RIGHT: Final = {
     CONTROL: f"a payload has any of {', '.join(_Control.__struct_fields__)}",
 }
 
+_ORDERS: Final = {CLOSE, CONTROL}
+
+_LARGEST_ORDER: Final = 64 * 1024
+"""Bytes: metadata stays with its connection, where it may be 70 times as large."""
+
 _decode_send = msgspec.msgpack.Decoder(_Text | _Binary).decode
 _decode_close = msgspec.msgpack.Decoder(_Close | None).decode
 _decode_control = msgspec.msgpack.Decoder(_Control).decode
@@ -121,9 +126,13 @@ def may_be_sent(code: int) -> bool:
     return 1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999  # noqa: PLR2004
 
 
-def parse(topic: str, content: msgspec.Raw | bytes) -> Command:
+def parse(topic: str, content: bytes) -> Command:
     """Parse a message to a connection; what is wrong with it comes back as `Unusable`."""
     try:
+        if topic in _ORDERS and len(content) > _LARGEST_ORDER:
+            raise ValueError(  # noqa: TRY301 - as what the others raise
+                f"it has {len(content)} bytes, {_LARGEST_ORDER} are the most"
+            )
         match topic:
             case "ws.send":
                 return Send(_decode_send(content).data)
@@ -138,7 +147,7 @@ def parse(topic: str, content: msgspec.Raw | bytes) -> Command:
                     "which its client gets as JSON"
                 )
             case _:
-                return Send(_json(topic, payload.decode(content)))
+                return Send(_json(topic, payload.decode_bounded(content)))
     except (TypeError, ValueError, RecursionError) as error:
         what = str(error) or type(error).__name__
         if isinstance(error, msgspec.MsgspecError) and topic in _RIGHT:

@@ -7,8 +7,6 @@ import logging
 from collections.abc import Iterable
 from typing import Any, Literal
 
-from msgspec import Raw
-
 from wsrelay import errors, payload, wire
 from wsrelay.message import sendable
 from wsrelay.pid import PID, PIDSource, address, nameable
@@ -49,14 +47,20 @@ class WorkerContext:
 
     # Frames: what the synchronous and the asynchronous face write alike
 
-    def send_frame(self, to: str | Iterable[str], topic: str, content: Any) -> wire.Send:
-        """Build the frame of a message; raises `ReservedTopic`, `PayloadError`, `InvalidPID`."""
-        receivers = address(to) if isinstance(to, str) else [address(one) for one in to]
-        return wire.Send(receivers, sendable(topic), Raw(payload.encode(content)))
+    def send_frames(self, to: str | Iterable[str], topic: str, content: Any) -> list[wire.Send]:
+        """Build the frames of a message, which are several where it goes to more than 10,000.
+
+        Raises `ReservedTopic`, `PayloadError`, `InvalidPID`, `InvalidName`.
+        """
+        topic, data = sendable(topic), payload.encode(content)
+        if isinstance(to, str):
+            return [wire.Send(address(to), topic, data)]
+        receivers = [address(one) for one in to]
+        return [wire.Send(portion, topic, data) for portion in wire.portions(receivers)]
 
     def broadcast_frame(self, group: str, topic: str, content: Any) -> wire.Broadcast:
         """Build the frame of a message to a group."""
-        return wire.Broadcast(group, sendable(topic), Raw(payload.encode(content)))
+        return wire.Broadcast(group, sendable(topic), payload.encode(content))
 
     def spawn_frame(  # noqa: PLR0917 - the face's own order
         self,
@@ -116,7 +120,8 @@ class WorkerContext:
 
     def send(self, to: str | Iterable[str], topic: str, content: Any = None) -> None:
         """Send a message; the kernel has it on return."""
-        self.pipe.write(self.send_frame(to, topic, content))
+        for frame in self.send_frames(to, topic, content):
+            self.pipe.write(frame)
 
     def spawn(self, target: Any, host: str | None = None, /, *args: Any, **kwargs: Any) -> PID:
         """Start a process and return its PID at once."""
@@ -211,9 +216,10 @@ class WorkerContext:
 def answer(reply: wire.Reply | wire.Finished) -> Any:
     """Return a reply's value, or raise the error that it carries."""
     if isinstance(reply, wire.Finished):
-        if (problem := reply.result.error) is not None:
+        result = reply.result.opened()
+        if (problem := result.error) is not None:
             raise errors.ProcessError(problem.kind, problem.message, problem.traceback)
-        return reply.result.value
+        return result.value
     if reply.error is None:
         return reply.value
     kind = getattr(errors, reply.error, errors.WsrelayError)

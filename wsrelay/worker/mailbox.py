@@ -436,7 +436,8 @@ class Mailbox:
         self._taken += size
 
     def _signal(self, frame: wire.Signal, _: int) -> None:
-        event = Event(frame.kind, PID.trusted(frame.sender), frame.result, frame.reason)
+        result = None if frame.result is None else frame.result.opened()
+        event = Event(frame.kind, PID.trusted(frame.sender), result, frame.reason)
         del self._arrived[0]
         self.events.items.append((event, 0))
 

@@ -11,13 +11,12 @@ import traceback
 from collections.abc import Callable
 from typing import Any, Never
 
-from msgspec import Raw
 from setproctitle import setproctitle
 
 from wsrelay import current, osproc, payload, sizes, wire
 from wsrelay.duplex import Duplex
 from wsrelay.errors import PayloadError, WireError
-from wsrelay.message import ExitError, ExitKind
+from wsrelay.message import ExitKind
 from wsrelay.spawning import unpack_target
 
 from . import crashes, forks, generators, logs, signals
@@ -35,10 +34,13 @@ _RESERVE = 256 * 1024
 
 _SIGNALS = signal.valid_signals()
 
-_LONGEST = 256 * 1024
-"""Characters of a traceback or of an error's line: the last frame must fit into one."""
+_LONGEST = 64 * 1024
+"""Characters of a traceback: a recursion without end has 80,000."""
 
-_NOTHING = Raw(payload.encode(None))
+_LONGEST_LINE = 4096
+"""Characters of an error's line."""
+
+_NOTHING = payload.encode(None)
 
 
 def run(
@@ -107,7 +109,7 @@ def _live(pipe: WorkerPipe, confine: Callable[[], None]) -> int:
                 start.target, start.code, load_target, plain=start.plain
             )
     except LoadError as problem:
-        error = ExitError(ExitKind.START_FAILED, problem.message, problem.details or None)
+        error = _error(ExitKind.START_FAILED, problem.message, problem.details or None)
     except Exception as problem:  # noqa: BLE001 - whatever the user's pickles raise
         reserve.close()
         error = _failure(problem, ExitKind.START_FAILED)
@@ -122,7 +124,7 @@ def _live(pipe: WorkerPipe, confine: Callable[[], None]) -> int:
         except SystemExit as leaving:
             code = forks.exit_code(leaving)
             if code:
-                error = ExitError(ExitKind.EXIT, f"exit code {code}")
+                error = _error(ExitKind.EXIT, f"exit code {code}")
         except BaseException as problem:  # noqa: BLE001 - the handler's, whatever it is
             reserve.close()
             error = _failure(problem, ExitKind.ERROR)
@@ -141,31 +143,36 @@ def _live(pipe: WorkerPipe, confine: Callable[[], None]) -> int:
     return code or (1 if error else 0)
 
 
-def _failure(error: BaseException, kind: ExitKind) -> ExitError:
+def _error(kind: ExitKind, line: str, trace: str | None = None) -> wire.Error:
+    """Make an error of texts of any length."""
+    return wire.Error(kind, _cut(line, _LONGEST_LINE), trace and _cut(trace, _LONGEST))
+
+
+def _failure(error: BaseException, kind: ExitKind) -> wire.Error:
     """Tell what was raised, and a memory limit that was reached from other errors."""
-    text = _cut(user_traceback(error))
+    text = _cut(user_traceback(error), _LONGEST)
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     if isinstance(error, MemoryError) and limit != resource.RLIM_INFINITY:
         traceback.clear_frames(error.__traceback__)  # what filled the memory is let go
-        return ExitError(ExitKind.LIMIT, f"memory limit of {sizes.show(limit)} reached", text)
-    return ExitError(kind, _line(error), text)
+        return _error(ExitKind.LIMIT, f"memory limit of {sizes.show(limit)} reached", text)
+    return _error(kind, _line(error), text)
 
 
-def _data(result: Any) -> Raw:
+def _data(result: Any) -> bytes:
     try:
-        return Raw(payload.encode(result))
+        return payload.encode(result)
     except PayloadError as error:
         logger.warning("the handler's return value is dropped, %s", error)
         return _NOTHING
 
 
 def _line(error: BaseException) -> str:
-    text = _cut(str(error).partition("\n")[0])
+    text = str(error).partition("\n")[0]
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def _cut(text: str) -> str:
-    if len(text) <= _LONGEST:
+def _cut(text: str, longest: int) -> str:
+    if len(text) <= longest:
         return text
-    half = _LONGEST // 2
+    half = longest // 2
     return f"{text[:half]}... ({len(text)} characters) ...{text[-half:]}"
