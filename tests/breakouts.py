@@ -155,7 +155,7 @@ def crowd() -> None:
         while os.fork():
             pass
     except BlockingIOError:
-        process.registry.register("crowd")
+        process.registry.register("processes/crowd")
     time.sleep(60)
 
 

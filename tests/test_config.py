@@ -13,6 +13,7 @@ from wsrelay import Filesystem, Isolation, config
 from wsrelay.config import Address, ConfigError, Configuration
 from wsrelay.config.entries import KINDS
 from wsrelay.gateway import assembly, middleware
+from wsrelay.rights import Rights
 
 CONTRACT = """\
 version: "1.0"
@@ -168,6 +169,16 @@ def test_an_isolation_becomes_that_of_the_host(write: Write, tmp_path: Path) -> 
         no_new_privs=True,
         core_dumps=True,
     )
+
+
+def test_what_a_walled_in_host_may_do_names_hosts_by_their_ids(write: Write) -> None:
+    rights = {"may_spawn": ["b", "base:c"], "may_control": ["a"], "may_name": ["room:*"]}
+    walled = {"name": "a", "kind": "process.host", "network": "none", **rights}
+    write("conf/a.yaml", with_entries(walled, {"name": "b", "kind": "process.host"}))
+    other = with_entries({"name": "c", "kind": "process.host"}, namespace="base")
+    folder = write("conf/b.yaml", other).parent
+    host = assembly.hosts(load(folder))[0]
+    assert host.rights == Rights("app:a", ("app:b", "base:c"), ("app:a",), ("room:*",))
 
 
 def test_references_reach_across_files_and_namespaces(write: Write) -> None:

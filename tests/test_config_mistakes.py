@@ -223,6 +223,39 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
             "x.yaml:4: app:a: key 'method': 'a b' is no function name",
         ),
         (
+            ["{name: a, kind: process.host, network: none, may_control: [procesess]}", HOST],
+            (
+                "x.yaml:4: app:a: key 'may_control.0': there is no entry 'app:procesess'; did you "
+                "mean 'app:processes'?"
+            ),
+        ),
+        (
+            ["{name: a, kind: process.host, network: none, may_spawn: [room]}", ROOM],
+            (
+                "x.yaml:4: app:a: key 'may_spawn.0': 'app:room' is of kind process.python, not "
+                "process.host"
+            ),
+        ),
+        (
+            ["{name: a, kind: process.host, may_spawn: [processes]}", HOST],
+            (
+                "x.yaml:4: app:a: key 'may_spawn': needs user, filesystem or network: hosts "
+                "without them may do all of that"
+            ),
+        ),
+        (
+            ["{name: a, kind: process.host, network: none, may_name: ['']}"],
+            "x.yaml:4: app:a: key 'may_name': is ('',) and must be texts in a tuple, none empty",
+        ),
+        (
+            ["{name: a, kind: process.host, network: none, may_spawn: processes}", HOST],
+            "x.yaml:4: app:a: key 'may_spawn': must be a list, not 'app:processes'",
+        ),
+        (
+            ["{name: a, kind: process.host, may_name: [b], group: games}"],
+            "x.yaml:4: app:a: key 'group': 'games' needs a user",
+        ),
+        (
             ["{name: a, kind: process.python, module: app, host: procesess}", HOST],
             (
                 "x.yaml:4: app:a: key 'host': there is no entry 'app:procesess'; did you mean "

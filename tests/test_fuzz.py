@@ -27,6 +27,7 @@ from wsrelay.gateway.server import Server, ServerOptions
 from wsrelay.host import Worker
 from wsrelay.message import ExitError, ExitKind
 from wsrelay.pid import PID
+from wsrelay.rights import Rights
 
 EXAMPLES = int(os.environ.get("WSRELAY_FUZZ_EXAMPLES", "0"))
 FUZZ = settings(
@@ -149,19 +150,19 @@ WORKER_BYTES = bytes_of(
 
 
 @FUZZ
-@given(WORKER_BYTES)
+@given(WORKER_BYTES, st.booleans())
 def test_whatever_a_worker_writes_the_node_goes_on(
-    runner: asyncio.Runner, data: list[bytes]
+    runner: asyncio.Runner, data: list[bytes], walled: bool
 ) -> None:
-    runner.run(_written(data))
+    runner.run(_written(data, Rights("processes") if walled else None))
 
 
-async def _written(chunks: list[bytes]) -> None:
+async def _written(chunks: list[bytes], rights: Rights | None) -> None:
     """Let a worker that is only a pipe write this, beside one that is well-behaved."""
     unhandled = Unhandled(asyncio.get_running_loop())
     # Two is all that the host takes: what the bytes ask to be spawned is not.
     async with Node(hosts=[HostOptions(max_processes=2)]) as node:
-        bad, good = (_pipe_only(node, PID(pid)) for pid in PIDS[:2])
+        bad, good = (_pipe_only(node, PID(pid), rights) for pid in PIDS[:2])
         with bad.worker_end, good.worker_end:
             node.kernel.register("good", good.pid)
             for chunk in chunks:
@@ -192,10 +193,13 @@ async def _written(chunks: list[bytes]) -> None:
     assert not unhandled.problems
 
 
-def _pipe_only(node: Node, pid: PID) -> Worker:
+def _pipe_only(node: Node, pid: PID, rights: Rights | None) -> Worker:
     """A worker that the node knows and that has no process."""
     node.kernel.spawn(pid)
-    worker = Worker(pid, len(node._workers) + 1, node._requests.handle, node._exited, 1000)
+    requests = node._requests
+    received = requests.handle if rights is None else requests.handle_walled
+    worker = Worker(pid, len(node._workers) + 1, received, node._exited, 1000)
+    worker.rights = rights
     node._workers[pid] = worker
     return worker
 

@@ -297,7 +297,9 @@ async def test_other_workers_start_also_when_one_took_all_processes(
     host = Host(script, isolation, Limits(processes=10))
     async with Node(hosts=[host.options]) as node:
         crowd = node.spawn(f"{script}:crowd")
-        await until(lambda: "crowd" in node.kernel.names.of(crowd), "all processes are taken")
+        await until(
+            lambda: "processes/crowd" in node.kernel.names.of(crowd), "all processes are taken"
+        )
         assert await host.ending(node, "double", 2) == Result(4)
 
 

@@ -631,9 +631,18 @@ def test_the_host_that_may_do_something_to_one_may_not_do_it_to_another() -> Non
         ({"may_spawn": ("b",)}, "may_spawn needs user, filesystem or network"),
         ({"may_control": ("b",)}, "may_control needs user, filesystem or network"),
         ({"may_name": ("b",)}, "may_name needs user, filesystem or network"),
-        ({"may_spawn": "b", "isolation": NO_NETWORK}, "may_spawn is 'b' and must be a tuple"),
-        ({"may_control": (1,), "isolation": NO_NETWORK}, "may_control is (1,) and must be a tuple"),
-        ({"may_name": ("",), "isolation": NO_NETWORK}, "may_name is ('',) and must be a tuple"),
+        (
+            {"may_spawn": "b", "isolation": NO_NETWORK},
+            "may_spawn is 'b' and must be texts in a tuple",
+        ),
+        (
+            {"may_control": (1,), "isolation": NO_NETWORK},
+            "may_control is (1,) and must be texts in a tuple",
+        ),
+        (
+            {"may_name": ("",), "isolation": NO_NETWORK},
+            "may_name is ('',) and must be texts in a tuple",
+        ),
     ],
 )
 def test_rights_that_cannot_be_are_refused(options: dict[str, Any], said: str) -> None:

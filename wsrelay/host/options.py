@@ -101,9 +101,14 @@ class HostOptions(Struct, frozen=True, kw_only=True):
             if not isinstance(given, tuple) or not all(
                 isinstance(one, str) and one for one in given
             ):
-                problems.append((option, f"is {given!r:.80} and must be a tuple of texts"))
+                problems.append(
+                    (option, f"is {given!r:.80} and must be texts in a tuple, none empty")
+                )
             elif given and not self.isolation.walled:
                 problems.append(
-                    (option, "needs user, filesystem or network: other hosts may do all of that")
+                    (
+                        option,
+                        "needs user, filesystem or network: hosts without them may do all of that",
+                    )
                 )
         return problems
