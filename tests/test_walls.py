@@ -9,7 +9,7 @@ import shutil
 import sys
 import tempfile
 import typing
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -460,14 +460,12 @@ RUN = "{local@trusted|5}"
 class World:
     """What the rules see: a process in each host, one that runs for an `exec`, and a client."""
 
+    def __init__(self) -> None:
+        there = dict.fromkeys((THERE, CLIENT, "lobby", RUN), "trusted")
+        self.hosts = {HERE: "jail", **there}
+
     def host_of(self, to: str) -> str | None:
-        return {
-            HERE: "jail",
-            THERE: "trusted",
-            CLIENT: "trusted",
-            "lobby": "trusted",
-            RUN: "trusted",
-        }.get(to)
+        return self.hosts.get(to)
 
     def is_connection(self, to: str) -> bool:
         return to == CLIENT
@@ -477,9 +475,6 @@ class World:
 
     def has_bearer(self, name: str) -> bool:
         return name == "lobby"
-
-    def members(self, group: str) -> Iterable[PID]:
-        return [PID(HERE), PID(CLIENT)] if group == "all" else []
 
     def awaits(self, caller: PID, pid: str) -> bool:
         return (caller, pid) == (HERE, RUN)
@@ -516,7 +511,7 @@ FRAMES: dict[type[wire.Frame], tuple[list[wire.Frame], list[wire.Frame] | None]]
         ],
     ),
     wire.Broadcast: (
-        [wire.Broadcast("all", "ws.send", content(1)), wire.Broadcast("x", "ws.close", content(1))],
+        [wire.Broadcast("all", "ws.send", content(1)), wire.Broadcast("all", "x", content(1))],
         [wire.Broadcast("all", topic, content({})) for topic in ("ws.close", "ws.control")],
     ),
     wire.Spawn: (
@@ -579,11 +574,17 @@ def kinds(hint: Any) -> Iterator[type[wire.Frame]]:
 
 
 def is_refused(frame: wire.Frame, rights: Rights) -> bool:
+    """Whether it is refused, or kept from one of those whom it is for."""
     rule = walls.RULES[type(frame)]
     try:
-        return bool(rule and rule(frame, PID(HERE), rights, World()))
+        reach = rule(frame, PID(HERE), rights, World()) if rule is not None else None
+        if reach is not None:
+            to: Any = [HERE, CLIENT] if isinstance(frame, wire.Broadcast) else frame.to  # type: ignore[attr-defined]
+            for one in [to] if isinstance(to, str) else to:
+                reach(one)
     except NotAllowed:
         return True
+    return False
 
 
 def test_each_frame_that_a_worker_can_write_has_its_rule() -> None:
@@ -603,6 +604,22 @@ def test_a_rule_refuses_what_reaches_into_another_host(kind: type[wire.Frame]) -
     assert [frame for frame in refused or [] if not is_refused(frame, rights)] == []
     for frame in [*allowed, *(refused or [])]:
         assert type(frame) is kind
+
+
+def test_a_receiver_is_looked_at_when_its_turn_comes() -> None:
+    """Of many that is later than the frame, and clients move and targets start meanwhile."""
+    moving = wire.Send([CLIENT], "ws.control", content({"target_pid": NOBODY}))
+    for frame in (wire.Send([CLIENT], "ws.close", content(None)), moving):
+        world = World()
+        world.hosts[CLIENT] = "jail"
+        rule = walls.RULES[wire.Send]
+        assert rule is not None
+        reach = rule(frame, PID(HERE), Rights("jail"), world)
+        assert reach is not None
+        reach(CLIENT)
+        world.hosts[NOBODY if frame is moving else CLIENT] = "trusted"
+        with pytest.raises(NotAllowed):
+            reach(CLIENT)
 
 
 def test_the_host_that_may_do_something_to_one_may_not_do_it_to_another() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from wsrelay import payload, wire
@@ -22,6 +22,7 @@ from wsrelay.logrecord import fields
 from wsrelay.message import ERROR, ExitError, ExitKind, Result
 from wsrelay.pid import PID
 from wsrelay.printable import shortened
+from wsrelay.relay import command
 
 from . import walls
 
@@ -84,12 +85,12 @@ class Requests:
         rule, rights = walls.RULES[type(frame)], worker.rights
         assert rights is not None  # noqa: S101 - that is who comes here
         try:
-            left_out = rule(frame, worker.pid, rights, self) if rule is not None else None
+            reach = rule(frame, worker.pid, rights, self) if rule is not None else None
         except NotAllowed as error:
             self._refuse(worker, frame, error)
             return None
-        if left_out and isinstance(frame, wire.Send | wire.Broadcast):
-            frame = self._without(worker, frame, left_out)
+        if reach is not None and isinstance(frame, wire.Send | wire.Broadcast):
+            return self._route_within(worker, frame, reach)
         return self.handle(worker, frame)
 
     def worker_ended(self, worker: Worker, result: Result) -> None:
@@ -131,10 +132,6 @@ class Requests:
         """Whether a process has the name."""
         return self._node.kernel.names.get(name) is not None
 
-    def members(self, group: str) -> Iterable[PID]:
-        """Return a group's members."""
-        return self._node.kernel.groups.members(group)
-
     def awaits(self, caller: PID, pid: str) -> bool:
         """Whether the process runs for an `exec` of the caller."""
         process = self._node.kernel.find(pid, self._node.name)
@@ -161,18 +158,24 @@ class Requests:
                 content = payload.pack({"client_pid": client, "topic": call, "error": str(error)})
                 self._node.route(self._node.pid(), [worker.pid], ERROR, content)
 
-    def _without(
-        self, worker: Worker, frame: wire.Send | wire.Broadcast, left_out: walls.LeftOut
-    ) -> wire.Send:
-        """Return a message for those alone who may get it, and tell its sender of the others."""
-        for one, error in left_out.items():
-            if (process := self._node.kernel.find(one, self._node.name)) is not None:
-                self._node.clients.refuse(process.pid, worker.pid, frame.topic, str(error))
+    def _route_within(
+        self, worker: Worker, frame: wire.Send | wire.Broadcast, reach: walls.Reach
+    ) -> Iterator[None]:
+        """Deliver a message to those whom it may come to, and tell its sender of the others."""
         if isinstance(frame, wire.Broadcast):
-            to: Iterable[str] = self.members(frame.group)
+            receivers: Sequence[str] = self._node.kernel.groups.members(frame.group)
         else:
-            to = [frame.to] if isinstance(frame.to, str) else frame.to
-        return wire.Send([one for one in to if one not in left_out], frame.topic, frame.payload)
+            receivers = [frame.to] if isinstance(frame.to, str) else frame.to
+        given: command.Command | None = None
+        for to in receivers:
+            try:
+                reach(to)
+            except NotAllowed as error:
+                if (process := self._node.kernel.find(to, self._node.name)) is not None:
+                    self._node.clients.refuse(process.pid, worker.pid, frame.topic, str(error))
+            else:
+                given = self._node.route(worker.pid, (to,), frame.topic, frame.payload, given)
+            yield
 
     # Without an answer
 

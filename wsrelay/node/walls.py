@@ -7,24 +7,26 @@ The dead are not protected: what is asked of them concerns who asks alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 
 from msgspec import UNSET
 
 from wsrelay import wire
-from wsrelay.errors import NotAllowed
 from wsrelay.message import CLOSE, CONTROL
 from wsrelay.pid import PID
 from wsrelay.relay import command
 from wsrelay.rights import Rights
 
-__all__ = ["RULES", "LeftOut", "Rule", "Sight"]
+__all__ = ["RULES", "Reach", "Rule", "Sight"]
 
-LeftOut = Mapping[str, NotAllowed]
-"""The receivers of a message that do not get it, as the frame or the group names them, and why."""
+Reach = Callable[[str], None]
+"""Raises `NotAllowed` for a receiver of a message that it must not come to.
 
-Rule = Callable[[Any, PID, Rights, "Sight"], LeftOut | None]
+It is asked when the receiver's turn comes: of many that may be later, and clients move meanwhile.
+"""
+
+Rule = Callable[[Any, PID, Rights, "Sight"], Reach | None]
 """Given frame, process and rights: raises `NotAllowed` if nothing of the frame may be done."""
 
 
@@ -42,9 +44,6 @@ class Sight(Protocol):
 
     def has_bearer(self, name: str) -> bool:
         """Whether a process has the name."""
-
-    def members(self, group: str) -> Iterable[PID]:
-        """Return a group's members."""
 
     def awaits(self, caller: PID, pid: str) -> bool:
         """Whether the process runs for an `exec` of the caller."""
@@ -97,45 +96,32 @@ def _unregister(frame: wire.Unregister, _: PID, rights: Rights, sight: Sight) ->
     _control("unregister", frame.name, rights, sight)
 
 
-def _send(frame: wire.Send, _: PID, rights: Rights, sight: Sight) -> LeftOut | None:
-    if frame.topic not in (CLOSE, CONTROL):
-        return None
-    to = [frame.to] if isinstance(frame.to, str) else frame.to
-    return _left_out(to, frame.topic, frame.payload, rights, sight)
+def _send(frame: wire.Send, _: PID, rights: Rights, sight: Sight) -> Reach | None:
+    return _reach(frame.topic, frame.payload, rights, sight)
 
 
-def _broadcast(frame: wire.Broadcast, _: PID, rights: Rights, sight: Sight) -> LeftOut | None:
-    if frame.topic not in (CLOSE, CONTROL):
-        return None
-    return _left_out(sight.members(frame.group), frame.topic, frame.payload, rights, sight)
+def _broadcast(frame: wire.Broadcast, _: PID, rights: Rights, sight: Sight) -> Reach | None:
+    return _reach(frame.topic, frame.payload, rights, sight)
 
 
-def _left_out(
-    to: Iterable[str], topic: str, content: bytes, rights: Rights, sight: Sight
-) -> LeftOut:
+def _reach(topic: str, content: bytes, rights: Rights, sight: Sight) -> Reach | None:
     """Look at each client that is to be closed or controlled, and at where it is to go.
 
     It brings its metadata, which its new target believes: so nobody is moved to a process that may
     not be controlled.
     """
-    whole: NotAllowed | None = None
-    if topic == CONTROL and isinstance(given := command.parse(topic, content), command.Control):
-        try:
-            if given.target_pid is not UNSET:
-                _control("transfer clients to", given.target_pid, rights, sight)
-        except NotAllowed as error:
-            whole = error
-    left_out = {}
-    for one in to:
-        if not sight.is_connection(one):
-            continue  # to a worker it is a message like others
-        try:
-            if whole is not None:
-                raise whole
-            _control(f"send {topic} to", one, rights, sight)
-        except NotAllowed as error:
-            left_out[one] = error
-    return left_out
+    if topic not in (CLOSE, CONTROL):
+        return None
+    given = command.parse(topic, content) if topic == CONTROL else None
+    target = given.target_pid if isinstance(given, command.Control) else UNSET
+
+    def reach(to: str) -> None:
+        if sight.is_connection(to):  # to a worker it is a message like others
+            _control(f"send {topic} to", to, rights, sight)
+            if target is not UNSET:
+                _control("transfer clients to", target, rights, sight)
+
+    return reach
 
 
 RULES: Final[Mapping[type[wire.Frame], Rule | None]] = {
