@@ -101,6 +101,7 @@ async def scene(
     entries = {
         "app:double": Entry(f"{script}:double", "trusted"),
         "app:give": Entry(f"{script}:give"),
+        "app:take": Entry(f"{script}:take", "trusted"),
         "app:deaf": Entry(f"{script}:deaf", "trusted"),
         "app:eval": Entry(f"{script}:note", "jail"),
         "app:note": Entry(f"{script}:note", "trusted"),
@@ -177,6 +178,12 @@ async def test_may_spawn_opens_entries_of_that_host_with_data_alone(folder: Path
             said = await there.do("forge", how, "app:note", "trusted", str(ran))
             assert "with arguments that are data, not with a pickle" in said
     assert not ran.exists()
+
+
+async def test_what_may_spawn_starts_has_the_rights_of_its_host(folder: Path) -> None:
+    async with scene(folder, may_spawn=("trusted",)) as there:
+        pid = await there.do("call", "exec", "app:take", "trusted", "lobby")
+        assert PID(pid).host == "trusted"
 
 
 async def test_arguments_that_are_no_data_are_refused_where_they_are_handed_over(
@@ -300,6 +307,20 @@ async def test_monitors_and_messages_reach_everybody(folder: Path) -> None:
         assert await there.do("event") == ["LINK_DOWN", victim, "noproc"]
 
 
+async def test_names_and_groups_can_be_looked_at_and_groups_joined_by_everybody(
+    folder: Path,
+) -> None:
+    async with scene(folder) as there:
+        there.node.register("lobby", there.trusted)
+        assert await there.do("call", "registry.lookup", "lobby") == there.trusted
+        await there.do("call", "groups.join", "all", host="trusted")
+        await there.do("call", "groups.join", "all")
+        members = [there.trusted, there.jailed]
+        assert await there.do("call", "groups.members", "all") == members
+        await there.do("call", "groups.broadcast", "all", "news", 1, host="trusted")
+        await there.journal.line("news")
+
+
 async def test_may_control_opens_all_of_it(folder: Path) -> None:
     async with scene(folder, may_control=("trusted",)) as there:
         node, victim = there.node, await there.victim()
@@ -399,6 +420,17 @@ async def test_no_client_is_moved_to_another_host(folder: Path) -> None:
         assert connection is not None
         assert connection.target == there.jailed
         assert not there.journals["trusted"].lines("ws.join")
+
+
+async def test_what_was_done_to_a_client_stays_when_others_move_it(folder: Path) -> None:
+    async with scene(folder) as there, joined(there, "jail") as (websocket, me):
+        await there.do("call", "link", me)
+        await there.do("call", "send", me, "ws.control", {"metadata": {"user": "root"}})
+        there.node.send(me, "ws.control", {"target_pid": there.trusted})
+        join = await there.journals["trusted"].line("ws.join")
+        assert join["payload"]["metadata"] == {"user": "root"}
+        there.node.terminate(there.jailed)
+        assert await closed(websocket) == (1011, "linked process ended")
 
 
 async def test_may_control_lets_clients_be_moved(folder: Path) -> None:

@@ -35,6 +35,11 @@ def deaf() -> None:
     time.sleep(600)
 
 
+def take(name: str) -> str:
+    process.registry.register(name)
+    return process.pid()
+
+
 def give(*args: Any, **kwargs: Any) -> list[Any]:
     return [args, kwargs]
 

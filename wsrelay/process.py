@@ -165,7 +165,8 @@ def spawn(target: Any, host: str | None = None, /, *args: Any, **kwargs: Any) ->
 
     `target` is `path/to/script.py:function`, `module:function` or any callable; `host` names the
     process host (None: one's own, on the node its first). Raises `InvalidTarget`, `UnknownHost`,
-    `PayloadError` and, on the node, `HostFull`.
+    `PayloadError`, on the node `HostFull`, and in a walled-in host `NotAllowed`: it starts only
+    entries of hosts that its `may_spawn` lists, and what it hands them is data.
     """
     return current.caller().spawn(target, host, *args, **kwargs)
 
@@ -292,7 +293,8 @@ class registry:  # noqa: N801 - used like a module
     def register(name: str, pid: str | None = None) -> None:
         """Give a name to a living process (None: this one).
 
-        Raises `NameTaken`, `InvalidPID`, and `InvalidName` for a process that is not alive.
+        Raises `NameTaken`, `InvalidPID`, `InvalidName` for a process that is not alive, and in a
+        walled-in host `NotAllowed`, as `unregister` does.
         """
         current.caller().register(name, pid)
 
@@ -303,7 +305,7 @@ class registry:  # noqa: N801 - used like a module
 
     @staticmethod
     def unregister(name: str) -> None:
-        """Free a name; raises `NameNotFound`."""
+        """Free a name; raises `NameNotFound`, and `NotAllowed`."""
         current.caller().unregister(name)
 
 

@@ -64,7 +64,7 @@ def unpack_target(
     `plain`: the code is what `pack_plain` gave, and nothing is unpickled.
     """
     if plain:
-        given = payload.decode(code)
+        given = payload.decode_bounded(code)
         args, kwargs = msgspec.convert(given, tuple[tuple[Any, ...], dict[str, Any]])
         return load(targets.parse(text or "")), args, kwargs
     folder, content = pickle.loads(code) if code else (None, b"")  # noqa: S301 - the spawner's
