@@ -278,6 +278,19 @@ async def test_the_frames_themselves_are_refused(folder: Path) -> None:
         assert await there.node.started(victim) is None
 
 
+async def test_a_refused_start_is_looked_at_like_others(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What stands in the log of it is no text that its frame has made up."""
+    spawn = wire.Spawn("{local@trusted|1}", "\x1b[2J", None, b"")
+    for frame in (spawn, wire.Exec(1, spawn), wire.GetOrSpawn(1, "x", spawn)):
+        async with scene(folder) as there:
+            there.node.send(there.jailed, "do", ["raw", wire.pack(frame)])
+            await until(lambda: there.jailed not in there.node.workers, "it was ended for that")
+    assert caplog.text.count("it wrote garbage on its pipe") == 3
+    assert "\x1b" not in caplog.text
+
+
 async def test_its_own_host_s_processes_are_its_own(folder: Path) -> None:
     async with scene(folder) as there:
         node = there.node

@@ -95,6 +95,10 @@ def frame(kind: str, *args: Any) -> None:
     current.worker().pipe.write(getattr(wire, kind)(*args))
 
 
+def raw(data: bytes) -> None:
+    current.worker().pipe.ends.write_all(data)
+
+
 def ask(kind: str, *args: Any) -> Any:
     return current.worker().ask(getattr(wire, kind)(next(_refs), *args), 20)
 
@@ -164,6 +168,7 @@ def event() -> list[Any]:
 ORDERS: dict[str, Callable[..., Any]] = {
     "call": call,
     "frame": frame,
+    "raw": raw,
     "ask": ask,
     "start": start,
     "forge": forge,

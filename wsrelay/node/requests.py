@@ -140,6 +140,10 @@ class Requests:
 
     def _refuse(self, worker: Worker, frame: wire.FromWorker, error: NotAllowed) -> None:
         """Tell a worker, and once the log, that nothing of a frame is done."""
+        if isinstance(frame, wire.Spawn):
+            self._own_pid(worker, frame)
+        elif isinstance(frame, wire.Exec | wire.GetOrSpawn):
+            self._own_pid(worker, frame.spawn)
         call = _call(frame)
         if self._node.mistakes.first(worker.pid, f"{call}: {error}"):
             about = self._node.about(worker)
