@@ -214,6 +214,23 @@ def meddle(allowed: str, readable: str, outside: str) -> dict[str, Any]:
     )
 
 
+def look(victim: int, outside: str) -> dict[str, Any]:
+    """Look at what all users of the machine may see."""
+    return tried(
+        {
+            "command line": lambda: read(f"/proc/{victim}/cmdline"),
+            "state": lambda: read(f"/proc/{victim}/stat"),
+            "size": lambda: os.stat(outside),
+            "content": lambda: read(outside),
+        }
+    )
+
+
+def connect(name: str) -> dict[str, Any]:
+    """Connect to an abstract Unix socket."""
+    return tried({"connect": lambda: socket.socket(socket.AF_UNIX).connect(f"\0{name}")})
+
+
 def signal_other(pid: int) -> dict[str, Any]:
     return tried({"signal": lambda: os.kill(pid, signal.SIGTERM)})
 
@@ -310,6 +327,7 @@ def reach_the_kernel() -> dict[str, Any]:
             "its number": lambda: checked(libc.shmctl(0, 2, buffer)),  # IPC_STAT
             "semaphore": lambda: checked(libc.semget(4711, 1, 0)),
             "queue": lambda: checked(libc.msgget(4711, 0)),
+            "kernel's log": lambda: old_call(103, 116, 10, None, 0),  # its size
             "POSIX queue": lambda: old_call(240, 180, b"nowhere", os.O_RDWR, 0, None),
             "terminal input": lambda: checked(libc.ioctl(0, 0x5412, b"x")),  # TIOCSTI
             "x32": lambda: call(0x40000000 + 39),

@@ -505,15 +505,41 @@ async def test_a_path_that_does_not_exist_is_refused(tmp_path: Path) -> None:
 
 
 @linux
-async def test_workers_of_a_host_with_listed_files_signal_nobody_outside(
-    script: Path, victim: subprocess.Popen[bytes]
+@walls
+async def test_workers_of_a_walled_host_signal_nobody_outside(
+    script: Path, isolation: Isolation, victim: subprocess.Popen[bytes]
 ) -> None:
     if landlock.version() < 6:
         pytest.skip("this kernel's Landlock knows no scopes")
-    host = Host(script, Isolation(filesystem=Filesystem()))
-    tries = await host.value("signal_other", victim.pid)
+    tries = await Host(script, isolation).value("signal_other", victim.pid)
     assert victim.poll() is None
     assert tries == {"signal": errno.EPERM}
+
+
+@linux
+async def test_workers_of_a_host_with_listed_files_reach_no_abstract_socket_outside(
+    script: Path,
+) -> None:
+    if landlock.version() < 6:
+        pytest.skip("this kernel's Landlock knows no scopes")
+    name = f"wsrelay-test-{os.getpid()}"
+    with socket.socket(socket.AF_UNIX) as outside:
+        outside.bind(f"\0{name}")
+        outside.listen()
+        tries = await Host(script, Isolation(filesystem=Filesystem())).value("connect", name)
+        free = await Host(script, Isolation()).value("connect", name)
+    assert (tries, free) == ({"connect": errno.EPERM}, {"connect": "did"})
+
+
+@linux
+async def test_what_all_users_see_of_processes_and_files_stays_visible(
+    script: Path, tmp_path: Path, victim: subprocess.Popen[bytes]
+) -> None:
+    (tmp_path / "outside").write_text("content")
+    host = Host(script, Isolation(filesystem=Filesystem(), network="none"))
+    seen = await host.value("look", victim.pid, str(tmp_path / "outside"))
+    assert seen.pop("content") == errno.EACCES
+    assert set(seen.values()) == {"did"}
 
 
 @linux

@@ -57,11 +57,6 @@ class Isolation(Struct, frozen=True, kw_only=True):
     no_new_privs: bool = False
     core_dumps: bool = False
 
-    @property
-    def is_walled(self) -> bool:
-        """Whether the host is kept from the rest of the system, not only guarded from mistakes."""
-        return self.user is not None or self.filesystem is not None or self.network != "host"
-
     def __post_init__(self) -> None:
         """Raise `InvalidOptions` for what cannot be, before any process is started."""
         problems = []
@@ -92,15 +87,15 @@ def enter(isolation: Isolation, scripts: Iterable[Path]) -> None:
         os.umask(isolation.umask)
     if isolation.environment is not None:
         _keep_variables(isolation.environment)
-    if isolation.is_walled:
+    if isolation.walled:
         osproc.bound_capabilities()
     if isolation.user is not None:
         _become(isolation.user, isolation.group)
-    if isolation.is_walled:
+    if isolation.walled:
         osproc.drop_capabilities()
     if isolation.working_directory is not None:
         _change_to(isolation.working_directory)
-    if isolation.no_new_privs or isolation.is_walled:
+    if isolation.no_new_privs or isolation.walled:
         osproc.no_new_privileges()
     _wall_in(isolation, scripts)
 

@@ -89,7 +89,8 @@ OTHERS: Final[tuple[Call, ...]] = (
     Call("sched_setattr", 314, 274, unless=_SELF),
     Call("migrate_pages", 256, 238, unless=_SELF),
     Call("move_pages", 279, 239, unless=_SELF),
-    # What all processes of a user, or of the machine, have in common and is no file. With the
+    # What all processes of a user, or of the machine, have in common and is no file (syslog is the
+    # kernel's log). With the
     # number of one, which can be guessed, nobody has to ask for it by its key first.
     Call("shmget", 29, 194),
     Call("shmat", 30, 196),
@@ -107,6 +108,7 @@ OTHERS: Final[tuple[Call, ...]] = (
     Call("add_key", 248, 217),
     Call("request_key", 249, 218),
     Call("keyctl", 250, 219),
+    Call("syslog", 103, 116),
     # Namespaces: inside one of its own a process has all capabilities. The flags of clone3 lie in
     # memory, where no filter looks; glibc takes clone if there is none.
     Call("clone", 56, 220, unless=(Condition(0, 0, _NAMESPACES & ~_CLONE_NEWTIME),)),

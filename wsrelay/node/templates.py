@@ -148,8 +148,8 @@ def _warn(hosts: Iterable[HostOptions]) -> None:
     for host in hosts:
         if left := doubts(host.isolation):
             logger.warning(
-                "process host %s has no `user` of its own. So in spite of its walls its processes "
-                "may do what the node's user may, and that is: %s. Give it a user",
+                "process host %s has no `user` of its own, so that in spite of its walls its "
+                "processes can %s. Give it a user: that needs a node that runs as root",
                 host.name,
                 "; ".join(left),
             )
