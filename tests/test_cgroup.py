@@ -119,6 +119,11 @@ def test_a_container_sees_a_part_of_the_tree_as_the_whole(tree: Tree) -> None:
     assert tree.find() == Place(inner, occupied=True)
     tree.node_in("/docker/1f0")
     assert "no cgroup v2 at hand" in tree.refusal()
+    tree.node_in("/../1f")
+    assert "no cgroup v2 at hand" in tree.refusal()
+    tree.mounts(root="/..")
+    tree.node_in("/")
+    assert "no cgroup v2 at hand" in tree.refusal()
 
 
 def test_under_systemd_the_cgroup_must_be_delegated(
@@ -156,6 +161,8 @@ def test_a_controller_that_is_not_there_is_named_with_what_to_do(tree: Tree) -> 
 def test_without_cgroup_v2_it_says_how_to_get_it(tree: Tree, tmp_path: Path) -> None:
     (tree.proc / "self/cgroup").write_text("4:memory:/\n")
     assert "start the system with systemd.unified_cgroup_hierarchy=1" in tree.refusal()
+    tree.node_in("/hidden")
+    assert tree.refusal() == f"the node's cgroup {tree.mount}/hidden: No such file or directory"
     with pytest.raises(CgroupError, match="only Linux has cgroups"):
         find(ALL, tmp_path / "nothing")
 

@@ -96,7 +96,10 @@ def find(
     """
     place = _place(_own(proc), systemd.exists())
     folder = place.folder
-    there = (folder / "cgroup.controllers").read_text().split()
+    try:
+        there = (folder / "cgroup.controllers").read_text().split()
+    except OSError as error:
+        raise CgroupError(f"the node's cgroup {folder}: {error.strerror}") from None
     if missing := [name for name in _controllers(limits) if name not in there]:
         raise CgroupError(
             f"the cgroup {folder} has no controller {', '.join(missing)} (it has: "
@@ -123,14 +126,13 @@ def _own(proc: Path) -> Path:
         mounts = (proc / "self/mountinfo").read_text().splitlines()
     except OSError:
         raise CgroupError("only Linux has cgroups") from None
-    path = next((line[3:] for line in lines if line.startswith("0::")), None)
-    for mount in mounts if path is not None else ():
+    # What begins with /.. lies outside of the namespace's root.
+    paths = [Path(line[3:]) for line in lines if re.match(r"0::/(?!\.\.)", line)]
+    for path, mount in itertools.product(paths, mounts):
         fields = mount.split()
-        if fields[fields.index("-") + 1] == "cgroup2":
-            root, point = (_unescaped(field) for field in fields[3:5])
-            inside = os.path.relpath(str(path), root)
-            if not inside.startswith(".."):
-                return Path(point, inside)
+        root, point = (Path(_unescaped(field)) for field in fields[3:5])
+        if fields[fields.index("-") + 1] == "cgroup2" and path.is_relative_to(root):
+            return point / path.relative_to(root)
     raise CgroupError(
         "the system has no cgroup v2 at hand: mount it (`mount -t cgroup2 none /sys/fs/cgroup`), "
         "or start the system with systemd.unified_cgroup_hierarchy=1"
