@@ -345,23 +345,23 @@ async def test_a_head_counts_alike_however_it_arrives(
 
 
 async def test_a_body_is_no_head() -> None:
-    async with fronted(endpoint(hello), max_head_size=100) as (_, url), connected(url) as streams:
+    async with fronted(endpoint(hello), max_head_size=1024) as (_, url), connected(url) as streams:
         reader, out = streams
         out.write(b"GET / HTTP/1.1\r\nHost: here\r\nContent-Length: 5000\r\n\r\n" + bytes(5000))
         assert (await answer(reader)).startswith("HTTP/1.1 200 ")
 
 
 async def test_a_later_request_s_head_counts_too() -> None:
-    async with fronted(endpoint(hello), max_head_size=100) as (_, url), connected(url) as streams:
+    async with fronted(endpoint(hello), max_head_size=1024) as (_, url), connected(url) as streams:
         reader, out = streams
-        out.write(REQUEST + sized(101))
+        out.write(REQUEST + sized(1025))
         assert (await answer(reader)).startswith("HTTP/1.1 200 ")
         assert b"HTTP/1.1 431 " in await rest(reader)
 
 
 async def test_an_answer_reaches_a_client_that_is_still_sending() -> None:
     """A socket that is closed with bytes unread is reset, and the answer with it."""
-    async with fronted(endpoint(hello), max_head_size=100) as (_, url), connected(url) as streams:
+    async with fronted(endpoint(hello), max_head_size=1024) as (_, url), connected(url) as streams:
         reader, out = streams
         for _ in range(20):
             out.write(b"x" * 100_000)

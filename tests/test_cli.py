@@ -1,4 +1,4 @@
-"""`wsrelay run` as a user meets it: a real process, real sockets, real signals (contract 6)."""
+"""`wsrelay run` as a user meets it: a real process, real sockets, real signals."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from wsrelay import __main__ as command
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # without it httpx reads the system's for 0.2 s
 ROOT = str(Path(command.__file__).parent)
 GRACE = 2.0
-"""Seconds that `wsrelay run` gives its workers at the end (contract section 6)."""
+"""Seconds that `wsrelay run` gives its workers at the end."""
 
 ACTOR = """
     import contextlib, json, logging, os, signal, subprocess, sys, time
@@ -995,6 +995,29 @@ def test_the_command_explains_itself() -> None:
     done = subprocess.run([*command, "run"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "Missing argument 'TARGET'" in done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_command_whose_output_cannot_be_written_ends_with_a_line_that_says_so(
+    acting: Running, unbuffered: str
+) -> None:
+    node = ["--node", f":{acting.address.rpartition(':')[2]}"]
+    seen = [[name, *node] for name in ("ps", "tree", "connections", "top")]
+    as_json = [[*command, "--json"] for command in seen]
+    others = [["--help"], ["completion", "bash"], ["check", "-c", f"{HANDLERS}/relay.yaml"]]
+    for arguments in (*seen, *as_json, *others):
+        with Path("/dev/full").open("wb") as full:
+            done = subprocess.run(
+                [sys.executable, "-m", "wsrelay", *arguments],
+                stdout=full,
+                stderr=subprocess.PIPE,
+                env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+                text=True,
+                check=False,
+            )
+        said = "wsrelay: the output cannot be written: No space left on device\n"
+        assert (done.returncode, done.stderr) == (1, said), arguments
 
 
 # Limits and edits

@@ -1,4 +1,4 @@
-"""The relay inside other people's applications and servers (contract section 5)."""
+"""The relay inside other people's applications and servers."""
 
 from __future__ import annotations
 

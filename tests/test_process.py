@@ -1,4 +1,4 @@
-"""What a handler can do: `wsrelay.process` and `wsrelay.aio.process` (contract section 3)."""
+"""What a handler can do: `wsrelay.process` and `wsrelay.aio.process`."""
 
 from __future__ import annotations
 

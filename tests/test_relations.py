@@ -1,4 +1,4 @@
-"""Monitors, links, events, names and groups of real processes and connections (contract 3)."""
+"""Monitors, links, events, names and groups of real processes and connections."""
 
 from __future__ import annotations
 

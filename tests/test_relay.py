@@ -1,4 +1,4 @@
-"""The relay end to end: real clients, real sockets, real workers (contract section 2)."""
+"""The relay end to end: real clients, real sockets, real workers."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ def _control(session: Session, **fields: Any) -> list[Effect]:
 
 
 def _ended(code: int, reason: str = "") -> Ended:
-    """What a connection that was closed with this code ends with (contract section 2)."""
+    """What a connection that was closed with this code ends with."""
     value = {"code": code, "reason": reason}
     if code in (1000, 1001, 1005) or 3000 <= code <= 4999:
         return Ended(Result(value))

@@ -1,4 +1,4 @@
-"""Durations as people write them: `30s`, `1m30s`, `500ms` (contract section 2)."""
+"""Durations as people write them: `30s`, `1m30s`, `500ms`."""
 
 from __future__ import annotations
 

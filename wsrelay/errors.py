@@ -51,7 +51,7 @@ class WsrelayError(Exception):
 
 
 class InvalidPID(WsrelayError, ValueError):  # noqa: N818 - contract name
-    """The text is not of the form `{node@host|id}` (contract section 1)."""
+    """The text is not of the form `{node@host|id}`."""
 
     def __init__(self, text: object) -> None:
         super().__init__(
@@ -64,7 +64,7 @@ class InvalidName(WsrelayError, ValueError):  # noqa: N818 - like InvalidPID
 
 
 class InvalidTarget(WsrelayError, ValueError):  # noqa: N818 - contract name
-    """A spawn target of no known form (contract section 3, `spawn`)."""
+    """A spawn target of no known form, see `wsrelay.process.spawn`."""
 
 
 class UnknownHost(WsrelayError, LookupError):  # noqa: N818 - contract name
@@ -88,7 +88,7 @@ class ReservedTopic(WsrelayError, ValueError):  # noqa: N818 - contract name
 
 
 class PayloadError(WsrelayError, TypeError):
-    """A payload holds something that is not data (contract section 3)."""
+    """A payload holds something that is not data."""
 
 
 class ChannelClosed(WsrelayError):  # noqa: N818 - contract name
@@ -164,7 +164,7 @@ def phrase(kind: str, message: str) -> str:
 
 
 class RelayRefused(WsrelayError, ValueError):  # noqa: N818 - reads as a sentence
-    """The `X-WS-Relay` header or a relay command is not what contract section 2 says."""
+    """The `X-WS-Relay` header or a relay command is not what the README says."""
 
 
 class WireError(WsrelayError, ValueError):

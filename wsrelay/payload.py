@@ -1,4 +1,4 @@
-"""Payloads: plain data to MessagePack and back (contract section 3)."""
+"""Payloads: plain data to MessagePack and back."""
 
 from __future__ import annotations
 

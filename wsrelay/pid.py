@@ -1,4 +1,4 @@
-"""Process identifiers: `{node@host|id}` (contract section 1)."""
+"""Process identifiers: `{node@host|id}`."""
 
 from __future__ import annotations
 

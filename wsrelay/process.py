@@ -1,4 +1,4 @@
-"""What handlers import: `from wsrelay import process` (contract section 3).
+"""What handlers import: `from wsrelay import process`.
 
 In a worker each function speaks for that worker. In an HTTP handler the functions that do not
 wait speak for the node: `spawn`, `get_or_spawn`, `send`, `cancel`, `terminate`, `registry` and

@@ -1,4 +1,4 @@
-"""`wsrelay.process` for `async def` handlers: what can wait is awaitable (contract section 3).
+"""`wsrelay.process` for `async def` handlers: what can wait is awaitable.
 
 Awaited here: `send`, `drain`, `exec`, `select`, `get_or_spawn`, `Channel.receive`, all of
 `registry`, `groups.members` and `groups.broadcast`; channels are asynchronous iterators. Everything

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
-from typing import Final
+from typing import Any, Final
 
 import click
 
@@ -28,8 +29,24 @@ _COMMANDS: Final = {
 }
 
 
+_UNWRITABLE: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+"""What standard output fails with, on a full disk for example; EPIPE is click's."""
+
+
 class _Commands(click.Group):
     """Imports a command when it is used: none waits for the libraries of the others."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run a command; one whose output cannot be written ends with a line that says so."""
+        try:
+            return super().main(*args, **kwargs)
+        except OSError as error:
+            if error.errno not in _UNWRITABLE or error.filename is not None:
+                raise
+            from .running import fail  # noqa: PLC0415 - most commands go well
+
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is buffered is written at the exit
+            fail(f"the output cannot be written: {error.strerror}")
 
     def list_commands(self, _ctx: click.Context) -> list[str]:
         """Return all names."""

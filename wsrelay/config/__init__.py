@@ -1,4 +1,4 @@
-"""Configuration files (contract section 4): read, checked as a whole, all mistakes at once."""
+"""Configuration files (`docs/configuration.md`): read, checked as a whole, all mistakes at once."""
 
 from .configuration import Configuration, Where
 from .entries import (

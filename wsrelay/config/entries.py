@@ -1,4 +1,4 @@
-"""The kinds of entries and their keys (contract section 4).
+"""The kinds of entries and their keys (`docs/configuration.md`).
 
 Once loaded, references are full ids, paths absolute, durations seconds and sizes bytes. The
 bounds of values are told by what the entries become, `HostOptions` and the like, and not here.

@@ -1,8 +1,9 @@
 """A relayed WebSocket connection after its upgrade: from bytes to messages and back.
 
 Whole messages and pongs are taken apart here, all other frames by wsproto. It holds the promises
-of contract section 2 that a portable server does not give: keepalive that never takes a busy target
-for a dead client, and a close that a client which does not read cannot hold up.
+that a portable server does not give ("Under which server" in `docs/semantics.md`): keepalive that
+never takes a busy target for a dead client, and a close that a client which does not read cannot
+hold up.
 """
 
 from __future__ import annotations

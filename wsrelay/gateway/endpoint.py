@@ -1,4 +1,4 @@
-"""Endpoint functions of a configuration as ASGI applications (contract section 4)."""
+"""Endpoint functions of a configuration as ASGI applications."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class Scope(enum.StrEnum):
 
 
 class ScriptOptions(Struct, frozen=True, kw_only=True):
-    """How a script is served (contract section 6); `room_linger` in seconds.
+    """How a script is served; `room_linger` in seconds.
 
     `allowed_hosts` as in `Hosts`: empty, only loopback names pass. Of `subprotocols` a client gets
     the first that it offers.

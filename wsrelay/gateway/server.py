@@ -30,7 +30,7 @@ _GRACE: Final = 2
 
 _BOUNDS: Final = {
     "max_message_size": Bounds(1, MOST, "1 byte or more", whole=True),
-    "max_head_size": Bounds(1, MOST, "1 byte or more", whole=True),
+    "max_head_size": Bounds(1024, MOST, "1KB or more", whole=True),
     "max_connections": Bounds(0, MOST, "0 or more (0: any number)", whole=True),
     "max_connections_per_ip": Bounds(0, MOST, "0 or more (0: any number)", whole=True),
     "header_timeout": Bounds(1e-9, MOST, "more than 0 seconds"),
@@ -43,8 +43,8 @@ _BOUNDS: Final = {
 class ServerOptions(Struct, frozen=True, kw_only=True):
     """How a server treats its connections: sizes in bytes, times in seconds; 0 connections: any.
 
-    A request's head is its request line and headers. `header_timeout` is for the head, from the
-    first byte on, and the TLS handshake.
+    A request's head is its request line and headers; a browser's upgrade has some 600 bytes.
+    `header_timeout` is for the head, from the first byte on, and the TLS handshake.
     """
 
     max_message_size: int = 16 * 1024 * 1024

@@ -43,7 +43,7 @@ _BOUNDS: Final = {
 
 
 class HostOptions(Struct, frozen=True, kw_only=True):
-    """One process host (contract section 4, kind `process.host`).
+    """One process host: the kind `process.host` of `docs/configuration.md`.
 
     `preload` names modules and `targets` functions of scripts or modules; all are loaded once, in
     the template, within `start_timeout`, and shared by every worker. `arguments` are in `sys.argv`,

@@ -1,6 +1,6 @@
 """What a process can tell a connection: `ws.send`, `ws.close`, `ws.control` or a topic of its own.
 
-Parsed once per message, also when it goes to many connections (contract section 2).
+Parsed once per message, also when it goes to many connections.
 """
 
 from __future__ import annotations

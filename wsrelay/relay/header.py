@@ -1,4 +1,4 @@
-"""The `X-WS-Relay` response header (contract section 2)."""
+"""The `X-WS-Relay` response header."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`WebSocketRelay`: plain ASGI middleware (contract sections 2 and 5)."""
+"""`WebSocketRelay`: plain ASGI middleware."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which origins may connect (contract section 2; RFC 6454, RFC 6455 section 10.2)."""
+"""Which origins may connect (RFC 6454, RFC 6455 section 10.2)."""
 
 from __future__ import annotations
 

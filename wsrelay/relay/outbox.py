@@ -1,4 +1,4 @@
-"""What waits for a client that reads slowly, bounded in bytes (contract section 2)."""
+"""What waits for a client that reads slowly, bounded in bytes."""
 
 from __future__ import annotations
 

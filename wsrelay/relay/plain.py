@@ -1,4 +1,4 @@
-"""The response to a plain HTTP request on its way to the client (contract section 2)."""
+"""The response to a plain HTTP request on its way to the client."""
 
 from __future__ import annotations
 

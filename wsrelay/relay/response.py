@@ -15,7 +15,7 @@ __all__ = ["RelayResponse"]
 
 
 class RelayResponse(Response):
-    """A Starlette response with the `X-WS-Relay` header (contract section 2).
+    """A Starlette response with the `X-WS-Relay` header.
 
     `heartbeat_interval` is a duration such as `30s`. `subprotocol` is one that the client offers
     (`request.scope["subprotocols"]`); a browser that offers some and is told none closes. Raises

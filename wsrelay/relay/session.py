@@ -1,4 +1,4 @@
-"""One connection of the relay (contract section 2), as a pure machine.
+"""One connection of the relay, as a pure machine (`docs/architecture.md`).
 
     HANDSHAKING --opened--> OPEN --begin of an end--> CLOSING --client_gone--> CLOSED
 
@@ -416,7 +416,7 @@ def close_for(result: Result, *, join_read: bool) -> tuple[int, str]:
 def _result(code: int, reason: str) -> Result:
     """Return the exit result of a connection that was closed with this code."""
     value = {"code": code, "reason": reason}
-    if code in (1000, 1001, 1005) or 3000 <= code <= 4999:  # noqa: PLR2004 - contract section 2
+    if code in (1000, 1001, 1005) or 3000 <= code <= 4999:  # noqa: PLR2004 - `docs/semantics.md`
         return Result(value)
     kind = ExitKind.DISCONNECTED if code == 1006 else ExitKind.ERROR  # noqa: PLR2004 - RFC 6455
     return Result(value, ExitError(kind, f"closed with {code} {reason}".rstrip()))

@@ -1,4 +1,4 @@
-"""Middleware that a configuration names (contract section 4)."""
+"""Middleware that a configuration names (`docs/configuration.md`)."""
 
 from .registry import MIDDLEWARE, check, wrap
 

@@ -28,7 +28,7 @@ class RelayOptions(Options):
 
 
 def relay(app: App, options: RelayOptions, node: Node | None) -> App:
-    """Relay upgrades (contract section 2)."""
+    """Relay upgrades."""
     return WebSocketRelay(
         app,
         node=node,
