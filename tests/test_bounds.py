@@ -32,6 +32,7 @@ from wsrelay.errors import WireError
 from wsrelay.host import NodePipe
 from wsrelay.kernel import Kernel
 from wsrelay.pid import PID
+from wsrelay.sizes import ITEM
 
 pytestmark = pytest.mark.anyio
 
@@ -383,7 +384,7 @@ async def test_the_window_and_one_frame_are_on_their_way_and_the_rest_waits(pipe
     pipe.queue(deliver(4 * KB))
     assert (pipe._in_flight, pipe.backlog) == (128 * KB, 0), "at the window"
     pipe.queue(deliver(4 * KB))
-    assert (pipe._in_flight, pipe.backlog) == (128 * KB, 4 * KB), "above it"
+    assert (pipe._in_flight, pipe.backlog) == (128 * KB, 4 * KB + ITEM), "above it"
     pipe.taken(4 * KB)
     assert (pipe._in_flight, pipe.backlog) == (128 * KB, 0)
 
@@ -393,21 +394,37 @@ async def test_one_frame_may_be_as_large_as_it_likes(pipe: NodePipe) -> None:
     pipe.queue(deliver(MB))
     assert (pipe._in_flight, pipe.backlog) == (127 * KB + MB, 0)
     pipe.queue(deliver(4 * KB))
-    assert pipe.backlog == 4 * KB
+    assert pipe.backlog == 4 * KB + ITEM
 
 
 async def test_clients_wait_from_64_kilobytes_of_backlog_on(pipe: NodePipe) -> None:
     pipe.queue(deliver(128 * KB))
     for _ in range(15):
-        pipe.queue(deliver(4 * KB))
+        pipe.queue(deliver(4 * KB - ITEM))
     seen = [pipe.full]
-    pipe.queue(deliver(4 * KB - 1))
+    pipe.queue(deliver(4 * KB - ITEM - 1))
     seen.append(pipe.full)
     pipe.queue(deliver(4 * KB))
     seen.append(pipe.full)
     pipe.taken(128 * KB)
     seen.append(pipe.full)
     assert seen == [False, False, True, False], "below, a byte below, above, and with room again"
+
+
+async def test_small_frames_count_as_what_they_cost(pipe: NodePipe) -> None:
+    """Those that wait for room, mail among them, and answers that nobody reads."""
+    pipe.queue(deliver(128 * KB))
+    frame = wire.Deliver("t", str(ME), msgspec.Raw(b"\xc0"))
+    size = len(wire.pack(frame)) + ITEM
+    for _ in range(100):
+        pipe.queue(frame, mail=True)
+    assert (pipe.backlog, pipe.mailbox) == (100 * size, 100 * size)
+    pipe.taken(128 * KB)
+    assert (pipe.backlog, pipe.mailbox) == (0, 0)
+    reply = wire.Reply(1)
+    for _ in range(100):
+        pipe.post(reply)
+    assert pipe._posted == 100 * (len(wire.pack(reply)) + ITEM), "behind what is being read"
 
 
 async def test_who_waits_for_room_and_leaves_is_forgotten(pipe: NodePipe) -> None:

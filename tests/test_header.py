@@ -123,6 +123,14 @@ def test_the_shortest_heartbeat_is_ten_milliseconds() -> None:
     assert _parse(heartbeat_interval="10ms").heartbeat_interval == pytest.approx(0.01)
 
 
+def test_metadata_beyond_256_kilobytes_is_refused() -> None:
+    _parse(metadata={"k": "x" * 262_000})
+    with pytest.raises(RelayRefused, match=r"metadata: 300\d\d\d bytes .* at most 262144"):
+        _parse(metadata={"k": "x" * 300_000})
+    with pytest.raises(RelayRefused, match=r"metadata: 300\d\d\d bytes .* at most 262144"):
+        header.write({"target_pid": TARGET, "metadata": {"k": "x" * 300_000}})
+
+
 @pytest.mark.parametrize("number", [2**64, -(2**63) - 1, 10**30])
 def test_metadata_with_an_integer_beyond_64_bits_is_refused(number: int) -> None:
     with pytest.raises(RelayRefused, match="metadata"):

@@ -6,10 +6,11 @@ from hypothesis import strategies as st
 
 from wsrelay.relay.command import Send
 from wsrelay.relay.outbox import Outbox, Overflow
+from wsrelay.sizes import ITEM
 
 
 def _bytes(data: str | bytes) -> int:
-    return len(data.encode() if isinstance(data, str) else data)
+    return ITEM + len(data.encode() if isinstance(data, str) else data)
 
 
 def test_messages_leave_in_the_order_in_which_they_came() -> None:
@@ -35,20 +36,28 @@ def test_text_counts_as_its_utf_8() -> None:
     outbox = Outbox(100)
     for data, size in (("abc", 3), ("äöü", 9), ("€", 12), ("🙂", 16), (b"\xff\xff", 18)):
         outbox.put(Send(data))
-        assert outbox.size == size
+        assert outbox.size == size + len(outbox) * ITEM
 
 
 def test_the_limit_itself_is_kept_and_one_byte_more_is_not() -> None:
-    outbox = Outbox(10)
+    outbox = Outbox(10 + 3 * ITEM)
     assert outbox.put(Send(b"12345"))
-    assert outbox.put(Send(b"12345"))
-    assert not outbox.put(Send(b"1"))
+    assert outbox.put(Send(b"1234"))
+    assert outbox.put(Send(b"1"))
+    outbox.drop_newest()
+    assert not outbox.put(Send(b"12"))
+
+
+def test_messages_without_content_fill_an_outbox_too() -> None:
+    outbox = Outbox(100 * ITEM)
+    kept = [outbox.put(Send("")) for _ in range(101)]
+    assert kept == [True] * 100 + [False]
 
 
 def test_a_message_larger_than_the_limit_fits_where_nothing_else_waits() -> None:
     outbox = Outbox(10)
     assert outbox.put(Send(b"x" * 100))
-    assert outbox.size == 100
+    assert outbox.size == 100 + ITEM
     assert not outbox.put(Send(b""))
     outbox.clear()
     assert outbox.put(Send(b"x" * 100))
@@ -67,7 +76,7 @@ _STEPS = st.lists(
 
 
 @settings(deadline=None, max_examples=300)
-@given(st.integers(0, 60), _STEPS)
+@given(st.integers(0, 10 * ITEM), _STEPS)
 def test_the_accounts_are_right_after_any_steps(
     limit: int, steps: list[str | bytes | bool | None]
 ) -> None:

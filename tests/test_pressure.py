@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +31,12 @@ from support import (
     serving,
     until,
 )
+from websockets.exceptions import InvalidStatus
 
-from wsrelay import Node, Result, WebSocketRelay
+from wsrelay import Node, Result, WebSocketRelay, process
+from wsrelay.node.info import describe
 from wsrelay.relay.frames import PING
+from wsrelay.sizes import ITEM
 
 pytestmark = pytest.mark.anyio
 
@@ -207,6 +212,121 @@ async def test_a_message_as_large_as_the_limit_allows_goes_both_ways(node: Node)
         data = bytes(16 * 1024 * 1024)
         await websocket.send(data)
         assert await received(websocket) == data
+
+
+# Who comes and goes
+
+
+def read_late(go: str, journal: str) -> None:
+    """Take nothing until the file exists, then write down what comes."""
+    while not Path(go).exists():
+        time.sleep(0.005)
+    with Path(journal).open("a", buffering=1) as file:
+        for message in process.inbox():
+            line = {"topic": message.topic, "sender": message.sender}
+            file.write(json.dumps(line) + "\n")
+
+
+@pytest.mark.parametrize("front_end", ["direct", "uvicorn"])
+async def test_a_busy_target_with_too_many_visits_to_hear_of_gets_no_more_for_now(
+    journal: Journal, tmp_path: Path, caplog: pytest.LogCaptureFixture, front_end: str
+) -> None:
+    """Of those that came about it hears each join and each leave, once."""
+    go = tmp_path / "go"
+    async with Node(hosts=[processes(mailbox=8 * 100_000)]) as node:
+        pid = node.spawn(read_late, None, str(go), str(journal.path))
+        app = WebSocketRelay(relay_to(pid, metadata={"query": "x" * 50_000}), node=node)
+        async with serving(app, front_end) as url:
+            visits, refused = 0, None
+            while refused is None and visits < 20:
+                try:
+                    async with client(url):
+                        visits += 1
+                except InvalidStatus as error:
+                    refused = error.response
+            assert refused is not None
+            assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+            assert f"(OS pid {node.workers[pid]}) is too busy" in caplog.text
+            assert "at most 100000 may; let it take them, or raise limits.mailbox" in caplog.text
+            pipe = node._workers[pid].pipe
+            assert 100_000 < pipe.visits < 200_000
+            [shown] = describe(node).processes
+            assert shown.mailbox == pipe.backlog >= pipe.visits
+            await asyncio.to_thread(go.touch)
+            await until(lambda: not pipe.visits, "it has caught up")
+            async with client(url):
+                await journal.line("ws.leave", visits)
+                await journal.line("ws.join", visits + 1)
+            await journal.line("ws.leave", visits + 1)
+    joins = [line["sender"] for line in journal.lines("ws.join")]
+    assert len(joins) == len(set(joins)) == visits + 1
+    assert sorted(joins) == sorted(line["sender"] for line in journal.lines("ws.leave"))
+
+
+async def test_small_visits_count_for_what_they_cost(node: Node) -> None:
+    """With metadata of a few bytes they are 1 KB each."""
+    busy = node.spawn(room("wait"))
+    async with serving(WebSocketRelay(relay_to(busy), node=node)) as url:
+        pipe = node._workers[busy].pipe
+        while not pipe.backlog:
+            async with client(url):
+                pass
+        before = pipe.visits
+        for _ in range(10):
+            async with client(url):
+                pass
+        await until(lambda: not node.connections, "all have gone")
+        assert pipe.visits - before > 10 * 4 * ITEM
+
+
+async def test_transfers_to_a_busy_target_are_refused_once_too_many_wait_there(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """And then nothing changes: the client stays where it is."""
+    async with Node(hosts=[processes(mailbox=100_000)]) as node:
+        one, other = node.spawn(room("wait")), node.spawn(room("wait"))
+        app = WebSocketRelay(relay_to(one, metadata={"query": "x" * 20_000}), node=node)
+        async with serving(app) as url, client(url):
+            await until(lambda: node.connections, "it is connected")
+            [me] = node.connections
+            for number in range(100):
+                target = (other, one)[number % 2]
+                node.send(me, "ws.control", {"target_pid": target})
+            assert "at most 100000 may; let it take them, or raise limits.mailbox" in caplog.text
+            pipes = [node._workers[pid].pipe for pid in (one, other)]
+            assert max(pipe.visits for pipe in pipes) < 200_000
+            connection = node.connection(me)
+            assert connection is not None
+            assert me in node._workers[connection.target].clients
+
+
+async def test_metadata_sent_again_and_again_fills_nothing(node: Node, tmp_path: Path) -> None:
+    """Its target is busy; with what its client says next it gets the newest."""
+    go = tmp_path / "go"
+    pid = node.spawn(echo_metadata, None, str(go))
+    async with (
+        serving(WebSocketRelay(relay_to(pid), node=node)) as url,
+        client(url) as websocket,
+    ):
+        await until(lambda: node.connections, "it is connected")
+        [me] = node.connections
+        pipe = node._workers[pid].pipe
+        before = pipe.queued
+        for number in range(300):
+            node.send(me, "ws.control", {"metadata": {"n": number, "text": "x" * 100_000}})
+        assert pipe.queued == before
+        await websocket.send("which")
+        await asyncio.to_thread(go.touch)
+        assert await received(websocket) == "299"
+
+
+def echo_metadata(go: str) -> None:
+    while not Path(go).exists():
+        time.sleep(0.005)
+    for message in process.inbox():
+        if message.topic == "ws.message":
+            text = str(message.payload["metadata"]["n"])
+            process.send(message.sender, "ws.send", {"type": "text", "data": text})
 
 
 # Keepalive

@@ -39,6 +39,7 @@ from wsrelay.relay.session import (
     Tell,
     close_for,
 )
+from wsrelay.sizes import ITEM
 
 CLIENT = PID("{local@gateway|k.0-1}")
 A = PID("{local@app:processes|k.0-2}")
@@ -119,7 +120,7 @@ IN_OPEN: dict[str, tuple[State, list[Effect]]] = {
     "ws.send": (OPEN, []),
     "ws.close": (CLOSING, [Leave(A, 3000, "bye"), Close(3000, "bye")]),
     "ws.control, a transfer": (OPEN, [Leave(A, 1000, "transferred"), Join(B, METADATA)]),
-    "ws.control, metadata": (OPEN, [Attach(A, {"b": 2})]),
+    "ws.control, metadata": (OPEN, []),
     "an unusable command": (OPEN, [Refuse(SENDER, "ws.send", "wrong")]),
     "the target returned": (CLOSING, [Close(1000, "target process exited")]),
     "another process exited": (OPEN, []),
@@ -448,9 +449,24 @@ def test_a_refused_transfer_changes_nothing_at_all() -> None:
 
 def test_metadata_is_replaced_and_not_merged() -> None:
     session = _session(OPEN, metadata=METADATA)
-    assert _control(session, metadata={"b": 2}) == [Attach(A, {"b": 2})]
-    assert _control(session, metadata=None) == [Attach(A, None)]
-    assert _control(session, target_pid=B) == [Leave(A, 1000, "transferred"), Join(B, None)]
+    tell = Tell(A, "ws.message", {"type": "text", "data": "x"})
+    assert _control(session, metadata={"b": 2}) == []
+    assert session.message("x") == [Attach(A, {"b": 2}), tell]
+    assert session.message("x") == [tell]
+    assert _control(session, metadata=None) == []
+    assert _control(session, target_pid=B) == [
+        Attach(A, None),
+        Leave(A, 1000, "transferred"),
+        Join(B, None),
+    ]
+
+
+def test_of_metadata_sent_again_and_again_the_target_gets_the_newest_alone() -> None:
+    session = _session(OPEN, metadata=METADATA)
+    for number in range(1000):
+        assert _control(session, metadata={"n": number}) == []
+    leave = Leave(A, 1001, "")
+    assert session.client_gone(1001) == [Attach(A, {"n": 999}), leave, _ended(1001)]
 
 
 def test_what_a_control_does_not_name_stays_as_it_is() -> None:
@@ -519,11 +535,11 @@ def test_a_slow_client_is_closed_with_1013_and_what_waited_is_dropped() -> None:
 
 
 def test_under_drop_what_is_newest_is_dropped_and_counted() -> None:
-    session = _session(OPEN, limit=10, overflow=Overflow.DROP)
+    session = _session(OPEN, limit=10 + 2 * ITEM, overflow=Overflow.DROP)
     assert _send(session, b"12345") == []
     assert _send(session, b"12345") == []
     assert _send(session, b"1") == []
-    assert (session.dropped, session.outbox.size) == (1, 10)
+    assert (session.dropped, session.outbox.size) == (1, 10 + 2 * ITEM)
     assert session.outbox.get().data == b"12345"
     assert session.wrote() == []
     assert _send(session, b"1") == []
@@ -531,7 +547,7 @@ def test_under_drop_what_is_newest_is_dropped_and_counted() -> None:
 
 
 def test_under_pause_the_sender_waits_until_half_of_the_limit_is_free() -> None:
-    session = _session(OPEN, limit=10, overflow=Overflow.PAUSE)
+    session = _session(OPEN, limit=10 + 2 * ITEM, overflow=Overflow.PAUSE)
     assert _send(session, b"12345") == []
     assert _send(session, b"12345") == []
     assert _send(session, b"1") == [Hold(SENDER)]
@@ -583,7 +599,7 @@ class SessionHistory(RuleBasedStateMachine):
 
     @initialize(
         overflow=st.sampled_from(Overflow),
-        limit=st.integers(0, 12),
+        limit=st.integers(0, 3 * ITEM),
         cancel=st.booleans(),
         interval=st.sampled_from([None, 30.0]),
     )
@@ -609,12 +625,18 @@ class SessionHistory(RuleBasedStateMachine):
         self.owed_cancels: set[PID] = {A} if cancel else set()
         self.waiting: deque[str | bytes] = deque()
         self.beating = False
+        self.metadata: dict[str, Any] | None = None
+        self.attached: dict[str, Any] | None = None
+        """What the target has been given."""
+        self.news = False
+        """An `Attach` came, and what it was for has yet to follow."""
         self.parting = False
         """A shutdown's close frame is to be written: until then the target hears the client."""
 
     def _do(self, effects: list[Effect]) -> None:
         for effect in effects:
             assert self.ended is None, "nothing follows the end"
+            assert not self.news or isinstance(effect, Tell | Leave)
             match effect:
                 case Join():
                     assert self.joined is None
@@ -622,16 +644,22 @@ class SessionHistory(RuleBasedStateMachine):
                     assert effect.target == self.session.target
                     assert self.close is None
                     self.joined = effect.target
+                    self.attached = effect.metadata
                     self.joins += 1
                 case Leave():
                     assert effect.target == self.joined, "a leave follows its join"
+                    assert self.attached == self.metadata
                     self.joined = None
+                    self.news = False
                     self.leaves += 1
                 case Tell():
                     assert effect.target == self.joined, "told between join and leave alone"
                     self.told += effect.topic == "ws.message"
+                    assert self.attached == self.metadata
+                    self.news = False
                 case Attach():
                     assert effect.target == self.joined
+                    self.attached, self.news = effect.metadata, True
                 case CancelTarget():
                     assert effect.target in self.owed_cancels
                     self.owed_cancels.discard(effect.target)
@@ -653,6 +681,7 @@ class SessionHistory(RuleBasedStateMachine):
                     self.close = effect
                 case Ended():
                     self.ended = effect
+        assert not self.news, "metadata goes with what it is for"
 
     @precondition(lambda self: not self.decided)
     @rule()
@@ -683,7 +712,7 @@ class SessionHistory(RuleBasedStateMachine):
         self._do(effects)
         if self.session.state is OPEN or self.parting:
             kind = "text" if isinstance(data, str) else "binary"
-            assert effects == [Tell(self.target, "ws.message", {"type": kind, "data": data})]
+            assert effects[-1:] == [Tell(self.target, "ws.message", {"type": kind, "data": data})]
             assert self.session.message_count == before + 1
         else:
             assert effects == []
@@ -731,8 +760,11 @@ class SessionHistory(RuleBasedStateMachine):
         to=st.none() | _TARGETS,
         cancel=st.none() | st.booleans(),
         interval=st.sampled_from(["as it is", None, 5.0]),
+        metadata=st.sampled_from(["as it is", None, {"a": 1}, {"b": 2}]),
     )
-    def a_process_controls(self, to: PID | None, cancel: bool | None, interval: Any) -> None:
+    def a_process_controls(
+        self, to: PID | None, cancel: bool | None, interval: Any, metadata: Any
+    ) -> None:
         fields: dict[str, Any] = {}
         if to is not None:
             fields["target_pid"] = to
@@ -740,6 +772,8 @@ class SessionHistory(RuleBasedStateMachine):
             fields["cancel_on_leave"] = cancel
         if interval != "as it is":
             fields["heartbeat_interval"] = interval
+        if metadata != "as it is":
+            fields["metadata"] = metadata
         before = self.session.state
         effects = self.session.command(Control(**fields), SENDER, self._why_not)
         self._do(effects)
@@ -750,7 +784,10 @@ class SessionHistory(RuleBasedStateMachine):
         if moves and to in self.dead:
             assert effects == [Refuse(SENDER, "ws.control", f"{to} is not alive")]
             return
+        if metadata != "as it is":
+            self.metadata = metadata
         if moves and to is not None:
+            assert self.attached == self.metadata, "its join brings the metadata"
             assert not self.owed_cancels, "the old target is cancelled as it is left"
             self.target = to
         if cancel is not None:
@@ -794,7 +831,7 @@ class SessionHistory(RuleBasedStateMachine):
         self._do(effects)
         if self.session.state is OPEN:
             payload = {"uptime": now, "message_count": self.session.message_count}
-            assert effects == [Tell(self.target, "ws.heartbeat", payload)]
+            assert effects[-1:] == [Tell(self.target, "ws.heartbeat", payload)]
         else:
             assert effects == []
 

@@ -6,7 +6,14 @@ import re
 from decimal import Decimal
 from typing import Any, Final
 
-__all__ = ["parse", "show"]
+__all__ = ["ITEM", "parse", "show"]
+
+ITEM: Final = 128
+"""Bytes that whatever waits in a queue counts beside its payload.
+
+That is what an object, its bytes and its place in the queue take at most (90 to 110 measured): a
+queue that counted payloads alone held 89 MB of empty messages and was not full.
+"""
 
 _FORM: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])i?)?B?", re.IGNORECASE)
 _UNITS: Final = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}

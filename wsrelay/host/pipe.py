@@ -17,6 +17,7 @@ from typing import Final
 from wsrelay import wire
 from wsrelay.duplex import Duplex
 from wsrelay.errors import WireError
+from wsrelay.sizes import ITEM
 
 from . import crashes
 
@@ -76,9 +77,11 @@ class NodePipe:
         self.queued = 0
         """Data frames queued so far: the number of the newest one."""
         self.backlog = 0
-        """Bytes of data that wait here for room at the worker."""
+        """Bytes of data that wait here for room at the worker, `ITEM` for each frame included."""
         self.mailbox = 0
         """The part of the backlog that other processes sent."""
+        self.visits = 0
+        """The part of the backlog that tells of clients who come and go."""
         self._ends = ends
         os.set_blocking(ends.reading, False)
         os.set_blocking(ends.writing, False)
@@ -92,8 +95,9 @@ class NodePipe:
         self._in_flight = 0
         self._taken = 0
         """Bytes of data that the worker has taken so far."""
-        self._waiting: deque[tuple[bytes, bool]] = deque()
-        self._out: deque[memoryview] = deque()
+        self._waiting: deque[tuple[bytes, bool, bool]] = deque()
+        """Data frames, each with `mail` and `visit` of `queue`."""
+        self._out: deque[bytes | memoryview] = deque()
         self._counts: deque[int] = deque()
         """For each of them what it adds to `_posted`."""
         self._arrived: deque[tuple[wire.FromWorker, int]] = deque()
@@ -122,24 +126,33 @@ class NodePipe:
         data = wire.pack(frame)
         size = len(data) if isinstance(frame, wire.Reply) else min(len(data), _RESULT)
         before = self._posted
-        self._write(data, size)
+        self._write(data, size + ITEM)
         if self._posted > _FLOOD >= before:
             self._flooded()
 
-    def queue(self, frame: wire.Frame, *, mail: bool = False) -> int:
-        """Send a data frame in its turn; returns its number. `mail`: it counts as mailbox."""
+    def queue(self, frame: wire.Frame, *, mail: bool = False, visit: bool = False) -> int:
+        """Send a data frame in its turn; returns its number.
+
+        `mail`: it counts as mailbox; `visit`: it tells of a client who comes or goes.
+        """
         self.queued += 1
         if self._closed:
             return self.queued  # nobody will take it, and nobody is to wait for room for it
         data = wire.pack(frame)
         if self._waiting or self._in_flight >= wire.WINDOW:
-            self._waiting.append((data, mail))
-            self.backlog += len(data)
-            self.mailbox += len(data) if mail else 0
+            self._waiting.append((data, mail, visit))
+            self._count(len(data) + ITEM, mail, visit)
         else:
             self._in_flight += len(data)
             self._write(data)
         return self.queued
+
+    def _count(self, size: int, mail: bool, visit: bool) -> None:
+        self.backlog += size
+        if mail:
+            self.mailbox += size
+        elif visit:
+            self.visits += size
 
     def taken(self, total: int) -> None:
         """Learn that the worker has taken so many bytes of data in all.
@@ -154,9 +167,8 @@ class NodePipe:
         self._taken = total
         self._in_flight -= size
         while self._waiting and self._in_flight < wire.WINDOW:
-            data, mail = self._waiting.popleft()
-            self.backlog -= len(data)
-            self.mailbox -= len(data) if mail else 0
+            data, mail, visit = self._waiting.popleft()
+            self._count(-len(data) - ITEM, mail, visit)
             self._in_flight += len(data)
             self._write(data)
         self._tell_room()
@@ -197,10 +209,10 @@ class NodePipe:
             if sent == len(data):
                 return
             self._loop.add_writer(self._ends.writing, self._flush)
-            self._out.append(memoryview(data)[sent:])
+            self._out.append(memoryview(data)[sent:] if sent else data)
             self._counts.append(0)  # nothing waits but this, however large: it is being read
         else:
-            self._out.append(memoryview(data))
+            self._out.append(data)
             self._counts.append(count)
             self._posted += count
 
@@ -213,7 +225,7 @@ class NodePipe:
                     sent -= len(self._out.popleft())
                     self._posted -= self._counts.popleft()
                 if sent:
-                    self._out[0] = self._out[0][sent:]
+                    self._out[0] = memoryview(self._out[0])[sent:]
         except BlockingIOError:
             return
         except OSError:
@@ -376,5 +388,5 @@ class NodePipe:
         self._out.clear()
         self._counts.clear()
         self._waiting.clear()
-        self.backlog = self.mailbox = 0
+        self.backlog = self.mailbox = self.visits = 0
         self._tell_room()

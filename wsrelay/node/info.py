@@ -37,7 +37,11 @@ class ConnectionInfo(Struct, frozen=True, kw_only=True):
 
 
 class ProcessInfo(Struct, frozen=True, kw_only=True):
-    """One worker; `mailbox` is the bytes that wait for it at the node, `parent` who spawned it."""
+    """One worker; `parent` is who spawned it.
+
+    `mailbox` is the bytes that wait for it at the node: messages of processes and clients, joins
+    and leaves, each with what it costs beside its payload.
+    """
 
     pid: str
     os_pid: int | None
@@ -98,7 +102,7 @@ def describe(node: Node) -> NodeInfo:
                 names=sorted(node.kernel.names.of(pid)),
                 parent=None if worker.parent is None else str(worker.parent),
                 uptime=round(now - worker.started, 3),
-                mailbox=worker.pipe.mailbox,
+                mailbox=worker.pipe.backlog,
                 connections=len(worker.clients),
             )
         )

@@ -6,7 +6,6 @@ Parsed once per message, also when it goes to many connections.
 from __future__ import annotations
 
 import base64
-import functools
 from typing import Any, Final
 
 import msgspec
@@ -19,7 +18,7 @@ from wsrelay.pid import PID
 from wsrelay.printable import printable
 
 from . import frames
-from .header import check_topic, heartbeat
+from .header import check_metadata, check_topic, heartbeat
 
 __all__ = ["Close", "Command", "Control", "Send", "Unusable", "may_be_sent", "parse"]
 
@@ -29,6 +28,11 @@ class Send:
 
     Its frame is made once, however many clients it goes to.
     """
+
+    __slots__ = ("data", "frame")
+
+    frame: bytes
+    """The WebSocket frame of a server, made at its first use."""
 
     def __init__(self, data: str | bytes) -> None:
         self.data = data
@@ -48,13 +52,15 @@ class Send:
         data = self.data
         return len(data) if isinstance(data, bytes) or data.isascii() else len(data.encode())
 
-    @functools.cached_property
-    def frame(self) -> bytes:
-        """The WebSocket frame of a server."""
-        data = self.data
-        if isinstance(data, str):
-            return frames.frame(frames.TEXT, data.encode())
-        return frames.frame(frames.BINARY, data)
+    def __getattr__(self, name: str) -> bytes:
+        """Make the frame; from then on it is found without this."""
+        if name != "frame":
+            raise AttributeError(name)
+        if isinstance(data := self.data, str):
+            self.frame = frames.frame(frames.TEXT, data.encode())
+        else:
+            self.frame = frames.frame(frames.BINARY, data)
+        return self.frame
 
 
 class Close(Struct, frozen=True):
@@ -172,6 +178,8 @@ def _control(given: _Control) -> Control:
     except InvalidPID as error:
         raise ValueError(f"target_pid: {error}") from None
     topic, interval = given.message_topic, given.heartbeat_interval
+    if given.metadata is not UNSET:
+        check_metadata(given.metadata)
     return Control(
         target_pid=target,
         message_topic=topic if topic is UNSET else check_topic(topic),

@@ -164,7 +164,7 @@ class RelayedConnection(ABC):
 
     def command(self, given: command.Command, sender: PID) -> None:
         """Carry out what a process sent."""
-        self._do(self._session.command(given, sender, self._node.why_no_target))
+        self._do(self._session.command(given, sender, self._clients.why_no_target))
         if self._session.outbox:
             self._flush()
 

@@ -14,11 +14,25 @@ from wsrelay.errors import InvalidPID, PayloadError, RelayRefused
 from wsrelay.message import MESSAGE
 from wsrelay.pid import PID
 
-__all__ = ["HEADER", "Relay", "check_subprotocol", "check_topic", "heartbeat", "parse", "write"]
+__all__ = [
+    "HEADER",
+    "Relay",
+    "check_metadata",
+    "check_subprotocol",
+    "check_topic",
+    "heartbeat",
+    "parse",
+    "write",
+]
 
 HEADER: Final = "x-ws-relay"
 
 _LEAST_HEARTBEAT: Final = 0.01
+_MOST_METADATA: Final = 256 * 1024
+"""Bytes of metadata as MessagePack, which every connection keeps and every `ws.join` carries.
+
+All of a request's head, which is 64 KB by default, fits in twice, as `wsrelay run` has it.
+"""
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 """RFC 9110 section 5.6.2, which RFC 6455 section 4.1 wants of a subprotocol."""
 
@@ -54,7 +68,7 @@ def parse(text: bytes, node: str) -> Relay:
     except (ValueError, RecursionError) as error:
         raise RelayRefused(f"X-WS-Relay: {error}; given: {text[:200]!r}") from None
     try:
-        payload.encode(header.metadata)  # it goes on as MessagePack, whose integers have 64 bits
+        check_metadata(header.metadata)
         return Relay(
             target_pid=PID(header.target_pid).on(node),
             message_topic=check_topic(header.message_topic),
@@ -79,6 +93,16 @@ def write(relay: dict[str, Any]) -> str:
         raise RelayRefused(f"X-WS-Relay cannot be written as JSON: {error}") from None
     parse(text.encode(), "local")
     return text
+
+
+def check_metadata(metadata: dict[str, Any] | None) -> None:
+    """Raise `ValueError` if it is too large, `PayloadError` if MessagePack cannot hold it."""
+    size = len(payload.encode(metadata))
+    if size > _MOST_METADATA:
+        raise ValueError(
+            f"metadata: {size} bytes as MessagePack, and at most {_MOST_METADATA} are kept for a "
+            "connection: keep more in the process, by client_pid"
+        )
 
 
 def check_topic(topic: str) -> str:

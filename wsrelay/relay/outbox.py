@@ -5,6 +5,8 @@ from __future__ import annotations
 import enum
 from collections import deque
 
+from wsrelay.sizes import ITEM
+
 from .command import Send
 
 __all__ = ["Outbox", "Overflow"]
@@ -19,7 +21,7 @@ class Overflow(enum.StrEnum):
 
 
 class Outbox(deque[Send]):
-    """Messages for one client in order; `limit` is bytes.
+    """Messages for one client in order; `limit` is bytes, `ITEM` of them for each message.
 
     A single message larger than the limit fits where nothing else waits: the limit is about a
     client that does not keep up, not about the size of messages.
@@ -31,23 +33,23 @@ class Outbox(deque[Send]):
         super().__init__()
         self.limit = limit
         self.size = 0
-        """Bytes that wait."""
+        """Bytes that wait, `ITEM` for each message among them."""
 
     def put(self, message: Send) -> bool:
         """Add a message and return whether the limit is kept."""
         self.append(message)
-        self.size += message.size
+        self.size += message.size + ITEM
         return self.size <= self.limit or len(self) == 1
 
     def get(self) -> Send:
         """Take the oldest message; raises `IndexError` where there is none."""
         message = self.popleft()
-        self.size -= message.size
+        self.size -= message.size + ITEM
         return message
 
     def drop_newest(self) -> None:
         """Drop the message that was put last; raises `IndexError` where there is none."""
-        self.size -= self.pop().size
+        self.size -= self.pop().size + ITEM
 
     def clear(self) -> None:
         """Drop all that waits."""

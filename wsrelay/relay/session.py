@@ -174,6 +174,8 @@ class Session:
         self._target_gone = False
         self._parting = False
         """The target is still to hear of the client's end, and until then what the client says."""
+        self._is_news = False
+        """The target does not have the metadata yet: it goes with what it is told next."""
 
     # The client's side
 
@@ -203,7 +205,8 @@ class Session:
             return []
         self.message_count += 1
         kind = "text" if isinstance(data, str) else "binary"
-        return [Tell(self.target, self._topic, {"type": kind, "data": data})]
+        tell = Tell(self.target, self._topic, {"type": kind, "data": data})
+        return [*self._attach(), tell] if self._is_news else [tell]
 
     def client_gone(self, code: int, reason: str = "", *, known: bool = True) -> list[Effect]:
         """Learn that the transport is closed; the code is the client's, 1006 if it vanished.
@@ -233,7 +236,7 @@ class Session:
         if self.state is not State.OPEN:
             return []
         payload = {"uptime": self.uptime(now), "message_count": self.message_count}
-        return [Tell(self.target, HEARTBEAT, payload)]
+        return [*self._attach(), Tell(self.target, HEARTBEAT, payload)]
 
     def wrote(self) -> list[Effect]:
         """Learn that a message taken from the outbox is on its way."""
@@ -347,10 +350,23 @@ class Session:
     def _leave(self, code: int, reason: str) -> list[Effect]:
         """Part from the target for good."""
         self._end = code, reason
-        effects: list[Effect] = [] if self._target_gone else [Leave(self.target, code, reason)]
+        effects: list[Effect] = []
+        if not self._target_gone:
+            effects = [*self._attach(), Leave(self.target, code, reason)]
         if self._interval is not None:
             effects.append(Beat(None))
         return effects + self._cancel()
+
+    def _attach(self) -> list[Effect]:
+        """Let the target have metadata that is news to it.
+
+        Not before it is told something: whoever sends `ws.control` again and again would fill its
+        queue with what nobody will look at.
+        """
+        if not self._is_news:
+            return []
+        self._is_news = False
+        return [Attach(self.target, self.metadata)]
 
     def _cancel(self) -> list[Effect]:
         return [CancelTarget(self.target)] if self._cancel_on_leave else []
@@ -371,7 +387,7 @@ class Session:
         if moves and (why := why_no_target(target)) is not None:
             return [Refuse(sender, "ws.control", why)]
         if moves:
-            effects += [Leave(self.target, 1000, "transferred"), *self._cancel()]
+            effects += [*self._attach(), Leave(self.target, 1000, "transferred"), *self._cancel()]
             # It was said of the old target; the new one may have a life of its own.
             self._cancel_on_leave = False
             self.target = target
@@ -381,10 +397,9 @@ class Session:
             self._topic = given.message_topic
         if given.metadata is not UNSET:
             self.metadata = given.metadata
+            self._is_news = not moves
         if moves:
             effects.append(Join(target, self.metadata))
-        elif given.metadata is not UNSET:
-            effects.append(Attach(target, self.metadata))
         if given.heartbeat_interval is not UNSET:
             self._interval = given.heartbeat_interval
             effects.append(Beat(self._interval))

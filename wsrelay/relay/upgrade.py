@@ -10,6 +10,7 @@ from wsrelay.errors import HostFailed, HostFull, RelayRefused
 from wsrelay.logrecord import fields
 from wsrelay.node import Node
 from wsrelay.printable import printable
+from wsrelay.sparing import Sparing
 
 from . import header
 from .asgi import RETRY_AFTER, App, Event, Receive, Scope, Send, offered, response, strip
@@ -22,6 +23,7 @@ from .spawned import Spawned
 __all__ = ["Upgrade", "abandon", "deny"]
 
 logger = logging.getLogger(__name__)
+_crowds = Sparing(logger)
 
 
 class Upgrade:
@@ -193,6 +195,12 @@ class Upgrade:
         if problem is not None:
             logger.warning("%s: 503: %s", path, problem)
             await self._deny(503, b"Service Unavailable\n")
+            self._abandon(relay)
+            return
+        if (crowd := node.clients.crowded(relay.target_pid)) is not None:
+            now = asyncio.get_running_loop().time()
+            _crowds.warning(now, "%s: 503: %s", path, printable(crowd))
+            await self._deny(503, b"Service Unavailable\n", RETRY_AFTER)
             self._abandon(relay)
             return
         if watch.done():  # the client went while its target started
