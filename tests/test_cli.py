@@ -216,7 +216,7 @@ def test_what_stands_behind_two_dashes_is_in_the_script_s_sys_argv(
     script = write("tells.py", "import sys\nprint(*sys.argv)\ndef handler(): pass\n")
     given = ["--model", "x", "--reload"]
     with Running(script, *options, port=free_port(), arguments=given) as running:
-        running.stdout.line(f"{script} --model x --reload")
+        running.stderr.line(f"output: {script} --model x --reload")
 
 
 def test_a_relative_path_starts_at_the_current_folder(write: Write) -> None:
@@ -562,15 +562,13 @@ def test_two_rooms_of_life_run_in_two_processes() -> None:
 # What handlers write
 
 
-def test_what_a_handler_prints_arrives_line_by_line(acting: Running) -> None:
+def test_what_a_handler_prints_is_in_the_log_line_by_line_with_its_pid(acting: Running) -> None:
     with client(acting.ws()) as websocket:
-        news(websocket)
-        for text in ("first line", "sécond line"):
-            websocket.send(f"print {text}")
-            assert acting.stdout.line(text) == text
-            assert text not in acting.stderr.text
-        websocket.send("print_error third line")
-        assert acting.stderr.line("third line") == "third line"
+        pid = news(websocket)["pid"]
+        for order, text in (("print", "first line"), ("print", "sécond"), ("print_error", "third")):
+            websocket.send(f"{order} {text}")
+            assert acting.stderr.line(text).endswith(f" INFO    {pid} output: {text}")
+    assert acting.stdout.text == ""
 
 
 def test_what_a_handler_logs_arrives_on_standard_error_with_its_pid(acting: Running) -> None:
@@ -596,7 +594,7 @@ def test_logging_that_the_script_sets_up_does_not_double_the_lines(write: Write)
         news(websocket)
         running.stderr.line("once")
         websocket.close()
-        running.stdout.line("ended in order")
+        running.stderr.line("output: ended in order")
         assert running.stderr.text.count("once") == 1
 
 
@@ -871,8 +869,8 @@ def test_the_end_in_order_closes_clients_with_1012_and_leaves_nothing(
             assert closed(websocket) == (1012, "node shuts down")
         assert running.wait() == 0
         until(lambda: not running.family(), "nothing is left running", 1)
-        running.stdout.join()
-        assert running.stdout.lines == ["ended in order"] * 2
+        running.stderr.join()
+        assert running.stderr.text.count("output: ended in order") == 2
         assert "Traceback" not in running.stderr.text
         assert "ERROR" not in running.stderr.text
 
@@ -937,7 +935,7 @@ def loading(write: Write) -> Iterator[Running]:
     """A server whose script is still being imported, and will be for long."""
     script = write("slow.py", "import time\nprint('loading', flush=True)\ntime.sleep(600)\n")
     with Running(script, serves=False) as running:
-        running.stdout.line("loading")
+        running.stderr.line("output: loading")
         yield running
 
 
@@ -1085,7 +1083,7 @@ def test_one_ctrl_c_under_reload_lets_a_handler_come_to_its_end(write: Write) ->
             assert received(one) == "here"
             running.interrupt()
             assert running.wait() == 0
-        running.stdout.line("finally ran")
+        running.stderr.line("output: finally ran")
     assert "terminated" not in running.stderr.text
 
 

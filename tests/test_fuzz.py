@@ -197,8 +197,14 @@ def _pipe_only(node: Node, pid: PID, rights: Rights | None) -> Worker:
     """A worker that the node knows and that has no process."""
     node.kernel.spawn(pid)
     requests = node._requests
-    received = requests.handle if rights is None else requests.handle_walled
-    worker = Worker(pid, len(node._workers) + 1, received, node._exited, 1000)
+    worker = Worker(
+        pid,
+        len(node._workers) + 1,
+        HostOptions(),
+        received=requests.handle if rights is None else requests.handle_walled,
+        exited=node._exited,
+        about=node.about,
+    )
     worker.rights = rights
     node._workers[pid] = worker
     return worker

@@ -534,8 +534,8 @@ async def test_a_crash_is_in_the_log_with_pid_and_traceback(
     assert "wsrelay/worker" not in text
 
 
-async def test_print_goes_to_standard_output_and_never_into_the_pipe(
-    journal: Journal, capfd: pytest.CaptureFixture[str]
+async def test_print_goes_to_the_log_at_once_and_never_into_the_pipe(
+    journal: Journal, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with Node(hosts=[processes()]) as node:
         pid = node.spawn(room("record"), None, str(journal.path))
@@ -543,7 +543,8 @@ async def test_print_goes_to_standard_output_and_never_into_the_pipe(
         node.send(pid, "do", ["print", ["\x00\xff" * 100]])
         node.send(pid, "hello")
         await journal.line("hello")
-        assert "visible at once\n" in capfd.readouterr().out
+        [line] = [line for line in caplog.messages if "visible" in line]
+        assert line == f"{pid} output: visible at once"
 
 
 async def test_a_worker_has_an_empty_standard_input_and_no_foreign_descriptors(
@@ -602,20 +603,20 @@ async def test_the_stack_of_a_segmentation_fault_is_in_the_log_with_the_pid(
             assert (error.kind, error.message) == ("killed", "SIGSEGV")
             assert f'File "{script}", line 4 in deep' in (error.traceback or "")
             assert "wsrelay/" not in (error.traceback or "")
-    for pid in pids:
+    for pid in pids:  # once, not in its output too
         (line,) = [r.getMessage() for r in caplog.records if str(pid) in r.getMessage()]
         assert f'File "{script}", line 4 in deep' in line
 
 
-async def test_the_stack_of_a_handler_s_child_goes_to_standard_error(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+async def test_the_stack_of_a_handler_s_child_goes_to_its_output(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     script = tmp_path / "crashes.py"
     script.write_text(CRASHING)
     async with Node(hosts=[processes(targets=(str(script),))]) as node:
         exits = Exits(node)
         assert (await exits.of(node.spawn(str(script), None, True))).value == -signal.SIGSEGV
-        assert "line 4 in deep" in capfd.readouterr().err
+        assert any("output: " in line and "line 4 in deep" in line for line in caplog.messages)
         node.terminate(pid := node.spawn(room("wait")))
         assert (await exits.error(pid)).traceback is None
 

@@ -25,7 +25,7 @@ LAYERS: dict[str, int] = {
     "bounds": 0,
     "bucket": 0,
     "netblock": 0,
-    "sparing": 0,
+    "sparing": 3,
     "targets": 0,
     "scripts": 0,
     "rights": 0,

@@ -123,8 +123,8 @@ def test_a_handler_of_standard_output_is_the_user_s_own(write: Write) -> None:
     top = "logging.basicConfig(stream=sys.stdout, format='mine: %(message)s')"
     with Running(write(top)) as running:
         do(running, "logging.warning('with care')")
-        assert running.stdout.line("with care") == "mine: with care"
-        assert "WARNING {local@processes|" in running.stderr.line("with care")
+        assert "WARNING {local@processes|" in running.stderr.line("root: with care")
+        assert "INFO    {local@processes|" in running.stderr.line("output: mine: with care")
 
 
 def test_a_filter_of_the_handler_that_gives_way_takes_passwords_out_all_the_same(

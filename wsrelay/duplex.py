@@ -9,19 +9,26 @@ from __future__ import annotations
 import os
 import select
 from collections.abc import Iterable
-from typing import Self
+from typing import Final, Self
 
-__all__ = ["Duplex", "close_all"]
+__all__ = ["Duplex", "close_all", "redirect_output"]
+
+_STANDARD: Final = (1, 2)
 
 
 class Duplex:
-    """One end: descriptors to read from and to write to, -1 once closed."""
+    """One end: descriptors to read from and to write to, -1 once closed.
 
-    __slots__ = ("reading", "writing")
+    A worker's may bring a third one, `output`, on its way to it: where its standard output and
+    error go.
+    """
 
-    def __init__(self, reading: int, writing: int) -> None:
+    __slots__ = ("output", "reading", "writing")
+
+    def __init__(self, reading: int, writing: int, output: int = -1) -> None:
         self.reading = reading
         self.writing = writing
+        self.output = output
 
     @classmethod
     def pair(cls) -> tuple[Self, Self]:
@@ -45,9 +52,17 @@ class Duplex:
         """Return the descriptor to read from."""
         return self.reading
 
-    def filenos(self) -> tuple[int, int]:
-        """Return both descriptors, to hand them to another process."""
-        return self.reading, self.writing
+    def filenos(self) -> tuple[int, ...]:
+        """Return its descriptors, to hand them to another process."""
+        ends = self.reading, self.writing
+        return ends if self.output < 0 else (*ends, self.output)
+
+    def redirect_output(self) -> None:
+        """Have standard output and error of this process go to `output`, if there is one."""
+        if self.output >= 0:
+            redirect_output(self.output)
+            output, self.output = self.output, -1
+            os.close(output)
 
     def write_all(self, data: bytes | memoryview) -> None:
         """Write all of it and wait as long as that takes; raises `OSError`."""
@@ -66,6 +81,9 @@ class Duplex:
     def close(self) -> None:
         """Close both directions."""
         self.close_writing()
+        if self.output >= 0:
+            output, self.output = self.output, -1
+            os.close(output)
         if self.reading >= 0:
             reading, self.reading = self.reading, -1
             os.close(reading)
@@ -75,6 +93,12 @@ class Duplex:
         if self.writing >= 0:
             writing, self.writing = self.writing, -1
             os.close(writing)
+
+
+def redirect_output(output: int) -> None:
+    """Have standard output and error of this process go to that descriptor."""
+    for standard in _STANDARD:
+        os.dup2(output, standard)
 
 
 def close_all(descriptors: Iterable[int | None]) -> None:

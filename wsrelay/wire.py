@@ -28,6 +28,7 @@ __all__ = [
     "INTERRUPT",
     "MAX_FRAME",
     "MAX_RECEIVERS",
+    "PIPE_CLOSED",
     "WINDOW",
     "Ended",
     "Error",
@@ -62,6 +63,9 @@ _WRAPPING: Final = MAX_HEAD
 
 WINDOW: Final = 128 * 1024
 """Bytes of data frames that the node sends ahead of what the worker has taken."""
+
+PIPE_CLOSED: Final = 237
+"""The exit code of a worker that cannot say how it ended: its handler has closed its pipe."""
 
 INTERRUPT: Final[int] = getattr(signal, "SIGRTMAX", signal.SIGURG)
 """The signal that interrupts a handler; not a frame, for it may never read its pipe.
@@ -276,7 +280,8 @@ class Taken(Frame, tag=6):
 class Log(Frame, tag=7):
     """A record of the worker's `logging`, or of the template's.
 
-    `extra` is a map; `level_name` is empty for a level that every `logging` has.
+    `extra` is a map; `level_name` is empty for a level that every `logging` has. `printed` are the
+    bytes of its output that waited to be read when it logged this: they come before it.
     """
 
     level: int
@@ -284,6 +289,7 @@ class Log(Frame, tag=7):
     text: Record
     extra: Raw = Raw(b"\x80")
     level_name: Text = ""
+    printed: int = 0
 
 
 class Done(Frame, tag=8):
@@ -375,7 +381,7 @@ class Drain(Frame, tag=18):
     waits: bool = True
 
 
-# Node to template. `Fork` carries one descriptor: the worker's end of its pipe.
+# Node to template. `Fork` carries descriptors: the worker's ends of its pipes.
 
 
 class Fork(Frame, tag=0):
@@ -570,11 +576,6 @@ class FrameReader(Generic[T]):
     def partial(self) -> int:
         """Bytes held that were not given as frames."""
         return len(self._rest)
-
-    @property
-    def rest(self) -> bytes:
-        """What was not given as frames."""
-        return bytes(self._rest)
 
     def feed(self, data: bytes, most: int = sys.maxsize) -> list[tuple[T, int]]:
         """Add bytes that were read and give the frames that are now complete, so many at the most.

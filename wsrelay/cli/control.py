@@ -16,6 +16,7 @@ from rich.tree import Tree
 from wsrelay.control import ControlError, NodeGone, find_nodes
 from wsrelay.control.runtime import runtime_directory
 from wsrelay.node import ProcessInfo
+from wsrelay.printable import escaped_in_json, indented
 
 from .nodes import chosen, node_option
 from .running import fail, say
@@ -157,10 +158,11 @@ def logs(*, of: str | None, follow: bool, node: str | None, as_json: bool) -> No
         for record in client.logs(of, follow=follow):
             nothing = False
             if as_json:
-                click.echo(msgspec.json.encode(record))
+                click.echo(escaped_in_json(msgspec.json.encode(record).decode()))
             else:
                 time = dt.datetime.fromtimestamp(record.time).astimezone()
-                click.echo(f"{time:%Y-%m-%d %H:%M:%S} {record.level.upper():7} {record.text}")
+                head = f"{time:%Y-%m-%d %H:%M:%S} {record.level.upper():7}"
+                click.echo(f"{head} {indented(record.text)}")
             sys.stdout.flush()
         if nothing:
             say(f"wsrelay: there are no log records{'' if of is None else f' of {of}'} yet")

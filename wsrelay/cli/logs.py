@@ -16,14 +16,16 @@ import msgspec
 
 from wsrelay.host import own_text
 from wsrelay.logrecord import PLAIN, extra_of, fields_of
+from wsrelay.printable import escaped_in_json, indented
 
-from .running import say
+from .running import write_line
 
 __all__ = ["log_options", "set_up_logging"]
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 _MOST_LINES: Final = 10_000
+_MOST_BYTES: Final = 16 * 1024 * 1024
 _LINGER: Final = 2.0
 """Seconds that the end waits for a reader of the log."""
 
@@ -48,20 +50,33 @@ class _JSONFormatter(logging.Formatter):
             line["extra"] = msgspec.json.decode(msgspec.json.encode(extra))
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False)
+        return escaped_in_json(json.dumps(line, ensure_ascii=False))
+
+
+class _PlainFormatter(logging.Formatter):
+    """Lines to read: no control character is left, and what stands below the first is indented."""
+
+    def __init__(self) -> None:
+        super().__init__(PLAIN)
+
+    def format(self, record: logging.LogRecord) -> str:
+        return indented(super().format(record))
 
 
 class _Background(logging.Handler):
     """Writes to standard error from a thread of its own.
 
     Whoever reads it may stop reading, and the disk behind it may be full: the node goes on then.
-    What waits is bounded; what finds no room is dropped and counted.
+    What waits is bounded, in lines and in bytes; what finds no room is left out and counted.
     """
 
     def __init__(self, formatter: logging.Formatter) -> None:
         super().__init__()
         self.setFormatter(formatter)
-        self._lines: queue.Queue[str | None] = queue.Queue(_MOST_LINES)
+        self._lines: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._waiting = 0
+        """Bytes that wait, changed by both threads, each under the lock."""
+        self._room = threading.Lock()
         self._lost = 0
         self._thread = threading.Thread(target=self._write, name="wsrelay log", daemon=True)
         self._thread.start()
@@ -70,28 +85,36 @@ class _Background(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Leave the record to the thread."""
         try:
-            line = self.format(record)
+            line = self.format(record).encode(errors="backslashreplace")
         except Exception:  # noqa: BLE001 - a wrong format string is reported by logging itself
             self.handleError(record)
             return
-        try:
-            if self._lost and not self._lines.full():
-                line = f"{line}\n({self._lost} lines of the log before it found no room)"
-                self._lost = 0
-            self._lines.put_nowait(line)
-        except queue.Full:
+        if self._lines.qsize() >= _MOST_LINES or self._waiting + len(line) > _MOST_BYTES:
             self._lost += 1
+            return
+        if self._lost:
+            lost, self._lost = self._lost, 0
+            what = "%d log record%s before this one found no room: nobody reads the log fast enough"
+            told = logging.LogRecord(
+                __name__, logging.WARNING, "", 0, what, (lost, "s" if lost > 1 else ""), None
+            )
+            self._put(self.format(told).encode())
+        self._put(line)
+
+    def _put(self, line: bytes) -> None:
+        with self._room:
+            self._waiting += len(line)
+        self._lines.put(line)
 
     def _write(self) -> None:
         while (line := self._lines.get()) is not None:
-            say(line)
+            write_line(line)
+            with self._room:
+                self._waiting -= len(line)
 
     def _finish(self) -> None:
         """Write what waits, as long as somebody takes it."""
-        try:
-            self._lines.put(None, timeout=_LINGER)
-        except queue.Full:
-            return
+        self._lines.put(None)
         self._thread.join(_LINGER)
 
 
@@ -115,6 +138,6 @@ def log_options(command: _Command) -> _Command:
 
 def set_up_logging(form: str, level: str) -> None:
     """Log everything of that level and above to standard error."""
-    formatter = _JSONFormatter() if form == "json" else logging.Formatter(PLAIN)
+    formatter = _JSONFormatter() if form == "json" else _PlainFormatter()
     logging.basicConfig(handlers=[_Background(formatter)], level=level.upper())
     logging.getLogger("uvicorn").setLevel(logging.WARNING)

@@ -174,6 +174,12 @@ def _path(_context: click.Context, _parameter: click.Parameter, text: str) -> st
     help="Serve this folder at / in place of the built-in page.",
 )
 @click.option("--reload", is_flag=True, help="For development: start again when a file changes.")
+@click.option(
+    "--raw-output",
+    is_flag=True,
+    help="For development: what processes print goes to the terminal as it is, not into the log, "
+    "and input(), breakpoint() and pdb read from there.",
+)
 @log_options
 def run(
     *,
@@ -195,6 +201,7 @@ def run(
     stop_timeout: float,
     static: Path | None,
     reload: bool,
+    raw_output: bool,
     log_format: str,
     log_level: str,
 ) -> None:
@@ -227,6 +234,7 @@ def run(
             warm=warm,
             start_timeout=start_timeout,
             stop_timeout=stop_timeout,
+            raw_output=raw_output,
             limits=Limits(memory=memory),
         )
     except InvalidOptions as error:

@@ -16,14 +16,23 @@ from typing import Any, Final, Never
 from wsrelay import osproc
 from wsrelay.control import Control, ControlError
 from wsrelay.node import Node
+from wsrelay.printable import escaped
 
-__all__ = ["controlled", "fail", "loop_factory", "prepare_process", "reload_on_edits", "say"]
+__all__ = [
+    "controlled",
+    "fail",
+    "loop_factory",
+    "prepare_process",
+    "reload_on_edits",
+    "say",
+    "write_line",
+]
 
 logger = logging.getLogger(__name__)
 
 _STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
-_OF_PROCESS: Final = 2
-"""Descriptors that the node has of a process: its pipe and its pidfd."""
+_OF_PROCESS: Final = 4
+"""Descriptors that the node has of a process: two of its pipe, its output and its pidfd."""
 
 _OF_NODE: Final = 64
 """Descriptors that it has of its own, in round figures."""
@@ -32,13 +41,18 @@ _PATIENCE: Final = 30.0
 """Seconds that the server gets to end before it is killed."""
 
 
-def say(line: str) -> None:
-    """Write a line to standard error, if that is possible.
+def say(text: str) -> None:
+    """Write a line or several to standard error, if that is possible, control characters escaped.
 
     Not through `sys.stderr`: what a full disk refuses would wait in its buffer, and make the exit
     code 120 in the end.
     """
-    rest = f"{line}\n".encode(errors="backslashreplace")
+    write_line("\n".join(map(escaped, text.expandtabs().split("\n"))).encode())
+
+
+def write_line(line: bytes) -> None:
+    """Write it to standard error as it is, if that is possible."""
+    rest = line + b"\n"
     try:
         while rest:
             rest = rest[os.write(2, rest) :]

@@ -6,13 +6,23 @@ import multiprocessing.process
 import multiprocessing.spawn
 import os
 import re
+import signal
 from pathlib import Path
 from typing import Final
 
-__all__ = ["BEGIN", "stack"]
+__all__ = ["BEGIN", "SIGNALS", "stack"]
 
 BEGIN: Final = b"Fatal Python error: "
-"""It writes this in one piece. No frame begins so: that would be one of a gigabyte."""
+"""It writes this in one piece."""
+
+SIGNALS: Final = {
+    signal.SIGSEGV,
+    signal.SIGFPE,
+    signal.SIGABRT,
+    signal.SIGBUS,
+    signal.SIGILL,
+}
+"""At these."""
 
 _PACKAGE = Path(__file__).parent.parent
 _OURS: Final = (

@@ -50,10 +50,12 @@ class HostOptions(Struct, frozen=True, kw_only=True):
     behind the script's path. `warm` processes are forked ahead and wait, beside `max_processes`
     and no more than these. Timeouts are seconds, `mailbox` is the bytes that other workers may have
     sent to one that has not taken them yet. `spawn_rate` is how many are started in a second, the
-    others wait; `log_rate` how many log records a second one may write, the others are dropped and
-    counted. `nice` is the workers' absolute niceness. `may_spawn` and `may_control` (hosts' names)
-    and `may_name` (patterns such as `room:*`) are what processes of a walled-in host may do beyond
-    it. Raises `InvalidOptions`, a `ValueError`, with all that cannot be.
+    others wait; `log_rate` how many log records a second one may write, and how many lines to its
+    standard output and error, the others are left out and counted. With `raw_output` these streams
+    are the node's own, and so is the terminal. `nice` is the workers' absolute niceness.
+    `may_spawn` and `may_control` (hosts' names) and `may_name` (patterns such as `room:*`) are what
+    processes of a walled-in host may do beyond it. Raises `InvalidOptions`, a `ValueError`, with
+    all that cannot be.
     """
 
     name: str = "processes"
@@ -67,6 +69,7 @@ class HostOptions(Struct, frozen=True, kw_only=True):
     mailbox: int = 64 * 1024 * 1024
     spawn_rate: float = 1000.0
     log_rate: float = 500.0
+    raw_output: bool = False
     limits: Limits = Limits()
     nice: int | None = None
     isolation: Isolation = Isolation()
@@ -84,6 +87,8 @@ class HostOptions(Struct, frozen=True, kw_only=True):
             warm = Bounds(0, most, f"0 to max_processes, which is {most}", whole=True)
             problems += wrong(self, {"warm": warm})
         problems += self._wrong_rights()
+        if self.raw_output and self.isolation.walled:
+            problems.append(("raw_output", "gives the node's streams away: not with isolation"))
         if problems:
             raise InvalidOptions(problems, f"host {self.name:.80}")
 

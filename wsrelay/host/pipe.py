@@ -19,8 +19,6 @@ from wsrelay.duplex import Duplex
 from wsrelay.errors import WireError
 from wsrelay.sizes import ITEM
 
-from . import crashes
-
 __all__ = ["NodePipe"]
 
 _CHUNK: Final = 64 * 1024
@@ -40,9 +38,6 @@ _DONE: Final = object()
 
 _GATHERED: Final = 64
 """Frames of one write; IOV_MAX is 1024."""
-
-_LONGEST_LAST_WORDS: Final = 64 * 1024
-"""Bytes; a stack of a hundred frames is 8 KB."""
 
 _FLOOD: Final = 16 * 1024 * 1024
 """Bytes of replies and events that may wait; a hundred thousand of them."""
@@ -111,8 +106,8 @@ class NodePipe:
         self._when_over: Callable[[], None] | None = None
         """Whom to tell when they are taken in."""
         self._holds: set[Hashable] = set()
-        self.last_words = b""
-        """What its signal handler wrote behind the last frame when it crashed."""
+        self.reads = 0
+        """How often it was read from."""
         self._at_end = False
         self._broken = False
         self._closed = False
@@ -251,6 +246,11 @@ class NodePipe:
                 # Not here: the caller may stand inside of a frame's delivery.
                 self._come_back()
 
+    def take_in(self) -> None:
+        """Receive what is there, before the loop comes to it."""
+        if not self._holds and not self._at_end:
+            self._readable()
+
     def _readable(self) -> None:
         if self._next_turn is not None or self._holds:  # uvloop comes here before `hold` works
             return
@@ -286,17 +286,12 @@ class NodePipe:
         """
         if self._broken:
             return
-        if self.last_words:
-            self.last_words += data[: _LONGEST_LAST_WORDS - len(self.last_words)]
-            return
         try:
             if data:
+                self.reads += 1
                 self._arrived += self._reader.feed(data, _AT_ONCE)
             self._receive_arrived()
         except WireError as error:
-            if self._reader.rest.startswith(crashes.BEGIN):
-                self.last_words = self._reader.rest
-                return
             self._at_end = self._broken = True
             self._loop.remove_reader(self._ends.reading)
             self._garbage(str(error))

@@ -13,6 +13,8 @@ import sys
 import types
 from collections import deque
 from collections.abc import Iterator
+from multiprocessing.connection import Connection
+from typing import Any
 
 from wsrelay import wire
 from wsrelay.bucket import Bucket
@@ -26,6 +28,7 @@ from .cgroup import Cgroup, CgroupError, asked
 from .limits import memory_total_reached
 from .log import Intake
 from .options import HostOptions
+from .output import Output
 from .worker import Worker
 
 __all__ = ["ProcessHost"]
@@ -54,6 +57,7 @@ class ProcessHost:
         self._forks = Bucket(options.spawn_rate, max(1.0, options.spawn_rate))
         self._next_fork: asyncio.TimerHandle | None = None
         self._log = Intake(f"process host {options.name}:", options.log_rate)
+        self._output: Output | None = None
         self._out: deque[tuple[bytes, Duplex | None]] = deque()
         self._loading: asyncio.Future[None] | None = None
         self._retiring = False
@@ -89,16 +93,20 @@ class ProcessHost:
             self._report, report = socket.socketpair()
             undo.callback(self._report.close)
             given.enter_context(report).setblocking(False)
+            output = None
+            if not self.options.raw_output:
+                self._output = Output(self._log, self.options.log_rate, self._about)
+                undo.callback(self._output.finish)
+                output = given.enter_context(Connection(self._output.writing, readable=False))
             process = context.Process(
                 target=template.main,
-                args=(
-                    theirs,
-                    report,
-                    self.options,
-                    os.getpid(),
-                    logging.getLogger("wsrelay").getEffectiveLevel(),
-                    self._cgroup and self._cgroup.folder,
-                ),
+                args=(theirs, report, self.options),
+                kwargs={
+                    "output": output,
+                    "node": os.getpid(),
+                    "log_level": logging.getLogger("wsrelay").getEffectiveLevel(),
+                    "cgroup_folder": self._cgroup and self._cgroup.folder,
+                },
                 name=f"wsrelay {self.options.name}",
             )
             process.start()
@@ -178,6 +186,7 @@ class ProcessHost:
         if self._control is not None:
             self._loop.remove_reader(self._control)
             self._loop.remove_writer(self._control)
+            self._end_output()
             self._control.close()
             self._control = None
             self._report.close()
@@ -208,6 +217,8 @@ class ProcessHost:
         if self._control is not None:
             self._control.close()
             self._control = None
+        if self._output is not None:
+            self._output.abandon()
         close_all(self._descriptors)
         self._descriptors.clear()
 
@@ -251,6 +262,17 @@ class ProcessHost:
         if self._cgroup is not None:
             await asyncio.to_thread(self._remove_cgroup)
         await asyncio.gather(*self._removals)
+
+    def _about(self) -> dict[str, Any]:
+        return fields(host=self.options.name, os_pid=self.os_pid)
+
+    def _end_output(self) -> None:
+        """Log what it has printed last."""
+        if self._output is not None:
+            self._output.finish()
+            self._output.tell_crash()
+            self._output = None
+        self._log.end(self._about)
 
     # Out
 
@@ -302,13 +324,14 @@ class ProcessHost:
             return False
         except (OSError, WireError):
             data, frames = b"", []
+        printed = self._output.total if self._output is not None else 0
         for frame in frames:
-            self._receive(frame)
+            self._receive(frame, printed)
         if not data:
             self._lost()
         return bool(data)
 
-    def _receive(self, frame: wire.FromTemplate) -> None:
+    def _receive(self, frame: wire.FromTemplate, printed: int) -> None:
         assert self._loading is not None  # noqa: S101 - start() made it
         match frame:
             case wire.Loaded():
@@ -325,7 +348,9 @@ class ProcessHost:
                 worker.failed(ExitError(ExitKind.START_FAILED, frame.message))
                 self._workers_changed()
             case wire.Log():
-                self._log.take(frame, lambda: fields(host=self.options.name, os_pid=self.os_pid))
+                if self._output is not None:
+                    self._output.read_to(printed + frame.printed)
+                self._log.take(frame, self._about)
             case wire.Exited():
                 worker = self._workers.pop(frame.ref)
                 if self._out_of_memory() and frame.code == -signal.SIGKILL:

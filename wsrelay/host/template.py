@@ -17,13 +17,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Final, Never
 
 from setproctitle import setproctitle
 
 from wsrelay import osproc, targets, wire, worker
-from wsrelay.duplex import Duplex, close_all
+from wsrelay.duplex import Duplex, close_all, redirect_output
 
 from . import cgroup, isolation, limits, multiprocess, preloading, titles
 from .options import HostOptions
@@ -36,27 +37,30 @@ _SMALL: Final = range(0, 480, 16)
 _TRACKERS_PATIENCE: Final = 2.0
 """Seconds that resource trackers have to remove what dead workers have left; 20 ms are usual."""
 
-_ENDS: Final = 2
-"""Descriptors that come with each `Fork`."""
 
-
-def main(  # noqa: PLR0917 - arguments of a process
+def main(
     control: socket.socket,
     report: socket.socket,
     options: HostOptions,
+    *,
+    output: Connection | None,
     node: int,
     log_level: int,
     cgroup_folder: Path | None,
 ) -> None:
     """Be a template until the node's end of `control` closes; `node` is its process id.
 
-    `report` takes where the loading stands if it takes too long.
+    `report` takes where the loading stands if it takes too long, `output` what is printed.
     """
+    if output is not None:
+        with output:
+            redirect_output(output.fileno())
     worker.signals.hold_back()
     titles.enter_template(options.name)
     osproc.become_subreaper()
-    _empty_stdin()
-    worker.explain_absence()
+    if not options.raw_output or not _terminal_as_stdin():
+        _empty_stdin()
+        worker.explain_absence()
     worker.load.set_arguments(options.arguments)
     multiprocess.enter_template()
     worker.forks.watch()
@@ -105,12 +109,28 @@ def _empty_stdin() -> None:
     sys.stdin = open(0, closefd=False)  # noqa: SIM115 - lives as long as the process
 
 
+def _terminal_as_stdin() -> bool:
+    """Have `input()` and `pdb` read from the terminal that the output goes to, if it is one."""
+    for descriptor in (1, 2):
+        try:
+            terminal = os.open(os.ttyname(descriptor), os.O_RDONLY | os.O_NOCTTY)
+        except OSError:
+            continue
+        os.dup2(terminal, 0)
+        os.close(terminal)
+        sys.stdin = open(0, closefd=False)  # noqa: SIM115 - lives as long as the process
+        return True
+    return False
+
+
 class Template:
     """The loop: control frames and children's deaths in, forks and reports out."""
 
     def __init__(self, control: socket.socket, options: HostOptions) -> None:
         self._control = control
         self._options = options
+        self._ends = 2 if options.raw_output else 3
+        """Descriptors that come with each `Fork`: the worker's pipe, and that of its output."""
         self._reader = wire.to_template()
         self._telling = threading.Lock()
         """Threads of preloaded code may log while a frame is being written."""
@@ -188,11 +208,12 @@ class Template:
             return False
         self._descriptors += descriptors
         if flags & socket.MSG_CTRUNC:  # preloaded code has taken all that there are
-            self._descriptors += [None] * (_ENDS - len(descriptors))
+            self._descriptors += [None] * (self._ends - len(descriptors))
         for frame, _ in self._reader.feed(data):
             match frame:
                 case wire.Fork():
-                    ends, self._descriptors = self._descriptors[:_ENDS], self._descriptors[_ENDS:]
+                    count = self._ends
+                    ends, self._descriptors = self._descriptors[:count], self._descriptors[count:]
                     self._fork(frame.ref, ends)
                     self.refill = True
                 case wire.Kill():
@@ -208,12 +229,12 @@ class Template:
                 do(pid)
 
     def _fork(self, ref: int, descriptors: list[int | None]) -> None:
-        reading, writing = descriptors
-        if reading is None or writing is None:
-            close_all(descriptors)
+        given = [descriptor for descriptor in descriptors if descriptor is not None]
+        if len(given) < self._ends:
+            close_all(given)
             self.tell(wire.ForkFailed(ref, "the template has no descriptor left"))
             return
-        with Duplex(reading, writing) as ends:
+        with Duplex(*given) as ends:
             try:
                 pid = self._take_warm(ends) or self._forked(lambda: ends)
             except OSError as error:
@@ -331,11 +352,10 @@ def _received(waiting: socket.socket, template: socket.socket, title: str) -> Du
     setproctitle(title)
     template.close()
     with waiting:
-        data, descriptors, _, _ = socket.recv_fds(waiting, 1, _ENDS)
+        data, descriptors, _, _ = socket.recv_fds(waiting, 1, 3)
     if not data:
         raise EOFError
-    reading, writing = descriptors
-    return Duplex(reading, writing)
+    return Duplex(*descriptors)
 
 
 def _dead_child() -> int | None:

@@ -8,7 +8,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from typing import Final
+from typing import Any, Final
 
 from msgspec import Raw
 
@@ -22,6 +22,8 @@ from wsrelay.rights import Rights
 from . import crashes
 from .limits import Limits, cpu_time_reached, memory_total_reached
 from .log import Intake
+from .options import HostOptions
+from .output import Output
 from .pipe import NodePipe
 
 __all__ = ["Worker"]
@@ -34,17 +36,20 @@ class Worker:
     """A worker from its launch to its exit.
 
     The kernel's pidfd says when it is dead, the template's report (or the worker's own last
-    frame) says how; what it left in its pipe is taken in before `exited` is called, once. Raises
-    `HostFailed` where the system has no descriptors left for its pipe.
+    frame) says how; what it left in its pipe and printed last is taken in before `exited` is
+    called, once. `about` gives the fields of its log records. Raises `HostFailed` where the system
+    has no descriptors left for its pipes.
     """
 
     def __init__(
         self,
         pid: PID,
         ref: int,
+        options: HostOptions,
+        *,
         received: Callable[[Worker, wire.FromWorker], Iterator[None] | None],
         exited: Callable[[Worker, Result], None],
-        log_rate: float,
+        about: Callable[[Worker], dict[str, Any]],
     ) -> None:
         self.pid = pid
         self.ref = ref
@@ -65,12 +70,17 @@ class Worker:
         self.done: wire.Done | None = None
         self._exited = exited
         self._loop = asyncio.get_running_loop()
+        self._log_read = self._printed = 0
+        """Which read of its pipe has brought log records last, and how much it had printed then."""
+        self._about = functools.partial(about, self)
+        self._log = Intake(str(pid), options.log_rate)
+        receive = functools.partial(received, self)
         try:
             node_end, self.worker_end = Duplex.pair()
+            self.pipe = NodePipe(node_end, receive, self._garbage, self._flooded)
+            self._output = self._make_output(options)
         except OSError as error:
             raise HostFailed(f"no process can be started: {error.strerror}") from None
-        receive = functools.partial(received, self)
-        self.pipe = NodePipe(node_end, receive, self._garbage, self._flooded)
         self._pidfd: int | None = None
         self._exit_code: int | None = None
         self._failure: ExitError | None = None
@@ -81,16 +91,35 @@ class Worker:
         self._over = False
         self._patience: asyncio.TimerHandle | None = None
         self.limits = Limits()
-        self.log = Intake(str(pid), log_rate)
         self.kill_by_host: Callable[[], None] | None = None
         """How its process host ends it where there is no pidfd, or no process yet."""
         self.interrupt_by_host: Callable[[], None] | None = None
         """How its process host interrupts it where there is no pidfd."""
 
+    def _make_output(self, options: HostOptions) -> Output | None:
+        if options.raw_output:
+            return None
+        try:
+            output = Output(self._log, options.log_rate, self._about, self.pipe.take_in)
+        except OSError:
+            self.pipe.close()
+            self.worker_end.close()
+            raise
+        self.worker_end.output = output.writing
+        return output
+
     def never_read(self, client: PID, join: int) -> bool:
         """Whether a worker that has returned never took this client's `ws.join`."""
         done = self.done
         return done is not None and (join > done.received or client in done.unread)
+
+    def log(self, frame: wire.Log) -> None:
+        """Log a record of it, behind what it had printed before."""
+        if self._output is not None:
+            if self._log_read != self.pipe.reads:  # what came with it was read for it already
+                self._log_read, self._printed = self.pipe.reads, self._output.total
+            self._output.read_to(self._printed + frame.printed)
+        self._log.take(frame, self._about)
 
     def kill(self) -> None:
         """SIGKILL; the template kills the rest of its process group when it reaps it."""
@@ -199,6 +228,8 @@ class Worker:
 
     def _emptied(self) -> None:
         """Learn that all it left in its pipe was taken in."""
+        if self._output is not None:
+            self._output.finish()
         self._is_emptied = True
         self._look()
 
@@ -215,7 +246,11 @@ class Worker:
         if self._patience is not None:
             self._patience.cancel()
         self._over = True
-        self._exited(self, self._result())
+        result = self._result()
+        if self._output is not None and (result.error is None or result.error.traceback is None):
+            self._output.tell_crash()
+        self._log.end(self._about)
+        self._exited(self, result)
 
     def _result(self) -> Result:
         if self.done is not None:
@@ -231,8 +266,15 @@ class Worker:
         elif code == -signal.SIGXCPU and self.limits.cpu_time is not None:
             error = ExitError(ExitKind.LIMIT, cpu_time_reached(self.limits))
         elif code < 0:
-            stack = crashes.stack(self.pipe.last_words)
+            written = self._output.crash if self._output is not None else b""
+            stack = crashes.stack(written) if -code in crashes.SIGNALS else ""
             error = ExitError(ExitKind.KILLED, _signal_name(-code), stack or None)
+        elif code == wire.PIPE_CLOSED:
+            error = ExitError(
+                ExitKind.EXIT,
+                f"exit code {code}: it has closed the pipe to its node. A handler that closes "
+                "descriptors closes those that it has opened itself",
+            )
         elif code > 0:
             error = ExitError(ExitKind.EXIT, f"exit code {code}")
         return Result(error=error)

@@ -618,9 +618,16 @@ class Node:
     def _launch(
         self, pid: PID, target: str | None, code: bytes, plain: bool, parent: PID | None
     ) -> None:
-        log_rate, rights = self.hosts[pid.host].log_rate, self.hosts[pid.host].rights
-        received = self._requests.handle if rights is None else self._requests.handle_walled
-        worker = Worker(pid, next(self._refs), received, self._exited, log_rate)
+        options = self.hosts[pid.host]
+        rights = options.rights
+        worker = Worker(
+            pid,
+            next(self._refs),
+            options,
+            received=self._requests.handle if rights is None else self._requests.handle_walled,
+            exited=self._exited,
+            about=self.about,
+        )
         worker.rights = rights
         worker.target, worker.parent = target or "a callable", parent
         worker.names = [*self.kernel.names.of(pid)]
@@ -636,7 +643,7 @@ class Node:
         worker.pipe.post(start)
         template = self._templates[pid.host]
         template.launch(worker)
-        timeout = self.hosts[pid.host].start_timeout
+        timeout = options.start_timeout
         if template.loading:
             # That has as long by itself, and tells better why it takes longer.
             timeout += _TEMPLATE_START + timeout
@@ -873,8 +880,8 @@ def _log_exit(pid: PID, error: ExitError | None, about: dict[str, Any]) -> None:
         return
     about = {**about, **fields(exit=error.kind.value)}
     if error.traceback:
-        text = shortened(error.traceback.rstrip(), _LONGEST_TRACEBACK)
-        logger.error("%s crashed: %s\n%s", who, shortened(error.message), text, extra=about)
+        text = f"{shortened(error.message)}\n{error.traceback.rstrip()}"
+        logger.error("%s crashed: %s", who, shortened(text, _LONGEST_TRACEBACK), extra=about)
     else:
         target, os_pid = about.get("wsrelay_target"), about.get("wsrelay_os_pid", "none yet")
         where = f"{target}, OS pid {os_pid}"

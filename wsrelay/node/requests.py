@@ -95,7 +95,6 @@ class Requests:
 
     def worker_ended(self, worker: Worker, result: Result) -> None:
         """Answer the `exec` that it ran for, and end what it ran by `exec` itself."""
-        worker.log.tell_of_lost(lambda: self._node.about(worker))
         if (waiting := self._execs.pop(worker.pid, None)) is not None:
             caller, ref = waiting
             caller.pipe.post(wire.Finished(ref, wire.Ended.of(result)))
@@ -197,7 +196,7 @@ class Requests:
         self._node.signal(worker.pid, Signal.READY)
 
     def _log(self, worker: Worker, frame: wire.Log) -> None:
-        worker.log.take(frame, lambda: self._node.about(worker))
+        worker.log(frame)
 
     def _done(self, worker: Worker, frame: wire.Done) -> None:
         if worker.done is not None:

@@ -14,7 +14,7 @@ from typing import Any, Never
 
 from wsrelay import current
 
-from . import crashes, signals
+from . import signals
 from .load import LoadError
 
 __all__ = ["Bounds", "exit_code", "flush", "fork_worker", "leave", "watch"]
@@ -74,7 +74,6 @@ def _become_child() -> None:
     global _is_child  # noqa: PLW0603 - it is so from here on
     _is_child = True
     signals.reset()
-    crashes.leave_the_pipe()
     if (worker := current.leave_worker()) is not None:
         worker.shut()
 

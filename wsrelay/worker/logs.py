@@ -8,9 +8,11 @@ that there are have had them.
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import sys
+import termios
 from collections.abc import Callable
 from types import TracebackType
 from typing import Final
@@ -25,11 +27,12 @@ __all__ = ["NodeLog", "crashed", "enable_own_loggers", "flush", "log_to"]
 logger = logging.getLogger(__name__)
 
 _LONGEST: Final = 64 * 1024
-"""Characters of a record's text; a longer one is cut."""
+"""Characters of a record's text; a longer one is cut. (The node bounds the whole record.)"""
 
 _PATIENCE: Final = 2.0
 """Seconds that Sentry has for it, as at the end of `python script.py`."""
 
+_STDOUT: Final = 1
 _NOTHING: Final = Raw(payload.encode({}))
 _LEVELS: Final = {"DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"}
 
@@ -57,12 +60,21 @@ class NodeLog(logging.Handler):
                 clean(record.getMessage() if told else text_of(record), _LONGEST),
                 Raw(payload.encode(extra)) if extra else _NOTHING,
                 "" if level in _LEVELS else clean(level, LONGEST_NAME),
+                _unread_output(),
             )
             self._write(frame)
         except BrokenPipeError:
             return  # the node is gone, and this process about to be
         except Exception:  # noqa: BLE001 - a wrong format string is reported by logging itself
             self.handleError(record)
+
+
+def _unread_output() -> int:
+    """Return how much that this process has printed waits for the node: it comes before."""
+    try:
+        return int.from_bytes(fcntl.ioctl(_STDOUT, termios.FIONREAD, bytes(4)), sys.byteorder)
+    except OSError:  # it is something else by now
+        return 0
 
 
 _log: NodeLog | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import mmap
 import os
@@ -19,7 +20,7 @@ from wsrelay.errors import PayloadError, WireError
 from wsrelay.message import ExitKind
 from wsrelay.spawning import unpack_target
 
-from . import crashes, forks, generators, logs, signals
+from . import forks, generators, logs, signals
 from .call import Call
 from .context import WorkerContext
 from .load import LoadError, load_target, user_frames, user_traceback
@@ -59,10 +60,11 @@ def run(
     try:
         _enter(template, handlers)
         ends = wait()
-        crashes.tell_the_node(ends.writing)
+        ends.redirect_output()
         code = _live(WorkerPipe(ends), confine)
-    except (EOFError, OSError):
-        pass  # the node is gone: there is nobody left to tell
+    except (EOFError, OSError) as error:  # the node is gone: there is nobody left to tell
+        if isinstance(error, OSError) and error.errno == errno.EBADF:
+            code = wire.PIPE_CLOSED  # or it is not, and the handler has closed the way to it
     except BaseException:  # noqa: BLE001 - a defect of ours; nothing above would show it
         traceback.print_exc()
     finally:

@@ -10,8 +10,9 @@ from typing import Any, Never
 __all__ = ["explain_absence"]
 
 _ADVICE = (
-    "a terminal and a worker has none. Call the handler's functions directly in a script or test, "
-    "or listen with debugpy.listen(port) and attach to it"
+    "a terminal and a worker has none. `wsrelay run --raw-output` gives it yours. Or call the "
+    "handler's functions directly in a script or test, or listen with debugpy.listen(port) and "
+    "attach to it"
 )
 
 _builtin_input = builtins.input
