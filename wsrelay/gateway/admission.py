@@ -43,11 +43,11 @@ class Admission:
             self._of[key] += 1
         if self._most and self.count > self._most:
             why = "%s: 503: there are %d connections (max_connections)"
-            self.lines.warning(now, why, host, self._most)
+            self.lines.warning(now, why, host, self._most, client=host)
             return 503
         if key is not None and self._most_per_ip and self._of[key] > self._most_per_ip:
             why = "%s: 429: it has %d connections (max_connections_per_ip)"
-            self.lines.warning(now, why, host, self._most_per_ip)
+            self.lines.warning(now, why, host, self._most_per_ip, client=host)
             return 429
         return 0
 

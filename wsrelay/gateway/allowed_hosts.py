@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import time
 
 from wsrelay.printable import printable
-from wsrelay.relay.asgi import App, Receive, Scope, Send, request_headers, response
+from wsrelay.relay.asgi import App, Receive, Scope, Send, client_of, request_headers, response
 from wsrelay.relay.hosts import Hosts
 from wsrelay.relay.upgrade import deny
+from wsrelay.sparing import Sparing
 
 __all__ = ["AllowedHosts"]
 
@@ -21,6 +23,7 @@ class AllowedHosts:
         self._app = app
         self._hosts = hosts
         self._option = option
+        self._refusals = Sparing(logger)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI scope."""
@@ -33,11 +36,15 @@ class AllowedHosts:
         if self._hosts.allow(host, server[0] if server else None):
             await self._app(scope, receive, send)
             return
-        logger.warning(
-            "%s: 403: Host %r is not one of this server's (%s)",
+        client = client_of(scope)
+        self._refusals.warning(
+            time.monotonic(),
+            "%s: 403: Host '%s' is not one of this server's (%s); the client is %s",
             printable(scope["path"]),
-            host,
+            printable(host),
             self._option,
+            client,
+            client=client,
         )
         body = b"Forbidden: host not allowed\n"
         if scope["type"] == "websocket":

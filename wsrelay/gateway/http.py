@@ -198,7 +198,7 @@ class HTTPProtocol(H11Protocol):
             why = f"not HTTP/1.1: {why}"
         host = self.client[0] if self.client else None
         lines = self.server_state.admission.lines
-        lines.warning(self.loop.time(), "%s: %d: %s", host, status, why)
+        lines.warning(self.loop.time(), "%s: %d: %s", host, status, why, client=host)
         if self.cycle is not None and not self.cycle.response_complete:
             self.cycle.disconnected = True
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):

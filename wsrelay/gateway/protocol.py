@@ -77,7 +77,10 @@ class RelayProtocol(WSProtocol):
             return
         status, reason = problem
         path, reason = printable(scope["path"]), printable(reason)
-        _refusals.warning(self.loop.time(), "%s: %d: no upgrade: %s", path, status, reason)
+        host = self.client[0] if self.client else None
+        _refusals.warning(
+            self.loop.time(), "%s: %d: no upgrade: %s", path, status, reason, client=host
+        )
         self.response_started = True
         text = f"Not a WebSocket upgrade: {reason}\n"
         self._deadline = turn_away(self.transport, self.loop, status, text)

@@ -15,6 +15,7 @@ __all__ = [
     "Receive",
     "Scope",
     "Send",
+    "client_of",
     "offered",
     "request_headers",
     "response",
@@ -39,6 +40,12 @@ _PROTOCOL: Final = b"sec-websocket-protocol"
 def strip(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
     """Return the headers without the relay's own; what is given is read once, as ASGI allows."""
     return [(name, value) for name, value in headers if bytes(name).lower() != _NAME]
+
+
+def client_of(scope: Scope) -> str | None:
+    """Return the client's address, if the server knows one."""
+    client = scope.get("client")
+    return client[0] if client else None
 
 
 def offered(scope: Scope) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Collection
 from types import SimpleNamespace
 from typing import Final
@@ -11,10 +12,11 @@ from wsrelay import current
 from wsrelay.bounds import MOST, Bounds, InvalidOptions, wrong
 from wsrelay.errors import HostFailed, HostFull
 from wsrelay.node import Node
-from wsrelay.printable import printable
+from wsrelay.printable import printable, shortened
+from wsrelay.sparing import Sparing
 
 from . import handshake
-from .asgi import App, Event, Receive, Scope, Send, request_headers, strip
+from .asgi import App, Event, Receive, Scope, Send, client_of, request_headers, strip
 from .asking import ASKING
 from .connection import Limits
 from .origins import Origins
@@ -73,6 +75,7 @@ class WebSocketRelay:
         self._never_ask = _paths(never_ask)
         self._cancel_unused = cancel_unused
         self._own: Node | None = None
+        self._refusals = Sparing(logger)
         problems = []
         try:
             self._origins = Origins(allowed_origins)
@@ -153,7 +156,7 @@ class WebSocketRelay:
         except (HostFull, HostFailed) as error:
             if plain.started:
                 raise
-            logger.warning("%s: 503: %s", printable(scope["path"]), error)
+            self._refuse(scope, "%s: 503: %s", shortened(str(error)))
             await plain.unavailable()
         finally:
             if not plain.started:
@@ -168,9 +171,7 @@ class WebSocketRelay:
         version = scope.get("http_version", "1.1")
         problem = handshake.problem(scope["method"], version, scope["headers"])
         if problem is not None:
-            logger.warning(
-                "%s: %d: %s", printable(scope["path"]), problem.status, printable(problem.reason)
-            )
+            self._refuse(scope, "%s: %d: %s", problem.status, printable(problem.reason))
             await plain.refuse(problem.status, f"Not a WebSocket upgrade: {problem.reason}\n")
         elif not self._origin_allowed(scope):
             await plain.refuse(403, "Forbidden: origin not allowed\n")
@@ -198,6 +199,7 @@ class WebSocketRelay:
             limits=self._limits,
             native=self._native,
             cancel_unused=self._cancel_unused,
+            refusals=self._refusals,
         )
         await upgrade.run()
 
@@ -215,14 +217,20 @@ class WebSocketRelay:
         host = hosts[0].decode("latin-1") if hosts else None
         if self._origins.allow(origin, host):
             return True
-        logger.warning(
-            "%s: 403: Origin %r is not that of Host %r and not in the allowed origins "
-            "(WebSocketRelay's allowed_origins, --origins)",
-            printable(scope["path"]),
-            origin,
-            host,
+        self._refuse(
+            scope,
+            "%s: 403: Origin '%s' is not that of Host '%s' and not in the allowed origins "
+            "(WebSocketRelay's allowed_origins, --origins); the client is %s",
+            printable(origin or ""),
+            printable(host or ""),
+            client_of(scope),
         )
         return False
+
+    def _refuse(self, scope: Scope, text: str, *arguments: object) -> None:
+        """Log what is refused, the path first."""
+        path, client = printable(scope["path"]), client_of(scope)
+        self._refusals.warning(time.monotonic(), text, path, *arguments, client=client)
 
 
 def _statuses(given: Collection[int] | None) -> frozenset[int]:

@@ -6,6 +6,7 @@ import logging
 
 from wsrelay.errors import RelayRefused
 from wsrelay.node import Node
+from wsrelay.printable import shortened
 
 from . import header
 from .asgi import RETRY_AFTER, Event, Send, response, strip
@@ -77,7 +78,7 @@ class PlainResponse:
         try:
             abandon(self._node, header.parse(relay, self._node.name))
         except RelayRefused as error:
-            logger.error("%s", error)  # noqa: TRY400 - one line
+            logger.error("%s", shortened(str(error)))  # noqa: TRY400 - one line
         await self._respond(426, b"Upgrade Required: connect with a WebSocket\n")
 
     async def _respond(self, status: int, body: bytes, *headers: tuple[bytes, bytes]) -> None:

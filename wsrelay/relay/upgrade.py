@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Container
 
 from wsrelay.errors import HostFailed, HostFull, RelayRefused
 from wsrelay.logrecord import fields
 from wsrelay.node import Node
-from wsrelay.printable import printable
+from wsrelay.printable import escaped, printable, shortened
 from wsrelay.sparing import Sparing
 
 from . import header
-from .asgi import RETRY_AFTER, App, Event, Receive, Scope, Send, offered, response, strip
+from .asgi import (
+    RETRY_AFTER,
+    App,
+    Event,
+    Receive,
+    Scope,
+    Send,
+    client_of,
+    offered,
+    response,
+    strip,
+)
 from .asgi_connection import AsgiConnection
 from .asking import Answer, Asking, NativeAnswer, relay_headers
 from .connection import Limits, Peer
@@ -40,6 +52,7 @@ class Upgrade:
         limits: Limits,
         native: Container[int] | None,
         cancel_unused: bool,
+        refusals: Sparing,
     ) -> None:
         self._app = app
         self._node = node
@@ -47,6 +60,7 @@ class Upgrade:
         self._native = native
         self._scope = scope
         self._path = printable(scope["path"])
+        self._refusals = refusals
         self._receive = receive
         self._send = send
         self._first: list[Event] = []
@@ -167,14 +181,13 @@ class Upgrade:
         if self._native is not None:
             await self._app(self._scope, self._replay, send)
         if first is None:
-            logger.error("%s: 500: the application was asked over HTTP, and %s", self._path, why)
+            self._log(
+                logging.ERROR, "%s: 500: the application was asked over HTTP, and %s", escaped(why)
+            )
             await self._deny(500, b"Internal Server Error\n")
         elif first == "websocket.close":
-            logger.warning(
-                "%s: 403: the application closed, and when it was asked over HTTP, %s",
-                self._path,
-                why,
-            )
+            what = "%s: 403: the application closed, and when it was asked over HTTP, %s"
+            self._log(logging.WARNING, what, escaped(why))
         return first is not None
 
     async def _relay(self, asking: Asking, answer: Answer, watch: asyncio.Future[Event]) -> None:
@@ -185,7 +198,7 @@ class Upgrade:
             relay = header.parse(answer.relay or b"", node.name)
             self._check(relay, subprotocol)
         except RelayRefused as error:
-            logger.error("%s: 500: %s", path, error)  # noqa: TRY400 - one line
+            self._log(logging.ERROR, "%s: 500: %s", shortened(str(error)))
             await self._deny(500, b"Internal Server Error\n")
             self._abandon(relay)
             return
@@ -193,7 +206,7 @@ class Upgrade:
         if problem is None and node.draining:
             problem = f"node {node.name} shuts down"
         if problem is not None:
-            logger.warning("%s: 503: %s", path, problem)
+            self._log(logging.WARNING, "%s: 503: %s", problem)
             await self._deny(503, b"Service Unavailable\n")
             self._abandon(relay)
             return
@@ -233,8 +246,13 @@ class Upgrade:
             abandon(self._node, relay)
         self._spawned.drop()
 
+    def _log(self, level: int, text: str, *arguments: object) -> None:
+        """Log what is refused, the path first."""
+        client, now = client_of(self._scope), time.monotonic()
+        self._refusals.log(level, now, text, self._path, *arguments, client=client)
+
     async def _unavailable(self, error: Exception) -> None:
-        logger.warning("%s: 503: %s", self._path, error)
+        self._log(logging.WARNING, "%s: 503: %s", shortened(str(error)))
         await self._deny(503, b"Service Unavailable\n", RETRY_AFTER)
 
     async def _deny(self, status: int, body: bytes, *headers: tuple[bytes, bytes]) -> None:
@@ -244,11 +262,8 @@ class Upgrade:
         """Give the client the application's own response."""
         logger.debug("%s: %d: the application's answer", self._path, answer.status)
         if not _can_respond(self._scope):
-            logger.warning(
-                "%s: the application's %d becomes 403: the server has no websocket.http.response",
-                self._path,
-                answer.status,
-            )
+            what = "%s: the application's %d becomes 403: the server has no websocket.http.response"
+            self._log(logging.WARNING, what, answer.status)
             await self._deny(403, b"")
             return
         start = {

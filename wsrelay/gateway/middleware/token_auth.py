@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import inspect
 import logging
+import time
 from collections.abc import Callable
 from typing import Annotated, Any, Self
 
@@ -16,8 +17,9 @@ from wsrelay import targets, worker
 from wsrelay.errors import InvalidTarget
 from wsrelay.node import Node
 from wsrelay.printable import printable
-from wsrelay.relay.asgi import App, Event, Headers, Receive, Scope, Send, offered
+from wsrelay.relay.asgi import App, Event, Headers, Receive, Scope, Send, client_of, offered
 from wsrelay.relay.header import HEADER, check_subprotocol
+from wsrelay.sparing import Sparing
 
 from .options import Options
 from .refusal import refuse
@@ -74,6 +76,7 @@ class TokenAuth:
     def __init__(self, app: App, options: TokenAuthOptions) -> None:
         self._app = app
         self._options = options
+        self._refusals = Sparing(logger)
         self._check = self._same_secret if options.function is None else _load(options.function)
 
     @classmethod
@@ -91,11 +94,13 @@ class TokenAuth:
                 await refuse(scope, receive, send, 401, (b"www-authenticate", b"Bearer"))
                 return
             if tokens and not others:
-                logger.warning(
+                self._refusals.warning(
+                    time.monotonic(),
                     "%s: 400: the client offers its token and no other subprotocol; one that may "
                     'be selected belongs beside it, as in ["chat", "%sTOKEN"]',
                     printable(scope["path"]),
                     self._options.subprotocol,
+                    client=client_of(scope),
                 )
                 await refuse(scope, receive, send, 400)
                 return
