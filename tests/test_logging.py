@@ -7,16 +7,20 @@ import gzip
 import http.server
 import json
 import logging
+import subprocess
+import sys
 import textwrap
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from msgspec import Raw
 from running import Running, client, closed, received, until
 
 from wsrelay import payload, wire
+from wsrelay.cli import logs
 from wsrelay.host import own_text
 from wsrelay.host.log import Intake
 from wsrelay.logrecord import extra_of, fields
@@ -451,6 +455,111 @@ def test_fields_cannot_pose_as_the_node_s_or_as_logging_s_own(
     assert record.getMessage() == "{local@processes|1} x: text"
     assert record.levelno == 20
     assert vars(record)["wsrelay_pid"] == "{local@processes|1}"
+
+
+@pytest.mark.parametrize("size", [1_000, 64 * 1024, 200_000])
+@pytest.mark.parametrize("character", ["x", "\x1b", "é", "\n", "\U0001f600"])
+def test_a_record_is_bounded_as_a_whole_however_its_characters_are_written(
+    worker_log: pytest.LogCaptureFixture, character: str, size: int
+) -> None:
+    frame = wire.Log(20, "x" * 1000, character * size)
+    frame.extra = Raw(payload.encode({f"key {n}": "y" * 1000 for n in range(16)}))
+    Intake("{local@processes|1}", 1000).take(frame, fields)
+    [record] = worker_log.records
+    whole = [record.getMessage(), own_text(record), record.name, repr(extra_of(record))]
+    plain, own, *beside = (len(text.encode(errors="backslashreplace")) for text in whole)
+    assert plain + sum(beside) < 66_000
+    assert own + sum(beside) < 66_000
+    assert (own_text(record) == character * size) == (plain < 40_000)
+
+
+FORGED = "\\x1b]0;owned\\x07\\u202e\\x9b2J\\u2028\\n2026-11-27 00:00:00,000 ERROR   forged"
+DRIVES = ("\x1b", "\x07", "\x9b", "\u202e", "\u2028")
+
+
+@pytest.mark.parametrize("form", ["plain", "json"])
+def test_what_a_process_logs_raises_or_prints_forges_no_line_and_drives_no_terminal(
+    write: Write, form: str
+) -> None:
+    with Running(write(), "--log-format", form) as running:
+        do(running, f"logging.warning('{FORGED}')", f"print('{FORGED}')")
+        do(running, f"logging.warning('known', extra={{'{FORGED}': '{FORGED}'}})")
+        do(running, f"logging.getLogger('{FORGED}').warning('made up')")
+        crash(running, f"raise ValueError('{FORGED}')")
+        crash(running, f"sys.exit('{FORGED}')")
+        running.stderr.line("ended: exit code 1")
+        told = subprocess.run(
+            [sys.executable, "-m", "wsrelay", "logs", "--node", str(running.pid)],
+            capture_output=True,
+            check=True,
+        ).stdout.decode()
+        for text in (running.stderr.text, told):
+            assert not [one for one in DRIVES if one in text]
+            assert not [line for line in text.splitlines() if line.startswith("2026-11-27 00:00")]
+        if form == "json":
+            lines = [line for line in running.stderr.lines if "{" in line]
+            messages = [json.loads(line)["message"] for line in lines if line.startswith("{")]
+            assert eval(f"'{FORGED}'") in messages, "data is as it was"  # noqa: S307
+
+
+def test_an_application_s_own_format_gets_the_text_of_processes_escaped(
+    worker_log: pytest.LogCaptureFixture,
+) -> None:
+    frame = wire.Log(20, "x\n2026 forged", "a\x1b[2J\n2026 forged", level_name="ODD\x1b")
+    Intake("{local@processes|1}", 1000).take(frame, fields)
+    [record] = worker_log.records
+    theirs = logging.Formatter("%(levelname)s %(name)s %(message)s").format(record)
+    pid = "{local@processes|1}"
+    name = r"x\n2026 forged"
+    assert theirs == rf"ODD\x1b {name} {pid} {name}: a\x1b[2J" + "\n    2026 forged"
+
+
+# The writer
+
+
+@pytest.fixture
+def writer(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[logging.Logger, list[bytes], Any]]:
+    """A logger whose lines nobody takes until the event is set; gives what was written."""
+    written: list[bytes] = []
+    reads = threading.Event()
+    begun = threading.Event()
+
+    def write_line(line: bytes) -> None:
+        begun.set()
+        reads.wait()
+        written.append(line)
+
+    monkeypatch.setattr(logs, "write_line", write_line)
+    handler = logs._Background(logs._JSONFormatter())
+    logger = logging.getLogger("writer")
+    logger.propagate = False
+    logger.addHandler(handler)
+    logger.warning("the first")
+    begun.wait()
+    yield logger, written, reads
+    reads.set()
+    logger.removeHandler(handler)
+    handler._finish()
+
+
+@pytest.mark.parametrize(
+    ("size", "fits"), [(10, 10_000), (1_000_000, 16)], ids=["in lines", "in bytes"]
+)
+def test_what_waits_for_the_log_s_reader_is_bounded_in_lines_and_bytes(
+    writer: tuple[logging.Logger, list[bytes], threading.Event], size: int, fits: int
+) -> None:
+    logger, written, reads = writer
+    for _ in range(fits + 500):
+        logger.warning("x" * size)
+    reads.set()
+    until(lambda: len(written) > fits, "they are written", 60)
+    logger.warning("the last")
+    until(lambda: b"the last" in written[-1], "it is written", 60)
+    *lines, lost, _ = [json.loads(line)["message"] for line in written]
+    assert fits <= len(lines) <= fits + 2
+    count, what = lost.split(" ", 1)
+    assert what == "log records before this one found no room: nobody reads the log fast enough"
+    assert len(lines) + int(count) == fits + 501
 
 
 # Mistakes

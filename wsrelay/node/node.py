@@ -50,7 +50,7 @@ from wsrelay.kernel import (
 from wsrelay.logrecord import fields
 from wsrelay.message import ExitError, ExitKind, Result, sendable
 from wsrelay.pid import PID, PIDSource, address, base36, is_node_name
-from wsrelay.printable import printable, shortened
+from wsrelay.printable import escaped, printable, shortened
 from wsrelay.relay import command
 from wsrelay.spawning import pack_target
 from wsrelay.targets import Entry
@@ -629,7 +629,7 @@ class Node:
             about=self.about,
         )
         worker.rights = rights
-        worker.target, worker.parent = target or "a callable", parent
+        worker.target, worker.parent = escaped(target or "a callable"), parent
         worker.names = [*self.kernel.names.of(pid)]
         self._workers[pid] = worker
         self._debug(worker, f"starts: {worker.target}")
