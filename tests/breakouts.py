@@ -187,6 +187,14 @@ def meddle(allowed: str, readable: str, outside: str) -> dict[str, Any]:
         os.symlink(f"{outside}/file", f"{allowed}/link")
         read(f"{allowed}/link")
 
+    def by_descriptor(path: str) -> str:
+        return f"/proc/self/fd/{os.open(path, os.O_PATH)}"
+
+    def linked_without_a_path() -> None:
+        descriptor = os.open(f"{outside}/file", os.O_PATH)
+        empty, here = 0x1000, -100  # AT_EMPTY_PATH, AT_FDCWD
+        checked(libc.linkat(descriptor, b"", here, f"{allowed}/linked".encode(), empty))
+
     def executed() -> None:
         cat = subprocess.run(["/bin/cat", f"{outside}/file"], check=False, capture_output=True)
         if cat.returncode:
@@ -203,7 +211,17 @@ def meddle(allowed: str, readable: str, outside: str) -> dict[str, Any]:
             "remove readable": lambda: os.unlink(f"{readable}/file"),
             "rename out": lambda: os.rename(f"{readable}/file", f"{allowed}/file"),
             "link out": lambda: os.link(f"{outside}/file", f"{allowed}/file"),
+            "link readable": lambda: os.link(f"{readable}/file", f"{allowed}/readable"),
+            "link by descriptor": lambda: os.link(
+                by_descriptor(f"{outside}/file"), f"{allowed}/descriptor"
+            ),
+            "link without a path": linked_without_a_path,
             "read outside": lambda: read(f"{outside}/file"),
+            "read by descriptor": lambda: read(by_descriptor(f"{outside}/file")),
+            "list by descriptor": lambda: os.listdir(by_descriptor(outside)),
+            "write by descriptor": lambda: write(by_descriptor(f"{readable}/file")),
+            "make socket": lambda: os.mknod(f"{outside}/socket", 0o140600),
+            "make link": lambda: os.symlink("file", f"{outside}/link"),
             "list outside": lambda: os.listdir(outside),
             "write outside": lambda: write(f"{outside}/new"),
             "make folder": lambda: os.mkdir(f"{outside}/folder"),

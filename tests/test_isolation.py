@@ -442,8 +442,8 @@ async def test_asynchronous_handlers_work_without_a_network(script: Path) -> Non
         (Isolation(filesystem=Filesystem(), network="none"), None),
         (Isolation(filesystem=Filesystem()), "connect to its Unix sockets"),
         (Isolation(network="none"), "write the files of the node's user"),
-        (Isolation(user="nobody", network="none"), None),
-        (Isolation(user="nobody", filesystem=Filesystem()), None),
+        pytest.param(Isolation(user="nobody", network="none"), None, marks=as_root),
+        pytest.param(Isolation(user="nobody", filesystem=Filesystem()), None, marks=as_root),
     ],
 )
 async def test_what_needs_a_user_is_told_once_at_the_start(
