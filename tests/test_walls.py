@@ -725,6 +725,13 @@ async def test_rights_over_a_host_that_there_is_not_are_refused(option: str) -> 
             await node.reconfigure(hosts, {})
 
 
+def test_no_walled_in_host_is_named_as_what_another_may_name() -> None:
+    outer, inner = (HostOptions(name=name, isolation=NO_NETWORK) for name in ("a", "a/b"))
+    with pytest.raises(InvalidOptions, match="host a/b: name begins with a/"):
+        Node(hosts=[outer, inner])
+    Node(hosts=[outer, HostOptions(name="ab", isolation=NO_NETWORK)])
+
+
 @pytest.mark.parametrize(
     ("walls_", "walled"),
     [

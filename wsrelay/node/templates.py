@@ -130,8 +130,9 @@ class Templates:
 
 
 def _check_rights(hosts: Sequence[HostOptions]) -> None:
-    """Raise `InvalidOptions` for a host that may do something to one that there is not."""
+    """Raise `InvalidOptions` for rights over hosts that there are not, and for names within names."""
     names = [host.name for host in hosts]
+    walled = [host.name for host in hosts if host.rights is not None]
     for host in hosts:
         problems = [
             (option, f"names {one!r:.80}; there is {', '.join(names)}")
@@ -139,6 +140,11 @@ def _check_rights(hosts: Sequence[HostOptions]) -> None:
             for one in getattr(host, option)
             if one not in names
         ]
+        outer = [name for name in walled if host.name.startswith(f"{name}/")]
+        if outer and host.name in walled:
+            problems.append(
+                ("name", f"begins with {outer[0]}/, as names that {outer[0]} may take do")
+            )
         if problems:
             raise InvalidOptions(problems, f"host {host.name}")
 
