@@ -130,7 +130,7 @@ class Templates:
 
 
 def _check_rights(hosts: Sequence[HostOptions]) -> None:
-    """Raise `InvalidOptions` for rights over hosts that there are not, and for names within names."""
+    """Raise `InvalidOptions` for rights over hosts that are not there, and for nested names."""
     names = [host.name for host in hosts]
     walled = [host.name for host in hosts if host.rights is not None]
     for host in hosts:
