@@ -201,15 +201,14 @@ def test_a_wrong_control_is_unusable_and_the_field_is_named(content: Any, named:
     assert named in _unusable(CONTROL, content)
 
 
-def test_metadata_beyond_256_kilobytes_is_refused() -> None:
-    rest = len(payload.encode({"k": "x" * 100_000})) - 100_000
-    most = 256 * 1024 - rest
+def test_a_control_beyond_64_kilobytes_is_refused() -> None:
+    rest = len(payload.encode({"metadata": {"k": "x" * 60_000}})) - 60_000
+    most = 64 * 1024 - rest
     fits, larger = ({"metadata": {"k": "x" * size}} for size in (most, most + 1))
     assert _parse(CONTROL, fits) == Control(metadata=fits["metadata"])
-    said = _unusable(CONTROL, larger)
-    assert said == (
-        "metadata: 262145 bytes as MessagePack, and at most 262144 are kept for a connection: "
-        "keep more in the process, by client_pid"
+    assert _unusable(CONTROL, larger) == (
+        "it has 65537 bytes, 65536 are the most; what is more, the process keeps itself, "
+        "by client_pid"
     )
 
 

@@ -313,7 +313,7 @@ async def test_metadata_sent_again_and_again_fills_nothing(node: Node, tmp_path:
         pipe = node._workers[pid].pipe
         before = pipe.queued
         for number in range(300):
-            node.send(me, "ws.control", {"metadata": {"n": number, "text": "x" * 100_000}})
+            node.send(me, "ws.control", {"metadata": {"n": number, "text": "x" * 60_000}})
         assert pipe.queued == before
         await websocket.send("which")
         await asyncio.to_thread(go.touch)

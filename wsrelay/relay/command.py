@@ -18,7 +18,7 @@ from wsrelay.pid import PID
 from wsrelay.printable import printable
 
 from . import frames
-from .header import check_metadata, check_topic, heartbeat
+from .header import check_topic, heartbeat
 
 __all__ = ["Close", "Command", "Control", "Send", "Unusable", "may_be_sent", "parse"]
 
@@ -137,7 +137,8 @@ def parse(topic: str, content: bytes) -> Command:
     try:
         if topic in _ORDERS and len(content) > _LARGEST_ORDER:
             raise ValueError(  # noqa: TRY301 - as what the others raise
-                f"it has {len(content)} bytes, {_LARGEST_ORDER} are the most"
+                f"it has {len(content)} bytes, {_LARGEST_ORDER} are the most; what is more, the "
+                "process keeps itself, by client_pid"
             )
         match topic:
             case "ws.send":
@@ -178,8 +179,6 @@ def _control(given: _Control) -> Control:
     except InvalidPID as error:
         raise ValueError(f"target_pid: {error}") from None
     topic, interval = given.message_topic, given.heartbeat_interval
-    if given.metadata is not UNSET:
-        check_metadata(given.metadata)
     return Control(
         target_pid=target,
         message_topic=topic if topic is UNSET else check_topic(topic),

@@ -14,16 +14,7 @@ from wsrelay.errors import InvalidPID, PayloadError, RelayRefused
 from wsrelay.message import MESSAGE
 from wsrelay.pid import PID
 
-__all__ = [
-    "HEADER",
-    "Relay",
-    "check_metadata",
-    "check_subprotocol",
-    "check_topic",
-    "heartbeat",
-    "parse",
-    "write",
-]
+__all__ = ["HEADER", "Relay", "check_subprotocol", "check_topic", "heartbeat", "parse", "write"]
 
 HEADER: Final = "x-ws-relay"
 
@@ -68,7 +59,7 @@ def parse(text: bytes, node: str) -> Relay:
     except (ValueError, RecursionError) as error:
         raise RelayRefused(f"X-WS-Relay: {error}; given: {text[:200]!r}") from None
     try:
-        check_metadata(header.metadata)
+        _check_metadata(header.metadata)
         return Relay(
             target_pid=PID(header.target_pid).on(node),
             message_topic=check_topic(header.message_topic),
@@ -95,13 +86,13 @@ def write(relay: dict[str, Any]) -> str:
     return text
 
 
-def check_metadata(metadata: dict[str, Any] | None) -> None:
+def _check_metadata(metadata: dict[str, Any] | None) -> None:
     """Raise `ValueError` if it is too large, `PayloadError` if MessagePack cannot hold it."""
     size = len(payload.encode(metadata))
     if size > _MOST_METADATA:
         raise ValueError(
-            f"metadata: {size} bytes as MessagePack, and at most {_MOST_METADATA} are kept for a "
-            "connection: keep more in the process, by client_pid"
+            f"metadata: {size} bytes as MessagePack, {_MOST_METADATA} are the most; what is more, "
+            "the process keeps itself, by client_pid"
         )
 
 
