@@ -61,5 +61,24 @@ def hide(path: str) -> None:
         time.sleep(600)
 
 
+def leave(folder: str) -> list[str]:
+    """Try to get out of a cgroup and to lift its limits; return what was possible."""
+    own = Path(folder)
+    attempts = [(own.parent / "cgroup.procs", "0"), (own / "pids.max", "max")]
+    done = []
+    for file, text in attempts:
+        try:
+            file.write_text(text)
+            done.append(str(file))
+        except OSError:
+            pass
+    try:
+        (own / "deeper").mkdir()
+        done.append("mkdir")
+    except OSError:
+        pass
+    return done
+
+
 def wait() -> None:
     time.sleep(600)

@@ -255,6 +255,22 @@ async def test_all_of_a_host_is_in_a_cgroup_that_has_its_limits(user: str | None
 
 
 @real
+@as_root
+@pytest.mark.anyio
+@pytest.mark.usefixtures("nothing_left")
+async def test_a_process_of_another_user_cannot_leave_its_cgroup() -> None:
+    before = hosts_there()
+    with tempfile.TemporaryDirectory() as open_to_all:
+        Path(open_to_all).chmod(0o755)
+        script = shutil.copy(crowd("").rstrip(":"), open_to_all)
+        walled = host(isolation=Isolation(user="nobody"), targets=(f"{script}:leave",))
+        async with Node(hosts=[walled]) as node:
+            await node.loaded()
+            (folder,) = hosts_there() - before
+            assert await value_of(node, f"{script}:leave", str(folder)) == []
+
+
+@real
 @pytest.mark.anyio
 @pytest.mark.usefixtures("nothing_left")
 async def test_a_process_that_the_system_kills_for_the_memory_of_its_host_is_told_so() -> None:

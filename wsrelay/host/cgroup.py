@@ -212,7 +212,8 @@ class Cgroup:
             _enable(place.folder, _controllers(limits))
             self.folder.mkdir()
         except OSError as error:
-            raise CgroupError(f"the cgroup {place.folder}: {error.strerror}") from None
+            why = f"the cgroup {place.folder} cannot be divided: {error.strerror}"
+            raise CgroupError(why) from None
         for file, text in settings(limits).items():
             try:
                 _write(self.folder / file, text)
