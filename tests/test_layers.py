@@ -24,6 +24,7 @@ LAYERS: dict[str, int] = {
     "printable": 0,
     "bounds": 0,
     "bucket": 0,
+    "buffered": 0,
     "netblock": 0,
     "sparing": 3,
     "targets": 0,

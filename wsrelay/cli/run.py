@@ -271,7 +271,7 @@ async def _serve(
         prepare_process(ServerOptions().max_connections, processes.max_processes)
         node = Node(hosts=[processes])
         front = FrontEnd(node)
-        server = Server(script_app(node, options), listener)
+        server = Server(script_app(node, options), listener, buffered=node.buffered)
         with on_signals(stop):
             try:
                 places = [url(listener)]

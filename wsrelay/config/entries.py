@@ -152,10 +152,13 @@ class TLS(Model):
 
 
 class Timeouts(Model):
-    """Seconds: idle HTTP connections, request heads, pings and pongs, the end of all clients."""
+    """Seconds; those of HTTP bodies and responses are without any progress."""
 
     keep_alive: Duration = 5.0
     header: Duration = 10.0
+    message: Duration = 120.0
+    body: Duration = 60.0
+    response: Duration = 60.0
     ping_interval: Duration = 20.0
     ping_timeout: Duration = 20.0
     drain: Duration = 5.0
@@ -175,6 +178,7 @@ class Server(_Wrapped):
     max_head_size: Size = 64 * KB
     max_connections: int = 10_000
     max_connections_per_ip: int = 1_000
+    max_buffered: Size = 256 * MB
     tls: TLS | None = None
     timeouts: Timeouts = Timeouts()
     health: bool = True

@@ -14,6 +14,7 @@ from starlette.staticfiles import StaticFiles
 
 from wsrelay import config, targets, worker
 from wsrelay.bounds import InvalidOptions
+from wsrelay.buffered import Buffered
 from wsrelay.config import Configuration
 from wsrelay.host import check_cgroup
 from wsrelay.node import Filesystem, HostOptions, Isolation, Limits, Node
@@ -27,7 +28,8 @@ from .allowed_hosts import AllowedHosts
 from .dispatch import Dispatch, Router
 from .endpoint import EndpointApp
 from .health import health_routes
-from .server import Server, ServerOptions
+from .options import ServerOptions
+from .server import Server
 
 __all__ = [
     "AssemblyError",
@@ -37,6 +39,7 @@ __all__ = [
     "from_config",
     "hosts",
     "load",
+    "max_buffered",
     "server_options",
     "services",
 ]
@@ -91,6 +94,9 @@ _KEYS: Final = {
     "stable_threshold": "lifecycle.stable_threshold",
     **{name: f"lifecycle.restart.{name}" for name in RestartPolicy.__struct_fields__},
     "header_timeout": "timeouts.header",
+    "message_timeout": "timeouts.message",
+    "body_timeout": "timeouts.body",
+    "response_timeout": "timeouts.response",
     "keep_alive": "timeouts.keep_alive",
     "ping_interval": "timeouts.ping_interval",
     "ping_timeout": "timeouts.ping_timeout",
@@ -132,8 +138,19 @@ def from_config(*paths: str | Path, name: str = "local") -> Node:
 
 def configured_node(configuration: Configuration, name: str) -> tuple[Node, Supervisor]:
     """Return a node and the supervisor of its services."""
-    node = Node(name=name, hosts=hosts(configuration), entries=entries(configuration))
+    node = Node(
+        name=name,
+        hosts=hosts(configuration),
+        entries=entries(configuration),
+        max_buffered=max_buffered(configuration),
+    )
     return node, Supervisor(node, services(configuration))
+
+
+def max_buffered(configuration: Configuration) -> int:
+    """Return what clients of all servers may have begun: the largest of what the servers say."""
+    servers = configuration.servers.values()
+    return max((server.max_buffered for server in servers), default=Buffered().most)
 
 
 def hosts(configuration: Configuration) -> list[HostOptions]:
@@ -247,7 +264,11 @@ def server_options(server: config.Server) -> ServerOptions:
         max_head_size=server.max_head_size,
         max_connections=server.max_connections,
         max_connections_per_ip=server.max_connections_per_ip,
+        max_buffered=server.max_buffered,
         header_timeout=server.timeouts.header,
+        message_timeout=server.timeouts.message,
+        body_timeout=server.timeouts.body,
+        response_timeout=server.timeouts.response,
         keep_alive=server.timeouts.keep_alive,
         ping_interval=server.timeouts.ping_interval,
         ping_timeout=server.timeouts.ping_timeout,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from wsrelay import worker
+from wsrelay.buffered import Buffered
 from wsrelay.config import Configuration
 from wsrelay.config import Server as ServerEntry
 from wsrelay.errors import HostFailed
@@ -40,7 +41,12 @@ class _Running:
     """One server entry as it listens; closes the listener if it cannot be built."""
 
     def __init__(
-        self, entry: ServerEntry, app: _Current, listener: Listener, path: Path | None = None
+        self,
+        entry: ServerEntry,
+        app: _Current,
+        listener: Listener,
+        buffered: Buffered,
+        path: Path | None = None,
     ) -> None:
         self.entry = entry
         self.certificate = _certificate(entry)  # before it is loaded: it may change meanwhile
@@ -49,7 +55,8 @@ class _Running:
         self.path = path
         """That of a Unix socket which is to be removed in the end."""
         try:
-            self.server = Server(self.app, listener, assembly.server_options(entry))
+            options = assembly.server_options(entry)
+            self.server = Server(self.app, listener, options, buffered)
         except BaseException:
             release(listener, path)
             raise
@@ -87,7 +94,9 @@ class Deployment:
         apps = self._applications(configuration)
         try:
             for entry in configuration.servers.values():
-                self._running[entry.id] = _open(entry, apps[entry.id], inherited)
+                self._running[entry.id] = _open(
+                    entry, apps[entry.id], self.node.buffered, inherited
+                )
         except BaseException:
             self.close()
             raise
@@ -173,6 +182,7 @@ class Deployment:
         await self._supervisor.reconfigure(services, renewed)
         await self._exchange_servers(new, apps, fresh, givers)
         self._front.spread = _spread(new)
+        self.node.buffered.most = assembly.max_buffered(new)
         self.configuration, self._sources = new, sources
         return changed
 
@@ -193,15 +203,19 @@ class Deployment:
             if not there.serves(entry):
                 givers[entry.id] = there
                 # The application of old and new connections is one.
-                fresh[entry.id] = _Running(entry, there.app, there.listener.dup())
+                fresh[entry.id] = _Running(
+                    entry, there.app, there.listener.dup(), self.node.buffered
+                )
             return
         for name, running in self._running.items():
             stays = name in new.servers and new.servers[name].addr == running.entry.addr
             if running.entry.addr == entry.addr and entry.addr.port != 0 and not stays:
                 givers[entry.id] = running
-                fresh[entry.id] = _Running(entry, _Current(app), running.listener.dup())
+                fresh[entry.id] = _Running(
+                    entry, _Current(app), running.listener.dup(), self.node.buffered
+                )
                 return
-        fresh[entry.id] = _open(entry, app)
+        fresh[entry.id] = _open(entry, app, self.node.buffered)
 
     async def _exchange_servers(
         self,
@@ -240,7 +254,9 @@ def _spread(configuration: Configuration) -> float:
     return max((server.timeouts.drain for server in configuration.servers.values()), default=0.0)
 
 
-def _open(entry: ServerEntry, app: App, inherited: Inherited | None = None) -> _Running:
+def _open(
+    entry: ServerEntry, app: App, buffered: Buffered, inherited: Inherited | None = None
+) -> _Running:
     address, path = entry.addr, None
     given = inherited and inherited.take(entry.name, address.path or address.port)
     if given:
@@ -249,7 +265,7 @@ def _open(entry: ServerEntry, app: App, inherited: Inherited | None = None) -> _
         listener, path = bind_unix(address.path), address.path
     else:
         listener = bind(address.host or "", address.port or 0)
-    return _Running(entry, _Current(app), listener, path)
+    return _Running(entry, _Current(app), listener, buffered, path)
 
 
 def _certificate(entry: ServerEntry) -> tuple[bytes, ...]:

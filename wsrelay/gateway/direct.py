@@ -8,13 +8,10 @@ hold up.
 
 from __future__ import annotations
 
-import array
 import asyncio
-import fcntl
+import logging
 import random
 import socket
-import sys
-import termios
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -25,14 +22,21 @@ from wsproto import events
 from wsproto.connection import Connection, ConnectionState, ConnectionType
 
 from wsrelay.relay import frames
+from wsrelay.relay.connection import AHEAD
 from wsrelay.relay.direct_connection import DirectConnection
+from wsrelay.relay.session import UNFINISHED
+from wsrelay.sparing import Sparing
 
-from .http import end_our_side, leave
+from .http import State, end_our_side, leave
+from .options import ServerOptions
+from .progress import bytes_acknowledged, bytes_unsent, tcp_socket
 
 __all__ = ["DirectProtocol"]
 
-_BYTES_ACKED: Final = slice(120, 128)
-"""`tcpi_bytes_acked` in the `tcp_info` of tcp(7)."""
+_refusals = Sparing(logging.getLogger(__name__))
+
+_DEFAULTS: Final = ServerOptions()
+"""Where another server of uvicorn's has put our protocol into itself."""
 
 _VANISHED: Final = 60_000
 """Milliseconds after which a client that acknowledges nothing is gone, where there are no pings."""
@@ -68,31 +72,37 @@ class DirectProtocol(asyncio.Protocol):
     __slots__ = (
         "_acknowledged",
         "_answered",
+        "_buffered",
         "_client",
         "_config",
         "_connection",
+        "_deadline",
         "_dropping",
         "_due",
         "_fragments",
         "_held",
         "_inside",
+        "_large",
         "_loop",
+        "_message_timeout",
         "_over",
         "_paused",
         "_ping",
         "_ping_sent",
         "_read_late",
         "_rest",
+        "_since",
         "_state",
         "_timer",
         "_transport",
         "_wanted",
         "_websocket",
+        "unfinished",
         "writable",
         "write",
     )
 
-    def __init__(  # noqa: PLR0917 - internal, all of it is taken over
+    def __init__(  # noqa: PLR0915, PLR0917 - internal, all of it is taken over
         self,
         transport: asyncio.Transport,
         connection: DirectConnection,
@@ -120,6 +130,17 @@ class DirectProtocol(asyncio.Protocol):
         self._websocket: Connection | None = None
         self._fragments: WebsocketBuffer | None = None
         """The beginning of a message in several frames."""
+        options = _DEFAULTS
+        self._buffered = connection.buffered
+        if isinstance(state, State):
+            options, self._buffered = state.options, state.buffered
+        self._message_timeout = options.message_timeout
+        self.unfinished = 0
+        self._since = 0.0
+        """When that came first which is not taken apart yet; 0: there is none."""
+        self._deadline: asyncio.TimerHandle | None = None
+        """Looks whether it has been finished; often it has long been, and that costs nothing."""
+        self._large = min(AHEAD, config.ws_max_size)
         self._held = False
         """The target has no room: messages wait."""
         self._paused = False
@@ -139,7 +160,7 @@ class DirectProtocol(asyncio.Protocol):
         """Reading was held up since the last ping: a missing pong proves nothing."""
         # Have the kernel notice a client that acknowledges nothing any more. While reading is
         # paused no pong is due; the unanswered pings make it an error then.
-        if (sock := self._tcp_socket()) is not None:
+        if (sock := tcp_socket(self._transport)) is not None:
             patience = (config.ws_ping_interval or 0) + (config.ws_ping_timeout or 0)
             milliseconds = round(patience * 1000) or _VANISHED
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
@@ -160,6 +181,8 @@ class DirectProtocol(asyncio.Protocol):
     def resume(self) -> None:
         """Go on after a pause that `received` asked for."""
         self._held = False
+        if self._since:
+            self._since = self._loop.time()  # while nobody reads, nothing is due
         if self._rest:
             self._loop.call_soon(self.data_received, b"")
         self._read_on()
@@ -199,6 +222,7 @@ class DirectProtocol(asyncio.Protocol):
             self._take(b"", lost=True)
             self._end(1006)
         self._over = True
+        self._forget()
         self._state.connections.discard(self)
         leave(self._state, self._client)
 
@@ -222,6 +246,7 @@ class DirectProtocol(asyncio.Protocol):
                 self._rest = bytearray(self._rest)
             self._rest += data
             if len(self._rest) < self._wanted:
+                self._count()
                 return
             whole: bytes | bytearray = self._rest
             self._rest = b""
@@ -259,10 +284,14 @@ class DirectProtocol(asyncio.Protocol):
                 and is_right
                 and self._fragments is None
             ):
-                if size > self._config.ws_max_size:
-                    self._dropping = header + size
-                    self._too_large()
-                    continue
+                if size > self._large:
+                    if size > self._config.ws_max_size:
+                        self._dropping = header + size
+                        self._too_large()
+                        continue
+                    if not lost and not self._connection.has_room():
+                        self._hold()
+                        break
                 if stop > end:
                     self._wanted = stop - start
                     break
@@ -277,11 +306,19 @@ class DirectProtocol(asyncio.Protocol):
             elif not is_data and header == _SHORT and stop > end:
                 self._wanted = stop - start  # it may be the client's answer, before the end of it
                 break
+            elif is_data and not lost and not self._connection.has_room():
+                self._hold()
+                break
             else:
                 self._inside = header + size
                 self._answered = first == frames.CLOSE
         if start < end:
             self._rest = whole[start:end] if start else whole
+            if start and self._fragments is None:
+                self._since = 0.0  # it is the beginning of another message
+            self._count()
+        elif self._since:
+            self._count()
 
     def _go_on(self, whole: bytes | bytearray, start: int, end: int) -> int:
         """Go on with a frame of wsproto's, or one to drop; returns where that ends."""
@@ -289,6 +326,7 @@ class DirectProtocol(asyncio.Protocol):
             taken = min(self._dropping, end - start)
             self._dropping -= taken
             return start + taken
+        self._since = self._since or self._loop.time()
         taken = min(self._inside, end - start)
         self._inside -= taken
         self._pass_on(bytes(whole[start : start + taken]))
@@ -358,7 +396,71 @@ class DirectProtocol(asyncio.Protocol):
         if not self._transport.is_closing():
             self._transport.write(self._wsproto().send(event))
 
+    # What is not finished
+
+    def _count(self) -> None:
+        """Count what is not taken apart yet, and look after it."""
+        fragments = self._fragments
+        unfinished = len(self._rest) + (0 if fragments is None else fragments.length)
+        self._buffered.size += unfinished - self.unfinished
+        self.unfinished = unfinished
+        if not unfinished and not self._inside and fragments is None:
+            self._since = 0.0
+            return
+        if self._connection is None or self._held or self._transport.is_closing():
+            return
+        if not self._since:
+            self._since = self._loop.time()
+        if self._deadline is None and self._message_timeout:
+            self._look_at(self._since + self._message_timeout)
+        if self._buffered.refuses(unfinished):
+            self._give_up(*UNFINISHED, "max_buffered")
+
+    def _look_at(self, when: float) -> None:
+        self._deadline = self._loop.call_at(when, self._look)
+
+    def _look(self) -> None:
+        """Fail a message that is not finished in time."""
+        self._deadline = None
+        if not self._since or self._connection is None:
+            return
+        now = self._loop.time()
+        due = (now if self._held else self._since) + self._message_timeout
+        if now < due:
+            self._look_at(due)
+        else:
+            self._give_up(1008, "message not finished in time", "timeouts.message")
+
+    def _give_up(self, code: int, reason: str, option: str) -> None:
+        connection, host = self._connection, self._client[0] if self._client else None
+        _refusals.warning(
+            self._loop.time(),
+            "%s: %d: %s (%s), %d bytes of %s's message are there",
+            host,
+            code,
+            reason,
+            option,
+            self.unfinished,
+            None if connection is None else connection.pid,
+            client=host,
+        )
+        self._fail(code, reason)
+
+    def _forget(self) -> None:
+        """Keep nothing of what is not finished any more."""
+        self._rest = b""
+        self._fragments = None
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+        self._count()
+
     # Pauses
+
+    def _hold(self) -> None:
+        """Wait for the target with what is larger than what may be taken in ahead."""
+        self._held = self._read_late = True
+        self._pause()
 
     def _pause(self) -> None:
         if not self._paused and not self._transport.is_closing():
@@ -381,7 +483,7 @@ class DirectProtocol(asyncio.Protocol):
         if self._transport.is_closing():
             return
         self._read_late = self._held
-        self._acknowledged = self._bytes_acknowledged()
+        self._acknowledged = bytes_acknowledged(self._transport)
         self._ping = random.randbytes(4)  # noqa: S311 - no secret
         self._ping_sent = self._loop.time()
         self._transport.write(frames.frame(frames.PING, self._ping))
@@ -405,8 +507,12 @@ class DirectProtocol(asyncio.Protocol):
         """
         if self._transport.is_closing():
             return
-        taking = self._bytes_acknowledged() != self._acknowledged and self._bytes_unsent()
-        if self._read_late or taking:
+        taking = bytes_acknowledged(self._transport) != self._acknowledged and bytes_unsent(
+            self._transport
+        )
+        # In the middle of a frame there can be no pong; its rest is due in time.
+        arriving = self._message_timeout and (self._inside or self._wanted)
+        if self._read_late or taking or arriving:
             # Another ping, not only more time: it is what fails if the client has vanished.
             self._send_ping()
         else:
@@ -427,28 +533,6 @@ class DirectProtocol(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-
-    def _bytes_acknowledged(self) -> int:
-        """Return how much the client's TCP has taken; 0 where the system does not tell."""
-        sock = self._tcp_socket()
-        if sock is None:
-            return 0
-        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_ACKED.stop)
-        return int.from_bytes(info[_BYTES_ACKED], sys.byteorder)
-
-    def _bytes_unsent(self) -> int:
-        """Return how much waits for the client, here and in the kernel."""
-        queued = array.array("i", [0])
-        sock = self._tcp_socket()
-        if sock is not None:
-            fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, queued)
-        return self._transport.get_write_buffer_size() + queued[0]
-
-    def _tcp_socket(self) -> socket.socket | None:
-        sock: socket.socket | None = self._transport.get_extra_info("socket")
-        if sys.platform != "linux" or sock is None or sock.family == socket.AF_UNIX:
-            return None
-        return sock
 
     # Ends
 
@@ -494,12 +578,14 @@ class DirectProtocol(asyncio.Protocol):
         self._connection = None
         self._dropping += self._inside
         self._inside = self._wanted = 0
+        self._fragments = None
+        self._count()
         self._stop_timer()
 
     def _close_soon(self) -> None:
         """Close, and let the socket flush for a while: `close` waits for a client for ever."""
         self._stop_timer()
         self._over = True
-        self._rest = b""
+        self._forget()
         self._transport.close()
         self._timer = self._loop.call_later(_LINGER, self.abort)

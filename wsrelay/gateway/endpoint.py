@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import inspect
-from collections.abc import Callable
+import logging
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from wsrelay.relay.asgi import Receive, Scope, Send
+from wsrelay import current
+from wsrelay.buffered import Buffered
+from wsrelay.node import Node
+from wsrelay.printable import printable
+from wsrelay.relay.asgi import RETRY_AFTER, Receive, Scope, Send
 from wsrelay.relay.upgrade import deny
+from wsrelay.sparing import Sparing
 
 __all__ = ["EndpointApp"]
+
+_refusals = Sparing(logging.getLogger(__name__))
 
 
 class EndpointApp:
@@ -33,12 +43,15 @@ class EndpointApp:
         if scope["type"] != "http":
             await deny(scope, send, 404, b"Not Found: no WebSocket here\n")
             return
-        request = Request(scope, receive, send)
-        if _is_async(self._function):
-            answer = await self._function(request)
-        else:
-            answer = await run_in_threadpool(self._function, request)
-        await self._response(answer)(scope, receive, send)
+        request = _Request(scope, receive, send)
+        try:
+            if _is_async(self._function):
+                answer = await self._function(request)
+            else:
+                answer = await run_in_threadpool(self._function, request)
+            await self._response(answer)(scope, receive, send)
+        finally:
+            request.forget()
 
     def _response(self, answer: Any) -> Response:
         match answer:
@@ -54,6 +67,50 @@ class EndpointApp:
             f"{self._shown} returned {answer!r:.80}; an endpoint returns a starlette Response, "
             "a dict, a str or None"
         )
+
+
+class _Request(Request):
+    """One whose body, where the function has all of it collected, counts in the node's book."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        super().__init__(scope, receive, send)
+        node = current.node_of_request.get(None)
+        self._buffered = node.buffered if isinstance(node, Node) else Buffered()
+        self._collects = False
+        self._kept = 0
+
+    async def body(self) -> bytes:
+        """Return the whole body; raises `HTTPException` 503 where the node keeps too much."""
+        self._collects = True
+        try:
+            return await super().body()
+        finally:
+            self._collects = False
+
+    async def stream(self) -> AsyncGenerator[bytes, None]:
+        """Give the body bit by bit."""
+        async for chunk in super().stream():
+            if self._collects:
+                self._kept += len(chunk)
+                self._buffered.size += len(chunk)
+                if self._buffered.refuses(self._kept):
+                    name, value = RETRY_AFTER
+                    headers = {name.decode(): value.decode()}
+                    _refusals.warning(
+                        asyncio.get_running_loop().time(),
+                        "%s: 503: %d bytes of its body are there, and of all clients %d "
+                        "(max_buffered)",
+                        printable(self.url.path),
+                        self._kept,
+                        self._buffered.size,
+                    )
+                    raise HTTPException(503, headers=headers)
+            yield chunk
+
+    def forget(self) -> None:
+        """Count it no longer."""
+        self._buffered.size -= self._kept
+        self._kept = 0
 
 
 def _is_async(function: Any) -> bool:

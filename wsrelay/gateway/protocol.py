@@ -18,7 +18,8 @@ from wsrelay.relay.direct_connection import DIRECT, DirectConnection, HandOver
 from wsrelay.sparing import Sparing
 
 from .direct import DirectProtocol
-from .http import leave, turn_away
+from .http import State, leave, outgoing, turn_away
+from .outgoing import Outgoing
 
 __all__ = ["RelayProtocol"]
 
@@ -44,11 +45,14 @@ class RelayProtocol(WSProtocol):
         self._early = b""
         self._due: events.Ping | None = None
         """The client's newest ping, while its pong waits for room."""
+        self._outgoing: Outgoing | None = None
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See to its end."""
         if self._deadline is not None:
             self._deadline.cancel()
+        if self._outgoing is not None:
+            self._outgoing.close()
         super().connection_lost(exc)
         leave(self._state, self.client)
 
@@ -117,6 +121,10 @@ class RelayProtocol(WSProtocol):
     async def send(self, message: Any) -> None:
         """Take an ASGI event; after the upgrade, what came early is taken in."""
         await super().send(message)
+        if self.response_started and isinstance(self._state, State):
+            if self._outgoing is None:
+                self._outgoing = outgoing(self.transport, self._state, self.client)
+            self._outgoing.look()
         if self._early and self.handshake_complete:
             self.loop.call_soon(self._take_early)
 

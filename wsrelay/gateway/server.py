@@ -8,18 +8,17 @@ import signal
 import socket
 import ssl
 from collections.abc import Callable, Generator, Iterable, Sequence
-from pathlib import Path
 from typing import Any, Final
 
 import uvicorn
-from msgspec import Struct
 
-from wsrelay.bounds import MOST, Bounds, check
+from wsrelay.buffered import Buffered
 from wsrelay.node import Node
 
 from .address import AddressError, Listener
 from .admission import Admission
 from .http import HTTPProtocol, State
+from .options import ServerOptions
 from .protocol import RelayProtocol
 
 __all__ = ["FrontEnd", "Server", "ServerOptions", "on_signals"]
@@ -28,48 +27,20 @@ _GRACE: Final = 2
 """Seconds that HTTP requests get to finish once the node has ended."""
 
 
-_BOUNDS: Final = {
-    "max_message_size": Bounds(1, MOST, "1 byte or more", whole=True),
-    "max_head_size": Bounds(1024, MOST, "1KB or more", whole=True),
-    "max_connections": Bounds(0, MOST, "0 or more (0: any number)", whole=True),
-    "max_connections_per_ip": Bounds(0, MOST, "0 or more (0: any number)", whole=True),
-    "header_timeout": Bounds(1e-9, MOST, "more than 0 seconds"),
-    "keep_alive": Bounds(0, MOST, "0 seconds or more"),
-    "ping_interval": Bounds(0, MOST, "0 seconds or more (0: no pings)"),
-    "ping_timeout": Bounds(1e-9, MOST, "more than 0 seconds"),
-}
-
-
-class ServerOptions(Struct, frozen=True, kw_only=True):
-    """How a server treats its connections: sizes in bytes, times in seconds; 0 connections: any.
-
-    A request's head is its request line and headers; a browser's upgrade has some 600 bytes.
-    `header_timeout` is for the head, from the first byte on, and the TLS handshake.
-    """
-
-    max_message_size: int = 16 * 1024 * 1024
-    max_head_size: int = 64 * 1024
-    max_connections: int = 10_000
-    max_connections_per_ip: int = 1_000
-    header_timeout: float = 10.0
-    keep_alive: float = 5.0
-    ping_interval: float = 20.0
-    ping_timeout: float = 20.0
-    cert: Path | None = None
-    key: Path | None = None
-
-    def __post_init__(self) -> None:
-        """Raise `InvalidOptions` for what cannot be."""
-        check(self, _BOUNDS)
-
-
 class Server(uvicorn.Server):
     """uvicorn's server on what it is to listen on, with our WebSocket protocol.
 
-    Raises `AddressError` for a certificate that cannot be used.
+    `buffered` is the node's book; None: it has one of its own. Raises `AddressError` for a
+    certificate that cannot be used.
     """
 
-    def __init__(self, app: Any, listener: Listener, options: ServerOptions | None = None) -> None:
+    def __init__(
+        self,
+        app: Any,
+        listener: Listener,
+        options: ServerOptions | None = None,
+        buffered: Buffered | None = None,
+    ) -> None:
         options = options or ServerOptions()
         config = uvicorn.Config(
             app,
@@ -96,8 +67,8 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._state = State(
             Admission(options.max_connections, options.max_connections_per_ip),
-            options.header_timeout,
-            options.max_head_size,
+            options,
+            buffered or Buffered(options.max_buffered),
         )
         self.server_state = self._state
         self.listener = listener
@@ -119,7 +90,7 @@ class Server(uvicorn.Server):
                     sock=sock,
                     ssl=tls,
                     # uvicorn's own gives TLS handshakes a minute.
-                    ssl_handshake_timeout=self._state.header_timeout if tls else None,
+                    ssl_handshake_timeout=self._state.options.header_timeout if tls else None,
                     backlog=self.config.backlog,
                     start_serving=False,
                 )

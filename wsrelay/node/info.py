@@ -21,7 +21,8 @@ class ConnectionInfo(Struct, frozen=True, kw_only=True):
     `client` is the client's address and port (None over a Unix socket, port 0 behind a proxy that
     does not tell it), `user` is the relay's
     metadata's: its `user`, or that one's `name` or `id` if it is an object, else its `name`.
-    `dropped` counts the messages that it never got (outbox policy `drop`).
+    `dropped` counts the messages that it never got (outbox policy `drop`), `unfinished` the
+    bytes of what it has sent that are no message to the target yet.
     """
 
     pid: str
@@ -34,6 +35,7 @@ class ConnectionInfo(Struct, frozen=True, kw_only=True):
     messages: int
     outbox: int
     dropped: int
+    unfinished: int = 0
 
 
 class ProcessInfo(Struct, frozen=True, kw_only=True):
@@ -68,7 +70,7 @@ class NodeInfo(Struct, frozen=True, kw_only=True):
     """A node and all that lives in it.
 
     `application` is what it serves, `addresses` the URLs where, `uptime` in seconds: its control
-    socket knows them.
+    socket knows them. `buffered` is the bytes that clients have begun and not finished.
     """
 
     name: str
@@ -79,6 +81,8 @@ class NodeInfo(Struct, frozen=True, kw_only=True):
     hosts: list[HostInfo]
     processes: list[ProcessInfo]
     connections: list[ConnectionInfo]
+    buffered: int = 0
+    max_buffered: int = 0
     application: str = ""
     addresses: list[str] = []
     uptime: float = 0.0
@@ -123,4 +127,6 @@ def describe(node: Node) -> NodeInfo:
         ],
         processes=processes,
         connections=[one.describe() for one in node.clients.connections.values()],
+        buffered=node.buffered.size,
+        max_buffered=node.buffered.most,
     )

@@ -22,12 +22,14 @@ from collections.abc import (
     Sequence,
 )
 from multiprocessing.util import Finalize
+from types import SimpleNamespace
 from typing import Any, Final, Protocol, Self, TypeVar
 
 from msgspec import Raw
 
 from wsrelay import current, payload, wire
-from wsrelay.bounds import InvalidOptions
+from wsrelay.bounds import InvalidOptions, check
+from wsrelay.buffered import MAX_BUFFERED, Buffered
 from wsrelay.errors import (
     HostFailed,
     NameTaken,
@@ -99,8 +101,8 @@ class Node:
 
     `name` is the node part of its PIDs, of A-Z a-z 0-9 _ . - (else it raises `InvalidOptions`), the
     first of `hosts` is where spawns without a host go, `entries` are ids that can be spawned like
-    targets. Building it starts nothing; use `async with node:`, `lifespan`, or `start` and
-    `aclose`, in one event loop.
+    targets, `max_buffered` is in bytes what clients may have begun and not finished. Building it
+    starts nothing; use `async with node:`, `lifespan`, or `start` and `aclose`, in one event loop.
     """
 
     def __init__(
@@ -109,11 +111,15 @@ class Node:
         name: str = "local",
         hosts: Sequence[HostOptions] = (),
         entries: Mapping[str, Entry] | None = None,
+        max_buffered: int = Buffered().most,
     ) -> None:
         if not is_node_name(name):
             raise InvalidOptions(
                 [("name", f"is {name!r:.80} and must be made of A-Z a-z 0-9 _ . -")], "node"
             )
+        self.buffered = Buffered(max_buffered)
+        """The book of what clients have begun, for all that serve them."""
+        check(SimpleNamespace(max_buffered=max_buffered), {"max_buffered": MAX_BUFFERED}, "node")
         self.name = name
         self.entries = dict(entries or {})
         self._templates = Templates(hosts or (HostOptions(),))

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 
 from wsrelay.node import Node
+from wsrelay.sparing import Sparing
 
 from .asgi import Event, Receive, Send
-from .connection import Limits, Peer, RelayedConnection
+from .connection import AHEAD, Limits, Peer, RelayedConnection
 from .header import Relay
 
 __all__ = ["AsgiConnection"]
+
+_refusals = Sparing(logging.getLogger(__name__))
 
 
 class AsgiConnection(RelayedConnection):
@@ -25,6 +29,7 @@ class AsgiConnection(RelayedConnection):
         self._news = asyncio.Event()
         self._writer: asyncio.Task[None] | None = None
         self._room: asyncio.Future[None] | None = None
+        self._unfinished = 0
 
     async def serve(self, accept: Event, receive: Receive, send: Send) -> None:
         """Upgrade and relay until the client or the connection's process is gone."""
@@ -55,8 +60,10 @@ class AsgiConnection(RelayedConnection):
                     code, reason, known = _how(event)
                     self._do(self._session.client_gone(code, reason, known=known))
                     return
-                text = event.get("text")
-                self._do(self._session.message(event["bytes"] if text is None else text))
+                data = _data(event)
+                if len(data) > AHEAD:
+                    await self._until_room(len(data))
+                self._do(self._session.message(data))
                 while self._clients.full(self._session.target):
                     # Listen on for a client that goes; one message at most is read ahead.
                     early = early or asyncio.create_task(_as_coroutine(receive))
@@ -64,13 +71,37 @@ class AsgiConnection(RelayedConnection):
                     self._clients.when_room(self.pid, self._session.target, self._transferred)
                     await asyncio.wait({early, room}, return_when=asyncio.FIRST_COMPLETED)
                     if early.done() and early.result()["type"] == "websocket.receive":
-                        await room
+                        await self._until_room(len(_data(early.result())))
                     self._room = None
                     if early.done() and early.result()["type"] == "websocket.disconnect":
                         break
         finally:
             if early is not None:
                 early.cancel()
+
+    async def _until_room(self, size: int) -> None:
+        """Wait with a message until the target has room for it."""
+        buffered = self.buffered
+        self._unfinished = size
+        buffered.size += size
+        try:
+            if buffered.refuses(size):
+                _refusals.warning(
+                    self._loop.time(),
+                    "%s: 1013: %d bytes wait in this node (max_buffered), %d of them for %s",
+                    self.pid,
+                    buffered.size,
+                    size,
+                    self._session.target,
+                )
+                self._do(self._session.refuse_more())
+            while self._clients.full(self._session.target):
+                self._room = self._loop.create_future()
+                self._clients.when_room(self.pid, self._session.target, self._transferred)
+                await self._room
+        finally:
+            buffered.size -= size
+            self._unfinished = 0
 
     async def _write(self, send: Send) -> None:
         outbox = self._session.outbox
@@ -90,6 +121,11 @@ class AsgiConnection(RelayedConnection):
             await send(event)
         except OSError:
             pass  # the client is gone, which the reader learns too
+
+    @property
+    def unfinished(self) -> int:
+        """Bytes of the message that waits for the target; the server keeps what is not whole."""
+        return self._unfinished
 
     def _flush(self) -> None:
         self._news.set()
@@ -113,6 +149,11 @@ def _how(event: Event) -> tuple[int, str, bool]:
     if "reason" not in event and code in (1005, 1006):
         return 1006, "", code == 1005  # noqa: PLR2004 - RFC 6455 section 7.4.1
     return code, event.get("reason") or "", True
+
+
+def _data(event: Event) -> str | bytes:
+    text: str | None = event.get("text")
+    return event["bytes"] if text is None else text
 
 
 async def _as_coroutine(receive: Receive) -> Event:

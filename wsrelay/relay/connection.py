@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from msgspec import Struct
 
+from wsrelay.buffered import Buffered
 from wsrelay.logrecord import fields
 from wsrelay.message import Result
 from wsrelay.node import ConnectionInfo, Node
@@ -24,13 +25,16 @@ from .asgi import Event, Scope, Send
 from .header import Relay
 from .outbox import Overflow
 
-__all__ = ["Limits", "Peer", "RelayedConnection"]
+__all__ = ["AHEAD", "Limits", "Peer", "RelayedConnection"]
 
 logger = logging.getLogger(__name__)
 
 _PATIENCE: Final = 10.0
 """Seconds without progress that a client gets to take what was sent before a close frame."""
 
+
+AHEAD: Final = 64 * 1024
+"""Bytes of a message that is taken in ahead of a target that has no room; a larger one waits."""
 
 _SHOWN: Final = 200
 """Characters of a path that are kept, and as many as are shown."""
@@ -160,7 +164,18 @@ class RelayedConnection(ABC):
             messages=session.message_count,
             outbox=session.outbox.size,
             dropped=session.dropped,
+            unfinished=self.unfinished,
         )
+
+    @property
+    @abstractmethod
+    def unfinished(self) -> int:
+        """Bytes of what the client has sent that are no message to its target yet."""
+
+    @property
+    def buffered(self) -> Buffered:
+        """The node's book of what clients have begun."""
+        return self._node.buffered
 
     def command(self, given: command.Command, sender: PID) -> None:
         """Carry out what a process sent."""

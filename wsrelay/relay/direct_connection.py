@@ -33,6 +33,9 @@ class Wire(Protocol):
     write: Callable[[bytes], None]
     """Send a frame."""
 
+    unfinished: int
+    """Bytes of what the client has sent that are no message yet."""
+
     def start(self) -> None:
         """Begin to call `received`, first with what the client has sent early."""
 
@@ -84,7 +87,15 @@ class DirectConnection(RelayedConnection):
     def received(self, data: str | bytes) -> bool:
         """Take a message; returns whether there is room for the next, else `resume` follows."""
         self._do(self._session.message(data))
-        return self._has_room()
+        return self.has_room()
+
+    def has_room(self) -> bool:
+        """Whether there is room for messages, else `resume` follows."""
+        target = self._session.target
+        if not self._clients.full(target):
+            return True
+        self._clients.when_room(self.pid, target, self._transferred)
+        return False
 
     def writable(self) -> None:
         """Learn that the client takes more."""
@@ -111,15 +122,13 @@ class DirectConnection(RelayedConnection):
         else:
             super().command(given, sender)
 
-    def _has_room(self) -> bool:
-        target = self._session.target
-        if not self._clients.full(target):
-            return True
-        self._clients.when_room(self.pid, target, self._transferred)
-        return False
+    @property
+    def unfinished(self) -> int:
+        """Bytes of what the client has sent that are no message yet."""
+        return 0 if self._wire is None else self._wire.unfinished
 
     def _transferred(self) -> None:
-        if self._wire is not None and not self._is_over and self._has_room():
+        if self._wire is not None and not self._is_over and self.has_room():
             self._wire.resume()
 
     def _flush(self) -> None:

@@ -16,7 +16,7 @@ from wsrelay.printable import printable, shortened
 from wsrelay.sparing import Sparing
 
 from . import handshake
-from .asgi import App, Event, Receive, Scope, Send, client_of, request_headers, strip
+from .asgi import RETRY_AFTER, App, Event, Receive, Scope, Send, client_of, request_headers, strip
 from .asking import ASKING
 from .connection import Limits
 from .origins import Origins
@@ -189,6 +189,14 @@ class WebSocketRelay:
         node.start()  # raises where it runs in another event loop than this connection
         if not self._origin_allowed(scope):
             await deny(scope, send, 403, b"Forbidden: origin not allowed\n")
+            return
+        if node.buffered.is_full:
+            self._refuse(
+                scope,
+                "%s: 503: %d bytes of what clients have begun wait in this node (max_buffered)",
+                node.buffered.size,
+            )
+            await deny(scope, send, 503, b"Service Unavailable\n", RETRY_AFTER)
             return
         upgrade = Upgrade(
             self._app,

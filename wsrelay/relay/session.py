@@ -31,6 +31,7 @@ from .outbox import Outbox, Overflow
 __all__ = [
     "RESTARTS",
     "SHUT_DOWN",
+    "UNFINISHED",
     "Attach",
     "Beat",
     "CancelTarget",
@@ -141,6 +142,7 @@ Effect = (
     Join | Attach | Tell | Leave | CancelTarget | Refuse | Hold | Release | Beat | Close | Ended
 )
 
+UNFINISHED: Final = (1013, "too much is unfinished at this node")
 SHUT_DOWN: Final = (1012, "node shuts down")
 RESTARTS: Final = (1012, "target process restarts")
 """Code and reason of close frames that ask the client to come again."""
@@ -291,6 +293,10 @@ class Session:
     def cancel(self, reason: str) -> list[Effect]:
         """Close normally: `process.cancel` on the connection's PID."""
         return self._close(1000, reason)
+
+    def refuse_more(self) -> list[Effect]:
+        """Close because the node keeps too much of what clients have sent."""
+        return self._close(*UNFINISHED)
 
     def link_down(self) -> list[Effect]:
         """Close because a linked process ended with an error."""

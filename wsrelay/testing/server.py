@@ -264,7 +264,8 @@ class RelayServer:
         options = ScriptOptions(target=self._target, **self._options)
         front = FrontEnd(node)
         self._node, self._stop = node, front.stop
-        await front.run([Server(script_app(node, options), listener)], self._started.set)
+        server = Server(script_app(node, options), listener, buffered=node.buffered)
+        await front.run([server], self._started.set)
 
     async def _serve_application(self, listener: Listener) -> None:
         def stop() -> None:
