@@ -362,6 +362,12 @@ async def test_logs_of_a_name_are_those_of_all_that_had_it(controlled: Node) -> 
         assert pid in shown
 
 
+async def test_ps_tells_what_clients_have_begun(controlled: Node) -> None:
+    assert "begun" not in await wsrelay("ps")
+    controlled.buffered.size += 3_000_000
+    assert "clients have begun 2.9MB of at most 256.0MB" in await wsrelay("ps")
+
+
 @pytest.mark.usefixtures("controlled")
 async def test_logs_of_nobody_is_one_clear_line_and_no_success() -> None:
     for text in ("nobody", "{local@processes|x.1-1}", "x.1-1", ""):

@@ -20,7 +20,7 @@ from wsrelay.printable import escaped_in_json, indented
 
 from .nodes import chosen, node_option
 from .running import fail, say
-from .tables import connections_table, names, processes_table, who
+from .tables import buffered, connections_table, names, processes_table, who
 from .usage import Usage, console, with_usage
 
 __all__ = ["cancel", "connections", "kill", "logs", "ps", "send", "tree"]
@@ -57,6 +57,8 @@ def ps(*, node: str | None, as_json: bool) -> None:
         else:
             page = console()
             page.print(processes_table(info.processes, usage, page, "fold"))
+            if info.buffered:
+                page.print(buffered(info))
 
 
 @click.command()

@@ -9,12 +9,12 @@ from rich.console import Console, JustifyMethod, OverflowMethod
 from rich.table import Table
 from rich.text import Text
 
-from wsrelay.node import ConnectionInfo, ProcessInfo
+from wsrelay.node import ConnectionInfo, NodeInfo, ProcessInfo
 from wsrelay.printable import printable
 
 from .usage import WIDEST, Usage, duration, size
 
-__all__ = ["connections_table", "names", "processes_table", "who"]
+__all__ = ["buffered", "connections_table", "names", "processes_table", "who"]
 
 _RIGHT: Final = {
     *("OS PID", "UPTIME", "CPU", "MEMORY", "MAILBOX"),
@@ -41,6 +41,11 @@ def _address(connection: ConnectionInfo) -> str:
     host, port = connection.client
     shown = f"[{host}]" if ":" in host else host
     return printable(f"{shown}:{port}" if port else host)
+
+
+def buffered(info: NodeInfo) -> str:
+    """Return how much clients have begun and not finished."""
+    return f"clients have begun {size(info.buffered)} of at most {size(info.max_buffered)}"
 
 
 def processes_table(

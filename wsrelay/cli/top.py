@@ -22,7 +22,7 @@ from wsrelay.node import NodeInfo, ProcessInfo
 from wsrelay.printable import printable
 
 from .nodes import chosen, node_option
-from .tables import processes_table
+from .tables import buffered, processes_table
 from .usage import Usage, console, duration, with_usage
 
 __all__ = ["top"]
@@ -104,9 +104,10 @@ def _screen(info: NodeInfo, usage: Usage, page: Console) -> Any:
     lines = [
         " ".join([f"node {info.name} ({info.os_pid}){state}, {up}", *serves]),
         f"{connections}, {_counted(info.dead_letters, 'dead letter')}; {hosts}",
+        *([buffered(info)] if info.buffered else []),
     ]
     rows = _busiest(info, usage)
-    room = max(page.height - _AROUND, 1) if page.is_terminal else len(rows)
+    room = max(page.height - _AROUND - bool(info.buffered), 1) if page.is_terminal else len(rows)
     head = [Text(line, no_wrap=True, overflow="ellipsis") for line in lines]
     more = [Text(f"and {len(rows) - room} more: wsrelay ps")] if len(rows) > room else []
     return Group(*head, Text(), processes_table(rows[:room], usage, page, "ellipsis"), *more)
