@@ -25,7 +25,7 @@ from support import TIMEOUT, client, endpoint, processes, serving, until
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from wsrelay import PID, Node, RelayResponse, Result, WebSocketRelay
+from wsrelay import PID, Node, RelayResponse, Result, WebSocketRelay, wire
 from wsrelay.gateway.direct import DirectProtocol
 from wsrelay.host.pipe import NodePipe
 from wsrelay.host.worker import Worker
@@ -259,7 +259,7 @@ class Chaos:
 
         def note(pid: PID, result: Result) -> None:
             assert pid not in self.results, f"{pid} has ended twice"
-            self.results[pid] = result
+            self.results[pid] = wire.Ended.of(result).opened()
             bury(pid, result)
 
         node._bury = note  # type: ignore[method-assign]

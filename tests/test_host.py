@@ -44,6 +44,7 @@ from wsrelay import (
     Result,
     UnknownHost,
     WebSocketRelay,
+    wire,
 )
 
 pytestmark = pytest.mark.anyio
@@ -57,7 +58,7 @@ class Exits:
         bury = node._bury
 
         def note(pid: PID, result: Result) -> None:
-            self.results[pid] = result
+            self.results[pid] = wire.Ended.of(result).opened()
             bury(pid, result)
 
         node._bury = note  # type: ignore[method-assign]

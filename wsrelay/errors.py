@@ -137,9 +137,9 @@ class NotAllowed(WsrelayError, PermissionError):  # noqa: N818 - like the others
 
 
 class TooMany(WsrelayError, RuntimeError):  # noqa: N818 - like the others
-    """A process has more names, groups, monitors or links than the node keeps for one."""
+    """A process wants the node to keep more names, groups, monitors and the like than it does."""
 
-    def __init__(self, what: str, most: int) -> None:
+    def __init__(self, what: str, most: int | str) -> None:
         super().__init__(f"{what} limit of {most} reached")
 
 

@@ -20,6 +20,7 @@ __all__ = [
     "Message",
     "Relayed",
     "Result",
+    "reason_of",
     "sendable",
 ]
 
@@ -42,6 +43,17 @@ def sendable(topic: Any) -> str:
             f"topic: {topic[:40]!r}... has {len(topic)} characters, {LONGEST} are the most"
         )
     return topic
+
+
+def reason_of(reason: str) -> str:
+    """Return a reason as it is told: its first 1,000 characters, for nobody reads more.
+
+    An error's text is often handed over, and a `cancel` that failed for its length would be missed.
+    """
+    if not isinstance(reason, str) or len(reason) <= LONGEST:
+        return reason
+    more = f"... ({len(reason)} characters)"
+    return reason[: LONGEST - len(more)] + more
 
 
 class Message(Struct, frozen=True):

@@ -276,7 +276,7 @@ def cancel(to: str, reason: str = "") -> None:
     """Ask a process to end: its names are free at once and its inbox closes.
 
     A worker that goes on is killed after its host's `stop_timeout`; a connection is closed with
-    code 1000 and the reason.
+    code 1000 and the reason. Of a reason the first 1,000 characters are told.
     """
     current.caller().cancel(to, reason)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from . import payload, scripts, targets
+from . import payload, scripts, targets, wire
 from .errors import InvalidTarget, PayloadError
 
 __all__ = ["pack_plain", "pack_target", "unpack_target"]
@@ -33,6 +33,11 @@ def pack_target(
     if isinstance(target, str):
         parsed = targets.parse(target).absolute()
         text = payload.writable(str(parsed), "target")
+        if len(text) > wire.LONGEST_TARGET:
+            raise InvalidTarget(
+                f"target {text[:40]!r}... has {len(text)} characters, {wire.LONGEST_TARGET} are "
+                "the most"
+            )
         return text, _pack(arguments, imports=parsed.module is not None)
     if callable(target):
         return None, _pack((target, args, kwargs))
@@ -83,7 +88,9 @@ def _pack(value: Any, *, imports: bool = False) -> bytes:
     folder = scripts.entered()
     if value is None and not (imports and folder is not None):
         return b""
-    return pickle.dumps((folder, b"" if value is None else _pickle(value)))
+    code = pickle.dumps((folder, b"" if value is None else _pickle(value)))
+    wire.check_size(len(code))
+    return code
 
 
 def _pickle(value: Any) -> bytes:

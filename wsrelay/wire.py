@@ -78,10 +78,13 @@ One of the real-time signals, the last, that programs and libraries hardly use; 
 Text = Annotated[str, Meta(max_length=LONGEST)]
 """A PID, a name, a group, a topic, a host, a reason."""
 
-LongText = Annotated[str, Meta(max_length=8 * 1024)]
-"""A target, which may be a path; an error's line."""
+LONGEST_TARGET: Final = 8 * 1024
+"""Characters of a target, which may be a path."""
 
-Traceback = Annotated[str, Meta(max_length=128 * 1024)]
+TargetText = Annotated[str, Meta(max_length=LONGEST_TARGET)]
+
+ErrorText = Annotated[str, Meta(max_length=128 * 1024)]
+"""An error's line, a traceback."""
 
 Record = Annotated[str, Meta(max_length=512 * 1024)]
 """A log record's text."""
@@ -95,8 +98,8 @@ class Error(Struct):
     """An `ExitError` of which a worker tells: bounded."""
 
     kind: ExitKind
-    message: LongText
-    traceback: Traceback | None = None
+    message: ErrorText
+    traceback: ErrorText | None = None
 
     def told(self) -> ExitError:
         """Return it as all others know it."""
@@ -240,7 +243,7 @@ class Spawn(Frame, tag=2):
 
     pid: Text
     host: Text
-    target: LongText | None
+    target: TargetText | None
     code: bytes
     monitored: bool = False
     linked: bool = False

@@ -17,7 +17,9 @@ from typing import Final
 from wsrelay import wire
 from wsrelay.duplex import Duplex
 from wsrelay.errors import WireError
-from wsrelay.sizes import ITEM
+from wsrelay.message import ExitError, ExitKind
+from wsrelay.printable import shortened
+from wsrelay.sizes import ITEM, show
 
 __all__ = ["NodePipe"]
 
@@ -45,6 +47,9 @@ _FLOOD: Final = 16 * 1024 * 1024
 _RESULT: Final = 1024
 """Bytes that an event or the end of an `exec` counts for at most: a result's size is for who
 returns it to choose, and there is one for each process that was asked about."""
+
+_RESULTS: Final = 4 * wire.MAX_FRAME
+"""Bytes that may wait with them: of what ends then the result is left out, but not the end."""
 
 _FULL: Final = 64 * 1024
 """Bytes waiting for a worker from which on its clients are not read any more."""
@@ -93,6 +98,8 @@ class NodePipe:
         self._waiting: deque[tuple[bytes, bool, bool]] = deque()
         """Data frames, each with `mail` and `visit` of `queue`."""
         self._out: deque[bytes | memoryview] = deque()
+        self._outgoing = 0
+        """Bytes of them."""
         self._counts: deque[int] = deque()
         """For each of them what it adds to `_posted`."""
         self._arrived: deque[tuple[wire.FromWorker, int]] = deque()
@@ -119,7 +126,11 @@ class NodePipe:
     def post(self, frame: wire.Frame) -> None:
         """Send a frame ahead of all waiting data."""
         data = wire.pack(frame)
-        size = len(data) if isinstance(frame, wire.Reply) else min(len(data), _RESULT)
+        size = len(data)
+        if not isinstance(frame, wire.Reply):
+            if size > _RESULT and self._outgoing + size > _RESULTS:
+                data = wire.pack(_without_result(frame))
+            size = min(size, _RESULT)
         before = self._posted
         self._write(data, size + ITEM)
         if self._posted > _FLOOD >= before:
@@ -205,9 +216,11 @@ class NodePipe:
                 return
             self._loop.add_writer(self._ends.writing, self._flush)
             self._out.append(memoryview(data)[sent:] if sent else data)
+            self._outgoing = len(data) - sent
             self._counts.append(0)  # nothing waits but this, however large: it is being read
         else:
             self._out.append(data)
+            self._outgoing += len(data)
             self._counts.append(count)
             self._posted += count
 
@@ -216,6 +229,7 @@ class NodePipe:
         try:
             while self._out:
                 sent = os.writev(self._ends.writing, list(itertools.islice(self._out, _GATHERED)))
+                self._outgoing -= sent
                 while self._out and sent >= len(self._out[0]):
                     sent -= len(self._out.popleft())
                     self._posted -= self._counts.popleft()
@@ -226,7 +240,7 @@ class NodePipe:
         except OSError:
             self._out.clear()
             self._counts.clear()
-            self._posted = 0
+            self._posted = self._outgoing = 0
         self._loop.remove_writer(self._ends.writing)
 
     # In
@@ -289,7 +303,13 @@ class NodePipe:
         try:
             if data:
                 self.reads += 1
-                self._arrived += self._reader.feed(data, _AT_ONCE)
+                frames = self._reader.feed(data, _AT_ONCE)
+                if len(frames) == 1 and not self._reader.partial:  # as it is most of the time
+                    self._work = self._receive(frames[0][0])
+                    if self._work is None:
+                        return
+                else:
+                    self._arrived += frames
             self._receive_arrived()
         except WireError as error:
             self._at_end = self._broken = True
@@ -348,16 +368,16 @@ class NodePipe:
         while not self._broken:
             self._holds.clear()
             self._take_in(data)
-            data = b""
             if self._next_turn is not None:
                 return
-            if not self._holds and self._left <= 0:
-                break
-            if time.perf_counter() >= end:
+            if (data or self._holds) and time.perf_counter() >= end:
                 self._come_back()
                 return
+            data = b""
             if self._holds:
                 continue
+            if self._left <= 0:
+                break
             try:
                 data = os.read(self._ends.reading, min(self._left, _CHUNK))
             except OSError:
@@ -385,3 +405,15 @@ class NodePipe:
         self._waiting.clear()
         self.backlog = self.mailbox = self.visits = 0
         self._tell_room()
+
+
+def _without_result(frame: wire.Frame) -> wire.Frame:
+    """Return the frame of an end with its kind and a short message in the place of the result."""
+    if isinstance(frame, wire.Signal | wire.Finished) and (ended := frame.result) is not None:
+        error = ended.error
+        if error is None:
+            said = f"{show(_RESULTS)} of results wait for this process already"
+            size = len(ended.value)
+            error = ExitError(ExitKind.LIMIT, f"its result of {size} bytes is left out: {said}")
+        frame.result = wire.Ended(b"\xc0", ExitError(error.kind, shortened(error.message)))
+    return frame

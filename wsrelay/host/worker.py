@@ -61,6 +61,10 @@ class Worker:
         self.parent: PID | None = None
         self.clients: dict[PID, int] = {}
         """Connections bound to it, each with the number of its `ws.join` frame."""
+        self.drains: dict[int, Any] = {}
+        """Connections that it waits for by `drain`, by the request's number."""
+        self.waiting_code = 0
+        """Bytes of code and arguments that it takes at its start."""
         self.found = False
         """Whether somebody has asked for it by its name after it was spawned."""
         self.restarts = False

@@ -15,6 +15,7 @@ from wsrelay.message import Event, ExitError, ExitKind, Result
 from wsrelay.pid import PID
 
 from .groups import Groups
+from .ledger import Ledger
 from .lifecycle import TABLE, Action, Signal, State
 from .names import Names
 from .relations import Relations
@@ -111,8 +112,9 @@ class Kernel:
     """All processes of one node. `hosts` maps each process host to its `max_processes`."""
 
     def __init__(self, hosts: Mapping[str, int]) -> None:
-        self.names = Names()
-        self.groups = Groups()
+        self.ledger = Ledger()
+        self.names = Names(self.ledger)
+        self.groups = Groups(self.ledger)
         self.relations = Relations()
         self._limits = dict(hosts)
         self._workers = dict.fromkeys(hosts, 0)
@@ -199,12 +201,15 @@ class Kernel:
         pid = self.names.get(to)
         return None if pid is None else self._processes.get(pid)
 
-    def register(self, name: str, pid: PID) -> None:
-        """Register a living process under a name. Raises `NameTaken`, `InvalidName`."""
+    def register(self, name: str, pid: PID, asker: PID | None = None) -> None:
+        """Register a living process under a name. Raises `NameTaken`, `InvalidName`, `TooMany`.
+
+        `asker` is the process that asks for it, None: the node.
+        """
         process = self._processes.get(pid)
         if process is None or process.state is State.CANCELLING:
             raise InvalidName(f"{pid} is not alive, so it cannot be registered as {name!r}")
-        self.names.register(name, pid)
+        self.names.register(name, pid, asker)
 
     # Relations
 
@@ -229,11 +234,14 @@ class Kernel:
         if (process := self._processes.get(pid)) is not None:
             process.traps_links = trap
 
-    def join_group(self, group: str, pid: PID) -> None:
-        """Add a process to a group, unless it is dead or has been cancelled."""
+    def join_group(self, group: str, pid: PID, asker: PID | None = None) -> None:
+        """Add a process to a group, unless it is dead or has been cancelled.
+
+        Raises `InvalidName`, `TooMany`; `asker` as in `register`.
+        """
         process = self._processes.get(pid)
         if process is not None and process.state is not State.CANCELLING:
-            self.groups.join(group, pid)
+            self.groups.join(group, pid, asker)
 
     def _exit_event(self, watcher: PID, target: PID, result: Result) -> list[Effect]:
         return [Notify(watcher, Event("EXIT", target, result))]

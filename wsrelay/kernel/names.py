@@ -8,6 +8,8 @@ from typing import Final
 from wsrelay.errors import NameNotFound, NameTaken, TooMany
 from wsrelay.pid import PID, nameable
 
+from .ledger import Ledger
+
 __all__ = ["MOST", "Names"]
 
 MOST: Final = 10_000
@@ -21,7 +23,10 @@ asked for by name."""
 class Names:
     """Name to PID and back."""
 
-    def __init__(self) -> None:
+    def __init__(self, ledger: Ledger | None = None) -> None:
+        self._ledger = Ledger() if ledger is None else ledger
+        self._accounts: dict[str, str] = {}
+        """Those names that others than the bearer have given, with the account."""
         self._pids: dict[str, PID] = {}
         self._names: dict[PID, set[str]] = {}
         self._freed: deque[tuple[str, PID]] = deque(maxlen=_REMEMBERED)
@@ -29,17 +34,25 @@ class Names:
     def __len__(self) -> int:
         return len(self._pids)
 
-    def register(self, name: str, pid: PID) -> None:
+    def register(self, name: str, pid: PID, asker: PID | None = None) -> None:
         """Give the name to the process; again is no change. Raises as below.
 
-        `NameTaken`, `InvalidName`, and `TooMany`; then nothing has changed.
+        `asker` is the process that asks for it. `NameTaken`, `InvalidName`, and `TooMany`; then
+        nothing has changed.
         """
         nameable(name)
-        if name not in self._pids and len(self._names.get(pid, ())) >= MOST:
+        if (owner := self._pids.get(name)) is not None:
+            if owner != pid:
+                raise NameTaken(f"the name {name!r} belongs to {owner}")
+            return
+        if len(self._names.get(pid, ())) >= MOST:
             raise TooMany("name", MOST)
-        owner = self._pids.setdefault(name, pid)
-        if owner != pid:
-            raise NameTaken(f"the name {name!r} belongs to {owner}")
+        account = self._ledger.account(asker, pid)
+        self._ledger.check(account, "name", name)
+        self._ledger.add(account, name)
+        if account is not None:
+            self._accounts[name] = account
+        self._pids[name] = pid
         self._names.setdefault(pid, set()).add(name)
 
     def get(self, name: str) -> PID | None:
@@ -55,9 +68,8 @@ class Names:
     def unregister(self, name: str) -> None:
         """Free the name. Raises `NameNotFound`."""
         pid = self.lookup(name)
-        del self._pids[name]
         self._names[pid].discard(name)
-        self._freed.append((name, pid))
+        self._free(name)
 
     def of(self, pid: PID) -> frozenset[str]:
         """Return the names of the process."""
@@ -66,8 +78,11 @@ class Names:
     def release(self, pid: PID) -> None:
         """Free all names of the process."""
         for name in self._names.pop(pid, ()):
-            del self._pids[name]
-            self._freed.append((name, pid))
+            self._free(name)
+
+    def _free(self, name: str) -> None:
+        self._ledger.remove(self._accounts.pop(name, None), name)
+        self._freed.append((name, self._pids.pop(name)))
 
     def owners(self, name: str) -> set[PID]:
         """Return the processes that have or had the name, as far back as is remembered."""

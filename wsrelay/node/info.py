@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import heapq
 import os
 import time
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
 
@@ -13,6 +14,10 @@ if TYPE_CHECKING:
     from .node import Node
 
 __all__ = ["ConnectionInfo", "HostInfo", "NodeInfo", "ProcessInfo", "describe"]
+
+
+_MOST_NAMES: Final = 100
+"""Names of a process that are shown: it may have 10,000, and each process of its host."""
 
 
 class ConnectionInfo(Struct, frozen=True, kw_only=True):
@@ -42,7 +47,7 @@ class ProcessInfo(Struct, frozen=True, kw_only=True):
     """One worker; `parent` is who spawned it.
 
     `mailbox` is the bytes that wait for it at the node: messages of processes and clients, joins
-    and leaves, each with what it costs beside its payload.
+    and leaves, each with what it costs beside its payload. Of its names it has the first hundred.
     """
 
     pid: str
@@ -103,7 +108,7 @@ def describe(node: Node) -> NodeInfo:
                 host=pid.host,
                 target=worker.target,
                 state=row.state.value,
-                names=sorted(node.kernel.names.of(pid)),
+                names=heapq.nsmallest(_MOST_NAMES, node.kernel.names.of(pid)),
                 parent=None if worker.parent is None else str(worker.parent),
                 uptime=round(now - worker.started, 3),
                 mailbox=worker.pipe.backlog,

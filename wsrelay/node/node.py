@@ -34,6 +34,7 @@ from wsrelay.errors import (
     HostFailed,
     NameTaken,
     NotAProcess,
+    TooMany,
 )
 from wsrelay.host import WORKER_LOG, HostOptions, Worker, worker_title
 from wsrelay.kernel import (
@@ -50,10 +51,11 @@ from wsrelay.kernel import (
     Stop,
 )
 from wsrelay.logrecord import fields
-from wsrelay.message import ExitError, ExitKind, Result, sendable
+from wsrelay.message import ExitError, ExitKind, Result, reason_of, sendable
 from wsrelay.pid import PID, PIDSource, address, base36, is_node_name
 from wsrelay.printable import escaped, printable, shortened
 from wsrelay.relay import command
+from wsrelay.sizes import show
 from wsrelay.spawning import pack_target
 from wsrelay.targets import Entry
 
@@ -73,6 +75,10 @@ _MARGIN: Final = 5.0
 
 _NAMED: Final = 10
 """Processes that a line of the log names."""
+
+_LARGE_CODE: Final = 64 * 1024
+_MOST_CODE: Final = 256 * 1024 * 1024
+"""Bytes of one process's arguments that are counted, and of all that wait for one who spawns."""
 
 _PORTION: Final = 64
 """Receivers of a message that have their turn together: half a millisecond, if all are clients."""
@@ -427,7 +433,7 @@ class Node:
 
         `restarts`: its clients are told to come again (1012), as it is when an operator cancels.
         """
-        payload.writable(reason, "reason")
+        reason = payload.writable(reason_of(reason), "reason")
         self._here(self.ask, self._pid, address(to), Signal.CANCEL, reason, restarts)
 
     def terminate(self, to: str) -> None:
@@ -600,6 +606,7 @@ class Node:
                 case Started():
                     self._stop_timer(effect.pid)
                     started = self._workers[effect.pid]
+                    started.waiting_code = 0
                     self._debug(started, f"runs, OS pid {started.os_pid}")
                     self._tell_started(effect.pid, None)
                 case Stop():
@@ -636,6 +643,7 @@ class Node:
         )
         worker.rights = rights
         worker.target, worker.parent = escaped(target or "a callable"), parent
+        worker.waiting_code = len(code)
         worker.names = [*self.kernel.names.of(pid)]
         self._workers[pid] = worker
         self._debug(worker, f"starts: {worker.target}")
@@ -834,8 +842,8 @@ class Node:
     ) -> PID:
         """Start a worker, or return the one that has the name already.
 
-        Raises `UnknownHost`, `HostFull`, and `HostFailed` while the node shuts down or the system
-        has no descriptors left.
+        Raises `UnknownHost`, `HostFull`, `HostFailed` while the node shuts down or the system has
+        no descriptors left, and `TooMany` for more arguments than wait for one who spawns.
         """
         if name is not None and (there := self.kernel.names.get(name)) is not None:
             if (worker := self._workers.get(there)) is not None:
@@ -843,6 +851,8 @@ class Node:
             return there
         if self.draining:
             raise HostFailed(f"node {self.name} shuts down")
+        if parent is not None and len(code) > _LARGE_CODE:
+            self._check_code(parent, len(code))
         effects = self.kernel.spawn(pid, name, parent=parent, monitored=monitored, linked=linked)
         try:
             self.execute(effects, (target, code, plain), parent)
@@ -850,6 +860,12 @@ class Node:
             self.kernel.exited(pid, Result())  # whoever asked for it is told by this error
             raise
         return pid
+
+    def _check_code(self, parent: PID, size: int) -> None:
+        """Raise `TooMany` if too many arguments of its processes wait for their starts."""
+        mine = (worker for worker in self._workers.values() if worker.parent == parent)
+        if sum(worker.waiting_code for worker in mine) + size > _MOST_CODE:
+            raise TooMany("arguments (of processes that have not started)", show(_MOST_CODE))
 
 
 def _content(payload_: Any) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from wsrelay.errors import (
 )
 from wsrelay.host import Worker
 from wsrelay.kernel import Signal
+from wsrelay.kernel.names import MOST
 from wsrelay.logrecord import fields
 from wsrelay.message import ERROR, ExitError, ExitKind, Result
 from wsrelay.pid import PID
@@ -101,6 +103,9 @@ class Requests:
         for pid, (caller, _) in list(self._execs.items()):
             if caller is worker:
                 self._node.signal(pid, Signal.TERMINATE)
+        for ref, connection in worker.drains.items():
+            connection.forget_drain((worker.pid, ref))
+        worker.drains.clear()
 
     def _pid(self, text: str) -> PID:
         """Return the PID in full; a worker has looked at its form before it wrote it."""
@@ -225,10 +230,10 @@ class Requests:
     def _trap_links(self, worker: Worker, frame: wire.TrapLinks) -> None:
         self._node.kernel.trap_links(worker.pid, trap=frame.trap)
 
-    def _member(self, _: Worker, frame: wire.Member) -> None:
+    def _member(self, worker: Worker, frame: wire.Member) -> None:
         pid = self._pid(frame.pid)
         if frame.join:
-            self._node.kernel.join_group(frame.group, pid)
+            self._node.kernel.join_group(frame.group, pid, worker.pid)
         else:
             self._node.kernel.groups.leave(frame.group, pid)
 
@@ -263,8 +268,7 @@ class Requests:
             self._launch(worker, pid, frame)
         except (WsrelayError, ValueError) as error:
             end = _not_started(error)
-            about = fields(pid=pid, target=frame.target, host=pid.host, exit=end.kind.value)
-            logger.error("%s was not started: %s", pid, shortened(end.message), extra=about)  # noqa: TRY400 - one line
+            self._log_refusal(worker, pid, frame, end)
             self._stillborn(worker, frame, error)
 
     def _stillborn(self, worker: Worker, frame: wire.Spawn, error: Exception) -> None:
@@ -275,6 +279,14 @@ class Requests:
             pid, end, worker.pid, monitored=monitored, linked=linked
         )
         self._node.execute(effects)
+
+    def _log_refusal(self, worker: Worker, pid: PID, frame: wire.Spawn, end: ExitError) -> None:
+        """Log that a process was not started, if that was not logged just now, and often."""
+        untold = self._node.mistakes.again(worker.pid, time.monotonic())
+        if untold is not None:
+            about = fields(pid=pid, target=frame.target, host=pid.host, exit=end.kind.value)
+            more = f" (nor were {untold} others that {worker.pid} asked for)" if untold else ""
+            logger.error("%s was not started: %s%s", pid, shortened(end.message), more, extra=about)
 
     def _exec(self, worker: Worker, frame: wire.Exec) -> None:
         pid = self._own_pid(worker, frame.spawn)
@@ -302,8 +314,8 @@ class Requests:
         pid = self._own_pid(worker, frame.spawn)
         return self._launch(worker, pid, frame.spawn, frame.name)
 
-    def _register(self, _: Worker, frame: wire.Register) -> None:
-        self._node.kernel.register(frame.name, self._pid(frame.pid))
+    def _register(self, worker: Worker, frame: wire.Register) -> None:
+        self._node.kernel.register(frame.name, self._pid(frame.pid), worker.pid)
 
     def _lookup(self, _: Worker, frame: wire.Lookup) -> PID:
         return self._node.kernel.names.lookup(frame.name)
@@ -317,13 +329,22 @@ class Requests:
     def _drain(self, worker: Worker, frame: wire.Drain) -> None:
         reply = wire.Reply(frame.ref)
         connection = self._node.connection(self._pid(frame.to))
-        token = worker.pid, frame.ref
-        if connection is None:
+        token, drains = (worker.pid, frame.ref), worker.drains
+        if not frame.waits:
+            if (asked := drains.pop(frame.ref, None)) is not None:
+                asked.forget_drain(token)
+        elif connection is None:
             worker.pipe.post(reply)  # nothing waits for one that is gone
-        elif frame.waits:
-            connection.when_drained(token, lambda: worker.pipe.post(reply))
+        elif len(drains) >= MOST or frame.ref in drains:
+            worker.pipe.post(_answer_with(frame.ref, TooMany("drain", MOST)))
         else:
-            connection.forget_drain(token)
+
+            def tell() -> None:
+                drains.pop(frame.ref, None)
+                worker.pipe.post(reply)
+
+            drains[frame.ref] = connection
+            connection.when_drained(token, tell)
 
 
 def _call(frame: wire.FromWorker) -> str:

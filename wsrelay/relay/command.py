@@ -119,8 +119,9 @@ _RIGHT: Final = {
 
 _ORDERS: Final = {CLOSE, CONTROL}
 
-_LARGEST_ORDER: Final = 64 * 1024
-"""Bytes: metadata stays with its connection, where it may be 70 times as large."""
+_LARGEST_ORDER: Final = 1024 * 1024
+_MOST_IN_ORDER: Final = 16 * 1024
+"""Bytes and elements: metadata stays with its connection, and 256 KB of it could be 18 MB there."""
 
 _decode_send = msgspec.msgpack.Decoder(_Text | _Binary).decode
 _decode_close = msgspec.msgpack.Decoder(_Close | None).decode
@@ -135,11 +136,8 @@ def may_be_sent(code: int) -> bool:
 def parse(topic: str, content: bytes) -> Command:
     """Parse a message to a connection; what is wrong with it comes back as `Unusable`."""
     try:
-        if topic in _ORDERS and len(content) > _LARGEST_ORDER:
-            raise ValueError(  # noqa: TRY301 - as what the others raise
-                f"it has {len(content)} bytes, {_LARGEST_ORDER} are the most; what is more, the "
-                "process keeps itself, by client_pid"
-            )
+        if topic in _ORDERS and len(content) > _MOST_IN_ORDER:
+            _check_order(content)
         match topic:
             case "ws.send":
                 return Send(_decode_send(content).data)
@@ -163,6 +161,16 @@ def parse(topic: str, content: bytes) -> Command:
 
 
 assert (SEND, CLOSE, CONTROL) == ("ws.send", "ws.close", "ws.control")  # noqa: S101 - match needs literals
+
+
+def _check_order(content: bytes) -> None:
+    """Raise `ValueError` for an order that would be much once it is decoded."""
+    if len(content) > _LARGEST_ORDER:
+        raise ValueError(
+            f"it has {len(content)} bytes, {_LARGEST_ORDER} are the most; what is more, the "
+            "process keeps itself, by client_pid"
+        )
+    payload.size_to_decode(content, _MOST_IN_ORDER)
 
 
 def _close(given: _Close) -> Close:

@@ -12,7 +12,7 @@ from msgspec import Struct
 from wsrelay import durations, payload
 from wsrelay.errors import InvalidPID, PayloadError, RelayRefused
 from wsrelay.message import MESSAGE
-from wsrelay.pid import PID
+from wsrelay.pid import LONGEST, PID
 
 __all__ = ["HEADER", "Relay", "check_subprotocol", "check_topic", "heartbeat", "parse", "write"]
 
@@ -97,9 +97,11 @@ def _check_metadata(metadata: dict[str, Any] | None) -> None:
 
 
 def check_topic(topic: str) -> str:
-    """Return the topic; raises `ValueError` if it is empty or reserved."""
+    """Return the topic; raises `ValueError` if it is empty, reserved or too long."""
     if not topic or topic.startswith("@"):
-        raise ValueError(f"message_topic: {topic!r} is empty or starts with the reserved @")
+        raise ValueError(f"message_topic: {topic!r:.200} is empty or starts with the reserved @")
+    if len(topic) > LONGEST:
+        raise ValueError(f"message_topic: has {len(topic)} characters, {LONGEST} are the most")
     return topic
 
 

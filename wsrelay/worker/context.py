@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any, Literal
 
 from wsrelay import errors, payload, wire
-from wsrelay.message import sendable
+from wsrelay.message import reason_of, sendable
 from wsrelay.pid import PID, PIDSource, address, nameable
 from wsrelay.spawning import pack_plain, pack_target
 
@@ -94,7 +94,8 @@ class WorkerContext:
         self, name: str, target: Any, host: str | None, args: Any, kwargs: Any
     ) -> wire.GetOrSpawn:
         """Build the frame that finds or starts a process under a name."""
-        return wire.GetOrSpawn(self.ref(), name, self.spawn_frame(target, host, args, kwargs))
+        spawn = self.spawn_frame(target, host, args, kwargs)
+        return wire.GetOrSpawn(self.ref(), nameable(name), spawn)
 
     def exec_frame(self, target: Any, host: str | None, args: Any, kwargs: Any) -> wire.Exec:
         """Build the frame that starts a process and asks for its end."""
@@ -102,7 +103,8 @@ class WorkerContext:
 
     def register_frame(self, name: str, pid: str | None) -> wire.Register:
         """Build the frame that gives a process a name."""
-        return wire.Register(self.ref(), name, str(self._pid if pid is None else PID(pid)))
+        bearer = str(self._pid if pid is None else PID(pid))
+        return wire.Register(self.ref(), nameable(name), bearer)
 
     def drain_frame(self, to: str) -> wire.Drain:
         """Build the frame that asks when a connection's outbox has room."""
@@ -134,7 +136,7 @@ class WorkerContext:
 
     def cancel(self, to: str, reason: str = "") -> None:
         """Ask a process to end."""
-        self.pipe.write(wire.Cancel(address(to), reason))
+        self.pipe.write(wire.Cancel(address(to), reason_of(reason)))
 
     def terminate(self, to: str) -> None:
         """End a process at once."""

@@ -36,10 +36,7 @@ _RESERVE = 256 * 1024
 _SIGNALS = signal.valid_signals()
 
 _LONGEST = 64 * 1024
-"""Characters of a traceback: a recursion without end has 80,000."""
-
-_LONGEST_LINE = 4096
-"""Characters of an error's line."""
+"""Characters of a traceback, and of an error's line; a recursion without end has 80,000."""
 
 _NOTHING = payload.encode(None)
 
@@ -147,12 +144,12 @@ def _live(pipe: WorkerPipe, confine: Callable[[], None]) -> int:
 
 def _error(kind: ExitKind, line: str, trace: str | None = None) -> wire.Error:
     """Make an error of texts of any length."""
-    return wire.Error(kind, _cut(line, _LONGEST_LINE), trace and _cut(trace, _LONGEST))
+    return wire.Error(kind, _cut(line), trace and _cut(trace))
 
 
 def _failure(error: BaseException, kind: ExitKind) -> wire.Error:
     """Tell what was raised, and a memory limit that was reached from other errors."""
-    text = _cut(user_traceback(error), _LONGEST)
+    text = user_traceback(error)
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     if isinstance(error, MemoryError) and limit != resource.RLIM_INFINITY:
         traceback.clear_frames(error.__traceback__)  # what filled the memory is let go
@@ -173,8 +170,8 @@ def _line(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def _cut(text: str, longest: int) -> str:
-    if len(text) <= longest:
+def _cut(text: str) -> str:
+    if len(text) <= _LONGEST:
         return text
-    half = longest // 2
+    half = _LONGEST // 2
     return f"{text[:half]}... ({len(text)} characters) ...{text[-half:]}"
