@@ -204,11 +204,13 @@ def test_a_payload_is_decoded_for_a_client_up_to_a_million_elements(beyond: int)
 
 
 @pytest.mark.parametrize("topic", ["ws.control", "ws.close"])
-def test_an_order_to_a_connection_has_a_megabyte_and_16384_elements_at_most(topic: str) -> None:
+def test_an_order_to_a_connection_has_256_kilobytes_and_16384_elements_at_most(topic: str) -> None:
     key = {"ws.control": "message_topic", "ws.close": "reason"}[topic]
-    content = payload.pack({key: "x" * MB})
+    content = payload.pack({key: "x" * 256 * 1024})
     assert command.parse(topic, content) == command.Unusable(
-        topic, f"it has {len(content)} bytes, 1048576 are the most"
+        topic,
+        f"it has {len(content)} bytes, 262144 are the most; what is more, the process keeps itself, "
+        "by client_pid",
     )
     many = payload.pack({"metadata": {"all": [[]] * 16_384}})
     assert command.parse(topic, many) == command.Unusable(topic, "it has more than 16,384 elements")

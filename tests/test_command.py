@@ -201,13 +201,13 @@ def test_a_wrong_control_is_unusable_and_the_field_is_named(content: Any, named:
     assert named in _unusable(CONTROL, content)
 
 
-def test_a_control_beyond_64_kilobytes_is_refused() -> None:
-    rest = len(payload.encode({"metadata": {"k": "x" * 60_000}})) - 60_000
-    most = 64 * 1024 - rest
+def test_a_control_beyond_256_kilobytes_is_refused() -> None:
+    rest = len(payload.encode({"metadata": {"k": "x" * 100_000}})) - 100_000
+    most = 256 * 1024 - rest
     fits, larger = ({"metadata": {"k": "x" * size}} for size in (most, most + 1))
     assert _parse(CONTROL, fits) == Control(metadata=fits["metadata"])
     assert _unusable(CONTROL, larger) == (
-        "it has 65537 bytes, 65536 are the most; what is more, the process keeps itself, "
+        "it has 262145 bytes, 262144 are the most; what is more, the process keeps itself, "
         "by client_pid"
     )
 

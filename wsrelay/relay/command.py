@@ -18,7 +18,7 @@ from wsrelay.pid import PID
 from wsrelay.printable import printable
 
 from . import frames
-from .header import check_topic, heartbeat
+from .header import MOST_METADATA, check_topic, heartbeat
 
 __all__ = ["Close", "Command", "Control", "Send", "Unusable", "may_be_sent", "parse"]
 
@@ -119,9 +119,8 @@ _RIGHT: Final = {
 
 _ORDERS: Final = {CLOSE, CONTROL}
 
-_LARGEST_ORDER: Final = 1024 * 1024
 _MOST_IN_ORDER: Final = 16 * 1024
-"""Bytes and elements: metadata stays with its connection, and 256 KB of it could be 18 MB there."""
+"""Elements: metadata stays with its connection, and 256 KB of it could be 18 MB there."""
 
 _decode_send = msgspec.msgpack.Decoder(_Text | _Binary).decode
 _decode_close = msgspec.msgpack.Decoder(_Close | None).decode
@@ -165,9 +164,9 @@ assert (SEND, CLOSE, CONTROL) == ("ws.send", "ws.close", "ws.control")  # noqa: 
 
 def _check_order(content: bytes) -> None:
     """Raise `ValueError` for an order that would be much once it is decoded."""
-    if len(content) > _LARGEST_ORDER:
+    if len(content) > MOST_METADATA:
         raise ValueError(
-            f"it has {len(content)} bytes, {_LARGEST_ORDER} are the most; what is more, the "
+            f"it has {len(content)} bytes, {MOST_METADATA} are the most; what is more, the "
             "process keeps itself, by client_pid"
         )
     payload.size_to_decode(content, _MOST_IN_ORDER)

@@ -14,12 +14,21 @@ from wsrelay.errors import InvalidPID, PayloadError, RelayRefused
 from wsrelay.message import MESSAGE
 from wsrelay.pid import LONGEST, PID
 
-__all__ = ["HEADER", "Relay", "check_subprotocol", "check_topic", "heartbeat", "parse", "write"]
+__all__ = [
+    "HEADER",
+    "MOST_METADATA",
+    "Relay",
+    "check_subprotocol",
+    "check_topic",
+    "heartbeat",
+    "parse",
+    "write",
+]
 
 HEADER: Final = "x-ws-relay"
 
 _LEAST_HEARTBEAT: Final = 0.01
-_MOST_METADATA: Final = 256 * 1024
+MOST_METADATA: Final = 256 * 1024
 """Bytes of metadata as MessagePack, which every connection keeps and every `ws.join` carries.
 
 All of a request's head, which is 64 KB by default, fits in twice, as `wsrelay run` has it.
@@ -89,9 +98,9 @@ def write(relay: dict[str, Any]) -> str:
 def _check_metadata(metadata: dict[str, Any] | None) -> None:
     """Raise `ValueError` if it is too large, `PayloadError` if MessagePack cannot hold it."""
     size = len(payload.encode(metadata))
-    if size > _MOST_METADATA:
+    if size > MOST_METADATA:
         raise ValueError(
-            f"metadata: {size} bytes as MessagePack, {_MOST_METADATA} are the most; what is more, "
+            f"metadata: {size} bytes as MessagePack, {MOST_METADATA} are the most; what is more, "
             "the process keeps itself, by client_pid"
         )
 
