@@ -35,7 +35,6 @@ from .spawned import Spawned
 __all__ = ["Upgrade", "abandon", "deny"]
 
 logger = logging.getLogger(__name__)
-_crowds = Sparing(logger)
 
 
 class Upgrade:
@@ -211,8 +210,7 @@ class Upgrade:
             self._abandon(relay)
             return
         if (crowd := node.clients.crowded(relay.target_pid)) is not None:
-            now = asyncio.get_running_loop().time()
-            _crowds.warning(now, "%s: 503: %s", path, printable(crowd))
+            self._log(logging.WARNING, "%s: 503: %s", crowd)
             await self._deny(503, b"Service Unavailable\n", RETRY_AFTER)
             self._abandon(relay)
             return
