@@ -291,6 +291,7 @@ async def test_a_token_comes_by_header_query_or_cookie(
         await echoes(f"{url}?token=hush-hush")
         await echoes(url, additional_headers={"Cookie": "token=hush-hush"})
     assert "hush-hush" not in caplog.text
+    assert "none of the subprotocols" not in caplog.text, "token_auth has selected one"
 
 
 @pytest.mark.parametrize(

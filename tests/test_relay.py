@@ -670,3 +670,25 @@ async def test_joins_and_leaves_come_in_pairs_whenever_clients_vanish(
     senders = [line["sender"] for line in journal.lines("ws.join")]
     assert sorted(senders) == sorted(line["sender"] for line in journal.lines("ws.leave"))
     assert len(set(senders)) == len(senders)
+
+
+@pytest.mark.parametrize("front_end", ["direct", "uvicorn"])
+async def test_an_offer_of_subprotocols_of_which_none_is_selected_is_told_once(
+    node: Node, front_end: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    def connect(request: Request) -> Response:
+        chosen = "chat.v2" if "chat.v2" in request.scope["subprotocols"] else None
+        return RelayResponse(node.spawn(room("echo")), cancel_on_leave=True, subprotocol=chosen)
+
+    told = "none of the subprotocols that the client offers is selected"
+    async with serving(WebSocketRelay(endpoint(connect), node=node), front_end) as url:
+        for offer in ([], ["chat.v2"]):
+            async with client(url, subprotocols=offer or None):
+                pass
+        assert told not in caplog.text
+        for _ in range(2):
+            async with client(url, subprotocols=["chat.v1"]) as websocket:
+                assert websocket.subprotocol is None
+    assert caplog.text.count(told) == 1
+    assert "RelayResponse(subprotocol=" in caplog.text
+    assert "chat.v1" not in caplog.text, "an offer may be a token"

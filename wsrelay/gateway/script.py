@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import enum
 import html
-import logging
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,6 @@ from starlette.staticfiles import StaticFiles
 from wsrelay.errors import InvalidName
 from wsrelay.node import Node
 from wsrelay.pid import PID
-from wsrelay.printable import printable
 from wsrelay.relay.asgi import App, offered
 from wsrelay.relay.hosts import Hosts
 from wsrelay.relay.middleware import WebSocketRelay
@@ -32,8 +30,6 @@ from .health import health_routes
 from .rooms import Rooms, room_name
 
 __all__ = ["Scope", "ScriptOptions", "script_app"]
-
-logger = logging.getLogger(__name__)
 
 
 class Scope(enum.StrEnum):
@@ -92,7 +88,7 @@ def script_app(node: Node, options: ScriptOptions) -> App:
 def _endpoint(
     node: Node, options: ScriptOptions, path: str
 ) -> Callable[[Request], Awaitable[Response]]:
-    select = _Selection(options.subprotocols)
+    spoken = options.subprotocols
     rooms = Rooms(node, options.target, options.room_linger)
 
     def process_for(room: str) -> PID:
@@ -121,30 +117,10 @@ def _endpoint(
             heartbeat_interval=options.heartbeat,
             metadata=_metadata(request, room),
             cancel_on_leave=options.scope is Scope.CONNECTION,
-            subprotocol=select(request),
+            subprotocol=next((one for one in offered(request.scope) if one in spoken), None),
         )
 
     return connect
-
-
-class _Selection:
-    """Selects the first subprotocol of a client's that the handler speaks."""
-
-    def __init__(self, spoken: Collection[str]) -> None:
-        self._spoken = spoken
-        self._told = False
-
-    def __call__(self, request: Request) -> str | None:
-        names = offered(request.scope)
-        selected = next((name for name in names if name in self._spoken), None)
-        if names and selected is None and not self._told:
-            self._told = True
-            logger.warning(
-                "%s: none of the subprotocols that the client offers is spoken here, and browsers "
-                "close the connection then (--subprotocol); this is said once",
-                printable(request.url.path),
-            )
-        return selected
 
 
 def _metadata(request: Request, room: str) -> dict[str, Any]:

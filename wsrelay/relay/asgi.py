@@ -9,6 +9,7 @@ from .header import HEADER
 
 __all__ = [
     "RETRY_AFTER",
+    "SELECTS",
     "App",
     "Event",
     "Headers",
@@ -32,6 +33,9 @@ Headers = list[tuple[bytes, bytes]]
 
 RETRY_AFTER: Final = (b"retry-after", b"1")
 """Seconds after which a client of a full host may come again."""
+
+SELECTS: Final = "wsrelay.selects"
+"""Extension by which middleware outside of a relay tells that it selects a subprotocol."""
 
 _NAME: Final = HEADER.encode()
 _PROTOCOL: Final = b"sec-websocket-protocol"

@@ -16,7 +16,19 @@ from wsrelay.printable import printable, shortened
 from wsrelay.sparing import Sparing
 
 from . import handshake
-from .asgi import RETRY_AFTER, App, Event, Receive, Scope, Send, client_of, request_headers, strip
+from .asgi import (
+    RETRY_AFTER,
+    SELECTS,
+    App,
+    Event,
+    Receive,
+    Scope,
+    Send,
+    client_of,
+    offered,
+    request_headers,
+    strip,
+)
 from .asking import ASKING
 from .connection import Limits
 from .origins import Origins
@@ -76,6 +88,7 @@ class WebSocketRelay:
         self._cancel_unused = cancel_unused
         self._own: Node | None = None
         self._refusals = Sparing(logger)
+        self._told_of_none = False
         problems = []
         try:
             self._origins = Origins(allowed_origins)
@@ -208,6 +221,7 @@ class WebSocketRelay:
             native=self._native,
             cancel_unused=self._cancel_unused,
             refusals=self._refusals,
+            unselected=self._none_selected,
         )
         await upgrade.run()
 
@@ -234,6 +248,18 @@ class WebSocketRelay:
             client_of(scope),
         )
         return False
+
+    def _none_selected(self, scope: Scope) -> None:
+        """Tell once that clients offer subprotocols of which nobody selects one."""
+        selects = SELECTS in (scope.get("extensions") or ())
+        if self._told_of_none or selects or not offered(scope):
+            return
+        self._told_of_none = True
+        logger.warning(
+            "%s: none of the subprotocols that the client offers is selected, and browsers close "
+            "the connection then: RelayResponse(subprotocol=...), --subprotocol (told once)",
+            printable(scope["path"]),
+        )
 
     def _refuse(self, scope: Scope, text: str, *arguments: object) -> None:
         """Log what is refused, the path first."""

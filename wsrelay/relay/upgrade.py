@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Container
+from collections.abc import Callable, Container
 
 from wsrelay.errors import HostFailed, HostFull, RelayRefused
 from wsrelay.logrecord import fields
@@ -52,6 +52,7 @@ class Upgrade:
         native: Container[int] | None,
         cancel_unused: bool,
         refusals: Sparing,
+        unselected: Callable[[Scope], object],
     ) -> None:
         self._app = app
         self._node = node
@@ -60,6 +61,7 @@ class Upgrade:
         self._scope = scope
         self._path = printable(scope["path"])
         self._refusals = refusals
+        self._unselected = unselected
         self._receive = receive
         self._send = send
         self._first: list[Event] = []
@@ -217,6 +219,8 @@ class Upgrade:
         if watch.done():  # the client went while its target started
             self._abandon(relay)
             return
+        if subprotocol is None:
+            self._unselected(self._scope)
         peer = Peer.of(self._scope, subprotocol)
         accept = {"type": "websocket.accept", "subprotocol": subprotocol, "headers": headers}
         if (claim := self._scope.get("extensions", {}).get(DIRECT)) is None:

@@ -17,7 +17,17 @@ from wsrelay import targets, worker
 from wsrelay.errors import InvalidTarget
 from wsrelay.node import Node
 from wsrelay.printable import printable
-from wsrelay.relay.asgi import App, Event, Headers, Receive, Scope, Send, client_of, offered
+from wsrelay.relay.asgi import (
+    SELECTS,
+    App,
+    Event,
+    Headers,
+    Receive,
+    Scope,
+    Send,
+    client_of,
+    offered,
+)
 from wsrelay.relay.header import HEADER, check_subprotocol
 from wsrelay.sparing import Sparing
 
@@ -149,6 +159,8 @@ def _without(scope: Scope, others: list[str]) -> Scope:
     """Return the scope for the application: nobody inside can select the token, or log it."""
     headers = [(name, value) for name, value in scope["headers"] if name.lower() != _PROTOCOL]
     headers.append((_PROTOCOL, ", ".join(others).encode("latin-1")))
+    extensions = scope["extensions"] = scope.get("extensions") or {}
+    extensions[SELECTS] = {}
     return {**scope, "headers": headers, "subprotocols": others}
 
 
