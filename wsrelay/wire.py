@@ -13,7 +13,7 @@ import signal
 import struct
 import sys
 from collections.abc import Callable, Iterator
-from typing import Annotated, Any, Final, Generic, Literal, TypeVar
+from typing import Annotated, Any, Final, Generic, Literal, TypeVar, cast
 
 import msgspec
 from msgspec import Meta, Raw, Struct
@@ -116,7 +116,9 @@ class Ended(Struct):
     def of(cls, result: Result) -> Ended:
         """Make it of a result; the value of a worker's is `Raw`, as the worker has written it."""
         value = result.value
-        return cls(bytes(value) if type(value) is Raw else payload.pack(value), result.error)
+        if type(value) is Raw:  # it may have 64 MB, and many watchers: it is encoded without a copy
+            return cls(cast("bytes", memoryview(value)), result.error)
+        return cls(payload.pack(value), result.error)
 
     def opened(self) -> Result:
         """Return the result; a value that is no data, which no worker of ours writes, is None."""
