@@ -9,11 +9,9 @@ from __future__ import annotations
 import os
 import select
 from collections.abc import Iterable
-from typing import Final, Self
+from typing import Self
 
-__all__ = ["Duplex", "close_all", "redirect_output"]
-
-_STANDARD: Final = (1, 2)
+__all__ = ["Duplex", "close_all"]
 
 
 class Duplex:
@@ -60,9 +58,10 @@ class Duplex:
     def redirect_output(self) -> None:
         """Have standard output and error of this process go to `output`, if there is one."""
         if self.output >= 0:
-            redirect_output(self.output)
-            output, self.output = self.output, -1
-            os.close(output)
+            os.dup2(self.output, 1)
+            os.dup2(self.output, 2)
+            os.close(self.output)
+            self.output = -1
 
     def write_all(self, data: bytes | memoryview) -> None:
         """Write all of it and wait as long as that takes; raises `OSError`."""
@@ -93,12 +92,6 @@ class Duplex:
         if self.writing >= 0:
             writing, self.writing = self.writing, -1
             os.close(writing)
-
-
-def redirect_output(output: int) -> None:
-    """Have standard output and error of this process go to that descriptor."""
-    for standard in _STANDARD:
-        os.dup2(output, standard)
 
 
 def close_all(descriptors: Iterable[int | None]) -> None:

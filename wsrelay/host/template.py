@@ -24,7 +24,7 @@ from typing import Final, Never
 from setproctitle import setproctitle
 
 from wsrelay import osproc, targets, wire, worker
-from wsrelay.duplex import Duplex, close_all, redirect_output
+from wsrelay.duplex import Duplex, close_all
 
 from . import cgroup, isolation, limits, multiprocess, preloading, titles
 from .options import HostOptions
@@ -54,7 +54,8 @@ def main(
     """
     if output is not None:
         with output:
-            redirect_output(output.fileno())
+            for standard in (1, 2):
+                os.dup2(output.fileno(), standard)
     worker.signals.hold_back()
     titles.enter_template(options.name)
     osproc.become_subreaper()
@@ -90,7 +91,7 @@ def main(
         template.tell(wire.LoadFailed(f"{error.message}{under}", error.details))
     else:
         worker.crashes.tell_on_standard_error()
-        worker.rehearse(declared)
+        worker.rehearse(declared, redirects=not options.raw_output)
         gc.collect()
         template.fill_gaps()
         gc.freeze()

@@ -7,6 +7,7 @@ worker has 2.24 MB with this and 2.51 MB without.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Final
 
@@ -34,8 +35,11 @@ _ME: Final = "{local@rehearsal|1}"
 _CLIENT: Final = "{local@rehearsal|2}"
 
 
-def rehearse(targets: Sequence[Target]) -> None:
-    """Live as a worker that runs the first of the targets, which are loaded, as an echo."""
+def rehearse(targets: Sequence[Target], *, redirects: bool) -> None:
+    """Live as a worker that runs the first of the targets, which are loaded, as an echo.
+
+    `redirects`: its output is redirected, as that of this process is.
+    """
     target = str(targets[0]) if targets else "os:fspath"
     start = wire.Start(_ME, "1", wire.Known([], {}), target, b"", 0, _ME)
     text = {"type": "text", "data": ""}
@@ -43,6 +47,8 @@ def rehearse(targets: Sequence[Target]) -> None:
     node_end, worker_end = Duplex.pair()
     with node_end, worker_end:
         for _ in range(_TIMES):
+            worker_end.output = os.dup(1) if redirects else -1
+            worker_end.redirect_output()
             pipe = WorkerPipe(worker_end)
             node_end.write_all(wire.pack(start))
             pipe.read(None)
