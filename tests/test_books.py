@@ -209,8 +209,8 @@ def test_an_order_to_a_connection_has_256_kilobytes_and_16384_elements_at_most(t
     content = payload.pack({key: "x" * 256 * 1024})
     assert command.parse(topic, content) == command.Unusable(
         topic,
-        f"it has {len(content)} bytes, 262144 are the most; what is more, the process keeps itself, "
-        "by client_pid",
+        f"it has {len(content)} bytes, 262144 are the most; what is more, the process keeps "
+        "itself, by client_pid",
     )
     many = payload.pack({"metadata": {"all": [[]] * 16_384}})
     assert command.parse(topic, many) == command.Unusable(topic, "it has more than 16,384 elements")
