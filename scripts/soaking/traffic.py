@@ -17,6 +17,7 @@ from typing import Any, Final
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
+from .hostile import CLIENTS, ROOMS, Attacker
 from .node import Node
 
 __all__ = ["Traffic"]
@@ -42,7 +43,7 @@ class Traffic:
     def start(self, clients: int, *, faults: bool = True) -> None:
         """Start so many clients, most of them healthy."""
         kinds = [self._echo] * 5 + [self._chat] * 3 + [self._busy, self._big, self._visitor]
-        kinds += [self._slow, self._slow, self._vanish] if faults else []
+        kinds += [self._slow, self._slow, self._vanish, self._attack] if faults else []
         for i in range(clients):
             self._tasks.append(asyncio.create_task(self._again(kinds[i % len(kinds)], i)))
         if faults:
@@ -219,6 +220,19 @@ class Traffic:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             websocket.transport.abort()
             self.counts["vanished"] += 1
+        await self._pause(1)
+
+    async def _attack(self, number: int) -> None:
+        """Be hostile, or have a hostile room at work; how that ends is nobody's loss."""
+        name = self._random.choice((*CLIENTS, *ROOMS))
+        self.counts[f"attacks ({name})"] += 1
+        with contextlib.suppress(ConnectionClosed, InvalidHandshake, OSError, EOFError):
+            if name in CLIENTS:
+                await getattr(Attacker(self._node.url), name)()
+            else:
+                async with self._connected(f"close/hostile/{number}") as websocket:
+                    await websocket.send(name)
+                    await self._idle(websocket, 5)
         await self._pause(1)
 
     # Faults
