@@ -6,7 +6,7 @@ import logging
 import time
 
 from wsrelay.printable import printable
-from wsrelay.relay.asgi import App, Receive, Scope, Send, client_of, request_headers, response
+from wsrelay.relay.asgi import App, Receive, Scope, Send, client_of, response, values
 from wsrelay.relay.hosts import Hosts
 from wsrelay.relay.upgrade import deny
 from wsrelay.sparing import Sparing
@@ -30,8 +30,7 @@ class AllowedHosts:
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
-        hosts = [value for name, value in request_headers(scope) if name.lower() == b"host"]
-        host = b", ".join(hosts).decode("latin-1")
+        host = b", ".join(values(scope, b"host")).decode("latin-1")
         server = scope.get("server")
         if self._hosts.allow(host, server[0] if server else None):
             await self._app(scope, receive, send)

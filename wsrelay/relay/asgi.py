@@ -21,6 +21,7 @@ __all__ = [
     "request_headers",
     "response",
     "strip",
+    "values",
 ]
 
 Scope = MutableMapping[str, Any]
@@ -67,9 +68,16 @@ def request_headers(scope: Scope) -> Headers:
     uvicorn's wsproto protocol takes the offer of subprotocols out, and decodes the host's IDNA.
     """
     headers = [(bytes(name), bytes(value)) for name, value in scope["headers"]]
-    if (names := offered(scope)) and all(name.lower() != _PROTOCOL for name, _ in headers):
+    names = scope.get("subprotocols")
+    if names and all(name.lower() != _PROTOCOL for name, _ in headers):
         headers.append((_PROTOCOL, ", ".join(names).encode("latin-1")))
     return [(name, _ascii(value) if name.lower() == b"host" else value) for name, value in headers]
+
+
+def values(scope: Scope, name: bytes) -> list[bytes]:
+    """Return the values of one header, its name in lower case, as `request_headers` has them."""
+    found = [bytes(value) for key, value in scope["headers"] if key.lower() == name]
+    return [_ascii(value) for value in found] if name == b"host" else found
 
 
 def _ascii(host: bytes) -> bytes:

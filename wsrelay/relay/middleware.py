@@ -26,8 +26,8 @@ from .asgi import (
     Send,
     client_of,
     offered,
-    request_headers,
     strip,
+    values,
 )
 from .asking import ASKING
 from .connection import Limits
@@ -232,9 +232,7 @@ class WebSocketRelay:
         return any(path == own or path.startswith(f"{own}/") for own in self._never_ask)
 
     def _origin_allowed(self, scope: Scope) -> bool:
-        headers = request_headers(scope)
-        origins = [value for name, value in headers if name.lower() == b"origin"]
-        hosts = [value for name, value in headers if name.lower() == b"host"]
+        origins, hosts = values(scope, b"origin"), values(scope, b"host")
         origin = b", ".join(origins).decode("latin-1") if origins else None
         host = hosts[0].decode("latin-1") if hosts else None
         if self._origins.allow(origin, host):
