@@ -11,7 +11,7 @@ from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from wsrelay import current
@@ -50,6 +50,8 @@ class EndpointApp:
             else:
                 answer = await run_in_threadpool(self._function, request)
             await self._response(answer)(scope, receive, send)
+        except ClientDisconnect:
+            pass  # in the middle of its body: there is nobody to answer
         finally:
             request.forget()
 
