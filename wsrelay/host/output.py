@@ -50,7 +50,8 @@ class Output:
 
     Lines beyond `rate` a second are left out and counted. Beyond `_PER_LINE` bytes for each of
     these nothing is read: whoever writes more waits. `first` is called before each read, for what
-    the process has logged before. Raises `OSError` where the system has no descriptors left.
+    the process has logged before, and returns whether that is all taken in. Raises `OSError` where
+    the system has no descriptors left.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class Output:
         intake: Intake,
         rate: float,
         about: Callable[[], dict[str, Any]],
-        first: Callable[[], None] = lambda: None,
+        first: Callable[[], bool] = lambda: True,
     ) -> None:
         self._intake = intake
         self._about = about
@@ -83,18 +84,19 @@ class Output:
 
     def read_to(self, total: int) -> None:
         """Read on until it has been so many bytes in all, if they are there and may be read."""
-        while self.total < total and not self._over and self._paused is None:
+        self._tell(len(self._lines))  # they waited for their turn, and come before all that
+        while self.total < total and self._allowance >= 0 and not self._over:
             if not self._read(min(total - self.total, _CHUNK)):
                 return
+            self._tell(len(self._lines))
 
     def _readable(self) -> None:
-        if self._paused is None:
-            self._first()
-        if self._paused is None and not self._over:
+        if self._paused is None and self._first() and self._paused is None and not self._over:
             self._read(_CHUNK)
+            self._tell(_AT_ONCE)
 
     def _read(self, size: int) -> int:
-        """Read and tell; returns how much was there."""
+        """Read lines; returns how many bytes were there."""
         self._renew_allowance()
         try:
             data = os.read(self._reading, size)
@@ -108,7 +110,6 @@ class Output:
         self.total += len(data)
         self._allowance -= len(data)
         self._split(data)
-        self._tell(_AT_ONCE)
         return len(data)
 
     def _split(self, data: bytes) -> None:
@@ -151,6 +152,8 @@ class Output:
             self._pause(-self._allowance / self._rate)
 
     def _pause(self, seconds: float) -> None:
+        if self._paused is not None:
+            self._paused.cancel()
         self._loop.remove_reader(self._reading)
         self._paused = self._loop.call_later(seconds, self._go_on)
 

@@ -260,10 +260,14 @@ class NodePipe:
                 # Not here: the caller may stand inside of a frame's delivery.
                 self._come_back()
 
-    def take_in(self) -> None:
-        """Receive what is there, before the loop comes to it."""
+    def take_in(self) -> bool:
+        """Receive what is there, before the loop comes to it; returns whether that is all for now.
+
+        What is held, by a slow client for example, is not waited for.
+        """
         if not self._holds and not self._at_end:
             self._readable()
+        return self._next_turn is None or bool(self._holds)
 
     def _readable(self) -> None:
         if self._next_turn is not None or self._holds:  # uvloop comes here before `hold` works
