@@ -209,9 +209,18 @@ class Running:
     @property
     def template(self) -> psutil.Process:
         """The process that the workers are forked from."""
-        spawned = psutil.Process(self.pid).children()
-        [template] = [p for p in spawned if "resource_tracker" not in " ".join(p.cmdline())]
+        forked = [
+            p for guardian in psutil.Process(self.pid).children() for p in guardian.children()
+        ]
+        [template] = [p for p in forked if "template of" in " ".join(p.cmdline())]
         return template
+
+    @property
+    def guardian(self) -> psutil.Process:
+        """The process that ends what the template leaves."""
+        guardian = self.template.parent()
+        assert guardian is not None
+        return guardian
 
     def workers(self) -> list[int]:
         """The process ids of the template's children."""

@@ -9,8 +9,12 @@ import asyncio
 import contextlib
 import logging
 import os
+import socket
+import subprocess
+import sys
 import typing
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -24,7 +28,8 @@ from websockets.asyncio.client import ClientConnection, connect
 from wsrelay import HostOptions, Node, WebSocketRelay, wire
 from wsrelay.gateway.address import bind
 from wsrelay.gateway.server import Server, ServerOptions
-from wsrelay.host import Worker
+from wsrelay.host import ProcessHost, Worker
+from wsrelay.host.family import Family
 from wsrelay.message import ExitError, ExitKind
 from wsrelay.pid import PID
 from wsrelay.rights import Rights
@@ -208,6 +213,101 @@ def _pipe_only(node: Node, pid: PID, rights: Rights | None) -> Worker:
     worker.rights = rights
     node._workers[pid] = worker
     return worker
+
+
+# A template's bytes and descriptors
+
+
+TEMPLATE_BYTES = bytes_of(
+    st.one_of(
+        *2 * [st.builds(packed, frames(kind)) for kind in typing.get_args(wire.FromTemplate)],
+        *2 * [st.builds(wire.pack, st.builds(wire.ForkFailed, st.integers(1, 3), st.just("no")))],
+        st.binary(max_size=40),
+    )
+)
+HANDED_OVER = st.sampled_from(["child", "node", "null"])
+
+
+@FUZZ
+@given(
+    TEMPLATE_BYTES,
+    st.lists(st.lists(HANDED_OVER, max_size=3), max_size=6),
+    st.lists(st.tuples(st.integers(1, 3), HANDED_OVER, HANDED_OVER), max_size=3),
+    st.booleans(),
+)
+@pytest.mark.skipif(sys.platform != "linux", reason="there are no pidfds to hand over")
+def test_whatever_a_template_writes_and_hands_over_the_node_goes_on(
+    runner: asyncio.Runner,
+    data: list[bytes],
+    handed_over: list[list[str]],
+    forked: list[tuple[int, str, str]],
+    loaded: bool,
+) -> None:
+    with subprocess.Popen(["sleep", "60"]) as child:
+        try:
+            runner.run(_told(child.pid, data, handed_over, forked, loaded=loaded))
+        finally:
+            child.kill()
+
+
+async def _told(
+    child: int,
+    chunks: list[bytes],
+    handed_over: list[list[str]],
+    forked: list[tuple[int, str, str]],
+    *,
+    loaded: bool,
+) -> None:
+    """Let a template that is only a socket write this; two workers wait for it.
+
+    `forked` are numbers, what is said to be their process, and of what the pidfd is.
+    """
+    unhandled = Unhandled(asyncio.get_running_loop())
+    before = _open_descriptors()
+    control, theirs = socket.socketpair()
+    report, its_report = socket.socketpair()
+    lifeline, its_lifeline = socket.socketpair()
+    results: list[Any] = []
+    os_pids = {"child": child, "node": os.getpid(), "null": 1}
+    given = {"child": os.pidfd_open(child), "node": os.pidfd_open(os.getpid())}
+    given["null"] = os.open(os.devnull, os.O_RDONLY)
+    said: list[tuple[bytes, list[str]]] = [(wire.pack(wire.Loaded()), [])] if loaded else []
+    said += [(wire.pack(wire.Forked(ref, os_pids[a], True)), [b]) for ref, a, b in forked]
+    handed_over += [[]] * len(chunks)
+    said += zip(chunks, handed_over, strict=False)
+    with theirs, its_report, its_lifeline:
+        host = ProcessHost(HostOptions())
+        host._connect(control, report, lifeline)
+        host._family = Family(os.getpid(), 0, None)
+        for ref, pid in enumerate(PIDS[:2], 1):
+            host.launch(
+                Worker(
+                    PID(pid),
+                    ref,
+                    HostOptions(),
+                    received=lambda *_: None,
+                    exited=lambda _, result: results.append(result),
+                    about=lambda _: {},
+                )
+            )
+        for frame, names in said:
+            with contextlib.suppress(OSError):  # it was ended
+                socket.send_fds(theirs, [frame], [given[name] for name in names])
+            await asyncio.sleep(0)
+        theirs.shutdown(socket.SHUT_WR)
+        await until(lambda: len(results) == 2, "the end of both is told")
+        await until(lambda: host._control is None, "it is lost")
+        host.close()
+    for descriptor in given.values():
+        os.close(descriptor)
+    assert not host._workers
+    assert _open_descriptors() == before
+    logging.getLogger().removeHandler(unhandled)
+    assert not unhandled.problems
+
+
+def _open_descriptors() -> int:
+    return len([*Path("/dev/fd").iterdir()])
 
 
 # A client's bytes

@@ -11,19 +11,23 @@ import sys
 from pathlib import Path
 
 __all__ = [
+    "REAPED",
     "become_subreaper",
     "bound_capabilities",
-    "children",
     "die_with_parent",
     "drop_capabilities",
     "filter_system_calls",
     "forget_environment",
     "keep_freed_memory",
     "no_new_privileges",
-    "outlive_parent",
+    "process_of",
+    "relations",
     "started",
     "system_call",
 ]
+
+REAPED = -1
+"""What stands for the process id of a process that was reaped."""
 
 _LINUX = sys.platform == "linux"
 _PR_SET_PDEATHSIG = 1
@@ -137,23 +141,34 @@ def die_with_parent(parent: int) -> None:
         os._exit(1)
 
 
-def outlive_parent() -> None:
-    """Undo `die_with_parent`."""
-    _prctl(_PR_SET_PDEATHSIG, 0)
+def process_of(pidfd: int) -> int | None:
+    """Return the process id that a pidfd stands for, None if the descriptor is no pidfd (Linux).
+
+    `REAPED` for a process that is gone, 0 for one that cannot be seen from here.
+    """
+    fields = _fields(f"/proc/self/fdinfo/{pidfd}")
+    return int(fields["Pid"]) if "Pid" in fields else None
 
 
-def children(parent: int) -> list[int]:
-    """Return the process ids of the children of a process, zombies too (Linux; elsewhere none)."""
-    found = []
-    for entry in Path("/proc").iterdir() if _LINUX else ():
-        if entry.name.isdecimal():
-            try:
-                stat = _stat(entry.name)
-            except OSError:  # it ended while we looked
-                continue
-            if int(stat[4]) == parent:
-                found.append(int(entry.name))
-    return found
+def relations(pid: int) -> tuple[int, set[int]] | None:
+    """Return a process's parent, and its real, effective and saved users (Linux).
+
+    None if there is no such process.
+    """
+    fields = _fields(f"/proc/{pid}/status")
+    if "PPid" not in fields:
+        return None
+    return int(fields["PPid"]), {int(user) for user in fields["Uid"].split()[:3]}
+
+
+def _fields(path: str) -> dict[str, str]:
+    """Read lines of names and values; of a process's name the kernel escapes the line feeds."""
+    try:
+        text = Path(path).read_text(errors="replace")
+    except OSError:
+        return {}
+    parted = (line.partition(":") for line in text.split("\n"))
+    return {name: value.strip() for name, _, value in parted}
 
 
 def started(pid: int) -> int | None:

@@ -61,6 +61,9 @@ _SMALL: Final = 64 * 1024
 _WRAPPING: Final = MAX_HEAD
 """Bytes that the node may add to what a worker has written when it passes it on."""
 
+_LONGEST_FROM_TEMPLATE: Final = 1024 * 1024
+"""Bytes of a frame of a template, which is cut to less."""
+
 WINDOW: Final = 128 * 1024
 """Bytes of data frames that the node sends ahead of what the worker has taken."""
 
@@ -633,8 +636,8 @@ def to_worker() -> FrameReader[ToWorker]:
 
 
 def from_template() -> FrameReader[FromTemplate]:
-    """Make the node's reader for a template's control socket."""
-    return FrameReader(FromTemplate)
+    """Make the node's reader for a template's control socket: the longest are log records."""
+    return FrameReader(FromTemplate, limit=_LONGEST_FROM_TEMPLATE)
 
 
 def to_template() -> FrameReader[ToTemplate]:

@@ -456,7 +456,7 @@ async def test_a_pidfd_that_finds_no_room_is_no_loss() -> None:
 async def test_a_template_that_cannot_be_started_is_told() -> None:
     async with Node(hosts=[processes()]) as node:
         results: list[Result] = []
-        with few_descriptors(4):
+        with few_descriptors(6):
             node.when_ended(node.spawn(room("echo")), results.append)
         await until(lambda: results, "its end is told")
         error = results[0].error

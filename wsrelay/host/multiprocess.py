@@ -6,17 +6,20 @@ as no process of multiprocessing does, by `os._exit` and together with their pro
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import multiprocessing
 import os
+import stat
 from collections.abc import Sequence
 from multiprocessing import process, resource_tracker, spawn, util
-from pathlib import Path
 from typing import Any, Final
 
 from wsrelay import spawned
 
-__all__ = ["enter_template", "enter_worker", "is_tracker", "leave_tracker"]
+__all__ = ["enter_template", "enter_worker", "leave_sentinel", "leave_tracker"]
 
+_STANDARD_ERROR: Final = 2
 _TRACKER: Final = "multiprocessing.resource_tracker"
 
 _tracker: Any = resource_tracker._resource_tracker  # noqa: SLF001 - there is no other way to it
@@ -63,12 +66,20 @@ def leave_tracker() -> None:
         _tracker._fd = _tracker._pid = None  # noqa: SLF001
 
 
-def is_tracker(pid: int) -> bool:
-    """Whether a process is a resource tracker, by its command line."""
-    try:
-        return _TRACKER.encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return False
+def leave_sentinel() -> None:
+    """Close the pipe whose end tells the node's multiprocessing that its child has ended.
+
+    It is passed to the child and named nowhere: the one pipe to write to that is open, beside the
+    standard streams, before anybody's code has run.
+    """
+    for name in os.listdir("/dev/fd"):  # noqa: PTH208 - these are no files
+        with contextlib.suppress(OSError):  # the one that lists the others is closed by now
+            if (
+                (descriptor := int(name)) > _STANDARD_ERROR
+                and stat.S_ISFIFO(os.fstat(descriptor).st_mode)
+                and fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_WRONLY
+            ):
+                os.close(descriptor)
 
 
 def _start(path: bytes, args: Sequence[str], passfds: Sequence[int]) -> int:

@@ -1,4 +1,8 @@
-"""The node's side of one process host: its template process and the control socket to it."""
+"""The node's side of one process host: its template process and the control socket to it.
+
+A template runs user code, so nothing that it writes is believed: each frame must be one that may
+come now, and each process that it names its child. Where one is not, the template has been lost.
+"""
 
 from __future__ import annotations
 
@@ -14,17 +18,20 @@ import types
 from collections import deque
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
-from typing import Any
+from multiprocessing.process import BaseProcess
+from typing import Any, Final
 
 from wsrelay import wire
 from wsrelay.bucket import Bucket
-from wsrelay.duplex import Duplex, close_all
+from wsrelay.duplex import close_all
 from wsrelay.errors import HostFailed, WireError
 from wsrelay.logrecord import fields
 from wsrelay.message import ExitError, ExitKind
+from wsrelay.printable import shortened
 
-from . import preloading, template
+from . import guarded, guardian, preloading, template
 from .cgroup import Cgroup, CgroupError, asked
+from .family import Family
 from .limits import memory_total_reached
 from .log import Intake
 from .options import HostOptions
@@ -35,8 +42,17 @@ __all__ = ["ProcessHost"]
 
 logger = logging.getLogger(__name__)
 
-_PATIENCE = 5.0
-"""Seconds that a template gets to end before it is killed, where the event loop is held up."""
+_PATIENCE: Final = 10.0
+"""Seconds that a guardian gets to end all that its template has left, where the event loop is
+held up; it takes 5 if the template does not end and something looks like a resource tracker."""
+
+_CHUNK: Final = 16 * 1024
+"""Bytes that are read of a template in one turn of the event loop: 2 ms of the shortest frames."""
+
+_LONGEST_REPORT: Final = 256 * 1024
+"""Bytes of a stack; what user code has written there before it may be without end."""
+
+_CLOSE_ON_EXEC: Final = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
 
 class ProcessHost:
@@ -48,17 +64,28 @@ class ProcessHost:
     def __init__(self, options: HostOptions) -> None:
         self.options = options
         self._loop = asyncio.get_running_loop()
-        self._process: multiprocessing.process.BaseProcess | None = None
+        self._guardian: BaseProcess | None = None
+        self._ending: list[BaseProcess] = []
+        """Guardians that were let go of."""
+        self._lifeline: socket.socket | None = None
+        self._dying: list[tuple[socket.socket, socket.socket]] = []
+        """Control sockets and lifelines of templates that are being killed."""
+        self._family: Family | None = None
+        """Who the template is; not known before it has told."""
         self._control: socket.socket | None = None
         self._reader = wire.from_template()
         self._descriptors: list[int | None] = []
         self._workers: dict[int, Worker] = {}
         self._pending: deque[Worker] = deque()
+        self._asked: set[int] = set()
+        """Those that the template was asked for and has not answered."""
         self._forks = Bucket(options.spawn_rate, max(1.0, options.spawn_rate))
         self._next_fork: asyncio.TimerHandle | None = None
         self._log = Intake(f"process host {options.name}:", options.log_rate)
         self._output: Output | None = None
-        self._out: deque[tuple[bytes, Duplex | None]] = deque()
+        self._out: deque[tuple[bytes, Worker | None]] = deque()
+        """Frames, each with the worker whose end of the pipe goes along."""
+        self._reads_on = False
         self._loading: asyncio.Future[None] | None = None
         self._retiring = False
         self._retired: asyncio.Task[None] | None = None
@@ -78,6 +105,9 @@ class ProcessHost:
             raise HostFailed(f"the template cannot be started: {_reason(error)}") from None
 
     def _start(self) -> None:
+        for process in [one for one in self._ending if not one.is_alive()]:
+            process.close()
+            self._ending.remove(process)
         context = multiprocessing.get_context("spawn")
         with (
             _as_a_plain_process(),
@@ -87,12 +117,10 @@ class ProcessHost:
             if asked(self.options.limits):
                 self._cgroup = Cgroup(self.options.name, self.options.limits)
                 undo.callback(self._cgroup.remove)
-            ours, theirs = socket.socketpair()
-            undo.callback(ours.close)
-            given.enter_context(theirs)
-            self._report, report = socket.socketpair()
-            undo.callback(self._report.close)
-            given.enter_context(report).setblocking(False)
+            ours, theirs = _pair(undo, given)
+            our_report, report = _pair(undo, given)
+            report.setblocking(False)
+            lifeline, its_lifeline = _pair(undo, given)
             output = None
             if not self.options.raw_output:
                 self._output = Output(self._log, self.options.log_rate, self._about)
@@ -100,10 +128,9 @@ class ProcessHost:
                 output = given.enter_context(Connection(self._output.writing, readable=False))
             process = context.Process(
                 target=template.main,
-                args=(theirs, report, self.options),
+                args=(theirs, report, its_lifeline, self.options),
                 kwargs={
                     "output": output,
-                    "node": os.getpid(),
                     "log_level": logging.getLogger("wsrelay").getEffectiveLevel(),
                     "cgroup_folder": self._cgroup and self._cgroup.folder,
                 },
@@ -111,15 +138,22 @@ class ProcessHost:
             )
             process.start()
             undo.pop_all()
-        self._process = process
-        ours.setblocking(False)
-        self._report.setblocking(False)
-        self._control = ours
+        self._guardian = process
+        self._connect(ours, our_report, lifeline)
+
+    def _connect(
+        self, control: socket.socket, report: socket.socket, lifeline: socket.socket
+    ) -> None:
+        """Talk to a template and its guardian."""
+        for one in (control, report, lifeline):
+            one.setblocking(False)
+        self._control, self._report, self._lifeline = control, report, lifeline
         self._reader = wire.from_template()
         self._loading = self._loop.create_future()
         # Nobody may wait for it; the failure is told to every worker that was to start.
         self._loading.add_done_callback(lambda future: future.exception())
-        self._loop.add_reader(ours, self._readable)
+        self._loop.add_reader(control, self._readable)
+        self._loop.add_reader(lifeline, self._guardian_told)
 
     async def loaded(self) -> None:
         """Wait until the template has preloaded everything; raises `HostFailed`."""
@@ -135,7 +169,7 @@ class ProcessHost:
     @property
     def os_pid(self) -> int | None:
         """The template's process id."""
-        return self._process.pid if self._process is not None and self._control else None
+        return self._family.template if self._family is not None else None
 
     def launch(self, worker: Worker) -> None:
         """Have the worker forked, as soon as the template is ready."""
@@ -162,13 +196,13 @@ class ProcessHost:
                 self._next_fork = self._loop.call_later(wait, self._launch_pending)
                 return
             worker = self._pending.popleft()
-            self._tell(wire.Fork(worker.ref), worker.worker_end)
+            self._tell(wire.Fork(worker.ref), worker)
 
     def _kill(self, worker: Worker) -> None:
         if worker.os_pid is not None:
             self._tell(wire.Kill(worker.ref))
             return
-        unsent = [entry for entry in self._out if entry[1] is worker.worker_end]
+        unsent = [entry for entry in self._out if entry[1] is worker]
         if worker in self._pending:
             self._pending.remove(worker)
             del self._workers[worker.ref]
@@ -178,21 +212,26 @@ class ProcessHost:
         # Else the template is about to fork it, or stalled: the fork is killed when it is told of.
         worker.failed(ExitError(ExitKind.KILLED, "SIGKILL"))
 
-    def close(self) -> None:
-        """Let go of the template: it kills all that it has and ends."""
-        self._kill_if_loading()
+    def close(self, *, at_once: bool = False) -> None:
+        """Let go of the template: it ends, and its guardian kills all that it has left.
+
+        `at_once`: it is killed itself, as it is if it has not loaded yet.
+        """
         if self._next_fork is not None:
             self._next_fork.cancel()
-        if self._control is not None:
+        if self._control is not None and self._lifeline is not None:
             self._loop.remove_reader(self._control)
             self._loop.remove_writer(self._control)
             self._end_output()
-            self._control.close()
-            self._control = None
+            self._loop.remove_reader(self._lifeline)
             self._report.close()
-        close_all(self._descriptors)
-        self._descriptors.clear()
+        for _, lifeline in self._dying:
+            self._loop.remove_reader(lifeline)
+        self._let_go(at_once=at_once)
+        for pair in self._dying:
+            self._loop.add_reader(pair[1], self._forget, pair)
         self._out.clear()
+        self._asked.clear()
         if self._loading is not None and not self._loading.done():
             self._loading.set_exception(HostFailed("the process host was closed"))
 
@@ -204,7 +243,7 @@ class ProcessHost:
     @property
     def over(self) -> bool:
         """Whether there is no template."""
-        return self._process is None
+        return self._guardian is None and not self._ending
 
     def _workers_changed(self) -> None:
         if self._retiring and not self._workers and self._retired is None:
@@ -213,24 +252,43 @@ class ProcessHost:
 
     def abandon(self) -> None:
         """Let go of the template at the exit of the interpreter, or of its event loop."""
-        self._kill_if_loading()
-        if self._control is not None:
-            self._control.close()
-            self._control = None
+        self._let_go()
         if self._output is not None:
             self._output.abandon()
+
+    def _let_go(self, *, at_once: bool = False) -> None:
+        for control, lifeline in self._dying:
+            control.close()
+            lifeline.close()
+        self._dying.clear()
+        if self._control is not None and self._lifeline is not None:
+            if at_once:
+                with contextlib.suppress(OSError):
+                    self._lifeline.send(guardian.AT_ONCE)
+                # Whoever writes still is to be killed at it, and not told by an error beforehand.
+                self._dying.append((self._control, self._lifeline))
+            else:
+                self._control.close()
+                self._lifeline.close()
+            self._control = self._lifeline = self._family = None
         close_all(self._descriptors)
         self._descriptors.clear()
+        if self._guardian is not None:
+            self._ending.append(self._guardian)
+            self._guardian = None
+
+    def _forget(self, killed: tuple[socket.socket, socket.socket]) -> None:
+        self._loop.remove_reader(killed[1])
+        self._dying.remove(killed)
+        for one in killed:
+            one.close()
 
     def reap(self) -> None:
         """Wait for the end of the template after `abandon`, where no event loop can: some 10 ms."""
-        if self._process is not None:
-            self._process.join(_PATIENCE)
-            if self._process.is_alive():
-                self._process.kill()
-                self._process.join()
-            self._process.close()
-            self._process = None
+        for process in self._ending:
+            process.join(_PATIENCE)
+            self._reaped(process)
+        self._ending.clear()
         self._remove_cgroup()
 
     def _remove_cgroup(self) -> None:
@@ -242,26 +300,30 @@ class ProcessHost:
         """Whether the system has killed something for `memory_total` since this was last asked."""
         return self._cgroup is not None and self._cgroup.out_of_memory()
 
-    def _kill_if_loading(self) -> None:
-        """Do not wait for the end of user code that is being preloaded."""
-        if self._process is not None and self.loading:
-            self._process.kill()
-
     async def join(self, timeout: float) -> None:  # noqa: ASYNC109 - bounds a thread
         """Wait for the end of the template after `close`."""
         if self._retired is not None and self._retired is not asyncio.current_task():
             await self._retired
-        if self._process is not None:
-            await asyncio.to_thread(self._process.join, timeout)
-            if self._process.is_alive():
-                logger.error("template %s does not end and is killed", self._process.pid)
-                self._process.kill()
-                await asyncio.to_thread(self._process.join, timeout)
-            self._process.close()
-            self._process = None
+        for process in self._ending:
+            await asyncio.to_thread(process.join, timeout)
+            self._reaped(process)
+        self._ending.clear()
         if self._cgroup is not None:
             await asyncio.to_thread(self._remove_cgroup)
         await asyncio.gather(*self._removals)
+
+    def _reaped(self, process: BaseProcess) -> None:
+        if process.is_alive():
+            # Killed, it would leave what it cannot end to nobody: it goes on, and nobody waits.
+            logger.error(
+                "process host %s: what its processes have started does not end; OS process %d goes "
+                "on to kill it",
+                self.options.name,
+                process.pid,
+            )
+            multiprocessing.process._children.discard(process)  # type: ignore[attr-defined]  # noqa: SLF001 - its exit would wait
+        else:
+            process.close()
 
     def _about(self) -> dict[str, Any]:
         return fields(host=self.options.name, os_pid=self.os_pid)
@@ -276,8 +338,8 @@ class ProcessHost:
 
     # Out
 
-    def _tell(self, frame: wire.Frame, ends: Duplex | None = None) -> None:
-        self._out.append((wire.pack(frame), ends))
+    def _tell(self, frame: wire.Frame, worker: Worker | None = None) -> None:
+        self._out.append((wire.pack(frame), worker))
         if len(self._out) == 1:
             self._flush()
 
@@ -286,12 +348,13 @@ class ProcessHost:
             return
         try:
             while self._out:
-                data, carried = self._out[0]
-                if carried is None:
+                data, worker = self._out[0]
+                if worker is None:
                     sent = self._control.send(data)
                 else:
-                    sent = socket.send_fds(self._control, [data], carried.filenos())
-                    carried.close()
+                    sent = socket.send_fds(self._control, [data], worker.worker_end.filenos())
+                    worker.worker_end.close()
+                    self._asked.add(worker.ref)
                 if sent < len(data):
                     self._out[0] = data[sent:], None
                 else:
@@ -305,62 +368,124 @@ class ProcessHost:
 
     # In
 
+    def _guardian_told(self) -> None:
+        """Take in who the template is, or find its guardian gone."""
+        if self._lifeline is None or self._guardian is None:
+            return
+        try:
+            told = guarded.told(self._lifeline)
+        except (EOFError, OSError):
+            self._lost("")
+            return
+        if told is not None:
+            user = None if self.options.isolation.user is None else told.user
+            self._family = Family(told.pid, self._guardian.pid or 0, user)
+
     def _readable(self) -> None:
         # To the last byte: a template that died with frames unread leaves an error behind its own
-        # frames, and libuv calls once for both (it stops polling at an error).
-        while self._control is not None and self._read():
-            pass
+        # frames, and libuv calls once for both (it stops polling at an error). In turns, for one
+        # that never stops to write.
+        if not self._reads_on:
+            self._read_on()
+
+    def _read_on(self) -> None:
+        self._reads_on = self._control is not None and self._read()
+        if self._reads_on:
+            self._loop.call_soon(self._read_on)
 
     def _read(self) -> bool:
         """Take in what the template wrote; False when there is nothing more for now."""
-        assert self._control is not None  # noqa: S101 - it is being read
+        control = self._control
+        assert control is not None  # noqa: S101 - it is being read
         try:
-            data, descriptors, flags, _ = socket.recv_fds(self._control, 65536, 64)
-            self._descriptors += descriptors
-            if flags & socket.MSG_CTRUNC:
-                self._descriptors.append(None)  # there was no room for it in our table
-            frames = [frame for frame, _ in self._reader.feed(data)]
+            data, descriptors, flags, _ = socket.recv_fds(control, _CHUNK, 1, _CLOSE_ON_EXEC)
         except BlockingIOError:
             return False
-        except (OSError, WireError):
-            data, frames = b"", []
+        except OSError:
+            self._lost("")
+            return False
+        self._descriptors += descriptors
+        if flags & socket.MSG_CTRUNC:
+            self._descriptors.append(None)  # there was no room for it in our table
         printed = self._output.total if self._output is not None else 0
-        for frame in frames:
-            self._receive(frame, printed)
+        try:
+            for frame, _ in self._reader.feed(data):
+                self._receive(frame, printed)
+                if self._control is not control:
+                    return False  # that was its end
+            if self._reader.partial:
+                self._reader.feed(b"")  # raises where more bytes would not make it a frame
+            self._check_descriptors()
+        except WireError as error:
+            self._lost(str(error))
+            return False
         if not data:
-            self._lost()
+            self._lost("")
         return bool(data)
 
+    def _check_descriptors(self) -> None:
+        if len(self._descriptors) > bool(self._reader.partial):
+            raise WireError("descriptors come that belong to no frame")
+
     def _receive(self, frame: wire.FromTemplate, printed: int) -> None:
+        """Do what the frame says; raises `WireError` for one that cannot be true."""
         assert self._loading is not None  # noqa: S101 - start() made it
         match frame:
-            case wire.Loaded():
-                self._report.close()
-                self._loading.set_result(None)
-                self._launch_pending()
-            case wire.LoadFailed():
-                self._fail(HostFailed(frame.message, frame.details))
-            case wire.Forked():
-                pidfd = self._descriptors.pop(0) if frame.has_pidfd else None
-                self._workers[frame.ref].forked(frame.os_pid, pidfd)
-            case wire.ForkFailed():
-                worker = self._workers.pop(frame.ref)
-                worker.failed(ExitError(ExitKind.START_FAILED, frame.message))
-                self._workers_changed()
             case wire.Log():
                 if self._output is not None:
                     self._output.read_to(printed + frame.printed)
                 self._log.take(frame, self._about)
-            case wire.Exited():
+            case wire.Loaded() if not self._loading.done():
+                self._guardian_told()  # it was written before, and may not have been looked at
+                if not self._loading.done():
+                    self._obeys()
+                    self._report.close()
+                    self._loading.set_result(None)
+                    self._launch_pending()
+            case wire.LoadFailed() if not self._loading.done():
+                self._obeys()
+                self._fail(HostFailed(frame.message, frame.details))
+            case wire.Forked() if frame.ref in self._asked:
+                self._asked.discard(frame.ref)
+                self._forked(self._workers[frame.ref], frame)
+            case wire.ForkFailed() if frame.ref in self._asked:
+                self._asked.discard(frame.ref)
+                worker = self._workers.pop(frame.ref)
+                worker.failed(ExitError(ExitKind.START_FAILED, frame.message))
+                self._workers_changed()
+            case wire.Exited() if frame.ref in self._workers and self._may_have_ended(frame.ref):
                 worker = self._workers.pop(frame.ref)
                 if self._out_of_memory() and frame.code == -signal.SIGKILL:
                     worker.out_of_memory()
                 worker.reaped(frame.code)
                 self._workers_changed()
+            case _:
+                raise WireError(f"{shortened(repr(frame), 200)} answers nothing that it was asked")
 
-    def _fail(self, error: HostFailed) -> None:
+    def _obeys(self) -> None:
+        """Know that the template has nothing more to do than what it is told."""
+        with contextlib.suppress(OSError):  # its guardian is gone, which shows at the next read
+            if self._lifeline is not None:
+                self._lifeline.send(guardian.OBEYS)
+
+    def _may_have_ended(self, ref: int) -> bool:
+        worker = self._workers[ref]
+        return worker.os_pid is not None and not worker.runs
+
+    def _forked(self, worker: Worker, frame: wire.Forked) -> None:
+        pidfd = None
+        if frame.has_pidfd:
+            if not self._descriptors:
+                raise WireError(f"the pidfd of {worker.pid} did not come")
+            pidfd = self._descriptors.pop(0)
+        if self._family is None or not self._family.has(frame.os_pid, pidfd):
+            close_all([pidfd])
+            raise WireError(f"OS process {frame.os_pid} is no child of its, or not of its user")
+        worker.forked(frame.os_pid, pidfd)
+
+    def _fail(self, error: HostFailed, *, at_once: bool = False) -> None:
         """Give up on this template; the next launch tries a new one."""
-        self._close_with(error)
+        self._close_with(error, at_once=at_once)
         workers, self._workers, self._pending = self._workers, {}, deque()
         if workers:  # else whoever waits in `loaded` reports it
             details = f"\n{error.details}" if error.details else ""
@@ -368,26 +493,30 @@ class ProcessHost:
         for worker in workers.values():
             worker.failed(ExitError(ExitKind.START_FAILED, str(error), error.details or None))
 
-    def _close_with(self, error: HostFailed) -> None:
+    def _close_with(self, error: HostFailed, *, at_once: bool = False) -> None:
         """Close, and let those who wait for the template know why."""
-        if self._loading is not None and not self._loading.done():
-            self._loading.set_exception(error)
-        self.close()
+        loading = self._loading
+        if loading is not None and not loading.done():
+            loading.set_exception(error)
+        self.close(at_once=at_once)
         if self._cgroup is not None:
             removal = self._loop.run_in_executor(None, self._cgroup.remove, _PATIENCE)
             self._removals.add(removal)
             removal.add_done_callback(self._removals.discard)
             self._cgroup = None
 
-    def _lost(self) -> None:
-        """Find the control socket closed by the other side: the template died."""
+    def _lost(self, lie: str) -> None:
+        """Find the template dead, or have it killed because it told what cannot be."""
+        if lie:
+            lie = f"it wrote what no template writes: {lie}"
         if self._loading is not None and not self._loading.done():
-            self._fail(self._why_lost())
+            self._fail(HostFailed(lie) if lie else self._why_lost(), at_once=True)
             return
         out_of_memory = self._out_of_memory()
         why = f": {memory_total_reached(self.options.limits)}" if out_of_memory else ""
-        logger.error("the template of process host %s was lost%s", self.options.name, why)
-        self._close_with(HostFailed(f"the process host's template was lost{why}"))
+        killed = f", and is killed: {lie}" if lie else why
+        logger.error("the template of process host %s was lost%s", self.options.name, killed)
+        self._close_with(HostFailed(f"the process host's template was lost{why}"), at_once=True)
         workers, self._workers, self._pending = self._workers, {}, deque()
         for worker in workers.values():
             if out_of_memory:
@@ -401,9 +530,18 @@ class ProcessHost:
             return HostFailed(f"{reached} by what it was told to preload; raise `memory_total`")
         report = b""
         with contextlib.suppress(OSError):  # what it has started may hold the other end
-            while data := self._report.recv(65536):
+            while len(report) < _LONGEST_REPORT and (data := self._report.recv(65536)):
                 report += data
         return preloading.why_lost(report, self.options.start_timeout)
+
+
+def _pair(
+    undo: contextlib.ExitStack, given: contextlib.ExitStack
+) -> tuple[socket.socket, socket.socket]:
+    """Make a socket for the node, closed if all is undone, and one that is given away."""
+    ours, theirs = socket.socketpair()
+    undo.callback(ours.close)
+    return ours, given.enter_context(theirs)
 
 
 def _reason(error: OSError) -> str:

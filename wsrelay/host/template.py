@@ -1,4 +1,4 @@
-"""The template process: preloads, forks workers, reaps them, and ends all of them with the node.
+"""The template process: preloads, forks workers, reaps them, and ends them with the node.
 
 Single-threaded and free of asyncio, so that a fork copies nothing but preloaded modules.
 """
@@ -15,7 +15,6 @@ import signal
 import socket
 import sys
 import threading
-import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -25,8 +24,9 @@ from setproctitle import setproctitle
 
 from wsrelay import osproc, targets, wire, worker
 from wsrelay.duplex import Duplex, close_all
+from wsrelay.printable import shortened
 
-from . import cgroup, isolation, limits, multiprocess, preloading, titles
+from . import cgroup, guarded, isolation, limits, multiprocess, preloading, titles
 from .options import HostOptions
 
 __all__ = ["main"]
@@ -34,36 +34,29 @@ __all__ = ["main"]
 _SMALL: Final = range(0, 480, 16)
 """Sizes of bytes, one for each size of blocks that Python has a pool of."""
 
-_TRACKERS_PATIENCE: Final = 2.0
-"""Seconds that resource trackers have to remove what dead workers have left; 20 ms are usual."""
+_STANDARD_ERROR: Final = 2
+
+_LONGEST: Final = 128 * 1024
+"""Characters of what is told of a failure: the node reads no frame of a megabyte."""
 
 
 def main(
     control: socket.socket,
     report: socket.socket,
+    lifeline: socket.socket,
     options: HostOptions,
     *,
     output: Connection | None,
-    node: int,
     log_level: int,
     cgroup_folder: Path | None,
 ) -> None:
-    """Be a template until the node's end of `control` closes; `node` is its process id.
+    """Be a guardian, and its template until the node's end of `control` closes.
 
     `report` takes where the loading stands if it takes too long, `output` what is printed.
+    `lifeline` is the guardian's.
     """
-    if output is not None:
-        with output:
-            for standard in (1, 2):
-                os.dup2(output.fileno(), standard)
-    worker.signals.hold_back()
-    titles.enter_template(options.name)
-    osproc.become_subreaper()
-    if not options.raw_output or not _terminal_as_stdin():
-        _empty_stdin()
-        worker.explain_absence()
+    parent = _enter(control, report, lifeline, output, options)
     worker.load.set_arguments(options.arguments)
-    multiprocess.enter_template()
     worker.forks.watch()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -78,9 +71,8 @@ def main(
         limits.raise_priority(options.nice)
         isolation.enter(options.isolation, files)
         limits.enter_template(options.limits)
-        # While user code is loaded nobody looks at the socket, and there are no workers yet to end.
-        # (A change of user takes it back, so it comes after that.)
-        osproc.die_with_parent(node)
+        osproc.die_with_parent(parent)  # a change of user takes it back, so it comes after that
+        guarded.tell(lifeline)
         with report:
             preloading.preload(options, declared, report)
         template.signal_handlers = worker.signals.release()
@@ -88,7 +80,8 @@ def main(
         template.tell(wire.LoadFailed(str(error), ""))
     except worker.LoadError as error:
         under = limits.shown(options.limits)
-        template.tell(wire.LoadFailed(f"{error.message}{under}", error.details))
+        message = shortened(f"{error.message}{under}", _LONGEST)
+        template.tell(wire.LoadFailed(message, shortened(error.details, _LONGEST)))
     else:
         worker.crashes.tell_on_standard_error()
         worker.rehearse(declared, redirects=not options.raw_output)
@@ -98,8 +91,33 @@ def main(
         worker.forks.flush()
         template.tell(wire.Loaded())
         template.refill = True
-    osproc.outlive_parent()
     template.serve()
+
+
+def _enter(
+    control: socket.socket,
+    report: socket.socket,
+    lifeline: socket.socket,
+    output: Connection | None,
+    options: HostOptions,
+) -> int:
+    """Get a guardian, and let go of what is the node's; returns the guardian's process id."""
+    worker.signals.hold_back()
+    multiprocess.enter_template()
+    printing = () if output is None else (output,)
+    parent = guarded.enter(lifeline, (control, report, *printing), options.name)
+    if output is not None:
+        with output:
+            for standard in (1, 2):
+                os.dup2(output.fileno(), standard)
+    multiprocess.leave_sentinel()
+    titles.enter_template(options.name)
+    if sys.stdin is not None and (given := sys.stdin.fileno()) > _STANDARD_ERROR:
+        os.close(given)  # multiprocessing's own empty one, which workers would inherit as well
+    if not options.raw_output or not _terminal_as_stdin():
+        _empty_stdin()
+        worker.explain_absence()
+    return parent
 
 
 def _empty_stdin() -> None:
@@ -174,7 +192,7 @@ class Template:
             pass
 
     def serve(self) -> None:
-        """Work until the node is gone, then take everything down."""
+        """Work until the node is gone, then kill the workers; the guardian sees to the rest."""
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(self._wakeup.fileno(), warn_on_full_buffer=False)
         poll = select.poll()
@@ -302,7 +320,7 @@ class Template:
             os._exit(1)
 
     def _reap(self) -> None:
-        """Reap all dead children, adopted ones too, and report the workers among them."""
+        """Reap all dead children, and report the workers among them."""
         while (pid := _dead_child()) is not None:
             ref = self._refs.pop(pid, None)
             if (waiting := self._warm.pop(pid, None)) is not None:
@@ -321,31 +339,9 @@ class Template:
                 self.tell(wire.Exited(ref, code))
 
     def _end(self) -> None:
-        """Kill every worker's group and every descendant, and wait until they are gone.
-
-        A resource tracker ends by itself once nobody is left to need what it removes.
-        """
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         for pid in self._refs:
             _kill_group(pid)
-        multiprocess.leave_tracker()
-        patience = time.monotonic() + _TRACKERS_PATIENCE
-        me = os.getpid()
-        while True:
-            # Whatever outlived its parent is our child now: killing it may bring up more.
-            there = osproc.children(me)
-            trackers = [pid for pid in there if multiprocess.is_tracker(pid)]
-            if time.monotonic() > patience:
-                trackers = []
-            killed = [_killed(pid) for pid in there if pid not in trackers]
-            if not any(killed) and not trackers:
-                return  # what is left, if anything, a handler has started with `sudo`
-            try:
-                while os.waitpid(-1, os.WNOHANG) != (0, 0):
-                    pass
-            except ChildProcessError:
-                return
-            time.sleep(0.002)
 
 
 def _received(waiting: socket.socket, template: socket.socket, title: str) -> Duplex:
@@ -366,14 +362,6 @@ def _dead_child() -> int | None:
     except ChildProcessError:
         return None
     return None if dead is None else dead.si_pid
-
-
-def _killed(pid: int) -> bool:
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except PermissionError:
-        return False
-    return True
 
 
 def _kill_group(pid: int) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 import os
+import select
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -27,6 +29,8 @@ from .output import Output
 from .pipe import NodePipe
 
 __all__ = ["Worker"]
+
+logger = logging.getLogger(__name__)
 
 _PATIENCE: Final = 1.0
 """Seconds that a stalled template has to tell the exit status of a worker that is dead."""
@@ -131,10 +135,7 @@ class Worker:
         if self._is_dead:
             return
         if self._pidfd is not None:
-            try:
-                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
-            except ProcessLookupError:
-                pass  # it is dead, which the loop is about to see
+            self._signal(self._pidfd, signal.SIGKILL)
         elif self.kill_by_host is not None:
             self.kill_by_host()
 
@@ -144,20 +145,35 @@ class Worker:
         if self._is_dead:
             return
         if self._pidfd is not None:
-            try:
-                signal.pidfd_send_signal(self._pidfd, wire.INTERRUPT)
-            except ProcessLookupError:
-                pass  # it is dead, which the loop is about to see
+            self._signal(self._pidfd, wire.INTERRUPT)
         elif self.os_pid is not None and self.interrupt_by_host is not None:
             self.interrupt_by_host()
 
+    def _signal(self, pidfd: int, number: int) -> None:
+        try:
+            signal.pidfd_send_signal(pidfd, number)
+        except ProcessLookupError:
+            pass  # it is dead, which the loop is about to see
+        except PermissionError:
+            logger.warning("%s: OS process %d has become another user's", self.pid, self.os_pid)
+
     # What the template and the kernel tell
+
+    @property
+    def runs(self) -> bool:
+        """Whether the kernel says that it lives; False where there is no pidfd to ask."""
+        if self._pidfd is None:
+            return False
+        poll = select.poll()
+        poll.register(self._pidfd, select.POLLIN)
+        return not poll.poll(0)
 
     def forked(self, os_pid: int, pidfd: int | None) -> None:
         """Learn that it runs."""
         self.os_pid = os_pid
         if self._over:  # it was given up before it was forked
             if pidfd is not None:
+                self._signal(pidfd, signal.SIGKILL)
                 os.close(pidfd)
             if self.kill_by_host is not None:
                 self.kill_by_host()
@@ -198,9 +214,7 @@ class Worker:
         if self._pidfd is not None:
             self.kill()  # it is dying already where the kernel does that (PDEATHSIG)
             return
-        if self.os_pid is not None and not self._is_dead:
-            os.kill(self.os_pid, signal.SIGKILL)
-        self._dead()
+        self._dead()  # its guardian kills it: a number that the template told is nothing to signal
 
     def _garbage(self, problem: str) -> None:
         self.done = None  # what it said of its end counts no more

@@ -1,0 +1,181 @@
+"""A template runs user code: what it writes to the node costs its host that template, no more."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from running import gone
+from support import processes, room, until, value_of
+
+from wsrelay import ExitKind, HostFailed, Node, Result
+
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.skipif(sys.platform != "linux", reason="the node looks into /proc"),
+]
+
+SCRIPT = """
+import os, socket, sys, threading
+from wsrelay import wire
+from wsrelay.host import template
+
+honest = template.Template._fork
+NODE, OTHER = {node}, {other}
+
+def to_the_node():
+    # Where a script finds it that wants to write there.
+    frame = sys._getframe()
+    while "control" not in frame.f_locals:
+        frame = frame.f_back
+    return frame.f_locals["control"]
+
+def forked(self, ref, descriptors):
+    honest(self, ref, descriptors)
+    return next(pid for pid, other in self._refs.items() if other == ref)
+
+def lie(self, ref, descriptors):
+    {lie}
+
+template.Template._fork = lie
+{top}
+
+def handler():
+    from wsrelay import process
+    for _ in process.inbox():
+        pass
+"""
+
+LIES = {
+    "the node's own pidfd": "self.tell(wire.Forked(ref, NODE, True), os.pidfd_open(NODE))",
+    "the pidfd of a stranger": "self.tell(wire.Forked(ref, OTHER, True), os.pidfd_open(OTHER))",
+    "its own pidfd": "self.tell(wire.Forked(ref, os.getppid(), True), os.pidfd_open(os.getppid()))",
+    "a child's number and the node's pidfd": (
+        "pid = os.fork() or os.execlp('sleep', 'sleep', '600')\n"
+        "    self.tell(wire.Forked(ref, pid, True), os.pidfd_open(NODE))"
+    ),
+    "a stranger's number and a child's pidfd": (
+        "pid = os.fork() or os.execlp('sleep', 'sleep', '600')\n"
+        "    self.tell(wire.Forked(ref, OTHER, True), os.pidfd_open(pid))"
+    ),
+    "a stranger's number": "self.tell(wire.Forked(ref, OTHER, False))",
+    "a descriptor that is no pidfd": (
+        "self.tell(wire.Forked(ref, os.getpid(), True), os.open(os.devnull, os.O_RDONLY))"
+    ),
+    "no descriptor": "self.tell(wire.Forked(ref, os.getpid(), True))",
+    "two descriptors": (
+        "pid = os.fork() or os.execlp('sleep', 'sleep', '600')\n"
+        "    data = wire.pack(wire.Forked(ref, pid, True))\n"
+        "    socket.send_fds(self._control, [data], [os.pidfd_open(pid)] * 2)"
+    ),
+    "descriptors without end": (
+        "socket.send_fds(self._control, [b'\\0\\0\\0\\x20'], [0] * 100)\n"
+        "    while True: socket.send_fds(self._control, [b'\\0'], [0] * 100)"
+    ),
+    "a second answer": "self.tell(wire.Forked(ref, forked(self, ref, descriptors), False))",
+    "an end that is none": "forked(self, ref, descriptors); self.tell(wire.Exited(ref, 0))",
+    "an end before the beginning": "self.tell(wire.Exited(ref, 0))",
+    "a failure after the success": (
+        "forked(self, ref, descriptors); self.tell(wire.ForkFailed(ref, 'no'))"
+    ),
+    "a process that nobody wants": "self.tell(wire.Forked(ref + 1, os.getpid(), False))",
+    "the failure of one that nobody wants": "self.tell(wire.ForkFailed(ref + 1, 'no'))",
+    "the end of one that there is not": "self.tell(wire.Exited(10 ** 6, 0))",
+    "that it has loaded, once more": "self.tell(wire.Loaded())",
+    "that it has not loaded": "self.tell(wire.LoadFailed('no', ''))",
+    "a frame of the node's": "self.tell(wire.Kill(ref))",
+    "a frame of 64 MB": "self._control.sendall(b'\\3\\xff\\xff\\xff')",
+    "garbage": "self._control.sendall(b'\\xff' * 100)",
+    "nothing, and closes": "self._control.shutdown(socket.SHUT_RDWR)",
+}
+
+
+@pytest.fixture
+def bystander() -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen(["sleep", "600"]) as running:
+        yield running
+        running.kill()
+
+
+@pytest.fixture(autouse=True)
+async def no_exception_reaches_the_loop() -> AsyncIterator[None]:
+    problems: list[str] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, said: problems.append(repr(said)))
+    yield
+    assert not problems
+
+
+def script(folder: Path, other: int = 0, lie: str = "", top: str = "") -> str:
+    path = folder / "liar.py"
+    text = SCRIPT.format(
+        node=os.getpid(), other=other, lie=lie or "honest(self, ref, descriptors)", top=top
+    )
+    path.write_text(text)
+    return f"{path}:handler"
+
+
+@pytest.mark.parametrize("lie", LIES.values(), ids=LIES.keys())
+async def test_a_template_that_tells_what_cannot_be_is_lost_and_its_processes_with_it(
+    tmp_path: Path,
+    bystander: subprocess.Popen[bytes],
+    caplog: pytest.LogCaptureFixture,
+    lie: str,
+) -> None:
+    target = script(tmp_path, bystander.pid, lie)
+    hosts = [processes(), processes(name="liar", targets=(target,))]
+    async with Node(hosts=hosts) as node:
+        healthy = node.spawn(room("wait"))
+        assert await node.started(healthy) is None
+        await node.loaded()
+        template = psutil.Process(node.templates["liar"])
+        guardian = template.parent()
+        assert guardian is not None
+        results: list[Result] = []
+        node.when_ended(node.spawn(target, "liar"), results.append)
+        await until(lambda: results, "its end is told")
+        error = results[0].error
+        assert error is not None
+        assert error.kind is ExitKind.TEMPLATE_LOST
+        await until(lambda: gone(template) and gone(guardian), "it is gone, with all that it had")
+        assert bystander.poll() is None
+        assert await value_of(node, room("return_at_once"), "fine") == "fine"
+        assert healthy in node.workers
+    [line] = [one.getMessage() for one in caplog.records if "liar was lost" in one.getMessage()]
+    assert ("and is killed: it wrote what no template writes: " in line) is ("SHUT_" not in lie)
+
+
+@pytest.mark.parametrize(
+    "lie", ["c.sendall(b'\\xff' * 100)", "c.sendall(wire.pack(wire.Exited(1, 0)))"]
+)
+async def test_one_that_lies_while_it_loads_does_not_start(tmp_path: Path, lie: str) -> None:
+    target = script(tmp_path, top=f"c = to_the_node(); {lie}; threading.Event().wait()")
+    async with Node(hosts=[processes(targets=(target,))]) as node:
+        with pytest.raises(HostFailed, match="it wrote what no template writes: "):
+            await node.loaded()
+
+
+async def test_one_that_never_stops_to_write_holds_up_nobody_else(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.CRITICAL)
+    flood = "wire.pack(wire.Log(10, '', '')) * 5000"
+    target = script(
+        tmp_path,
+        lie=(f"data = {flood}\n    while True: self._control.sendall(data)"),
+    )
+    hosts = [processes(), processes(name="liar", targets=(target,))]
+    async with Node(hosts=hosts) as node:
+        await node.loaded()
+        host = node._templates["liar"]
+        node.spawn(target, "liar")
+        await until(lambda: host._log._lost > 20_000, "it writes and writes")
+        for number in range(5):
+            assert await value_of(node, room("return_at_once"), number) == number
+        psutil.Process(node.templates["liar"]).kill()
