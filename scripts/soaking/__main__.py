@@ -88,9 +88,9 @@ async def settled(node: Node) -> list[str]:
 
 
 async def ended(node: Node) -> list[str]:
-    """Wait until nothing is left but two templates and the resource tracker; says what stays."""
+    """Wait until nothing is left but two templates, their guardians and the resource tracker."""
     for _ in range(100):
-        if len(left := node.descendants()) <= 3:  # noqa: PLR2004 - these three
+        if len(left := node.descendants()) <= 5:  # noqa: PLR2004 - these five
             return []
         await asyncio.sleep(0.1)
     return [f"{len(left)} processes stay: {left}"]
