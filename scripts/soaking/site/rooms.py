@@ -13,7 +13,8 @@ FAULT = os.environ.get("SOAK_FAULT")
 
 RIGHT = (
     "is not alive",  # the room to move to was killed a moment ago
-    "may not cancel",  # by a room of the host with walls
+    "may not cancel",  # by a room of the host with walls, as is the next
+    "are the most",
 )
 
 
