@@ -119,7 +119,7 @@ def test_what_did_not_come_as_expected_is_told(relay_server: Callable[..., Relay
         "expected close 1000, got close 1011 target process crashed; before that: 'A', 'B'"
     )
     assert re.fullmatch(r"ERROR \{local@processes\|.*\} crashed: ValueError: crash", log)
-    assert traceback[-1] == "ValueError: crash"
+    assert traceback[-1] == "    ValueError: crash"
     with pytest.raises(AssertionError, match=r"^expected 'D', got close 1011 target process "):
         client.expect("D")
     with pytest.raises(AssertionError, match=r"^expected nothing, got close 1011 target process "):
