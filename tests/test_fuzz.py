@@ -209,6 +209,7 @@ def _pipe_only(node: Node, pid: PID, rights: Rights | None) -> Worker:
         received=requests.handle if rights is None else requests.handle_walled,
         exited=node._exited,
         about=node.about,
+        unfinished=node.unfinished,
     )
     worker.rights = rights
     node._workers[pid] = worker

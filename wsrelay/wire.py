@@ -585,6 +585,20 @@ class FrameReader(Generic[T]):
         """Bytes held that were not given as frames."""
         return len(self._rest)
 
+    @property
+    def wanted(self) -> int:
+        """Bytes of the frame that has begun, once its length is there; else 0."""
+        return self._wanted
+
+    @property
+    def missing(self) -> int:
+        """Bytes that it lacks, as far as that is known."""
+        return max(self._wanted - len(self._rest), 0)
+
+    def drop(self) -> None:
+        """Forget what was not given: the rest of it does not come."""
+        self._rest, self._wanted = b"", 0
+
     def feed(self, data: bytes, most: int = sys.maxsize) -> list[tuple[T, int]]:
         """Add bytes that were read and give the frames that are now complete, so many at the most.
 

@@ -8,6 +8,7 @@ from .options import HostOptions
 from .pipe import NodePipe
 from .process_host import ProcessHost
 from .titles import worker_title
+from .unfinished import Unfinished
 from .worker import Worker
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "Limits",
     "NodePipe",
     "ProcessHost",
+    "Unfinished",
     "Worker",
     "check_cgroup",
     "doubts",

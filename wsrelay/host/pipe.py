@@ -21,6 +21,8 @@ from wsrelay.message import ExitError, ExitKind
 from wsrelay.printable import shortened
 from wsrelay.sizes import ITEM, show
 
+from .unfinished import LARGE, Account, Share, Unfinished
+
 __all__ = ["NodePipe"]
 
 _CHUNK: Final = 64 * 1024
@@ -64,7 +66,8 @@ class NodePipe:
     portions: that is done before the next frame. What all of it takes is cut into turns, so that a
     worker that makes much work is the only one who waits for it. `garbage` is called once if the
     worker writes what is no frame, `flooded` once if more replies and events wait for it than it
-    will ever read.
+    will ever read. `account` has the room for large frames; while there is none for one that has
+    begun, nothing is read.
     """
 
     def __init__(
@@ -73,6 +76,7 @@ class NodePipe:
         receive: Callable[[wire.FromWorker], Iterator[None] | None],
         garbage: Callable[[str], None],
         flooded: Callable[[], None],
+        account: Account | None = None,
     ) -> None:
         self.queued = 0
         """Data frames queued so far: the number of the newest one."""
@@ -92,6 +96,9 @@ class NodePipe:
         self._posted = 0
         """Bytes of replies and events that wait behind others."""
         self._reader = wire.from_worker()
+        self._account = account or Unfinished().account("a worker", garbage)
+        self._share: Share | None = None
+        """Room for the large frame that has begun, until it is received and its work is done."""
         self._in_flight = 0
         self._taken = 0
         """Bytes of data that the worker has taken so far."""
@@ -284,6 +291,7 @@ class NodePipe:
             # Closed by the worker; whether it ended, and how, is not for the pipe to say.
             self._at_end = True
             self._loop.remove_reader(self._ends.reading)
+            self._drop_partial()
 
     def _come_back(self) -> None:
         """Go on in the next turn of the event loop."""
@@ -308,17 +316,52 @@ class NodePipe:
             if data:
                 self.reads += 1
                 frames = self._reader.feed(data, _AT_ONCE)
-                if len(frames) == 1 and not self._reader.partial:  # as it is most of the time
+                if self._share is not None:
+                    self._share.is_whole = bool(frames)
+                    self._arrived += frames
+                elif len(frames) == 1 and not self._reader.partial:  # as it is most of the time
                     self._work = self._receive(frames[0][0])
                     if self._work is None:
                         return
                 else:
                     self._arrived += frames
             self._receive_arrived()
+            self._reserve()
         except WireError as error:
             self._at_end = self._broken = True
             self._loop.remove_reader(self._ends.reading)
+            self._drop_partial()
             self._garbage(str(error))
+
+    def _reserve(self) -> None:
+        """Give back the room of a large frame that was received; have some for one that has begun.
+
+        Not while a client holds the pipe: who has room is read, and need not wait for anybody.
+        """
+        if self._next_turn is not None:
+            return
+        if self._share is not None and self._share.is_whole:
+            self._give_back()
+        size = self._reader.wanted
+        if size > LARGE and self._share is None and not self._holds and not self._at_end:
+            self._share = share = self._account.begin(size, self._progress, self.release)
+            if not share.is_granted:
+                self.hold(share)
+
+    def _progress(self) -> int | None:
+        is_read = self._share is not None and not self._share.is_whole and not self._holds
+        return self._reader.partial if is_read else None
+
+    def _give_back(self) -> None:
+        if (share := self._share) is not None:
+            self._share = None
+            self._holds.discard(share)
+            share.give_back()
+
+    def _drop_partial(self) -> None:
+        """Keep nothing of a frame of which no more comes, or which is none."""
+        self._reader.drop()
+        self._give_back()
 
     def _receive_arrived(self) -> None:
         arrived, reader, end = self._arrived, self._reader, 0.0
@@ -380,7 +423,7 @@ class NodePipe:
             data = b""
             if self._holds:
                 continue
-            if self._left <= 0:
+            if self._left <= 0 or self._left < self._reader.missing:
                 break
             try:
                 data = os.read(self._ends.reading, min(self._left, _CHUNK))
@@ -409,6 +452,7 @@ class NodePipe:
         self._waiting.clear()
         self.backlog = self.mailbox = self.visits = 0
         self._tell_room()
+        self._drop_partial()
 
 
 def _without_result(frame: wire.Frame) -> wire.Frame:

@@ -16,7 +16,7 @@ from msgspec import Raw
 
 from wsrelay import wire
 from wsrelay.duplex import Duplex
-from wsrelay.errors import HostFailed
+from wsrelay.errors import HostFailed, WireError
 from wsrelay.message import ExitError, ExitKind, Result
 from wsrelay.pid import PID
 from wsrelay.rights import Rights
@@ -27,6 +27,7 @@ from .log import Intake
 from .options import HostOptions
 from .output import Output
 from .pipe import NodePipe
+from .unfinished import LARGE, Unfinished
 
 __all__ = ["Worker"]
 
@@ -54,6 +55,7 @@ class Worker:
         received: Callable[[Worker, wire.FromWorker], Iterator[None] | None],
         exited: Callable[[Worker, Result], None],
         about: Callable[[Worker], dict[str, Any]],
+        unfinished: Unfinished,
     ) -> None:
         self.pid = pid
         self.ref = ref
@@ -76,16 +78,22 @@ class Worker:
         self.rights: Rights | None = None
         """Those of its host if that is walled in; they stay as they were at its start."""
         self.done: wire.Done | None = None
+        self._account = unfinished.account(str(pid), self._overdue)
         self._exited = exited
         self._loop = asyncio.get_running_loop()
         self._log_read = self._printed = 0
         """Which read of its pipe has brought log records last, and how much it had printed then."""
         self._about = functools.partial(about, self)
         self._log = Intake(str(pid), options.log_rate)
-        receive = functools.partial(received, self)
         try:
             node_end, self.worker_end = Duplex.pair()
-            self.pipe = NodePipe(node_end, receive, self._garbage, self._flooded)
+            self.pipe = NodePipe(
+                node_end,
+                functools.partial(received, self),
+                self._garbage,
+                self._flooded,
+                self._account,
+            )
             self._output = self._make_output(options)
         except OSError as error:
             raise HostFailed(f"no process can be started: {error.strerror}") from None
@@ -120,6 +128,14 @@ class Worker:
         """Whether a worker that has returned never took this client's `ws.join`."""
         done = self.done
         return done is not None and (join > done.received or client in done.unread)
+
+    def says_done(self, frame: wire.Done) -> None:
+        """Learn how it ends; what it returns is kept until it has. Raises `WireError`."""
+        if self.done is not None:
+            raise WireError("a second Done")
+        self.done = frame
+        if (size := len(frame.value)) > LARGE:
+            self._account.keep(size)
 
     def log(self, frame: wire.Log) -> None:
         """Log a record of it, behind what it had printed before."""
@@ -218,6 +234,7 @@ class Worker:
 
     def _garbage(self, problem: str) -> None:
         self.done = None  # what it said of its end counts no more
+        self._account.close()
         self._failure = ExitError(
             ExitKind.ERROR, f"killed: it wrote garbage on its pipe: {problem}"
         )
@@ -227,6 +244,12 @@ class Worker:
         self._failure = ExitError(
             ExitKind.MAILBOX_OVERFLOW, "killed: it asked for more replies and events than it reads"
         )
+        self.kill()
+
+    def _overdue(self, problem: str) -> None:
+        self._failure = ExitError(ExitKind.LIMIT, f"killed: {problem}")
+        if self.done is not None:  # then that is what is told of its end
+            logger.warning("%s is killed: %s", self.pid, problem, extra=self._about())
         self.kill()
 
     # The end
@@ -269,6 +292,7 @@ class Worker:
             self._output.tell_crash()
         self._log.end(self._about)
         self._exited(self, result)
+        self._account.close()
 
     def _result(self) -> Result:
         if self.done is not None:

@@ -36,7 +36,7 @@ from wsrelay.errors import (
     NotAProcess,
     TooMany,
 )
-from wsrelay.host import WORKER_LOG, HostOptions, Worker, worker_title
+from wsrelay.host import WORKER_LOG, HostOptions, Unfinished, Worker, worker_title
 from wsrelay.kernel import (
     Break,
     Effect,
@@ -147,6 +147,8 @@ class Node:
 
     def _reset(self) -> None:
         self.kernel = Kernel(self._templates.limits)
+        self.unfinished = Unfinished()
+        """The book of what workers have begun. Not the clients' one: they would lock those out."""
         self._workers: dict[PID, Worker] = {}
         self._timers: dict[PID, asyncio.TimerHandle] = {}
         self._starting: dict[PID, asyncio.Future[str | None]] = {}
@@ -351,6 +353,7 @@ class Node:
         """Be as if it had never been started: its templates are gone, and its workers with them."""
         self.draining = True
         gone = ExitError(ExitKind.KILLED, "SIGKILL: its node was closed")
+        self.unfinished.close()
         for worker in list(self._workers.values()):
             with contextlib.suppress(RuntimeError):  # what waits for it has a closed event loop
                 worker.abandoned(gone)
@@ -640,6 +643,7 @@ class Node:
             received=self._requests.handle if rights is None else self._requests.handle_walled,
             exited=self._exited,
             about=self.about,
+            unfinished=self.unfinished,
         )
         worker.rights = rights
         worker.target, worker.parent = escaped(target or "a callable"), parent

@@ -204,9 +204,7 @@ class Requests:
         worker.log(frame)
 
     def _done(self, worker: Worker, frame: wire.Done) -> None:
-        if worker.done is not None:
-            raise WireError("a second Done")
-        worker.done = frame
+        worker.says_done(frame)
 
     def _cancel(self, worker: Worker, frame: wire.Cancel) -> None:
         self._node.ask(worker.pid, frame.to, Signal.CANCEL, frame.reason)
