@@ -18,6 +18,7 @@ from wsrelay.host import NodePipe, Unfinished
 from wsrelay.host import unfinished as books
 from wsrelay.host.unfinished import LARGE, Share
 from wsrelay.pid import PID
+from wsrelay.relay.session import close_for
 
 pytestmark = pytest.mark.anyio
 
@@ -278,8 +279,8 @@ async def test_who_stands_still_while_others_wait_is_ended_and_they_go_on(
     third.write(wire.pack(large())[-1:])
     book._look()  # the first one told only how much there is
     said = (
-        f"{ROOM - 1} bytes of its message of {ROOM} came, and the rest does not, while others wait "
-        "for room (1MB for all that is unfinished)"
+        f"unfinished message limit of 1MB (of all processes) reached: {ROOM - 1} bytes of its "
+        f"message of {ROOM} came, and the rest does not"
     )
     assert first.problems == [said]
     await until(lambda: third.received, "it goes on")
@@ -427,8 +428,15 @@ async def test_a_process_that_does_not_finish_its_message_is_ended_when_another_
     error = result.error
     assert error is not None
     assert error.kind == ExitKind.LIMIT
-    assert f"killed: {900 * KB + 3} bytes of its message of {900 * KB + 4} came" in error.message
-    assert "its message of" in caplog.text
+    assert error.message == (
+        f"unfinished message limit of 1MB (of all processes) reached: {900 * KB + 3} bytes of its "
+        f"message of {900 * KB + 4} came, and the rest does not"
+    )
+    assert error.message in caplog.text
+    assert close_for(Result(error=error), join_read=True) == (
+        1011,
+        "target process killed (unfinished message limit)",
+    )
 
 
 async def test_a_process_that_has_returned_and_does_not_end_is_ended_when_another_waits(
@@ -440,7 +448,7 @@ async def test_a_process_that_has_returned_and_does_not_end_is_ended_when_anothe
     assert await end_of(node, give, 900 * KB) == Result(bytes(900 * KB))
     await until(lambda: results, "it was ended")
     assert results == [Result(bytes(900 * KB))], "it has said how it ends, and is believed"
-    assert f"is killed: it has returned {900 * KB + 5} bytes and does not end" in caplog.text
+    assert f"reached: it has returned {900 * KB + 5} bytes and does not end" in caplog.text
 
 
 async def test_a_killed_process_gives_room_to_one_that_waits(

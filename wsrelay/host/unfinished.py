@@ -130,7 +130,8 @@ class Share:
             else f"{self.seen} bytes of its message of {self.size} came, and the rest does not"
         )
         most = show(self.account.book.most)
-        return f"{what}, while others wait for room ({most} for all that is unfinished)"
+        # What stands before the first "of" is in the close frame of its clients.
+        return f"unfinished message limit of {most} (of all processes) reached: {what}"
 
 
 class Unfinished:

@@ -247,7 +247,7 @@ class Worker:
         self.kill()
 
     def _overdue(self, problem: str) -> None:
-        self._failure = ExitError(ExitKind.LIMIT, f"killed: {problem}")
+        self._failure = ExitError(ExitKind.LIMIT, problem)
         if self.done is not None:  # then that is what is told of its end
             logger.warning("%s is killed: %s", self.pid, problem, extra=self._about())
         self.kill()
