@@ -226,27 +226,25 @@ TEMPLATE_BYTES = bytes_of(
         st.binary(max_size=40),
     )
 )
-HANDED_OVER = st.sampled_from(["child", "node", "null"])
+NAMED = st.sampled_from(["child", "node", "init"])
 
 
 @FUZZ
 @given(
     TEMPLATE_BYTES,
-    st.lists(st.lists(HANDED_OVER, max_size=3), max_size=6),
-    st.lists(st.tuples(st.integers(1, 3), HANDED_OVER, HANDED_OVER), max_size=3),
+    st.lists(st.tuples(st.integers(1, 3), NAMED, st.booleans()), max_size=3),
     st.booleans(),
 )
-@pytest.mark.skipif(sys.platform != "linux", reason="there are no pidfds to hand over")
-def test_whatever_a_template_writes_and_hands_over_the_node_goes_on(
+@pytest.mark.skipif(sys.platform != "linux", reason="there are no pidfds")
+def test_whatever_a_template_writes_the_node_goes_on(
     runner: asyncio.Runner,
     data: list[bytes],
-    handed_over: list[list[str]],
-    forked: list[tuple[int, str, str]],
+    forked: list[tuple[int, str, bool]],
     loaded: bool,
 ) -> None:
     with subprocess.Popen(["sleep", "60"]) as child:
         try:
-            runner.run(_told(child.pid, data, handed_over, forked, loaded=loaded))
+            runner.run(_told(child.pid, data, forked, loaded=loaded))
         finally:
             child.kill()
 
@@ -254,31 +252,28 @@ def test_whatever_a_template_writes_and_hands_over_the_node_goes_on(
 async def _told(
     child: int,
     chunks: list[bytes],
-    handed_over: list[list[str]],
-    forked: list[tuple[int, str, str]],
+    forked: list[tuple[int, str, bool]],
     *,
     loaded: bool,
 ) -> None:
-    """Let a template that is only a socket write this; two workers wait for it.
+    """Let a template that is only a pipe write this; two workers wait for it.
 
-    `forked` are numbers, what is said to be their process, and of what the pidfd is.
+    `forked` are numbers, what is said to be their process, and whether that has a pidfd.
     """
     unhandled = Unhandled(asyncio.get_running_loop())
     before = _open_descriptors()
     control, theirs = socket.socketpair()
-    report, its_report = socket.socketpair()
+    told, telling = os.pipe()
+    report, its_report = os.pipe()
     lifeline, its_lifeline = socket.socketpair()
     results: list[Any] = []
-    os_pids = {"child": child, "node": os.getpid(), "null": 1}
-    given = {"child": os.pidfd_open(child), "node": os.pidfd_open(os.getpid())}
-    given["null"] = os.open(os.devnull, os.O_RDONLY)
-    said: list[tuple[bytes, list[str]]] = [(wire.pack(wire.Loaded()), [])] if loaded else []
-    said += [(wire.pack(wire.Forked(ref, os_pids[a], True)), [b]) for ref, a, b in forked]
-    handed_over += [[]] * len(chunks)
-    said += zip(chunks, handed_over, strict=False)
-    with theirs, its_report, its_lifeline:
+    os_pids = {"child": child, "node": os.getpid(), "init": 1}
+    said = [wire.pack(wire.Loaded())] if loaded else []
+    said += [wire.pack(wire.Forked(ref, os_pids[named], has)) for ref, named, has in forked]
+    said += chunks
+    with theirs, its_lifeline:
         host = ProcessHost(HostOptions())
-        host._connect(control, report, lifeline)
+        host._connect(control, told, report, lifeline)
         host._family = Family(os.getpid(), 0, None)
         for ref, pid in enumerate(PIDS[:2], 1):
             host.launch(
@@ -291,16 +286,15 @@ async def _told(
                     about=lambda _: {},
                 )
             )
-        for frame, names in said:
+        for frame in said:
             with contextlib.suppress(OSError):  # it was ended
-                socket.send_fds(theirs, [frame], [given[name] for name in names])
+                os.write(telling, frame)
             await asyncio.sleep(0)
-        theirs.shutdown(socket.SHUT_WR)
+        os.close(telling)
         await until(lambda: len(results) == 2, "the end of both is told")
         await until(lambda: host._control is None, "it is lost")
         host.close()
-    for descriptor in given.values():
-        os.close(descriptor)
+    os.close(its_report)
     assert not host._workers
     assert _open_descriptors() == before
     logging.getLogger().removeHandler(unhandled)

@@ -410,7 +410,7 @@ class Interrupt(Frame, tag=2):
     ref: int
 
 
-# Template to node. `Forked` carries one descriptor where the platform has them: a pidfd.
+# Template to node.
 
 
 class Loaded(Frame, tag=0):
@@ -425,10 +425,10 @@ class LoadFailed(Frame, tag=1):
 
 
 class Forked(Frame, tag=2):
-    """The worker runs."""
+    """The worker runs; `has_pidfd` says that the platform has pidfds."""
 
     ref: int
-    os_pid: int
+    os_pid: Annotated[int, Meta(ge=1, lt=2**31)]
     has_pidfd: bool
 
 

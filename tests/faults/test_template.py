@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import subprocess
@@ -33,9 +34,9 @@ NODE, OTHER = {node}, {other}
 def to_the_node():
     # Where a script finds it that wants to write there.
     frame = sys._getframe()
-    while "control" not in frame.f_locals:
+    while "telling" not in frame.f_locals:
         frame = frame.f_back
-    return frame.f_locals["control"]
+    return frame.f_locals["telling"].fileno()
 
 def forked(self, ref, descriptors):
     honest(self, ref, descriptors)
@@ -53,32 +54,39 @@ def handler():
         pass
 """
 
+HANDS_OVER = """
+import os, socket, stat, sys
+
+frame = sys._getframe()
+while "telling" not in frame.f_locals:
+    frame = frame.f_back
+own = frame.f_locals["template"]
+own = {own._wakeup.fileno(), own._woken.fileno()}
+
+def hand_over(descriptor):
+    try:
+        with socket.socket(socket.AF_UNIX, fileno=os.dup(descriptor)) as there:
+            socket.send_fds(there, [b"x"], [0])
+    except OSError as error:
+        return error.errno
+
+tried = {"socket": [], "no socket": []}
+for descriptor in [int(name) for name in os.listdir("/proc/self/fd") if int(name) not in own]:
+    if os.path.exists(f"/proc/self/fd/{descriptor}"):  # else it listed the others
+        is_socket = stat.S_ISSOCK(os.fstat(descriptor).st_mode)
+        tried["socket" if is_socket else "no socket"].append(hand_over(descriptor))
+
+def handler():
+    return tried
+"""
+
 LIES = {
-    "the node's own pidfd": "self.tell(wire.Forked(ref, NODE, True), os.pidfd_open(NODE))",
-    "the pidfd of a stranger": "self.tell(wire.Forked(ref, OTHER, True), os.pidfd_open(OTHER))",
-    "its own pidfd": "self.tell(wire.Forked(ref, os.getppid(), True), os.pidfd_open(os.getppid()))",
-    "a child's number and the node's pidfd": (
-        "pid = os.fork() or os.execlp('sleep', 'sleep', '600')\n"
-        "    self.tell(wire.Forked(ref, pid, True), os.pidfd_open(NODE))"
-    ),
-    "a stranger's number and a child's pidfd": (
-        "pid = os.fork() or os.execlp('sleep', 'sleep', '600')\n"
-        "    self.tell(wire.Forked(ref, OTHER, True), os.pidfd_open(pid))"
-    ),
-    "a stranger's number": "self.tell(wire.Forked(ref, OTHER, False))",
-    "a descriptor that is no pidfd": (
-        "self.tell(wire.Forked(ref, os.getpid(), True), os.open(os.devnull, os.O_RDONLY))"
-    ),
-    "no descriptor": "self.tell(wire.Forked(ref, os.getpid(), True))",
-    "two descriptors": (
-        "pid = os.fork() or os.execlp('sleep', 'sleep', '600')\n"
-        "    data = wire.pack(wire.Forked(ref, pid, True))\n"
-        "    socket.send_fds(self._control, [data], [os.pidfd_open(pid)] * 2)"
-    ),
-    "descriptors without end": (
-        "socket.send_fds(self._control, [b'\\0\\0\\0\\x20'], [0] * 100)\n"
-        "    while True: socket.send_fds(self._control, [b'\\0'], [0] * 100)"
-    ),
+    "the node's number": "self.tell(wire.Forked(ref, NODE, True))",
+    "a stranger's number": "self.tell(wire.Forked(ref, OTHER, True))",
+    "a stranger's number, without a pidfd": "self.tell(wire.Forked(ref, OTHER, False))",
+    "its guardian's number": "self.tell(wire.Forked(ref, os.getppid(), True))",
+    "a number that none can have": "self.tell(wire.Forked(ref, 2 ** 40, True))",
+    "the number of all": "self.tell(wire.Forked(ref, -1, True))",
     "a second answer": "self.tell(wire.Forked(ref, forked(self, ref, descriptors), False))",
     "an end that is none": "forked(self, ref, descriptors); self.tell(wire.Exited(ref, 0))",
     "an end before the beginning": "self.tell(wire.Exited(ref, 0))",
@@ -91,9 +99,9 @@ LIES = {
     "that it has loaded, once more": "self.tell(wire.Loaded())",
     "that it has not loaded": "self.tell(wire.LoadFailed('no', ''))",
     "a frame of the node's": "self.tell(wire.Kill(ref))",
-    "a frame of 64 MB": "self._control.sendall(b'\\3\\xff\\xff\\xff')",
-    "garbage": "self._control.sendall(b'\\xff' * 100)",
-    "nothing, and closes": "self._control.shutdown(socket.SHUT_RDWR)",
+    "a frame of 64 MB": "os.write(self._node.fileno(), b'\\3\\xff\\xff\\xff')",
+    "garbage": "os.write(self._node.fileno(), b'\\xff' * 100)",
+    "nothing, and closes": "self._node.close()",
 }
 
 
@@ -148,17 +156,28 @@ async def test_a_template_that_tells_what_cannot_be_is_lost_and_its_processes_wi
         assert await value_of(node, room("return_at_once"), "fine") == "fine"
         assert healthy in node.workers
     [line] = [one.getMessage() for one in caplog.records if "liar was lost" in one.getMessage()]
-    assert ("and is killed: it wrote what no template writes: " in line) is ("SHUT_" not in lie)
+    assert ("and is killed: it wrote what no template writes: " in line) is (".close()" not in lie)
 
 
 @pytest.mark.parametrize(
-    "lie", ["c.sendall(b'\\xff' * 100)", "c.sendall(wire.pack(wire.Exited(1, 0)))"]
+    "lie", ["os.write(c, b'\\xff' * 100)", "os.write(c, wire.pack(wire.Exited(1, 0)))"]
 )
 async def test_one_that_lies_while_it_loads_does_not_start(tmp_path: Path, lie: str) -> None:
     target = script(tmp_path, top=f"c = to_the_node(); {lie}; threading.Event().wait()")
     async with Node(hosts=[processes(targets=(target,))]) as node:
         with pytest.raises(HostFailed, match="it wrote what no template writes: "):
             await node.loaded()
+
+
+async def test_no_descriptor_can_be_handed_to_the_node(tmp_path: Path) -> None:
+    """One can wait for hours at its close: a TCP connection that lingers."""
+    (tmp_path / "hands_over.py").write_text(HANDS_OVER)
+    target = f"{tmp_path}/hands_over.py:handler"
+    async with Node(hosts=[processes(targets=(target,))]) as node:
+        tried = await value_of(node, target)
+        assert tried["socket"], "there is one, for orders"
+        assert set(tried["socket"]) == {errno.EPIPE}
+        assert set(tried["no socket"]) == {errno.ENOTSOCK}
 
 
 async def test_one_that_never_stops_to_write_holds_up_nobody_else(
@@ -168,7 +187,7 @@ async def test_one_that_never_stops_to_write_holds_up_nobody_else(
     flood = "wire.pack(wire.Log(10, '', '')) * 5000"
     target = script(
         tmp_path,
-        lie=(f"data = {flood}\n    while True: self._control.sendall(data)"),
+        lie=(f"data = {flood}\n    while True: os.write(self._node.fileno(), data)"),
     )
     hosts = [processes(), processes(name="liar", targets=(target,))]
     async with Node(hosts=hosts) as node:

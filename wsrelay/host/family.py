@@ -1,4 +1,4 @@
-"""Which processes a template may hand over to the node: its children, and nobody else's."""
+"""Which processes a template may name to the node: its children, and nobody else's."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Family(NamedTuple):
         """Whether a process is of this family, or has ended and so is nobody any more (Linux).
 
         The node signals what it has a pidfd of, as root perhaps: a template could have it kill
-        anybody. `os_pid` alone is for people to look at.
+        anybody. `pidfd` was opened by that number, before this is asked; None if it could not be.
         """
         if sys.platform != "linux":
             return True

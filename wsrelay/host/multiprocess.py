@@ -11,7 +11,7 @@ import fcntl
 import multiprocessing
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from multiprocessing import process, resource_tracker, spawn, util
 from typing import Any, Final
 
@@ -66,16 +66,17 @@ def leave_tracker() -> None:
         _tracker._fd = _tracker._pid = None  # noqa: SLF001
 
 
-def leave_sentinel() -> None:
+def leave_sentinel(*, keep: Collection[int]) -> None:
     """Close the pipe whose end tells the node's multiprocessing that its child has ended.
 
     It is passed to the child and named nowhere: the one pipe to write to that is open, beside the
-    standard streams, before anybody's code has run.
+    standard streams and `keep`, before anybody's code has run.
     """
     for name in os.listdir("/dev/fd"):  # noqa: PTH208 - these are no files
         with contextlib.suppress(OSError):  # the one that lists the others is closed by now
             if (
                 (descriptor := int(name)) > _STANDARD_ERROR
+                and descriptor not in keep
                 and stat.S_ISFIFO(os.fstat(descriptor).st_mode)
                 and fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_WRONLY
             ):

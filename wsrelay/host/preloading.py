@@ -15,6 +15,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterable, Iterator
+from multiprocessing.connection import Connection
 from typing import Any, Final
 
 from wsrelay import scripts, targets, worker
@@ -57,9 +58,7 @@ _KERNEL_OBJECTS: Final = {
 }
 
 
-def preload(
-    options: HostOptions, declared: Iterable[targets.Target], report: socket.socket
-) -> None:
+def preload(options: HostOptions, declared: Iterable[targets.Target], report: Connection) -> None:
     """Load modules and the functions of targets; raises `worker.LoadError`.
 
     Warns of what the forks would share, or lack. If it takes longer than the start timeout, this
@@ -195,7 +194,7 @@ def _fileno(value: Any) -> int | None:
 
 
 @contextlib.contextmanager
-def _bounded(seconds: float, report: socket.socket) -> Iterator[None]:
+def _bounded(seconds: float, report: Connection) -> Iterator[None]:
     """End this process if it takes longer, having written into `report` where it stood.
 
     So does a fatal signal, SIGSEGV for example.

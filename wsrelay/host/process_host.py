@@ -1,7 +1,9 @@
-"""The node's side of one process host: its template process and the control socket to it.
+"""The node's side of one process host: its template process, and what leads to it and from it.
 
 A template runs user code, so nothing that it writes is believed: each frame must be one that may
 come now, and each process that it names its child. Where one is not, the template has been lost.
+It writes to pipes, for a socket takes descriptors: one of a TCP connection with SO_LINGER, to a
+peer that does not read, would hold up the node's loop for hours when it is closed here.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from collections import deque
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from wsrelay import wire
 from wsrelay.bucket import Bucket
@@ -52,7 +54,18 @@ _CHUNK: Final = 16 * 1024
 _LONGEST_REPORT: Final = 256 * 1024
 """Bytes of a stack; what user code has written there before it may be without end."""
 
-_CLOSE_ON_EXEC: Final = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+
+class _Ends(NamedTuple):
+    """The node's ends: orders to a template go to `control`, what it writes comes from `told`."""
+
+    control: socket.socket
+    told: int
+    lifeline: socket.socket
+
+    def close(self) -> None:
+        self.control.close()
+        os.close(self.told)
+        self.lifeline.close()
 
 
 class ProcessHost:
@@ -68,13 +81,13 @@ class ProcessHost:
         self._ending: list[BaseProcess] = []
         """Guardians that were let go of."""
         self._lifeline: socket.socket | None = None
-        self._dying: list[tuple[socket.socket, socket.socket]] = []
-        """Control sockets and lifelines of templates that are being killed."""
+        self._dying: list[_Ends] = []
+        """What leads to templates that are being killed."""
         self._family: Family | None = None
         """Who the template is; not known before it has told."""
         self._control: socket.socket | None = None
+        self._told = self._report = -1
         self._reader = wire.from_template()
-        self._descriptors: list[int | None] = []
         self._workers: dict[int, Worker] = {}
         self._pending: deque[Worker] = deque()
         self._asked: set[int] = set()
@@ -117,9 +130,11 @@ class ProcessHost:
             if asked(self.options.limits):
                 self._cgroup = Cgroup(self.options.name, self.options.limits)
                 undo.callback(self._cgroup.remove)
-            ours, theirs = _pair(undo, given)
-            our_report, report = _pair(undo, given)
-            report.setblocking(False)
+            control, its_control = _pair(undo, given)
+            control.shutdown(socket.SHUT_RD)
+            told, telling = _pipe(undo, given)
+            report, its_report = _pipe(undo, given)
+            os.set_blocking(its_report.fileno(), False)
             lifeline, its_lifeline = _pair(undo, given)
             output = None
             if not self.options.raw_output:
@@ -128,7 +143,7 @@ class ProcessHost:
                 output = given.enter_context(Connection(self._output.writing, readable=False))
             process = context.Process(
                 target=template.main,
-                args=(theirs, report, its_lifeline, self.options),
+                args=(its_control, telling, its_report, its_lifeline, self.options),
                 kwargs={
                     "output": output,
                     "log_level": logging.getLogger("wsrelay").getEffectiveLevel(),
@@ -139,20 +154,20 @@ class ProcessHost:
             process.start()
             undo.pop_all()
         self._guardian = process
-        self._connect(ours, our_report, lifeline)
+        self._connect(control, told, report, lifeline)
 
     def _connect(
-        self, control: socket.socket, report: socket.socket, lifeline: socket.socket
+        self, control: socket.socket, told: int, report: int, lifeline: socket.socket
     ) -> None:
         """Talk to a template and its guardian."""
-        for one in (control, report, lifeline):
-            one.setblocking(False)
-        self._control, self._report, self._lifeline = control, report, lifeline
+        for one in (control.fileno(), told, report, lifeline.fileno()):
+            os.set_blocking(one, False)
+        self._control, self._told, self._report, self._lifeline = control, told, report, lifeline
         self._reader = wire.from_template()
         self._loading = self._loop.create_future()
         # Nobody may wait for it; the failure is told to every worker that was to start.
         self._loading.add_done_callback(lambda future: future.exception())
-        self._loop.add_reader(control, self._readable)
+        self._loop.add_reader(told, self._readable)
         self._loop.add_reader(lifeline, self._guardian_told)
 
     async def loaded(self) -> None:
@@ -220,16 +235,15 @@ class ProcessHost:
         if self._next_fork is not None:
             self._next_fork.cancel()
         if self._control is not None and self._lifeline is not None:
-            self._loop.remove_reader(self._control)
+            self._loop.remove_reader(self._told)
             self._loop.remove_writer(self._control)
             self._end_output()
             self._loop.remove_reader(self._lifeline)
-            self._report.close()
-        for _, lifeline in self._dying:
-            self._loop.remove_reader(lifeline)
+        for ends in self._dying:
+            self._loop.remove_reader(ends.lifeline)
         self._let_go(at_once=at_once)
-        for pair in self._dying:
-            self._loop.add_reader(pair[1], self._forget, pair)
+        for ends in self._dying:
+            self._loop.add_reader(ends.lifeline, self._forget, ends)
         self._out.clear()
         self._asked.clear()
         if self._loading is not None and not self._loading.done():
@@ -257,31 +271,33 @@ class ProcessHost:
             self._output.abandon()
 
     def _let_go(self, *, at_once: bool = False) -> None:
-        for control, lifeline in self._dying:
-            control.close()
-            lifeline.close()
+        for ends in self._dying:
+            ends.close()
         self._dying.clear()
+        self._close_report()
         if self._control is not None and self._lifeline is not None:
+            ends = _Ends(self._control, self._told, self._lifeline)
             if at_once:
                 with contextlib.suppress(OSError):
                     self._lifeline.send(guardian.AT_ONCE)
                 # Whoever writes still is to be killed at it, and not told by an error beforehand.
-                self._dying.append((self._control, self._lifeline))
+                self._dying.append(ends)
             else:
-                self._control.close()
-                self._lifeline.close()
+                ends.close()
             self._control = self._lifeline = self._family = None
-        close_all(self._descriptors)
-        self._descriptors.clear()
         if self._guardian is not None:
             self._ending.append(self._guardian)
             self._guardian = None
 
-    def _forget(self, killed: tuple[socket.socket, socket.socket]) -> None:
-        self._loop.remove_reader(killed[1])
+    def _close_report(self) -> None:
+        if self._report >= 0:
+            os.close(self._report)
+            self._report = -1
+
+    def _forget(self, killed: _Ends) -> None:
+        self._loop.remove_reader(killed.lifeline)
         self._dying.remove(killed)
-        for one in killed:
-            one.close()
+        killed.close()
 
     def reap(self) -> None:
         """Wait for the end of the template after `abandon`, where no event loop can: some 10 ms."""
@@ -382,9 +398,8 @@ class ProcessHost:
             self._family = Family(told.pid, self._guardian.pid or 0, user)
 
     def _readable(self) -> None:
-        # To the last byte: a template that died with frames unread leaves an error behind its own
-        # frames, and libuv calls once for both (it stops polling at an error). In turns, for one
-        # that never stops to write.
+        # To the last byte: libuv calls once for that and the end (it stops polling at a hangup). In
+        # turns, for one that never stops to write.
         if not self._reads_on:
             self._read_on()
 
@@ -398,15 +413,9 @@ class ProcessHost:
         control = self._control
         assert control is not None  # noqa: S101 - it is being read
         try:
-            data, descriptors, flags, _ = socket.recv_fds(control, _CHUNK, 1, _CLOSE_ON_EXEC)
+            data = os.read(self._told, _CHUNK)
         except BlockingIOError:
             return False
-        except OSError:
-            self._lost("")
-            return False
-        self._descriptors += descriptors
-        if flags & socket.MSG_CTRUNC:
-            self._descriptors.append(None)  # there was no room for it in our table
         printed = self._output.total if self._output is not None else 0
         try:
             for frame, _ in self._reader.feed(data):
@@ -415,17 +424,12 @@ class ProcessHost:
                     return False  # that was its end
             if self._reader.partial:
                 self._reader.feed(b"")  # raises where more bytes would not make it a frame
-            self._check_descriptors()
         except WireError as error:
             self._lost(str(error))
             return False
         if not data:
             self._lost("")
         return bool(data)
-
-    def _check_descriptors(self) -> None:
-        if len(self._descriptors) > bool(self._reader.partial):
-            raise WireError("descriptors come that belong to no frame")
 
     def _receive(self, frame: wire.FromTemplate, printed: int) -> None:
         """Do what the frame says; raises `WireError` for one that cannot be true."""
@@ -439,7 +443,7 @@ class ProcessHost:
                 self._guardian_told()  # it was written before, and may not have been looked at
                 if not self._loading.done():
                     self._obeys()
-                    self._report.close()
+                    self._close_report()
                     self._loading.set_result(None)
                     self._launch_pending()
             case wire.LoadFailed() if not self._loading.done():
@@ -475,9 +479,8 @@ class ProcessHost:
     def _forked(self, worker: Worker, frame: wire.Forked) -> None:
         pidfd = None
         if frame.has_pidfd:
-            if not self._descriptors:
-                raise WireError(f"the pidfd of {worker.pid} did not come")
-            pidfd = self._descriptors.pop(0)
+            with contextlib.suppress(AttributeError, OSError):  # it is gone, or our table is full
+                pidfd = os.pidfd_open(frame.os_pid)
         if self._family is None or not self._family.has(frame.os_pid, pidfd):
             close_all([pidfd])
             raise WireError(f"OS process {frame.os_pid} is no child of its, or not of its user")
@@ -530,7 +533,7 @@ class ProcessHost:
             return HostFailed(f"{reached} by what it was told to preload; raise `memory_total`")
         report = b""
         with contextlib.suppress(OSError):  # what it has started may hold the other end
-            while len(report) < _LONGEST_REPORT and (data := self._report.recv(65536)):
+            while len(report) < _LONGEST_REPORT and (data := os.read(self._report, 65536)):
                 report += data
         return preloading.why_lost(report, self.options.start_timeout)
 
@@ -542,6 +545,13 @@ def _pair(
     ours, theirs = socket.socketpair()
     undo.callback(ours.close)
     return ours, given.enter_context(theirs)
+
+
+def _pipe(undo: contextlib.ExitStack, given: contextlib.ExitStack) -> tuple[int, Connection]:
+    """Make a pipe that the node reads, closed if all is undone, and whose end is given away."""
+    reading, writing = os.pipe()
+    undo.callback(os.close, reading)
+    return reading, given.enter_context(Connection(writing, readable=False))
 
 
 def _reason(error: OSError) -> str:

@@ -42,7 +42,8 @@ _LONGEST: Final = 128 * 1024
 
 def main(
     control: socket.socket,
-    report: socket.socket,
+    telling: Connection,
+    report: Connection,
     lifeline: socket.socket,
     options: HostOptions,
     *,
@@ -52,16 +53,16 @@ def main(
 ) -> None:
     """Be a guardian, and its template until the node's end of `control` closes.
 
-    `report` takes where the loading stands if it takes too long, `output` what is printed.
-    `lifeline` is the guardian's.
+    `telling` takes frames for the node, `report` where the loading stands if it takes too long,
+    `output` what is printed. `lifeline` is the guardian's.
     """
-    parent = _enter(control, report, lifeline, output, options)
+    parent = _enter(control, telling, report, lifeline, output, options)
     worker.load.set_arguments(options.arguments)
     worker.forks.watch()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(line_buffering=True)  # what a killed worker printed is not lost
-    template = Template(control, options)
+    template = Template(control, telling, options)
     worker.log_to(worker.NodeLog(template.tell, log_level))
     try:
         declared = [targets.parse(text).absolute() for text in options.targets]
@@ -94,9 +95,10 @@ def main(
     template.serve()
 
 
-def _enter(
+def _enter(  # noqa: PLR0917 - what `main` is given
     control: socket.socket,
-    report: socket.socket,
+    telling: Connection,
+    report: Connection,
     lifeline: socket.socket,
     output: Connection | None,
     options: HostOptions,
@@ -105,12 +107,12 @@ def _enter(
     worker.signals.hold_back()
     multiprocess.enter_template()
     printing = () if output is None else (output,)
-    parent = guarded.enter(lifeline, (control, report, *printing), options.name)
+    parent = guarded.enter(lifeline, (control, telling, report, *printing), options.name)
     if output is not None:
         with output:
             for standard in (1, 2):
                 os.dup2(output.fileno(), standard)
-    multiprocess.leave_sentinel()
+    multiprocess.leave_sentinel(keep=(telling.fileno(), report.fileno()))
     titles.enter_template(options.name)
     if sys.stdin is not None and (given := sys.stdin.fileno()) > _STANDARD_ERROR:
         os.close(given)  # multiprocessing's own empty one, which workers would inherit as well
@@ -145,8 +147,9 @@ def _terminal_as_stdin() -> bool:
 class Template:
     """The loop: control frames and children's deaths in, forks and reports out."""
 
-    def __init__(self, control: socket.socket, options: HostOptions) -> None:
+    def __init__(self, control: socket.socket, telling: Connection, options: HostOptions) -> None:
         self._control = control
+        self._node = telling
         self._options = options
         self._ends = 2 if options.raw_output else 3
         """Descriptors that come with each `Fork`: the worker's pipe, and that of its output."""
@@ -178,16 +181,13 @@ class Template:
         """
         self._filling = [bytes(size) for size in _SMALL for _ in range(100)]
 
-    def tell(self, frame: wire.Frame, descriptor: int | None = None) -> None:
+    def tell(self, frame: wire.Frame) -> None:
         """Write a frame to the node; a node that is gone shows at the next read."""
-        data = wire.pack(frame)
+        data = memoryview(wire.pack(frame))
         try:
             with self._telling:
-                if descriptor is None:
-                    self._control.sendall(data)
-                else:
-                    sent = socket.send_fds(self._control, [data], [descriptor])
-                    self._control.sendall(data[sent:])
+                while data:
+                    data = data[os.write(self._node.fileno(), data) :]
         except OSError:
             pass
 
@@ -262,13 +262,7 @@ class Template:
                 self.tell(wire.ForkFailed(ref, refused))
                 return
         self._refs[pid] = ref
-        try:
-            pidfd: int | None = os.pidfd_open(pid)
-        except (AttributeError, OSError):
-            pidfd = None
-        self.tell(wire.Forked(ref, pid, pidfd is not None), pidfd)
-        if pidfd is not None:
-            os.close(pidfd)
+        self.tell(wire.Forked(ref, pid, hasattr(os, "pidfd_open")))
 
     def _fork_ahead(self) -> None:
         """Fork a process that waits for its pipe."""
@@ -311,6 +305,7 @@ class Template:
             signal.set_wakeup_fd(-1)
             multiprocess.enter_worker()
             # Only what is the template's own: preloaded code may hold files that the worker needs.
+            self._node.close()
             for mine in (self._control, self._wakeup, self._woken, *self._warm.values()):
                 mine.close()
             close_all(self._descriptors)
