@@ -372,6 +372,7 @@ def change_what_is_not_listed(outside: str, readable: str, allowed: str) -> dict
                 "times of what is open": lambda: os.utime(opened, (0, 0)),
                 "old times": lambda: checked(libc.utimes(outside.encode(), None)),
                 "flags": lambda: checked(libc.ioctl(opened, 0x40086602, ctypes.byref(flags))),
+                "generation": lambda: checked(libc.ioctl(opened, 0x40087602, ctypes.byref(flags))),
                 "watch": lambda: checked(
                     libc.inotify_add_watch(libc.inotify_init(), outside.encode(), 0x2)
                 ),

@@ -158,7 +158,7 @@ def test_calls_that_depend_on_their_arguments(machine: Machine) -> None:
 
 @machines
 def test_flags_of_files_are_kept_where_files_are(machine: Machine) -> None:
-    for request in (0x40086602, 0x40046602, 0x401C5820):
+    for request in (0x40086602, 0x40046602, 0x401C5820, 0x40087602, 0x40806685, 0x5000940F):
         assert decisions((*OTHERS, *FILES), machine, 1, request)["ioctl"] == errno.EPERM
         assert decisions(OTHERS, machine, 1, request)["ioctl"] == 0
     assert decisions((*OTHERS, *FILES), machine, 1, 0x5412)["ioctl"] == errno.EPERM

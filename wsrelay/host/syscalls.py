@@ -61,8 +61,16 @@ _SOCK_TYPE: Final = 0xF
 _TERMINAL_INPUT: Final = (0x5412, 0x541C)
 """TIOCSTI and TIOCLINUX: input for who reads the terminal, a shell for example."""
 
-_FILE_FLAGS: Final = (0x40086602, 0x40046602, 0x401C5820)
-"""FS_IOC_SETFLAGS, FS_IOC32_SETFLAGS, FS_IOC_FSSETXATTR: all that they need is an open file."""
+_FILE_FLAGS: Final = (
+    *(0x40086602, 0x40046602, 0x401C5820),  # FS_IOC_SETFLAGS, FS_IOC32_SETFLAGS, FS_IOC_FSSETXATTR
+    *(0x40087602, 0x40047602),  # FS_IOC_SETVERSION, FS_IOC32_SETVERSION
+    *(0x40806685, 0x800C6613),  # FS_IOC_ENABLE_VERITY, FS_IOC_SET_ENCRYPTION_POLICY
+    # BTRFS_IOC_ SNAP_CREATE, SUBVOL_CREATE, SNAP_DESTROY, with their second versions,
+    # SUBVOL_SETFLAGS and SET_RECEIVED_SUBVOL
+    *(0x50009401, 0x50009417, 0x5000940E, 0x50009418, 0x5000940F, 0x5000943F),
+    *(0x4008941A, 0xC0C89425),
+)
+"""What changes a file, or what is in a folder, and needs no more than one that is open to read."""
 
 _NO_SUCH_FEATURE: Final = errno.EOPNOTSUPP
 """What a file system without extended attributes says; `ls` and `cp` know it."""
