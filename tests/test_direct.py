@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 from support import client, closed, fronted, received, relay_to, room, serving, until
@@ -13,6 +14,7 @@ from wsproto import events
 from wsproto.connection import Connection, ConnectionType
 
 from wsrelay import Node, WebSocketRelay
+from wsrelay.gateway import direct, protocol
 from wsrelay.relay.asgi import Receive, Scope, Send
 from wsrelay.relay.frames import PONG
 
@@ -196,3 +198,43 @@ async def test_frames_that_come_byte_by_byte_are_put_together(node: Node) -> Non
         )
         said = await reader.readexactly(sum(map(len, expected)))
     assert all(part in said for part in expected)
+
+
+@contextlib.contextmanager
+def each_turn(look: Callable[[], int]) -> Iterator[list[int]]:
+    """What is seen in each turn of the event loop."""
+    loop, seen, goes_on = asyncio.get_running_loop(), [look()], True
+
+    def turn() -> None:
+        if goes_on:
+            seen.append(look())
+            loop.call_soon(turn)
+
+    turn()
+    yield seen
+    goes_on = False
+
+
+async def test_a_flood_of_small_frames_leaves_all_others_their_turns(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = 0
+
+    class Counting(direct.DirectProtocol):
+        __slots__ = ()
+
+        def _pass_on(self, data: bytes) -> None:
+            nonlocal taken
+            taken += 1
+            super()._pass_on(data)
+
+    monkeypatch.setattr(protocol, "DirectProtocol", Counting)
+    app = WebSocketRelay(relay_to(node.spawn(room("echo"))), node=node)
+    flood = b"\x02\x81\0\0\0\0a" + b"\x80\x81\0\0\0\0b"
+    async with fronted(app) as (_, url), asked(url) as (reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        with each_turn(lambda: taken) as seen:
+            writer.write(flood * 2000)
+            await reader.readexactly(2000 * 4)
+        assert taken == 4000
+        assert max(after - before for before, after in itertools.pairwise(seen)) <= direct._AT_ONCE

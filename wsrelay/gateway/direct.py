@@ -62,6 +62,13 @@ _SHORT: Final = 6
 _MOST_CONTROL: Final = 125
 """Bytes that the payload of a control frame has at most (RFC 6455 section 5.5)."""
 
+_AT_ONCE: Final = 128
+"""Frames that are taken apart in one turn of the event loop; the others wait for the next.
+
+uvloop reads 8 MB in a turn, as far as there are so many, and a million fragments of one byte kept
+everyone else waiting for 15 seconds.
+"""
+
 _CONTROL: Final = 0x8
 """The bit of the opcode that tells control frames from data (RFC 6455 section 5.2)."""
 
@@ -85,6 +92,7 @@ class DirectProtocol(asyncio.Protocol):
         "_large",
         "_loop",
         "_message_timeout",
+        "_next_turn",
         "_over",
         "_paused",
         "_ping",
@@ -144,6 +152,8 @@ class DirectProtocol(asyncio.Protocol):
         self._held = False
         """The target has no room: messages wait."""
         self._paused = False
+        self._next_turn: asyncio.Handle | None = None
+        """Goes on with what is left, where there was more than is taken apart at once."""
         self._due: bytes | None = None
         """The payload of the client's newest ping, while its pong waits for room."""
         self._answered = False
@@ -184,8 +194,9 @@ class DirectProtocol(asyncio.Protocol):
         if self._since:
             self._since = self._loop.time()  # while nobody reads, nothing is due
         if self._rest:
-            self._loop.call_soon(self.data_received, b"")
-        self._read_on()
+            self._come_back()  # before more is read: it would pile up behind what is there
+        else:
+            self._read_on()
 
     def abort(self) -> None:
         """Drop the connection."""
@@ -254,7 +265,13 @@ class DirectProtocol(asyncio.Protocol):
             whole = data
         start, end = 0, len(whole)
         self._wanted = 0
+        left = end if lost else _AT_ONCE
         while start < end:
+            if not left:
+                self._pause()
+                self._come_back()
+                break
+            left -= 1
             if self._inside or self._dropping:
                 start = self._go_on(whole, start, end)
                 continue
@@ -457,6 +474,16 @@ class DirectProtocol(asyncio.Protocol):
 
     # Pauses
 
+    def _come_back(self) -> None:
+        """Go on with what is left in the next turn of the event loop."""
+        if self._next_turn is None:
+            self._next_turn = self._loop.call_soon(self._turn)
+
+    def _turn(self) -> None:
+        self._next_turn = None
+        self.data_received(b"")
+        self._read_on()
+
     def _hold(self) -> None:
         """Wait for the target with what is larger than what may be taken in ahead."""
         self._held = self._read_late = True
@@ -468,7 +495,9 @@ class DirectProtocol(asyncio.Protocol):
             self._transport.pause_reading()
 
     def _read_on(self) -> None:
-        if self._paused and self._due is None:
+        """Read again, unless there is more left than the beginning of a frame."""
+        waits = self._next_turn is not None or (self._held and self._rest)
+        if self._paused and self._due is None and not waits:
             self._paused = False
             if not self._transport.is_closing():
                 self._transport.resume_reading()
