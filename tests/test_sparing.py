@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 
+import httpx
 import pytest
-from support import until
+from support import fronted, until
 
 from wsrelay import Node, WebSocketRelay, sparing
+from wsrelay.gateway import errors
 from wsrelay.gateway.allowed_hosts import AllowedHosts
 from wsrelay.relay.asgi import Event, Receive, Scope, Send
 from wsrelay.relay.hosts import Hosts
@@ -116,3 +118,28 @@ async def test_what_a_client_wants_logged_is_cut_and_told_a_few_times(
         assert line.startswith(r"/ws/\n\x1b[2Jxxx")
         assert r"https://\x1b[31m" in line
         assert line.endswith("the client is 203.0.113.9")
+
+
+async def test_errors_that_clients_cause_in_an_application_are_told_a_few_times(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(errors, "_lines", Sparing(logging.getLogger("uvicorn.error")))
+
+    async def expects_json(scope: Scope, _receive: Receive, _send: Send) -> None:
+        if scope["type"] != "lifespan":
+            raise ValueError("no JSON")
+
+    upgrade = {
+        "Connection": "Upgrade",
+        "Upgrade": "websocket",
+        "Sec-WebSocket-Version": "13",
+        "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+    }
+    async with fronted(expects_json) as (_, url), httpx.AsyncClient() as http:
+        for number in range(40):
+            headers = upgrade if number % 2 else {}
+            answer = await http.get(url.replace("ws", "http", 1), headers=headers)
+            assert answer.status_code == 500
+    told = [one for one in caplog.records if one.getMessage().startswith("Exception in ASGI")]
+    assert 5 <= len(told) < 40
+    assert all(one.exc_info and str(one.exc_info[1]) == "no JSON" for one in told)

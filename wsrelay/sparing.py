@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from typing import Final
+from typing import Any, Final
 
 from .bucket import Bucket
 from .netblock import netblock
@@ -49,7 +49,13 @@ class Sparing:
         self.log(logging.WARNING, now, text, *arguments, client=client)
 
     def log(
-        self, level: int, now: float, text: str, *arguments: object, client: str | None = None
+        self,
+        level: int,
+        now: float,
+        text: str,
+        *arguments: object,
+        client: str | None = None,
+        exc_info: Any = None,
     ) -> None:
         """Tell of what such a request comes to at that level."""
         whom = netblock(client)
@@ -66,7 +72,7 @@ class Sparing:
             return
         if count := self._unsaid.pop(whom, 0):
             text = f"{text}; {count} more since"
-        self._logger.log(level, text, *arguments)
+        self._logger.log(level, text, *arguments, exc_info=exc_info)
 
     def _tell_later(self) -> None:
         """Tell of what is left out even if no such line comes any more."""

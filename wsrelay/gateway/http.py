@@ -21,6 +21,7 @@ from wsrelay.relay import handshake
 from wsrelay.relay.asgi import RETRY_AFTER, response
 
 from .admission import Admission
+from .errors import Errors
 from .options import ServerOptions
 from .outgoing import Outgoing
 
@@ -157,6 +158,7 @@ class HTTPProtocol(H11Protocol):
         """Let it in, or not."""
         super().connection_made(transport)
         state, host = self.server_state, self.client[0] if self.client else None
+        self.logger: Any = Errors(self.client)
         self.conn = _Requests(state.options.max_head_size, state.buffered, self._refuse_bytes)
         self._refusal = state.admission.enter(host, self.loop.time())
         if not self._refusal:

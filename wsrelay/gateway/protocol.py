@@ -18,6 +18,7 @@ from wsrelay.relay.direct_connection import DIRECT, DirectConnection, HandOver
 from wsrelay.sparing import Sparing
 
 from .direct import DirectProtocol
+from .errors import Errors
 from .http import State, leave, outgoing, turn_away
 from .outgoing import Outgoing
 
@@ -46,6 +47,12 @@ class RelayProtocol(WSProtocol):
         self._due: events.Ping | None = None
         """The client's newest ping, while its pong waits for room."""
         self._outgoing: Outgoing | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin with the request's head, which uvicorn hands over."""
+        super().connection_made(transport)
+        if isinstance(self._state, State):
+            self.logger: Any = Errors(self.client)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See to its end."""
