@@ -28,7 +28,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from wsrelay import HostOptions, Node, WebSocketRelay, wire
 from wsrelay.gateway.address import bind
 from wsrelay.gateway.server import Server, ServerOptions
-from wsrelay.host import ProcessHost, Worker
+from wsrelay.host import ProcessHost, Unfinished, Worker
 from wsrelay.host.family import Family
 from wsrelay.message import ExitError, ExitKind
 from wsrelay.pid import PID
@@ -284,6 +284,7 @@ async def _told(
                     received=lambda *_: None,
                     exited=lambda _, result: results.append(result),
                     about=lambda _: {},
+                    unfinished=Unfinished(),
                 )
             )
         for frame in said:

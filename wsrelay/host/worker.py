@@ -292,6 +292,8 @@ class Worker:
             self._output.tell_crash()
         self._log.end(self._about)
         self._exited(self, result)
+        if self.done is not None:  # those who watched it have it; only the collector frees a worker
+            self.done.value = b""
         self._account.close()
 
     def _result(self) -> Result:
