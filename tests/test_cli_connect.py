@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from running import HANDLERS, Running, until
 from websockets.sync.server import ServerConnection, serve
 
+import wsrelay.cli.connect as connecting
 from wsrelay.cli import orders
 from wsrelay.cli.orders import Bye, Help, Ping, Say
 
@@ -129,6 +130,31 @@ def test_lines_of_a_pipe_are_messages(echo: Running) -> None:
     done = connect(echo.ws(), lines="one\n/ping\ntwo\n")
     assert done.stdout == "one\n/ping\ntwo\n"
     assert (done.returncode, done.stderr) == (0, "wsrelay: closed with 1000 normal closure\n")
+
+
+def test_what_a_message_would_have_a_terminal_do_is_escaped_there_and_nowhere_else(
+    echo: Running,
+) -> None:
+    hostile = "\x1b]0;owned\x07 \x9b2J"
+    assert connect(echo.ws(), lines=f"{hostile}\n").stdout == f"{hostile}\n"
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "wsrelay", "connect", echo.ws()]
+    said = f"{hostile}\n".encode()
+    try:
+        subprocess.run(command, input=said, stdout=theirs, stderr=theirs, timeout=20, check=True)
+        shown = os.read(ours, 4096).decode()
+    finally:
+        os.close(theirs)
+        os.close(ours)
+    assert r"\x1b]0;owned\x07 \x9b2J" in shown
+    assert "\x1b" not in shown
+
+
+@pytest.mark.parametrize("message", ["a \x9b2J\u202e", '["a \x9b2J\u202e"]', "a \x1b[2J\rb\x07"])
+def test_what_is_shown_of_a_message_drives_no_terminal(message: str) -> None:
+    shown = connecting._shown(message)
+    text = str(getattr(shown, "value", shown))
+    assert re.sub(r"\x1b\[[\d;]*m", "", text).replace("\n", "").isprintable()
 
 
 def test_more_is_waited_for_while_messages_keep_coming(actor: Running) -> None:

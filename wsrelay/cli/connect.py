@@ -33,6 +33,7 @@ from websockets.typing import Origin, Subprotocol
 from websockets.uri import parse_uri
 
 from wsrelay import durations
+from wsrelay.printable import escaped
 
 from . import orders
 from .running import fail
@@ -274,12 +275,18 @@ def _shown(message: str | bytes) -> AnyFormattedText:
         try:
             pretty = JSON(message)
         except (ValueError, RecursionError):
-            return message
+            return _harmless(message)
         console = Console(force_terminal=True, color_system="standard", soft_wrap=True)
         with console.capture() as capture:
             console.print(pretty)
-        return ANSI(capture.get().rstrip("\n"))
-    return message
+        text = capture.get().rstrip("\n")  # the colours in it are ours: JSON escapes such itself
+        return ANSI("".join(one if one < "\x7f" else escaped(one) for one in text))
+    return _harmless(message)
+
+
+def _harmless(message: str) -> str:
+    """Escape what a terminal would obey."""
+    return "\n".join(map(escaped, message.expandtabs().split("\n")))
 
 
 # Without one
@@ -288,6 +295,7 @@ def _shown(message: str | bytes) -> AnyFormattedText:
 async def _piped(websocket: ClientConnection, wait: float) -> None:
     """Send each line of standard input as a text message, and print what comes."""
     loop = asyncio.get_running_loop()
+    as_it_is = sys.stdout is None or not sys.stdout.isatty()  # to be read by a program
     sending = asyncio.create_task(_send_lines(websocket))
     try:
         async with asyncio.timeout(None) as quiet:
@@ -298,7 +306,8 @@ async def _piped(websocket: ClientConnection, wait: float) -> None:
             sending.add_done_callback(wait_on)
             try:
                 async for message in websocket:
-                    click.echo(message if isinstance(message, str) else message.hex())
+                    text = message if isinstance(message, str) else message.hex()
+                    click.echo(text if as_it_is else _harmless(text), color=True)
                     if sending.done():
                         wait_on()
             finally:
