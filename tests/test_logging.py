@@ -670,6 +670,33 @@ def test_where_nobody_has_set_up_logging_lines_are_written_until_somebody_does(
         assert logger.level == logging.NOTSET
 
 
+def test_a_dictionary_that_disables_all_loggers_does_not_silence_processes(tmp_path: Path) -> None:
+    app = """
+        import asyncio, logging.config
+        from wsrelay import Node
+        handlers = {"one": {"class": "logging.StreamHandler"}}
+        root = {"handlers": ["one"]}
+        logging.config.dictConfig({"version": 1, "handlers": handlers, "root": root})
+
+        def room():
+            print("I am here")
+
+        async def main():
+            async with Node() as node:
+                ended = asyncio.Event()
+                node.when_ended(node.spawn(room), lambda result: ended.set())
+                await ended.wait()
+
+        asyncio.run(main())
+    """
+    file = tmp_path / "app.py"
+    file.write_text(textwrap.dedent(app))
+    done = subprocess.run(
+        [sys.executable, file], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert "output: I am here" in done.stderr, done.stderr
+
+
 def test_where_somebody_has_set_up_wsrelay_s_logger_nothing_is_added() -> None:
     theirs = logging.NullHandler()
     with nothing_set_up() as logger:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from typing import Final, TextIO
 
+from wsrelay import worker
 from wsrelay.logrecord import PLAIN
 
 __all__ = ["log_visibly"]
@@ -44,6 +45,11 @@ def _is_set_up() -> bool:
 
 
 def log_visibly() -> None:
-    """Write what wsrelay and its processes log to standard error while nobody else does."""
+    """Write what wsrelay and its processes log to standard error while nobody else does.
+
+    Unless it is told not to, `dictConfig` disables all loggers that were there before it: what
+    processes print would be nowhere.
+    """
+    worker.enable_own_loggers()
     if not _is_set_up() and not any(isinstance(one, _Fallback) for one in _logger.handlers):
         _logger.addHandler(_Fallback())
