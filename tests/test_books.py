@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import struct
 import threading
+import time
 import tracemalloc
 import typing
 from collections.abc import AsyncIterator, Iterator
@@ -643,6 +644,27 @@ async def test_refused_starts_are_logged_ten_times_and_then_counted(
         assert (await end_of(node, spawn_in_vain, 500)).error is None
     lines = [line for line in caplog.messages if "was not started: process host" in line]
     assert 10 <= len(lines) < 100
+
+
+def crash() -> None:
+    raise ZeroDivisionError("on purpose")
+
+
+async def test_of_many_crashes_ten_have_their_traceback_in_the_log_and_each_its_line(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    began = time.monotonic()
+    async with Node(hosts=[processes()]) as node:
+        for _ in range(30):
+            error = (await end_of(node, crash)).error
+            assert error is not None
+            assert error.traceback
+    took = time.monotonic() - began
+    lines = [line for line in caplog.messages if " crashed: " in line]
+    told = [line for line in lines if "Traceback (most recent" in line]
+    assert len(lines) == 30
+    assert 10 <= len(told) <= 10 + took
+    assert sum("the traceback is left out" in line for line in lines) == 30 - len(told)
 
 
 async def test_what_was_not_told_of_refused_starts_is_counted_in_the_next_line() -> None:

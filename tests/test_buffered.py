@@ -189,9 +189,10 @@ async def test_nothing_is_due_while_the_target_is_busy(node: Node, tmp_path: Pat
         assert len(await received(websocket)) == 100_000
 
 
-async def test_a_slow_frame_is_no_missing_pong(node: Node) -> None:
+@pytest.mark.parametrize("seconds", [0, 120])
+async def test_a_slow_frame_is_no_missing_pong(node: Node, seconds: float) -> None:
     """A client cannot answer a ping in the middle of a frame."""
-    options = {"ping_interval": 0.1, "ping_timeout": 0.1}
+    options = {"ping_interval": 0.1, "ping_timeout": 0.1, "message_timeout": seconds}
     async with relaying(node, **options) as (_, url):
         loop, sock = asyncio.get_running_loop(), await http_socket(url, UPGRADE + head(20))
         for _ in range(20):

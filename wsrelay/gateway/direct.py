@@ -540,7 +540,7 @@ class DirectProtocol(asyncio.Protocol):
             self._transport
         )
         # In the middle of a frame there can be no pong; its rest is due in time.
-        arriving = self._message_timeout and (self._inside or self._wanted)
+        arriving = self._inside or self._wanted
         if self._read_late or taking or arriving:
             # Another ping, not only more time: it is what fails if the client has vanished.
             self._send_ping()

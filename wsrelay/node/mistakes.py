@@ -32,7 +32,7 @@ class Mistakes:
 
     def __init__(self) -> None:
         self._told: dict[PID, set[str]] = {}
-        self._often: dict[PID, _Often] = {}
+        self._often: dict[str, _Often] = {}
 
     def first(self, who: PID, kind: str) -> bool:
         """Whether it is the first of its kind; the values that a text quotes make no other kind."""
@@ -43,10 +43,11 @@ class Mistakes:
         told.add(kind)
         return True
 
-    def again(self, who: PID, now: float) -> int | None:
+    def again(self, who: str, now: float) -> int | None:
         """Return how many of the same were not told since the last that was; None: nor is this one.
 
         For what is told each time, as long as it is not too often: one a second, and some at once.
+        `who` is a process, or what they have in common.
         """
         if (often := self._often.get(who)) is None:
             often = self._often[who] = _Often(now)
