@@ -135,6 +135,17 @@ async def test_a_stopped_template_does_not_keep_anything_alive(folder: Path) -> 
     assert all(map(gone, left)), "when the node has closed, none of them is left"
 
 
+async def test_a_stopped_guardian_goes_on_when_the_node_closes(folder: Path) -> None:
+    async with Node(hosts=[options(folder)]) as node:
+        node.spawn(f"{folder}/stays.py:wait", None, str(folder), "daemon")
+        await until(lambda: len(told(folder)) == 2, "both run")
+        template = psutil.Process(template_of(node))
+        guardian = template.parent()
+        assert guardian is not None
+        guardian.suspend()
+    assert all(map(gone, [guardian, template, *told(folder)]))
+
+
 async def test_a_template_that_does_not_end_is_killed(folder: Path) -> None:
     """Exit handlers of user code run in it, and this one never returns."""
     hangs = "atexit.register(time.sleep, 600)"

@@ -428,7 +428,7 @@ class Forked(Frame, tag=2):
     """The worker runs; `has_pidfd` says that the platform has pidfds."""
 
     ref: int
-    os_pid: Annotated[int, Meta(ge=1, lt=2**31)]
+    os_pid: int
     has_pidfd: bool
 
 

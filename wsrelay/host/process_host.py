@@ -51,6 +51,9 @@ held up; it takes 5 if the template does not end and something looks like a reso
 _CHUNK: Final = 16 * 1024
 """Bytes that are read of a template in one turn of the event loop: 2 ms of the shortest frames."""
 
+_TOO_LARGE: Final = 2**31
+"""For the number of a process."""
+
 _LONGEST_REPORT: Final = 256 * 1024
 """Bytes of a stack; what user code has written there before it may be without end."""
 
@@ -286,6 +289,9 @@ class ProcessHost:
                 ends.close()
             self._control = self._lifeline = self._family = None
         if self._guardian is not None:
+            assert self._guardian.pid is not None  # noqa: S101 - it was started
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._guardian.pid, signal.SIGCONT)  # stopped it would end nothing
             self._ending.append(self._guardian)
             self._guardian = None
 
@@ -477,6 +483,8 @@ class ProcessHost:
         return worker.os_pid is not None and not worker.runs
 
     def _forked(self, worker: Worker, frame: wire.Forked) -> None:
+        if not 0 < frame.os_pid < _TOO_LARGE:
+            raise WireError(f"{frame.os_pid} is the number of no OS process")
         pidfd = None
         if frame.has_pidfd:
             with contextlib.suppress(AttributeError, OSError):  # it is gone, or our table is full
