@@ -481,9 +481,6 @@ _LONGEST_CHARACTER: Final = 4
 _ROOM_FOR_RECEIVERS: Final = MAX_HEAD - 64 * 1024
 """Bytes that the receivers of a frame may have beside its topic and its own parts."""
 
-_FEW: Final = _ROOM_FOR_RECEIVERS // (LONGEST * _LONGEST_CHARACTER + _HEADER)
-"""Receivers that fit into a frame whoever they are."""
-
 _length = struct.Struct(">I").unpack_from
 _decode_request = msgspec.msgpack.Decoder(FromWorker).decode
 
@@ -514,9 +511,9 @@ def pack_request(frame: Frame) -> bytes:
     """
     try:
         body = _encode(frame)
-        if len(body) > _SMALL:
-            _check_head(body)
         if type(frame) is not Send:  # its makers have looked at all that it is made of
+            if len(body) > _SMALL:
+                _check_head(body)
             _decode_request(body)
     except (TypeError, ValueError, OverflowError) as error:
         kind = type(frame).__name__
@@ -534,7 +531,11 @@ def check_size(size: int) -> None:
 
 def portions(receivers: list[str]) -> Iterator[list[str]]:
     """Give receivers in portions that fit into a frame each."""
-    if len(receivers) <= _FEW:
+    count, characters = len(receivers), sum(map(len, receivers))
+    if (
+        count <= MAX_RECEIVERS
+        and count * _HEADER + characters * _LONGEST_CHARACTER <= _ROOM_FOR_RECEIVERS
+    ):
         yield receivers
         return
     portion: list[str] = []
