@@ -655,16 +655,16 @@ async def test_of_many_crashes_ten_have_their_traceback_in_the_log_and_each_its_
 ) -> None:
     began = time.monotonic()
     async with Node(hosts=[processes()]) as node:
-        for _ in range(30):
+        for _ in range(15):
             error = (await end_of(node, crash)).error
             assert error is not None
             assert error.traceback
     took = time.monotonic() - began
     lines = [line for line in caplog.messages if " crashed: " in line]
     told = [line for line in lines if "Traceback (most recent" in line]
-    assert len(lines) == 30
+    assert len(lines) == 15
     assert 10 <= len(told) <= 10 + took
-    assert sum("the traceback is left out" in line for line in lines) == 30 - len(told)
+    assert sum("the traceback is left out" in line for line in lines) == 15 - len(told)
 
 
 async def test_what_was_not_told_of_refused_starts_is_counted_in_the_next_line() -> None:

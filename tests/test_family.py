@@ -29,6 +29,7 @@ def test_only_a_child_of_its_and_of_the_host_s_user_may_be_handed_over() -> None
             dead.wait()
             assert Family(0, 0, None).has(dead.pid, other), "who was reaped is nobody"
             assert Family(0, 0, None).has(dead.pid, None)
+            assert not Family(me, 0, None).has(1, None), "nobody's child"
         finally:
             os.close(pidfd)
             os.close(other)

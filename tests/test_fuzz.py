@@ -29,6 +29,7 @@ from wsrelay import HostOptions, Node, WebSocketRelay, wire
 from wsrelay.gateway.address import bind
 from wsrelay.gateway.server import Server, ServerOptions
 from wsrelay.host import ProcessHost, Unfinished, Worker
+from wsrelay.host import worker as workers
 from wsrelay.host.family import Family
 from wsrelay.message import ExitError, ExitKind
 from wsrelay.pid import PID
@@ -242,7 +243,8 @@ def test_whatever_a_template_writes_the_node_goes_on(
     forked: list[tuple[int, str, bool]],
     loaded: bool,
 ) -> None:
-    with subprocess.Popen(["sleep", "60"]) as child:
+    with pytest.MonkeyPatch.context() as patch, subprocess.Popen(["sleep", "60"]) as child:
+        patch.setattr(workers, "_PATIENCE", 0.01)  # for the exit status, which nobody tells
         try:
             runner.run(_told(child.pid, data, forked, loaded=loaded))
         finally:
@@ -274,7 +276,7 @@ async def _told(
     with theirs, its_lifeline:
         host = ProcessHost(HostOptions())
         host._connect(control, told, report, lifeline)
-        host._family = Family(os.getpid(), 0, None)
+        host._family = Family(os.getpid(), os.getpid(), None)
         for ref, pid in enumerate(PIDS[:2], 1):
             host.launch(
                 Worker(

@@ -38,5 +38,5 @@ class Family(NamedTuple):
             return False
         parent, users = related
         # The guardian has the orphans of a template that was killed.
-        is_child = parent in (self.template, self.guardian)
+        is_child = parent > 0 and parent in (self.template, self.guardian)
         return is_child and (self.user is None or users == {self.user})
