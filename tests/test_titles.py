@@ -58,6 +58,7 @@ async def test_templates_and_processes_that_wait_say_what_they_are() -> None:
         )
         pid = node.spawn(room("echo"))
         assert await node.started(pid) is None
+        await until(lambda: node.workers[pid], "the template has told which process it is")
         assert str(pid) in title(node.workers[pid])
 
 
