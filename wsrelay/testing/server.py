@@ -168,7 +168,9 @@ class RelayServer:
 
         `path` may have a query, and may be a whole URL, one of `urls` with a path. `headers` may be
         pairs, of which some have the same name; `origin` is what a browser would say (without it
-        the client is none); `ssl` is for a server with a certificate. Raises
+        the client is none); `ssl` is for a server with a certificate (the client reads in a thread,
+        for which Python's `ssl` has no lock before 3.13: set its `maximum_version` to TLS 1.2, or a
+        message may get lost once in a while). Raises
         `websockets.InvalidStatus` if it is refused.
         """
         __tracebackhide__ = True
