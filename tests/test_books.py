@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
+import signal
 import struct
+import subprocess
+import sys
 import threading
 import time
 import tracemalloc
@@ -22,6 +26,7 @@ from support import client, end_of, processes, received, relay_to, room, serving
 
 from wsrelay import (
     ExitKind,
+    HostOptions,
     InvalidName,
     InvalidPID,
     InvalidTarget,
@@ -39,7 +44,7 @@ from wsrelay import (
 )
 from wsrelay.duplex import Duplex
 from wsrelay.errors import WireError
-from wsrelay.host import NodePipe
+from wsrelay.host import NodePipe, Unfinished, Worker
 from wsrelay.host import pipe as pipes
 from wsrelay.kernel import Kernel
 from wsrelay.message import ExitError, reason_of, sendable
@@ -677,6 +682,35 @@ async def test_what_was_not_told_of_refused_starts_is_counted_in_the_next_line()
     assert mistakes.again(ME, 2.0) == 0
     mistakes.forget(ME)
     assert mistakes.again(ME, 2.0) == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="there are no pidfds")
+async def test_who_is_given_up_before_its_fork_is_told_is_killed_whatever_it_has_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What it left takes turns; the fork that was told meanwhile stayed, with its pidfd."""
+    results: list[Any] = []
+    worker = Worker(
+        PID("{local@processes|1}"),
+        1,
+        HostOptions(),
+        received=lambda *_: None,
+        exited=lambda _, result: results.append(result),
+        about=lambda _: {},
+        unfinished=Unfinished(),
+    )
+    finish: list[Any] = []
+    monkeypatch.setattr(worker.pipe, "finish", finish.append)
+    worker.failed(ExitError(ExitKind.KILLED, "SIGKILL"))
+    with subprocess.Popen(["sleep", "60"]) as child:  # noqa: ASYNC220 - it is killed at once
+        pidfd = os.pidfd_open(child.pid)
+        worker.forked(child.pid, pidfd)
+        assert child.wait(20) == -signal.SIGKILL
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(pidfd)
+    monkeypatch.undo()
+    worker.pipe.finish(*finish)
+    await until(lambda: results, "its end is told")
 
 
 # Of others

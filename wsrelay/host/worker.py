@@ -187,7 +187,7 @@ class Worker:
     def forked(self, os_pid: int, pidfd: int | None) -> None:
         """Learn that it runs."""
         self.os_pid = os_pid
-        if self._over:  # it was given up before it was forked
+        if self._is_dead:  # it was given up before it was forked
             if pidfd is not None:
                 self._signal(pidfd, signal.SIGKILL)
                 os.close(pidfd)
