@@ -37,17 +37,22 @@ def plain(function: str) -> str:
     return f"{Path(__file__).with_name('plain.py')}:{function}"
 
 
-@pytest.fixture
-async def node(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Node]:
-    """A node with a temporary directory of its own.
+@pytest.fixture(autouse=True)
+def directory_of_its_own(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Each test has a temporary directory of its own.
 
-    A manager that has not ended a second after it was asked to is killed by `multiprocessing`, and
-    leaves its folder of sockets behind; on a loaded machine that happens.
+    A process that is killed leaves its folder of sockets behind, and a manager that has not ended a
+    second after it was asked to is killed by `multiprocessing`: on a loaded machine that happens.
     """
     with tempfile.TemporaryDirectory() as directory:
         monkeypatch.setenv("TMPDIR", directory)
-        async with Node(hosts=[processes(targets=(plain("use"),))]) as running:
-            yield running
+        yield
+
+
+@pytest.fixture
+async def node() -> AsyncIterator[Node]:
+    async with Node(hosts=[processes(targets=(plain("use"),))]) as running:
+        yield running
 
 
 def gone(name: str) -> bool:
