@@ -338,6 +338,12 @@ def use(method: str) -> list[Any]:
     return [*seen, victim.exitcode]
 
 
+def folder_of_sockets() -> str:
+    folder: str = multiprocessing.util.get_temp_dir()
+    Path(folder, "socket").touch()
+    return folder
+
+
 def leave_behind(how: str) -> Any:
     """End with shared memory and named semaphores, and children that have them, too."""
     memory = multiprocessing.shared_memory.SharedMemory(create=True, size=1 << 16)

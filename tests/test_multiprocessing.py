@@ -153,6 +153,13 @@ def test_a_script_may_choose_its_start_method(tmp_path: Path) -> None:
 # What it leaves behind
 
 
+async def test_a_handler_that_returns_leaves_no_folder_of_sockets_behind(node: Node) -> None:
+    exits = Exits(node)
+    folder = Path((await exits.of(node.spawn(plain("folder_of_sockets")))).value)
+    assert folder.name.startswith("pymp-")
+    assert not folder.exists()
+
+
 @pytest.mark.parametrize("how", ["return", "raise", "kill", "terminate"])
 async def test_shared_memory_and_semaphores_do_not_outlive_the_process(
     node: Node, how: str
