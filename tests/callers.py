@@ -326,16 +326,18 @@ def interrupted_sends(count: int) -> None:
 async def plain_calls_behind_a_full_pipe(path: str) -> str:
     """Call all that is not awaited while the client does not read; the file tells when it is done.
 
+    It begins when there is another file, `path` and `.held`: the node holds this process by then.
     Returns at once, with much that is not written yet.
     """
+    held = Path(f"{path}.held")
     pipe = current.worker().pipe
     client = (await aio_process.inbox().receive()).sender
     text = {"type": "text", "data": "x" * 100_000}
     stuck = asyncio.create_task(aio_process.send(client, "ws.send", text))
-    while not pipe._line:
-        await stuck
-        stuck = asyncio.create_task(aio_process.send(client, "ws.send", text))
-        await asyncio.sleep(0)
+    while not (pipe._line and held.exists()):
+        if stuck.done():
+            stuck = asyncio.create_task(aio_process.send(client, "ws.send", text))
+        await asyncio.sleep(0.001)
     aio_process.groups.join("a group")
     aio_process.monitor(client)
     aio_process.link(client)
