@@ -11,8 +11,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from wsrelay import ChannelClosed, current, process
+from wsrelay import ChannelClosed, process
 from wsrelay.aio import process as aio_process
+from wsrelay.values import current
 
 GO = "go"
 

@@ -20,8 +20,9 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, NoReturn
 
-from wsrelay import Event, ProcessError, current, process
+from wsrelay import Event, ProcessError, process
 from wsrelay.aio import process as aio_process
+from wsrelay.values import current
 
 WAIT = 20.0
 

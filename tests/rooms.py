@@ -102,12 +102,12 @@ def act(message: Message) -> None:
             )
             process.send(client, "ws.send", text(str(child.pid)))
         case "garbage":
-            from wsrelay import current  # noqa: PLC0415 - fault injection
+            from wsrelay.values import current  # noqa: PLC0415 - fault injection
 
             current.worker().pipe.ends.write_all(b"\xff" * 64)
             time.sleep(600)
         case "half_frame":
-            from wsrelay import current  # noqa: PLC0415 - fault injection
+            from wsrelay.values import current  # noqa: PLC0415 - fault injection
 
             process.send(client, "ws.send", text("whole"))
             current.worker().pipe.ends.write_all((1000).to_bytes(4, "big") + bytes(500))
@@ -196,7 +196,7 @@ async def aio_wait(path: str) -> str:
 
 def hold_pipe() -> str:
     """Leave a child behind that holds this worker's pipe open, in a session of its own."""
-    from wsrelay import current  # noqa: PLC0415 - fault injection
+    from wsrelay.values import current  # noqa: PLC0415 - fault injection
 
     ends = current.worker().pipe.ends
     subprocess.Popen(

@@ -21,9 +21,9 @@ from support import client, drop_all, endpoint, fronted, received, relay_to, roo
 from websockets.exceptions import InvalidStatus
 
 from wsrelay import Node, WebSocketRelay
-from wsrelay.bucket import Bucket
 from wsrelay.gateway import admission
 from wsrelay.gateway.admission import Admission
+from wsrelay.values.bucket import Bucket
 
 pytestmark = pytest.mark.anyio
 

@@ -37,22 +37,22 @@ from wsrelay import (
     TooMany,
     WebSocketRelay,
     aio,
-    current,
-    payload,
     process,
     wire,
 )
-from wsrelay.duplex import Duplex
 from wsrelay.errors import WireError
-from wsrelay.host import NodePipe, Unfinished, Worker
-from wsrelay.host import pipe as pipes
 from wsrelay.kernel import Kernel
-from wsrelay.message import ExitError, reason_of, sendable
 from wsrelay.node import node as nodes
 from wsrelay.node import requests
-from wsrelay.pid import LONGEST, PID, address
-from wsrelay.relay import command
-from wsrelay.sizes import ITEM
+from wsrelay.node.host import NodePipe, Unfinished, Worker
+from wsrelay.node.host import pipe as pipes
+from wsrelay.session import command
+from wsrelay.values import current
+from wsrelay.values.message import ExitError, reason_of, sendable
+from wsrelay.values.pid import LONGEST, PID, address
+from wsrelay.values.sizes import ITEM
+from wsrelay.wire import payload
+from wsrelay.wire.pipe_pair import Duplex
 
 pytestmark = pytest.mark.anyio
 

@@ -23,16 +23,16 @@ from wsrelay import (
     Result,
     TooMany,
     WsrelayError,
-    current,
     process,
     wire,
 )
-from wsrelay.duplex import Duplex
 from wsrelay.errors import WireError
-from wsrelay.host import NodePipe
 from wsrelay.kernel import Kernel
-from wsrelay.pid import PID
-from wsrelay.sizes import ITEM
+from wsrelay.node.host import NodePipe
+from wsrelay.values import current
+from wsrelay.values.pid import PID
+from wsrelay.values.sizes import ITEM
+from wsrelay.wire.pipe_pair import Duplex
 
 pytestmark = pytest.mark.anyio
 

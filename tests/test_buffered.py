@@ -31,12 +31,12 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import InvalidStatus
 
 from wsrelay import Node, WebSocketRelay
-from wsrelay.bounds import InvalidOptions
 from wsrelay.gateway import address
 from wsrelay.gateway.endpoint import EndpointApp
 from wsrelay.gateway.server import Server, ServerOptions
 from wsrelay.relay.asgi import App
-from wsrelay.relay.frames import BINARY
+from wsrelay.session.rfc6455 import BINARY
+from wsrelay.values.bounds import InvalidOptions
 
 pytestmark = pytest.mark.anyio
 

@@ -17,9 +17,9 @@ import pytest
 from support import end_of, until, value_of
 
 from wsrelay import ExitKind, HostFailed, HostOptions, Isolation, Limits, Node
-from wsrelay.bounds import InvalidOptions
-from wsrelay.host import check_cgroup
-from wsrelay.host.cgroup import CgroupError, Place, _remove, find, settings
+from wsrelay.confinement import check_cgroup
+from wsrelay.confinement.cgroup import CgroupError, Place, _remove, find, settings
+from wsrelay.values.bounds import InvalidOptions
 
 MB = 1024 * 1024
 ALL = Limits(cpus=0.5, memory_total=256 * MB, processes_total=50)
@@ -178,7 +178,7 @@ def test_a_check_names_the_first_of_the_limits(monkeypatch: pytest.MonkeyPatch) 
     def refuse(_: Limits) -> None:
         raise CgroupError("there is none")
 
-    monkeypatch.setattr("wsrelay.host.cgroup.find", refuse)
+    monkeypatch.setattr("wsrelay.confinement.cgroup.find", refuse)
     check_cgroup(Limits(memory=5, processes=5))
     with pytest.raises(InvalidOptions) as refused:
         check_cgroup(Limits(memory_total=64 * MB, processes_total=5))
@@ -192,7 +192,7 @@ async def test_a_host_whose_limits_the_system_cannot_keep_does_not_start(
     def refuse(_: Limits) -> None:
         raise CgroupError("there is none")
 
-    monkeypatch.setattr("wsrelay.host.cgroup.find", refuse)
+    monkeypatch.setattr("wsrelay.confinement.cgroup.find", refuse)
     async with Node(hosts=[HostOptions(limits=ALL)]) as node:
         with pytest.raises(HostFailed, match="of the host as a whole cannot be kept: there is no"):
             await node.loaded()

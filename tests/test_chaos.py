@@ -27,9 +27,9 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from wsrelay import PID, Node, RelayResponse, Result, WebSocketRelay, wire
 from wsrelay.gateway.direct import DirectProtocol
-from wsrelay.host.pipe import NodePipe
-from wsrelay.host.worker import Worker
 from wsrelay.kernel import State
+from wsrelay.node.host.pipe import NodePipe
+from wsrelay.node.host.worker import Worker
 from wsrelay.relay.connection import RelayedConnection
 
 pytestmark = pytest.mark.anyio

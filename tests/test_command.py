@@ -11,11 +11,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from msgspec import UNSET
 
-from wsrelay import payload
-from wsrelay.message import CLOSE, CONTROL, SEND
-from wsrelay.pid import PID
-from wsrelay.relay import command
-from wsrelay.relay.command import Close, Control, Send, Unusable, may_be_sent
+from wsrelay.session import command
+from wsrelay.session.command import Close, Control, Send, Unusable, may_be_sent
+from wsrelay.values.message import CLOSE, CONTROL, SEND
+from wsrelay.values.pid import PID
+from wsrelay.wire import payload
 
 TARGET = "{local@app:processes|k3f9.1-1}"
 

@@ -13,7 +13,7 @@ from wsrelay import Filesystem, Isolation, config
 from wsrelay.config import Address, ConfigError, Configuration
 from wsrelay.config.entries import KINDS
 from wsrelay.gateway import assembly, middleware
-from wsrelay.rights import Rights
+from wsrelay.values.rights import Rights
 
 CONTRACT = """\
 version: "1.0"

@@ -15,11 +15,11 @@ from starlette.routing import Route
 from wsrelay import HostOptions, Limits, Node, RestartPolicy, Service
 from wsrelay.cli.serve import serve
 from wsrelay.config import ConfigError, Problem
+from wsrelay.confinement import cgroup
+from wsrelay.confinement.cgroup import CgroupError
 from wsrelay.gateway import assembly, middleware
 from wsrelay.gateway.address import Listener
 from wsrelay.gateway.server import Server, ServerOptions
-from wsrelay.host import cgroup
-from wsrelay.host.cgroup import CgroupError
 
 KEYS = {
     "process.host": [

@@ -16,7 +16,7 @@ from wsproto.connection import Connection, ConnectionType
 from wsrelay import Node, WebSocketRelay
 from wsrelay.gateway import direct, protocol
 from wsrelay.relay.asgi import Receive, Scope, Send
-from wsrelay.relay.frames import PONG
+from wsrelay.session.rfc6455 import PONG
 
 pytestmark = pytest.mark.anyio
 

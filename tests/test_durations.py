@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from wsrelay import durations
+from wsrelay.values import durations
 
 UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3}
 PART = r"(\d+(\.\d*)?|\.\d+)(ns|us|µs|μs|ms|s|mm|m|h|d|w|y)"

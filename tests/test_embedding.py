@@ -48,9 +48,10 @@ from support import (
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidStatus
 
-from wsrelay import HostOptions, Node, RelayResponse, WebSocketRelay, current, process
+from wsrelay import HostOptions, Node, RelayResponse, WebSocketRelay, process
 from wsrelay.errors import HostFull, NotAProcess
 from wsrelay.node.siblings import server_workers
+from wsrelay.values import current
 
 pytestmark = pytest.mark.anyio
 

@@ -17,8 +17,8 @@ from running import HANDLERS, Running, client, received, until
 from starlette.requests import Request
 from websockets.sync.client import ClientConnection
 
-from wsrelay.targets import Target
 from wsrelay.testing import Client, serve
+from wsrelay.values.targets import Target
 from wsrelay.worker import load_target
 
 MANDELBROT = str(HANDLERS / "mandelbrot.py")

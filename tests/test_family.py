@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from wsrelay.host.family import Family
+from wsrelay.node.host.family import Family
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the node looks into /proc")
 

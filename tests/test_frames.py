@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from wsproto import events
 from wsproto.connection import Connection, ConnectionType
 
-from wsrelay.relay import frames
-from wsrelay.relay.command import Send
+from wsrelay.session import rfc6455
+from wsrelay.session.command import Send
 
 SIZES = (0, 1, 125, 126, 127, 4095, 4096, 65_535, 65_536, 200_000)
 
@@ -56,29 +56,29 @@ def test_a_client_frame_is_taken_apart(size: int, before: bytes) -> None:
     data = bytes(range(256)) * (size // 256 + 1)
     wire = before + from_client(data[:size]) + b"what comes behind"
     for buffer in (wire, bytearray(wire)):
-        measures = frames.head(buffer, len(before), len(buffer))
+        measures = rfc6455.head(buffer, len(before), len(buffer))
         assert measures is not None
         header, length, is_right = measures
         body = len(before) + header
         assert (length, is_right) == (size, True)
-        assert buffer[len(before)] == frames.BINARY
-        assert frames.unmask(buffer, body, body + length) == data[:size]
+        assert buffer[len(before)] == rfc6455.BINARY
+        assert rfc6455.unmask(buffer, body, body + length) == data[:size]
 
 
 @given(messages)
 def test_text_and_binary_have_the_first_bytes_that_the_hot_path_knows(data: str | bytes) -> None:
     wire = from_client(data)
-    assert wire[0] == (frames.TEXT if isinstance(data, str) else frames.BINARY)
+    assert wire[0] == (rfc6455.TEXT if isinstance(data, str) else rfc6455.BINARY)
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_a_header_that_is_not_all_there_has_no_measures(size: int) -> None:
     wire = from_client(bytes(size))
-    measures = frames.head(wire, 0, len(wire))
+    measures = rfc6455.head(wire, 0, len(wire))
     assert measures is not None
     for end in range(measures[0]):
-        assert frames.head(wire, 0, end) is None
-    assert frames.head(wire, 0, measures[0]) == measures
+        assert rfc6455.head(wire, 0, end) is None
+    assert rfc6455.head(wire, 0, measures[0]) == measures
 
 
 @pytest.mark.parametrize(
@@ -92,14 +92,14 @@ def test_a_header_that_is_not_all_there_has_no_measures(size: int) -> None:
     ids=["not masked", "long and not masked", "16 bits for 125", "64 bits for 65535"],
 )
 def test_headers_that_are_wrong_are_left_to_wsproto(header: bytes) -> None:
-    measures = frames.head(header, 0, len(header))
+    measures = rfc6455.head(header, 0, len(header))
     assert measures is not None
     assert not measures[2]
 
 
 def test_a_ping_is_one_of_wsproto_s() -> None:
     client = Connection(ConnectionType.CLIENT)
-    client.receive_data(frames.frame(frames.PING, b"four"))
+    client.receive_data(rfc6455.frame(rfc6455.PING, b"four"))
     [event] = client.events()
     assert isinstance(event, events.Ping)
-    assert client.send(event.response())[0] == frames.PONG
+    assert client.send(event.response())[0] == rfc6455.PONG

@@ -28,12 +28,12 @@ from websockets.asyncio.client import ClientConnection, connect
 from wsrelay import HostOptions, Node, WebSocketRelay, wire
 from wsrelay.gateway.address import bind
 from wsrelay.gateway.server import Server, ServerOptions
-from wsrelay.host import ProcessHost, Unfinished, Worker
-from wsrelay.host import worker as workers
-from wsrelay.host.family import Family
-from wsrelay.message import ExitError, ExitKind
-from wsrelay.pid import PID
-from wsrelay.rights import Rights
+from wsrelay.node.host import ProcessHost, Unfinished, Worker
+from wsrelay.node.host import worker as workers
+from wsrelay.node.host.family import Family
+from wsrelay.values.message import ExitError, ExitKind
+from wsrelay.values.pid import PID
+from wsrelay.values.rights import Rights
 
 EXAMPLES = int(os.environ.get("WSRELAY_FUZZ_EXAMPLES", "0"))
 FUZZ = settings(

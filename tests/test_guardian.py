@@ -210,7 +210,7 @@ async def test_signals_that_are_for_the_node_do_not_end_a_guardian(node: Node) -
     await node.loaded()
     guardian = psutil.Process(template_of(node)).parent()
     assert guardian is not None
-    assert "wsrelay/host/guardian.py" in " ".join(guardian.cmdline())
+    assert "wsrelay/template/guardian.py" in " ".join(guardian.cmdline())
     assert guardian.cmdline()[-1] == "processes", "ps tells whose it is"
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         guardian.send_signal(number)

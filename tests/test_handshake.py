@@ -14,7 +14,7 @@ from support import endpoint, fronted, room, serving
 
 from wsrelay import Node, RelayResponse, WebSocketRelay
 from wsrelay.gateway import protocol
-from wsrelay.sparing import Sparing
+from wsrelay.relay.sparing import Sparing
 
 pytestmark = pytest.mark.anyio
 

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from wsrelay import payload
 from wsrelay.errors import RelayRefused
-from wsrelay.pid import PID
-from wsrelay.relay import header
-from wsrelay.relay.header import Relay
+from wsrelay.session import header
+from wsrelay.session.header import Relay
+from wsrelay.values.pid import PID
+from wsrelay.wire import payload
 
 TARGET = "{local@app:processes|k3f9.1-1}"
 

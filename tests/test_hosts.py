@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsrelay.relay.hosts import Hosts
+from wsrelay.session.hosts import Hosts
 
 
 @pytest.mark.parametrize(

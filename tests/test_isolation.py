@@ -32,14 +32,14 @@ from wsrelay import (
     Node,
     Result,
     WebSocketRelay,
-    osproc,
 )
-from wsrelay.host import isolation as isolating
-from wsrelay.host import landlock
+from wsrelay.confinement import isolation as isolating
+from wsrelay.confinement import landlock
+from wsrelay.values import linux
 
 pytestmark = pytest.mark.anyio
 
-linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has that")
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has that")
 as_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can change users")
 
 own_user = pytest.mark.parametrize(
@@ -145,7 +145,7 @@ async def refusal(isolation: Isolation, **options: Any) -> str:
 # Always
 
 
-@linux
+@on_linux
 async def test_a_worker_inherits_no_descriptor_of_the_node(script: Path, tmp_path: Path) -> None:
     with (tmp_path / "secret").open("w") as secret, socket.create_server(("127.0.0.1", 0)) as door:
         os.set_inheritable(secret.fileno(), True)
@@ -195,7 +195,7 @@ async def test_a_working_directory_that_is_none_is_refused(tmp_path: Path) -> No
 # Environment
 
 
-@linux
+@on_linux
 async def test_only_listed_variables_are_seen_also_in_the_memory_of_the_process(
     script: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -207,7 +207,7 @@ async def test_only_listed_variables_are_seen_also_in_the_memory_of_the_process(
     assert not started_with
 
 
-@linux
+@on_linux
 async def test_without_a_list_all_variables_are_seen(
     script: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -220,7 +220,7 @@ async def test_without_a_list_all_variables_are_seen(
 # Another user
 
 
-@linux
+@on_linux
 @as_root
 async def test_another_user_is_a_boundary(
     script: Path, tmp_path: Path, victim: subprocess.Popen[bytes], stranger: str
@@ -240,7 +240,7 @@ async def test_another_user_is_a_boundary(
     }
 
 
-@linux
+@on_linux
 @as_root
 async def test_a_worker_of_another_user_serves_and_dies_with_its_template(script: Path) -> None:
     async with Node(hosts=[Host(script, Isolation(user="nobody")).options]) as node:
@@ -280,7 +280,7 @@ def test_a_group_without_a_user_a_wild_umask_and_an_unknown_network_are_refused(
 # Processes
 
 
-@linux
+@on_linux
 @as_root
 async def test_a_fork_bomb_ends_at_the_limit_of_its_user(script: Path, stranger: str) -> None:
     isolation = Isolation(user=stranger, group=stranger)
@@ -288,7 +288,7 @@ async def test_a_fork_bomb_ends_at_the_limit_of_its_user(script: Path, stranger:
     assert made == 18  # the template and the worker count too
 
 
-@linux
+@on_linux
 @as_root
 async def test_other_workers_start_also_when_one_took_all_processes(
     script: Path, stranger: str
@@ -312,7 +312,7 @@ async def test_a_limit_of_processes_is_refused_for_root() -> None:
 # Privileges
 
 
-@linux
+@on_linux
 @pytest.mark.parametrize(
     "isolation",
     [
@@ -326,7 +326,7 @@ async def test_no_privileges_are_gained_any_more(script: Path, isolation: Isolat
     assert await Host(script, isolation).value("privileges") == "NoNewPrivs:\t1"
 
 
-@linux
+@on_linux
 @as_root
 @pytest.mark.parametrize(
     "isolation",
@@ -340,7 +340,7 @@ async def test_a_walled_host_has_no_capabilities(script: Path, isolation: Isolat
     assert not any((await Host(script, isolation).value("capabilities")).values())
 
 
-@linux
+@on_linux
 @as_root
 async def test_an_ordinary_host_keeps_the_node_s_capabilities(script: Path) -> None:
     mine = Path("/proc/self/status").read_text()
@@ -349,7 +349,7 @@ async def test_an_ordinary_host_keeps_the_node_s_capabilities(script: Path) -> N
     assert f"CapBnd:\t{there['CapBnd']:016x}" in mine
 
 
-@linux
+@on_linux
 @as_root
 @pytest.mark.parametrize("isolation", [Isolation(network="none"), Isolation(user="nobody")])
 async def test_walls_do_not_keep_a_host_from_its_niceness(
@@ -363,7 +363,7 @@ async def test_walls_do_not_keep_a_host_from_its_niceness(
 # Other processes
 
 
-@linux
+@on_linux
 @walls
 @own_user
 async def test_processes_of_a_walled_host_do_nothing_to_others_of_their_user(
@@ -381,7 +381,7 @@ async def test_processes_of_a_walled_host_do_nothing_to_others_of_their_user(
     assert not did
 
 
-@linux
+@on_linux
 @walls
 @own_user
 async def test_the_calls_of_breakouts_are_refused_in_a_walled_host(
@@ -394,7 +394,7 @@ async def test_the_calls_of_breakouts_are_refused_in_a_walled_host(
     assert set(tries.values()) == {errno.EPERM}, tries
 
 
-@linux
+@on_linux
 @walls
 @own_user
 async def test_a_process_of_a_walled_host_manages_itself(
@@ -411,7 +411,7 @@ async def test_a_process_of_a_walled_host_manages_itself(
 # Network
 
 
-@linux
+@on_linux
 async def test_without_a_network_there_are_no_sockets(script: Path, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as tcp, socket.socket(socket.AF_UNIX) as unix:
         unix.bind(str(tmp_path / "sock"))
@@ -425,7 +425,7 @@ async def test_without_a_network_there_are_no_sockets(script: Path, tmp_path: Pa
     assert free["tcp"] == free["unix"] == free["datagram pair"] == free["packet pair"] == "did"
 
 
-@linux
+@on_linux
 async def test_asynchronous_handlers_work_without_a_network(script: Path) -> None:
     assert await Host(script, Isolation(network="none")).value("doze") == "done"
 
@@ -433,7 +433,7 @@ async def test_asynchronous_handlers_work_without_a_network(script: Path) -> Non
 # What there is to be told
 
 
-@linux
+@on_linux
 @pytest.mark.parametrize(
     ("isolation", "left"),
     [
@@ -462,7 +462,7 @@ async def test_what_needs_a_user_is_told_once_at_the_start(
             assert left in told[0].message
 
 
-@linux
+@on_linux
 def test_what_older_kernels_leave_open_is_told_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(landlock, "version", lambda: 3)
     both = isolating.doubts(Isolation(filesystem=Filesystem(), network="none"))
@@ -474,7 +474,7 @@ def test_what_older_kernels_leave_open_is_told_too(monkeypatch: pytest.MonkeyPat
 # Files
 
 
-@linux
+@on_linux
 async def test_only_listed_files_are_reached(script: Path, tmp_path: Path) -> None:
     allowed, readable, outside = (tmp_path / name for name in ("allowed", "readable", "outside"))
     for folder in (allowed, readable, outside):
@@ -489,7 +489,7 @@ async def test_only_listed_files_are_reached(script: Path, tmp_path: Path) -> No
     assert not (outside / "new").exists()
 
 
-@linux
+@on_linux
 async def test_preloaded_code_is_inside_too(tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("hunter2")
     script = tmp_path / "room.py"
@@ -498,13 +498,13 @@ async def test_preloaded_code_is_inside_too(tmp_path: Path) -> None:
     assert "PermissionError" in said
 
 
-@linux
+@on_linux
 async def test_a_path_that_does_not_exist_is_refused(tmp_path: Path) -> None:
     said = await refusal(Isolation(filesystem=Filesystem(write=(str(tmp_path / "gone"),))))
     assert said == f"filesystem.write: {tmp_path / 'gone'}: No such file or directory"
 
 
-@linux
+@on_linux
 @walls
 async def test_workers_of_a_walled_host_signal_nobody_outside(
     script: Path, isolation: Isolation, victim: subprocess.Popen[bytes]
@@ -516,7 +516,7 @@ async def test_workers_of_a_walled_host_signal_nobody_outside(
     assert tries == {"signal": errno.EPERM}
 
 
-@linux
+@on_linux
 async def test_workers_of_a_host_with_listed_files_reach_no_abstract_socket_outside(
     script: Path,
 ) -> None:
@@ -531,7 +531,7 @@ async def test_workers_of_a_host_with_listed_files_reach_no_abstract_socket_outs
     assert (tries, free) == ({"connect": errno.EPERM}, {"connect": "did"})
 
 
-@linux
+@on_linux
 async def test_what_all_users_see_of_processes_and_files_stays_visible(
     script: Path, tmp_path: Path, victim: subprocess.Popen[bytes]
 ) -> None:
@@ -542,7 +542,7 @@ async def test_what_all_users_see_of_processes_and_files_stays_visible(
     assert set(seen.values()) == {"did"}
 
 
-@linux
+@on_linux
 @own_user
 async def test_nothing_is_changed_of_files_that_are_not_listed_for_writing(
     script: Path, user: bool, stranger: str
@@ -580,7 +580,7 @@ async def test_nothing_is_changed_of_files_that_are_not_listed_for_writing(
         assert {path.name for path in allowed.iterdir()} == {"pipe", "socket"}
 
 
-@linux
+@on_linux
 async def test_a_device_takes_orders_only_where_it_is_listed_itself(script: Path) -> None:
     if landlock.version() < 5:
         pytest.skip("this kernel's Landlock knows no ioctl")
@@ -595,7 +595,7 @@ async def test_a_device_takes_orders_only_where_it_is_listed_itself(script: Path
     assert results == {"/dev": errno.EACCES, terminals: "did"}
 
 
-@linux
+@on_linux
 async def test_everything_together_still_works(script: Path) -> None:
     isolation = Isolation(
         user="nobody" if os.getuid() == 0 else None,
@@ -612,19 +612,19 @@ async def test_everything_together_still_works(script: Path) -> None:
 # What there is not
 
 
-@linux
+@on_linux
 def test_a_kernel_without_landlock_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(*_: object) -> int:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
-    monkeypatch.setattr(osproc, "system_call", missing)
+    monkeypatch.setattr(linux, "system_call", missing)
     with pytest.raises(landlock.LandlockError, match="this kernel has no Landlock"):
         landlock.restrict([], [])
 
 
-@linux
+@on_linux
 def test_a_landlock_that_lets_files_be_truncated_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(osproc, "system_call", lambda *_: 2)
+    monkeypatch.setattr(linux, "system_call", lambda *_: 2)
     with pytest.raises(landlock.LandlockError, match=r"is version 2 and needs to be 3"):
         landlock.restrict([], [])
 

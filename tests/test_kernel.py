@@ -17,14 +17,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from wsrelay.errors import (
-    HostFull,
-    NameNotFound,
-    NameTaken,
-    TooMany,
-    UnknownHost,
-    WsrelayError,
-)
+from wsrelay.errors import HostFull, NameNotFound, NameTaken, TooMany, UnknownHost, WsrelayError
 from wsrelay.kernel import (
     Action,
     Effect,
@@ -39,8 +32,8 @@ from wsrelay.kernel import (
     Stop,
 )
 from wsrelay.kernel.lifecycle import TABLE
-from wsrelay.message import ExitError, ExitKind, Result
-from wsrelay.pid import PID, PIDSource
+from wsrelay.values.message import ExitError, ExitKind, Result
+from wsrelay.values.pid import PID, PIDSource
 
 ONE = PID("{local@small|k.1-1}")
 TWO = PID("{local@small|k.1-2}")

@@ -21,11 +21,12 @@ from hypothesis.stateful import (
 
 from wsrelay import kernel as k
 from wsrelay.errors import HostFull, NameNotFound, NameTaken
-from wsrelay.message import ExitError, ExitKind, Result
-from wsrelay.pid import PID, PIDSource
-from wsrelay.relay import command, session
-from wsrelay.relay.header import Relay
-from wsrelay.relay.outbox import Overflow
+from wsrelay.session import command
+from wsrelay.session import machine as session
+from wsrelay.session.header import Relay
+from wsrelay.session.outbox import Overflow
+from wsrelay.values.message import ExitError, ExitKind, Result
+from wsrelay.values.pid import PID, PIDSource
 
 LIMITS: Final = {"small": 2, "large": 6}
 FEW: Final = 3

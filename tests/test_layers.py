@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,59 +15,23 @@ import wsrelay
 
 PACKAGE = Path(wsrelay.__file__).parent
 
-# A name stands for the module, or for the package and all that is in it; the longest one counts.
-LAYERS: dict[str, int] = {
-    "errors": 0,
-    "pid": 0,
-    "message": 0,
-    "durations": 0,
-    "sizes": 0,
-    "printable": 0,
-    "bounds": 0,
-    "bucket": 0,
-    "buffered": 0,
-    "netblock": 0,
-    "sparing": 3,
-    "targets": 0,
-    "scripts": 0,
-    "rights": 0,
-    "osproc": 0,
-    "duplex": 0,
-    "payload": 1,
-    "logrecord": 1,
-    "wire": 1,
-    "spawning": 1,
-    "current": 1,
-    "spawned": 1,
-    "kernel": 1,
-    "relay.session": 1,
-    "relay.command": 1,
-    "relay.frames": 1,
-    "relay.handshake": 1,
-    "relay.header": 1,
-    "relay.hosts": 1,
-    "relay.origins": 1,
-    "relay.outbox": 1,
-    "host": 2,
-    "worker": 2,
-    "node": 2,
-    "process": 3,
-    "aio": 3,
-    "relay": 3,
-    "supervisor": 3,
-    "config": 4,
-    "gateway": 4,
-    "control": 4,
-    "testing": 4,
-    "pytest_plugin": 4,
-    "cli": 4,
+PAGE = Path(__file__).parent.parent / "docs" / "architecture.md"
+
+FLOORS: dict[str, int] = {
+    folder: int(floor)
+    for floor, folder in re.findall(r"^\| (\d) \| `([a-z_.]+)` \|", PAGE.read_text(), re.MULTILINE)
 }
+"""The folders, and modules beside them, in the order of the page's table, each with its floor."""
 
+ORDER = list(FLOORS)
+
+PURE = {"errors", "values", "wire", "kernel", "session"}
 IMPURE = {"asyncio", "multiprocessing", "socket", "subprocess", "threading", "time"}
-IMPURE_BY_NATURE = {"osproc", "spawning", "current"}
-
-REACHES_INSIDE = {("aio.process", "worker.context")}
-"""Exceptions: the asynchronous face speaks to the same context as `process`, past the package."""
+IMPURE_BY_NATURE = set(
+    re.findall(
+        r"`([a-z]+/[a-z_]+)\.py`", PAGE.read_text().partition("are pure")[2].partition(")")[0]
+    )
+)
 
 
 def _name(path: Path) -> str:
@@ -77,13 +42,13 @@ def _name(path: Path) -> str:
 MODULES = {_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 
 
-def _at(module: str) -> int:
-    """The layer of the longest name in the table that is the module or a package around it."""
+def _folder(module: str) -> str:
+    """The longest name in the table that is the module or a package around it."""
     name = module
-    while name not in LAYERS:
+    while name not in FLOORS:
         name, dot, _ = name.rpartition(".")
-        assert dot, f"{module} has no layer: put it into the table"
-    return LAYERS[name]
+        assert dot, f"{module} has no floor: put its folder into the table of docs/architecture.md"
+    return name
 
 
 def _imports(module: str) -> Iterator[str]:
@@ -117,54 +82,61 @@ def _own_imports(module: str) -> list[str]:
 IN_LAYERS = [name for name in MODULES if name not in ("", "__main__")]
 
 
-def test_every_module_has_a_layer() -> None:
+def test_every_module_stands_on_a_floor() -> None:
     for name in IN_LAYERS:
-        assert _at(name) in range(5)
+        assert FLOORS[_folder(name)] in range(7)
 
 
-def test_every_name_in_the_table_is_a_module() -> None:
-    assert [name for name in LAYERS if name not in MODULES] == []
+def test_every_name_in_the_table_is_a_module_and_floors_go_up() -> None:
+    assert [name for name in FLOORS if name not in MODULES] == []
+    assert list(FLOORS.values()) == sorted(FLOORS.values())
 
 
 def test_the_walk_sees_the_imports_that_there_are() -> None:
     assert {"errors", "kernel.lifecycle", "kernel.names"} <= set(_own_imports("kernel.machine"))
     assert {"kernel.lifecycle", "kernel.machine"} <= set(_own_imports("kernel"))
-    assert {"osproc", "targets", "wire", "worker"} <= set(_own_imports("host.template"))
-    assert "cloudpickle" in set(_imports("spawning"))
+    assert {"values.linux", "values.targets", "wire", "worker"} <= set(
+        _own_imports("template.main")
+    )
+    assert "cloudpickle" in set(_imports("wire.code"))
 
 
-def test_a_module_imports_only_from_its_own_layer_or_below() -> None:
+def test_a_module_imports_only_from_what_stands_before_it() -> None:
     wrong = [
         f"{module} imports {imported}"
         for module in IN_LAYERS
         for imported in _own_imports(module)
-        # Who imports from the package itself imports from all layers.
-        if not imported or _at(imported) > _at(module)
-    ]
-    assert wrong == []
-
-
-def test_nobody_reaches_into_a_driver_of_another_package() -> None:
-    wrong = [
-        f"{module} imports {imported}"
-        for module in IN_LAYERS
-        for imported in _own_imports(module)
-        if "." in imported and LAYERS.get(imported.partition(".")[0]) == 2
-        if module.partition(".")[0] != imported.partition(".")[0]
-        if (module, imported) not in REACHES_INSIDE
+        # Who imports from the package itself imports from all floors.
+        if not imported or ORDER.index(_folder(imported)) > ORDER.index(_folder(module))
     ]
     assert wrong == []
 
 
 def test_a_pure_module_knows_no_loop_no_socket_no_thread_and_no_clock() -> None:
+    pure = [name for name in IN_LAYERS if _folder(name) in PURE]
+    by_nature = {name.replace("/", ".") for name in IMPURE_BY_NATURE}
+    assert by_nature <= set(pure)
     wrong = [
         f"{module} imports {imported}"
-        for module in IN_LAYERS
-        if _at(module) <= 1 and module not in IMPURE_BY_NATURE
+        for module in pure
+        if module not in by_nature
         for imported in _imports(module)
         if imported.partition(".")[0] in IMPURE
     ]
     assert wrong == []
+
+
+def test_the_page_says_where_things_are() -> None:
+    where = PAGE.read_text().partition("### Where is ...")[2].partition("\n## ")[0]
+    answers = re.findall(r"^\| (.+\?) \| `(wsrelay/[a-z_/]+\.py)` \|$", where, re.MULTILINE)
+    assert [question for question, _ in answers] == [
+        "where is a client's message handed to its process?",
+        "what happens when a process dies?",
+        "where would a sleeping process go?",
+        "which options has a host?",
+    ]
+    for _, path in answers:
+        assert (PACKAGE.parent / path).is_file(), path
 
 
 def _loaded_by(statement: str) -> set[str]:
@@ -189,6 +161,6 @@ def test_a_worker_carries_no_web_server_and_no_command_line(module: str) -> None
 def test_the_package_alone_loads_values_and_nothing_else() -> None:
     loaded = _loaded_by("import wsrelay")
     own = {name.removeprefix("wsrelay.") for name in loaded if name.startswith("wsrelay.")}
-    assert "pid" in own
-    assert {name for name in own if _at(name) != 0} == set()
+    assert "values.pid" in own
+    assert {name for name in own if FLOORS[_folder(name)] != 0} == set()
     assert WEB & loaded == set()

@@ -19,14 +19,15 @@ import pytest
 from msgspec import Raw
 from running import Running, client, closed, received, until
 
-from wsrelay import payload, wire
+from wsrelay import wire
 from wsrelay.cli import logs
-from wsrelay.host import own_text
-from wsrelay.host.log import Intake
-from wsrelay.logrecord import extra_of, fields
 from wsrelay.node import fallback
+from wsrelay.node.host import own_text
+from wsrelay.node.host.log import Intake
 from wsrelay.node.mistakes import Mistakes
-from wsrelay.pid import PID
+from wsrelay.values.pid import PID
+from wsrelay.wire import payload
+from wsrelay.wire.logrecord import extra_of, fields
 
 Write = Callable[..., Path]
 

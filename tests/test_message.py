@@ -7,8 +7,9 @@ import msgspec
 import pytest
 from support import Journal, client, relay_to, room, serving, until, value_of
 
-from wsrelay import PID, Message, Node, WebSocketRelay, payload
-from wsrelay.message import Relayed
+from wsrelay import PID, Message, Node, WebSocketRelay
+from wsrelay.values.message import Relayed
+from wsrelay.wire import payload
 
 CLIENT = PID("{local@gateway|1}")
 JOIN = {"client_pid": CLIENT, "metadata": None}

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from wsrelay.relay.origins import Origins
+from wsrelay.session.origins import Origins
 
 HERE = "app.example.com"
 

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wsrelay.relay.command import Send
-from wsrelay.relay.outbox import Outbox, Overflow
-from wsrelay.sizes import ITEM
+from wsrelay.session.command import Send
+from wsrelay.session.outbox import Outbox, Overflow
+from wsrelay.values.sizes import ITEM
 
 
 def _bytes(data: str | bytes) -> int:

@@ -20,9 +20,9 @@ from running import until as wait_for
 from support import end_of, processes, until, value_of
 
 from wsrelay import HostOptions, Node
-from wsrelay.bounds import InvalidOptions
+from wsrelay.confinement import Filesystem, Isolation
 from wsrelay.errors import HostFailed
-from wsrelay.host import Filesystem, Isolation
+from wsrelay.values.bounds import InvalidOptions
 
 pytestmark = pytest.mark.anyio
 

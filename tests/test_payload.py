@@ -18,9 +18,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wsrelay import payload
 from wsrelay.errors import PayloadError
-from wsrelay.pid import PID
+from wsrelay.values.pid import PID
+from wsrelay.wire import payload
 
 
 class Colour(enum.Enum):

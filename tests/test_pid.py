@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wsrelay.errors import InvalidPID
-from wsrelay.pid import PID, PIDSource, base36
+from wsrelay.values.pid import PID, PIDSource, base36
 
 NODES = st.from_regex(r"[A-Za-z0-9_.-]{1,12}", fullmatch=True)
 HOSTS = st.from_regex(r"[A-Za-z0-9_.:/-]{1,12}", fullmatch=True)

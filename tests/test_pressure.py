@@ -35,8 +35,8 @@ from websockets.exceptions import InvalidStatus
 
 from wsrelay import Node, Result, WebSocketRelay, process
 from wsrelay.node.info import describe
-from wsrelay.relay.frames import PING
-from wsrelay.sizes import ITEM
+from wsrelay.session.rfc6455 import PING
+from wsrelay.values.sizes import ITEM
 
 pytestmark = pytest.mark.anyio
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsrelay.printable import escaped, escaped_in_json, indented, printable, shortened
+from wsrelay.values.printable import escaped, escaped_in_json, indented, printable, shortened
 
 DANGEROUS = [
     *(chr(code) for code in (*range(0x20), *range(0x7F, 0xA0))),

@@ -145,7 +145,7 @@ async def test_children_of_multiprocessing_import_the_script(
     async with Node(hosts=[processes(targets=(script,))]) as node:
         value, elsewhere, module = await value_of(node, script)
     assert (value, elsewhere) == (42, True)
-    assert module == {"mine": "mine", "cmd": "wsrelay.scripts.cmd"}[name]
+    assert module == {"mine": "mine", "cmd": "wsrelay.values.scripts.cmd"}[name]
 
 
 # Arguments

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from wsrelay.host import seccomp
-from wsrelay.host.seccomp import MACHINES, Machine
-from wsrelay.host.syscalls import FILES, FIRST_UNKNOWN, OTHERS, SOCKETS, Call
+from wsrelay.confinement import seccomp
+from wsrelay.confinement.seccomp import MACHINES, Machine
+from wsrelay.confinement.syscalls import FILES, FIRST_UNKNOWN, OTHERS, SOCKETS, Call
 
 ALLOWED = 0x7FFF0000
 FAILS = 0x00050000

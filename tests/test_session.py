@@ -16,13 +16,10 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from wsrelay.message import ExitError, ExitKind, Result
-from wsrelay.pid import PID
-from wsrelay.relay import command
-from wsrelay.relay.command import Control, Unusable
-from wsrelay.relay.header import Relay
-from wsrelay.relay.outbox import Overflow
-from wsrelay.relay.session import (
+from wsrelay.session import command
+from wsrelay.session.command import Control, Unusable
+from wsrelay.session.header import Relay
+from wsrelay.session.machine import (
     Attach,
     Beat,
     CancelTarget,
@@ -39,7 +36,10 @@ from wsrelay.relay.session import (
     Tell,
     close_for,
 )
-from wsrelay.sizes import ITEM
+from wsrelay.session.outbox import Overflow
+from wsrelay.values.message import ExitError, ExitKind, Result
+from wsrelay.values.pid import PID
+from wsrelay.values.sizes import ITEM
 
 CLIENT = PID("{local@gateway|k.0-1}")
 A = PID("{local@app:processes|k.0-2}")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsrelay import sizes
+from wsrelay.values import sizes
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,13 @@ import httpx
 import pytest
 from support import fronted, until
 
-from wsrelay import Node, WebSocketRelay, sparing
+from wsrelay import Node, WebSocketRelay
 from wsrelay.gateway import errors
 from wsrelay.gateway.allowed_hosts import AllowedHosts
+from wsrelay.relay import sparing
 from wsrelay.relay.asgi import Event, Receive, Scope, Send
-from wsrelay.relay.hosts import Hosts
-from wsrelay.sparing import Sparing
+from wsrelay.relay.sparing import Sparing
+from wsrelay.session.hosts import Hosts
 
 pytestmark = pytest.mark.anyio
 

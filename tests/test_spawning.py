@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wsrelay.errors import InvalidTarget, PayloadError
-from wsrelay.spawning import pack_target, unpack_target
-from wsrelay.targets import Target
+from wsrelay.values.targets import Target
+from wsrelay.wire.code import pack_target, unpack_target
 
 Unpacked = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wsrelay.errors import InvalidTarget
-from wsrelay.targets import Target, parse
+from wsrelay.values.targets import Target, parse
 
 NAMES = st.from_regex(r"[a-z_][a-z0-9_]{0,8}", fullmatch=True)
 FOLDERS = st.lists(st.text("abcXYZ09 ._-:é", min_size=1, max_size=5), max_size=3)

@@ -10,7 +10,7 @@ import pytest
 from support import processes, room, until
 
 from wsrelay import Node, process
-from wsrelay.host import Isolation
+from wsrelay.confinement import Isolation
 
 pytestmark = [
     pytest.mark.anyio,

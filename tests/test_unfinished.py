@@ -14,13 +14,15 @@ from typing import Any
 import pytest
 from support import end_of, processes, until
 
-from wsrelay import ExitKind, Node, Result, current, payload, wire
-from wsrelay.duplex import Duplex
-from wsrelay.host import NodePipe, Unfinished
-from wsrelay.host import unfinished as books
-from wsrelay.host.unfinished import LARGE, Share
-from wsrelay.pid import PID
-from wsrelay.relay.session import close_for
+from wsrelay import ExitKind, Node, Result, wire
+from wsrelay.node.host import NodePipe, Unfinished
+from wsrelay.node.host import unfinished as books
+from wsrelay.node.host.unfinished import LARGE, Share
+from wsrelay.session.machine import close_for
+from wsrelay.values import current
+from wsrelay.values.pid import PID
+from wsrelay.wire import payload
+from wsrelay.wire.pipe_pair import Duplex
 
 pytestmark = pytest.mark.anyio
 
@@ -141,7 +143,7 @@ async def test_of_many_who_do_not_finish_a_few_have_room_and_the_others_wait(
 async def test_what_waits_for_room_is_neither_lost_nor_out_of_order(
     writers: Writers, monkeypatch: pytest.MonkeyPatch, turn: float
 ) -> None:
-    monkeypatch.setattr("wsrelay.host.pipe._TURN", turn)
+    monkeypatch.setattr("wsrelay.node.host.pipe._TURN", turn)
     many = writers(6)
     frames = [frame for n in range(0, 12, 2) for frame in (small(n), large(n), small(n + 1))]
     data = b"".join(map(wire.pack, frames))
@@ -201,7 +203,7 @@ async def test_messages_that_are_not_large_wait_for_nobody(
 async def test_room_is_kept_while_a_message_makes_work(
     book: Unfinished, writers: Writers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("wsrelay.host.pipe._TURN", 0.0)
+    monkeypatch.setattr("wsrelay.node.host.pipe._TURN", 0.0)
     seen: list[int] = []
 
     def work() -> Iterator[None]:

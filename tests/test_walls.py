@@ -18,21 +18,12 @@ from msgspec import Raw
 from support import Journal, client, closed, received, relay_to, serving, until
 from websockets.asyncio.client import ClientConnection
 
-from wsrelay import (
-    PID,
-    Filesystem,
-    HostOptions,
-    Isolation,
-    Node,
-    NotAllowed,
-    WebSocketRelay,
-    payload,
-    wire,
-)
-from wsrelay.bounds import InvalidOptions
+from wsrelay import PID, Filesystem, HostOptions, Isolation, Node, NotAllowed, WebSocketRelay, wire
 from wsrelay.node import walls
-from wsrelay.rights import Rights
-from wsrelay.targets import Entry
+from wsrelay.values.bounds import InvalidOptions
+from wsrelay.values.rights import Rights
+from wsrelay.values.targets import Entry
+from wsrelay.wire import payload
 
 pytestmark = [
     pytest.mark.anyio,

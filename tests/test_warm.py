@@ -12,7 +12,7 @@ import pytest
 from support import client, os_pids, processes, received, relay_to, room, serving, until
 
 from wsrelay import HostOptions, Node, WebSocketRelay
-from wsrelay.host import Isolation, Limits
+from wsrelay.confinement import Isolation, Limits
 
 pytestmark = pytest.mark.anyio
 

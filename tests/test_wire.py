@@ -13,7 +13,7 @@ from msgspec import Raw
 
 from wsrelay import wire
 from wsrelay.errors import WireError
-from wsrelay.pid import PID
+from wsrelay.values.pid import PID
 
 Reader = wire.FrameReader[Any]
 

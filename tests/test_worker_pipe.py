@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 from support import TIMEOUT, until
 
-from wsrelay import payload, wire
-from wsrelay.duplex import Duplex
+from wsrelay import wire
 from wsrelay.errors import ChannelClosed
+from wsrelay.wire import payload
+from wsrelay.wire.pipe_pair import Duplex
 from wsrelay.worker import mailbox, pipe
 from wsrelay.worker.mailbox import Mailbox
 from wsrelay.worker.pipe import WorkerPipe

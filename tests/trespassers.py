@@ -17,7 +17,8 @@ from typing import Any
 
 import msgspec
 
-from wsrelay import WsrelayError, current, process, wire
+from wsrelay import WsrelayError, process, wire
+from wsrelay.values import current
 
 _refs = itertools.count(1_000_000)
 

@@ -26,15 +26,16 @@ from .errors import (
     UnknownHost,
     WsrelayError,
 )
-from .message import Event, ExitError, ExitKind, Message, Result
-from .pid import PID
+from .values.message import Event, ExitError, ExitKind, Message, Result
+from .values.pid import PID
 
 if TYPE_CHECKING:
+    from .confinement import Filesystem, HostOptions, Isolation, Limits
     from .gateway.assembly import from_config
-    from .node import Filesystem, HostOptions, Isolation, Limits, Node
+    from .node import Node
+    from .node.supervisor import RestartPolicy, Service, Supervisor
     from .relay.middleware import WebSocketRelay
     from .relay.response import RelayResponse
-    from .supervisor import RestartPolicy, Service, Supervisor
 
 __all__ = [
     "PID",
@@ -73,15 +74,15 @@ __all__ = [
 ]
 
 _LAZY = {
-    "Filesystem": ".node",
-    "HostOptions": ".node",
-    "Isolation": ".node",
-    "Limits": ".node",
+    "Filesystem": ".confinement",
+    "HostOptions": ".confinement",
+    "Isolation": ".confinement",
+    "Limits": ".confinement",
     "Node": ".node",
     "RelayResponse": ".relay.response",
-    "RestartPolicy": ".supervisor",
-    "Service": ".supervisor",
-    "Supervisor": ".supervisor",
+    "RestartPolicy": ".node.supervisor",
+    "Service": ".node.supervisor",
+    "Supervisor": ".node.supervisor",
     "WebSocketRelay": ".relay.middleware",
     "from_config": ".gateway.assembly",
 }

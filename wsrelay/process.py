@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any, Generic, TypeVar
 
-from . import current
 from .errors import ChannelClosed, ProcessError
-from .message import Event, Message, sendable
-from .pid import PID
+from .values import current
+from .values.message import Event, Message, sendable
+from .values.pid import PID
 
 __all__ = [
     "Channel",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from wsrelay.testing import RelayServer
+    from .testing import RelayServer
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def relay_server() -> Iterator[Callable[..., RelayServer]]:
     It takes a handler (a script, or a function of the test), the path of a YAML configuration, or
     an ASGI application, and gives a `wsrelay.testing.RelayServer`.
     """
-    from wsrelay.testing import serve  # noqa: PLC0415 - tests without it shall not load a server
+    from .testing import serve  # noqa: PLC0415 - tests without it shall not load a server
 
     with contextlib.ExitStack() as stack:
 

@@ -16,7 +16,7 @@ from typing import Self
 import psutil
 from msgspec import Struct
 
-from wsrelay import osproc
+from wsrelay.values import linux
 
 from .generator import MeasureError
 from .places import environment
@@ -113,7 +113,7 @@ class Server:
                         stdout=log,
                         stderr=log,
                         start_new_session=True,
-                        preexec_fn=lambda: osproc.die_with_parent(parent),  # noqa: PLW1509 (no threads)
+                        preexec_fn=lambda: linux.die_with_parent(parent),  # noqa: PLW1509 (no threads)
                     )
                 self._processes.append(process)
                 self._await_port(process, command.port)

@@ -31,11 +31,11 @@ from wsrelay import (
     Node,
     Result,
     WebSocketRelay,
-    current,
     process,
     wire,
 )
-from wsrelay.pid import PID
+from wsrelay.values import current
+from wsrelay.values.pid import PID
 
 pytestmark = pytest.mark.anyio
 

@@ -10,11 +10,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable
 from typing import Any, Generic, TypeVar
 
-from wsrelay import current, wire
 from wsrelay import process as _process
+from wsrelay import wire
 from wsrelay.errors import ChannelClosed, ProcessError
-from wsrelay.message import Event, Message, sendable
-from wsrelay.pid import PID
 from wsrelay.process import (
     cancel,
     get_options,
@@ -30,6 +28,9 @@ from wsrelay.process import (
     unlink,
     unmonitor,
 )
+from wsrelay.values import current
+from wsrelay.values.message import Event, Message, sendable
+from wsrelay.values.pid import PID
 
 __all__ = [
     "Channel",

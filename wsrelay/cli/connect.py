@@ -32,8 +32,8 @@ from websockets.frames import CloseCode
 from websockets.typing import Origin, Subprotocol
 from websockets.uri import parse_uri
 
-from wsrelay import durations
-from wsrelay.printable import escaped
+from wsrelay.values import durations
+from wsrelay.values.printable import escaped
 
 from . import orders
 from .running import fail

@@ -16,7 +16,7 @@ from rich.tree import Tree
 from wsrelay.control import ControlError, NodeGone, find_nodes
 from wsrelay.control.runtime import runtime_directory
 from wsrelay.node import ProcessInfo
-from wsrelay.printable import escaped_in_json, indented
+from wsrelay.values.printable import escaped_in_json, indented
 
 from .nodes import chosen, node_option
 from .running import fail, say

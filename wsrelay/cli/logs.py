@@ -14,9 +14,9 @@ from typing import Any, Final, TypeVar
 import click
 import msgspec
 
-from wsrelay.host import own_text
-from wsrelay.logrecord import PLAIN, extra_of, fields_of
-from wsrelay.printable import escaped_in_json, indented
+from wsrelay.node.host import own_text
+from wsrelay.values.printable import escaped_in_json, indented
+from wsrelay.wire.logrecord import PLAIN, extra_of, fields_of
 
 from .running import write_line
 

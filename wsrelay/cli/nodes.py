@@ -12,7 +12,7 @@ import psutil
 from wsrelay.control import ControlClient, ControlError, NodeGone, find_nodes
 from wsrelay.control.runtime import runtime_directory
 from wsrelay.node import NodeInfo
-from wsrelay.printable import printable
+from wsrelay.values.printable import printable
 
 from .running import fail, say
 from .usage import duration

@@ -11,16 +11,16 @@ from typing import Any, Final
 import click
 import msgspec
 
-from wsrelay import durations, sizes, targets
-from wsrelay.bounds import InvalidOptions
 from wsrelay.errors import HostFailed, InvalidTarget
 from wsrelay.gateway.address import AddressError, Listener, bind, url
 from wsrelay.gateway.script import Scope, ScriptOptions, script_app
 from wsrelay.gateway.server import FrontEnd, Server, ServerOptions, on_signals
 from wsrelay.gateway.systemd import Inherited, Notify
 from wsrelay.node import HostOptions, Limits, Node
-from wsrelay.relay import header, origins
-from wsrelay.relay.hosts import Hosts
+from wsrelay.session import header, origins
+from wsrelay.session.hosts import Hosts
+from wsrelay.values import durations, sizes, targets
+from wsrelay.values.bounds import InvalidOptions
 
 from .logs import log_options, set_up_logging
 from .running import controlled, fail, loop_factory, prepare_process, reload_on_edits, say

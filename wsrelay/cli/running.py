@@ -13,10 +13,10 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, Never
 
-from wsrelay import osproc
 from wsrelay.control import Control, ControlError
 from wsrelay.node import Node
-from wsrelay.printable import escaped
+from wsrelay.values import linux
+from wsrelay.values.printable import escaped
 
 __all__ = [
     "controlled",
@@ -83,7 +83,7 @@ def prepare_process(connections: int, processes: int) -> None:
     It keeps memory for large messages and takes as many descriptors as the system gives; a warning
     says if so many connections and processes may need more.
     """
-    osproc.keep_freed_memory()
+    linux.keep_freed_memory()
     needed = connections + _OF_PROCESS * processes + _OF_NODE
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != soft:
@@ -136,7 +136,7 @@ def reload_on_edits(folders: Sequence[Path]) -> Never:
         return subprocess.Popen(  # noqa: S603 - this very command
             command,
             start_new_session=True,  # the terminal's Ctrl-C comes by way of this process alone
-            preexec_fn=lambda: osproc.die_with_parent(parent),  # noqa: PLW1509 - no other thread yet holds a lock
+            preexec_fn=lambda: linux.die_with_parent(parent),  # noqa: PLW1509 - no other thread yet holds a lock
         )
 
     def stop(number: int, _frame: object) -> None:

@@ -17,7 +17,7 @@ from wsrelay.gateway import address, assembly
 from wsrelay.gateway.deployment import Deployment
 from wsrelay.gateway.server import on_signals
 from wsrelay.gateway.systemd import Inherited, Notify
-from wsrelay.pid import is_node_name
+from wsrelay.values.pid import is_node_name
 
 from .logs import log_options, set_up_logging
 from .running import controlled, fail, loop_factory, prepare_process, reload_on_edits, say

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from wsrelay.node import ConnectionInfo, NodeInfo, ProcessInfo
-from wsrelay.printable import printable
+from wsrelay.values.printable import printable
 
 from .usage import WIDEST, Usage, duration, size
 

@@ -17,9 +17,9 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from wsrelay import durations
 from wsrelay.node import NodeInfo, ProcessInfo
-from wsrelay.printable import printable
+from wsrelay.values import durations
+from wsrelay.values.printable import printable
 
 from .nodes import chosen, node_option
 from .tables import buffered, processes_table

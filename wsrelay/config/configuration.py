@@ -7,17 +7,7 @@ from typing import NamedTuple, TypeVar
 
 from msgspec import Struct
 
-from .entries import (
-    Endpoint,
-    Entry,
-    Function,
-    Host,
-    PythonProcess,
-    Router,
-    Server,
-    Service,
-    Static,
-)
+from .entries import Endpoint, Entry, Function, Host, PythonProcess, Router, Server, Service, Static
 
 __all__ = ["Configuration", "Where"]
 

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Final
 from msgspec import Struct
 from pydantic import PlainValidator, ValidationInfo
 
-from wsrelay import durations, sizes
-from wsrelay.relay.hosts import Hosts
+from wsrelay.session.hosts import Hosts
+from wsrelay.values import durations, sizes
 
 __all__ = [
     "Address",

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from wsrelay.logrecord import extra_of, fields_of, text_of
+from wsrelay.wire.logrecord import extra_of, fields_of, text_of
 
 __all__ = ["LogRecord", "Records"]
 

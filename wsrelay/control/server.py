@@ -22,7 +22,7 @@ from starlette.routing import Route
 
 from wsrelay.errors import WsrelayError
 from wsrelay.node import Node, describe
-from wsrelay.pid import address
+from wsrelay.values.pid import address
 
 from .records import Records
 from .runtime import bind, runtime_directory

@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from wsrelay.bounds import InvalidOptions
-from wsrelay.relay.hosts import is_loopback
+from wsrelay.session.hosts import is_loopback
+from wsrelay.values.bounds import InvalidOptions
 
 __all__ = ["AddressError", "Listener", "bind", "bind_unix", "release", "url"]
 

@@ -6,8 +6,8 @@ import logging
 from collections import Counter
 from typing import Final
 
-from wsrelay.netblock import is_loopback, netblock
-from wsrelay.sparing import Sparing
+from wsrelay.relay.sparing import Sparing
+from wsrelay.values.netblock import is_loopback, netblock
 
 __all__ = ["Admission"]
 

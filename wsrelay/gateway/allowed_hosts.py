@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import time
 
-from wsrelay.printable import printable
 from wsrelay.relay.asgi import App, Receive, Scope, Send, client_of, response, values
-from wsrelay.relay.hosts import Hosts
+from wsrelay.relay.sparing import Sparing
 from wsrelay.relay.upgrade import deny
-from wsrelay.sparing import Sparing
+from wsrelay.session.hosts import Hosts
+from wsrelay.values.printable import printable
 
 __all__ = ["AllowedHosts"]
 

@@ -12,16 +12,17 @@ from starlette.applications import Starlette
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from wsrelay import config, targets, worker
-from wsrelay.bounds import InvalidOptions
-from wsrelay.buffered import Buffered
+from wsrelay import config, worker
 from wsrelay.config import Configuration
-from wsrelay.host import check_cgroup
+from wsrelay.confinement import check_cgroup
 from wsrelay.node import Filesystem, HostOptions, Isolation, Limits, Node
+from wsrelay.node.supervisor import RestartPolicy, Service, Supervisor
 from wsrelay.relay.asgi import App, Receive, Scope, Send
-from wsrelay.relay.hosts import Hosts
-from wsrelay.supervisor import RestartPolicy, Service, Supervisor
-from wsrelay.targets import Entry
+from wsrelay.session.hosts import Hosts
+from wsrelay.values import targets
+from wsrelay.values.bounds import InvalidOptions
+from wsrelay.values.buffered import Buffered
+from wsrelay.values.targets import Entry
 
 from . import address, middleware
 from .allowed_hosts import AllowedHosts

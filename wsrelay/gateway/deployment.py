@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Final
 
 from wsrelay import worker
-from wsrelay.buffered import Buffered
 from wsrelay.config import Configuration
 from wsrelay.config import Server as ServerEntry
 from wsrelay.errors import HostFailed
 from wsrelay.relay.asgi import App, Receive, Scope, Send
+from wsrelay.values.buffered import Buffered
 
 from . import assembly
 from .address import Listener, bind, bind_unix, release

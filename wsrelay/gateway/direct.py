@@ -21,11 +21,11 @@ from uvicorn.server import ServerState
 from wsproto import events
 from wsproto.connection import Connection, ConnectionState, ConnectionType
 
-from wsrelay.relay import frames
 from wsrelay.relay.connection import AHEAD
 from wsrelay.relay.direct_connection import DirectConnection
-from wsrelay.relay.session import UNFINISHED
-from wsrelay.sparing import Sparing
+from wsrelay.relay.sparing import Sparing
+from wsrelay.session import rfc6455
+from wsrelay.session.machine import UNFINISHED
 
 from .http import State, end_our_side, leave
 from .options import ServerOptions
@@ -219,7 +219,7 @@ class DirectProtocol(asyncio.Protocol):
         self.writable = True
         if self._due is not None and not self._transport.is_closing():
             due, self._due = self._due, None
-            self._transport.write(frames.frame(frames.PONG, due))
+            self._transport.write(rfc6455.frame(rfc6455.PONG, due))
             self._read_on()
         if self._connection is not None:
             self._connection.writable()
@@ -275,7 +275,7 @@ class DirectProtocol(asyncio.Protocol):
             if self._inside or self._dropping:
                 start = self._go_on(whole, start, end)
                 continue
-            measures = frames.head(whole, start, end)
+            measures = rfc6455.head(whole, start, end)
             if measures is None:
                 self._wanted = end - start + 1
                 break
@@ -283,7 +283,7 @@ class DirectProtocol(asyncio.Protocol):
             first = whole[start]
             body, stop = start + header, start + header + size
             if self._connection is None:
-                if first != frames.CLOSE or size > _MOST_CONTROL:
+                if first != rfc6455.CLOSE or size > _MOST_CONTROL:
                     self._dropping = header + size
                     continue
                 if stop > end:
@@ -297,7 +297,7 @@ class DirectProtocol(asyncio.Protocol):
                 self._pause()
                 break
             if (
-                (first == frames.TEXT or first == frames.BINARY)  # noqa: PLR1714 - the hot path
+                (first == rfc6455.TEXT or first == rfc6455.BINARY)  # noqa: PLR1714 - the hot path
                 and is_right
                 and self._fragments is None
             ):
@@ -313,13 +313,13 @@ class DirectProtocol(asyncio.Protocol):
                     self._wanted = stop - start
                     break
                 start = stop
-                self._message(first, frames.unmask(whole, body, stop))
-            elif first == frames.PONG and header == _SHORT and is_right and stop <= end:
+                self._message(first, rfc6455.unmask(whole, body, stop))
+            elif first == rfc6455.PONG and header == _SHORT and is_right and stop <= end:
                 start = stop
-                self._pong(frames.unmask(whole, body, stop))
-            elif first == frames.PING and header == _SHORT and is_right and stop <= end:
+                self._pong(rfc6455.unmask(whole, body, stop))
+            elif first == rfc6455.PING and header == _SHORT and is_right and stop <= end:
                 start = stop
-                self._answer(frames.unmask(whole, body, stop))
+                self._answer(rfc6455.unmask(whole, body, stop))
             elif not is_data and header == _SHORT and stop > end:
                 self._wanted = stop - start  # it may be the client's answer, before the end of it
                 break
@@ -328,7 +328,7 @@ class DirectProtocol(asyncio.Protocol):
                 break
             else:
                 self._inside = header + size
-                self._answered = first == frames.CLOSE
+                self._answered = first == rfc6455.CLOSE
         if start < end:
             self._rest = whole[start:end] if start else whole
             if start and self._fragments is None:
@@ -353,7 +353,7 @@ class DirectProtocol(asyncio.Protocol):
         """Give a whole message to the connection."""
         connection = self._connection
         assert connection is not None  # noqa: S101 - looked at before
-        if first == frames.TEXT:
+        if first == rfc6455.TEXT:
             try:
                 text = data.decode()
             except UnicodeDecodeError as error:
@@ -515,7 +515,7 @@ class DirectProtocol(asyncio.Protocol):
         self._acknowledged = bytes_acknowledged(self._transport)
         self._ping = random.randbytes(4)  # noqa: S311 - no secret
         self._ping_sent = self._loop.time()
-        self._transport.write(frames.frame(frames.PING, self._ping))
+        self._transport.write(rfc6455.frame(rfc6455.PING, self._ping))
         timeout = self._config.ws_ping_timeout
         if timeout is None:
             self._schedule_ping(0.0)
@@ -556,7 +556,7 @@ class DirectProtocol(asyncio.Protocol):
             self._due = ping
             self._pause()
         elif not self._transport.is_closing():
-            self._transport.write(frames.frame(frames.PONG, ping))
+            self._transport.write(rfc6455.frame(rfc6455.PONG, ping))
 
     def _stop_timer(self) -> None:
         if self._timer is not None:

@@ -10,10 +10,10 @@ from starlette.datastructures import URLPath
 from starlette.responses import PlainTextResponse, RedirectResponse
 from starlette.routing import BaseRoute, Match, Mount, NoMatchFound, Route
 
-from wsrelay import current
 from wsrelay.node import Node
 from wsrelay.relay.asgi import App, Receive, Scope, Send
 from wsrelay.relay.upgrade import deny
+from wsrelay.values import current
 
 __all__ = ["Dispatch", "Router"]
 

@@ -14,13 +14,13 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from wsrelay import current
-from wsrelay.buffered import Buffered
 from wsrelay.node import Node
-from wsrelay.printable import printable
 from wsrelay.relay.asgi import RETRY_AFTER, Receive, Scope, Send
+from wsrelay.relay.sparing import Sparing
 from wsrelay.relay.upgrade import deny
-from wsrelay.sparing import Sparing
+from wsrelay.values import current
+from wsrelay.values.buffered import Buffered
+from wsrelay.values.printable import printable
 
 __all__ = ["EndpointApp"]
 

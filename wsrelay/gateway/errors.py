@@ -6,7 +6,7 @@ import asyncio
 import logging
 from typing import Any, Final
 
-from wsrelay.sparing import Sparing
+from wsrelay.relay.sparing import Sparing
 
 __all__ = ["Errors"]
 

@@ -16,9 +16,9 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
-from wsrelay.buffered import Buffered
-from wsrelay.relay import handshake
 from wsrelay.relay.asgi import RETRY_AFTER, response
+from wsrelay.session import handshake
+from wsrelay.values.buffered import Buffered
 
 from .admission import Admission
 from .errors import Errors

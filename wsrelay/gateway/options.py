@@ -7,8 +7,8 @@ from typing import Final
 
 from msgspec import Struct
 
-from wsrelay.bounds import MOST, Bounds, check
-from wsrelay.buffered import MAX_BUFFERED, Buffered
+from wsrelay.values.bounds import MOST, Bounds, check
+from wsrelay.values.buffered import MAX_BUFFERED, Buffered
 
 __all__ = ["ServerOptions"]
 

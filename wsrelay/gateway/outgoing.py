@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-from wsrelay.buffered import Buffered
+from wsrelay.values.buffered import Buffered
 
 from .progress import bytes_acknowledged
 

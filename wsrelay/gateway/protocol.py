@@ -12,10 +12,10 @@ from uvicorn.server import ServerState
 from wsproto import events
 from wsproto.connection import ConnectionState
 
-from wsrelay.printable import printable
-from wsrelay.relay import handshake
 from wsrelay.relay.direct_connection import DIRECT, DirectConnection, HandOver
-from wsrelay.sparing import Sparing
+from wsrelay.relay.sparing import Sparing
+from wsrelay.session import handshake
+from wsrelay.values.printable import printable
 
 from .direct import DirectProtocol
 from .errors import Errors

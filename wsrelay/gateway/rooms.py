@@ -9,8 +9,8 @@ from typing import Any, Final
 from urllib.parse import quote, unquote, unquote_to_bytes
 
 from wsrelay.node import Node
-from wsrelay.pid import PID
 from wsrelay.relay.asgi import Scope
+from wsrelay.values.pid import PID
 
 __all__ = ["Rooms", "room_name"]
 

@@ -19,11 +19,11 @@ from starlette.staticfiles import StaticFiles
 
 from wsrelay.errors import InvalidName
 from wsrelay.node import Node
-from wsrelay.pid import PID
 from wsrelay.relay.asgi import App, offered
-from wsrelay.relay.hosts import Hosts
 from wsrelay.relay.middleware import WebSocketRelay
 from wsrelay.relay.response import RelayResponse
+from wsrelay.session.hosts import Hosts
+from wsrelay.values.pid import PID
 
 from .allowed_hosts import AllowedHosts
 from .health import health_routes

@@ -12,8 +12,8 @@ from typing import Any, Final
 
 import uvicorn
 
-from wsrelay.buffered import Buffered
 from wsrelay.node import Node
+from wsrelay.values.buffered import Buffered
 
 from .address import AddressError, Listener
 from .admission import Admission

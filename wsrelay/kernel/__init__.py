@@ -2,18 +2,7 @@
 
 from .groups import Groups
 from .lifecycle import Action, Signal, State
-from .machine import (
-    Break,
-    Effect,
-    Exited,
-    Kernel,
-    Kill,
-    Launch,
-    Notify,
-    Process,
-    Started,
-    Stop,
-)
+from .machine import Break, Effect, Exited, Kernel, Kill, Launch, Notify, Process, Started, Stop
 from .names import Names
 from .relations import Relations
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from wsrelay.errors import TooMany
-from wsrelay.pid import PID, nameable
+from wsrelay.values.pid import PID, nameable
 
 from .ledger import Ledger
 from .names import MOST

@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Final
 
 from wsrelay.errors import TooMany
-from wsrelay.pid import PID
-from wsrelay.sizes import ITEM, show
+from wsrelay.values.pid import PID
+from wsrelay.values.sizes import ITEM, show
 
 __all__ = ["MOST_FOR_OTHERS", "Ledger"]
 

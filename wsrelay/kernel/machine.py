@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from msgspec import Struct
 
 from wsrelay.errors import HostFull, InvalidName, UnknownHost
-from wsrelay.message import Event, ExitError, ExitKind, Result
-from wsrelay.pid import PID
+from wsrelay.values.message import Event, ExitError, ExitKind, Result
+from wsrelay.values.pid import PID
 
 from .groups import Groups
 from .ledger import Ledger

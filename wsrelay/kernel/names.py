@@ -6,7 +6,7 @@ from collections import deque
 from typing import Final
 
 from wsrelay.errors import NameNotFound, NameTaken, TooMany
-from wsrelay.pid import PID, nameable
+from wsrelay.values.pid import PID, nameable
 
 from .ledger import Ledger
 

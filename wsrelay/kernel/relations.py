@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from wsrelay.errors import TooMany
-from wsrelay.pid import PID
+from wsrelay.values.pid import PID
 
 from .names import MOST
 

@@ -7,7 +7,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from wsrelay.bounds import MOST, Bounds, InvalidOptions, wrong
+from wsrelay.values.bounds import MOST, Bounds, InvalidOptions, wrong
 
 __all__ = ["RestartPolicy", "Restarts"]
 

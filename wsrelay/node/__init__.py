@@ -1,6 +1,6 @@
 """The node: executes the kernel's effects, routes messages, serves what workers ask."""
 
-from wsrelay.host import Filesystem, HostOptions, Isolation, Limits
+from wsrelay.confinement import Filesystem, HostOptions, Isolation, Limits
 
 from .clients import Clients, Connection
 from .info import ConnectionInfo, NodeInfo, ProcessInfo, describe

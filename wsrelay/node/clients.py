@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from msgspec import Raw
 
-from wsrelay import payload, wire
-from wsrelay.host import Worker
-from wsrelay.logrecord import fields
-from wsrelay.message import ERROR, JOIN, LEAVE, ExitKind, Result
-from wsrelay.pid import PID
-from wsrelay.printable import printable
-from wsrelay.relay import command, session
+from wsrelay import wire
+from wsrelay.session import command
+from wsrelay.session import machine as session
+from wsrelay.values.message import ERROR, JOIN, LEAVE, ExitKind, Result
+from wsrelay.values.pid import PID
+from wsrelay.values.printable import printable
+from wsrelay.wire import payload
+from wsrelay.wire.logrecord import fields
 
+from .host import Worker
 from .info import ConnectionInfo
 
 if TYPE_CHECKING:

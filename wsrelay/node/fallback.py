@@ -10,7 +10,7 @@ import logging
 from typing import Final, TextIO
 
 from wsrelay import worker
-from wsrelay.logrecord import PLAIN
+from wsrelay.wire.logrecord import PLAIN
 
 __all__ = ["log_visibly"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from wsrelay.bucket import Bucket
-from wsrelay.pid import PID
+from wsrelay.values.bucket import Bucket
+from wsrelay.values.pid import PID
 
 __all__ = ["Mistakes"]
 

@@ -27,16 +27,9 @@ from typing import Any, Final, Protocol, Self, TypeVar
 
 from msgspec import Raw
 
-from wsrelay import current, payload, wire
-from wsrelay.bounds import InvalidOptions, check
-from wsrelay.buffered import MAX_BUFFERED, Buffered
-from wsrelay.errors import (
-    HostFailed,
-    NameTaken,
-    NotAProcess,
-    TooMany,
-)
-from wsrelay.host import WORKER_LOG, HostOptions, Unfinished, Worker, worker_title
+from wsrelay import wire
+from wsrelay.confinement import HostOptions
+from wsrelay.errors import HostFailed, NameTaken, NotAProcess, TooMany
 from wsrelay.kernel import (
     Break,
     Effect,
@@ -50,17 +43,23 @@ from wsrelay.kernel import (
     State,
     Stop,
 )
-from wsrelay.logrecord import fields
-from wsrelay.message import ExitError, ExitKind, Result, reason_of, sendable
-from wsrelay.pid import PID, PIDSource, address, base36, is_node_name
-from wsrelay.printable import escaped, printable, shortened
-from wsrelay.relay import command
-from wsrelay.sizes import show
-from wsrelay.spawning import pack_target
-from wsrelay.targets import Entry
+from wsrelay.session import command
+from wsrelay.template import worker_title
+from wsrelay.values import current
+from wsrelay.values.bounds import InvalidOptions, check
+from wsrelay.values.buffered import MAX_BUFFERED, Buffered
+from wsrelay.values.message import ExitError, ExitKind, Result, reason_of, sendable
+from wsrelay.values.pid import PID, PIDSource, address, base36, is_node_name
+from wsrelay.values.printable import escaped, printable, shortened
+from wsrelay.values.sizes import show
+from wsrelay.values.targets import Entry
+from wsrelay.wire import payload
+from wsrelay.wire.code import pack_target
+from wsrelay.wire.logrecord import fields
 
 from .clients import Clients, Connection
 from .fallback import log_visibly
+from .host import WORKER_LOG, Unfinished, Worker
 from .mistakes import Mistakes
 from .requests import Requests
 from .siblings import warn_of_siblings

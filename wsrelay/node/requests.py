@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from wsrelay import payload, wire
+from wsrelay import wire
 from wsrelay.errors import (
     HostFull,
     InvalidName,
@@ -17,16 +17,17 @@ from wsrelay.errors import (
     WireError,
     WsrelayError,
 )
-from wsrelay.host import Worker
 from wsrelay.kernel import Signal
 from wsrelay.kernel.names import MOST
-from wsrelay.logrecord import fields
-from wsrelay.message import ERROR, ExitError, ExitKind, Result
-from wsrelay.pid import PID
-from wsrelay.printable import shortened
-from wsrelay.relay import command
+from wsrelay.session import command
+from wsrelay.values.message import ERROR, ExitError, ExitKind, Result
+from wsrelay.values.pid import PID
+from wsrelay.values.printable import shortened
+from wsrelay.wire import payload
+from wsrelay.wire.logrecord import fields
 
 from . import walls
+from .host import Worker
 
 if TYPE_CHECKING:
     from .node import Node

@@ -6,9 +6,11 @@ import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
 
-from wsrelay.bounds import InvalidOptions
+from wsrelay.confinement import HostOptions, doubts
 from wsrelay.errors import HostFailed
-from wsrelay.host import HostOptions, ProcessHost, doubts
+from wsrelay.values.bounds import InvalidOptions
+
+from .host import ProcessHost
 
 __all__ = ["Templates"]
 

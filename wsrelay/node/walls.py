@@ -13,10 +13,10 @@ from typing import Any, Final, Protocol
 from msgspec import UNSET
 
 from wsrelay import wire
-from wsrelay.message import CLOSE, CONTROL
-from wsrelay.pid import PID
-from wsrelay.relay import command
-from wsrelay.rights import Rights
+from wsrelay.session import command
+from wsrelay.values.message import CLOSE, CONTROL
+from wsrelay.values.pid import PID
+from wsrelay.values.rights import Rights
 
 __all__ = ["RULES", "Reach", "Rule", "Sight"]
 

@@ -1,1 +1,1 @@
-"""The WebSocket relay: pure machines (session, command, header, origins) and their drivers."""
+"""The relay over ASGI: the middleware, and connections as the node knows them."""

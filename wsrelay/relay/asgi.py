@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any, Final
 
-from .header import HEADER
+from wsrelay.session.header import HEADER
 
 __all__ = [
     "RETRY_AFTER",

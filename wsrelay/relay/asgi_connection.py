@@ -6,11 +6,11 @@ import asyncio
 import logging
 
 from wsrelay.node import Node
-from wsrelay.sparing import Sparing
+from wsrelay.session.header import Relay
 
 from .asgi import Event, Receive, Send
 from .connection import AHEAD, Limits, Peer, RelayedConnection
-from .header import Relay
+from .sparing import Sparing
 
 __all__ = ["AsgiConnection"]
 

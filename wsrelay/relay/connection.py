@@ -13,17 +13,18 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from wsrelay.buffered import Buffered
-from wsrelay.logrecord import fields
-from wsrelay.message import Result
 from wsrelay.node import ConnectionInfo, Node
-from wsrelay.pid import PID
-from wsrelay.printable import printable
+from wsrelay.session import command
+from wsrelay.session import machine as session
+from wsrelay.session.header import Relay
+from wsrelay.session.outbox import Overflow
+from wsrelay.values.buffered import Buffered
+from wsrelay.values.message import Result
+from wsrelay.values.pid import PID
+from wsrelay.values.printable import printable
+from wsrelay.wire.logrecord import fields
 
-from . import command, session
 from .asgi import Event, Scope, Send
-from .header import Relay
-from .outbox import Overflow
 
 __all__ = ["AHEAD", "Limits", "Peer", "RelayedConnection"]
 

@@ -10,13 +10,13 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from wsrelay.node import Node
-from wsrelay.pid import PID
+from wsrelay.session import command
+from wsrelay.session.header import Relay
+from wsrelay.session.machine import State
+from wsrelay.values.pid import PID
 
-from . import command
 from .asgi import Event, Send
 from .connection import Limits, Peer, RelayedConnection
-from .header import Relay
-from .session import State
 
 __all__ = ["DIRECT", "Claim", "DirectConnection", "HandOver", "Wire"]
 

@@ -8,14 +8,15 @@ from collections.abc import Collection
 from types import SimpleNamespace
 from typing import Final
 
-from wsrelay import current
-from wsrelay.bounds import MOST, Bounds, InvalidOptions, wrong
 from wsrelay.errors import HostFailed, HostFull
 from wsrelay.node import Node
-from wsrelay.printable import printable, shortened
-from wsrelay.sparing import Sparing
+from wsrelay.session import handshake
+from wsrelay.session.origins import Origins
+from wsrelay.session.outbox import Overflow
+from wsrelay.values import current
+from wsrelay.values.bounds import MOST, Bounds, InvalidOptions, wrong
+from wsrelay.values.printable import printable, shortened
 
-from . import handshake
 from .asgi import (
     RETRY_AFTER,
     SELECTS,
@@ -29,12 +30,11 @@ from .asgi import (
     strip,
     values,
 )
-from .asking import ASKING
 from .connection import Limits
-from .origins import Origins
-from .outbox import Overflow
-from .plain import PlainResponse
-from .spawned import Spawned
+from .http_response import PlainResponse
+from .probe import ASKING
+from .request_spawns import Spawned
+from .sparing import Sparing
 from .upgrade import Upgrade, deny
 
 __all__ = ["WebSocketRelay"]

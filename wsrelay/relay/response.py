@@ -8,8 +8,7 @@ from typing import Any
 from starlette.responses import Response
 
 from wsrelay.errors import RelayRefused
-
-from . import header
+from wsrelay.session import header
 
 __all__ = ["RelayResponse"]
 

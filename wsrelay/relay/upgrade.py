@@ -8,29 +8,18 @@ import time
 from collections.abc import Callable, Container
 
 from wsrelay.errors import HostFailed, HostFull, RelayRefused
-from wsrelay.logrecord import fields
 from wsrelay.node import Node
-from wsrelay.printable import escaped, printable, shortened
-from wsrelay.sparing import Sparing
+from wsrelay.session import header
+from wsrelay.values.printable import escaped, printable, shortened
+from wsrelay.wire.logrecord import fields
 
-from . import header
-from .asgi import (
-    RETRY_AFTER,
-    App,
-    Event,
-    Receive,
-    Scope,
-    Send,
-    client_of,
-    offered,
-    response,
-    strip,
-)
+from .asgi import RETRY_AFTER, App, Event, Receive, Scope, Send, client_of, offered, response, strip
 from .asgi_connection import AsgiConnection
-from .asking import Answer, Asking, NativeAnswer, relay_headers
 from .connection import Limits, Peer
 from .direct_connection import DIRECT, DirectConnection
-from .spawned import Spawned
+from .probe import Answer, Asking, NativeAnswer, relay_headers
+from .request_spawns import Spawned
+from .sparing import Sparing
 
 __all__ = ["Upgrade", "abandon", "deny"]
 

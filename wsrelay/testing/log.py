@@ -7,7 +7,7 @@ import logging
 from collections import deque
 from typing import Final
 
-from wsrelay.logrecord import text_of
+from wsrelay.wire.logrecord import text_of
 
 __all__ = ["Log"]
 

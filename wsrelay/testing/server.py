@@ -17,7 +17,6 @@ import uvicorn
 from msgspec.structs import replace
 from websockets.typing import Origin, Subprotocol
 
-from wsrelay import current
 from wsrelay.config import Address, ConfigError
 from wsrelay.errors import HostFailed
 from wsrelay.gateway import assembly
@@ -27,7 +26,8 @@ from wsrelay.gateway.protocol import RelayProtocol
 from wsrelay.gateway.script import ScriptOptions, script_app
 from wsrelay.gateway.server import FrontEnd, Server
 from wsrelay.node import HostOptions, Node
-from wsrelay.pid import PID
+from wsrelay.values import current
+from wsrelay.values.pid import PID
 
 from .client import Client
 from .log import Log

@@ -1,10 +1,11 @@
 """What runs inside a worker. Kept small: every worker carries it."""
 
-from . import crashes, forks, generators, load, signals
+from __future__ import annotations
+
+from . import crashes, forks, generators, load, multiprocess, signals
 from .load import LoadError, forget_script, load_function, load_module, load_target, user_traceback
 from .logs import NodeLog, enable_own_loggers, log_to
 from .main import run
-from .rehearse import rehearse
 from .terminal import explain_absence
 
 __all__ = [
@@ -21,7 +22,7 @@ __all__ = [
     "load_module",
     "load_target",
     "log_to",
-    "rehearse",
+    "multiprocess",
     "run",
     "signals",
     "user_traceback",

@@ -12,7 +12,7 @@ import threading
 from multiprocessing import process
 from typing import Any, Never
 
-from wsrelay import current
+from wsrelay.values import current
 
 from . import signals
 from .load import LoadError

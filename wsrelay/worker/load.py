@@ -13,8 +13,8 @@ from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any
 
-from wsrelay import scripts
-from wsrelay.targets import Target
+from wsrelay.values import scripts
+from wsrelay.values.targets import Target
 
 __all__ = [
     "LoadError",

@@ -19,8 +19,9 @@ from typing import Final
 
 from msgspec import Raw
 
-from wsrelay import payload, wire
-from wsrelay.logrecord import LONGEST_NAME, PLAIN, clean, extra_of, text_of
+from wsrelay import wire
+from wsrelay.wire import payload
+from wsrelay.wire.logrecord import LONGEST_NAME, PLAIN, clean, extra_of, text_of
 
 __all__ = ["NodeLog", "crashed", "enable_own_loggers", "flush", "log_to"]
 

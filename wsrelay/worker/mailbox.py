@@ -11,10 +11,12 @@ from collections.abc import Callable, Iterable
 from queue import Empty, SimpleQueue
 from typing import Any, Final
 
-from wsrelay import current, payload, wire
+from wsrelay import wire
 from wsrelay.errors import ChannelClosed
-from wsrelay.message import JOIN, Event, Message, Relayed
-from wsrelay.pid import PID
+from wsrelay.values import current
+from wsrelay.values.message import JOIN, Event, Message, Relayed
+from wsrelay.values.pid import PID
+from wsrelay.wire import payload
 
 from .pipe import ShutLock, WorkerPipe
 

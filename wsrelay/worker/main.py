@@ -14,15 +14,17 @@ from typing import Any, Never
 
 from setproctitle import setproctitle
 
-from wsrelay import current, osproc, payload, sizes, wire
-from wsrelay.duplex import Duplex
+from wsrelay import wire
 from wsrelay.errors import PayloadError, WireError
-from wsrelay.message import ExitKind
-from wsrelay.spawning import unpack_target
+from wsrelay.values import current, linux, sizes
+from wsrelay.values.message import ExitKind
+from wsrelay.wire import payload
+from wsrelay.wire.code import unpack_target
+from wsrelay.wire.pipe_pair import Duplex
 
 from . import forks, generators, logs, signals
 from .call import Call
-from .context import WorkerContext
+from .calls import WorkerContext
 from .load import LoadError, load_target, user_frames, user_traceback
 from .pipe import WorkerPipe
 
@@ -70,7 +72,7 @@ def run(
 
 def _enter(template: int, handlers: dict[int, signals.Handler]) -> None:
     os.setsid()
-    osproc.die_with_parent(template)
+    linux.die_with_parent(template)
     signals.inherit(handlers)
     generators.renew()
 

@@ -19,8 +19,9 @@ from collections import deque
 from queue import SimpleQueue
 from typing import Any, Final
 
-from wsrelay import current, wire
-from wsrelay.duplex import Duplex
+from wsrelay import wire
+from wsrelay.values import current
+from wsrelay.wire.pipe_pair import Duplex
 
 __all__ = ["WorkerPipe"]
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainValidator
 
-from wsrelay import durations, sizes
+from wsrelay.values import durations, sizes
 
 __all__ = ["Duration", "Names", "Options", "Size"]
 

@@ -11,13 +11,13 @@ from typing import Annotated, Final
 from pydantic import AfterValidator, Field
 from starlette.requests import HTTPConnection
 
-from wsrelay.bounds import MOST
-from wsrelay.bucket import Bucket
-from wsrelay.netblock import netblock
 from wsrelay.node import Node
-from wsrelay.printable import printable
 from wsrelay.relay.asgi import App, Receive, Scope, Send
-from wsrelay.sparing import Sparing
+from wsrelay.relay.sparing import Sparing
+from wsrelay.values.bounds import MOST
+from wsrelay.values.bucket import Bucket
+from wsrelay.values.netblock import netblock
+from wsrelay.values.printable import printable
 
 from .options import Duration, Options
 from .refusal import refuse

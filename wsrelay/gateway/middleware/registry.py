@@ -7,10 +7,10 @@ from typing import Any, Final, NamedTuple
 
 from pydantic import ValidationError
 
-from wsrelay.bounds import InvalidOptions
 from wsrelay.config.problems import explained, nearest
 from wsrelay.node import Node
 from wsrelay.relay.asgi import App, Receive, Scope, Send
+from wsrelay.values.bounds import InvalidOptions
 
 from . import ratelimit, real_ip, standard, token_auth
 from .options import Options

@@ -13,10 +13,9 @@ from pydantic import AfterValidator, SecretStr, model_validator
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import HTTPConnection
 
-from wsrelay import targets, worker
+from wsrelay import worker
 from wsrelay.errors import InvalidTarget
 from wsrelay.node import Node
-from wsrelay.printable import printable
 from wsrelay.relay.asgi import (
     SELECTS,
     App,
@@ -28,8 +27,10 @@ from wsrelay.relay.asgi import (
     client_of,
     offered,
 )
-from wsrelay.relay.header import HEADER, check_subprotocol
-from wsrelay.sparing import Sparing
+from wsrelay.relay.sparing import Sparing
+from wsrelay.session.header import HEADER, check_subprotocol
+from wsrelay.values import targets
+from wsrelay.values.printable import printable
 
 from .options import Options
 from .refusal import refuse

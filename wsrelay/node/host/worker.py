@@ -1,0 +1,331 @@
+"""One worker as the node sees it: its pipe, its exit, and what is known of its end."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import os
+import select
+import signal
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+from msgspec import Raw
+
+from wsrelay import wire
+from wsrelay.confinement.limits import Limits, cpu_time_reached, memory_total_reached
+from wsrelay.confinement.options import HostOptions
+from wsrelay.errors import HostFailed, WireError
+from wsrelay.template import crashes
+from wsrelay.values.message import ExitError, ExitKind, Result
+from wsrelay.values.pid import PID
+from wsrelay.values.rights import Rights
+from wsrelay.wire.pipe_pair import Duplex
+
+from .log import Intake
+from .output import Output
+from .pipe import NodePipe
+from .unfinished import LARGE, Unfinished
+
+__all__ = ["Worker"]
+
+logger = logging.getLogger(__name__)
+
+_PATIENCE: Final = 1.0
+"""Seconds that a stalled template has to tell the exit status of a worker that is dead."""
+
+
+class Worker:
+    """A worker from its launch to its exit.
+
+    The kernel's pidfd says when it is dead, the template's report (or the worker's own last
+    frame) says how; what it left in its pipe and printed last is taken in before `exited` is
+    called, once. `about` gives the fields of its log records. Raises `HostFailed` where the system
+    has no descriptors left for its pipes.
+    """
+
+    def __init__(
+        self,
+        pid: PID,
+        ref: int,
+        options: HostOptions,
+        *,
+        received: Callable[[Worker, wire.FromWorker], Iterator[None] | None],
+        exited: Callable[[Worker, Result], None],
+        about: Callable[[Worker], dict[str, Any]],
+        unfinished: Unfinished,
+    ) -> None:
+        self.pid = pid
+        self.ref = ref
+        self.os_pid: int | None = None
+        self.started = time.monotonic()
+        self.target = ""
+        self.names: list[str] = []
+        """The names that it had last."""
+        self.parent: PID | None = None
+        self.clients: dict[PID, int] = {}
+        """Connections bound to it, each with the number of its `ws.join` frame."""
+        self.drains: dict[int, Any] = {}
+        """Connections that it waits for by `drain`, by the request's number."""
+        self.waiting_code = 0
+        """Bytes of code and arguments that it takes at its start."""
+        self.found = False
+        """Whether somebody has asked for it by its name after it was spawned."""
+        self.restarts = False
+        """An operator has cancelled it: its clients are to come again."""
+        self.rights: Rights | None = None
+        """Those of its host if that is walled in; they stay as they were at its start."""
+        self.done: wire.Done | None = None
+        self._account = unfinished.account(str(pid), self._overdue)
+        self._exited = exited
+        self._loop = asyncio.get_running_loop()
+        self._log_read = self._printed = 0
+        """Which read of its pipe has brought log records last, and how much it had printed then."""
+        self._about = functools.partial(about, self)
+        self._log = Intake(str(pid), options.log_rate)
+        try:
+            node_end, self.worker_end = Duplex.pair()
+            self.pipe = NodePipe(
+                node_end,
+                functools.partial(received, self),
+                self._garbage,
+                self._flooded,
+                self._account,
+            )
+            self._output = self._make_output(options)
+        except OSError as error:
+            raise HostFailed(f"no process can be started: {error.strerror}") from None
+        self._pidfd: int | None = None
+        self._exit_code: int | None = None
+        self._failure: ExitError | None = None
+        self._doomed = False
+        self._interrupted = False
+        self._is_dead = False
+        self._is_emptied = False
+        self._over = False
+        self._patience: asyncio.TimerHandle | None = None
+        self.limits = Limits()
+        self.kill_by_host: Callable[[], None] | None = None
+        """How its process host ends it where there is no pidfd, or no process yet."""
+        self.interrupt_by_host: Callable[[], None] | None = None
+        """How its process host interrupts it where there is no pidfd."""
+
+    def _make_output(self, options: HostOptions) -> Output | None:
+        if options.raw_output:
+            return None
+        try:
+            output = Output(self._log, options.log_rate, self._about, self.pipe.take_in)
+        except OSError:
+            self.pipe.close()
+            self.worker_end.close()
+            raise
+        self.worker_end.output = output.writing
+        return output
+
+    def never_read(self, client: PID, join: int) -> bool:
+        """Whether a worker that has returned never took this client's `ws.join`."""
+        done = self.done
+        return done is not None and (join > done.received or client in done.unread)
+
+    def says_done(self, frame: wire.Done) -> None:
+        """Learn how it ends; what it returns is kept until it has. Raises `WireError`."""
+        if self.done is not None:
+            raise WireError("a second Done")
+        self.done = frame
+        if (size := len(frame.value)) > LARGE:
+            self._account.keep(size)
+
+    def log(self, frame: wire.Log) -> None:
+        """Log a record of it, behind what it had printed before."""
+        if self._output is not None:
+            if self._log_read != self.pipe.reads:  # what came with it was read for it already
+                self._log_read, self._printed = self.pipe.reads, self._output.total
+            self._output.read_to(self._printed + frame.printed)
+        self._log.take(frame, self._about)
+
+    def kill(self) -> None:
+        """SIGKILL; the template kills the rest of its process group when it reaps it."""
+        self._doomed = True
+        if self._is_dead:
+            return
+        if self._pidfd is not None:
+            self._signal(self._pidfd, signal.SIGKILL)
+        elif self.kill_by_host is not None:
+            self.kill_by_host()
+
+    def interrupt(self) -> None:
+        """Have the handler interrupted, if it runs."""
+        self._interrupted = True
+        if self._is_dead:
+            return
+        if self._pidfd is not None:
+            self._signal(self._pidfd, wire.INTERRUPT)
+        elif self.os_pid is not None and self.interrupt_by_host is not None:
+            self.interrupt_by_host()
+
+    def _signal(self, pidfd: int, number: int) -> None:
+        try:
+            signal.pidfd_send_signal(pidfd, number)
+        except ProcessLookupError:
+            pass  # it is dead, which the loop is about to see
+        except PermissionError:
+            logger.warning("%s: OS process %d has become another user's", self.pid, self.os_pid)
+
+    # What the template and the kernel tell
+
+    @property
+    def runs(self) -> bool:
+        """Whether the kernel says that it lives; False where there is no pidfd to ask."""
+        if self._pidfd is None:
+            return False
+        poll = select.poll()
+        poll.register(self._pidfd, select.POLLIN)
+        return not poll.poll(0)
+
+    def forked(self, os_pid: int, pidfd: int | None) -> None:
+        """Learn that it runs."""
+        self.os_pid = os_pid
+        if self._is_dead:  # it was given up before it was forked
+            if pidfd is not None:
+                self._signal(pidfd, signal.SIGKILL)
+                os.close(pidfd)
+            if self.kill_by_host is not None:
+                self.kill_by_host()
+            return
+        self._pidfd = pidfd
+        if pidfd is not None:
+            self._loop.add_reader(pidfd, self._dead)
+        if self._doomed:
+            self.kill()
+        elif self._interrupted:
+            self.interrupt()
+
+    def reaped(self, exit_code: int) -> None:
+        """Learn from the template how it ended."""
+        self._exit_code = exit_code
+        self._dead()
+
+    def out_of_memory(self) -> None:
+        """Learn that the system has killed it for its host's memory limit, if nobody else has."""
+        if not self._doomed:
+            reached = memory_total_reached(self.limits)
+            self._failure = self._failure or ExitError(ExitKind.LIMIT, reached)
+
+    def failed(self, error: ExitError) -> None:
+        """Learn that it never came to life."""
+        self._failure = error
+        self._dead()
+
+    def abandoned(self, error: ExitError) -> None:
+        """Learn that its node has ended: its exit is announced before this returns."""
+        self.pipe.hurry()
+        self.failed(error)
+
+    def template_lost(self) -> None:
+        """Learn that the template is gone, which takes the worker with it."""
+        lost = ExitError(ExitKind.TEMPLATE_LOST, "the process host's template was lost")
+        self._failure = self._failure or lost
+        if self._pidfd is not None:
+            self.kill()  # it is dying already where the kernel does that (PDEATHSIG)
+            return
+        self._dead()  # its guardian kills it: a number that the template told is nothing to signal
+
+    def _garbage(self, problem: str) -> None:
+        self.done = None  # what it said of its end counts no more
+        self._account.close()
+        self._failure = ExitError(
+            ExitKind.ERROR, f"killed: it wrote garbage on its pipe: {problem}"
+        )
+        self.kill()
+
+    def _flooded(self) -> None:
+        self._failure = ExitError(
+            ExitKind.MAILBOX_OVERFLOW, "killed: it asked for more replies and events than it reads"
+        )
+        self.kill()
+
+    def _overdue(self, problem: str) -> None:
+        self._failure = ExitError(ExitKind.LIMIT, problem)
+        if self.done is not None:  # then that is what is told of its end
+            logger.warning("%s is killed: %s", self.pid, problem, extra=self._about())
+        self.kill()
+
+    # The end
+
+    def _dead(self) -> None:
+        """Take in what it left, and then announce the exit as soon as its cause is known too."""
+        if not self._is_dead:
+            self._is_dead = True
+            if self._pidfd is not None:
+                self._loop.remove_reader(self._pidfd)
+                os.close(self._pidfd)
+                self._pidfd = None
+            self.worker_end.close()
+            self.pipe.finish(self._emptied)
+        elif self._is_emptied:
+            self._look()
+
+    def _emptied(self) -> None:
+        """Learn that all it left in its pipe was taken in."""
+        if self._output is not None:
+            self._output.finish()
+        self._is_emptied = True
+        self._look()
+
+    def _look(self) -> None:
+        """Announce the exit if its cause is known, or wait for that."""
+        if self.done or self._failure or self._exit_code is not None:
+            self._finish()
+        elif self._patience is None:
+            self._patience = self._loop.call_later(_PATIENCE, self._finish)
+
+    def _finish(self) -> None:
+        if self._over:
+            return
+        if self._patience is not None:
+            self._patience.cancel()
+        self._over = True
+        result = self._result()
+        if self._output is not None and (result.error is None or result.error.traceback is None):
+            self._output.tell_crash()
+        self._log.end(self._about)
+        self._exited(self, result)
+        if self.done is not None:  # those who watched it have it; only the collector frees a worker
+            self.done.value = b""
+        self._account.close()
+
+    def _result(self) -> Result:
+        if self.done is not None:
+            said = self.done.error
+            error = None if said is None else said.told()
+            return Result(Raw(self.done.value), error)  # opened by who reads it
+        if self._failure is not None:
+            return Result(error=self._failure)
+        code = self._exit_code
+        error = None
+        if code is None:
+            error = ExitError(ExitKind.KILLED, "its exit status is unknown")
+        elif code == -signal.SIGXCPU and self.limits.cpu_time is not None:
+            error = ExitError(ExitKind.LIMIT, cpu_time_reached(self.limits))
+        elif code < 0:
+            written = self._output.crash if self._output is not None else b""
+            stack = crashes.stack(written) if -code in crashes.SIGNALS else ""
+            error = ExitError(ExitKind.KILLED, _signal_name(-code), stack or None)
+        elif code == wire.PIPE_CLOSED:
+            error = ExitError(
+                ExitKind.EXIT,
+                f"exit code {code}: it has closed the pipe to its node. A handler that closes "
+                "descriptors closes those that it has opened itself",
+            )
+        elif code > 0:
+            error = ExitError(ExitKind.EXIT, f"exit code {code}")
+        return Result(error=error)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

@@ -1,0 +1,201 @@
+"""Services: processes that start with the node, are started again when they fail, and have a name.
+
+A service that returns has finished and stays so; one that ends with an error (it raised, was
+killed, could not start) is started again under its restart policy. A service is registered under
+its name while it lives, so it can be reached across restarts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, Final
+
+from msgspec import Struct
+
+from wsrelay.errors import InvalidName, WsrelayError
+from wsrelay.kernel.restart import RestartPolicy, Restarts
+from wsrelay.values.bounds import MOST, Bounds, InvalidOptions, wrong
+from wsrelay.values.message import ExitError, ExitKind, Result
+from wsrelay.values.pid import PID, nameable
+from wsrelay.values.printable import shortened
+from wsrelay.wire.logrecord import fields
+
+from . import Node
+
+__all__ = ["RestartPolicy", "Service", "Supervisor"]
+
+logger = logging.getLogger(__name__)
+
+_BOUNDS: Final = {"stable_threshold": Bounds(0, MOST, "0 seconds or more")}
+
+
+class Service(Struct, frozen=True, kw_only=True):
+    """One service: `target`, `host` and `args` as in `process.spawn`.
+
+    It counts as stable, and its failures as forgotten, after `stable_threshold` seconds.
+    """
+
+    name: str
+    target: str | Callable[..., Any]
+    host: str | None = None
+    args: tuple[Any, ...] = ()
+    auto_start: bool = True
+    stable_threshold: float = 5.0
+    restart: RestartPolicy = RestartPolicy()
+
+    def __post_init__(self) -> None:
+        """Raise `InvalidOptions` for what cannot be."""
+        problems = wrong(self, _BOUNDS)
+        try:
+            nameable(self.name)
+        except InvalidName as error:
+            problems.append(("name", str(error)))
+        if problems:
+            raise InvalidOptions(problems, f"service {self.name!r:.80}")
+
+
+class Supervisor:
+    """Runs services beside a node: started with it in order, stopped with it in reverse order.
+
+    Building it starts nothing. Raises `ValueError` if two services have one name.
+    """
+
+    def __init__(self, node: Node, services: Sequence[Service]) -> None:
+        self._node = node
+        self._keepers = {name: _Keeper(node, service) for name, service in _named(services)}
+        node.accompany(self)
+
+    def start(self) -> None:
+        """Start the services with `auto_start`; the node calls this."""
+        for keeper in self._keepers.values():
+            if keeper.service.auto_start:
+                keeper.start()
+
+    async def stop(self) -> None:
+        """Stop all services, the last one first; the node calls this."""
+        for keeper in reversed(self._keepers.values()):
+            await keeper.stop()
+
+    async def reconfigure(self, services: Sequence[Service], renew: Collection[str] = ()) -> None:
+        """Take other services: stop what is gone, changed or to `renew`, start what is new.
+
+        A node that shuts down starts nothing. Raises `ValueError` as the constructor; then nothing
+        has changed.
+        """
+        wanted = dict(_named(services))
+        for name, keeper in reversed(self._keepers.items()):
+            if name in renew or wanted.get(name) != keeper.service:
+                await keeper.stop()
+        kept = {
+            name: keeper
+            for name, keeper in self._keepers.items()
+            if name not in renew and wanted.get(name) == keeper.service
+        }
+        self._keepers = {
+            name: kept.get(name) or _Keeper(self._node, service) for name, service in wanted.items()
+        }
+        for name, keeper in self._keepers.items():
+            if name not in kept and keeper.service.auto_start and not self._node.draining:
+                keeper.start()
+
+    def start_service(self, name: str) -> None:
+        """Start a service that does not run; its failures are forgotten. Raises `KeyError`."""
+        self._keepers[name].start()
+
+    async def stop_service(self, name: str) -> None:
+        """Stop a service and leave it so. Raises `KeyError`."""
+        await self._keepers[name].stop()
+
+    def pid(self, name: str) -> PID | None:
+        """Return the PID of a service, None while it does not run. Raises `KeyError`."""
+        return self._keepers[name].pid
+
+
+def _named(services: Sequence[Service]) -> list[tuple[str, Service]]:
+    names = [service.name for service in services]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ValueError(f"services of one name: {', '.join(sorted(twice))}")
+    return [(service.name, service) for service in services]
+
+
+class _Keeper:
+    """Keeps one service running."""
+
+    def __init__(self, node: Node, service: Service) -> None:
+        self.service = service
+        self.pid: PID | None = None
+        self._node = node
+        self._stopping = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._restarts = Restarts(service.restart, service.stable_threshold)
+        self._ended = asyncio.Event()
+
+    def start(self) -> None:
+        if self.pid is None:
+            self._disarm()
+            self._stopping = False
+            self._restarts = Restarts(self.service.restart, self.service.stable_threshold)
+            self._start()
+
+    async def stop(self) -> None:
+        self._stopping = True
+        self._disarm()
+        if self.pid is not None:
+            self._node.cancel(self.pid, "the service stops")
+            await self._ended.wait()
+
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _start(self) -> None:
+        service = self.service
+        self._timer = None
+        if not self._node.running:
+            return  # it was killed in its end; a new start begins with all services
+        self._ended = asyncio.Event()
+        self._restarts.started(asyncio.get_running_loop().time())
+        try:
+            self.pid = self._node.spawn_as(service.name, service.target, service.host, service.args)
+        except (WsrelayError, ValueError) as error:
+            self._failed(ExitError(ExitKind.START_FAILED, str(error)))
+        else:
+            self._node.when_ended(self.pid, self._over)
+
+    def _over(self, result: Result) -> None:
+        self.pid = None
+        self._ended.set()
+        if self._stopping or self._node.draining:
+            return
+        if result.error is None:
+            logger.info("service %s has finished", self.service.name)
+        else:
+            self._failed(result.error)
+
+    def _failed(self, error: ExitError) -> None:
+        loop = asyncio.get_running_loop()
+        delay = self._restarts.failed(loop.time(), random.random())  # noqa: S311 - no secret
+        attempts = self._restarts.attempts
+        about = fields(names=[self.service.name], exit=error.kind.value)
+        if delay is None:
+            logger.error(
+                "service %s is given up after %d failures in a row, the last one: %s",
+                self.service.name,
+                attempts,
+                shortened(str(error)),
+                extra=about,
+            )
+            return
+        logger.warning(
+            "service %s failed (%s), %d in a row; it starts again in %.2f s",
+            self.service.name,
+            shortened(str(error)),
+            attempts,
+            delay,
+            extra=about,
+        )
+        self._timer = loop.call_later(delay, self._start)

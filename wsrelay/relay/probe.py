@@ -1,0 +1,201 @@
+"""Asking an application, over HTTP, what to do with a WebSocket upgrade."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Final
+
+from wsrelay.errors import HostFailed, HostFull
+from wsrelay.session.header import HEADER
+
+from .asgi import App, Event, Headers, Scope, offered, request_headers, strip
+from .request_spawns import Spawned
+
+__all__ = ["ASKING", "Answer", "Asking", "NativeAnswer", "http_scope", "relay_headers"]
+
+ASKING: Final = "wsrelay.asking"
+"""Extension that marks the http scope of an upgrade, for relays further inside."""
+
+logger = logging.getLogger(__name__)
+
+_NAME: Final = HEADER.encode()
+
+_NOT_WITH_101: Final = frozenset(
+    (
+        b"connection",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+        _NAME,
+    )
+)
+"""Hop-by-hop headers (RFC 9110 section 7.6.1) and our own."""
+
+
+class NativeAnswer(Exception):  # noqa: N818 - no failure: it tells how the application answers
+    """The application answered the question with an event of a `websocket` scope."""
+
+
+class Answer:
+    """The start of the application's response; `headers` as given, their names in lower case."""
+
+    def __init__(self, event: Event) -> None:
+        self.status: int = event["status"]
+        self.headers: Headers = [(bytes(k).lower(), bytes(v)) for k, v in event.get("headers", ())]
+
+    @property
+    def relay(self) -> bytes | None:
+        """The relay header's value, where the answer is one that it counts on."""
+        values = [value for name, value in self.headers if name == _NAME]
+        return b", ".join(values) if values and 200 <= self.status < 300 else None  # noqa: PLR2004
+
+
+class Asking:
+    """The application running with the `http` scope of an upgrade.
+
+    `answer` is done when its response starts; the body waits until it is passed on or
+    dropped. The application finishes beside whatever comes then. What it spawns is noted in
+    `spawned`.
+    """
+
+    def __init__(self, app: App, scope: Scope, spawned: Spawned) -> None:
+        loop = asyncio.get_running_loop()
+        self._spawned = spawned
+        self.answer: asyncio.Future[Answer] = loop.create_future()
+        self._decision: asyncio.Future[Callable[[Event], Awaitable[None]] | None] = (
+            loop.create_future()
+        )
+        self._gone = asyncio.Event()
+        self._asked = False
+        self._kept: list[Event] = []
+        self.task = asyncio.create_task(self._run(app, scope), name=f"asking {scope['path']}")
+
+    async def _run(self, app: App, scope: Scope) -> None:
+        self._spawned.watch()
+        await app(http_scope(scope), self._receive, self._send)
+
+    async def started(self) -> Answer | None:
+        """Wait for the start of the response; None if the application ended without one.
+
+        Raises what the application raised before it answered, and `NativeAnswer`.
+        """
+        await asyncio.wait((self.answer, self.task), return_when=asyncio.FIRST_COMPLETED)
+        if self.answer.done():
+            return self.answer.result()
+        self.task.result()
+        return None
+
+    def drop_body(self) -> None:
+        """Let the response's body go nowhere."""
+        self._decision.set_result(None)
+
+    def end(self) -> None:
+        """Let the application finish as if its client had gone: another has answered."""
+        if not self._decision.done():
+            self.drop_body()
+        self.client_gone()
+
+    async def stop(self) -> None:
+        """End an application that took the question for the upgrade itself."""
+        self.task.cancel()
+        await asyncio.wait({self.task})
+        if not self.task.cancelled() and (error := self.task.exception()) is not None:
+            logger.debug("the question was answered with a WebSocket event, then: %r", error)
+
+    async def pass_body(self, forward: Callable[[Event], Awaitable[None]]) -> None:
+        """Pass the response's body on and wait for the application's end."""
+        for event in self._kept:
+            await forward(event)
+        if not self._decision.done():
+            self._decision.set_result(forward)
+        await asyncio.wait({self.task})
+
+    async def unavailable(self) -> Exception | None:
+        """Return the `HostFull` or `HostFailed` behind an error response, if there is one.
+
+        A framework answers 500 to what its handlers raise, and raises it again when that is sent.
+        """
+        self._decision.set_result(self._keep)
+        await asyncio.wait({self.task})
+        error = None if self.task.cancelled() else self.task.exception()
+        return error if isinstance(error, HostFull | HostFailed) else None
+
+    async def _keep(self, event: Event) -> None:
+        self._kept.append(event)
+
+    def client_gone(self) -> None:
+        """Let the application's `receive` return `http.disconnect`."""
+        self._gone.set()
+
+    async def finished_or(self, gone: Coroutine[None, None, None]) -> None:
+        """Wait for the application's end or for the client's."""
+        client = asyncio.ensure_future(gone)
+        await asyncio.wait((self.task, client), return_when=asyncio.FIRST_COMPLETED)
+        client.cancel()
+
+    async def finish(self) -> None:
+        """Wait for the application's end, its client being gone; raises what it raises."""
+        self.end()
+        if self.task.cancelled() or (self.task.done() and not self.answer.done()):
+            return  # `stop` has ended it, or `started` has told of its end
+        try:
+            await self.task
+        except BaseException:
+            self.task.cancel()
+            raise
+
+    async def _receive(self) -> Event:
+        if not self._asked:
+            self._asked = True
+            return {"type": "http.request", "body": b"", "more_body": False}
+        await self._gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def _send(self, event: Event) -> None:
+        if event["type"] == "http.response.start":
+            if not self.answer.done():
+                self.answer.set_result(Answer(event))
+        elif event["type"] == "http.response.body":
+            forward = await asyncio.shield(self._decision)
+            if forward is not None:
+                await forward(event)
+            else:
+                # An application that streams without a pause must not hold up the event loop.
+                await asyncio.sleep(0)
+        elif event["type"].startswith("websocket.") and not self.answer.done():
+            self.answer.set_exception(NativeAnswer)
+            await self._gone.wait()  # its answer goes nowhere
+
+
+def http_scope(scope: Scope) -> Scope:
+    """Return the `http` scope equivalent to a `websocket` scope."""
+    http = dict(scope)
+    http.update(
+        type="http",
+        method="GET",
+        scheme="https" if scope.get("scheme") == "wss" else "http",
+        # From 2.4 on an application may wait for `send` to raise when the client is gone; what it
+        # sends here goes nowhere, so it shall look at `receive`.
+        asgi={**scope.get("asgi", {}), "spec_version": "2.3"},
+        headers=strip(request_headers(scope)),
+        subprotocols=offered(scope),
+        extensions={ASKING: {}},
+    )
+    return http
+
+
+def relay_headers(answer: Answer) -> tuple[str | None, Headers]:
+    """Return the subprotocol that the answer selects and the headers that travel with the 101."""
+    subprotocol, headers = None, []
+    for name, value in answer.headers:
+        if name == b"sec-websocket-protocol":
+            subprotocol = value.decode("latin-1").strip()
+        elif not name.startswith((b"content-", b"sec-websocket-")) and name not in _NOT_WITH_101:
+            headers.append((name, value))
+    return subprotocol, headers

@@ -1,0 +1,38 @@
+"""What one HTTP request has spawned, in case that its answer is no upgrade."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from wsrelay.node import Node
+from wsrelay.values import current
+from wsrelay.values.pid import PID
+
+__all__ = ["Spawned"]
+
+_WHY: Final = "the request that spawned it was answered without an upgrade"
+
+
+class Spawned:
+    """The processes that a request has spawned before it was answered.
+
+    `drop` cancels those that have no client and that nobody else has found by their name; with
+    `wanted` false nothing is noted and so nothing dropped.
+    """
+
+    def __init__(self, node: Node, *, wanted: bool) -> None:
+        self._node = node
+        self._wanted = wanted
+        self._pids: list[PID] = []
+
+    def watch(self) -> None:
+        """Note what the code of the current context spawns from now on, in its threads too."""
+        if self._wanted:
+            current.spawned_by_request.set(self._pids.append)
+
+    def drop(self) -> None:
+        """Cancel what nobody will use; what is spawned later has another purpose."""
+        pids, self._pids[:] = self._pids[:], []
+        for pid in pids:
+            if self._node.is_unused(pid):
+                self._node.cancel(pid, _WHY)

@@ -1,0 +1,218 @@
+"""What a process can tell a connection: `ws.send`, `ws.close`, `ws.control` or a topic of its own.
+
+Parsed once per message, also when it goes to many connections.
+"""
+
+from __future__ import annotations
+
+import base64
+from typing import Any, Final
+
+import msgspec
+from msgspec import UNSET, Struct, UnsetType
+
+from wsrelay.errors import InvalidPID
+from wsrelay.values.message import CLOSE, CONTROL, SEND
+from wsrelay.values.pid import PID
+from wsrelay.values.printable import printable
+from wsrelay.wire import payload
+
+from . import rfc6455
+from .header import MOST_METADATA, check_topic, heartbeat
+
+__all__ = ["Close", "Command", "Control", "Send", "Unusable", "may_be_sent", "parse"]
+
+
+class Send:
+    """A message for the client, text or binary.
+
+    Its frame is made once, however many clients it goes to.
+    """
+
+    __slots__ = ("data", "frame")
+
+    frame: bytes
+    """The WebSocket frame of a server, made at its first use."""
+
+    def __init__(self, data: str | bytes) -> None:
+        self.data = data
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Send) and self.data == other.data
+
+    def __hash__(self) -> int:
+        return hash(self.data)
+
+    def __repr__(self) -> str:
+        return f"Send({self.data!r})"
+
+    @property
+    def size(self) -> int:
+        """The bytes of its payload."""
+        data = self.data
+        return len(data) if isinstance(data, bytes) or data.isascii() else len(data.encode())
+
+    def __getattr__(self, name: str) -> bytes:
+        """Make the frame; from then on it is found without this."""
+        if name != "frame":
+            raise AttributeError(name)
+        if isinstance(data := self.data, str):
+            self.frame = rfc6455.frame(rfc6455.TEXT, data.encode())
+        else:
+            self.frame = rfc6455.frame(rfc6455.BINARY, data)
+        return self.frame
+
+
+class Close(Struct, frozen=True):
+    """The closing handshake."""
+
+    code: int = 1000
+    reason: str = ""
+
+
+class Control(Struct, frozen=True, kw_only=True):
+    """Transfer and reconfiguration; what is UNSET stays as it is."""
+
+    target_pid: PID | UnsetType = UNSET
+    message_topic: str | UnsetType = UNSET
+    heartbeat_interval: float | UnsetType | None = UNSET
+    metadata: dict[str, Any] | UnsetType | None = UNSET
+    cancel_on_leave: bool | UnsetType = UNSET
+
+
+class Unusable(Struct, frozen=True):
+    """A command that cannot be carried out: its topic and what is wrong with it."""
+
+    topic: str
+    error: str
+
+
+Command = Send | Close | Control | Unusable
+
+
+class _Text(Struct, forbid_unknown_fields=True, tag_field="type", tag="text"):
+    data: str
+
+
+class _Binary(Struct, forbid_unknown_fields=True, tag_field="type", tag="binary"):
+    data: bytes
+
+
+class _Close(Struct, forbid_unknown_fields=True):
+    code: int = 1000
+    reason: str = ""
+
+
+class _Control(Struct, forbid_unknown_fields=True):
+    target_pid: str | UnsetType = UNSET
+    message_topic: str | UnsetType = UNSET
+    heartbeat_interval: str | UnsetType | None = UNSET
+    metadata: dict[str, Any] | UnsetType | None = UNSET
+    cancel_on_leave: bool | UnsetType = UNSET
+
+
+_RIGHT: Final = {
+    SEND: 'a payload is {"type": "text", "data": str} or {"type": "binary", "data": bytes}',
+    CLOSE: 'a payload is {"code": int, "reason": str}, both optional',
+    CONTROL: f"a payload has any of {', '.join(_Control.__struct_fields__)}",
+}
+
+_ORDERS: Final = {CLOSE, CONTROL}
+
+_MOST_IN_ORDER: Final = 16 * 1024
+"""Elements: metadata stays with its connection, and 256 KB of it could be 18 MB there."""
+
+_decode_send = msgspec.msgpack.Decoder(_Text | _Binary).decode
+_decode_close = msgspec.msgpack.Decoder(_Close | None).decode
+_decode_control = msgspec.msgpack.Decoder(_Control).decode
+
+
+def may_be_sent(code: int) -> bool:
+    """Whether RFC 6455 section 7.4 lets an endpoint send this close code."""
+    return 1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999  # noqa: PLR2004
+
+
+def parse(topic: str, content: bytes) -> Command:
+    """Parse a message to a connection; what is wrong with it comes back as `Unusable`."""
+    try:
+        if topic in _ORDERS and len(content) > _MOST_IN_ORDER:
+            _check_order(content)
+        match topic:
+            case "ws.send":
+                return Send(_decode_send(content).data)
+            case "ws.close":
+                return _close(_decode_close(content) or _Close())
+            case "ws.control":
+                return _control(_decode_control(content))
+            case _ if topic.startswith("ws."):
+                raise ValueError(  # noqa: TRY301 - as what the others raise
+                    f"{printable(topic)} is nothing that a connection can be told: that is "
+                    "ws.send, ws.close, ws.control, or a topic that does not begin with ws., "
+                    "which its client gets as JSON"
+                )
+            case _:
+                return Send(_json(topic, payload.decode_bounded(content)))
+    except (TypeError, ValueError, RecursionError) as error:
+        what = str(error) or type(error).__name__
+        if isinstance(error, msgspec.MsgspecError) and topic in _RIGHT:
+            what = f"{_RIGHT[topic]}: {what}"
+        return Unusable(topic, what)
+
+
+assert (SEND, CLOSE, CONTROL) == ("ws.send", "ws.close", "ws.control")  # noqa: S101 - match needs literals
+
+
+def _check_order(content: bytes) -> None:
+    """Raise `ValueError` for an order that would be much once it is decoded."""
+    if len(content) > MOST_METADATA:
+        raise ValueError(
+            f"it has {len(content)} bytes, {MOST_METADATA} are the most; what is more, the "
+            "process keeps itself, by client_pid"
+        )
+    payload.size_to_decode(content, _MOST_IN_ORDER)
+
+
+def _close(given: _Close) -> Close:
+    if not may_be_sent(given.code):
+        raise ValueError(
+            f"code {given.code} may not be sent; RFC 6455 allows 1000-1003, 1007-1014, 3000-4999"
+        )
+    return Close(given.code, given.reason)
+
+
+def _control(given: _Control) -> Control:
+    try:
+        target = given.target_pid if given.target_pid is UNSET else PID(given.target_pid)
+    except InvalidPID as error:
+        raise ValueError(f"target_pid: {error}") from None
+    topic, interval = given.message_topic, given.heartbeat_interval
+    return Control(
+        target_pid=target,
+        message_topic=topic if topic is UNSET else check_topic(topic),
+        heartbeat_interval=interval if interval is UNSET else heartbeat(interval),
+        metadata=given.metadata,
+        cancel_on_leave=given.cancel_on_leave,
+    )
+
+
+def _json(topic: str, data: Any) -> str:
+    try:
+        return msgspec.json.encode({"topic": topic, "data": data}).decode()
+    except TypeError:  # a key that JSON has no form for
+        return msgspec.json.encode({"topic": topic, "data": _text_keys(data)}).decode()
+
+
+def _text_keys(data: Any) -> Any:
+    if isinstance(data, dict):
+        return {_key(key): _text_keys(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_text_keys(value) for value in data]
+    return data
+
+
+def _key(key: Any) -> str:
+    if isinstance(key, str):
+        return key
+    if isinstance(key, bytes):
+        return base64.b64encode(key).decode()
+    return msgspec.json.encode(_text_keys(key)).decode().strip('"')

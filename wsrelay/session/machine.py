@@ -1,0 +1,443 @@
+"""One connection of the relay, as a pure machine (`docs/architecture.md`).
+
+    HANDSHAKING --opened--> OPEN --begin of an end--> CLOSING --client_gone--> CLOSED
+
+What happens goes in, effects come out: the driver executes them in order. Messages
+for the client go to `outbox`; the driver takes them from there at the pace of the client and calls
+`wrote` after each.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from typing import Any, Final
+
+from msgspec import UNSET, Struct
+
+from wsrelay.values.message import HEARTBEAT, ExitError, ExitKind, Result
+from wsrelay.values.pid import PID
+
+from .command import Close as CloseCommand
+from .command import Command, Control, Send
+from .header import Relay
+from .outbox import Outbox, Overflow
+
+__all__ = [
+    "RESTARTS",
+    "SHUT_DOWN",
+    "UNFINISHED",
+    "Attach",
+    "Beat",
+    "CancelTarget",
+    "Close",
+    "Effect",
+    "Ended",
+    "Hold",
+    "Join",
+    "Leave",
+    "Refuse",
+    "Release",
+    "Session",
+    "State",
+    "Tell",
+    "close_for",
+]
+
+
+class State(enum.Enum):
+    """Where a connection is in its life."""
+
+    HANDSHAKING = "handshaking"
+    OPEN = "open"
+    CLOSING = "closing"
+    CLOSED = "closed"
+
+
+class Join(Struct, frozen=True):
+    """Bind the connection to the target and send it `ws.join`."""
+
+    target: PID
+    metadata: dict[str, Any] | None
+
+
+class Attach(Struct, frozen=True):
+    """Attach other metadata to what follows."""
+
+    target: PID
+    metadata: dict[str, Any] | None
+
+
+class Tell(Struct, frozen=True):
+    """Send the target a message; `payload` lacks `client_pid` and `metadata`."""
+
+    target: PID
+    topic: str
+    payload: dict[str, Any]
+
+
+class Leave(Struct, frozen=True):
+    """Send the target `ws.leave` and unbind the connection from it."""
+
+    target: PID
+    code: int
+    reason: str
+
+
+class CancelTarget(Struct, frozen=True):
+    """Cancel a target that lived for this connection alone."""
+
+    target: PID
+
+
+class Refuse(Struct, frozen=True):
+    """Send `ws.error` to the sender of an unusable command."""
+
+    to: PID
+    topic: str
+    error: str
+
+
+class Hold(Struct, frozen=True):
+    """Let the sender wait until `Release`; one that cannot is told by `cannot_wait`."""
+
+    sender: PID
+
+
+class Release(Struct, frozen=True):
+    """Let a sender that waits for this connection go on."""
+
+    sender: PID
+
+
+class Beat(Struct, frozen=True):
+    """Call `heartbeat` every so many seconds from now on; None: not any more."""
+
+    interval: float | None
+
+
+class Close(Struct, frozen=True):
+    """Send what is in the outbox, then the close frame.
+
+    `lingering`: the client gets no more time than the linger to take them.
+    """
+
+    code: int
+    reason: str
+    lingering: bool = False
+
+
+class Ended(Struct, frozen=True):
+    """The connection is over: its process has exited with this result."""
+
+    result: Result
+
+
+Effect = (
+    Join | Attach | Tell | Leave | CancelTarget | Refuse | Hold | Release | Beat | Close | Ended
+)
+
+UNFINISHED: Final = (1013, "too much is unfinished at this node")
+SHUT_DOWN: Final = (1012, "node shuts down")
+RESTARTS: Final = (1012, "target process restarts")
+"""Code and reason of close frames that ask the client to come again."""
+
+_LONGEST_REASON: Final = 123
+"""Bytes of a close reason (RFC 6455 section 5.5: a control frame's 125 less the code's 2)."""
+
+
+class Session:
+    """The machine. `pid` is the connection's own; `limit` and `overflow` are the outbox's."""
+
+    def __init__(self, pid: PID, relay: Relay, *, limit: int, overflow: Overflow) -> None:
+        self.pid = pid
+        self.state = State.HANDSHAKING
+        self.target = relay.target_pid
+        self.outbox = Outbox(limit)
+        self.message_count = 0
+        self.dropped = 0
+        """Messages that the client never got because it reads too slowly."""
+        self._topic = relay.message_topic
+        self._interval = relay.heartbeat_interval
+        self.metadata = relay.metadata
+        self._cancel_on_leave = relay.cancel_on_leave
+        self._overflow = overflow
+        self._held: set[PID] = set()
+        self._opened_at = 0.0
+        self._end: tuple[int, str] = (1006, "")
+        """Code and reason that began the closing."""
+        self._early: Close | None = None
+        """What ended the connection while it was HANDSHAKING; the close frame needs the upgrade."""
+        self._target_gone = False
+        self._parting = False
+        """The target is still to hear of the client's end, and until then what the client says."""
+        self._is_news = False
+        """The target does not have the metadata yet: it goes with what it is told next."""
+
+    # The client's side
+
+    def opened(self, now: float) -> list[Effect]:
+        """Go on after the upgrade; `now` is seconds of any steady clock."""
+        if self.state is not State.HANDSHAKING:
+            return []
+        self._opened_at = now
+        self.state = State.OPEN
+        effects: list[Effect] = [] if self._target_gone else [Join(self.target, self.metadata)]
+        if (early := self._early) is not None:
+            return effects + self._close(early.code, early.reason, lingering=early.lingering)
+        if self._interval is not None:
+            effects.append(Beat(self._interval))
+        return effects
+
+    def refused(self) -> list[Effect]:
+        """End before the upgrade, which does not come about."""
+        if self.state is not State.HANDSHAKING:
+            return []
+        self.state = State.CLOSED
+        return [*self._cancel(), Ended(_result(1006, "the upgrade did not come about"))]
+
+    def message(self, data: str | bytes) -> list[Effect]:
+        """Take a client's message."""
+        if self.state is not State.OPEN and not self._parting:
+            return []
+        self.message_count += 1
+        kind = "text" if isinstance(data, str) else "binary"
+        tell = Tell(self.target, self._topic, {"type": kind, "data": data})
+        return [*self._attach(), tell] if self._is_news else [tell]
+
+    def client_gone(self, code: int, reason: str = "", *, known: bool = True) -> list[Effect]:
+        """Learn that the transport is closed; the code is the client's, 1006 if it vanished.
+
+        `known` is false where the server does not tell how the client went: then it is no error.
+        """
+        if self.state is State.CLOSED:
+            return []
+        if self.state is State.HANDSHAKING:
+            return self.refused()
+        is_open = self.state is State.OPEN
+        effects: list[Effect] = []
+        if is_open:
+            effects = self._leave(code, reason)
+        elif self._parting:
+            effects = self._leave(*self._end)
+        self._parting = False
+        self.state = State.CLOSED
+        self.outbox.clear()
+        result = _result(*self._end)
+        if is_open and not known:
+            result = Result(result.value)
+        return [*effects, *self._release(), Ended(result)]
+
+    def heartbeat(self, now: float) -> list[Effect]:
+        """Send the heartbeat that is due."""
+        if self.state is not State.OPEN:
+            return []
+        payload = {"uptime": self.uptime(now), "message_count": self.message_count}
+        return [*self._attach(), Tell(self.target, HEARTBEAT, payload)]
+
+    def wrote(self) -> list[Effect]:
+        """Learn that a message taken from the outbox is on its way."""
+        if self._held and self.outbox.size <= self.outbox.limit // 2:
+            return self._release()
+        return []
+
+    def cannot_wait(self, sender: PID) -> list[Effect]:
+        """Learn that a sender does not wait: such senders have as much room again as the limit.
+
+        Those who do wait keep the outbox at its limit for as long as the client is slow; that must
+        not close it at the first message of somebody else.
+        """
+        self._held.discard(sender)
+        return self._too_slow() if self.outbox.size > 2 * self.outbox.limit else []
+
+    # The processes' side
+
+    def command(
+        self, given: Command, sender: PID, why_no_target: Callable[[PID], str | None]
+    ) -> list[Effect]:
+        """Carry out what a process sent; once the connection closes it means nothing."""
+        if self.state is not State.OPEN:
+            return []
+        match given:
+            case Send():
+                return self._send(given, sender)
+            case CloseCommand():
+                return self._close(given.code, given.reason)
+            case Control():
+                return self._control(given, sender, why_no_target)
+        return [Refuse(sender, given.topic, given.error)]
+
+    def target_exited(
+        self,
+        target: PID,
+        result: Result,
+        *,
+        join_read: bool,
+        instead: tuple[int, str] | None = None,
+    ) -> list[Effect]:
+        """Learn that a target is gone; `join_read`: it had taken this connection's `ws.join`.
+
+        `instead` are code and reason of the close frame where they are not those of its end.
+        """
+        if target != self.target:
+            return []
+        self._target_gone = True
+        self._parting = False
+        return self._close(*(instead or close_for(result, join_read=join_read)))
+
+    def cancel(self, reason: str) -> list[Effect]:
+        """Close normally: `process.cancel` on the connection's PID."""
+        return self._close(1000, reason)
+
+    def refuse_more(self) -> list[Effect]:
+        """Close because the node keeps too much of what clients have sent."""
+        return self._close(*UNFINISHED)
+
+    def link_down(self) -> list[Effect]:
+        """Close because a linked process ended with an error."""
+        return self._close(1011, "linked process ended")
+
+    def uptime(self, now: float) -> float:
+        """Return the seconds since the upgrade."""
+        return now - self._opened_at
+
+    @property
+    def drained(self) -> bool:
+        """Whether most of what the connection was sent is on its way, or it is ending."""
+        return self.state is not State.OPEN or self.outbox.size <= self.outbox.limit // 4
+
+    def shut_down(self) -> list[Effect]:
+        """Close because the node shuts down; the client is heard until the close frame is written.
+
+        So the target's `ws.leave` comes with `client_gone`.
+        """
+        if self.state is not State.OPEN:
+            return self._close(*SHUT_DOWN, lingering=True)
+        self._end = SHUT_DOWN
+        self._parting = True
+        self.state = State.CLOSING
+        effects: list[Effect] = [] if self._interval is None else [Beat(None)]
+        return [*effects, Close(*SHUT_DOWN, lingering=True)]
+
+    # Inside
+
+    def _send(self, message: Send, sender: PID) -> list[Effect]:
+        if self.outbox.put(message):
+            return []
+        if self._overflow is Overflow.PAUSE:
+            self._held.add(sender)
+            return [Hold(sender)]
+        if self._overflow is Overflow.DROP:
+            self.outbox.drop_newest()
+            self.dropped += 1
+            return []
+        return self._too_slow()
+
+    def _too_slow(self) -> list[Effect]:
+        self.outbox.clear()
+        return self._close(1013, "slow client", lingering=True)
+
+    def _close(self, code: int, reason: str, *, lingering: bool = False) -> list[Effect]:
+        """Begin the closing handshake; before the upgrade, remember to: the first end counts."""
+        close = Close(code, _cut(reason), lingering)
+        if self.state is State.HANDSHAKING:
+            self._early = self._early or close
+        if self.state is not State.OPEN:
+            return []
+        effects = self._leave(code, close.reason)
+        self.state = State.CLOSING
+        return [*effects, close]
+
+    def _leave(self, code: int, reason: str) -> list[Effect]:
+        """Part from the target for good."""
+        self._end = code, reason
+        effects: list[Effect] = []
+        if not self._target_gone:
+            effects = [*self._attach(), Leave(self.target, code, reason)]
+        if self._interval is not None:
+            effects.append(Beat(None))
+        return effects + self._cancel()
+
+    def _attach(self) -> list[Effect]:
+        """Let the target have metadata that is news to it.
+
+        Not before it is told something: whoever sends `ws.control` again and again would fill its
+        queue with what nobody will look at.
+        """
+        if not self._is_news:
+            return []
+        self._is_news = False
+        return [Attach(self.target, self.metadata)]
+
+    def _cancel(self) -> list[Effect]:
+        return [CancelTarget(self.target)] if self._cancel_on_leave else []
+
+    def _release(self) -> list[Effect]:
+        effects: list[Effect] = [Release(sender) for sender in self._held]
+        self._held.clear()
+        return effects
+
+    def _control(
+        self, given: Control, sender: PID, why_no_target: Callable[[PID], str | None]
+    ) -> list[Effect]:
+        effects: list[Effect] = []
+        target = self.target
+        if given.target_pid is not UNSET:
+            target = given.target_pid.on(str(self.pid.node))
+        moves = target != self.target
+        if moves and (why := why_no_target(target)) is not None:
+            return [Refuse(sender, "ws.control", why)]
+        if moves:
+            effects += [*self._attach(), Leave(self.target, 1000, "transferred"), *self._cancel()]
+            # It was said of the old target; the new one may have a life of its own.
+            self._cancel_on_leave = False
+            self.target = target
+        if given.cancel_on_leave is not UNSET:
+            self._cancel_on_leave = given.cancel_on_leave
+        if given.message_topic is not UNSET:
+            self._topic = given.message_topic
+        if given.metadata is not UNSET:
+            self.metadata = given.metadata
+            self._is_news = not moves
+        if moves:
+            effects.append(Join(target, self.metadata))
+        if given.heartbeat_interval is not UNSET:
+            self._interval = given.heartbeat_interval
+            effects.append(Beat(self._interval))
+        return effects
+
+
+def close_for(result: Result, *, join_read: bool) -> tuple[int, str]:
+    """Return code and reason of the close frame that a target's end means to its clients."""
+    error = result.error
+    if error is None:
+        return (1000 if join_read else 1013), "target process exited"
+    match error.kind:
+        case ExitKind.ERROR | ExitKind.EXIT:
+            how = "crashed"
+        case ExitKind.LIMIT:
+            limit, _, _ = error.message.partition(" of ")
+            how = f"crashed ({limit})" if error.traceback else f"killed ({limit})"
+        case ExitKind.START_FAILED:
+            how = "failed to start"
+        case ExitKind.KILLED:
+            how = f"killed ({error.message})"
+        case ExitKind.TERMINATED | ExitKind.CANCELLED:
+            how = "killed (SIGKILL)"
+        case _:
+            how = f"killed ({error.kind.replace('_', ' ')})"
+    return 1011, f"target process {how}"
+
+
+def _result(code: int, reason: str) -> Result:
+    """Return the exit result of a connection that was closed with this code."""
+    value = {"code": code, "reason": reason}
+    if code in (1000, 1001, 1005) or 3000 <= code <= 4999:  # noqa: PLR2004 - `docs/semantics.md`
+        return Result(value)
+    kind = ExitKind.DISCONNECTED if code == 1006 else ExitKind.ERROR  # noqa: PLR2004 - RFC 6455
+    return Result(value, ExitError(kind, f"closed with {code} {reason}".rstrip()))
+
+
+def _cut(reason: str) -> str:
+    """Cut a reason to what a close frame holds, at a character."""
+    return reason.encode(errors="replace")[:_LONGEST_REASON].decode(errors="ignore")

@@ -1,0 +1,41 @@
+"""What `faulthandler` writes when a fatal signal ends a process: reason and Python stack."""
+
+from __future__ import annotations
+
+import multiprocessing.process
+import multiprocessing.spawn
+import os
+import re
+import signal
+from pathlib import Path
+from typing import Final
+
+__all__ = ["BEGIN", "SIGNALS", "stack"]
+
+BEGIN: Final = b"Fatal Python error: "
+"""It writes this in one piece."""
+
+SIGNALS: Final = {
+    signal.SIGSEGV,
+    signal.SIGFPE,
+    signal.SIGABRT,
+    signal.SIGBUS,
+    signal.SIGILL,
+}
+"""At these."""
+
+_PACKAGE = Path(__file__).parent.parent
+_OURS: Final = (
+    f'  File "{_PACKAGE}{os.sep}template{os.sep}',
+    f'  File "{_PACKAGE}{os.sep}worker{os.sep}',
+    f'  File "{multiprocessing.process.__file__}"',
+    f'  File "{multiprocessing.spawn.__file__}"',
+    '  File "<string>"',
+)
+
+
+def stack(written: bytes) -> str:
+    """Return it as text, without what the stack of every worker and template begins with."""
+    text = written.decode(errors="replace")
+    lines = [line for line in text.splitlines() if not line.startswith(_OURS)]
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip()

@@ -1,0 +1,45 @@
+"""What `ps`, `top` and `htop` show of templates and workers in place of a command line.
+
+The text is visible to all users of the machine, as command lines are.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import Final
+
+from setproctitle import setproctitle
+
+from wsrelay.values.pid import PID
+from wsrelay.values.printable import printable
+
+__all__ = ["enter_template", "waiting_title", "worker_title"]
+
+_LONGEST_NAME: Final = 60
+"""Characters: what is written over is the template's own command line, of about 150 bytes."""
+
+
+def enter_template(host: str) -> None:
+    """Show this process as a template; its forks can be given titles of their own.
+
+    Comes before the environment is changed, for that lies behind the command line and is how the
+    library finds it.
+    """
+    # Else a title may take the place of /proc/PID/environ too, which operators want to read.
+    given = "SPT_NOENV" in os.environ
+    os.environ.setdefault("SPT_NOENV", "1")
+    setproctitle(f"wsrelay: template of {host}")
+    if not given:
+        del os.environ["SPT_NOENV"]
+
+
+def worker_title(pid: PID, names: Iterable[str], target: str) -> str:
+    """Return the title of a worker: its names first, and what may be cut off last."""
+    shown = [printable(name)[:_LONGEST_NAME] for name in sorted(names)[:1]]
+    return " ".join(["wsrelay:", *shown, pid, printable(target)])
+
+
+def waiting_title(host: str) -> str:
+    """Return the title of a process that was forked ahead."""
+    return f"wsrelay: waiting in {host}"

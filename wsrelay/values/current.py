@@ -1,0 +1,152 @@
+"""Who is calling: the worker that this OS process is, or a node that runs in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextvars import ContextVar
+from typing import Any, Protocol
+
+from wsrelay.errors import NotAProcess
+
+from .pid import PID
+
+__all__ = [
+    "Caller",
+    "caller",
+    "enter_child",
+    "enter_worker",
+    "leave_worker",
+    "node_of_request",
+    "nodes",
+    "process",
+    "spawned_by_request",
+    "worker",
+]
+
+
+class Caller(Protocol):
+    """What both a worker and a node can do for the code that they run."""
+
+    def pid(self) -> PID:
+        """Return the caller's own PID."""
+
+    def send(self, to: str | Iterable[str], topic: str, payload: Any) -> None:
+        """Send a message."""
+
+    def spawn(self, target: Any, host: str | None = None, /, *args: Any, **kwargs: Any) -> PID:
+        """Start a process."""
+
+    def get_or_spawn(
+        self, name: str, target: Any, host: str | None = None, /, *args: Any, **kwargs: Any
+    ) -> PID:
+        """Find a process by name or start it under that name."""
+
+    def cancel(self, to: str, reason: str) -> None:
+        """Ask a process to end."""
+
+    def terminate(self, to: str) -> None:
+        """End a process at once."""
+
+    def register(self, name: str, pid: str | None) -> None:
+        """Give a process a name."""
+
+    def lookup(self, name: str) -> PID:
+        """Return the process of that name."""
+
+    def unregister(self, name: str) -> None:
+        """Free a name."""
+
+    def join_group(self, group: str, pid: str | None) -> None:
+        """Let a process join a group."""
+
+    def leave_group(self, group: str, pid: str | None) -> None:
+        """Let a process leave a group."""
+
+    def members(self, group: str) -> list[PID]:
+        """Return a group's members."""
+
+    def broadcast(self, group: str, topic: str, payload: Any) -> None:
+        """Send a message to all members of a group."""
+
+
+_worker: Caller | None = None
+_parent: str | None = None
+"""The process that this OS process is a child of, if its handler has started it."""
+
+nodes: list[Caller] = []
+"""The nodes that run in this OS process."""
+
+node_of_request: ContextVar[Caller] = ContextVar("wsrelay_node")
+"""The node of the application that handles the current request; set by the middleware."""
+
+spawned_by_request: ContextVar[Callable[[PID], None] | None] = ContextVar(
+    "wsrelay_spawned", default=None
+)
+"""Who notes what the current request spawns on its node, if anybody does."""
+
+
+def enter_worker(caller: Caller) -> None:
+    """Make this OS process a worker, for good."""
+    global _worker  # noqa: PLW0603 - a process is one worker, once
+    _worker = caller
+
+
+def leave_worker() -> Any:
+    """Be a worker no more but the child of one, and return that one (None: it was no worker)."""
+    global _worker
+    there, _worker = _worker, None
+    if there is not None:
+        enter_child(there.pid())
+    return there
+
+
+def enter_child(parent: str) -> None:
+    """Make this OS process a child of a process: what it calls says so."""
+    global _parent  # noqa: PLW0603 - as above
+    _parent = parent
+
+
+def process() -> str | None:
+    """Return the PID of the process that this OS process is, or is a child of."""
+    return _parent if _worker is None else str(_worker.pid())
+
+
+def worker() -> Any:
+    """Return this OS process's worker; raises `NotAProcess`."""
+    if _worker is None:
+        if _parent is not None:
+            raise _a_child()
+        raise NotAProcess(
+            "only a process can do this: a handler that wsrelay runs in a worker. "
+            "In an HTTP handler use process.spawn, send, cancel and the like"
+        )
+    return _worker
+
+
+def caller() -> Caller:
+    """Return whoever calls; raises `NotAProcess`."""
+    if _worker is not None:
+        return _worker
+    if (node := node_of_request.get(None)) is not None:
+        return node
+    if len(nodes) == 1:
+        return nodes[0]
+    if nodes:
+        names = ", ".join(sorted(str(node.pid()) for node in nodes))
+        raise NotAProcess(
+            f"{len(nodes)} nodes run in this OS process ({names}); outside of a request "
+            "call the methods of the node that you mean"
+        )
+    if _parent is not None:
+        raise _a_child()
+    raise NotAProcess(
+        "there is no process and no node here: run this in a handler, in an application wrapped "
+        "by WebSocketRelay, or inside `async with Node():`"
+    )
+
+
+def _a_child() -> NotAProcess:
+    return NotAProcess(
+        f"this is a child of process {_parent}, and only that process itself can do this: hand it "
+        "over what is to be sent, by a multiprocessing.Queue or the result of a pool's function"
+    )

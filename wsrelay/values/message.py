@@ -1,0 +1,138 @@
+"""What processes exchange and what is left of them when they end (`docs/semantics.md`)."""
+
+from __future__ import annotations
+
+import enum
+from typing import Any
+
+from msgspec import Struct
+
+from wsrelay.errors import PayloadError, ReservedTopic, phrase
+
+from .pid import LONGEST, PID
+
+__all__ = [
+    "JOIN",
+    "LEAVE",
+    "MESSAGE",
+    "Event",
+    "ExitError",
+    "ExitKind",
+    "Message",
+    "Relayed",
+    "Result",
+    "reason_of",
+    "sendable",
+]
+
+JOIN = "ws.join"
+MESSAGE = "ws.message"
+HEARTBEAT = "ws.heartbeat"
+LEAVE = "ws.leave"
+ERROR = "ws.error"
+SEND = "ws.send"
+CLOSE = "ws.close"
+CONTROL = "ws.control"
+
+
+def sendable(topic: Any) -> str:
+    """Return the topic if user code may send it; raises `ReservedTopic`, `PayloadError`."""
+    if not isinstance(topic, str) or topic.startswith("@"):
+        raise ReservedTopic(topic)
+    if len(topic) > LONGEST:
+        raise PayloadError(
+            f"topic: {topic[:40]!r}... has {len(topic)} characters, {LONGEST} are the most"
+        )
+    return topic
+
+
+def reason_of(reason: str) -> str:
+    """Return a reason as it is told: its first 1,000 characters, for nobody reads more.
+
+    An error's text is often handed over, and a `cancel` that failed for its length would be missed.
+    """
+    if not isinstance(reason, str) or len(reason) <= LONGEST:
+        return reason
+    more = f"... ({len(reason)} characters)"
+    return reason[: LONGEST - len(more)] + more
+
+
+class Message(Struct, frozen=True):
+    """One message in an inbox: `payload` is data, `sender` the PID of who sent it."""
+
+    topic: str
+    payload: Any
+    sender: PID
+
+    @property
+    def client(self) -> PID | None:
+        """The connection's PID, if the relay has sent this for it; None for all other messages.
+
+        It depends on how the message came and not on what it holds: a process that sends a
+        `ws.join` with a made-up `client_pid` sends a message whose `client` is None. So is that of
+        `ws.error`, which answers a process and comes from no client.
+        """
+        return None
+
+
+class Relayed(Message, frozen=True):
+    """A message that the relay has sent for a connection: a `Message` whose `client` is its sender.
+
+    The mailbox makes it of a frame that only the node writes, and that is all there is to the trust
+    in it. So it is a class and no field: data that is converted, or sent on, cannot bring it along.
+    """
+
+    @property
+    def client(self) -> PID:
+        """The connection's PID."""
+        return self.sender
+
+    def __reduce__(self) -> tuple[type[Message], tuple[str, Any, PID]]:
+        """Be pickled as any message: whoever opens that has it from this process."""
+        return Message, (self.topic, self.payload, self.sender)
+
+
+class ExitKind(enum.StrEnum):
+    """Why a process ended other than by returning."""
+
+    ERROR = "error"
+    EXIT = "exit"
+    KILLED = "killed"
+    LIMIT = "limit"
+    START_FAILED = "start_failed"
+    HOST_FULL = "host_full"
+    NOPROC = "noproc"
+    CANCELLED = "cancelled"
+    TERMINATED = "terminated"
+    LINK_DOWN = "link_down"
+    MAILBOX_OVERFLOW = "mailbox_overflow"
+    DISCONNECTED = "disconnected"
+    TEMPLATE_LOST = "template_lost"
+
+
+class ExitError(Struct, frozen=True):
+    """`message` is one line; `traceback` is the text of the worker's traceback, if it had one."""
+
+    kind: ExitKind
+    message: str
+    traceback: str | None = None
+
+    def __str__(self) -> str:
+        """Return kind and message as one phrase."""
+        return phrase(self.kind, self.message)
+
+
+class Result(Struct, frozen=True):
+    """How a process ended: what it returned, or the error that ended it."""
+
+    value: Any = None
+    error: ExitError | None = None
+
+
+class Event(Struct, frozen=True):
+    """What arrives on the events channel: kind `EXIT`, `LINK_DOWN` or `CANCEL`."""
+
+    kind: str
+    sender: PID
+    result: Result | None = None
+    reason: str = ""

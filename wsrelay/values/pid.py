@@ -1,0 +1,133 @@
+"""Process identifiers: `{node@host|id}`."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import secrets
+from typing import Final, Self
+
+from wsrelay.errors import InvalidName, InvalidPID
+
+__all__ = ["LONGEST", "PID", "PIDSource", "address", "base36", "is_node_name", "nameable"]
+
+_NODE = re.compile(r"[\w.-]+", re.ASCII)
+_PATTERN = re.compile(r"\{(?:([\w.-]+)@)?([\w.:/-]+)\|([\w.-]+)\}", re.ASCII)
+LONGEST: Final = 1_000
+"""Characters of a name, a PID, a topic and the like: what a process makes others keep or log."""
+
+_DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
+
+
+class PID(str):
+    """A process identifier; a `str` that compares and hashes like its text.
+
+    Raises `InvalidPID` for anything that is not of the form `{node@host|id}` or `{host|id}`.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, text: str) -> Self:
+        """Check the text and make it a PID."""
+        if not isinstance(text, str) or len(text) > LONGEST or not _PATTERN.fullmatch(text):
+            raise InvalidPID(text)
+        return super().__new__(cls, text)
+
+    @classmethod
+    def trusted(cls, text: str) -> Self:
+        """Make a PID of text that is known to be one (it came from the node)."""
+        return super().__new__(cls, text)
+
+    @property
+    def node(self) -> str | None:
+        """The node's name, or None where the text leaves it out and means this node."""
+        node, at, _ = self[1:].partition("@")
+        return node if at else None
+
+    @property
+    def host(self) -> str:
+        """The process host's name, `gateway` for connections of the default front end."""
+        return self[1:].partition("|")[0].rpartition("@")[2]
+
+    @property
+    def id(self) -> str:
+        """The part that is never used twice."""
+        return self[:-1].partition("|")[2]
+
+    def on(self, node: str) -> PID:
+        """Return the same PID with the node's name filled in where it was left out."""
+        return self if self.node is not None else PID.trusted(f"{{{node}@{self[1:]}")
+
+
+def address(to: str) -> str:
+    """Return a PID or a registered name as plain text.
+
+    Raises `InvalidPID` for a malformed PID, `InvalidName` for text that is too long for a name.
+    """
+    if not isinstance(to, PID):
+        if not isinstance(to, str):
+            raise InvalidPID(to)
+        if to.startswith("{"):
+            PID(to)
+        elif len(to) > LONGEST:
+            raise _too_long(to)
+    return str(to)
+
+
+def is_node_name(text: str) -> bool:
+    """Whether the text can be the node part of PIDs."""
+    return isinstance(text, str) and _NODE.fullmatch(text) is not None
+
+
+def nameable(text: str) -> str:
+    """Return text that can name a process or group; raises `InvalidName` for other."""
+    if not isinstance(text, str) or not text or text.startswith("{"):
+        raise InvalidName(
+            f"{text!r:.80} is no name: a name is not empty and does not start with {{"
+        )
+    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+        raise InvalidName(f"{text!r:.80} is no name: it has surrogates, which UTF-8 cannot hold")
+    if len(text) > LONGEST:
+        raise _too_long(text)
+    return text
+
+
+def _too_long(text: str) -> InvalidName:
+    return InvalidName(f"{text[:40]!r}... is no name: it has more than {LONGEST} characters")
+
+
+class PIDSource:
+    """Makes PIDs that nobody else makes.
+
+    `prefix` is `<random part of the node>.<number of the minting process>`; the node gives every
+    worker a number of its own, so workers make PIDs for what they spawn without asking anyone.
+    Thread-safe: the counter is one atomic call.
+    """
+
+    def __init__(self, node: str, prefix: str) -> None:
+        self._node = node
+        self.prefix = prefix
+        self._count = itertools.count(1)
+
+    @staticmethod
+    def draw() -> str:
+        """Draw a node's random part: 40 bits, so restarts of one name do not meet."""
+        return base36(secrets.randbits(40)).rjust(8, "0")
+
+    def next(self, host: str) -> PID:
+        """Return a PID that was never used before."""
+        return PID.trusted(f"{{{self._node}@{host}|{self.prefix}-{base36(next(self._count))}}}")
+
+    def made(self, pid: PID) -> bool:
+        """Whether the PID carries this source's prefix."""
+        return pid.node == self._node and pid.id.rpartition("-")[0] == self.prefix
+
+
+def base36(number: int) -> str:
+    """Write a non-negative integer with the digits 0-9a-z."""
+    text = ""
+    while True:
+        number, digit = divmod(number, 36)
+        text = _DIGITS[digit] + text
+        if not number:
+            return text

@@ -1,0 +1,105 @@
+"""Targets and their arguments on the way from the spawner to the worker.
+
+The only place where code crosses a process border: pickled by the spawner, opened in the worker.
+Out of a walled-in host none does: there the arguments are data (`pack_plain`).
+The node passes the bytes on and never looks inside.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Container
+from typing import Any
+
+import msgspec
+
+from wsrelay.errors import InvalidTarget, PayloadError
+from wsrelay.values import scripts, targets
+
+from . import frames, payload
+
+__all__ = ["pack_plain", "pack_target", "unpack_target"]
+
+
+def pack_target(
+    target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], entries: Container[str] = ()
+) -> tuple[str | None, bytes]:
+    """Return the target's text (None for a callable) and the pickled rest.
+
+    An id among `entries` stays as it is, for the node to look up. Raises `InvalidTarget`, or
+    `PayloadError` for what cannot be pickled.
+    """
+    arguments = (args, kwargs) if args or kwargs else None
+    if isinstance(target, str) and target in entries:
+        return target, _pack(arguments)
+    if isinstance(target, str):
+        parsed = targets.parse(target).absolute()
+        text = payload.writable(str(parsed), "target")
+        if len(text) > frames.LONGEST_TARGET:
+            raise InvalidTarget(
+                f"target {text[:40]!r}... has {len(text)} characters, {frames.LONGEST_TARGET} are "
+                "the most"
+            )
+        return text, _pack(arguments, imports=parsed.module is not None)
+    if callable(target):
+        return None, _pack((target, args, kwargs))
+    raise InvalidTarget(
+        f"target {target!r:.200} is neither text (path/to/script.py:function, module:function) "
+        "nor a callable"
+    )
+
+
+def pack_plain(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
+    """Return arguments as data; raises `PayloadError`."""
+    try:
+        return payload.encode([args, kwargs])
+    except PayloadError as error:
+        raise PayloadError(
+            f"what a walled-in host starts in another one is given data alone: {error}"
+        ) from None
+
+
+def unpack_target(
+    text: str | None,
+    code: bytes,
+    load: Callable[[targets.Target], Callable[..., Any]],
+    *,
+    plain: bool = False,
+) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
+    """Return function, args and kwargs; `load` finds the function that a text names.
+
+    `plain`: the code is what `pack_plain` gave, and nothing is unpickled.
+    """
+    if plain:
+        given = payload.decode_bounded(code)
+        args, kwargs = msgspec.convert(given, tuple[tuple[Any, ...], dict[str, Any]])
+        return load(targets.parse(text or "")), args, kwargs
+    folder, content = pickle.loads(code) if code else (None, b"")  # noqa: S301 - the spawner's
+    if folder is not None:
+        scripts.enter(folder)
+    opened = pickle.loads(content) if content else ((), {})  # noqa: S301 - as above
+    if text is None:
+        function, args, kwargs = opened
+        return function, args, kwargs
+    args, kwargs = opened
+    return load(targets.parse(text)), args, kwargs
+
+
+def _pack(value: Any, *, imports: bool = False) -> bytes:
+    """Pickle a value, and the folder in which the spawner would import what it refers to."""
+    folder = scripts.entered()
+    if value is None and not (imports and folder is not None):
+        return b""
+    code = pickle.dumps((folder, b"" if value is None else _pickle(value)))
+    frames.check_size(len(code))
+    return code
+
+
+def _pickle(value: Any) -> bytes:
+    import cloudpickle  # noqa: PLC0415 - 5 ms that most workers never need
+
+    try:
+        data: bytes = cloudpickle.dumps(value)
+    except Exception as error:
+        raise PayloadError(f"cannot be sent to another process: {error}") from error
+    return data

@@ -1,0 +1,710 @@
+"""The frames between the node and its workers, and between the node and its templates.
+
+A frame on a pipe is its length (4 bytes, big endian) and one MessagePack array whose first item
+is the frame's tag. Payloads travel inside as bytes of MessagePack: the node forwards them without
+looking at them, whatever they are. All else that a worker writes is bounded, each field in its type
+and all of them together (`MAX_HEAD`), before it is decoded.
+"""
+
+from __future__ import annotations
+
+import functools
+import signal
+import struct
+import sys
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any, Final, Generic, Literal, TypeVar, cast
+
+import msgspec
+from msgspec import Meta, Raw, Struct
+
+from wsrelay.errors import PayloadError, WireError
+from wsrelay.values.message import ExitError, ExitKind, Result
+from wsrelay.values.pid import LONGEST, PID
+from wsrelay.values.rights import Rights
+
+from . import payload
+
+__all__ = [
+    "INTERRUPT",
+    "LONGEST_TARGET",
+    "MAX_FRAME",
+    "MAX_HEAD",
+    "MAX_RECEIVERS",
+    "PIPE_CLOSED",
+    "WINDOW",
+    "Attach",
+    "Broadcast",
+    "Cancel",
+    "CloseInbox",
+    "Deliver",
+    "Detach",
+    "Done",
+    "Drain",
+    "Ended",
+    "Error",
+    "Exec",
+    "Exited",
+    "Finished",
+    "Fork",
+    "ForkFailed",
+    "Forked",
+    "Frame",
+    "FrameReader",
+    "FromTemplate",
+    "FromWorker",
+    "GetOrSpawn",
+    "Interrupt",
+    "Kill",
+    "Known",
+    "LoadFailed",
+    "Loaded",
+    "Log",
+    "Lookup",
+    "Member",
+    "Members",
+    "Ready",
+    "Register",
+    "Relate",
+    "Relay",
+    "Reply",
+    "Request",
+    "Send",
+    "Signal",
+    "Spawn",
+    "Start",
+    "Taken",
+    "Terminate",
+    "ToTemplate",
+    "ToWorker",
+    "TrapLinks",
+    "Unregister",
+    "check_size",
+    "from_template",
+    "from_worker",
+    "pack",
+    "pack_request",
+    "portions",
+    "to_template",
+    "to_worker",
+]
+
+MAX_FRAME: Final = 64 * 1024 * 1024
+"""Bytes of the largest frame; a length above it is garbage, not a message."""
+
+MAX_HEAD: Final = 1024 * 1024
+"""Bytes of what a worker's frame holds beside payloads and code: what the node decodes of it."""
+
+MAX_RECEIVERS: Final = 10_000
+"""Receivers of one frame; who sends to more writes several."""
+
+_MOST_ELEMENTS: Final = MAX_RECEIVERS + 100
+"""Elements of the head of a frame."""
+
+_SMALL: Final = 64 * 1024
+"""Bytes of a frame that is decoded as it is: 4 MB at the most, for a moment."""
+
+_WRAPPING: Final = MAX_HEAD
+"""Bytes that the node may add to what a worker has written when it passes it on."""
+
+_LONGEST_FROM_TEMPLATE: Final = 1024 * 1024
+"""Bytes of a frame of a template, which is cut to less."""
+
+WINDOW: Final = 128 * 1024
+"""Bytes of data frames that the node sends ahead of what the worker has taken."""
+
+PIPE_CLOSED: Final = 237
+"""The exit code of a worker that cannot say how it ended: its handler has closed its pipe."""
+
+INTERRUPT: Final[int] = getattr(signal, "SIGRTMAX", signal.SIGURG)
+"""The signal that interrupts a handler; not a frame, for it may never read its pipe.
+
+One of the real-time signals, the last, that programs and libraries hardly use; where there are none
+(macOS) it is one that ends nobody.
+"""
+
+
+Text = Annotated[str, Meta(max_length=LONGEST)]
+"""A PID, a name, a group, a topic, a host, a reason."""
+
+LONGEST_TARGET: Final = 8 * 1024
+"""Characters of a target, which may be a path."""
+
+TargetText = Annotated[str, Meta(max_length=LONGEST_TARGET)]
+
+ErrorText = Annotated[str, Meta(max_length=128 * 1024)]
+"""An error's line, a traceback."""
+
+Record = Annotated[str, Meta(max_length=512 * 1024)]
+"""A log record's text."""
+
+
+class Frame(Struct, array_like=True, forbid_unknown_fields=True):
+    """Base of all frames."""
+
+
+class Error(Struct):
+    """An `ExitError` of which a worker tells: bounded."""
+
+    kind: ExitKind
+    message: ErrorText
+    traceback: ErrorText | None = None
+
+    def told(self) -> ExitError:
+        """Return it as all others know it."""
+        return ExitError(self.kind, self.message, self.traceback)
+
+
+class Ended(Struct):
+    """A `Result` of which the node tells: `value` is MessagePack, for its reader to open."""
+
+    value: bytes
+    error: ExitError | None = None
+
+    @classmethod
+    def of(cls, result: Result) -> Ended:
+        """Make it of a result; the value of a worker's is `Raw`, as the worker has written it."""
+        value = result.value
+        if type(value) is Raw:  # it may have 64 MB, and many watchers: it is encoded without a copy
+            return cls(cast("bytes", memoryview(value)), result.error)
+        return cls(payload.pack(value), result.error)
+
+    def opened(self) -> Result:
+        """Return the result; a value that is no data, which no worker of ours writes, is None."""
+        try:
+            return Result(payload.decode(self.value), self.error)
+        except (ValueError, RecursionError):
+            return Result(None, self.error)
+
+
+# Node to worker. Data frames (Deliver to CloseInbox) keep their order and wait for room at the
+# worker; the others go ahead of them.
+
+
+class Known(Frame, tag=9):
+    """What can be spawned: the hosts, and the ids of entries, each with its host if it has one."""
+
+    hosts: list[str]
+    entries: dict[str, str | None]
+
+    def home(self, target: str | None) -> str | None:
+        """Return the host of the entry that the target is the id of, None if it is none.
+
+        An entry without a host is one of the first host.
+        """
+        if target is None or target not in self.entries:
+            return None
+        return self.entries[target] or self.hosts[0]
+
+
+class Start(Frame, tag=0):
+    """First frame to a fresh worker: who it is and what it runs.
+
+    `target` is text (see `targets`) or None, then `code` is the cloudpickle of
+    `(function, args, kwargs)`; with a target it is that of `(args, kwargs)` or empty, or, if
+    `plain`, their MessagePack. `title` is what `ps` shows. `rights` are those of a walled-in host.
+    """
+
+    pid: str
+    ids: str
+    known: Known
+    target: str | None
+    code: bytes
+    log_level: int
+    title: str
+    plain: bool = False
+    rights: Rights | None = None
+
+
+class Deliver(Frame, tag=1):
+    """A message of another process."""
+
+    topic: str
+    sender: str
+    payload: bytes
+
+
+class Attach(Frame, tag=2):
+    """From here on `metadata` belongs to each message relayed from this client."""
+
+    client: str
+    metadata: Raw
+
+
+class Relay(Frame, tag=3):
+    """A message of the relay; the worker adds `client_pid` and the client's metadata to it."""
+
+    topic: str
+    client: str
+    payload: dict[str, Any]
+
+
+class Detach(Frame, tag=4):
+    """The client's last relayed message has been sent: its metadata can go."""
+
+    client: str
+
+
+class CloseInbox(Frame, tag=5):
+    """No message follows."""
+
+
+class Signal(Frame, tag=6):
+    """An event; overtakes data."""
+
+    kind: str
+    sender: str
+    reason: str = ""
+    result: Ended | None = None
+
+
+class Finished(Frame, tag=8):
+    """The process that the `Exec` of the same `ref` started has ended."""
+
+    ref: int
+    result: Ended
+
+
+class Reply(Frame, tag=7):
+    """The answer to a request of the same `ref`: a value, or the error's class and message."""
+
+    ref: int
+    value: Any = None
+    error: str | None = None
+    message: str = ""
+
+
+# Worker to node.
+
+
+class Ready(Frame, tag=0):
+    """The handler is loaded and about to be called."""
+
+
+class Send(Frame, tag=1):
+    """One message for one process or name, or for many."""
+
+    to: Text | Annotated[list[Text], Meta(max_length=MAX_RECEIVERS)]
+    topic: Text
+    payload: bytes
+
+
+class Spawn(Frame, tag=2):
+    """A process for the PID that the worker has made; what it runs is told as in `Start`."""
+
+    pid: Text
+    host: Text
+    target: TargetText | None
+    code: bytes
+    monitored: bool = False
+    linked: bool = False
+    plain: bool = False
+
+
+class GetOrSpawn(Frame, tag=3):
+    """The process of that name, or this one under that name; answered with `Reply`."""
+
+    ref: int
+    name: Text
+    spawn: Spawn
+
+
+class Cancel(Frame, tag=4):
+    """Ask a process to end."""
+
+    to: Text
+    reason: Text
+
+
+class Terminate(Frame, tag=5):
+    """End a process at once."""
+
+    to: Text
+
+
+class Taken(Frame, tag=6):
+    """So many bytes of data frames were taken from the channels in all: there is room for more.
+
+    A sum, so that one which is told twice, too late or never does no harm.
+    """
+
+    total: int
+
+
+class Log(Frame, tag=7):
+    """A record of the worker's `logging`, or of the template's.
+
+    `extra` is a map; `level_name` is empty for a level that every `logging` has. `printed` are the
+    bytes of its output that waited to be read when it logged this: they come before it.
+    """
+
+    level: int
+    logger: Text
+    text: Record
+    extra: Raw = Raw(b"\x80")
+    level_name: Text = ""
+    printed: int = 0
+
+
+class Done(Frame, tag=8):
+    """The worker's last frame: what the handler returned or raised.
+
+    `received` counts the data frames that arrived, `unread` names the clients whose `ws.join`
+    was among them and never taken.
+    """
+
+    value: bytes
+    error: Error | None
+    received: int
+    unread: Annotated[list[Text], Meta(max_length=MAX_RECEIVERS)]
+
+
+class Exec(Frame, tag=9):
+    """Start a process and answer with `Finished` when it has ended."""
+
+    ref: int
+    spawn: Spawn
+
+
+class Relate(Frame, tag=10):
+    """Begin or end a relation to another process."""
+
+    kind: Literal["monitor", "unmonitor", "link", "unlink"]
+    to: Text
+
+
+class TrapLinks(Frame, tag=11):
+    """Choose between LINK_DOWN and being ended."""
+
+    trap: bool
+
+
+class Register(Frame, tag=12):
+    """Give a process a name; answered with `Reply`."""
+
+    ref: int
+    name: Text
+    pid: Text
+
+
+class Lookup(Frame, tag=13):
+    """Ask whose name it is; answered with `Reply`."""
+
+    ref: int
+    name: Text
+
+
+class Unregister(Frame, tag=14):
+    """Free a name; answered with `Reply`."""
+
+    ref: int
+    name: Text
+
+
+class Member(Frame, tag=15):
+    """Let a process join a group, or leave it."""
+
+    group: Text
+    pid: Text
+    join: bool
+
+
+class Members(Frame, tag=16):
+    """Ask for a group's members; answered with `Reply`."""
+
+    ref: int
+    group: Text
+
+
+class Broadcast(Frame, tag=17):
+    """One message for all members of a group."""
+
+    group: Text
+    topic: Text
+    payload: bytes
+
+
+class Drain(Frame, tag=18):
+    """Ask for a `Reply` when most of what a connection was sent is on its way.
+
+    `waits` is false when nobody waits for it any more.
+    """
+
+    ref: int
+    to: Text
+    waits: bool = True
+
+
+# Node to template. `Fork` carries descriptors: the worker's ends of its pipes.
+
+
+class Fork(Frame, tag=0):
+    """Fork a worker; `ref` is the node's number for it."""
+
+    ref: int
+
+
+class Kill(Frame, tag=1):
+    """SIGKILL the worker's process group."""
+
+    ref: int
+
+
+class Interrupt(Frame, tag=2):
+    """Send the worker `INTERRUPT`: where the node has no pidfd to do it with."""
+
+    ref: int
+
+
+# Template to node.
+
+
+class Loaded(Frame, tag=0):
+    """Preloading went well."""
+
+
+class LoadFailed(Frame, tag=1):
+    """Preloading went wrong: a line, and the traceback of the user's code or an empty text."""
+
+    message: str
+    details: str
+
+
+class Forked(Frame, tag=2):
+    """The worker runs; `has_pidfd` says that the platform has pidfds."""
+
+    ref: int
+    os_pid: int
+    has_pidfd: bool
+
+
+class ForkFailed(Frame, tag=3):
+    """The operating system refused."""
+
+    ref: int
+    message: str
+
+
+class Exited(Frame, tag=4):
+    """The worker was reaped; `code` as in `subprocess`: negative for a signal."""
+
+    ref: int
+    code: int
+
+
+ToWorker = (
+    Start | Deliver | Attach | Relay | Detach | CloseInbox | Signal | Reply | Finished | Known
+)
+Request = GetOrSpawn | Register | Lookup | Unregister | Members | Drain
+FromWorker = (
+    Ready
+    | Send
+    | Spawn
+    | Cancel
+    | Terminate
+    | Taken
+    | Log
+    | Done
+    | Exec
+    | Relate
+    | TrapLinks
+    | Member
+    | Broadcast
+    | Request
+)
+ToTemplate = Fork | Kill | Interrupt
+FromTemplate = Loaded | LoadFailed | Forked | ForkFailed | Exited | Log
+
+_PREFIX: Final = 4
+"""Bytes of a frame's length."""
+
+_HEADER: Final = 3
+"""Bytes of a text's length, at most, up to 64 KB."""
+
+_LONGEST_CHARACTER: Final = 4
+"""Bytes of a character in UTF-8, at most."""
+
+_ROOM_FOR_RECEIVERS: Final = MAX_HEAD - 64 * 1024
+"""Bytes that the receivers of a frame may have beside its topic and its own parts."""
+
+_length = struct.Struct(">I").unpack_from
+_decode_request = msgspec.msgpack.Decoder(FromWorker).decode
+
+T = TypeVar("T")
+
+
+def _plain(value: Any) -> str:
+    """Encode a PID: msgspec refuses subclasses of str. Hot paths pass plain text already."""
+    if isinstance(value, PID):
+        return str(value)
+    raise TypeError(f"a frame cannot hold {value!r}")
+
+
+_encode = msgspec.msgpack.Encoder(enc_hook=_plain).encode
+
+
+def pack(frame: Frame) -> bytes:
+    """Return the bytes of a frame, its length first."""
+    body = _encode(frame)
+    return len(body).to_bytes(_PREFIX, "big") + body
+
+
+def pack_request(frame: Frame) -> bytes:
+    """Return the bytes of a worker's frame, made sure of that the node can read them.
+
+    Raises `PayloadError`: what user code handed over (a name that is no text, say) must fail at
+    its caller, not as garbage at the node, which ends the worker.
+    """
+    try:
+        body = _encode(frame)
+        if type(frame) is not Send:  # its makers have looked at all that it is made of
+            if len(body) > _SMALL:
+                _check_head(body)
+            _decode_request(body)
+    except (TypeError, ValueError, OverflowError) as error:
+        kind = type(frame).__name__
+        raise PayloadError(f"{kind} cannot be told to the node: {error}") from None
+    data = len(body).to_bytes(_PREFIX, "big") + body
+    check_size(len(data))
+    return data
+
+
+def check_size(size: int) -> None:
+    """Raise `PayloadError` for more bytes than a message may hold."""
+    if size > MAX_FRAME:
+        raise PayloadError(f"{size} bytes are more than a message may hold, {MAX_FRAME}")
+
+
+def portions(receivers: list[str]) -> Iterator[list[str]]:
+    """Give receivers in portions that fit into a frame each."""
+    count, characters = len(receivers), sum(map(len, receivers))
+    if (
+        count <= MAX_RECEIVERS
+        and count * _HEADER + characters * _LONGEST_CHARACTER <= _ROOM_FOR_RECEIVERS
+    ):
+        yield receivers
+        return
+    portion: list[str] = []
+    room = _ROOM_FOR_RECEIVERS
+    for receiver in receivers:
+        size = _HEADER + len(receiver) * (1 if receiver.isascii() else _LONGEST_CHARACTER)
+        if portion and (len(portion) == MAX_RECEIVERS or size > room):
+            yield portion
+            portion, room = [], _ROOM_FOR_RECEIVERS
+        portion.append(receiver)
+        room -= size
+    yield portion
+
+
+def _check_head(body: bytes) -> None:
+    """Raise `ValueError` for a frame that would become much when it is decoded."""
+    size = payload.size_to_decode(body, _MOST_ELEMENTS)
+    if size > MAX_HEAD:
+        raise ValueError(f"{size} bytes beside the payload, {MAX_HEAD} are the most")
+
+
+@functools.cache
+def _decoder(kind: Any) -> Callable[[bytes], Any]:
+    """Return what decodes frames of a kind; made once, before any fork, for it is large."""
+    return msgspec.msgpack.Decoder(kind).decode
+
+
+class FrameReader(Generic[T]):
+    """Takes bytes as they come off a pipe and gives frames.
+
+    Call `feed` with what was read; it gives `(frame, size in bytes)` for each frame that is
+    complete. For bytes that are no frame of the kind expected here it raises `WireError`: at once,
+    or in the next call if there were frames before them to give. `feed(b"")` is such a call.
+    """
+
+    def __init__(self, kind: Any, *, limit: int = MAX_FRAME, bounded: bool = False) -> None:
+        self._decode = _decoder(kind)
+        self._bounded = bounded
+        """Whether what is decoded has bounds: they are looked at before."""
+        self._longest = limit + _PREFIX
+        self._rest: bytes | bytearray = b""
+        """What has come of frames that are not given yet."""
+        self._wanted = 0
+        """Bytes that `rest` must have before it is worth a look."""
+
+    @property
+    def partial(self) -> int:
+        """Bytes held that were not given as frames."""
+        return len(self._rest)
+
+    @property
+    def wanted(self) -> int:
+        """Bytes of the frame that has begun, once its length is there; else 0."""
+        return self._wanted
+
+    @property
+    def missing(self) -> int:
+        """Bytes that it lacks, as far as that is known."""
+        return max(self._wanted - len(self._rest), 0)
+
+    def drop(self) -> None:
+        """Forget what was not given: the rest of it does not come."""
+        self._rest, self._wanted = b"", 0
+
+    def feed(self, data: bytes, most: int = sys.maxsize) -> list[tuple[T, int]]:
+        """Add bytes that were read and give the frames that are now complete, so many at the most.
+
+        Where there may be more of them they come with `feed(b"")`. If a signal handler raises in
+        here nothing was added: the same bytes can be fed again.
+        """
+        if self._rest:
+            if len(self._rest) + len(data) < self._wanted:
+                self._rest += data
+                return []
+            # A copy, because a Raw inside of a frame must not pin what still grows.
+            data = b"".join((self._rest, data))
+        frames: list[tuple[T, int]] = []
+        start, end, wanted = 0, len(data), 0
+        problem = ""
+        while end - start >= _PREFIX and len(frames) < most:
+            size = _length(data, start)[0] + _PREFIX
+            if size > self._longest:
+                problem = f"at most {self._longest - _PREFIX} are allowed"
+                break
+            stop = start + size
+            if stop > end:
+                wanted = size
+                break
+            body = data[start + _PREFIX : stop]
+            try:
+                if size > _SMALL and self._bounded:
+                    _check_head(body)
+                frames.append((self._decode(body), size))
+            except (ValueError, RecursionError) as error:
+                problem = str(error)
+                break
+            start = stop
+        rest = bytearray(data[start:]) if start < end else b""
+        self._rest, self._wanted = rest, wanted
+        if problem and not frames:
+            raise WireError(f"{size - _PREFIX} bytes are no frame: {problem}")
+        return frames
+
+
+def from_worker() -> FrameReader[FromWorker]:
+    """Make the node's reader for a worker's pipe."""
+    return FrameReader(FromWorker, bounded=True)
+
+
+def to_worker() -> FrameReader[ToWorker]:
+    """Make the worker's reader for its pipe."""
+    return FrameReader(ToWorker, limit=MAX_FRAME + _WRAPPING)
+
+
+def from_template() -> FrameReader[FromTemplate]:
+    """Make the node's reader for a template's control socket: the longest are log records."""
+    return FrameReader(FromTemplate, limit=_LONGEST_FROM_TEMPLATE)
+
+
+def to_template() -> FrameReader[ToTemplate]:
+    """Make the template's reader for its control socket."""
+    return FrameReader(ToTemplate)
+
+
+for _kind in (FromWorker, ToWorker, FromTemplate, ToTemplate):
+    _decoder(_kind)

@@ -1,0 +1,186 @@
+"""Payloads: plain data to MessagePack and back."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+import msgspec
+
+from wsrelay.errors import PayloadError
+
+__all__ = ["decode", "decode_bounded", "encode", "pack", "size_to_decode", "writable"]
+
+_FLAT = (str, bytes)
+
+
+def encode(payload: Any) -> bytes:
+    """Encode a payload; raises `PayloadError` that names the offending type and its place.
+
+    What it encodes, `decode` can decode: that is tried, for a payload must not be able to fail at
+    its receiver (a dataclass as a key does, and so do msgspec's own raw types).
+    """
+    try:
+        data = _encoder.encode(payload)
+        # The form of `ws.send` is seen to be data without a trial.
+        if not (
+            type(payload) is dict
+            and len(payload) == 2  # noqa: PLR2004 - `type` and `data`
+            and type(payload.get("type")) is str
+            and type(payload.get("data")) in _FLAT
+        ):
+            decode(data)
+    except _ERRORS as error:
+        where, problem = _find(payload, "payload", ())
+        raise PayloadError(f"{where}: {problem or error}") from None
+    return data
+
+
+def _plain(value: Any) -> Any:
+    """Make the built-in of a subclass of one; everything else is no data."""
+    if isinstance(value, str):
+        return str.__str__(value)
+    built_ins: tuple[Any, ...] = (int, float, dict, list, tuple, set, frozenset, bytes)
+    for kind in built_ins:
+        if isinstance(value, kind):
+            return kind(value)
+    raise TypeError
+
+
+_encoder = msgspec.msgpack.Encoder(enc_hook=_plain)
+
+pack = _encoder.encode
+"""Encode what is known to be data, without the trial of `encode`."""
+
+
+def writable(text: Any, what: str) -> str:
+    """Return text that fits into a frame; raises `PayloadError` that says what is wrong."""
+    if not isinstance(text, str):
+        raise PayloadError(f"{what}: {text!r:.80} is no text")
+    if not _encodes(text):
+        raise PayloadError(f"{what}: {_problem(text)}")
+    return text
+
+
+def _no_extension(code: int, _: memoryview) -> Any:
+    raise ValueError(f"MessagePack extension {code} is no data")
+
+
+decode = msgspec.msgpack.Decoder(ext_hook=_no_extension).decode
+
+_ERRORS = (TypeError, ValueError, OverflowError, RecursionError)
+
+
+# The size of what is decoded: an empty array is a byte, and 56 and a pointer once it is decoded
+
+MOST_ELEMENTS: Final = 1024 * 1024
+"""Elements of a payload that is decoded where it is not at home; they are 80 MB at the most."""
+
+_WIDTHS: Final = {
+    **dict.fromkeys(b"\xc4\xc7\xd9", 1),
+    **dict.fromkeys(b"\xc5\xc8\xda", 2),
+    **dict.fromkeys(b"\xc6\xc9\xdb", 4),
+}
+"""Of bytes, extensions and texts: how many bytes their length has."""
+
+_BYTES: Final = b"\xc4\xc5\xc6"
+_EXTENSIONS: Final = b"\xc7\xc8\xc9"
+
+
+def _element_sizes() -> bytes:
+    """Return the size of an element, of a container its head's, by first byte; 0: see `_WIDTHS`."""
+    sizes = bytearray([1] * 256)
+    sizes[0xA0:0xC0] = range(1, 33)
+    sizes[0xC4:0xE0] = bytes(
+        [0, 0, 0, 0, 0, 0, 5, 9, 2, 3, 5, 9, 2, 3, 5, 9, 3, 4, 6, 10, 18, 0, 0, 0, 3, 5, 3, 5]
+    )
+    return bytes(sizes)
+
+
+_SIZES: Final = _element_sizes()
+
+
+def size_to_decode(data: bytes, most: int) -> int:
+    """Return how many bytes of it become objects: all but the content of bytes objects.
+
+    Raises `ValueError` for more than `most` elements. Nothing is decoded: MessagePack is a row of
+    elements, whatever holds them.
+    """
+    at = size = count = 0
+    end = len(data)
+    while at < end:
+        if count == most:
+            raise ValueError(f"it has more than {most:,} elements")
+        count += 1
+        first = data[at]
+        step = _SIZES[first]
+        if not step:
+            width = _WIDTHS[first]
+            step = 1 + width + (first in _EXTENSIONS)
+            content = int.from_bytes(data[at + 1 : at + 1 + width], "big")
+            at += content
+            if first not in _BYTES:
+                size += content
+        at += step
+        size += step
+    return size
+
+
+def decode_bounded(data: bytes) -> Any:
+    """Decode what a stranger wrote; raises `ValueError` for more than `MOST_ELEMENTS` too."""
+    if len(data) > MOST_ELEMENTS:  # each is a byte at the least
+        size_to_decode(data, MOST_ELEMENTS)
+    return decode(data)
+
+
+_DEEPEST = 500
+
+
+def _find(value: Any, where: str, above: tuple[int, ...]) -> tuple[str, str]:
+    """Return where the first value sits that cannot be encoded, and what is wrong with it."""
+    if id(value) in above or len(above) > _DEEPEST:
+        return where, "nested too deeply, or inside itself"
+    for step, item, is_key in _parts(value):
+        if not _encodes({item: None} if is_key else item):
+            if is_key:
+                return f"{where}, key {item!r}", _problem(item)
+            return _find(item, f"{where}{step}", (*above, id(value)))
+    return where, _problem(value)
+
+
+def _parts(value: Any) -> Iterator[tuple[str, Any, bool]]:
+    """Give `(step to it, item, whether it is a key)` for all that a container holds."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield "", key, True
+            yield f"[{key!r}]", item, False
+    elif isinstance(value, list | tuple | set | frozenset):
+        for index, item in enumerate(value):
+            yield f"[{index}]", item, False
+    elif isinstance(value, msgspec.Struct):
+        for name in value.__struct_fields__:
+            yield f".{name}", getattr(value, name), False
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for field in dataclasses.fields(value):
+            yield f".{field.name}", getattr(value, field.name), False
+
+
+def _encodes(value: Any) -> bool:
+    try:
+        decode(_encoder.encode(value))
+    except _ERRORS:
+        return False
+    return True
+
+
+def _problem(value: Any) -> str:
+    if isinstance(value, int):
+        return f"{value} does not fit into 64 bits"
+    if isinstance(value, str):
+        return "the text has surrogates, which UTF-8 cannot hold"
+    kind = type(value)
+    return (
+        f"{kind.__module__}.{kind.__qualname__} is no data; payloads are made of None, bool, int, "
+        "float, str, bytes, list, dict, datetime, dataclasses and the like"
+    )

@@ -1,0 +1,231 @@
+"""What a worker can do: the calls of `wsrelay.process`, seen from inside the worker."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Iterable
+from typing import Any, Literal
+
+from wsrelay import errors, wire
+from wsrelay.values.message import reason_of, sendable
+from wsrelay.values.pid import PID, PIDSource, address, nameable
+from wsrelay.wire import payload
+from wsrelay.wire.code import pack_plain, pack_target
+
+from .mailbox import Mailbox
+from .pipe import WorkerPipe
+
+__all__ = ["WorkerContext"]
+
+logger = logging.getLogger(__name__)
+
+
+class WorkerContext:
+    """The worker's side of everything that handlers call.
+
+    Methods build a frame and write it; the `*_frame` ones are shared with the asynchronous face.
+    """
+
+    def __init__(self, pipe: WorkerPipe, start: wire.Start) -> None:
+        self.pipe = pipe
+        self.mailbox = Mailbox(pipe)
+        self._pid = PID.trusted(start.pid)
+        self.mailbox.known = start.known
+        self._ids = PIDSource(str(self._pid.node), start.ids)
+        self._rights = start.rights
+        self._refs = itertools.count(1)
+        self.trap_links = False
+
+    def pid(self) -> PID:
+        """Return the worker's own PID."""
+        return self._pid
+
+    def shut(self) -> None:
+        """Read and write nothing any more: this is a child that the handler has forked."""
+        self.pipe.shut()
+        self.mailbox.shut()
+
+    # Frames: what the synchronous and the asynchronous face write alike
+
+    def send_frames(self, to: str | Iterable[str], topic: str, content: Any) -> list[wire.Send]:
+        """Build the frames of a message, which are several where it goes to more than 10,000.
+
+        Raises `ReservedTopic`, `PayloadError`, `InvalidPID`, `InvalidName`.
+        """
+        topic, data = sendable(topic), payload.encode(content)
+        if isinstance(to, str):
+            return [wire.Send(address(to), topic, data)]
+        receivers = [address(one) for one in to]
+        return [wire.Send(portion, topic, data) for portion in wire.portions(receivers)]
+
+    def broadcast_frame(self, group: str, topic: str, content: Any) -> wire.Broadcast:
+        """Build the frame of a message to a group."""
+        return wire.Broadcast(group, sendable(topic), payload.encode(content))
+
+    def spawn_frame(  # noqa: PLR0917 - the face's own order
+        self,
+        target: Any,
+        host: str | None,
+        args: Any,
+        kwargs: Any,
+        monitored: bool = False,
+        linked: bool = False,
+    ) -> wire.Spawn:
+        """Build the frame that starts a process; its PID is made here.
+
+        Raises `NotAllowed`, `UnknownHost` and as `pack_target`.
+        """
+        known = self.mailbox.known
+        own = known.entries.get(target) if isinstance(target, str) else None
+        name = host or own or self._pid.host
+        if name not in known.hosts:
+            raise errors.UnknownHost(name, known.hosts)
+        pid = str(self._ids.next(name))
+        if self._rights is not None and name != self._pid.host:
+            text = target if isinstance(target, str) else None
+            home = known.home(text)
+            self._rights.check_spawn(name, text, home, plain=True, linked=linked)
+            code = pack_plain(args, kwargs)
+            return wire.Spawn(pid, name, text, code, monitored, linked, plain=True)
+        text, code = pack_target(target, args, kwargs, known.entries)
+        return wire.Spawn(pid, name, text, code, monitored, linked)
+
+    def get_or_spawn_frame(
+        self, name: str, target: Any, host: str | None, args: Any, kwargs: Any
+    ) -> wire.GetOrSpawn:
+        """Build the frame that finds or starts a process under a name."""
+        spawn = self.spawn_frame(target, host, args, kwargs)
+        return wire.GetOrSpawn(self.ref(), nameable(name), spawn)
+
+    def exec_frame(self, target: Any, host: str | None, args: Any, kwargs: Any) -> wire.Exec:
+        """Build the frame that starts a process and asks for its end."""
+        return wire.Exec(self.ref(), self.spawn_frame(target, host, args, kwargs))
+
+    def register_frame(self, name: str, pid: str | None) -> wire.Register:
+        """Build the frame that gives a process a name."""
+        bearer = str(self._pid if pid is None else PID(pid))
+        return wire.Register(self.ref(), nameable(name), bearer)
+
+    def drain_frame(self, to: str) -> wire.Drain:
+        """Build the frame that asks when a connection's outbox has room."""
+        return wire.Drain(self.ref(), str(PID(to)))
+
+    def give_up(self, frame: wire.Drain) -> None:
+        """Tell the node that nobody waits for that any more."""
+        self.pipe.post(wire.Drain(frame.ref, frame.to, waits=False))
+
+    def ref(self) -> int:
+        """Return the number of a new request."""
+        return next(self._refs)
+
+    # What needs no answer
+
+    def send(self, to: str | Iterable[str], topic: str, content: Any = None) -> None:
+        """Send a message; the kernel has it on return."""
+        for frame in self.send_frames(to, topic, content):
+            self.pipe.write(frame)
+
+    def spawn(self, target: Any, host: str | None = None, /, *args: Any, **kwargs: Any) -> PID:
+        """Start a process and return its PID at once."""
+        return self.start(self.spawn_frame(target, host, args, kwargs))
+
+    def start(self, frame: wire.Spawn) -> PID:
+        """Start the process of the frame and return its PID at once."""
+        self.pipe.write(frame)
+        return PID.trusted(frame.pid)
+
+    def cancel(self, to: str, reason: str = "") -> None:
+        """Ask a process to end."""
+        self.pipe.write(wire.Cancel(address(to), reason_of(reason)))
+
+    def terminate(self, to: str) -> None:
+        """End a process at once."""
+        self.pipe.write(wire.Terminate(address(to)))
+
+    def relate(self, kind: Literal["monitor", "unmonitor", "link", "unlink"], to: str) -> None:
+        """Begin or end a relation; raises `InvalidPID`."""
+        self.pipe.write(wire.Relate(kind, str(PID(to))))
+
+    def set_options(self, *, trap_links: bool) -> None:
+        """Choose between LINK_DOWN and being ended."""
+        self.trap_links = trap_links
+        self.pipe.write(wire.TrapLinks(trap_links))
+
+    def join_group(self, group: str, pid: str | None) -> None:
+        """Let a process join a group."""
+        self._member(group, pid, join=True)
+
+    def leave_group(self, group: str, pid: str | None) -> None:
+        """Let a process leave a group."""
+        self._member(group, pid, join=False)
+
+    def _member(self, group: str, pid: str | None, *, join: bool) -> None:
+        self.pipe.write(
+            wire.Member(nameable(group), str(self._pid if pid is None else PID(pid)), join)
+        )
+
+    def broadcast(self, group: str, topic: str, content: Any) -> None:
+        """Send a message to all members of a group."""
+        self.pipe.write(self.broadcast_frame(group, topic, content))
+
+    # What waits for an answer
+
+    def get_or_spawn(
+        self, name: str, target: Any, host: str | None = None, /, *args: Any, **kwargs: Any
+    ) -> PID:
+        """Find a process by name or start it under that name."""
+        return PID.trusted(self.ask(self.get_or_spawn_frame(name, target, host, args, kwargs)))
+
+    def register(self, name: str, pid: str | None) -> None:
+        """Give a process a name."""
+        self.ask(self.register_frame(name, pid))
+
+    def lookup(self, name: str) -> PID:
+        """Return the process of that name."""
+        return PID.trusted(self.ask(wire.Lookup(self.ref(), name)))
+
+    def unregister(self, name: str) -> None:
+        """Free a name."""
+        self.ask(wire.Unregister(self.ref(), name))
+
+    def members(self, group: str) -> list[PID]:
+        """Return a group's members."""
+        return [PID.trusted(pid) for pid in self.ask(wire.Members(self.ref(), group))]
+
+    def ask(self, frame: wire.Request | wire.Exec, timeout: float | None = None) -> Any:
+        """Write a request and wait for its answer; raises what it says, or `TimeoutError`."""
+        queue = self.mailbox.expect(frame.ref)
+        try:
+            self.pipe.write(frame)
+            return answer(self.mailbox.take(queue, timeout=timeout)[1])
+        finally:
+            self.mailbox.forget(frame.ref)
+
+    async def ask_async(
+        self,
+        frame: wire.Request | wire.Exec,
+        timeout: float | None = None,  # noqa: ASYNC109 - as in `ask`
+    ) -> Any:
+        """Do what `ask` does without holding up the event loop."""
+        queue = self.mailbox.expect(frame.ref)
+        try:
+            await self.pipe.write_async(frame)
+            return answer((await self.mailbox.take_async(queue, timeout=timeout))[1])
+        finally:
+            self.mailbox.forget(frame.ref)
+
+
+def answer(reply: wire.Reply | wire.Finished) -> Any:
+    """Return a reply's value, or raise the error that it carries."""
+    if isinstance(reply, wire.Finished):
+        result = reply.result.opened()
+        if (problem := result.error) is not None:
+            raise errors.ProcessError(problem.kind, problem.message, problem.traceback)
+        return result.value
+    if reply.error is None:
+        return reply.value
+    kind = getattr(errors, reply.error, errors.WsrelayError)
+    error = kind.__new__(kind)
+    Exception.__init__(error, reply.message)
+    raise error
