@@ -426,7 +426,7 @@ async def test_a_client_of_a_busy_target_that_vanishes_is_noticed_before_the_tar
                 while True:
                     async with asyncio.timeout(0.3):
                         await websocket.send(bytes(100_000))
-            await until(lambda: node._workers[pid].pipe.full, "the target is busy")
+            await until(lambda: node.engine.processes[pid].pipe.full, "the target is busy")
             if silent:
                 drop_all(websocket.transport.get_extra_info("socket"))
             else:

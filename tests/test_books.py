@@ -42,9 +42,8 @@ from wsrelay import (
 )
 from wsrelay.errors import WireError
 from wsrelay.kernel import Kernel
-from wsrelay.node import node as nodes
-from wsrelay.node import requests
-from wsrelay.node.host import NodePipe, Unfinished, Worker
+from wsrelay.node import engine, requests, router
+from wsrelay.node.host import Incarnation, Intake, NodePipe, Unfinished
 from wsrelay.node.host import pipe as pipes
 from wsrelay.session import command
 from wsrelay.values import current
@@ -505,7 +504,7 @@ def hear_and_watch() -> list[str]:
 async def test_messages_to_many_come_before_the_exit_of_their_sender(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(nodes, "_PORTION", 10)
+    monkeypatch.setattr(router, "_PORTION", 10)
     assert await value_of(node, hear_and_watch) == ["last words"]
 
 
@@ -690,26 +689,27 @@ async def test_who_is_given_up_before_its_fork_is_told_is_killed_whatever_it_has
 ) -> None:
     """What it left takes turns; the fork that was told meanwhile stayed, with its pidfd."""
     results: list[Any] = []
-    worker = Worker(
+    incarnation = Incarnation(
         PID("{local@processes|1}"),
         1,
         HostOptions(),
-        received=lambda *_: None,
-        exited=lambda _, result: results.append(result),
-        about=lambda _: {},
+        log=Intake("it", 100),
+        received=lambda _: None,
+        exited=results.append,
+        about=dict,
         unfinished=Unfinished(),
     )
     finish: list[Any] = []
-    monkeypatch.setattr(worker.pipe, "finish", finish.append)
-    worker.failed(ExitError(ExitKind.KILLED, "SIGKILL"))
+    monkeypatch.setattr(incarnation.pipe, "finish", finish.append)
+    incarnation.failed(ExitError(ExitKind.KILLED, "SIGKILL"))
     with subprocess.Popen(["sleep", "60"]) as child:  # noqa: ASYNC220 - it is killed at once
         pidfd = os.pidfd_open(child.pid)
-        worker.forked(child.pid, pidfd)
+        incarnation.forked(child.pid, pidfd)
         assert child.wait(20) == -signal.SIGKILL
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(pidfd)
     monkeypatch.undo()
-    worker.pipe.finish(*finish)
+    incarnation.pipe.finish(*finish)
     await until(lambda: results, "its end is told")
 
 
@@ -877,7 +877,7 @@ def run_large(size: int, times: int) -> list[str]:
 async def test_arguments_of_processes_that_wait_for_their_start_are_bounded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(nodes, "_MOST_CODE", 3 * MB)
+    monkeypatch.setattr(engine, "_MOST_CODE", 3 * MB)
     async with Node(hosts=[processes(spawn_rate=0.5)]) as node:
         told = await value_of(node, run_large, MB, 4)
         assert set(told) == {

@@ -246,7 +246,7 @@ async def test_a_mailbox_holds_its_limit_and_no_more(
             assert error is not None
             assert error.kind is ExitKind.MAILBOX_OVERFLOW
         else:
-            assert node._workers[receiver].pipe.mailbox > 8 * 100_000
+            assert node.engine.processes[receiver].pipe.mailbox > 8 * 100_000
             await asyncio.to_thread(go.touch)
             node.cancel(receiver)
             await until(lambda: results, "it has ended")

@@ -301,7 +301,7 @@ async def test_a_large_message_waits_outside_while_its_target_is_busy(
         connections = server.server_state.connections
         # The first is on its way to the process at once, the second fills the node's queue.
         await until(lambda: sum(one._held for one in connections) == many - 1)  # type: ignore[union-attr]
-        assert node._workers[busy].pipe.backlog < 1.2 * MEGABYTE
+        assert node.engine.processes[busy].pipe.backlog < 1.2 * MEGABYTE
         assert kept(server) <= 3 * len(whole), "what else was begun is in the book"
         go.touch()
         for one in clients:
@@ -321,7 +321,7 @@ async def test_under_another_server_a_large_message_that_waits_is_counted(tmp_pa
         ):
             for _ in range(2):  # the first is on its way to the process at once
                 await one.send(bytes(MEGABYTE))
-            await until(lambda: node._workers[busy].pipe.backlog > MEGABYTE / 2)
+            await until(lambda: node.engine.processes[busy].pipe.backlog > MEGABYTE / 2)
             await two.send(bytes(MEGABYTE))
             await until(lambda: node.buffered.size == MEGABYTE)
             await three.send(bytes(MEGABYTE))

@@ -28,8 +28,9 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from wsrelay import PID, Node, RelayResponse, Result, WebSocketRelay, wire
 from wsrelay.gateway.direct import DirectProtocol
 from wsrelay.kernel import State
+from wsrelay.node import WorkerProcess
+from wsrelay.node.host import Incarnation
 from wsrelay.node.host.pipe import NodePipe
-from wsrelay.node.host.worker import Worker
 from wsrelay.relay.connection import RelayedConnection
 
 pytestmark = pytest.mark.anyio
@@ -255,14 +256,11 @@ class Chaos:
         journal.touch()
         node = self.node
         self.watcher = node.get_or_spawn(WATCHER, f"{HANDLERS}:watch", None, str(journal))
-        bury = node._bury
+        node.engine.on_exit.append(self._note)
 
-        def note(pid: PID, result: Result) -> None:
-            assert pid not in self.results, f"{pid} has ended twice"
-            self.results[pid] = wire.Ended.of(result).opened()
-            bury(pid, result)
-
-        node._bury = note  # type: ignore[method-assign]
+    def _note(self, process: WorkerProcess, result: Result) -> None:
+        assert process.pid not in self.results, f"{process.pid} has ended twice"
+        self.results[process.pid] = wire.Ended.of(result).opened()
 
     async def close(self) -> None:
         """Let half of the clients go, and cancel the rooms around the others."""
@@ -503,7 +501,7 @@ class Chaos:
 def objects() -> Counter[str]:
     """Living objects of the node, which also timers and callbacks hold on to."""
     gc.collect()
-    kinds = (Worker, NodePipe, RelayedConnection, DirectProtocol)
+    kinds = (WorkerProcess, Incarnation, NodePipe, RelayedConnection, DirectProtocol)
     return Counter(type(one).__name__ for one in gc.get_objects() if isinstance(one, kinds))
 
 
@@ -536,7 +534,7 @@ def holdings(node: Node) -> dict[str, Any]:
     template = node._templates["processes"]
     assert template.os_pid is not None
     held = dict(sizes(node, "node", set()))
-    del held["node.kernel.names._freed"]  # kept for the logs of the dead, up to a bound
+    del held["node.engine.kernel.names._freed"]  # kept for the logs of the dead, up to a bound
     return {
         **held,
         "on the host": node.kernel.count("processes"),
@@ -592,7 +590,8 @@ async def test_after_random_kills_under_traffic_every_book_balances_and_nothing_
             chaos = Chaos(node)
             async with serving(WebSocketRelay(endpoint(chaos.answer), node=node)) as url:
                 await warm_up(chaos, url)
-                node.mistakes.again("crashes in processes", 0.0)  # one for each host, from here on
+                # There is one for each host, from here on.
+                node.engine.mistakes.again("crashes in processes", 0.0)
                 before = holdings(node)
                 await run(chaos, url, tmp_path / "journal")
                 problems = list(chaos.problems())
@@ -623,3 +622,4 @@ async def run(chaos: Chaos, url: str, journal: Path) -> None:
     await until(chaos.heard_of_all, "the watcher has heard of all ends")
     node.cancel(chaos.watcher)
     await until(lambda: not node.workers, "the watcher has ended")
+    node.engine.on_exit.remove(chaos._note)

@@ -28,8 +28,9 @@ from websockets.asyncio.client import ClientConnection, connect
 from wsrelay import HostOptions, Node, WebSocketRelay, wire
 from wsrelay.gateway.address import bind
 from wsrelay.gateway.server import Server, ServerOptions
-from wsrelay.node.host import ProcessHost, Unfinished, Worker
-from wsrelay.node.host import worker as workers
+from wsrelay.node import WorkerProcess
+from wsrelay.node.host import Incarnation, Intake, ProcessHost, Unfinished
+from wsrelay.node.host import incarnation as incarnations
 from wsrelay.node.host.family import Family
 from wsrelay.values.message import ExitError, ExitKind
 from wsrelay.values.pid import PID
@@ -169,28 +170,26 @@ async def _written(chunks: list[bytes], rights: Rights | None) -> None:
     # Two is all that the host takes: what the bytes ask to be spawned is not.
     async with Node(hosts=[HostOptions(max_processes=2)]) as node:
         bad, good = (_pipe_only(node, PID(pid), rights) for pid in PIDS[:2])
-        with bad.worker_end, good.worker_end:
+        with bad.incarnation.worker_end as its_end, good.incarnation.worker_end as end:
             node.kernel.register("good", good.pid)
             for chunk in chunks:
-                bad.worker_end.write_all(chunk)
-            bad.worker_end.close_writing()
+                its_end.write_all(chunk)
+            its_end.close_writing()
             await until(lambda: bad.pipe._at_end, "all of it was read")
-            good.worker_end.write_all(wire.pack(wire.Lookup(7, "no such name")))
+            end.write_all(wire.pack(wire.Lookup(7, "no such name")))
             reader = wire.to_worker()
             replies: list[Any] = []
-            os.set_blocking(good.worker_end.reading, False)
+            os.set_blocking(end.reading, False)
 
             def replied() -> bool:
                 with contextlib.suppress(BlockingIOError):
-                    replies.extend(
-                        f for f, _ in reader.feed(os.read(good.worker_end.reading, 1 << 20))
-                    )
+                    replies.extend(frame for frame, _ in reader.feed(os.read(end.reading, 1 << 20)))
                 return any(isinstance(f, wire.Reply) and f.ref == 7 for f in replies)
 
             if good.pid in node.kernel.processes:
                 await until(replied, "the other worker was answered")
             for worker in (bad, good):
-                worker.failed(ExitError(ExitKind.KILLED, "SIGKILL"))
+                worker.incarnation.failed(ExitError(ExitKind.KILLED, "SIGKILL"))
         assert not node.kernel.processes
         assert not node.kernel.relations
         assert not len(node.kernel.groups)
@@ -199,22 +198,22 @@ async def _written(chunks: list[bytes], rights: Rights | None) -> None:
     assert not unhandled.problems
 
 
-def _pipe_only(node: Node, pid: PID, rights: Rights | None) -> Worker:
-    """A worker that the node knows and that has no process."""
+def _pipe_only(node: Node, pid: PID, rights: Rights | None) -> WorkerProcess:
+    """A worker that the node knows and that has no OS process."""
     node.kernel.spawn(pid)
-    requests = node._requests
-    worker = Worker(
-        pid,
-        len(node._workers) + 1,
+    engine = node.engine
+    process = WorkerProcess(
+        node.kernel.processes[pid],
         HostOptions(),
-        received=requests.handle if rights is None else requests.handle_walled,
-        exited=node._exited,
-        about=node.about,
-        unfinished=node.unfinished,
+        target="none",
+        parent=None,
+        signal=engine.signal,
+        stopping=engine._stopping,
     )
-    worker.rights = rights
-    node._workers[pid] = worker
-    return worker
+    process.rights = rights
+    engine._incarnate(process)
+    engine.processes[pid] = engine.endpoints[pid] = process
+    return process
 
 
 # A template's bytes and descriptors
@@ -244,7 +243,7 @@ def test_whatever_a_template_writes_the_node_goes_on(
     loaded: bool,
 ) -> None:
     with pytest.MonkeyPatch.context() as patch, subprocess.Popen(["sleep", "60"]) as child:
-        patch.setattr(workers, "_PATIENCE", 0.01)  # for the exit status, which nobody tells
+        patch.setattr(incarnations, "_PATIENCE", 0.01)  # for the exit status, which nobody tells
         try:
             runner.run(_told(child.pid, data, forked, loaded=loaded))
         finally:
@@ -279,13 +278,14 @@ async def _told(
         host._family = Family(os.getpid(), os.getpid(), None)
         for ref, pid in enumerate(PIDS[:2], 1):
             host.launch(
-                Worker(
+                Incarnation(
                     PID(pid),
                     ref,
                     HostOptions(),
-                    received=lambda *_: None,
-                    exited=lambda _, result: results.append(result),
-                    about=lambda _: {},
+                    log=Intake(pid, 100),
+                    received=lambda _: None,
+                    exited=results.append,
+                    about=dict,
                     unfinished=Unfinished(),
                 )
             )

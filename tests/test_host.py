@@ -46,6 +46,7 @@ from wsrelay import (
     WebSocketRelay,
     wire,
 )
+from wsrelay.node import WorkerProcess
 
 pytestmark = pytest.mark.anyio
 
@@ -55,13 +56,11 @@ class Exits:
 
     def __init__(self, node: Node) -> None:
         self.results: dict[PID, Result] = {}
-        bury = node._bury
 
-        def note(pid: PID, result: Result) -> None:
-            self.results[pid] = wire.Ended.of(result).opened()
-            bury(pid, result)
+        def note(process: WorkerProcess, result: Result) -> None:
+            self.results[process.pid] = wire.Ended.of(result).opened()
 
-        node._bury = note  # type: ignore[method-assign]
+        node.engine.on_exit.append(note)
 
     async def of(self, pid: PID) -> Result:
         await until(lambda: pid in self.results, f"{pid} has ended")
@@ -503,7 +502,6 @@ async def test_hundreds_of_spawns_leave_everything_as_it_was(node: Node) -> None
     )
     rss = me.memory_info().rss, host.memory_info().rss
     assert not node.workers
-    assert not node._timers
     for _ in range(4):
         await cycle(50)
     grown = me.memory_info().rss - rss[0], host.memory_info().rss - rss[1]

@@ -161,7 +161,7 @@ def turns(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     def draw(_least: float, most: float) -> float:
         return drawn.pop(0) if drawn else most
 
-    monkeypatch.setattr("wsrelay.node.clients.random.uniform", draw)
+    monkeypatch.setattr("wsrelay.node.connections.random.uniform", draw)
     return drawn
 
 

@@ -55,7 +55,7 @@ def all_of(node: Node) -> Any:
     states = {pid: (process.state, process.ended_by) for pid, process in kernel.processes.items()}
     pipes = {}
     for pid in node.workers:
-        worker = node.worker(pid)
+        worker = node.engine.processes.get(pid)
         assert worker is not None
         pipes[pid] = (worker.pipe.queued, worker.pipe.backlog, worker.pipe.mailbox)
     counts = [kernel.count(host) for host in node.hosts]
@@ -230,7 +230,7 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
 def unkillable(node: Node, monkeypatch: pytest.MonkeyPatch) -> PID:
     """A process whose kill at the stop timeout is lost."""
     pid = node.spawn(deaf)
-    worker = node.worker(pid)
+    worker = node.engine.processes.get(pid)
     assert worker is not None
     monkeypatch.setattr(worker, "kill", lambda: None)
     return pid

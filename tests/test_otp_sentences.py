@@ -39,10 +39,11 @@ async def shared() -> AsyncIterator[Node]:
 @pytest.fixture
 async def node(shared: Node) -> AsyncIterator[Node]:
     """The node of all tests, without workers before and after."""
+    observers = [*shared.engine.on_exit]
     yield shared
     shared.hurry()
     await until(lambda: not shared.workers, "all are gone")
-    shared.__dict__.pop("_bury", None)  # what `Exits` has put there
+    shared.engine.on_exit[:] = observers
     assert not shared.kernel.relations
     assert not shared.kernel.names
 

@@ -85,7 +85,8 @@ async def test_nothing_is_warned_of_when_nothing_is_shared(
 def test_what_bounds_the_time_of_loading_is_no_thread_of_a_library() -> None:
     code = """
         import _thread, logging, socket, time
-        from wsrelay.host import HostOptions, preloading
+        from wsrelay.confinement import HostOptions
+        from wsrelay.template import preloading
 
         def end(told):
             with told:

@@ -34,7 +34,7 @@ from support import (
 from websockets.exceptions import InvalidStatus
 
 from wsrelay import Node, Result, WebSocketRelay, process
-from wsrelay.node.info import describe
+from wsrelay.node import describe
 from wsrelay.session.rfc6455 import PING
 from wsrelay.values.sizes import ITEM
 
@@ -58,7 +58,7 @@ async def test_a_busy_target_stops_its_clients_and_fills_nothing(
     ):
         before = psutil.Process().memory_info().rss
         count = await send_until_blocked(websocket, bytes(100_000))
-        assert node._workers[busy].pipe.backlog < MEGABYTE
+        assert node.engine.processes[busy].pipe.backlog < MEGABYTE
         assert psutil.Process().memory_info().rss - before < 30 * MEGABYTE
         await spared.send("not slowed")
         assert await received(spared) == "not slowed"
@@ -121,7 +121,7 @@ async def test_under_pause_the_worker_waits_for_its_client_and_nothing_is_lost(
             not_reading(websocket)
             before = psutil.Process().memory_info().rss
             await say(websocket, "flood", 300, 100_000)
-            worker = node._workers[pid]
+            worker = node.engine.processes[pid]
             await until(lambda: worker.pipe._holds, "the worker is held")
             assert psutil.Process().memory_info().rss - before < 20 * MEGABYTE
             reading(websocket)
@@ -170,7 +170,7 @@ async def test_under_pause_a_client_that_goes_frees_its_worker(
             await journal.line("ws.join")
             not_reading(websocket)
             await say(websocket, "flood", 300, 100_000)
-            worker = node._workers[pid]
+            worker = node.engine.processes[pid]
             await until(lambda: worker.pipe._holds, "the worker is held")
             websocket.transport.abort()
         await journal.line("ws.leave")
@@ -189,7 +189,7 @@ async def test_under_pause_what_a_held_worker_left_behind_arrives(
             await journal.line("ws.join")
             not_reading(websocket)
             await say(websocket, "flood", 300, 100_000)
-            await until(lambda: node._workers[pid].pipe._holds, "the worker is held")
+            await until(lambda: node.engine.processes[pid].pipe._holds, "the worker is held")
             node.terminate(pid)
             await until(lambda: pid not in node.workers, "it has ended")
             reading(websocket)
@@ -248,7 +248,7 @@ async def test_a_busy_target_with_too_many_visits_to_hear_of_gets_no_more_for_no
             assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
             assert f"(OS pid {node.workers[pid]}) is too busy" in caplog.text
             assert "at most 100000 may; let it take them, or raise limits.mailbox" in caplog.text
-            pipe = node._workers[pid].pipe
+            pipe = node.engine.processes[pid].pipe
             assert 100_000 < pipe.visits < 200_000
             [shown] = describe(node).processes
             assert shown.mailbox == pipe.backlog >= pipe.visits
@@ -267,7 +267,7 @@ async def test_small_visits_count_for_what_they_cost(node: Node) -> None:
     """With metadata of a few bytes they are 1 KB each."""
     busy = node.spawn(room("wait"))
     async with serving(WebSocketRelay(relay_to(busy), node=node)) as url:
-        pipe = node._workers[busy].pipe
+        pipe = node.engine.processes[busy].pipe
         while not pipe.backlog:
             async with client(url):
                 pass
@@ -293,11 +293,11 @@ async def test_transfers_to_a_busy_target_are_refused_once_too_many_wait_there(
                 target = (other, one)[number % 2]
                 node.send(me, "ws.control", {"target_pid": target})
             assert "at most 100000 may; let it take them, or raise limits.mailbox" in caplog.text
-            pipes = [node._workers[pid].pipe for pid in (one, other)]
+            pipes = [node.engine.processes[pid].pipe for pid in (one, other)]
             assert max(pipe.visits for pipe in pipes) < 200_000
             connection = node.connection(me)
             assert connection is not None
-            assert me in node._workers[connection.target].clients
+            assert me in node.engine.processes[connection.target].clients
 
 
 async def test_metadata_sent_again_and_again_fills_nothing(node: Node, tmp_path: Path) -> None:
@@ -310,7 +310,7 @@ async def test_metadata_sent_again_and_again_fills_nothing(node: Node, tmp_path:
     ):
         await until(lambda: node.connections, "it is connected")
         [me] = node.connections
-        pipe = node._workers[pid].pipe
+        pipe = node.engine.processes[pid].pipe
         before = pipe.queued
         for number in range(300):
             node.send(me, "ws.control", {"metadata": {"n": number, "text": "x" * 60_000}})
@@ -498,7 +498,7 @@ async def test_plain_calls_of_a_coroutine_hold_up_nothing_behind_a_client_that_d
         client(url, sock=await connected(url), max_size=None) as websocket,
     ):
         not_reading(websocket)
-        await until(lambda: node._workers[pid].pipe._holds, "the node does not read it either")
+        await until(lambda: node.engine.processes[pid].pipe._holds, "the node does not read it either")
         called.with_name("called.held").touch()
         await until(called.exists, "all has been called")
         assert not results, "it has not ended: it still has to write"

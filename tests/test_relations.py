@@ -95,11 +95,12 @@ async def front(shared: Node) -> AsyncIterator[str]:
 @pytest.fixture
 async def node(shared: Node) -> AsyncIterator[Node]:
     sockets = open_sockets()
+    observers = [*shared.engine.on_exit]
     yield shared
     shared.hurry()
     await until(lambda: not shared.workers and not shared.connections, "all are gone")
     await until(lambda: open_sockets() <= sockets, "their sockets are closed")
-    shared.__dict__.pop("_bury", None)  # what `Exits` has put there
+    shared.engine.on_exit[:] = observers
     assert not shared.kernel.processes
     assert not shared.kernel.relations
     assert not shared.kernel.names

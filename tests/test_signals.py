@@ -151,7 +151,7 @@ async def test_a_handler_that_goes_on_is_interrupted_so_that_its_finally_runs(
         file = tmp_path / "file"
         pid = node.spawn(plain(handler), None, str(file), work)
         await until(lambda: node.kernel.names.get("goes on"), "it goes on")
-        node._interrupt(node._workers[pid], 20)  # what the first half of the time comes to
+        node.engine.processes[pid].interrupt(20)  # what the first half of the time comes to
         assert (await exits.of(pid)).error is None
         assert file.read_text() == "finally"
 

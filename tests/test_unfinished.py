@@ -384,7 +384,7 @@ async def node(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Node]:
     monkeypatch.setattr(books, "MOST", MB)
     monkeypatch.setattr(books, "_LOOK", 0.1)
     async with Node(hosts=[processes(stop_timeout=0.5)]) as node:
-        book = node.unfinished
+        book = node.engine.unfinished
         yield node
     assert (book.size, book.waiting, book._next_look) == (0, 0, None)
 
@@ -425,7 +425,7 @@ async def test_a_process_that_does_not_finish_its_message_is_ended_when_another_
     node: Node, caplog: pytest.LogCaptureFixture
 ) -> None:
     _, results = await spawned(node, begin, 900 * KB)
-    await until(lambda: node.unfinished.size, "it has begun")
+    await until(lambda: node.engine.unfinished.size, "it has begun")
     assert await end_of(node, give, 900 * KB) == Result(bytes(900 * KB))
     await until(lambda: results, "it was ended")
     [result] = results
@@ -447,7 +447,7 @@ async def test_a_process_that_has_returned_and_does_not_end_is_ended_when_anothe
     node: Node, caplog: pytest.LogCaptureFixture
 ) -> None:
     _, results = await spawned(node, return_and_stay, 900 * KB)
-    await until(lambda: node.unfinished.size == 900 * KB + 5, "it has returned, and that is kept")
+    await until(lambda: node.engine.unfinished.size == 900 * KB + 5, "its value is kept")
     assert results == []
     assert await end_of(node, give, 900 * KB) == Result(bytes(900 * KB))
     await until(lambda: results, "it was ended")
@@ -474,9 +474,9 @@ async def test_a_killed_process_gives_room_to_one_that_waits(
 ) -> None:
     with patience(monkeypatch):
         pid, _ = await spawned(node, begin, 900 * KB)
-        await until(lambda: node.unfinished.size, "it has begun")
+        await until(lambda: node.engine.unfinished.size, "it has begun")
         _, results = await spawned(node, give, 900 * KB)
-        await until(lambda: node.unfinished.waiting, "the other waits")
+        await until(lambda: node.engine.unfinished.waiting, "the other waits")
         node.terminate(pid)
         await until(lambda: results, "the other has ended")
         assert results == [Result(bytes(900 * KB))]
@@ -488,9 +488,9 @@ async def test_a_process_that_waits_for_room_can_be_ended(
 ) -> None:
     with patience(monkeypatch):
         await spawned(node, begin, 900 * KB)
-        await until(lambda: node.unfinished.size, "one has begun")
+        await until(lambda: node.engine.unfinished.size, "one has begun")
         pid, results = await spawned(node, give, 900 * KB)
-        await until(lambda: node.unfinished.waiting, "the other waits")
+        await until(lambda: node.engine.unfinished.waiting, "the other waits")
         getattr(node, how)(pid)
         await until(lambda: results, "it has ended")
         [result] = results
@@ -498,7 +498,7 @@ async def test_a_process_that_waits_for_room_can_be_ended(
         kind = ExitKind.CANCELLED if how == "cancel" else ExitKind.TERMINATED
         assert error is not None
         assert error.kind == kind
-        assert node.unfinished.waiting == 0
+        assert node.engine.unfinished.waiting == 0
 
 
 @pytest.mark.parametrize("closing", [True, False], ids=["closed", "its event loop ends"])
@@ -515,8 +515,8 @@ def test_a_node_ends_while_some_wait_for_room(
         node.start()
         for size in (900 * KB, 900 * KB, 800 * KB, 100 * KB):
             node.spawn(begin if size > 100 * KB else give, None, size)
-        await until(lambda: node.unfinished.waiting == 2, "two wait")
-        book = node.unfinished
+        await until(lambda: node.engine.unfinished.waiting == 2, "two wait")
+        book = node.engine.unfinished
         if closing:
             await node.aclose()
         return book

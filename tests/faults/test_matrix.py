@@ -146,7 +146,7 @@ class Scene:
         await until(lambda: self.pid not in self.node.workers, "the process is gone")
         await until(lambda: len(self.node.connections) == 1, "its connection is gone")
         assert len(self.node.kernel.names) == 1
-        assert self.node._workers[self.node.lookup("healthy")].pipe.backlog == 0
+        assert self.node.engine.processes[self.node.lookup("healthy")].pipe.backlog == 0
 
 
 @contextlib.asynccontextmanager
@@ -301,7 +301,7 @@ async def test_a_worker_that_does_not_read_stops_its_own_client_only() -> None:
             while True:
                 async with asyncio.timeout(0.3):
                     await scene.hit.send(bytes(100_000))
-        assert scene.node._workers[scene.pid].pipe.full
+        assert scene.node.engine.processes[scene.pid].pipe.full
         await scene.is_well()
         scene.node.terminate(scene.pid)
         await until(lambda: scene.pid not in scene.node.workers, "it is gone")
@@ -445,7 +445,7 @@ async def test_a_pidfd_that_finds_no_room_is_no_loss() -> None:
         scene.node.when_ended(pid, results.append)
         with few_descriptors(0):
             await until(lambda: scene.node.workers[pid], "it is forked")
-        assert scene.node._workers[pid]._pidfd is None
+        assert scene.node.engine.processes[pid].incarnation._pidfd is None
         assert await scene.node.started(pid) is None
         scene.node.terminate(pid)
         await until(lambda: results, "its end is told by the template")

@@ -26,7 +26,7 @@ pytestmark = [
 SCRIPT = """
 import os, socket, sys, threading
 from wsrelay import wire
-from wsrelay.host import template
+from wsrelay.template import main as template
 
 honest = template.Template._fork
 NODE, OTHER = {node}, {other}

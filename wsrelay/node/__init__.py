@@ -1,21 +1,29 @@
-"""The node: executes the kernel's effects, routes messages, serves what workers ask."""
+"""The node: carries out the kernel's effects, routes messages, serves what workers ask."""
+
+from __future__ import annotations
 
 from wsrelay.confinement import Filesystem, HostOptions, Isolation, Limits
 
-from .clients import Clients, Connection
-from .info import ConnectionInfo, NodeInfo, ProcessInfo, describe
+from .connections import Connection, Connections
+from .endpoint import Endpoint, Mail
+from .info import ConnectionInfo, NodeInfo, ProcessInfo
 from .node import Node
+from .process import WorkerProcess
+from .snapshot import describe
 
 __all__ = [
-    "Clients",
     "Connection",
     "ConnectionInfo",
+    "Connections",
+    "Endpoint",
     "Filesystem",
     "HostOptions",
     "Isolation",
     "Limits",
+    "Mail",
     "Node",
     "NodeInfo",
     "ProcessInfo",
+    "WorkerProcess",
     "describe",
 ]

@@ -2,22 +2,9 @@
 
 from __future__ import annotations
 
-import heapq
-import os
-import time
-from importlib.metadata import version
-from typing import TYPE_CHECKING, Final
-
 from msgspec import Struct
 
-if TYPE_CHECKING:
-    from .node import Node
-
-__all__ = ["ConnectionInfo", "HostInfo", "NodeInfo", "ProcessInfo", "describe"]
-
-
-_MOST_NAMES: Final = 100
-"""Names of a process that are shown: it may have 10,000, and each process of its host."""
+__all__ = ["ConnectionInfo", "HostInfo", "NodeInfo", "ProcessInfo"]
 
 
 class ConnectionInfo(Struct, frozen=True, kw_only=True):
@@ -91,47 +78,3 @@ class NodeInfo(Struct, frozen=True, kw_only=True):
     application: str = ""
     addresses: list[str] = []
     uptime: float = 0.0
-
-
-def describe(node: Node) -> NodeInfo:
-    """Return the state of a running node; belongs to its event loop's thread."""
-    now = time.monotonic()
-    processes = []
-    for pid in node.workers:
-        worker, row = node.worker(pid), node.kernel.processes.get(pid)
-        if worker is None or row is None:
-            continue
-        processes.append(
-            ProcessInfo(
-                pid=str(pid),
-                os_pid=worker.os_pid,
-                host=pid.host,
-                target=worker.target,
-                state=row.state.value,
-                names=heapq.nsmallest(_MOST_NAMES, node.kernel.names.of(pid)),
-                parent=None if worker.parent is None else str(worker.parent),
-                uptime=round(now - worker.started, 3),
-                mailbox=worker.pipe.backlog,
-                connections=len(worker.clients),
-            )
-        )
-    return NodeInfo(
-        name=node.name,
-        os_pid=os.getpid(),
-        version=version("wsrelay"),
-        draining=node.draining,
-        dead_letters=node.dead_letters,
-        hosts=[
-            HostInfo(
-                name=name,
-                os_pid=os_pid,
-                processes=node.kernel.count(name),
-                max_processes=node.hosts[name].max_processes,
-            )
-            for name, os_pid in node.templates.items()
-        ],
-        processes=processes,
-        connections=[one.describe() for one in node.clients.connections.values()],
-        buffered=node.buffered.size,
-        max_buffered=node.buffered.most,
-    )

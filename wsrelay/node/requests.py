@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import Any
 
 from wsrelay import wire
 from wsrelay.errors import (
@@ -19,7 +21,6 @@ from wsrelay.errors import (
 )
 from wsrelay.kernel import Signal
 from wsrelay.kernel.names import MOST
-from wsrelay.session import command
 from wsrelay.values.message import ERROR, ExitError, ExitKind, Result
 from wsrelay.values.pid import PID
 from wsrelay.values.printable import shortened
@@ -27,10 +28,11 @@ from wsrelay.wire import payload
 from wsrelay.wire.logrecord import fields
 
 from . import walls
-from .host import Worker
-
-if TYPE_CHECKING:
-    from .node import Node
+from .connections import Connections
+from .endpoint import Mail
+from .engine import Engine, FrameHandler
+from .process import WorkerProcess
+from .router import Router
 
 __all__ = ["Requests"]
 
@@ -43,11 +45,14 @@ class Requests:
     Those that no worker of ours writes, though they are well-formed, raise `WireError`.
     """
 
-    def __init__(self, node: Node) -> None:
-        self._node = node
-        self._execs: dict[PID, tuple[Worker, int]] = {}
+    def __init__(self, engine: Engine, router: Router, connections: Connections) -> None:
+        self._engine = engine
+        self._kernel = engine.kernel
+        self._router = router
+        self._connections = connections
+        self._execs: dict[PID, tuple[WorkerProcess, int]] = {}
         """Processes that run for an `exec`: who waits, and the request's number."""
-        self._methods: dict[type[Any], Callable[[Worker, Any], Iterator[None] | None]] = {
+        self._methods: dict[type[Any], Callable[[WorkerProcess, Any], Iterator[None] | None]] = {
             wire.Send: self._send,
             wire.Taken: self._taken,
             wire.Ready: self._ready,
@@ -62,56 +67,75 @@ class Requests:
             wire.Member: self._member,
             wire.Broadcast: self._broadcast,
             wire.Drain: self._drain,
-            wire.GetOrSpawn: self._answered(self._get_or_spawn),
-            wire.Register: self._answered(self._register),
-            wire.Lookup: self._answered(self._lookup),
-            wire.Unregister: self._answered(self._unregister),
-            wire.Members: self._answered(self._members),
         }
+        self._answers: dict[type[Any], Callable[[WorkerProcess, Any], Any]] = {}
+        self.answer(wire.GetOrSpawn, self._get_or_spawn)
+        self.answer(wire.Register, self._register)
+        self.answer(wire.Lookup, self._lookup)
+        self.answer(wire.Unregister, self._unregister)
+        self.answer(wire.Members, self._members)
+        self.answer(wire.Drain, self._drained)
+        engine.receiver = self._receiver
+        engine.on_exit.append(self._on_exit)
 
-    def handle(self, worker: Worker, frame: wire.FromWorker) -> Iterator[None] | None:
+    def answer(self, kind: type[Any], method: Callable[[WorkerProcess, Any], Any]) -> None:
+        """Let a method answer requests of that kind.
+
+        It returns the answer, or what comes to it later (a coroutine or future), or raises
+        `WsrelayError` or `ValueError`, which the worker's call raises.
+        """
+        self._answers[kind] = method
+        self._methods.setdefault(kind, self._answer)
+
+    def _receiver(self, process: WorkerProcess) -> FrameHandler:
+        """Return what takes the frames of a process."""
+        handle = self.handle if process.rights is None else self.handle_walled
+        return functools.partial(handle, process)
+
+    def handle(self, process: WorkerProcess, frame: wire.FromWorker) -> Iterator[None] | None:
         """Do what a worker asks; one that asks for too much is ended.
 
         What takes long is returned: it goes on with each step of the iterator, to its end.
         """
         try:
-            return self._methods[type(frame)](worker, frame)
+            return self._methods[type(frame)](process, frame)
         except (TooMany, InvalidName) as error:  # of what gets no answer
             kind = ExitKind.LIMIT if isinstance(error, TooMany) else ExitKind.ERROR
             because = ExitError(kind, str(error))
-            terminate = self._node.kernel.signal(worker.pid, Signal.TERMINATE, because=because)
-            self._node.execute(terminate)
+            self._engine.signal(process.pid, Signal.TERMINATE, because=because)
             return None
 
-    def handle_walled(self, worker: Worker, frame: wire.FromWorker) -> Iterator[None] | None:
+    def handle_walled(
+        self, process: WorkerProcess, frame: wire.FromWorker
+    ) -> Iterator[None] | None:
         """Do what a worker of a walled-in host asks, as far as its host has the right to."""
-        rule, rights = walls.RULES[type(frame)], worker.rights
+        rule, rights = walls.RULES[type(frame)], process.rights
         assert rights is not None  # noqa: S101 - that is who comes here
         try:
-            reach = rule(frame, worker.pid, rights, self) if rule is not None else None
+            reach = rule(frame, process.pid, rights, self) if rule is not None else None
         except NotAllowed as error:
-            self._refuse(worker, frame, error)
+            self._refuse(process, frame, error)
             return None
         if reach is not None and isinstance(frame, wire.Send | wire.Broadcast):
-            return self._route_within(worker, frame, reach)
-        return self.handle(worker, frame)
+            return self._route_within(process, frame, reach)
+        return self.handle(process, frame)
 
-    def worker_ended(self, worker: Worker, result: Result) -> None:
+    def _on_exit(self, process: WorkerProcess, result: Result) -> None:
         """Answer the `exec` that it ran for, and end what it ran by `exec` itself."""
-        if (waiting := self._execs.pop(worker.pid, None)) is not None:
+        if (waiting := self._execs.pop(process.pid, None)) is not None:
             caller, ref = waiting
             caller.pipe.post(wire.Finished(ref, wire.Ended.of(result)))
         for pid, (caller, _) in list(self._execs.items()):
-            if caller is worker:
-                self._node.signal(pid, Signal.TERMINATE)
-        for ref, connection in worker.drains.items():
-            connection.forget_drain((worker.pid, ref))
-        worker.drains.clear()
+            if caller is process:
+                self._engine.signal(pid, Signal.TERMINATE)
+        pending, process.pending = process.pending, {}
+        for future in pending.values():
+            future.cancel()
 
     def _pid(self, text: str) -> PID:
         """Return the PID in full; a worker has looked at its form before it wrote it."""
         try:
-            return PID(text).on(self._node.name)
+            return PID(text).on(self._engine.name)
         except InvalidPID as error:
             raise WireError(str(error)) from None
 
@@ -119,231 +143,263 @@ class Requests:
 
     def host_of(self, to: str) -> str | None:
         """Return the host of a living process, for a connection that of its target."""
-        if (process := self._node.kernel.find(to, self._node.name)) is None:
+        if (process := self._kernel.find(to, self._engine.name)) is None:
             return None
-        connection = self._node.connection(process.pid)
+        connection = self._connections.connections.get(process.pid)
         return (process.pid if connection is None else connection.target).host
 
     def is_connection(self, to: str) -> bool:
         """Whether it is a living connection."""
-        process = self._node.kernel.find(to, self._node.name)
+        process = self._kernel.find(to, self._engine.name)
         return process is not None and process.connection
 
     def home(self, target: str | None) -> str | None:
         """Return the host of the entry of that id, None if there is none."""
-        return self._node.home(target)
+        return self._engine.home(target)
 
     def has_bearer(self, name: str) -> bool:
         """Whether a process has the name."""
-        return self._node.kernel.names.get(name) is not None
+        return self._kernel.names.get(name) is not None
 
     def awaits(self, caller: PID, pid: str) -> bool:
         """Whether the process runs for an `exec` of the caller."""
-        process = self._node.kernel.find(pid, self._node.name)
+        process = self._kernel.find(pid, self._engine.name)
         waiting = None if process is None else self._execs.get(process.pid)
         return waiting is not None and waiting[0].pid == caller
 
-    def _refuse(self, worker: Worker, frame: wire.FromWorker, error: NotAllowed) -> None:
-        """Tell a worker, and once the log, that nothing of a frame is done."""
+    def _refuse(self, process: WorkerProcess, frame: wire.FromWorker, error: NotAllowed) -> None:
+        """Tell a process, and once the log, that nothing of a frame is done."""
         if isinstance(frame, wire.Spawn):
-            self._own_pid(worker, frame)
+            self._own_pid(process, frame)
         elif isinstance(frame, wire.Exec | wire.GetOrSpawn):
-            self._own_pid(worker, frame.spawn)
+            self._own_pid(process, frame.spawn)
         call = _call(frame)
-        if self._node.mistakes.first(worker.pid, f"{call}: {error}"):
-            about = self._node.about(worker)
-            logger.warning("%s called %s: %s (told once)", worker.pid, call, error, extra=about)
+        if self._engine.mistakes.first(process.pid, f"{call}: {error}"):
+            about = self._engine.about(process)
+            logger.warning("%s called %s: %s (told once)", process.pid, call, error, extra=about)
         match frame:
             case wire.Spawn():
-                self._stillborn(worker, frame, error)
+                self._stillborn(process, frame, error)
             case wire.Exec():
                 result = Result(error=_not_started(error))
-                worker.pipe.post(wire.Finished(frame.ref, wire.Ended.of(result)))
+                process.pipe.post(wire.Finished(frame.ref, wire.Ended.of(result)))
             case wire.GetOrSpawn() | wire.Register() | wire.Unregister():
-                worker.pipe.post(_answer_with(frame.ref, error))
+                process.pipe.post(_answer_with(frame.ref, error))
             case wire.Cancel() | wire.Terminate() | wire.Relate() | wire.Member():
                 whom = frame.pid if isinstance(frame, wire.Member) else frame.to
                 client = whom if self.is_connection(whom) else None
                 content = payload.pack({"client_pid": client, "topic": call, "error": str(error)})
-                self._node.route(self._node.pid(), [worker.pid], ERROR, content)
+                self._router.route(Mail(self._router.pid, ERROR, content), [process.pid])
 
     def _route_within(
-        self, worker: Worker, frame: wire.Send | wire.Broadcast, reach: walls.Reach
+        self, process: WorkerProcess, frame: wire.Send | wire.Broadcast, reach: walls.Reach
     ) -> Iterator[None]:
         """Deliver a message to those whom it may come to, and tell its sender of the others."""
         if isinstance(frame, wire.Broadcast):
-            receivers: Sequence[str] = self._node.kernel.groups.members(frame.group)
+            receivers: Sequence[str] = self._kernel.groups.members(frame.group)
         else:
             receivers = [frame.to] if isinstance(frame.to, str) else frame.to
-        given: command.Command | None = None
+        mail = Mail(process.pid, frame.topic, frame.payload)
         for to in receivers:
             try:
                 reach(to)
             except NotAllowed as error:
-                if (process := self._node.kernel.find(to, self._node.name)) is not None:
-                    self._node.clients.refuse(process.pid, worker.pid, frame.topic, str(error))
+                if (there := self._kernel.find(to, self._engine.name)) is not None:
+                    self._connections.refuse(there.pid, process.pid, frame.topic, str(error))
             else:
-                given = self._node.route(worker.pid, (to,), frame.topic, frame.payload, given)
+                self._router.route(mail, (to,))
             yield
 
     # Without an answer
 
-    def _send(self, worker: Worker, frame: wire.Send) -> Iterator[None] | None:
-        to = frame.to
-        if not isinstance(to, str):
-            return self._node.route_in_portions(worker.pid, to, frame.topic, frame.payload)
-        self._node.route(worker.pid, (to,), frame.topic, frame.payload)
+    def _send(self, process: WorkerProcess, frame: wire.Send) -> Iterator[None] | None:
+        mail = Mail(process.pid, frame.topic, frame.payload)
+        if not isinstance(frame.to, str):
+            return self._router.route_in_portions(mail, frame.to)
+        self._router.route(mail, (frame.to,))
         return None
 
-    def _taken(self, worker: Worker, frame: wire.Taken) -> None:
-        worker.pipe.taken(frame.total)
+    def _taken(self, process: WorkerProcess, frame: wire.Taken) -> None:
+        process.pipe.taken(frame.total)
 
-    def _ready(self, worker: Worker, _: wire.Ready) -> None:
-        self._node.signal(worker.pid, Signal.READY)
+    def _ready(self, process: WorkerProcess, _: wire.Ready) -> None:
+        self._engine.signal(process.pid, Signal.READY)
 
-    def _log(self, worker: Worker, frame: wire.Log) -> None:
-        worker.log(frame)
+    def _log(self, process: WorkerProcess, frame: wire.Log) -> None:
+        process.incarnation.log(frame)
 
-    def _done(self, worker: Worker, frame: wire.Done) -> None:
-        worker.says_done(frame)
+    def _done(self, process: WorkerProcess, frame: wire.Done) -> None:
+        process.incarnation.says_done(frame)
 
-    def _cancel(self, worker: Worker, frame: wire.Cancel) -> None:
-        self._node.ask(worker.pid, frame.to, Signal.CANCEL, frame.reason)
+    def _cancel(self, process: WorkerProcess, frame: wire.Cancel) -> None:
+        self._router.ask(process.pid, frame.to, Signal.CANCEL, frame.reason)
 
-    def _terminate(self, worker: Worker, frame: wire.Terminate) -> None:
-        self._node.ask(worker.pid, frame.to, Signal.TERMINATE)
+    def _terminate(self, process: WorkerProcess, frame: wire.Terminate) -> None:
+        self._router.ask(process.pid, frame.to, Signal.TERMINATE)
 
-    def _relate(self, worker: Worker, frame: wire.Relate) -> None:
-        kernel, me = self._node.kernel, worker.pid
+    def _relate(self, process: WorkerProcess, frame: wire.Relate) -> None:
+        kernel, me = self._kernel, process.pid
         other = self._pid(frame.to)
         match frame.kind:
             case "monitor":
-                self._node.execute(kernel.monitor(me, other))
+                self._engine.execute(kernel.monitor(me, other))
             case "unmonitor":
                 kernel.relations.unmonitor(me, other)
             case "link":
-                self._node.execute(kernel.link(me, other))
+                self._engine.execute(kernel.link(me, other))
             case "unlink":
                 kernel.relations.unlink(me, other)
 
-    def _trap_links(self, worker: Worker, frame: wire.TrapLinks) -> None:
-        self._node.kernel.trap_links(worker.pid, trap=frame.trap)
+    def _trap_links(self, process: WorkerProcess, frame: wire.TrapLinks) -> None:
+        self._kernel.trap_links(process.pid, trap=frame.trap)
 
-    def _member(self, worker: Worker, frame: wire.Member) -> None:
+    def _member(self, process: WorkerProcess, frame: wire.Member) -> None:
         pid = self._pid(frame.pid)
         if frame.join:
-            self._node.kernel.join_group(frame.group, pid, worker.pid)
+            self._kernel.join_group(frame.group, pid, process.pid)
         else:
-            self._node.kernel.groups.leave(frame.group, pid)
+            self._kernel.groups.leave(frame.group, pid)
 
-    def _broadcast(self, worker: Worker, frame: wire.Broadcast) -> Iterator[None]:
-        members = self._node.kernel.groups.members(frame.group)
-        return self._node.route_in_portions(worker.pid, members, frame.topic, frame.payload)
+    def _broadcast(self, process: WorkerProcess, frame: wire.Broadcast) -> Iterator[None]:
+        members = self._kernel.groups.members(frame.group)
+        mail = Mail(process.pid, frame.topic, frame.payload)
+        return self._router.route_in_portions(mail, members)
 
     # Starting processes
 
-    def _own_pid(self, worker: Worker, frame: wire.Spawn) -> PID:
+    def _own_pid(self, process: WorkerProcess, frame: wire.Spawn) -> PID:
         """Return the PID for a new process, which the worker has made itself."""
         pid = self._pid(frame.pid)
-        if not self._node.worker_ids(worker).made(pid) or pid.host != frame.host:
+        if not self._engine.ids(process.incarnation).made(pid) or pid.host != frame.host:
             raise WireError(f"{pid} is not its to give to a process of {frame.host!r}")
         return pid
 
-    def _launch(self, worker: Worker, pid: PID, frame: wire.Spawn, name: str | None = None) -> PID:
-        return self._node.launch(
+    def _launch(
+        self, process: WorkerProcess, pid: PID, frame: wire.Spawn, name: str | None = None
+    ) -> PID:
+        return self._engine.launch(
             pid,
             frame.target,
             frame.code,
             name,
-            worker.pid,
+            process.pid,
             frame.monitored,
             frame.linked,
             plain=frame.plain,
         )
 
-    def _spawn(self, worker: Worker, frame: wire.Spawn) -> None:
-        pid = self._own_pid(worker, frame)
+    def _spawn(self, process: WorkerProcess, frame: wire.Spawn) -> None:
+        pid = self._own_pid(process, frame)
         try:
-            self._launch(worker, pid, frame)
+            self._launch(process, pid, frame)
         except (WsrelayError, ValueError) as error:
             end = _not_started(error)
-            self._log_refusal(worker, pid, frame, end)
-            self._stillborn(worker, frame, error)
+            self._log_refusal(process, pid, frame, end)
+            self._stillborn(process, frame, error)
 
-    def _stillborn(self, worker: Worker, frame: wire.Spawn, error: Exception) -> None:
+    def _stillborn(self, process: WorkerProcess, frame: wire.Spawn, error: Exception) -> None:
         """Tell the parent of a process that was not started."""
-        pid, end = self._own_pid(worker, frame), _not_started(error)
+        pid, end = self._own_pid(process, frame), _not_started(error)
         monitored, linked = frame.monitored, frame.linked
-        effects = self._node.kernel.stillborn(
-            pid, end, worker.pid, monitored=monitored, linked=linked
-        )
-        self._node.execute(effects)
+        effects = self._kernel.stillborn(pid, end, process.pid, monitored=monitored, linked=linked)
+        self._engine.execute(effects)
 
-    def _log_refusal(self, worker: Worker, pid: PID, frame: wire.Spawn, end: ExitError) -> None:
+    def _log_refusal(
+        self, process: WorkerProcess, pid: PID, frame: wire.Spawn, end: ExitError
+    ) -> None:
         """Log that a process was not started, if that was not logged just now, and often."""
-        untold = self._node.mistakes.again(worker.pid, time.monotonic())
+        untold = self._engine.mistakes.again(process.pid, time.monotonic())
         if untold is not None:
             about = fields(pid=pid, target=frame.target, host=pid.host, exit=end.kind.value)
-            more = f" (nor were {untold} others that {worker.pid} asked for)" if untold else ""
+            more = f" (nor were {untold} others that {process.pid} asked for)" if untold else ""
             logger.error("%s was not started: %s%s", pid, shortened(end.message), more, extra=about)
 
-    def _exec(self, worker: Worker, frame: wire.Exec) -> None:
-        pid = self._own_pid(worker, frame.spawn)
+    def _exec(self, process: WorkerProcess, frame: wire.Exec) -> None:
+        pid = self._own_pid(process, frame.spawn)
         try:
-            self._execs[self._launch(worker, pid, frame.spawn)] = worker, frame.ref
+            self._execs[self._launch(process, pid, frame.spawn)] = process, frame.ref
         except (WsrelayError, ValueError) as error:
             result = Result(error=_not_started(error))
-            worker.pipe.post(wire.Finished(frame.ref, wire.Ended.of(result)))
+            process.pipe.post(wire.Finished(frame.ref, wire.Ended.of(result)))
 
     # With an answer
 
-    def _answered(self, method: Callable[[Worker, Any], Any]) -> Callable[[Worker, Any], None]:
-        def answer(worker: Worker, frame: wire.Request) -> None:
-            try:
-                reply = wire.Reply(frame.ref, method(worker, frame))
-            except WireError:
-                raise
-            except (WsrelayError, ValueError) as error:
-                reply = _answer_with(frame.ref, error)
-            worker.pipe.post(reply)
-
-        return answer
-
-    def _get_or_spawn(self, worker: Worker, frame: wire.GetOrSpawn) -> PID:
-        pid = self._own_pid(worker, frame.spawn)
-        return self._launch(worker, pid, frame.spawn, frame.name)
-
-    def _register(self, worker: Worker, frame: wire.Register) -> None:
-        self._node.kernel.register(frame.name, self._pid(frame.pid), worker.pid)
-
-    def _lookup(self, _: Worker, frame: wire.Lookup) -> PID:
-        return self._node.kernel.names.lookup(frame.name)
-
-    def _unregister(self, _: Worker, frame: wire.Unregister) -> None:
-        self._node.kernel.names.unregister(frame.name)
-
-    def _members(self, _: Worker, frame: wire.Members) -> list[PID]:
-        return self._node.kernel.groups.members(frame.group)
-
-    def _drain(self, worker: Worker, frame: wire.Drain) -> None:
-        reply = wire.Reply(frame.ref)
-        connection = self._node.connection(self._pid(frame.to))
-        token, drains = (worker.pid, frame.ref), worker.drains
-        if not frame.waits:
-            if (asked := drains.pop(frame.ref, None)) is not None:
-                asked.forget_drain(token)
-        elif connection is None:
-            worker.pipe.post(reply)  # nothing waits for one that is gone
-        elif len(drains) >= MOST or frame.ref in drains:
-            worker.pipe.post(_answer_with(frame.ref, TooMany("drain", MOST)))
+    def _answer(self, process: WorkerProcess, frame: wire.Request) -> None:
+        """Answer a request, now or when the answer comes."""
+        try:
+            value = self._answers[type(frame)](process, frame)
+        except WireError:
+            raise
+        except (WsrelayError, ValueError) as error:
+            process.pipe.post(_answer_with(frame.ref, error))
+            return
+        if isinstance(value, Awaitable):
+            self._answer_later(process, frame, value)
         else:
+            process.pipe.post(wire.Reply(frame.ref, value))
 
-            def tell() -> None:
-                drains.pop(frame.ref, None)
-                worker.pipe.post(reply)
+    def _answer_later(
+        self, process: WorkerProcess, frame: wire.Request, answer: Awaitable[Any]
+    ) -> None:
+        future = asyncio.ensure_future(answer)
+        if len(process.pending) >= MOST or frame.ref in process.pending:
+            future.cancel()
+            what = type(frame).__name__.lower()
+            process.pipe.post(_answer_with(frame.ref, TooMany(what, MOST)))
+            return
+        process.pending[frame.ref] = future
+        future.add_done_callback(functools.partial(self._answered, process, frame.ref))
 
-            drains[frame.ref] = connection
-            connection.when_drained(token, tell)
+    def _answered(self, process: WorkerProcess, ref: int, future: asyncio.Future[Any]) -> None:
+        """Hand an answer on, unless nobody waits for it any more."""
+        if future.cancelled() or process.pending.pop(ref, None) is None:
+            return
+        error = future.exception()
+        if error is None:
+            process.pipe.post(wire.Reply(ref, future.result()))
+            return
+        if not isinstance(error, WsrelayError | ValueError):
+            logger.error("a request of %s failed", process.pid, exc_info=error)
+        process.pipe.post(_answer_with(ref, error))
+
+    def _get_or_spawn(self, process: WorkerProcess, frame: wire.GetOrSpawn) -> PID:
+        pid = self._own_pid(process, frame.spawn)
+        return self._launch(process, pid, frame.spawn, frame.name)
+
+    def _register(self, process: WorkerProcess, frame: wire.Register) -> None:
+        self._kernel.register(frame.name, self._pid(frame.pid), process.pid)
+
+    def _lookup(self, _: WorkerProcess, frame: wire.Lookup) -> PID:
+        return self._kernel.names.lookup(frame.name)
+
+    def _unregister(self, _: WorkerProcess, frame: wire.Unregister) -> None:
+        self._kernel.names.unregister(frame.name)
+
+    def _members(self, _: WorkerProcess, frame: wire.Members) -> list[PID]:
+        return self._kernel.groups.members(frame.group)
+
+    def _drain(self, process: WorkerProcess, frame: wire.Drain) -> None:
+        if frame.waits:
+            self._answer(process, frame)
+        elif (asked := process.pending.pop(frame.ref, None)) is not None:
+            asked.cancel()
+
+    def _drained(self, process: WorkerProcess, frame: wire.Drain) -> asyncio.Future[None] | None:
+        connection = self._connections.connections.get(self._pid(frame.to))
+        if connection is None:
+            return None  # nothing waits for one that is gone
+        token = process.pid, frame.ref
+        future = asyncio.get_running_loop().create_future()
+
+        def tell() -> None:
+            if not future.done():
+                future.set_result(None)
+
+        connection.when_drained(token, tell)
+        if future.done():
+            return None
+        future.add_done_callback(lambda _: connection.forget_drain(token))
+        return future
 
 
 def _call(frame: wire.FromWorker) -> str:
@@ -362,7 +418,7 @@ def _call(frame: wire.FromWorker) -> str:
     return f"process.{name}"
 
 
-def _answer_with(ref: int, error: Exception) -> wire.Reply:
+def _answer_with(ref: int, error: BaseException) -> wire.Reply:
     kind = type(error) if isinstance(error, WsrelayError) else WsrelayError
     return wire.Reply(ref, None, kind.__name__, str(error))
 

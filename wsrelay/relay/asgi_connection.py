@@ -64,11 +64,11 @@ class AsgiConnection(RelayedConnection):
                 if len(data) > AHEAD:
                     await self._until_room(len(data))
                 self._do(self._session.message(data))
-                while self._clients.full(self._session.target):
+                while self._process.pipe.full:
                     # Listen on for a client that goes; one message at most is read ahead.
                     early = early or asyncio.create_task(_as_coroutine(receive))
                     room = self._room = self._loop.create_future()
-                    self._clients.when_room(self.pid, self._session.target, self._transferred)
+                    self._process.pipe.when_room(self.pid, self._transferred)
                     await asyncio.wait({early, room}, return_when=asyncio.FIRST_COMPLETED)
                     if early.done() and early.result()["type"] == "websocket.receive":
                         await self._until_room(len(_data(early.result())))
@@ -95,9 +95,9 @@ class AsgiConnection(RelayedConnection):
                     self._session.target,
                 )
                 self._do(self._session.refuse_more())
-            while self._clients.full(self._session.target):
+            while self._process.pipe.full:
                 self._room = self._loop.create_future()
-                self._clients.when_room(self.pid, self._session.target, self._transferred)
+                self._process.pipe.when_room(self.pid, self._transferred)
                 await self._room
         finally:
             buffered.size -= size

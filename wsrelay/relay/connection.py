@@ -13,18 +13,18 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from wsrelay.node import ConnectionInfo, Node
-from wsrelay.session import command
+from wsrelay.node import ConnectionInfo, Mail, Node, WorkerProcess
 from wsrelay.session import machine as session
 from wsrelay.session.header import Relay
 from wsrelay.session.outbox import Overflow
 from wsrelay.values.buffered import Buffered
-from wsrelay.values.message import Result
+from wsrelay.values.message import Event, Result
 from wsrelay.values.pid import PID
 from wsrelay.values.printable import printable
 from wsrelay.wire.logrecord import fields
 
-from .asgi import Event, Scope, Send
+from .asgi import Event as AsgiEvent
+from .asgi import Scope, Send
 
 __all__ = ["AHEAD", "Limits", "Peer", "RelayedConnection"]
 
@@ -80,6 +80,7 @@ class RelayedConnection(ABC):
         "_loop",
         "_node",
         "_peer",
+        "_process",
         "_session",
         "_when_drained",
         "pid",
@@ -99,7 +100,8 @@ class RelayedConnection(ABC):
         self._deadline: asyncio.TimerHandle | None = None
         self._beat: asyncio.TimerHandle | None = None
         self._when_drained: dict[Hashable, Callable[[], None]] = {}
-        node.clients.connect(self, relay.target_pid)
+        self._process: WorkerProcess = node.clients.connect(self, relay.target_pid)
+        """The target, from the join on until another one takes its place."""
 
     # The transport's part
 
@@ -115,7 +117,7 @@ class RelayedConnection(ABC):
     def _give_up(self) -> None:
         """Drop a client that does not take what it was sent, not even its close frame."""
 
-    async def _upgrade(self, accept: Event, send: Send) -> bool:
+    async def _upgrade(self, accept: AsgiEvent, send: Send) -> bool:
         """Answer the upgrade; returns whether it came about, else the connection is over."""
         try:
             await send(accept)
@@ -178,11 +180,13 @@ class RelayedConnection(ABC):
         """The node's book of what clients have begun."""
         return self._node.buffered
 
-    def command(self, given: command.Command, sender: PID) -> None:
+    def deliver(self, mail: Mail) -> bool:
         """Carry out what a process sent."""
-        self._do(self._session.command(given, sender, self._clients.why_no_target))
+        command = self._session.command(mail.command, mail.sender, self._clients.why_no_target)
+        self._do(command)
         if self._session.outbox:
             self._flush()
+        return True
 
     @property
     def target(self) -> PID:
@@ -201,11 +205,15 @@ class RelayedConnection(ABC):
         exited = self._session.target_exited(target, result, join_read=join_read, instead=instead)
         self._do(exited)
 
-    def cancel(self, reason: str) -> None:
+    def stop(self, reason: str, sender: PID) -> None:
         """Close normally."""
+        del sender
         self._do(self._session.cancel(reason))
 
-    def link_down(self) -> None:
+    def notify(self, event: Event) -> None:  # noqa: B027 - no transport has anything to do
+        """Watch nobody: a client is told of processes by processes."""
+
+    def break_link(self) -> None:
         """Close because a linked process ended with an error."""
         self._do(self._session.link_down())
 
@@ -224,7 +232,7 @@ class RelayedConnection(ABC):
             for callback in callbacks.values():
                 callback()
 
-    def terminate(self) -> None:
+    def kill(self) -> None:
         """Drop at once."""
         self._do(self._session.client_gone(1006))
         self._give_up()
@@ -240,16 +248,16 @@ class RelayedConnection(ABC):
         for effect in effects:
             match effect:
                 case session.Tell():
-                    clients.tell(pid, effect.target, effect.topic, effect.payload)
+                    clients.tell(pid, self._process, effect.topic, effect.payload)
                 case session.Join():
                     self._debug(f"joins {effect.target}")
-                    clients.join(pid, effect.target, effect.metadata)
+                    self._process = clients.join(pid, effect.target, effect.metadata)
                     self._transferred()
                 case session.Attach():
-                    clients.attach(pid, effect.target, effect.metadata)
+                    self._process.attach(pid, effect.metadata)
                 case session.Leave():
                     self._debug(f"leaves {effect.target}: {effect.code} {effect.reason}")
-                    clients.leave(pid, effect.target, effect.code, effect.reason)
+                    clients.leave(pid, self._process, effect.code, effect.reason)
                 case session.CancelTarget():
                     self._node.cancel(effect.target, "the connection has ended")
                 case session.Refuse():
@@ -271,7 +279,7 @@ class RelayedConnection(ABC):
                     self._debug(f"is closed: {end['code']} {end['reason']}")
                     self._beat_every(None)
                     self._tell_drained()
-                    clients.disconnect(pid, self._session.target, effect.result)
+                    clients.disconnect(pid, self._process, effect.result)
 
     def _debug(self, what: str) -> None:
         if logger.isEnabledFor(logging.DEBUG):
@@ -288,7 +296,7 @@ class RelayedConnection(ABC):
     def _heartbeat(self, interval: float, due: float) -> None:
         now = self._loop.time()
         # One that the target has no room for is left out: the next says all that this one would.
-        if not self._clients.full(self._session.target):
+        if not self._process.pipe.full:
             self._do(self._session.heartbeat(now))
         self._beat_every(interval, max(due + interval, now))
 

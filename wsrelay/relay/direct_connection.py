@@ -9,11 +9,10 @@ import asyncio
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from wsrelay.node import Node
+from wsrelay.node import Mail, Node
 from wsrelay.session import command
 from wsrelay.session.header import Relay
 from wsrelay.session.machine import State
-from wsrelay.values.pid import PID
 
 from .asgi import Event, Send
 from .connection import Limits, Peer, RelayedConnection
@@ -91,10 +90,10 @@ class DirectConnection(RelayedConnection):
 
     def has_room(self) -> bool:
         """Whether there is room for messages, else `resume` follows."""
-        target = self._session.target
-        if not self._clients.full(target):
+        pipe = self._process.pipe
+        if not pipe.full:
             return True
-        self._clients.when_room(self.pid, target, self._transferred)
+        pipe.when_room(self.pid, self._transferred)
         return False
 
     def writable(self) -> None:
@@ -108,9 +107,9 @@ class DirectConnection(RelayedConnection):
 
     # What the node calls, and the session wants
 
-    def command(self, given: command.Command, sender: PID) -> None:
+    def deliver(self, mail: Mail) -> bool:
         """Carry out what a process sent."""
-        session, wire = self._session, self._wire
+        session, wire, given = self._session, self._wire, mail.command
         if (
             type(given) is command.Send
             and session.state is State.OPEN
@@ -119,8 +118,8 @@ class DirectConnection(RelayedConnection):
             and wire.writable
         ):
             wire.write(given.frame)  # what the outbox would come to, without it
-        else:
-            super().command(given, sender)
+            return True
+        return super().deliver(mail)
 
     @property
     def unfinished(self) -> int:

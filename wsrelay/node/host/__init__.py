@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from .log import WORKER_LOG, own_text
+from .incarnation import Incarnation
+from .log import WORKER_LOG, Intake, own_text
 from .pipe import NodePipe
 from .process_host import ProcessHost
 from .unfinished import Unfinished
-from .worker import Worker
 
-__all__ = ["WORKER_LOG", "NodePipe", "ProcessHost", "Unfinished", "Worker", "own_text"]
+__all__ = [
+    "WORKER_LOG",
+    "Incarnation",
+    "Intake",
+    "NodePipe",
+    "ProcessHost",
+    "Unfinished",
+    "own_text",
+]

@@ -37,9 +37,9 @@ from wsrelay.wire.logrecord import fields
 from wsrelay.wire.pipe_pair import close_all
 
 from .family import Family
+from .incarnation import Incarnation
 from .log import Intake
 from .output import Output
-from .worker import Worker
 
 __all__ = ["ProcessHost"]
 
@@ -92,15 +92,15 @@ class ProcessHost:
         self._control: socket.socket | None = None
         self._told = self._report = -1
         self._reader = wire.from_template()
-        self._workers: dict[int, Worker] = {}
-        self._pending: deque[Worker] = deque()
+        self._workers: dict[int, Incarnation] = {}
+        self._pending: deque[Incarnation] = deque()
         self._asked: set[int] = set()
         """Those that the template was asked for and has not answered."""
         self._forks = Bucket(options.spawn_rate, max(1.0, options.spawn_rate))
         self._next_fork: asyncio.TimerHandle | None = None
         self._log = Intake(f"process host {options.name}:", options.log_rate)
         self._output: Output | None = None
-        self._out: deque[tuple[bytes, Worker | None]] = deque()
+        self._out: deque[tuple[bytes, Incarnation | None]] = deque()
         """Frames, each with the worker whose end of the pipe goes along."""
         self._reads_on = False
         self._loading: asyncio.Future[None] | None = None
@@ -190,7 +190,7 @@ class ProcessHost:
         """The template's process id."""
         return self._family.template if self._family is not None else None
 
-    def launch(self, worker: Worker) -> None:
+    def launch(self, worker: Incarnation) -> None:
         """Have the worker forked, as soon as the template is ready."""
         try:
             self.start()
@@ -217,7 +217,7 @@ class ProcessHost:
             worker = self._pending.popleft()
             self._tell(wire.Fork(worker.ref), worker)
 
-    def _kill(self, worker: Worker) -> None:
+    def _kill(self, worker: Incarnation) -> None:
         if worker.os_pid is not None:
             self._tell(wire.Kill(worker.ref))
             return
@@ -361,7 +361,7 @@ class ProcessHost:
 
     # Out
 
-    def _tell(self, frame: wire.Frame, worker: Worker | None = None) -> None:
+    def _tell(self, frame: wire.Frame, worker: Incarnation | None = None) -> None:
         self._out.append((wire.pack(frame), worker))
         if len(self._out) == 1:
             self._flush()
@@ -483,7 +483,7 @@ class ProcessHost:
         worker = self._workers[ref]
         return worker.os_pid is not None and not worker.runs
 
-    def _forked(self, worker: Worker, frame: wire.Forked) -> None:
+    def _forked(self, worker: Incarnation, frame: wire.Forked) -> None:
         if not 0 < frame.os_pid < _TOO_LARGE:
             raise WireError(f"{frame.os_pid} is the number of no OS process")
         pidfd = None

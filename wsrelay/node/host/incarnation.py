@@ -1,14 +1,12 @@
-"""One worker as the node sees it: its pipe, its exit, and what is known of its end."""
+"""What runs a process now: an OS process, its pipe, its exit, and what is known of its end."""
 
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
 import os
 import select
 import signal
-import time
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
@@ -21,7 +19,6 @@ from wsrelay.errors import HostFailed, WireError
 from wsrelay.template import crashes
 from wsrelay.values.message import ExitError, ExitKind, Result
 from wsrelay.values.pid import PID
-from wsrelay.values.rights import Rights
 from wsrelay.wire.pipe_pair import Duplex
 
 from .log import Intake
@@ -29,7 +26,7 @@ from .output import Output
 from .pipe import NodePipe
 from .unfinished import LARGE, Unfinished
 
-__all__ = ["Worker"]
+__all__ = ["Incarnation"]
 
 logger = logging.getLogger(__name__)
 
@@ -37,8 +34,8 @@ _PATIENCE: Final = 1.0
 """Seconds that a stalled template has to tell the exit status of a worker that is dead."""
 
 
-class Worker:
-    """A worker from its launch to its exit.
+class Incarnation:
+    """A worker from its launch to its exit, which is one OS process.
 
     The kernel's pidfd says when it is dead, the template's report (or the worker's own last
     frame) says how; what it left in its pipe and printed last is taken in before `exited` is
@@ -52,44 +49,29 @@ class Worker:
         ref: int,
         options: HostOptions,
         *,
-        received: Callable[[Worker, wire.FromWorker], Iterator[None] | None],
-        exited: Callable[[Worker, Result], None],
-        about: Callable[[Worker], dict[str, Any]],
+        log: Intake,
+        received: Callable[[wire.FromWorker], Iterator[None] | None],
+        exited: Callable[[Result], None],
+        about: Callable[[], dict[str, Any]],
         unfinished: Unfinished,
     ) -> None:
         self.pid = pid
         self.ref = ref
+        """The number that its template knows it by, and that is in the PIDs it makes."""
         self.os_pid: int | None = None
-        self.started = time.monotonic()
-        self.target = ""
-        self.names: list[str] = []
-        """The names that it had last."""
-        self.parent: PID | None = None
-        self.clients: dict[PID, int] = {}
-        """Connections bound to it, each with the number of its `ws.join` frame."""
-        self.drains: dict[int, Any] = {}
-        """Connections that it waits for by `drain`, by the request's number."""
-        self.waiting_code = 0
-        """Bytes of code and arguments that it takes at its start."""
-        self.found = False
-        """Whether somebody has asked for it by its name after it was spawned."""
-        self.restarts = False
-        """An operator has cancelled it: its clients are to come again."""
-        self.rights: Rights | None = None
-        """Those of its host if that is walled in; they stay as they were at its start."""
         self.done: wire.Done | None = None
         self._account = unfinished.account(str(pid), self._overdue)
         self._exited = exited
         self._loop = asyncio.get_running_loop()
         self._log_read = self._printed = 0
         """Which read of its pipe has brought log records last, and how much it had printed then."""
-        self._about = functools.partial(about, self)
-        self._log = Intake(str(pid), options.log_rate)
+        self._about = about
+        self._log = log
         try:
             node_end, self.worker_end = Duplex.pair()
             self.pipe = NodePipe(
                 node_end,
-                functools.partial(received, self),
+                received,
                 self._garbage,
                 self._flooded,
                 self._account,
@@ -290,8 +272,7 @@ class Worker:
         result = self._result()
         if self._output is not None and (result.error is None or result.error.traceback is None):
             self._output.tell_crash()
-        self._log.end(self._about)
-        self._exited(self, result)
+        self._exited(result)
         if self.done is not None:  # those who watched it have it; only the collector frees a worker
             self.done.value = b""
         self._account.close()

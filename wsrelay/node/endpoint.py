@@ -1,0 +1,58 @@
+"""Whoever has a PID: what the node can do with it, whatever it is."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from wsrelay import wire
+from wsrelay.session import command
+from wsrelay.values.message import Event
+from wsrelay.values.pid import PID
+
+__all__ = ["Endpoint", "Mail"]
+
+
+class Mail:
+    """A message on its way to any number of endpoints: what they make of it is made once."""
+
+    __slots__ = ("_command", "_frame", "content", "sender", "topic")
+
+    def __init__(self, sender: PID, topic: str, content: bytes) -> None:
+        self.sender = sender
+        self.topic = topic
+        self.content = content
+        self._command: command.Command | None = None
+        self._frame: wire.Deliver | None = None
+
+    @property
+    def command(self) -> command.Command:
+        """What it tells a connection to do."""
+        if self._command is None:
+            self._command = command.parse(self.topic, self.content)
+        return self._command
+
+    @property
+    def frame(self) -> wire.Deliver:
+        """What a worker reads."""
+        if self._frame is None:
+            self._frame = wire.Deliver(self.topic, str(self.sender), self.content)
+        return self._frame
+
+
+class Endpoint(Protocol):
+    """A worker process, a connection, or the node itself."""
+
+    def deliver(self, mail: Mail) -> bool:
+        """Take a message; returns whether it was taken, else it is a dead letter."""
+
+    def stop(self, reason: str, sender: PID) -> None:
+        """Ask it to end."""
+
+    def kill(self) -> None:
+        """End it at once."""
+
+    def notify(self, event: Event) -> None:
+        """Tell it of another process: EXIT or LINK_DOWN."""
+
+    def break_link(self) -> None:
+        """End it because a process that it is linked to has ended with an error."""

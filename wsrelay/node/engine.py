@@ -1,0 +1,370 @@
+"""The engine: carries out the kernel's effects, starts processes, and tells who watches their ends.
+
+Effects are carried out in order from one queue: what an exit brings about follows it, and does not
+happen in its middle.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import itertools
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Final
+
+from msgspec import Raw
+
+from wsrelay import wire
+from wsrelay.confinement import HostOptions
+from wsrelay.errors import HostFailed, TooMany
+from wsrelay.kernel import (
+    Break,
+    Effect,
+    Exited,
+    Kernel,
+    Kill,
+    Launch,
+    Notify,
+    Signal,
+    Started,
+    State,
+    Stop,
+)
+from wsrelay.template import worker_title
+from wsrelay.values.message import ExitError, ExitKind, Result
+from wsrelay.values.pid import PID, PIDSource, base36
+from wsrelay.values.printable import escaped, printable, shortened
+from wsrelay.values.sizes import show
+from wsrelay.values.targets import Entry
+from wsrelay.wire import payload
+from wsrelay.wire.logrecord import fields
+
+from .endpoint import Endpoint
+from .host import WORKER_LOG, Incarnation, Unfinished
+from .mistakes import Mistakes
+from .process import WorkerProcess
+from .templates import Templates
+
+__all__ = ["Engine", "FrameHandler"]
+
+logger = logging.getLogger(__name__)
+
+_LARGE_CODE: Final = 64 * 1024
+_MOST_CODE: Final = 256 * 1024 * 1024
+"""Bytes of one process's arguments that are counted, and of all that wait for one who spawns."""
+
+_LONGEST_TRACEBACK: Final = 64 * 1024
+"""Characters of one in the log; a recursion without end has 80,000."""
+
+_TEMPLATE_START: Final = 10.0
+"""Seconds that a template may take to begin loading, on a machine with much else to do."""
+
+FrameHandler = Callable[[wire.FromWorker], Iterator[None] | None]
+"""Takes a frame of a worker; what takes long is returned and goes on with each step."""
+
+
+class Engine:
+    """The processes of a node, in one event loop.
+
+    `endpoints` is everyone who can be addressed by a PID, `processes` those among them that workers
+    run. Whoever is in `on_stop` is called when a process is asked to end, in `on_exit` when it has
+    ended, in order; `receiver` gives the handler of a process's frames.
+    """
+
+    def __init__(
+        self, name: str, templates: Templates, entries: Mapping[str, Entry], random: str
+    ) -> None:
+        self.name = name
+        self.templates = templates
+        self.entries = dict(entries)
+        self.kernel = Kernel(templates.limits)
+        self.unfinished = Unfinished()
+        """The book of what workers have begun. Not the clients' one: they would lock those out."""
+        self.mistakes = Mistakes()
+        self.endpoints: dict[PID, Endpoint] = {}
+        self.processes: dict[PID, WorkerProcess] = {}
+        self.draining = False
+        self.on_stop: list[Callable[[WorkerProcess], None]] = []
+        self.on_exit: list[Callable[[WorkerProcess, Result], None]] = []
+        self.when_ended: dict[PID, Callable[[Result], None]] = {}
+        """Whom to call, once, when a process has ended; they see to its end themselves."""
+        self.changed: Callable[[], None] = lambda: None
+        """Called when a process has ended and all have been told."""
+        self.receiver: Callable[[WorkerProcess], FrameHandler]
+        self._random = random
+        self._refs = itertools.count(1)
+        self._effects: deque[Effect] = deque()
+        self._executing = False
+
+    # Effects
+
+    def signal(
+        self,
+        pid: PID,
+        signal: Signal,
+        reason: str = "",
+        *,
+        sender: PID | None = None,
+        because: ExitError | None = None,
+    ) -> None:
+        """Give a signal to a process; the arguments are those of `Kernel.signal`."""
+        self.execute(self.kernel.signal(pid, signal, reason=reason, sender=sender, because=because))
+
+    def execute(self, effects: Iterable[Effect]) -> None:
+        """Carry out effects, behind those that are being carried out."""
+        self._effects.extend(effects)
+        if self._executing:
+            return
+        self._executing = True
+        try:
+            while self._effects:
+                self._carry_out(self._effects.popleft())
+        finally:
+            self._executing = False
+
+    def _carry_out(self, effect: Effect) -> None:
+        if isinstance(effect, Exited):
+            if effect.pid in self.processes:
+                self._on_exit(effect.pid, effect.result)
+            return
+        endpoint = self.endpoints.get(effect.pid)
+        if endpoint is None:
+            return  # it has ended meanwhile
+        match effect:
+            case Started():
+                self._on_start(self.processes[effect.pid])
+            case Stop():
+                endpoint.stop(effect.reason, effect.sender)
+            case Kill():
+                endpoint.kill()
+            case Notify():
+                endpoint.notify(effect.event)
+            case Break():
+                endpoint.break_link()
+            case Launch():  # `launch` does that itself, since it may fail
+                raise AssertionError(effect)
+
+    def _on_start(self, process: WorkerProcess) -> None:
+        process.stop_timer()
+        process.waiting_code = 0
+        self._debug(process, f"runs, OS pid {process.os_pid}")
+        process.tell_started(None)
+
+    def _stopping(self, process: WorkerProcess) -> None:
+        process.tell_started(self.kernel.why_no_target(process.pid))
+        for observer in self.on_stop:
+            observer(process)
+
+    def _exited(self, process: WorkerProcess, result: Result) -> None:
+        """Learn that what ran a process has ended, and the process with it."""
+        process.names = [*self.kernel.names.of(process.pid)] or process.names  # that frees them
+        process.exited(functools.partial(self.about, process))
+        self.execute(self.kernel.exited(process.pid, result))
+
+    def _on_exit(self, pid: PID, result: Result) -> None:
+        process = self.processes.pop(pid)
+        del self.endpoints[pid]
+        self._log_exit(pid, result.error, self.about(process))
+        self.mistakes.forget(pid)
+        process.tell_started(_why_not_started(pid, result))
+        for observer in self.on_exit:
+            observer(process, result)
+        if (callback := self.when_ended.pop(pid, None)) is not None:
+            callback(_opened(result))
+        self.changed()
+
+    def dismiss(self, pid: PID) -> None:
+        """Cancel a process because the node shuts down, unless somebody sees to its end."""
+        if pid not in self.when_ended:
+            self.signal(pid, Signal.CANCEL, "node shuts down")
+
+    # Starts
+
+    def home(self, target: str | None) -> str | None:
+        """Return the host of the entry that the target is the id of, None if it is none."""
+        if target is None or (entry := self.entries.get(target)) is None:
+            return None
+        return entry.host or self.templates.names[0]
+
+    def ids(self, incarnation: Incarnation) -> PIDSource:
+        """Return the source of the PIDs that a worker makes: each incarnation has its own."""
+        return PIDSource(self.name, f"{self._random}.{base36(incarnation.ref)}")
+
+    def launch(  # noqa: PLR0917 - internal, called by position from other threads
+        self,
+        pid: PID,
+        target: str | None,
+        code: bytes,
+        name: str | None = None,
+        parent: PID | None = None,
+        monitored: bool = False,
+        linked: bool = False,
+        *,
+        plain: bool = False,
+    ) -> PID:
+        """Start a worker, or return the one that has the name already.
+
+        Raises `UnknownHost`, `HostFull`, `HostFailed` while the node shuts down or the system has
+        no descriptors left, and `TooMany` for more arguments than wait for one who spawns.
+        """
+        if name is not None and (there := self.kernel.names.get(name)) is not None:
+            if (process := self.processes.get(there)) is not None:
+                process.found = True
+            return there
+        if self.draining:
+            raise HostFailed(f"node {self.name} shuts down")
+        if parent is not None and len(code) > _LARGE_CODE:
+            self._check_code(parent, len(code))
+        # Its one effect, `Launch`, is carried out here: who asked for it is to hear if it fails.
+        self.kernel.spawn(pid, name, parent=parent, monitored=monitored, linked=linked)
+        try:
+            self._launch(pid, target, code, plain, parent)
+        except HostFailed:
+            self.kernel.exited(pid, Result())  # whoever asked for it is told by this error
+            raise
+        return pid
+
+    def _check_code(self, parent: PID, size: int) -> None:
+        """Raise `TooMany` if too many arguments of its processes wait for their starts."""
+        mine = (process for process in self.processes.values() if process.parent == parent)
+        if sum(process.waiting_code for process in mine) + size > _MOST_CODE:
+            raise TooMany("arguments (of processes that have not started)", show(_MOST_CODE))
+
+    def _launch(
+        self, pid: PID, target: str | None, code: bytes, plain: bool, parent: PID | None
+    ) -> None:
+        process = WorkerProcess(
+            self.kernel.processes[pid],
+            self.hosts[pid.host],
+            target=escaped(target or "a callable"),
+            parent=parent,
+            signal=self.signal,
+            stopping=self._stopping,
+        )
+        process.names = [*self.kernel.names.of(pid)]
+        process.waiting_code = len(code)
+        self._incarnate(process)
+        self.processes[pid] = self.endpoints[pid] = process
+        self._debug(process, f"starts: {process.target}")
+        if target is not None and (entry := self.entries.get(target)) is not None:
+            target = entry.target
+        process.pipe.post(
+            wire.Start(
+                str(pid),
+                self.ids(process.incarnation).prefix,
+                self.known(),
+                target,
+                code,
+                logging.getLogger(WORKER_LOG).getEffectiveLevel(),
+                worker_title(pid, process.names, process.target),
+                plain,
+                process.rights,
+            )
+        )
+        template = self.templates[pid.host]
+        template.launch(process.incarnation)
+        timeout = process.options.start_timeout
+        if template.loading:
+            # That has as long by itself, and tells better why it takes longer.
+            timeout += _TEMPLATE_START + timeout
+        process.signal_after(timeout, Signal.START_TIMEOUT)
+
+    def _incarnate(self, process: WorkerProcess) -> None:
+        """Give it what runs it; raises `HostFailed`."""
+        process.runs_as(
+            Incarnation(
+                process.pid,
+                next(self._refs),
+                process.options,
+                log=process.log,
+                received=self.receiver(process),
+                exited=functools.partial(self._exited, process),
+                about=functools.partial(self.about, process),
+                unfinished=self.unfinished,
+            )
+        )
+
+    def known(self) -> wire.Known:
+        """Return what each worker knows of the configuration."""
+        entries = {name: entry.host for name, entry in self.entries.items()}
+        return wire.Known(self.templates.names, entries)
+
+    @property
+    def hosts(self) -> dict[str, HostOptions]:
+        """The options of every process host, those that were taken away among them."""
+        return self.templates.options
+
+    async def started(self, pid: PID) -> str | None:
+        """Wait until the process runs its handler; returns why it cannot be a target, or None."""
+        process = self.processes.get(pid)
+        if process is not None and process.row.state is State.STARTING:
+            return await asyncio.shield(process.wait_for_start())
+        return self.kernel.why_no_target(pid)
+
+    # The log
+
+    def about(self, process: WorkerProcess) -> dict[str, Any]:
+        """Return what is known of a process, as fields of a log record."""
+        return fields(
+            pid=process.pid,
+            names=self.kernel.names.of(process.pid) or process.names,
+            target=process.target,
+            os_pid=process.os_pid,
+            host=process.pid.host,
+        )
+
+    def _debug(self, process: WorkerProcess, what: str) -> None:
+        if logger.isEnabledFor(logging.DEBUG):
+            logger.debug("%s %s", process.pid, what, extra=self.about(process))
+
+    def _log_exit(self, pid: PID, error: ExitError | None, about: dict[str, Any]) -> None:
+        """Tell how it ended, of one that crashed with its traceback unless they are too many.
+
+        Whoever connects may cause one: 20 clients made it 1,600 lines a second.
+        """
+        text = ""
+        if error is not None and error.traceback:
+            now = asyncio.get_running_loop().time()
+            untold = self.mistakes.again(f"crashes in {pid.host}", now)
+            if untold is None:
+                text = "(too many crash: the traceback is left out)"
+            else:
+                before = f"({untold} before it have no traceback here)\n" if untold else ""
+                text = before + error.traceback.rstrip()
+        _log_exit(pid, error, about, text)
+
+
+def _opened(result: Result) -> Result:
+    """Return the result with its value for whoever waits for it in this process."""
+    if type(result.value) is not Raw:
+        return result
+    try:
+        return Result(payload.decode_bounded(bytes(result.value)), result.error)
+    except (ValueError, RecursionError):
+        return Result(None, result.error)
+
+
+def _why_not_started(pid: PID, result: Result) -> str:
+    why = shortened(result.error.message) if result.error else "it returned at once"
+    return f"target_pid {pid} is not alive: {why}"
+
+
+def _log_exit(pid: PID, error: ExitError | None, about: dict[str, Any], traceback: str) -> None:
+    who = " ".join([pid, *map(printable, about.get("wsrelay_names", ()))])
+    if error is None:
+        logger.debug("%s exited", who, extra=about)
+        return
+    about = {**about, **fields(exit=error.kind.value)}
+    if traceback:
+        text = f"{shortened(error.message)}\n{traceback}"
+        logger.error("%s crashed: %s", who, shortened(text, _LONGEST_TRACEBACK), extra=about)
+    else:
+        target, os_pid = about.get("wsrelay_target"), about.get("wsrelay_os_pid", "none yet")
+        where = f"{target}, OS pid {os_pid}"
+        # That was somebody's wish, as when a client leaves in the middle of its process's work, or
+        # an `exec` takes too long, which is told to its caller.
+        wished = error.kind in (ExitKind.CANCELLED, ExitKind.TERMINATED)
+        level = logging.WARNING if wished else logging.ERROR
+        logger.log(level, "%s ended: %s (%s)", who, shortened(str(error)), where, extra=about)

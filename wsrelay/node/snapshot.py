@@ -1,0 +1,58 @@
+"""The state of a running node, for those who watch it."""
+
+from __future__ import annotations
+
+import heapq
+import os
+import time
+from importlib.metadata import version
+from typing import Final
+
+from .info import HostInfo, NodeInfo, ProcessInfo
+from .node import Node
+
+__all__ = ["describe"]
+
+_MOST_NAMES: Final = 100
+"""Names of a process that are shown: it may have 10,000, and each process of its host."""
+
+
+def describe(node: Node) -> NodeInfo:
+    """Return the state of a running node; belongs to its event loop's thread."""
+    now = time.monotonic()
+    processes = []
+    for pid, process in node.engine.processes.items():
+        processes.append(
+            ProcessInfo(
+                pid=str(pid),
+                os_pid=process.os_pid,
+                host=pid.host,
+                target=process.target,
+                state=process.row.state.value,
+                names=heapq.nsmallest(_MOST_NAMES, node.kernel.names.of(pid)),
+                parent=None if process.parent is None else str(process.parent),
+                uptime=round(now - process.started, 3),
+                mailbox=process.pipe.backlog,
+                connections=len(process.clients),
+            )
+        )
+    return NodeInfo(
+        name=node.name,
+        os_pid=os.getpid(),
+        version=version("wsrelay"),
+        draining=node.draining,
+        dead_letters=node.dead_letters,
+        hosts=[
+            HostInfo(
+                name=name,
+                os_pid=os_pid,
+                processes=node.kernel.count(name),
+                max_processes=node.hosts[name].max_processes,
+            )
+            for name, os_pid in node.templates.items()
+        ],
+        processes=processes,
+        connections=[one.describe() for one in node.clients.connections.values()],
+        buffered=node.buffered.size,
+        max_buffered=node.buffered.most,
+    )
