@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,13 +14,12 @@ from pathlib import Path
 
 import psutil
 import pytest
-from benchmark.contenders import PEERS
-from benchmark.figures import Figure, percentile, plain
 from benchmark.goals import GOALS, Goal
-from benchmark.places import HERE, ROOT
+from benchmark.machine import ROOT
+from benchmark.peers import PEERS
 from benchmark.report import Report, table
-from benchmark.results import Key, Results
-from benchmark.works import WORKS
+from benchmark.results import Figure, Key, Results, percentile, plain
+from benchmark.workloads import WORKLOADS, Workload
 from running import TIMEOUT, gone, until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the bench reads /proc")
@@ -81,7 +81,7 @@ def test_a_figure_is_the_median_and_half_the_range() -> None:
 
 
 def goal(**options: object) -> Goal:
-    settings = {"text": "", "work": "echo", "names": ["rate"], "limit": 2.0, **options}
+    settings = {"text": "", "workload": "echo", "figures": ["rate"], **options}
     return Goal(**settings)  # type: ignore[arg-type]
 
 
@@ -90,44 +90,44 @@ def test_a_goal_compares_the_medians_of_one_run() -> None:
     for rate in (10.0, 30.0, 20.0):
         results.add(Key("echo", "", "wsrelay"), {"rate": rate})
     results.add(Key("echo", "", "websocketd"), {"rate": 10.0})
-    outcome = goal(peer="websocketd", at_least=True).outcome(results)
-    assert outcome.value == 2.0
-    assert outcome.verdict == "met"
-    assert goal(peer="websocketd", limit=1.9).outcome(results).verdict == "missed"
+    assert goal(of_peer="websocketd", at_least=2.0).value(results) == 2.0
+    assert goal(of_peer="websocketd", at_least=2.0).verdict(results) == "met"
+    assert goal(of_peer="websocketd", at_most=1.9).verdict(results) == "missed"
 
 
 def test_a_goal_adds_figures_up_and_has_a_unit() -> None:
     cpu = {"front_cpu": 3e-6, "worker_cpu": 1e-6}
     results = results_of(("echo", "", "wsrelay", cpu))
-    outcome = goal(names=["front_cpu", "worker_cpu"], unit="µs", scale=1e-6).outcome(results)
-    assert outcome.value == pytest.approx(4)
-    assert outcome.cells() == ["", "≤ 2.00 µs", "4.00 µs", "missed"]
+    one = goal(figures=["front_cpu", "worker_cpu"], at_most=2.0, unit="µs", scale=1e-6)
+    assert one.value(results) == pytest.approx(4)
+    assert one.cells(results) == ["", "≤ 2.00 µs", "4.00 µs", "missed"]
 
 
 def test_a_goal_can_be_a_ratio_of_two_figures_of_wsrelay() -> None:
     results = results_of(("light", "", "wsrelay", {"p99": 0.003, "idle_p99": 0.002}))
-    outcome = goal(work="light", names=["p99"], divisor="idle_p99").outcome(results)
-    assert outcome.value == pytest.approx(1.5)
+    one = goal(workload="light", figures=["p99"], of_figure="idle_p99", at_most=3.0)
+    assert one.value(results) == pytest.approx(1.5)
 
 
 def test_a_goal_without_its_peer_is_not_measured() -> None:
     results = results_of(("echo", "", "wsrelay", {"rate": 5.0}))
-    outcome = goal(peer="websocketd").outcome(results)
-    assert outcome.value is None
-    assert outcome.verdict == "not measured"
+    one = goal(of_peer="websocketd", at_least=2.0)
+    assert one.value(results) is None
+    assert one.verdict(results) == "not measured"
 
 
 @pytest.mark.parametrize("one", GOALS, ids=lambda one: one.text)
-def test_goals_speak_of_works_cases_and_peers_that_there_are(one: Goal) -> None:
-    work = WORKS[one.work]
-    assert one.case in work.cases
-    assert "wsrelay" in work.peers
-    assert not one.peer or one.peer in work.peers
+def test_goals_speak_of_workloads_cases_and_peers_that_there_are(one: Goal) -> None:
+    workload = WORKLOADS[one.workload]
+    assert one.case in workload.cases
+    assert "wsrelay" in workload.peers
+    assert not one.of_peer or one.of_peer in workload.peers
+    assert one.limit > 0
 
 
-@pytest.mark.parametrize("work", WORKS.values(), ids=lambda work: work.name)
-def test_works_have_peers_that_can_do_them(work: object) -> None:
-    assert all(work.mode in PEERS[name].modes for name in work.peers)  # type: ignore[attr-defined]
+@pytest.mark.parametrize("workload", WORKLOADS.values(), ids=lambda workload: workload.name)
+def test_workloads_have_peers_that_can_do_them(workload: Workload) -> None:
+    assert all(workload.mode in PEERS[name].modes for name in workload.peers)
 
 
 # The report
@@ -174,13 +174,24 @@ def test_data_for_programs_has_every_value() -> None:
 # The command
 
 
+def test_the_bench_knows_wsrelay_by_its_command_and_its_public_names_only() -> None:
+    """Other versions have other modules."""
+    imported = {
+        line.strip()
+        for path in (ROOT / "scripts" / "benchmark").rglob("*.py")
+        for line in path.read_text().splitlines()
+        if re.match(r"\s*(from|import) wsrelay\b", line)
+    }
+    assert imported == {"from wsrelay import process"}
+
+
 def bench(
     *options: str, begin: Callable[[], object] | None = None, **environment: str
 ) -> subprocess.Popen[str]:
     return subprocess.Popen(
         preexec_fn=begin,  # noqa: PLW1509 - the tests have no other thread here
         args=[sys.executable, "-m", "benchmark", *options],
-        env={**os.environ, "PYTHONPATH": str(HERE.parent), **environment},
+        env={**os.environ, "PYTHONPATH": str(ROOT / "scripts"), **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -1,5 +1,134 @@
-"""`python -m benchmark`."""
+"""The command: `scripts/bench`."""
 
-from .main import main
+from __future__ import annotations
 
-main()
+import importlib.util
+import json
+import signal
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import click
+from msgspec.structs import replace
+
+from .load import Load
+from .machine import ROOT, Others, describe
+from .peers import PEERS, revision
+from .report import Report
+from .run import Run
+from .workloads import WORKLOADS, Pace
+
+_QUICK = Pace(repeats=2, seconds=0.2, kills=5, idle=500, workers=15, hurried=True, budget=60)
+
+
+def _workloads(_context: click.Context, _option: click.Parameter, names: Sequence[str]) -> object:
+    """Turn `echo` and `echo:32` into cases by workload."""
+    chosen: dict[str, list[str]] = {}
+    for part in names or WORKLOADS:
+        name, _, case = part.partition(":")
+        known = WORKLOADS[name].cases if name in WORKLOADS else WORKLOADS
+        if name not in WORKLOADS or (case and case not in known):
+            raise click.BadParameter(f"{part!r} is none of {', '.join(known)}")
+        chosen.setdefault(name, []).extend([case] if case else known)
+    return chosen
+
+
+def _peers(_context: click.Context, _option: click.Parameter, names: str) -> list[str]:
+    chosen = [name.strip() for name in names.split(",")] if names else []
+    for name in chosen:
+        if name not in PEERS:
+            raise click.BadParameter(f"{name!r} is none of {', '.join(PEERS)}")
+    return chosen
+
+
+def _ended(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+@click.command(name="scripts/bench")
+@click.option(
+    "--quick",
+    is_flag=True,
+    help="Less than two minutes; coarser figures, without the slowest measures.",
+)
+@click.option(
+    "--only",
+    "chosen",
+    multiple=True,
+    callback=_workloads,
+    metavar="WORK[:CASE]",
+    help=f"What to measure, also repeated: {', '.join(WORKLOADS)}; e.g. echo:32.",
+)
+@click.option(
+    "--peers", default="", callback=_peers, help=f"Whom, separated by commas: {', '.join(PEERS)}."
+)
+@click.option(
+    "--against",
+    metavar="REV",
+    help="Measure another version of this tree, too; without --peers no others.",
+)
+@click.option("--repeats", type=click.IntRange(1), help="How often each measure is taken.")
+@click.option("--seconds", type=click.FloatRange(0.01), help="How long each takes.")
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=ROOT / "build",
+    help="Where bench.json, bench.md and bench.svg go; by default build/.",
+)
+def main(
+    *,
+    quick: bool,
+    chosen: dict[str, list[str]],
+    peers: list[str],
+    against: str | None,
+    repeats: int | None,
+    seconds: float | None,
+    out: Path,
+) -> None:
+    """Measure wsrelay beside its peers, in one run on this machine."""
+    if sys.platform != "linux":
+        raise click.ClickException("the bench reads /proc, so it needs Linux")
+    # SIGINT, too: a shell starts what is to run in the background with it ignored, and that lasts.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _ended)
+    pace = _QUICK if quick else Pace()
+    pace = replace(pace, repeats=repeats or pace.repeats, seconds=seconds or pace.seconds)
+    peers = peers or (["wsrelay"] if against else list(PEERS))
+    missing = {name: what for name in peers if (what := PEERS[name].missing())}
+    present = [PEERS[name] for name in peers if name not in missing]
+    about, others = describe(), Others()
+    with tempfile.TemporaryDirectory(prefix="wsrelay-bench-") as folder, Load() as load:
+        if against:
+            try:
+                present.append(revision(against, Path(folder)))
+            except ValueError as error:
+                raise click.BadParameter(str(error), param_hint="--against") from None
+        run = Run(load, present, pace)
+        run.measure(chosen)
+    report = Report(
+        about={**about, "others": others.text()},
+        peers={peer.name: f"{peer.version()}; {peer.about}" for peer in present},
+        skipped=missing,
+        results=run.results,
+        against=f"wsrelay@{against}" if against else None,
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "bench.json").write_text(json.dumps(report.data(), indent=2) + "\n")
+    (out / "bench.md").write_text(report.text() + "\n")
+    click.echo(report.text())
+    if importlib.util.find_spec("matplotlib"):
+        from .plot import draw  # noqa: PLC0415 (all else works without matplotlib)
+
+        draw(run.results, out / "bench.svg")
+    else:
+        click.echo("no plot: matplotlib is not installed", err=True)
+    click.echo(f"written to {out}", err=True)
+    if run.results.failed:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

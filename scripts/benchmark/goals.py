@@ -1,157 +1,76 @@
-"""What wsrelay wants to reach, each as a limit of a figure or of a ratio within one run."""
+"""The goals of `goals.toml`, beside what was measured."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final
+import tomllib
+from pathlib import Path
+from typing import Any, Final
 
-from msgspec import Struct
+import msgspec
 
-from .figures import plain
-from .results import Results
+from .results import Key, Results, plain
 
-__all__ = ["GOALS", "Goal", "Outcome"]
+__all__ = ["GOALS", "Goal"]
 
 
-class Goal(Struct, frozen=True, kw_only=True):
-    """A figure of wsrelay, perhaps divided by another, shall be at least or at most the limit."""
+class Goal(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One goal; `goals.toml` says what its fields mean."""
 
     text: str
-    work: str
+    workload: str
     case: str = ""
-    names: Sequence[str]
-    """The figures' names; several are added up."""
-    limit: float
-    at_least: bool = False
+    figures: list[str]
+    of_peer: str = ""
+    of_figure: str = ""
+    at_least: float | None = None
+    at_most: float | None = None
     unit: str = "x"
     scale: float = 1.0
-    peer: str = ""
-    """Whose figures are the divisor."""
-    divisor: str = ""
-    """The name of another figure of wsrelay that is the divisor."""
-
-    def outcome(self, results: Results) -> Outcome:
-        """Compare with what was measured."""
-        value = self._sum(results, "wsrelay", self.names)
-        if self.peer or self.divisor:
-            names = [self.divisor] if self.divisor else self.names
-            other = self._sum(results, self.peer or "wsrelay", names)
-            value = value / other if value is not None and other else None
-        return Outcome(self, None if value is None else value / self.scale)
-
-    def _sum(self, results: Results, peer: str, names: Sequence[str]) -> float | None:
-        total = 0.0
-        for name in names:
-            value = results.median(self.work, self.case, peer, name)
-            if value is None:
-                return None
-            total += value
-        return total
-
-
-class Outcome(Struct, frozen=True):
-    """A goal, and its figure in this run, if there is one."""
-
-    goal: Goal
-    value: float | None
 
     @property
-    def verdict(self) -> str:
-        """`met`, `missed` or `not measured`."""
-        if self.value is None:
+    def limit(self) -> float:
+        """The one of its two limits that it has."""
+        [limit] = [limit for limit in (self.at_least, self.at_most) if limit is not None]
+        return limit
+
+    def value(self, results: Results) -> float | None:
+        """Return what was measured, in the goal's unit; None if it was not."""
+        value = results.total(Key(self.workload, self.case, "wsrelay"), self.figures)
+        if value is None:
+            return None
+        if not (self.of_peer or self.of_figure):
+            return value / self.scale
+        key = Key(self.workload, self.case, self.of_peer or "wsrelay")
+        other = results.total(key, [self.of_figure] if self.of_figure else self.figures)
+        return value / other if other else None
+
+    def verdict(self, results: Results) -> str:
+        """Return `met`, `missed` or `not measured`."""
+        value = self.value(results)
+        if value is None:
             return "not measured"
-        goal = self.goal
-        met = self.value >= goal.limit if goal.at_least else self.value <= goal.limit
+        met = value <= self.limit if self.at_least is None else value >= self.limit
         return "met" if met else "missed"
 
-    def cells(self) -> list[str]:
-        """Return the goal's row."""
-        goal = self.goal
-        limit = f"{'≥' if goal.at_least else '≤'} {plain(goal.limit)} {goal.unit}"
-        value = "" if self.value is None else f"{plain(self.value)} {goal.unit}"
-        return [goal.text, limit, value, self.verdict]
+    def cells(self, results: Results) -> list[str]:
+        """Return the goal's row of the table."""
+        value = self.value(results)
+        limit = f"{'≤' if self.at_least is None else '≥'} {plain(self.limit)} {self.unit}"
+        shown = "" if value is None else f"{plain(value)} {self.unit}"
+        return [self.text, limit, shown, self.verdict(results)]
+
+    def data(self, results: Results) -> dict[str, Any]:
+        """Return the same for programs."""
+        return {
+            "goal": self.text,
+            "limit": self.limit,
+            "at_least": self.at_least is not None,
+            "unit": self.unit,
+            "value": self.value(results),
+            "verdict": self.verdict(results),
+        }
 
 
-_CPU: Final = ("front_cpu", "worker_cpu")
-_LATE: Final = "until the close frame"
-
-GOALS: Final = (
-    Goal(
-        text="echo, 32 connections: messages/s, of in-process uvicorn + wsproto",
-        work="echo",
-        case="32",
-        names=["rate"],
-        peer="uvicorn-wsproto",
-        limit=1.15,
-        at_least=True,
-    ),
-    Goal(
-        text="echo, 32 connections: messages/s, of websocketd",
-        work="echo",
-        case="32",
-        names=["rate"],
-        peer="websocketd",
-        limit=1.0,
-        at_least=True,
-    ),
-    Goal(
-        text="echo, 1 connection: p50, of websocketd",
-        work="echo",
-        case="1",
-        names=["p50"],
-        peer="websocketd",
-        limit=1.0,
-    ),
-    Goal(
-        text="fan-out to 500: CPU per delivery, of cowboy",
-        work="fanout",
-        case="500",
-        names=_CPU,
-        peer="cowboy",
-        limit=0.75,
-    ),
-    Goal(
-        text="connects/s with a fresh process each, of websocketd",
-        work="connect",
-        names=["rate"],
-        peer="websocketd",
-        limit=2.0,
-        at_least=True,
-    ),
-    Goal(
-        text="memory of one more worker (PSS)",
-        work="worker-memory",
-        names=["pss"],
-        limit=2.5,
-        unit="MB",
-        scale=1e6,
-    ),
-    Goal(
-        text="memory of one more idle connection (USS of the front end)",
-        work="idle-memory",
-        names=["uss"],
-        limit=12,
-        unit="KB",
-        scale=1e3,
-    ),
-    *(
-        Goal(
-            text=f"SIGKILL {_LATE}, {busy}: {name}",
-            work="kill",
-            case=case,
-            names=[name],
-            limit=limit,
-            unit="ms",
-            scale=1e-3,
-        )
-        for case, busy in (("idle", "idle"), ("200 x 20/s", "200 busy connections"))
-        for name, limit in (("p50", 3.0), ("p99", 15.0))
-    ),
-    Goal(
-        text="light room's p99 beside 4 rooms that compute, of its idle p99",
-        work="light",
-        names=["p99"],
-        divisor="idle_p99",
-        limit=3.0,
-    ),
+GOALS: Final = msgspec.convert(
+    tomllib.loads(Path(__file__).with_name("goals.toml").read_text())["goal"], list[Goal]
 )

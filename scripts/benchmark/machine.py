@@ -1,4 +1,4 @@
-"""Where it was measured, and what."""
+"""Where it was measured, and what else ran there."""
 
 from __future__ import annotations
 
@@ -12,31 +12,47 @@ from pathlib import Path
 
 import psutil
 
-from .places import ROOT
+__all__ = ["Others", "describe", "git"]
 
-__all__ = ["Others", "describe"]
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+def git(*arguments: str) -> bytes:
+    """Run git on this tree; raises `subprocess.CalledProcessError` or `OSError`."""
+    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, check=True).stdout
+
+
+def _commit() -> str:
+    try:
+        commit = git("rev-parse", "--short=10", "HEAD").decode().strip()
+        return commit + (" with changes" if git("status", "--porcelain") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
 
 
 def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    for line in cpuinfo.read_text().splitlines() if cpuinfo.exists() else ():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
 
 
-def _git(*arguments: str) -> str:
-    try:
-        done = subprocess.run(
-            ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-    return done.stdout.strip()
+def describe() -> dict[str, str]:
+    """Return what the table's head says."""
+    cores, memory = len(os.sched_getaffinity(0)), psutil.virtual_memory().total / 2**30
+    return {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "machine": f"{_processor()}, {cores} cores, {memory:.0f} GiB, {platform.platform()}",
+        "python": f"{platform.python_implementation()} {platform.python_version()}, "
+        f"uvloop {version('uvloop')}",
+        "generator": f"picows {version('picows')}",
+        "commit": _commit(),
+    }
 
 
 class Others:
-    """Measures which part of the machine others take: processes that live, and the hypervisor.
+    """Measures how much of the machine others take: processes that live on, and the hypervisor.
 
     What came and went meanwhile is not seen.
     """
@@ -55,27 +71,12 @@ class Others:
                     processes[process.pid] = sum(process.cpu_times()[:2])
         return processes, times.steal, sum(times) - times.guest - times.guest_nice
 
-    def shares(self) -> tuple[float, float]:
-        """Return both for the time since this was made."""
+    def text(self) -> str:
+        """Say it for the time since this was made."""
         processes, stolen, total = self._read()
-        used = sum(
-            max(seconds - self._processes.get(pid, 0.0), 0.0) for pid, seconds in processes.items()
-        )
+        used = sum(max(cpu - self._processes.get(pid, 0.0), 0.0) for pid, cpu in processes.items())
         passed = (total - self._total) or 1.0
-        return used / passed, (stolen - self._stolen) / passed
-
-
-def describe() -> dict[str, str]:
-    """Return what the table's head says."""
-    cores = len(os.sched_getaffinity(0))
-    memory = psutil.virtual_memory().total / 2**30
-    commit = _git("rev-parse", "--short=10", "HEAD") or "unknown"
-    changed = " with changes" if _git("status", "--porcelain") else ""
-    return {
-        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "machine": f"{_processor()}, {cores} cores, {memory:.0f} GiB, {platform.platform()}",
-        "python": f"{platform.python_implementation()} {platform.python_version()}, "
-        f"uvloop {version('uvloop')}",
-        "generator": f"picows {version('picows')}",
-        "commit": f"{commit}{changed}",
-    }
+        return (
+            f"processes took {used / passed:.0%} of the machine, "
+            f"the hypervisor {(stolen - self._stolen) / passed:.0%}"
+        )

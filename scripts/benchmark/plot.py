@@ -1,96 +1,69 @@
-"""The picture: a panel for each work."""
+"""The picture: a panel for each workload, with bars in groups by case."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import matplotlib as mpl
 
 mpl.use("svg")
 
 from matplotlib import pyplot as plt
-from msgspec import Struct
 
-from .contenders import PEERS
-from .figures import Figure, plain
-from .results import Key, Results
+from .peers import PEERS
+from .results import Figure, Key, Results, plain
 
 __all__ = ["draw"]
 
 _COLUMNS: Final = 2
 _COLOURS: Final = ("#c0392b", "#34495e", "#7f8c8d", "#2980b9", "#16a085", "#8e44ad", "#d35400")
+_COLOUR: Final = dict(zip(PEERS, _COLOURS, strict=True))
 _ANOTHER: Final = "#f1c40f"
 """The colour of another version."""
 _BARS_WITH_LABELS: Final = 8
 
 
-class _Panel(Struct, frozen=True, kw_only=True):
-    """What one panel shows: bars in groups by case, in the unit of its title."""
+class _Panel(NamedTuple):
+    """Figures of a workload, added up, in the unit of the title."""
 
-    work: str
+    workload: str
+    figures: str
     title: str
-    names: Sequence[str]
-    """Figures that are added up."""
-    scale: float = 1.0
+    unit: float = 1.0
     logarithmic: bool = False
 
 
-_CPU: Final = ("front_cpu", "worker_cpu")
-
 _PANELS: Final = (
-    _Panel(work="echo", title="echo: messages/s by connections", names=["rate"]),
-    _Panel(work="echo", title="echo: p99, ms", names=["p99"], scale=1e3, logarithmic=True),
-    _Panel(work="echo", title="echo: CPU per message, µs", names=_CPU, scale=1e6),
-    _Panel(work="fanout", title="fan-out: deliveries/s by clients", names=["rate"]),
+    _Panel("echo", "rate", "echo: messages/s by connections"),
+    _Panel("echo", "p99", "echo: p99, ms", 1e-3, logarithmic=True),
+    _Panel("echo", "front_cpu worker_cpu", "echo: CPU per message, µs", 1e-6),
+    _Panel("fanout", "rate", "fan-out: deliveries/s by clients"),
+    _Panel("fanout", "p50", "fan-out: p50 until the last, ms", 1e-3, logarithmic=True),
     _Panel(
-        work="fanout",
-        title="fan-out: p50 until the last, ms",
-        names=["p50"],
-        scale=1e3,
-        logarithmic=True,
+        "fanout", "front_cpu worker_cpu", "fan-out: CPU per delivery, µs", 1e-6, logarithmic=True
     ),
-    _Panel(
-        work="fanout",
-        title="fan-out: CPU per delivery, µs",
-        names=_CPU,
-        scale=1e6,
-        logarithmic=True,
-    ),
-    _Panel(work="connect", title="connects/s with a process each", names=["rate"]),
-    _Panel(work="worker-memory", title="one more worker: PSS, MB", names=["pss"], scale=1e-6),
-    _Panel(work="idle-memory", title="one more connection: USS, KB", names=["uss"], scale=1e-3),
-    _Panel(
-        work="kill",
-        title="SIGKILL to close frame: p99, ms",
-        names=["p99"],
-        scale=1e3,
-        logarithmic=True,
-    ),
-    _Panel(
-        work="light",
-        title="light room beside 4 busy: p99, ms",
-        names=["p99"],
-        scale=1e3,
-        logarithmic=True,
-    ),
-    _Panel(work="size", title="echo by size: MB/s", names=["rate"], logarithmic=True),
+    _Panel("connect", "rate", "connects/s with a process each"),
+    _Panel("worker-memory", "pss", "one more worker: PSS, MB", 1e6),
+    _Panel("idle-memory", "uss", "one more connection: USS, KB", 1e3),
+    _Panel("kill", "p99", "SIGKILL to close frame: p99, ms", 1e-3, logarithmic=True),
+    _Panel("light", "p99", "light room beside 4 busy: p99, ms", 1e-3, logarithmic=True),
+    _Panel("size", "rate", "echo by size: MB/s", logarithmic=True),
 )
 
 
 def draw(results: Results, path: Path) -> None:
     """Write the picture of all that was measured."""
-    panels = [panel for panel in _PANELS if _peers(results, panel)]
-    if not panels:
+    shown = [(panel, bars) for panel in _PANELS if (bars := _bars(results, panel))]
+    if not shown:
         return
-    rows = -(-len(panels) // _COLUMNS)
+    rows = -(-len(shown) // _COLUMNS)
     figure, axes = plt.subplots(
         rows, _COLUMNS, figsize=(12, 3.2 * rows), squeeze=False, layout="constrained"
     )
-    for axis, panel in zip(axes.flat, panels, strict=False):
-        _draw(results, panel, axis)
-    for axis in axes.flat[len(panels) :]:
+    for axis, (panel, bars) in zip(axes.flat, shown, strict=False):
+        _draw(panel, bars, axis)
+    for axis in axes.flat[len(shown) :]:
         axis.axis("off")
     handles = {
         label: handle
@@ -102,54 +75,40 @@ def draw(results: Results, path: Path) -> None:
     plt.close(figure)
 
 
-def _peers(results: Results, panel: _Panel) -> list[str]:
-    return list(dict.fromkeys(key.peer for key in results if _shown(results, panel, key)))
+def _bars(results: Results, panel: _Panel) -> dict[Key, Figure]:
+    bars, names = {}, panel.figures.split()
+    for key in results:
+        row = results.row(key)
+        if key.workload == panel.workload and names[0] in row:
+            parts = zip(*(row[name].values for name in names), strict=True)
+            bars[key] = Figure(tuple(map(sum, parts))).divided(panel.unit)
+    return bars
 
 
-def _shown(results: Results, panel: _Panel, key: Key) -> bool:
-    return key.work == panel.work and panel.names[0] in results.row(key)
-
-
-def _draw(results: Results, panel: _Panel, axis: Any) -> None:
-    peers = _peers(results, panel)
-    keys = [key for key in results if _shown(results, panel, key)]
-    cases = list(dict.fromkeys(key.case for key in keys))
+def _draw(panel: _Panel, bars: dict[Key, Figure], axis: Any) -> None:
+    peers = list(dict.fromkeys(key.peer for key in bars))
+    cases = list(dict.fromkeys(key.case for key in bars))
     width = 0.85 / len(peers)
     for number, peer in enumerate(peers):
-        mine = [key for key in keys if key.peer == peer]
-        bars = [_bar(results, panel, key) for key in mine]
-        places = [cases.index(key.case) + (number - (len(peers) - 1) / 2) * width for key in mine]
+        mine = {key.case: bar for key, bar in bars.items() if key.peer == peer}
+        medians = [bar.median for bar in mine.values()]
         drawn = axis.bar(
-            places,
-            [bar.median for bar in bars],
+            [cases.index(case) + (number - (len(peers) - 1) / 2) * width for case in mine],
+            medians,
             width,
-            yerr=[_reach(bars, min, -1), _reach(bars, max, 1)],
+            yerr=[
+                [bar.median - min(bar.values) for bar in mine.values()],
+                [max(bar.values) - bar.median for bar in mine.values()],
+            ],
             error_kw={"elinewidth": 0.7, "ecolor": "#555555"},
             label=peer,
-            color=_colour(peer),
+            color=_COLOUR.get(peer, _ANOTHER),
         )
-        if len(keys) <= _BARS_WITH_LABELS:
-            axis.bar_label(drawn, [plain(bar.median) for bar in bars], fontsize=7)
+        if len(bars) <= _BARS_WITH_LABELS:
+            axis.bar_label(drawn, map(plain, medians), fontsize=7)
     axis.set_title(panel.title, fontsize=10)
     axis.set_xticks(range(len(cases)), cases, fontsize=8)
     axis.tick_params(axis="y", labelsize=8)
     axis.spines[["top", "right"]].set_visible(False)
     if panel.logarithmic:
         axis.set_yscale("log")
-
-
-def _colour(peer: str) -> str:
-    names = list(PEERS)
-    return _COLOURS[names.index(peer) % len(_COLOURS)] if peer in names else _ANOTHER
-
-
-def _bar(results: Results, panel: _Panel, key: Key) -> Figure:
-    row = results.row(key)
-    parts = zip(*(row[name].values for name in panel.names), strict=True)
-    return Figure(tuple(sum(values) * panel.scale for values in parts))
-
-
-def _reach(
-    bars: Sequence[Figure], end: Callable[[tuple[float, ...]], float], sign: int
-) -> list[float]:
-    return [abs(sign * (end(bar.values) - bar.median)) for bar in bars]

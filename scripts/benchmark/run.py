@@ -1,108 +1,116 @@
-"""A whole run: peers take turns at each work."""
+"""A whole run: the peers take turns at each workload."""
 
 from __future__ import annotations
 
 import contextlib
+import resource
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
-from .contenders import Peer
-from .generator import Generator, MeasureError
+from .load import Load
+from .peers import Peer
 from .results import Key, Results
-from .servers import Server
-from .works import Pace, Work
+from .server import MeasureError, Server
+from .workloads import WORKLOADS, Pace, Workload
 
 __all__ = ["Run"]
 
 _SPARE_DESCRIPTORS = 100
 
+_Servers = list[tuple[Peer, Server]]
+
 
 class Run:
     """Takes measures and keeps the results; what fails is noted, and the rest goes on."""
 
-    def __init__(
-        self,
-        load: Generator,
-        peers: Mapping[str, Peer],
-        pace: Pace,
-        descriptors: int,
-        *,
-        cases: int,
-    ) -> None:
+    def __init__(self, load: Load, peers: Sequence[Peer], pace: Pace) -> None:
         self.results = Results()
         self._load = load
-        self._start = time.monotonic()
         self._peers = peers
         self._pace = pace
-        self._descriptors = descriptors
-        self._cases = cases
-        self._done = 0
+        self._start = time.monotonic()
+        self._share = 0.0
+        # For all processes of the bench: they inherit it.
+        _, self._descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (self._descriptors, self._descriptors))
 
-    def do(self, work: Work, cases: Sequence[str]) -> None:
-        """Measure one work in some of its cases."""
-        peers = [
-            peer
-            for name in work.peers
-            for peer in self._peers.values()
-            if peer.place == name and work.mode in peer.modes
-        ]
-        if work.fresh:
-            self._do_fresh(work, cases, peers)
-            return
-        with contextlib.ExitStack() as stack:
-            servers: dict[str, Server] = {}
-            for peer in peers:
-                with self._noted(Key(work.name, cases[0], peer.name)):
-                    servers[peer.name] = stack.enter_context(peer.server(work.mode))
-            for case in cases:
-                if not (self._pace.hurried and case in work.slow and len(cases) > 1):
-                    self._do_case(work, case, servers)
-
-    def _do_fresh(self, work: Work, cases: Sequence[str], peers: Sequence[Peer]) -> None:
-        for turn in self._turns(len(cases)):
-            for case in cases:
+    def measure(self, chosen: Mapping[str, Sequence[str]]) -> None:
+        """Measure workloads in some of their cases each."""
+        total = sum(map(len, chosen.values()))
+        for name, cases in chosen.items():
+            workload = WORKLOADS[name]
+            peers = [
+                peer
+                for role in workload.peers
+                for peer in self._peers
+                if peer.name.partition("@")[0] == role and workload.mode in peer.modes
+            ]
+            if workload.fresh:
+                for case in cases:
+                    self._share += 1 / total
+                    self._measure_fresh(workload, case, peers)
+                continue
+            with contextlib.ExitStack() as stack:
+                servers: _Servers = []
                 for peer in peers:
-                    key = Key(work.name, case, peer.name)
-                    self._say(key, turn)
-                    with self._noted(key), peer.server(work.mode) as server:
-                        self._measure(work, key, server)
-                        self._load.ask("close", url=server.url)
+                    with self._noted(Key(name, cases[0], peer.name)):
+                        servers.append((peer, stack.enter_context(peer.start(workload.mode))))
+                for case in cases:
+                    self._share += 1 / total
+                    if not (self._pace.hurried and workload.cases[case].slow and len(cases) > 1):
+                        self._measure_case(workload, case, servers)
 
-    def _do_case(self, work: Work, case: str, servers: Mapping[str, Server]) -> None:
-        if self._pace.hurried:
-            crowd = work.crowd(case)
-            servers = {k: server for k, server in servers.items() if crowd < self._peers[k].crowd}
-        keys = {name: Key(work.name, case, name) for name in servers}
-        if work.descriptors(case) * len(servers) + _SPARE_DESCRIPTORS > self._descriptors:
+    def _measure_fresh(self, workload: Workload, case: str, peers: Sequence[Peer]) -> None:
+        for turn in self._turns():
+            for peer in peers:
+                key = Key(workload.name, case, peer.name)
+                with self._noted(key), peer.start(workload.mode) as server:
+                    self._take(key, turn, server)
+                    self._load.ask("close", url=server.url)
+
+    def _measure_case(self, workload: Workload, name: str, servers: _Servers) -> None:
+        case = workload.cases[name]
+        busy = {
+            Key(workload.name, name, peer.name): server
+            for peer, server in servers
+            if not self._pace.hurried or workload.processes(case) <= peer.processes
+        }
+        if case.connections * len(busy) + _SPARE_DESCRIPTORS > self._descriptors:
             why = f"the limit of {self._descriptors} open files is too low"
-            self.results.failed.update(dict.fromkeys(keys.values(), why))
+            self.results.failed.update(dict.fromkeys(busy, why))
             return
-        for name, server in servers.items():
-            with self._noted(keys[name]):
-                work.prepare(self._load, server, case)
-        for turn in self._turns(1):
-            for name, server in servers.items():
-                if keys[name] not in self.results.failed:
-                    self._say(keys[name], turn)
-                    with self._noted(keys[name]):
-                        self._measure(work, keys[name], server)
-        for name, server in servers.items():
-            with self._noted(keys[name]):
+        for key, server in busy.items():
+            with self._noted(key):
+                workload.prepare(self._load, server, case)
+        for turn in self._turns():
+            for key, server in busy.items():
+                if key not in self.results.failed:
+                    with self._noted(key):
+                        self._take(key, turn, server)
+        for key, server in busy.items():
+            with self._noted(key):
                 self._load.ask("close", url=server.url)
             server.rest()
 
-    def _turns(self, cases: int) -> Iterator[int]:
-        """Give the turns of some cases: at least one, and no more once they are late."""
-        self._done += cases
+    def _turns(self) -> Iterator[int]:
+        """Give a case's turns: at least one, and no more once the run is late."""
         for turn in range(self._pace.repeats):
-            spent, budget = time.monotonic() - self._start, self._pace.budget
-            if turn and budget and spent > budget * self._done / self._cases:
+            budget = self._pace.budget
+            if turn and budget and self._seconds > budget * self._share:
                 return
             yield turn
 
-    def _measure(self, work: Work, key: Key, server: Server) -> None:
-        self.results.add(key, work.measure(self._load, server, key.case, self._pace))
+    @property
+    def _seconds(self) -> float:
+        return time.monotonic() - self._start
+
+    def _take(self, key: Key, turn: int, server: Server) -> None:
+        turns = f"{turn + 1} of {self._pace.repeats}"
+        print(f"{self._seconds:5.0f} s  {key.what}: {key.peer}, {turns}", file=sys.stderr)
+        workload = WORKLOADS[key.workload]
+        case = workload.cases[key.case]
+        self.results.add(key, workload.measure(self._load, server, case, self._pace))
 
     @contextlib.contextmanager
     def _noted(self, key: Key) -> Iterator[None]:
@@ -110,9 +118,3 @@ class Run:
             yield
         except MeasureError as error:
             self.results.failed.setdefault(key, str(error))
-
-    def _say(self, key: Key, turn: int) -> None:
-        words = f"{key.work} {key.case}".strip()
-        spent = time.monotonic() - self._start
-        turns = f"{turn + 1} of {self._pace.repeats}"
-        print(f"{spent:5.0f} s  {words}: {key.peer}, {turns}", file=sys.stderr)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmark.peers.work import serve
+from benchmark.served.work import serve
 from wsrelay import process
 
 

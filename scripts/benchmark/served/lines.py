@@ -2,7 +2,7 @@
 
 import sys
 
-from benchmark.peers.work import serve
+from benchmark.served.work import serve
 
 
 def echo() -> None:

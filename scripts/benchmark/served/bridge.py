@@ -11,7 +11,7 @@ from typing import Any
 
 from fastapi import FastAPI, WebSocket, WebSocketDisconnect
 
-from benchmark.peers import work
+from benchmark.served import work
 
 __all__ = ["app"]
 
