@@ -91,8 +91,8 @@ def test_a_goal_compares_the_medians_of_one_run() -> None:
         results.add(Key("echo", "", "wsrelay"), {"rate": rate})
     results.add(Key("echo", "", "websocketd"), {"rate": 10.0})
     assert goal(of_peer="websocketd", at_least=2.0).value(results) == 2.0
-    assert goal(of_peer="websocketd", at_least=2.0).verdict(results) == "met"
-    assert goal(of_peer="websocketd", at_most=1.9).verdict(results) == "missed"
+    assert goal(of_peer="websocketd", at_least=2.0).outcome(results)["verdict"] == "met"
+    assert goal(of_peer="websocketd", at_most=1.9).outcome(results)["verdict"] == "missed"
 
 
 def test_a_goal_adds_figures_up_and_has_a_unit() -> None:
@@ -113,7 +113,7 @@ def test_a_goal_without_its_peer_is_not_measured() -> None:
     results = results_of(("echo", "", "wsrelay", {"rate": 5.0}))
     one = goal(of_peer="websocketd", at_least=2.0)
     assert one.value(results) is None
-    assert one.verdict(results) == "not measured"
+    assert one.outcome(results)["verdict"] == "not measured"
 
 
 @pytest.mark.parametrize("one", GOALS, ids=lambda one: one.text)
@@ -125,7 +125,7 @@ def test_goals_speak_of_workloads_cases_and_peers_that_there_are(one: Goal) -> N
     assert one.limit > 0
 
 
-@pytest.mark.parametrize("workload", WORKLOADS.values(), ids=lambda workload: workload.name)
+@pytest.mark.parametrize("workload", WORKLOADS.values(), ids=WORKLOADS)
 def test_workloads_have_peers_that_can_do_them(workload: Workload) -> None:
     assert all(workload.mode in PEERS[name].modes for name in workload.peers)
 

@@ -36,7 +36,6 @@ class Client(WSListener):
         super().__init__()
         self.on_text: Callable[[Client, Any], None] = _ignore
         self.on_end: Callable[[Client], None] = _ignore
-        self.sent_at = 0.0
         self.closed_at = 0.0
         self.close_code = 0
 

@@ -44,33 +44,31 @@ class Goal(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         other = results.total(key, [self.of_figure] if self.of_figure else self.figures)
         return value / other if other else None
 
-    def verdict(self, results: Results) -> str:
-        """Return `met`, `missed` or `not measured`."""
-        value = self.value(results)
+    def outcome(self, results: Results) -> dict[str, Any]:
+        """Return the goal, what was measured, and `met`, `missed` or `not measured`."""
+        value, at_least = self.value(results), self.at_least is not None
         if value is None:
-            return "not measured"
-        met = value <= self.limit if self.at_least is None else value >= self.limit
-        return "met" if met else "missed"
-
-    def cells(self, results: Results) -> list[str]:
-        """Return the goal's row of the table."""
-        value = self.value(results)
-        limit = f"{'≤' if self.at_least is None else '≥'} {plain(self.limit)} {self.unit}"
-        shown = "" if value is None else f"{plain(value)} {self.unit}"
-        return [self.text, limit, shown, self.verdict(results)]
-
-    def data(self, results: Results) -> dict[str, Any]:
-        """Return the same for programs."""
+            verdict = "not measured"
+        else:
+            met = value >= self.limit if at_least else value <= self.limit
+            verdict = "met" if met else "missed"
         return {
             "goal": self.text,
             "limit": self.limit,
-            "at_least": self.at_least is not None,
+            "at_least": at_least,
             "unit": self.unit,
-            "value": self.value(results),
-            "verdict": self.verdict(results),
+            "value": value,
+            "verdict": verdict,
         }
+
+    def cells(self, results: Results) -> list[str]:
+        """Return the same as a row of the table."""
+        outcome = self.outcome(results)
+        limit = f"{'≥' if outcome['at_least'] else '≤'} {plain(self.limit)} {self.unit}"
+        shown = "" if outcome["value"] is None else f"{plain(outcome['value'])} {self.unit}"
+        return [self.text, limit, shown, outcome["verdict"]]
 
 
 GOALS: Final = msgspec.convert(
-    tomllib.loads(Path(__file__).with_name("goals.toml").read_text())["goal"], list[Goal]
+    tomllib.loads(Path(__file__).with_name("goals.toml").read_text())["goals"], list[Goal]
 )

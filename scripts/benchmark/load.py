@@ -118,56 +118,11 @@ class _Jobs:
 
     async def echo(self, url: str, seconds: float, size: int) -> dict[str, float]:
         """Keep one message in flight on each connection."""
-        payload, clients = _payload(size), self._clients[url]
-        times, now = array("d"), time.perf_counter
-        done, left = _end_of_job(clients), len(clients)
-        start = now()
-        end = start + seconds
-
-        def answered(client: Client, _frame: Any) -> None:
-            nonlocal left
-            moment = now()
-            times.append(moment - client.sent_at)
-            if moment < end:
-                client.sent_at = moment
-                client.send(payload)
-            else:
-                left -= 1
-                if not left and not done.done():
-                    done.set_result(None)
-
-        for client in clients:
-            client.on_text, client.sent_at = answered, now()
-            client.send(payload)
-        await asyncio.wait_for(done, _END_OF_JOB)
-        return {"count": len(times), "seconds": now() - start, **_times(times)}
+        return await _rounds([[client] for client in self._clients[url]], seconds, size)
 
     async def fanout(self, url: str, seconds: float, size: int) -> dict[str, float]:
         """Let one client speak; once all have heard it, let it speak again."""
-        payload, clients = _payload(size), self._clients[url]
-        times, now = array("d"), time.perf_counter
-        done, left = _end_of_job(clients), len(clients)
-        sent = start = now()
-        end = start + seconds
-
-        def heard(_client: Client, _frame: Any) -> None:
-            nonlocal left, sent
-            left -= 1
-            if left:
-                return
-            moment = now()
-            times.append(moment - sent)
-            if moment < end:
-                sent, left = moment, len(clients)
-                clients[0].send(payload)
-            elif not done.done():
-                done.set_result(None)
-
-        for client in clients:
-            client.on_text = heard
-        clients[0].send(payload)
-        await asyncio.wait_for(done, _END_OF_JOB)
-        return {"count": len(times) * len(clients), "seconds": now() - start, **_times(times)}
+        return await _rounds([self._clients[url]], seconds, size)
 
     async def connects(
         self, url: str, seconds: float, parallel: int, pause: float
@@ -233,17 +188,46 @@ class _Jobs:
         return {**_times(alone, "idle_"), **_times(beside)}
 
 
-def _end_of_job(clients: Sequence[Client]) -> asyncio.Future[None]:
-    """Return what a job sets when it is done; it fails when one of its connections ends."""
-    done = asyncio.Future[None]()
+async def _rounds(
+    groups: Sequence[Sequence[Client]], seconds: float, size: int
+) -> dict[str, float]:
+    """Let the first of each group speak, and again as soon as the whole group has heard it."""
+    payload, times, now = _payload(size), array("d"), time.perf_counter
+    done, left = asyncio.Future[None](), len(groups)
+    start = now()
+    end = start + seconds
 
     def broken(client: Client) -> None:
         if not done.done():
             done.set_exception(client.closed())
 
-    for client in clients:
-        client.on_end = broken
-    return done
+    def begin(group: Sequence[Client]) -> None:
+        speaker, others, waiting, sent = group[0], len(group) - 1, len(group) - 1, now()
+
+        def heard(_client: Client, _frame: Any) -> None:
+            nonlocal left, waiting, sent
+            if waiting:
+                waiting -= 1
+                return
+            moment = now()
+            times.append(moment - sent)
+            if moment < end:
+                waiting, sent = others, moment
+                speaker.send(payload)
+                return
+            left -= 1
+            if not left and not done.done():
+                done.set_result(None)
+
+        for client in group:
+            client.on_text, client.on_end = heard, broken
+        speaker.send(payload)
+
+    for group in groups:
+        begin(group)
+    await asyncio.wait_for(done, _END_OF_JOB)
+    count = len(times) * len(groups[0])
+    return {"count": count, "seconds": now() - start, **_times(times)}
 
 
 async def _leisurely(client: Client, seconds: float) -> array[float]:

@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -29,14 +29,17 @@ _SERVED = Path(__file__).with_name("served")
 _ECHO = ROOT / "handlers" / "echo.py"
 
 
+_Start = Callable[[str], Server]
+
+
 class Peer(Struct, frozen=True, kw_only=True):
     """One that is measured."""
 
     name: str
     about: str
-    start: Callable[[str], Server]
+    start: _Start
     """Returns a server for a mode; it starts when it is entered."""
-    modes: frozenset[str] = frozenset({"echo", "service", "room"})
+    modes: Sequence[str] = ("echo", "service", "room")
     packages: Sequence[str] = ()
     """Python packages that it needs."""
     needs: Mapping[str, Callable[[], object]] = {}
@@ -56,7 +59,34 @@ class Peer(Struct, frozen=True, kw_only=True):
         return self.told() or ", ".join(f"{name} {version(name)}" for name in self.packages)
 
 
-def _wsrelay(mode: str, root: Path = ROOT) -> Server:
+PEERS: Final[dict[str, Peer]] = {}
+
+
+def _peer(name: str, about: str, **more: Any) -> Callable[[_Start], _Start]:
+    """Add to the peers what the decorated function starts."""
+
+    def add(start: _Start) -> _Start:
+        PEERS[name] = Peer(name=name, about=about, start=start, **more)
+        return start
+
+    return add
+
+
+def _programs(*names: str) -> dict[str, Callable[[], object]]:
+    return {name: functools.partial(shutil.which, name) for name in names}
+
+
+@_peer(
+    "wsrelay",
+    "wsrelay run, a process per connection or one per room",
+    modes=("echo", "service", "room", "warm"),
+    packages=("wsrelay",),
+)
+def _wsrelay(mode: str) -> Server:
+    return _run_wsrelay(mode, ROOT)
+
+
+def _run_wsrelay(mode: str, root: Path) -> Server:
     """Run the wsrelay of a tree, by its command only: modules differ between versions."""
     port = free_port()
     handler = str(_ECHO) if mode in {"echo", "warm"} else f"{_SERVED / 'rooms.py'}:{mode}"
@@ -67,25 +97,6 @@ def _wsrelay(mode: str, root: Path = ROOT) -> Server:
         *("--warm", "4" if mode == "warm" else "0", handler),
     ]
     return Server(Command(arguments, port, {"PYTHONPATH": f"{root}:{SCRIPTS}"}))
-
-
-def revision(name: str, folder: Path) -> Peer:
-    """Take another version of this tree from its history into a folder.
-
-    Raises `ValueError` for a revision that does not exist.
-    """
-    try:
-        commit = git("rev-parse", "--verify", "--short", f"{name}^{{commit}}").decode().strip()
-    except subprocess.CalledProcessError:
-        raise ValueError(f"{name!r} is no revision of {ROOT}") from None
-    subprocess.run(["tar", "-x", "-C", folder], input=git("archive", commit, "wsrelay"), check=True)
-    return replace(
-        PEERS["wsrelay"],
-        name=f"wsrelay@{name}",
-        about=f"{PEERS['wsrelay'].about}, as of {commit}",
-        start=functools.partial(_wsrelay, root=folder),
-        told=lambda: f"commit {commit}",
-    )
 
 
 def _uvicorn(application: str, ws: str, **environment: str) -> Command:
@@ -99,10 +110,37 @@ def _uvicorn(application: str, ws: str, **environment: str) -> Command:
     return Command(arguments, port, {"PYTHONPATH": str(SCRIPTS), **environment})
 
 
-def _in_process(mode: str, ws: str) -> Server:
-    return Server(_uvicorn(f"benchmark.served.inprocess:{mode}", ws))
+@_peer(
+    "uvicorn-wsproto",
+    "ASGI in uvicorn's own process, no process behind it",
+    packages=("uvicorn", "wsproto"),
+)
+def _wsproto(mode: str) -> Server:
+    return Server(_uvicorn(f"benchmark.served.inprocess:{mode}", "wsproto"))
 
 
+@_peer(
+    "uvicorn-sansio",
+    "the same with uvicorn's websockets-sansio",
+    packages=("uvicorn", "websockets"),
+)
+def _sansio(mode: str) -> Server:
+    return Server(_uvicorn(f"benchmark.served.inprocess:{mode}", "websockets-sansio"))
+
+
+def _websocketd_version() -> str:
+    asked = ["dpkg-query", "--show", "--showformat=${Version}", "websocketd"]
+    said = subprocess.run(asked, capture_output=True, text=True, check=False).stdout
+    return f"websocketd {said or '?'}"
+
+
+@_peer(
+    "websocketd",
+    "a Python process per connection, lines on its standard input and output",
+    modes=("echo", "service"),
+    needs=_programs("websocketd"),
+    told=_websocketd_version,
+)
 def _websocketd(mode: str) -> Server:
     port = free_port()
     # The interpreter without a virtual environment and site-packages is the lightest.
@@ -114,12 +152,12 @@ def _websocketd(mode: str) -> Server:
     return Server(Command(arguments, port))
 
 
-def _websocketd_version() -> str:
-    asked = ["dpkg-query", "--show", "--showformat=${Version}", "websocketd"]
-    said = subprocess.run(asked, capture_output=True, text=True, check=False).stdout
-    return f"websocketd {said or '?'}"
-
-
+@_peer(
+    "bridge",
+    "made by hand: FastAPI, multiprocessing (forkserver), a pipe per process",
+    packages=("fastapi", "uvicorn", "websockets"),
+    processes=49,
+)
 def _bridge(mode: str) -> Server:
     return Server(_uvicorn("benchmark.served.bridge:app", "websockets-sansio", BENCH_MODE=mode))
 
@@ -129,6 +167,13 @@ def _redis() -> str:
     return shutil.which("redis-server") or shutil.which("redis-check-rdb") or ""
 
 
+@_peer(
+    "channels",
+    "a Django Channels consumer, uvicorn, channels_redis (publish and subscribe)",
+    modes=("room",),
+    packages=("channels", "channels_redis", "django"),
+    needs={"redis-server": _redis},
+)
 def _channels(mode: str) -> Server:
     port = free_port()
     redis = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", ""]
@@ -155,6 +200,13 @@ def _compiled() -> tempfile.TemporaryDirectory[str]:
     return folder
 
 
+@_peer(
+    "cowboy",
+    "Erlang: a connection is a process, the room a pg group",
+    modes=("room",),
+    needs={**_programs("erl", "erlc"), "cowboy's beams": _beams},
+    told=lambda: Path(_beams()[0]).parent.name.replace("-", " "),
+)
 def _cowboy(_mode: str) -> Server:
     port = free_port()
     arguments = ["erl", "-noinput", "-noshell", "+Q", "65536", "-port", str(port)]
@@ -163,62 +215,20 @@ def _cowboy(_mode: str) -> Server:
     return Server(Command([*arguments, "-s", "bench_cowboy"], port))
 
 
-def _program(name: str) -> dict[str, Callable[[], object]]:
-    return {name: functools.partial(shutil.which, name)}
+def revision(name: str, folder: Path) -> Peer:
+    """Take another version of this tree from its history into a folder.
 
-
-PEERS: Final = {
-    peer.name: peer
-    for peer in (
-        Peer(
-            name="wsrelay",
-            about="wsrelay run, a process per connection or one per room",
-            start=_wsrelay,
-            modes=frozenset({"echo", "service", "room", "warm"}),
-            packages=["wsrelay"],
-        ),
-        Peer(
-            name="uvicorn-wsproto",
-            about="ASGI in uvicorn's own process, no process behind it",
-            start=functools.partial(_in_process, ws="wsproto"),
-            packages=["uvicorn", "wsproto"],
-        ),
-        Peer(
-            name="uvicorn-sansio",
-            about="the same with uvicorn's websockets-sansio",
-            start=functools.partial(_in_process, ws="websockets-sansio"),
-            packages=["uvicorn", "websockets"],
-        ),
-        Peer(
-            name="websocketd",
-            about="a Python process per connection, lines on its standard input and output",
-            start=_websocketd,
-            modes=frozenset({"echo", "service"}),
-            needs=_program("websocketd"),
-            told=_websocketd_version,
-        ),
-        Peer(
-            name="bridge",
-            about="made by hand: FastAPI, multiprocessing (forkserver), a pipe per process",
-            start=_bridge,
-            packages=["fastapi", "uvicorn", "websockets"],
-            processes=49,
-        ),
-        Peer(
-            name="channels",
-            about="a Django Channels consumer, uvicorn, channels_redis (publish and subscribe)",
-            start=_channels,
-            modes=frozenset({"room"}),
-            packages=["channels", "channels_redis", "django"],
-            needs={"redis-server": _redis},
-        ),
-        Peer(
-            name="cowboy",
-            about="Erlang: a connection is a process, the room a pg group",
-            start=_cowboy,
-            modes=frozenset({"room"}),
-            needs=_program("erl") | _program("erlc") | {"cowboy's beams": _beams},
-            told=lambda: Path(_beams()[0]).parent.name.replace("-", " "),
-        ),
+    Raises `ValueError` for a revision that does not exist.
+    """
+    try:
+        commit = git("rev-parse", "--verify", "--short", f"{name}^{{commit}}").decode().strip()
+    except subprocess.CalledProcessError:
+        raise ValueError(f"{name!r} is no revision of {ROOT}") from None
+    subprocess.run(["tar", "-x", "-C", folder], input=git("archive", commit, "wsrelay"), check=True)
+    return replace(
+        PEERS["wsrelay"],
+        name=f"wsrelay@{name}",
+        about=f"{PEERS['wsrelay'].about}, as of {commit}",
+        start=lambda mode: _run_wsrelay(mode, folder),
+        told=lambda: f"commit {commit}",
     )
-}

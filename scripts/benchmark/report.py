@@ -132,7 +132,7 @@ class Report(Struct, kw_only=True):
             "peers": dict(self.peers),
             "skipped": dict(self.skipped),
             "rows": [self._row(key) for key in self.results],
-            "goals": [goal.data(self.results) for goal in GOALS],
+            "goals": [goal.outcome(self.results) for goal in GOALS],
         }
 
     def _row(self, key: Key) -> dict[str, Any]:

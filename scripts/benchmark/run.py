@@ -12,7 +12,7 @@ from .load import Load
 from .peers import Peer
 from .results import Key, Results
 from .server import MeasureError, Server
-from .workloads import WORKLOADS, Pace, Workload
+from .workloads import WORKLOADS, Pace
 
 __all__ = ["Run"]
 
@@ -49,7 +49,7 @@ class Run:
             if workload.fresh:
                 for case in cases:
                     self._share += 1 / total
-                    self._measure_fresh(workload, case, peers)
+                    self._measure_fresh(name, case, peers)
                 continue
             with contextlib.ExitStack() as stack:
                 servers: _Servers = []
@@ -59,20 +59,21 @@ class Run:
                 for case in cases:
                     self._share += 1 / total
                     if not (self._pace.hurried and workload.cases[case].slow and len(cases) > 1):
-                        self._measure_case(workload, case, servers)
+                        self._measure_case(name, case, servers)
 
-    def _measure_fresh(self, workload: Workload, case: str, peers: Sequence[Peer]) -> None:
+    def _measure_fresh(self, name: str, case: str, peers: Sequence[Peer]) -> None:
         for turn in self._turns():
             for peer in peers:
-                key = Key(workload.name, case, peer.name)
-                with self._noted(key), peer.start(workload.mode) as server:
+                key = Key(name, case, peer.name)
+                with self._noted(key), peer.start(WORKLOADS[name].mode) as server:
                     self._take(key, turn, server)
                     self._load.ask("close", url=server.url)
 
-    def _measure_case(self, workload: Workload, name: str, servers: _Servers) -> None:
-        case = workload.cases[name]
+    def _measure_case(self, name: str, case_name: str, servers: _Servers) -> None:
+        workload = WORKLOADS[name]
+        case = workload.cases[case_name]
         busy = {
-            Key(workload.name, name, peer.name): server
+            Key(name, case_name, peer.name): server
             for peer, server in servers
             if not self._pace.hurried or workload.processes(case) <= peer.processes
         }
@@ -110,7 +111,7 @@ class Run:
         print(f"{self._seconds:5.0f} s  {key.what}: {key.peer}, {turns}", file=sys.stderr)
         workload = WORKLOADS[key.workload]
         case = workload.cases[key.case]
-        self.results.add(key, workload.measure(self._load, server, case, self._pace))
+        self.results.add(key, workload.run(self._load, server, case, self._pace))
 
     @contextlib.contextmanager
     def _noted(self, key: Key) -> Iterator[None]:

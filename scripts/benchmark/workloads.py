@@ -1,11 +1,14 @@
-"""What is measured, how, in which cases, and of whom. Figures are in seconds and bytes."""
+"""What is measured (workloads.toml), and how. Figures are in seconds and bytes."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping
-from typing import Final
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final, Literal
 
+import msgspec
 import psutil
 from msgspec import Struct, field
 
@@ -15,8 +18,6 @@ from .server import Server
 __all__ = ["WORKLOADS", "Case", "Pace", "Workload"]
 
 _WARM_UP = 0.2
-_BURNERS = 4
-_BURST = 0.05
 
 
 class Pace(Struct, frozen=True, kw_only=True):
@@ -32,41 +33,29 @@ class Pace(Struct, frozen=True, kw_only=True):
     """Seconds after which nothing is repeated; until then each case has its share of them."""
 
 
-class Case(Struct, frozen=True, kw_only=True):
-    """One of a workload's cases."""
+class Case(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One of a workload's cases; workloads.toml tells what the fields mean, here and below."""
 
     connections: int = 0
-    """Opened before the first measure, and kept through all repetitions."""
     size: int = 64
-    """Of a message, in bytes."""
     rate: float = 0.0
-    """Messages a second of each connection."""
     flood: bool = False
-    """The next message follows each answer at once, whatever the rate."""
     parallel: int = 1
     pause: float = 0.0
     slow: bool = False
-    """A hurried run leaves it out, unless it is asked for this one alone."""
 
 
-Measure = Callable[[Load, Server, Case, Pace], dict[str, float]]
+class Workload(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One kind of work."""
 
-
-class Workload(Struct, frozen=True, kw_only=True):
-    """One kind of work. A case is prepared for each peer, measured in turns, and cleared."""
-
-    name: str
     title: str
-    measure: Measure
-    """Returns figures by name."""
-    peers: tuple[str, ...]
-    cases: Mapping[str, Case] = field(default_factory=lambda: {"": Case()})
+    measure: str
+    peers: list[str]
+    cases: dict[str, Case] = field(default_factory=lambda: {"": Case()})
     unit: str = ""
-    """Of the figure `rate`."""
-    mode: str = "echo"
+    mode: Literal["echo", "service", "room", "warm"] = "echo"
     fresh: bool = False
-    """Whether every measure needs a server that has done nothing before."""
-    warm_up: Measure | None = None
+    warm_up: bool = False
 
     def processes(self, case: Case) -> int:
         """Return how many processes of a peer are busy at once."""
@@ -78,12 +67,18 @@ class Workload(Struct, frozen=True, kw_only=True):
             size = 0 if self.mode == "room" else case.size
             load.ask("open", url=server.url, count=case.connections, size=size)
             server.settle()
-            if self.warm_up:
-                self.warm_up(load, server, case, Pace(seconds=_WARM_UP))
-                server.settle()
+        if self.warm_up:
+            self.run(load, server, case, Pace(seconds=_WARM_UP))
+            server.settle()
+
+    def run(self, load: Load, server: Server, case: Case, pace: Pace) -> dict[str, float]:
+        """Measure once; returns figures by name, or raises `MeasureError`."""
+        return _MEASURES[self.measure](load, server, case, pace)
 
 
-def _pieces(job: str, load: Load, server: Server, case: Case, pace: Pace) -> dict[str, float]:
+def _echo(
+    load: Load, server: Server, case: Case, pace: Pace, *, job: str = "echo"
+) -> dict[str, float]:
     """Have a job done; give its rate, and the CPU time of each piece of work that it counts."""
     before = server.usage()
     answer = load.ask(job, url=server.url, seconds=pace.seconds, size=case.size)
@@ -93,16 +88,12 @@ def _pieces(job: str, load: Load, server: Server, case: Case, pace: Pace) -> dic
     return {"rate": rate, **answer, **{name: value / count for name, value in used.items()}}
 
 
-def _echo(load: Load, server: Server, case: Case, pace: Pace) -> dict[str, float]:
-    return _pieces("echo", load, server, case, pace)
-
-
 def _fanout(load: Load, server: Server, case: Case, pace: Pace) -> dict[str, float]:
-    return _pieces("fanout", load, server, case, pace)
+    return _echo(load, server, case, pace, job="fanout")
 
 
 def _megabytes(load: Load, server: Server, case: Case, pace: Pace) -> dict[str, float]:
-    figures = _pieces("echo", load, server, case, pace)
+    figures = _echo(load, server, case, pace)
     return {**figures, "rate": figures["rate"] * case.size / 1e6}
 
 
@@ -154,112 +145,23 @@ def _kill(load: Load, server: Server, case: Case, pace: Pace) -> dict[str, float
 
 
 def _light(load: Load, server: Server, _case: Case, pace: Pace) -> dict[str, float]:
-    options = {"burners": _BURNERS, "burst": _BURST}
-    figures = load.ask("light", url=server.url, seconds=pace.seconds, **options)
+    figures = load.ask("light", url=server.url, seconds=pace.seconds, burners=4, burst=0.05)
     server.rest()
     return figures
 
 
-WORKLOADS: Final = {
-    workload.name: workload
-    for workload in (
-        Workload(
-            name="echo",
-            title="echo of 64 bytes, one message in flight on each connection",
-            measure=_echo,
-            peers=("wsrelay", "uvicorn-wsproto", "uvicorn-sansio", "websocketd", "bridge"),
-            cases={str(count): Case(connections=count) for count in (1, 32, 256)},
-            unit="msg/s",
-            warm_up=_echo,
-        ),
-        Workload(
-            name="fanout",
-            title="one message of 64 bytes to so many clients; p50, p99: until the last has it",
-            measure=_fanout,
-            peers=("wsrelay", "uvicorn-wsproto", "uvicorn-sansio", "bridge", "channels", "cowboy"),
-            cases={
-                str(count): Case(connections=count, slow=count > 500)  # noqa: PLR2004
-                for count in (10, 100, 500, 2000)
-            },
-            unit="deliveries/s",
-            mode="room",
-            warm_up=_fanout,
-        ),
-        Workload(
-            name="connect",
-            title="connect with a fresh process each, 8 at a time; p50, p99: until the first echo",
-            measure=_connects,
-            peers=("wsrelay", "websocketd", "bridge"),
-            cases={"": Case(parallel=8)},
-            unit="connects/s",
-        ),
-        Workload(
-            name="first",
-            title="connect at leisure with a fresh process each; p50, p99: until the first echo",
-            measure=_first,
-            peers=("wsrelay", "websocketd", "bridge"),
-            cases={"": Case(pause=0.02)},
-        ),
-        Workload(
-            name="first-warm",
-            title="the same where processes were forked ahead (`--warm 4`)",
-            measure=_first,
-            peers=("wsrelay",),
-            cases={"": Case(pause=0.02)},
-            mode="warm",
-        ),
-        Workload(
-            name="worker-memory",
-            title="memory of one more worker",
-            measure=_worker_memory,
-            peers=("wsrelay", "websocketd", "bridge"),
-            fresh=True,
-        ),
-        Workload(
-            name="idle-memory",
-            title="memory of the front end for one more idle connection",
-            measure=_idle_memory,
-            peers=("wsrelay", "uvicorn-wsproto", "uvicorn-sansio", "bridge", "channels", "cowboy"),
-            mode="room",
-            fresh=True,
-        ),
-        Workload(
-            name="kill",
-            title="SIGKILL of a worker until its client has the close frame, or the end of the "
-            "connection",
-            measure=_kill,
-            peers=("wsrelay", "websocketd", "bridge"),
-            cases={
-                "idle": Case(),
-                "200 x 20/s": Case(connections=200, rate=20),
-                "200 flooding": Case(connections=200, rate=20, flood=True),
-            },
-            mode="service",
-        ),
-        Workload(
-            name="light",
-            title="echo of a light room beside 4 rooms that compute without a pause",
-            measure=_light,
-            peers=("wsrelay", "uvicorn-wsproto", "websocketd"),
-            mode="service",
-        ),
-        Workload(
-            name="size",
-            title="echo of larger messages, one in flight on each of 4 connections",
-            measure=_megabytes,
-            peers=("wsrelay", "uvicorn-wsproto", "uvicorn-sansio", "websocketd"),
-            cases={
-                name: Case(connections=4, size=size)
-                for name, size in {
-                    "16 B": 16,
-                    "1 KiB": 1 << 10,
-                    "16 KiB": 1 << 14,
-                    "256 KiB": 1 << 18,
-                    "1 MiB": 1 << 20,
-                    "4 MiB": 1 << 22,
-                }.items()
-            },
-            unit="MB/s",
-        ),
-    )
+_MEASURES: Final = {
+    "echo": _echo,
+    "fanout": _fanout,
+    "megabytes": _megabytes,
+    "connects": _connects,
+    "first": _first,
+    "worker_memory": _worker_memory,
+    "idle_memory": _idle_memory,
+    "kill": _kill,
+    "light": _light,
 }
+
+WORKLOADS: Final = msgspec.convert(
+    tomllib.loads(Path(__file__).with_name("workloads.toml").read_text()), dict[str, Workload]
+)
