@@ -26,8 +26,6 @@ from .server import SCRIPTS, Command, Server, free_port
 __all__ = ["PEERS", "Peer", "revision"]
 
 _SERVED = Path(__file__).with_name("served")
-_ECHO = ROOT / "handlers" / "echo.py"
-
 
 _Start = Callable[[str], Server]
 
@@ -87,9 +85,9 @@ def _wsrelay(mode: str) -> Server:
 
 
 def _run_wsrelay(mode: str, root: Path) -> Server:
-    """Run the wsrelay of a tree, by its command only: modules differ between versions."""
-    port = free_port()
-    handler = str(_ECHO) if mode in {"echo", "warm"} else f"{_SERVED / 'rooms.py'}:{mode}"
+    """Run the wsrelay of a tree, with its own echo, by its command: versions differ in modules."""
+    port, echo = free_port(), str(root / "handlers" / "echo.py")
+    handler = echo if mode in {"echo", "warm"} else f"{_SERVED / 'rooms.py'}:{mode}"
     arguments = [
         *(sys.executable, "-m", "wsrelay", "run", "--port", str(port)),
         *("--log-level", "error", "--max-processes", "600"),
@@ -224,7 +222,8 @@ def revision(name: str, folder: Path) -> Peer:
         commit = git("rev-parse", "--verify", "--short", f"{name}^{{commit}}").decode().strip()
     except subprocess.CalledProcessError:
         raise ValueError(f"{name!r} is no revision of {ROOT}") from None
-    subprocess.run(["tar", "-x", "-C", folder], input=git("archive", commit, "wsrelay"), check=True)
+    archive = git("archive", commit, "wsrelay", "handlers")
+    subprocess.run(["tar", "-x", "-C", folder], input=archive, check=True)
     return replace(
         PEERS["wsrelay"],
         name=f"wsrelay@{name}",
