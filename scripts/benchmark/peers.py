@@ -105,7 +105,7 @@ def _uvicorn(application: str, ws: str, **environment: str) -> Command:
         *("--timeout-graceful-shutdown", "1", "--ws-per-message-deflate", "false"),
         *("--lifespan", "off"),
     ]
-    return Command(arguments, port, {"PYTHONPATH": str(SCRIPTS), **environment})
+    return Command(arguments, port, environment)
 
 
 @_peer(

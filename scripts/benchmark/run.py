@@ -46,19 +46,16 @@ class Run:
                 for peer in self._peers
                 if peer.name.partition("@")[0] == role and workload.mode in peer.modes
             ]
-            if workload.fresh:
-                for case in cases:
-                    self._share += 1 / total
-                    self._measure_fresh(name, case, peers)
-                continue
             with contextlib.ExitStack() as stack:
                 servers: _Servers = []
-                for peer in peers:
+                for peer in () if workload.fresh else peers:
                     with self._noted(Key(name, cases[0], peer.name)):
                         servers.append((peer, stack.enter_context(peer.start(workload.mode))))
                 for case in cases:
                     self._share += 1 / total
-                    if not (self._pace.hurried and workload.cases[case].slow and len(cases) > 1):
+                    if workload.fresh:
+                        self._measure_fresh(name, case, peers)
+                    elif not (self._pace.hurried and workload.cases[case].slow and len(cases) > 1):
                         self._measure_case(name, case, servers)
 
     def _measure_fresh(self, name: str, case: str, peers: Sequence[Peer]) -> None:
