@@ -1,6 +1,6 @@
 """The benchmark behind `scripts/bench`: wsrelay beside its peers, in one run on one machine.
 
-workloads   what is measured, in which cases, of whom
+workloads   what is measured, in which cases, of whom (workloads.toml), and how
 peers       those who are measured, each with its `start`; `served` is what they run
 server      a peer's processes: started, their CPU time and memory read, ended
 load        the load generator: `client` is one of its connections
