@@ -12,7 +12,7 @@ import yaml
 from click.testing import CliRunner
 from starlette.routing import Route
 
-from wsrelay import HostOptions, Limits, Node, RestartPolicy, Service
+from wsrelay import HostOptions, Limits, Node, RestartPolicy, Service, from_config
 from wsrelay.cli.serve import serve
 from wsrelay.config import ConfigError, Problem
 from wsrelay.confinement import cgroup
@@ -259,7 +259,7 @@ def test_limits_of_a_whole_host_are_refused_where_the_system_cannot_keep_them(
     assert written.keys() == ["limits.cpus"]
     assert "cannot be kept: there is none. Do this" in written.problems()[0].message
     with pytest.raises(ConfigError):
-        assembly.from_config(written.file)
+        from_config(written.file)
     written.entry("process.host", limits={"memory": "2GB"})
     assert written.keys() == []
 

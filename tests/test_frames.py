@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from wsproto import events
 from wsproto.connection import Connection, ConnectionType
 
+from wsrelay.gateway.masking import unmask
 from wsrelay.session import rfc6455
 from wsrelay.session.command import Send
 
@@ -62,7 +63,7 @@ def test_a_client_frame_is_taken_apart(size: int, before: bytes) -> None:
         body = len(before) + header
         assert (length, is_right) == (size, True)
         assert buffer[len(before)] == rfc6455.BINARY
-        assert rfc6455.unmask(buffer, body, body + length) == data[:size]
+        assert unmask(buffer, body, body + length) == data[:size]
 
 
 @given(messages)

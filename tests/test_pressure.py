@@ -498,7 +498,9 @@ async def test_plain_calls_of_a_coroutine_hold_up_nothing_behind_a_client_that_d
         client(url, sock=await connected(url), max_size=None) as websocket,
     ):
         not_reading(websocket)
-        await until(lambda: node.engine.processes[pid].pipe._holds, "the node does not read it either")
+        await until(
+            lambda: node.engine.processes[pid].pipe._holds, "the node does not read it either"
+        )
         called.with_name("called.held").touch()
         await until(called.exists, "all has been called")
         assert not results, "it has not ended: it still has to write"

@@ -31,7 +31,7 @@ from .values.pid import PID
 
 if TYPE_CHECKING:
     from .confinement import Filesystem, HostOptions, Isolation, Limits
-    from .gateway.assembly import from_config
+    from .gateway.configured import from_config
     from .node import Node
     from .node.supervisor import RestartPolicy, Service, Supervisor
     from .relay.middleware import WebSocketRelay
@@ -84,7 +84,7 @@ _LAZY = {
     "Service": ".node.supervisor",
     "Supervisor": ".node.supervisor",
     "WebSocketRelay": ".relay.middleware",
-    "from_config": ".gateway.assembly",
+    "from_config": ".gateway.configured",
 }
 
 

@@ -13,6 +13,7 @@ WsrelayError
 ├── HostFailed          (RuntimeError)  the host's template could not load what it was told to
 ├── NameTaken           (ValueError)    the name belongs to another process
 ├── NameNotFound        (LookupError)   no process has that name
+├── MissingExtra        (ImportError)   an extra that is needed is not installed
 ├── NotAllowed          (PermissionError) what a walled-in host may not do to others
 ├── TooMany             (RuntimeError)  more names, groups, monitors or links than one may have
 ├── ProcessError                        the process that `exec` ran ended with an error
@@ -31,6 +32,7 @@ __all__ = [
     "InvalidName",
     "InvalidPID",
     "InvalidTarget",
+    "MissingExtra",
     "NameNotFound",
     "NameTaken",
     "NotAProcess",
@@ -48,6 +50,16 @@ __all__ = [
 
 class WsrelayError(Exception):
     """Base of everything that wsrelay raises."""
+
+
+class MissingExtra(WsrelayError, ImportError):  # noqa: N818 - as its siblings
+    """What is to be done needs an extra that is not installed."""
+
+    def __init__(self, module: str, extra: str) -> None:
+        super().__init__(
+            f"{module} is not installed; it comes with: pip install 'wsrelay[{extra}]'"
+        )
+        self.extra = extra
 
 
 class InvalidPID(WsrelayError, ValueError):  # noqa: N818 - contract name

@@ -6,22 +6,27 @@ import contextlib
 import datetime as dt
 import json
 import sys
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import click
 import msgspec
 from click.shell_completion import CompletionItem
-from rich.text import Text
-from rich.tree import Tree
 
 from wsrelay.control import ControlError, NodeGone, find_nodes
 from wsrelay.control.runtime import runtime_directory
-from wsrelay.node import ProcessInfo
-from wsrelay.values.printable import escaped_in_json, indented
+from wsrelay.node import NodeInfo, ProcessInfo
+from wsrelay.values.printable import escaped_in_json, indented, printable
 
+from . import cells
 from .nodes import chosen, node_option
 from .running import fail, say
-from .tables import buffered, connections_table, names, processes_table, who
-from .usage import Usage, console, with_usage
+from .usage import Usage, with_usage
+
+try:
+    from . import tables
+except ModuleNotFoundError:  # without the extra `cli` tables are as wide as they are
+    tables = None  # type: ignore[assignment]
 
 __all__ = ["cancel", "connections", "kill", "logs", "ps", "send", "tree"]
 
@@ -55,10 +60,14 @@ def ps(*, node: str | None, as_json: bool) -> None:
         if as_json:
             click.echo(json.dumps([with_usage(p, usage) for p in info.processes], indent=2))
         else:
-            page = console()
-            page.print(processes_table(info.processes, usage, page, "fold"))
+            if tables:
+                page = tables.console()
+                page.print(tables.processes_table(info.processes, usage, page, "fold"))
+            else:
+                rows = [cells.process_cells(one, usage) for one in info.processes]
+                click.echo(cells.plain(cells.PROCESSES, rows))
             if info.buffered:
-                page.print(buffered(info))
+                click.echo(cells.buffered(info))
 
 
 @click.command()
@@ -71,29 +80,48 @@ def tree(*, node: str | None, as_json: bool) -> None:
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(info), indent=2).decode())
         return
-    root = Tree(Text(f"node {info.name} (OS pid {info.os_pid}, wsrelay {info.version})"))
+    for line in _tree(info):
+        click.echo(line)
+
+
+class _Branch(NamedTuple):
+    line: str
+    twigs: list[_Branch]
+
+    def lines(self, indent: str = "") -> Iterator[str]:
+        for twig in self.twigs:
+            last = twig is self.twigs[-1]
+            yield f"{indent}{'└──' if last else '├──'} {twig.line}"
+            yield from twig.lines(indent + ("    " if last else "│   "))
+
+
+def _tree(info: NodeInfo) -> Iterator[str]:
     known = {process.pid for process in info.processes}
 
-    def add(branch: Tree, process: ProcessInfo) -> None:
-        called = (" ", (names(process), "bold")) if process.names else ()
-        line = Text.assemble(process.pid, *called, f" {process.target} ({process.state})")
-        twig = branch.add(line)
-        for child in info.processes:
-            if child.parent == process.pid:
-                add(twig, child)
+    def branch(process: ProcessInfo) -> _Branch:
+        named = cells.names(process)
+        called = f" {click.style(named, bold=True)}" if named else ""
+        line = f"{process.pid}{called} {printable(process.target)} ({process.state})"
+        twigs = [branch(child) for child in info.processes if child.parent == process.pid]
         for connection in info.connections:
             if connection.target == process.pid:
                 count = f"{connection.messages} message{'s' * (connection.messages != 1)}"
-                twig.add(Text(f"{connection.pid} client {who(connection)}, {count}"))
+                client = f"{connection.pid} client {cells.who(connection)}, {count}"
+                twigs.append(_Branch(client, []))
+        return _Branch(line, twigs)
 
+    hosts = []
     for host in info.hosts:
         template = f"template's OS pid {host.os_pid}" if host.os_pid else "not started"
         count = f"{host.processes} of {host.max_processes}"
-        branch = root.add(Text(f"{host.name}: {count} ({template})"))
-        for process in info.processes:
-            if process.host == host.name and process.parent not in known:
-                add(branch, process)
-    console().print(root)
+        twigs = [
+            branch(process)
+            for process in info.processes
+            if process.host == host.name and process.parent not in known
+        ]
+        hosts.append(_Branch(f"{host.name}: {count} ({template})", twigs))
+    yield f"node {info.name} (OS pid {info.os_pid}, wsrelay {info.version})"
+    yield from _Branch("", hosts).lines()
 
 
 @click.command()
@@ -106,8 +134,12 @@ def connections(*, node: str | None, as_json: bool) -> None:
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(info.connections), indent=2).decode())
         return
-    page = console()
-    page.print(connections_table(info.connections, page))
+    if tables:
+        page = tables.console()
+        page.print(tables.connections_table(info.connections, page))
+    else:
+        rows = [cells.connection_cells(one) for one in info.connections]
+        click.echo(cells.plain(cells.CONNECTIONS, rows))
 
 
 @click.command()

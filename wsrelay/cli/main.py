@@ -10,6 +10,9 @@ from typing import Any, Final
 
 import click
 
+from wsrelay.errors import MissingExtra
+from wsrelay.values import extras
+
 __all__ = ["main"]
 
 _COMMANDS: Final = {
@@ -56,10 +59,26 @@ class _Commands(click.Group):
         """Return a command."""
         if (module := _COMMANDS.get(cmd_name)) is None:
             return None
-        command: click.Command = getattr(
-            importlib.import_module(f"{__package__}.{module}"), cmd_name
-        )
+        try:
+            with extras.named():
+                found = importlib.import_module(f"{__package__}.{module}")
+        except MissingExtra as error:
+            return _missing(cmd_name, error)
+        command: click.Command = getattr(found, cmd_name)
         return command
+
+
+def _missing(name: str, error: MissingExtra) -> click.Command:
+    """Return a command that says what it needs, whatever its options."""
+    from .running import fail  # noqa: PLC0415 - most commands have what they need
+
+    return click.Command(
+        name,
+        callback=lambda: fail(str(error)),
+        context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+        add_help_option=False,
+        short_help=f"Needs: pip install 'wsrelay[{error.extra}]'",
+    )
 
 
 @click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -8,7 +8,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from wsrelay.config.problems import nearest
+from wsrelay.values.spelling import nearest
 
 __all__ = ["HELP", "Bye", "Help", "Order", "Ping", "Say", "parse"]
 

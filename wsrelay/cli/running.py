@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any, Final, Never
 
 from wsrelay.control import Control, ControlError
+from wsrelay.errors import MissingExtra
 from wsrelay.node import Node
-from wsrelay.values import linux
+from wsrelay.values import extras, linux
 from wsrelay.values.printable import escaped
 
 __all__ = [
@@ -122,7 +123,11 @@ def reload_on_edits(folders: Sequence[Path]) -> Never:
 
     Watches Python, YAML and web files. One that ends by itself is started at the next edit.
     """
-    import watchfiles  # noqa: PLC0415 - only for development
+    try:
+        with extras.named():
+            import watchfiles  # noqa: PLC0415 - only for development
+    except MissingExtra as error:
+        fail(str(error))
 
     given = sys.argv[1:]
     ours = given[: given.index("--")] if "--" in given else given  # behind it is the script's own

@@ -9,43 +9,34 @@ from rich.console import Console, JustifyMethod, OverflowMethod
 from rich.table import Table
 from rich.text import Text
 
-from wsrelay.node import ConnectionInfo, NodeInfo, ProcessInfo
-from wsrelay.values.printable import printable
+from wsrelay.node import ConnectionInfo, ProcessInfo
 
-from .usage import WIDEST, Usage, duration, size
+from .cells import (
+    CONNECTIONS,
+    PROCESSES,
+    RIGHT,
+    connection_cells,
+    counts,
+    figures,
+    names,
+    process_cells,
+    who,
+)
+from .usage import Usage
 
-__all__ = ["buffered", "connections_table", "names", "processes_table", "who"]
+__all__ = ["connections_table", "console", "processes_table"]
 
-_RIGHT: Final = {
-    *("OS PID", "UPTIME", "CPU", "MEMORY", "MAILBOX"),
-    *("CLIENTS", "MESSAGES", "OUTBOX", "DROPPED"),
-}
-
-
-def names(process: ProcessInfo) -> str:
-    """Return a process's names, separated by commas."""
-    return ", ".join(printable(name) for name in process.names)
-
-
-def who(connection: ConnectionInfo) -> str:
-    """Return who is at the other end: address, path, and user and subprotocol if there are any."""
-    found = [_address(connection), printable(connection.path)]
-    found += [f"user {printable(connection.user)}"] if connection.user is not None else []
-    found += [f"subprotocol {connection.subprotocol}"] if connection.subprotocol else []
-    return " ".join(found)
+WIDEST: Final = 10_000
+"""Characters of a line that nobody looks at: names may have hundreds."""
 
 
-def _address(connection: ConnectionInfo) -> str:
-    if connection.client is None:
-        return "-"
-    host, port = connection.client
-    shown = f"[{host}]" if ":" in host else host
-    return printable(f"{shown}:{port}" if port else host)
+def console() -> Console:
+    """Return where tables go: into a pipe or a file as wide as they are, so nothing is cut.
 
-
-def buffered(info: NodeInfo) -> str:
-    """Return how much clients have begun and not finished."""
-    return f"clients have begun {size(info.buffered)} of at most {size(info.max_buffered)}"
+    Names and targets are users' text, in which nothing is markup.
+    """
+    shown = Console(markup=False, highlight=False)
+    return shown if shown.is_terminal else Console(width=WIDEST, markup=False, highlight=False)
 
 
 def processes_table(
@@ -56,13 +47,9 @@ def processes_table(
     Where the terminal is too narrow for all of it the PID is its id alone, the part that is never
     used twice and that all commands take, and a state is shown only where it is not `running`.
     """
-    table = _table(
-        *("PID", "OS PID", "HOST", "STATE", "UPTIME", "CPU", "MEMORY", "MAILBOX", "CLIENTS"),
-        *("NAMES", "TARGET"),
-    )
+    table = _table(*PROCESSES)
     for one in processes:
-        os_pid, *rest = _figures(one, usage)
-        table.add_row(one.pid, os_pid, one.host, one.state, *rest, names(one), one.target)
+        table.add_row(*process_cells(one, usage))
     if _fits(table, console):
         return table
     table = _table(
@@ -71,45 +58,23 @@ def processes_table(
     )
     for one in processes:
         state = "" if one.state == "running" else f"({one.state}) "
-        table.add_row(_id(one.pid), *_figures(one, usage), f"{state}{names(one) or one.target}")
+        table.add_row(_id(one.pid), *figures(one, usage), f"{state}{names(one) or one.target}")
     return table
-
-
-def _figures(process: ProcessInfo, usage: Usage) -> tuple[str, ...]:
-    used = usage.of(process)
-    return (
-        str(process.os_pid or "-"),
-        duration(process.uptime),
-        "-" if used.cpu is None else f"{used.cpu:.0f}%",
-        "-" if used.memory is None else size(used.memory),
-        size(process.mailbox),
-        str(process.connections),
-    )
 
 
 def connections_table(connections: Sequence[ConnectionInfo], console: Console) -> Table:
     """Return the table of `connections`; in a narrow terminal PIDs are their ids alone."""
-    counts = "UPTIME", "MESSAGES", "OUTBOX", "DROPPED"
-    table = _table("PID", "TARGET", "CLIENT", "USER", "SUBPROTOCOL", *counts, "PATH")
+    table = _table(*CONNECTIONS)
     for one in connections:
-        user, path = printable(one.user or "-"), printable(one.path)
-        end = _address(one), user, one.subprotocol or "-"
-        table.add_row(one.pid, one.target, *end, *_counts(one), path)
+        table.add_row(*connection_cells(one))
     if _fits(table, console):
         return table
-    table = _table("PID", "TARGET", *counts, "CLIENT", overflow="fold")
-    for one in connections:
-        table.add_row(_id(one.pid), _id(one.target), *_counts(one), who(one))
-    return table
-
-
-def _counts(connection: ConnectionInfo) -> tuple[str, ...]:
-    return (
-        duration(connection.uptime),
-        str(connection.messages),
-        size(connection.outbox),
-        str(connection.dropped),
+    table = _table(
+        *("PID", "TARGET", "UPTIME", "MESSAGES", "OUTBOX", "DROPPED", "CLIENT"), overflow="fold"
     )
+    for one in connections:
+        table.add_row(_id(one.pid), _id(one.target), *counts(one), who(one))
+    return table
 
 
 def _table(*headings: str, overflow: OverflowMethod | None = None) -> Table:
@@ -117,7 +82,7 @@ def _table(*headings: str, overflow: OverflowMethod | None = None) -> Table:
     padding = (0, 1) if overflow is None else (0, 1, 0, 0)
     table = Table(box=None, pad_edge=False, header_style="bold", padding=padding)
     for heading in headings:
-        justify: JustifyMethod = "right" if heading in _RIGHT else "left"
+        justify: JustifyMethod = "right" if heading in RIGHT else "left"
         if overflow is not None and heading == headings[-1]:
             table.add_column(heading, overflow=overflow, no_wrap=overflow == "ellipsis", ratio=1)
         else:

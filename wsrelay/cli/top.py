@@ -21,9 +21,10 @@ from wsrelay.node import NodeInfo, ProcessInfo
 from wsrelay.values import durations
 from wsrelay.values.printable import printable
 
+from .cells import buffered
 from .nodes import chosen, node_option
-from .tables import buffered, processes_table
-from .usage import Usage, console, duration, with_usage
+from .tables import console, processes_table
+from .usage import Usage, duration, with_usage
 
 __all__ = ["top"]
 

@@ -7,18 +7,13 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 import psutil
-from rich.console import Console
 
 from wsrelay.node import NodeInfo, ProcessInfo
 
-__all__ = ["WIDEST", "Usage", "Used", "console", "duration", "size", "with_usage"]
+__all__ = ["Usage", "Used", "duration", "size", "with_usage"]
 
 _WINDOW: Final = 0.1
 """Seconds between the first two looks at the CPU time."""
-
-
-WIDEST: Final = 10_000
-"""Characters of a line that nobody looks at: names may have hundreds."""
 
 
 class Used(NamedTuple):
@@ -67,15 +62,6 @@ def _used(process: psutil.Process) -> Used:
         return Used(process.cpu_percent(), process.memory_info().rss)
     except psutil.Error:
         return Used()
-
-
-def console() -> Console:
-    """Return where tables go: into a pipe or a file as wide as they are, so nothing is cut.
-
-    Names and targets are users' text, in which nothing is markup.
-    """
-    shown = Console(markup=False, highlight=False)
-    return shown if shown.is_terminal else Console(width=WIDEST, markup=False, highlight=False)
 
 
 def duration(seconds: float) -> str:

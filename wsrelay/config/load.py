@@ -11,9 +11,11 @@ from typing import Any, Final, get_args
 from msgspec import Struct
 from pydantic import BaseModel, ValidationError
 
+from wsrelay.values.spelling import nearest
+
 from .configuration import Configuration, Where
 from .entries import KINDS, Endpoint, Entry, Router, Server, Static
-from .problems import ConfigError, Problem, explained, nearest
+from .problems import ConfigError, Problem, explained
 from .source import Source
 
 __all__ = ["CheckEntry", "CheckMiddleware", "load"]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-__all__ = ["ConfigError", "Problem", "explained", "nearest"]
+from wsrelay.values.spelling import nearest
+
+__all__ = ["ConfigError", "Problem", "explained"]
 
 
 class Problem(NamedTuple):
@@ -34,14 +35,6 @@ class ConfigError(Exception):
     def __init__(self, problems: Sequence[Problem]) -> None:
         super().__init__("\n".join(str(problem) for problem in problems))
         self.problems = list(problems)
-
-
-def nearest(given: str, known: Iterable[str]) -> str:
-    """Return a hint at the right spelling, or at all that there is."""
-    known = list(known)
-    if close := difflib.get_close_matches(given, known, 1):
-        return f"did you mean {close[0]!r}?"
-    return f"there is {', '.join(known)}" if known else "there is none"
 
 
 _TYPES: Final = {

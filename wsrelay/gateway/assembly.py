@@ -37,7 +37,6 @@ __all__ = [
     "application",
     "configured_node",
     "entries",
-    "from_config",
     "hosts",
     "load",
     "max_buffered",
@@ -125,16 +124,6 @@ def _tried_server(server: config.Server) -> None:
 
 async def _nobody(_scope: Scope, _receive: Receive, _send: Send) -> None:
     """Answer nothing: it stands where an application is to be."""
-
-
-def from_config(*paths: str | Path, name: str = "local") -> Node:
-    """Return a node with the hosts, processes and services of configuration files.
-
-    Its servers and routers are left out: the application around the node has its own. Raises
-    `wsrelay.config.ConfigError`.
-    """
-    node, _ = configured_node(load([Path(path) for path in paths]), name)
-    return node
 
 
 def configured_node(configuration: Configuration, name: str) -> tuple[Node, Supervisor]:

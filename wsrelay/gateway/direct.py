@@ -28,6 +28,7 @@ from wsrelay.session import rfc6455
 from wsrelay.session.machine import UNFINISHED
 
 from .http import State, end_our_side, leave
+from .masking import unmask
 from .options import ServerOptions
 from .progress import bytes_acknowledged, bytes_unsent, tcp_socket
 
@@ -313,13 +314,13 @@ class DirectProtocol(asyncio.Protocol):
                     self._wanted = stop - start
                     break
                 start = stop
-                self._message(first, rfc6455.unmask(whole, body, stop))
+                self._message(first, unmask(whole, body, stop))
             elif first == rfc6455.PONG and header == _SHORT and is_right and stop <= end:
                 start = stop
-                self._pong(rfc6455.unmask(whole, body, stop))
+                self._pong(unmask(whole, body, stop))
             elif first == rfc6455.PING and header == _SHORT and is_right and stop <= end:
                 start = stop
-                self._answer(rfc6455.unmask(whole, body, stop))
+                self._answer(unmask(whole, body, stop))
             elif not is_data and header == _SHORT and stop > end:
                 self._wanted = stop - start  # it may be the client's answer, before the end of it
                 break

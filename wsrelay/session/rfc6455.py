@@ -7,12 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-try:
-    from websockets.speedups import apply_mask
-except ImportError:  # where the wheel was built without a C compiler
-    from websockets.utils import apply_mask
-
-__all__ = ["BINARY", "CLOSE", "PING", "PONG", "TEXT", "frame", "head", "unmask"]
+__all__ = ["BINARY", "CLOSE", "PING", "PONG", "TEXT", "frame", "head"]
 
 _FIN: Final = 0x80
 TEXT: Final = _FIN | 0x1
@@ -25,8 +20,6 @@ PONG: Final = _FIN | 0xA
 _MASKED: Final = 0x80
 _TWO_BYTES: Final = 126
 """From this size on, two bytes hold the size, or eight."""
-_LARGE: Final = 4096
-"""Bytes that are better looked at in place than copied once more."""
 
 
 def frame(first: int, data: bytes) -> bytes:
@@ -57,12 +50,3 @@ def head(data: bytes | bytearray, start: int, end: int) -> tuple[int, int, bool]
         size = int.from_bytes(data[start + 2 : start + 2 + extended], "big")
         is_right = is_right and size >= least
     return (header, size, is_right) if end - start >= header else None
-
-
-def unmask(data: bytes | bytearray, start: int, end: int) -> bytes:
-    """Return the payload that is masked between `start` and `end`; the mask stands before it."""
-    mask = bytes(data[start - 4 : start])
-    if end - start < _LARGE:
-        return apply_mask(data[start:end], mask)
-    with memoryview(data) as view:
-        return apply_mask(view[start:end], mask)

@@ -17,16 +17,13 @@ import uvicorn
 from msgspec.structs import replace
 from websockets.typing import Origin, Subprotocol
 
-from wsrelay.config import Address, ConfigError
-from wsrelay.errors import HostFailed
-from wsrelay.gateway import assembly
+from wsrelay.errors import HostFailed, MissingExtra
 from wsrelay.gateway.address import AddressError, Listener, bind, url
-from wsrelay.gateway.deployment import Deployment
 from wsrelay.gateway.protocol import RelayProtocol
 from wsrelay.gateway.script import ScriptOptions, script_app
 from wsrelay.gateway.server import FrontEnd, Server
 from wsrelay.node import HostOptions, Node
-from wsrelay.values import current
+from wsrelay.values import current, extras
 from wsrelay.values.pid import PID
 
 from .client import Client
@@ -122,6 +119,8 @@ class RelayServer:
         self._failure: BaseException | None = None
         self._node: Node | None = None
         self._log = Log()
+        self._mistakes: tuple[type[Exception], ...] = (HostFailed, AddressError, MissingExtra)
+        """What a test is told without our own lines: a user's mistake, none of ours."""
         self.url = ""
         self.http_url = ""
         self.urls: dict[str, str] = {}
@@ -135,7 +134,7 @@ class RelayServer:
         self._started.wait()
         if self._failure is not None:
             self._thread.join()
-            raise _explained(self._failure)
+            raise _explained(self._failure, self._mistakes)
         return self
 
     def __exit__(
@@ -242,6 +241,11 @@ class RelayServer:
         self.http_url, self.url = place, _websocket(place)
 
     async def _serve_configuration(self) -> None:
+        with extras.named():
+            from wsrelay.config import Address, ConfigError  # noqa: PLC0415 - it needs the extra
+            from wsrelay.gateway import assembly  # noqa: PLC0415
+            from wsrelay.gateway.deployment import Deployment  # noqa: PLC0415
+        self._mistakes += (ConfigError, assembly.AssemblyError)
         configuration = assembly.load([Path(self._target)])
         if not configuration.servers:
             raise RuntimeError(f"{self._target} has no http.service entry: nothing to serve")
@@ -283,9 +287,9 @@ def _websocket(place: str) -> str:
     return place.replace("http", "ws", 1)
 
 
-def _explained(error: BaseException) -> BaseException:
+def _explained(error: BaseException, mistakes: tuple[type[Exception], ...]) -> BaseException:
     """Return what to raise in the test: of a user's mistake without our own lines."""
-    if not isinstance(error, ConfigError | HostFailed | assembly.AssemblyError | AddressError):
+    if not isinstance(error, mistakes):
         return error
     if details := getattr(error, "details", ""):
         error.add_note(details.rstrip())

@@ -7,10 +7,11 @@ from typing import Any, Final, NamedTuple
 
 from pydantic import ValidationError
 
-from wsrelay.config.problems import explained, nearest
+from wsrelay.config.problems import explained
 from wsrelay.node import Node
 from wsrelay.relay.asgi import App, Receive, Scope, Send
 from wsrelay.values.bounds import InvalidOptions
+from wsrelay.values.spelling import nearest
 
 from . import ratelimit, real_ip, standard, token_auth
 from .options import Options

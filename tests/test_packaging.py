@@ -1,0 +1,296 @@
+"""What is installed with which extras: a wheel of the tree, in empty environments."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+import tomllib
+import urllib.parse
+from collections.abc import Iterator, Sequence
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
+from pathlib import Path
+
+import pytest
+from running import HANDLERS
+from websockets.sync.client import connect
+
+from wsrelay.values import extras
+
+ROOT = HANDLERS.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
+DEVELOPERS = {"dev", "bench"}
+
+INSTALLING = 240.0
+"""Seconds for one call of pip."""
+ANSWERING = 60.0
+
+SERVER = """\
+version: "1.0"
+namespace: app
+entries:
+  - name: server
+    kind: http.service
+    addr: "127.0.0.1:0"
+    health: true
+"""
+
+
+def _names(requirements: Sequence[str]) -> set[str]:
+    return {re.split(r"[^\w.-]", one)[0].lower() for one in requirements}
+
+
+def test_all_holds_every_extra_but_those_for_developers() -> None:
+    [listed] = EXTRAS["all"]
+    assert set(listed.removeprefix("wsrelay[").removesuffix("]").split(",")) == (
+        EXTRAS.keys() - DEVELOPERS - {"all"}
+    )
+
+
+def test_the_extra_that_a_message_names_brings_the_module() -> None:
+    """And every package of such an extra is one whose absence is explained."""
+    distributions = packages_distributions()
+    brought: dict[str, set[str]] = {}
+    for module, extra in extras.MODULES.items():
+        brought.setdefault(extra, set()).update(
+            name.lower().replace("_", "-") for name in distributions[module]
+        )
+    assert brought == {name: _names(EXTRAS[name]) for name in EXTRAS.keys() - DEVELOPERS - {"all"}}
+
+
+def test_the_middleware_alone_loads_no_server() -> None:
+    code = "import sys\nfrom wsrelay import WebSocketRelay, process\nprint(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=ANSWERING
+    )
+    loaded = {name.partition(".")[0] for name in done.stdout.split()}
+    assert "wsrelay" in loaded
+    servers = {"uvicorn", "wsproto", "h11", "websockets", "uvloop", "hypercorn"}
+    assert loaded & {*servers, "click", *extras.MODULES} == set()
+
+
+def _pip(python: str | Path, *arguments: str | Path) -> str:
+    """Run pip; the test is skipped where the package index cannot be reached."""
+    pip = [python, "-m", "pip", "--disable-pip-version-check", "--retries", "1", "--timeout", "15"]
+    done = subprocess.run(
+        [*pip, *arguments], capture_output=True, text=True, check=False, timeout=INSTALLING
+    )
+    if done.returncode and re.search("connection|resolv|timed out", done.stderr, re.IGNORECASE):
+        pytest.skip(f"the package index cannot be reached: {done.stderr[-300:]}")
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+class Environment:
+    """A virtual environment with the wheel in it."""
+
+    def __init__(self, folder: Path, requirement: str) -> None:
+        self.folder = folder
+        subprocess.run([sys.executable, "-m", "venv", folder], check=True, timeout=INSTALLING)
+        self._path = folder / "bin"
+        runtime = folder / "runtime"
+        runtime.mkdir(0o700)
+        (folder / "empty").mkdir()
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "VIRTUAL"))}
+        self.environment = {**kept, "XDG_RUNTIME_DIR": str(runtime), "NO_COLOR": "1"}
+        _pip(self._path / "python", "install", "--quiet", requirement)
+
+    def packages(self) -> set[str]:
+        listed = json.loads(_pip(self._path / "python", "list", "--format", "json"))
+        return {one["name"].lower() for one in listed} - {"pip", "setuptools", "wheel"}
+
+    def command(self, *arguments: str, feed: str = "") -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [self._path / "wsrelay", *arguments],
+            capture_output=True,
+            check=False,
+            text=True,
+            input=feed,
+            cwd=self.folder / "empty",
+            env=self.environment,
+            timeout=ANSWERING,
+        )
+
+    def start(self, *arguments: str) -> Served:
+        return Served([str(self._path / "wsrelay"), *arguments], self)
+
+    def python(self, code: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [self._path / "python", "-c", code],
+            capture_output=True,
+            check=False,
+            text=True,
+            cwd=self.folder / "empty",
+            env=self.environment,
+            timeout=ANSWERING,
+        )
+
+
+class Served:
+    """A command of that environment that serves, until the end of the block."""
+
+    def __init__(self, command: list[str], environment: Environment) -> None:
+        self._log = environment.folder / f"log-{time.monotonic_ns()}"
+        self._command = command
+        self._environment = environment
+
+    def __enter__(self) -> str:
+        """Return where it serves, as `127.0.0.1:port`."""
+        with self._log.open("w") as log:
+            self._process = subprocess.Popen(
+                self._command,
+                stdout=log,
+                stderr=log,
+                cwd=self._environment.folder / "empty",
+                env=self._environment.environment,
+            )
+        deadline = time.monotonic() + ANSWERING
+        while not (found := re.search(r"http://([\d.]+:\d+)", text := self._log.read_text())):
+            if time.monotonic() > deadline or self._process.poll() is not None:
+                self.__exit__()
+                raise AssertionError(f"it does not serve:\n{text}")
+            time.sleep(0.02)
+        return found[1]
+
+    def __exit__(self, *_exception: object) -> None:
+        self._process.terminate()
+        try:
+            self._process.wait(ANSWERING)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+            raise
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
+    source.mkdir()
+    for name in ("pyproject.toml", "setup.cfg", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    shutil.copytree(ROOT / "wsrelay", source / "wsrelay")
+    try:
+        there = int(version("setuptools").partition(".")[0]) >= 77
+    except PackageNotFoundError:
+        there = False
+    options = ["--no-deps", *(["--no-build-isolation"] if there else [])]
+    _pip(sys.executable, "wheel", "--quiet", *options, "--wheel-dir", folder, source)
+    [built] = folder.glob("wsrelay-*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def bare(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment:
+    return Environment(tmp_path_factory.mktemp("bare") / "e", str(wheel))
+
+
+@pytest.fixture(scope="module")
+def full(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment:
+    return Environment(tmp_path_factory.mktemp("full") / "e", f"{wheel}[all]")
+
+
+def _first_example(folder: Path) -> Path:
+    readme = (ROOT / "README.md").read_text()
+    blocks = re.findall(r"^```python\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
+    script = folder / "empty" / "first.py"
+    script.write_text(next(code for code in blocks if "process.inbox" in code))
+    return script
+
+
+def _answers(address: str) -> None:
+    path = urllib.parse.urlunsplit(("ws", address, "/ws", "", ""))
+    with connect(path, open_timeout=ANSWERING) as client:
+        client.send("hello")
+        assert str(client.recv(ANSWERING)).lower().endswith("hello")
+
+
+def test_without_extras_at_most_15_packages_are_installed(bare: Environment) -> None:
+    packages = bare.packages()
+    assert "wsrelay" in packages
+    assert len(packages) <= 15, packages
+
+
+def test_without_extras_the_first_example_of_the_readme_runs(bare: Environment) -> None:
+    with bare.start("run", str(_first_example(bare.folder)), "--port", "0") as address:
+        _answers(address)
+        listed = bare.command("ps")
+        assert (listed.returncode, listed.stderr) == (0, "")
+        assert listed.stdout.startswith("PID ")
+        for command in ("tree", "connections", "logs", "ps --json"):
+            done = bare.command(*command.split())
+            assert done.returncode == 0, (command, done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("command", "extra"),
+    [
+        ("serve -c app.yaml", "config"),
+        ("check", "config"),
+        ("top --json", "cli"),
+        ("connect ws://127.0.0.1:1/ws", "cli"),
+        ("run first.py --reload", "reload"),
+    ],
+)
+def test_a_command_without_its_extra_names_the_command_that_brings_it(
+    bare: Environment, command: str, extra: str
+) -> None:
+    _first_example(bare.folder)
+    done = bare.command(*command.split())
+    assert done.returncode == 1
+    assert done.stdout == ""
+    [line] = done.stderr.splitlines()
+    assert line.startswith("wsrelay: ")
+    assert line.endswith(f"pip install 'wsrelay[{extra}]'")
+
+
+def test_from_config_without_its_extra_names_the_command_that_brings_it(bare: Environment) -> None:
+    done = bare.python("import wsrelay\nwsrelay.from_config('app.yaml')")
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("wsrelay.errors.MissingExtra: ")
+    assert last.endswith("pip install 'wsrelay[config]'")
+
+
+def test_help_lists_every_command_with_and_without_extras(
+    bare: Environment, full: Environment
+) -> None:
+    listed = []
+    for environment in (bare, full):
+        done = environment.command("--help")
+        assert done.returncode == 0, done.stderr
+        listed.append(re.findall(r"^  ([a-z]+)  ", done.stdout, re.MULTILINE))
+    assert listed[0] == listed[1]
+    assert {"run", "serve", "top", "connect"} <= set(listed[0])
+
+
+@pytest.fixture
+def watched(full: Environment) -> Iterator[str]:
+    with full.start("run", str(_first_example(full.folder)), "--port", "0", "--reload") as address:
+        yield address
+
+
+def test_with_all_extras_every_command_works(full: Environment, watched: str) -> None:
+    _answers(watched)
+    commands = ("ps", "ps --json", "tree", "connections", "logs", "top", "top --json")
+    for command in (*commands, "completion bash", "completion zsh", "completion fish"):
+        done = full.command(*command.split())
+        assert done.returncode == 0, (command, done.stderr)
+    typed = full.command("connect", f"ws://{watched}/ws", feed="hello\n")
+    assert typed.returncode == 0, typed.stderr
+    assert "hello" in typed.stdout.lower()
+
+
+def test_with_all_extras_a_configuration_is_checked_and_served(full: Environment) -> None:
+    file = full.folder / "empty" / "wsrelay.yaml"
+    file.write_text(SERVER)
+    done = full.command("check")
+    assert done.returncode == 0, done.stderr
+    assert "app:server" in done.stdout
+    with full.start("serve") as address:
+        assert address.startswith("127.0.0.1:")

@@ -1,0 +1,22 @@
+"""A node from configuration files, for an application that has its own server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from wsrelay.node import Node
+from wsrelay.values import extras
+
+__all__ = ["from_config"]
+
+
+def from_config(*paths: str | Path, name: str = "local") -> Node:
+    """Return a node with the hosts, processes and services of configuration files.
+
+    Its servers and routers are left out: the application around the node has its own. Raises
+    `wsrelay.config.ConfigError`, and `ImportError` where the extra `config` is not installed.
+    """
+    with extras.named():
+        from . import assembly  # noqa: PLC0415 - it needs the extra
+    node, _ = assembly.configured_node(assembly.load([Path(path) for path in paths]), name)
+    return node
