@@ -7,7 +7,7 @@ import functools
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Final
 
 from wsrelay import wire
 from wsrelay.errors import (
@@ -344,8 +344,8 @@ class Requests:
         future = asyncio.ensure_future(answer)
         if len(process.pending) >= MOST or frame.ref in process.pending:
             future.cancel()
-            what = type(frame).__name__.lower()
-            process.pipe.post(_answer_with(frame.ref, TooMany(what, MOST)))
+            too_many = TooMany(_CALLS[type(frame)], MOST)
+            process.pipe.post(_answer_with(frame.ref, too_many))
             return
         process.pending[frame.ref] = future
         future.add_done_callback(functools.partial(self._answered, process, frame.ref))
@@ -402,6 +402,23 @@ class Requests:
         return future
 
 
+_CALLS: Final[dict[type[wire.Frame], str]] = {
+    wire.Send: "send",
+    wire.Broadcast: "broadcast",
+    wire.Spawn: "spawn",
+    wire.GetOrSpawn: "get_or_spawn",
+    wire.Exec: "exec",
+    wire.Cancel: "cancel",
+    wire.Terminate: "terminate",
+    wire.Register: "registry.register",
+    wire.Unregister: "registry.unregister",
+    wire.Lookup: "lookup",
+    wire.Members: "members",
+    wire.Drain: "drain",
+}
+"""What a handler calls, in `process`, to write a frame; the classes' names are not for users."""
+
+
 def _call(frame: wire.FromWorker) -> str:
     """Return what a handler calls to write such a frame."""
     match frame:
@@ -409,12 +426,8 @@ def _call(frame: wire.FromWorker) -> str:
             name: str = frame.kind
         case wire.Member():
             name = "groups.join" if frame.join else "groups.leave"
-        case wire.Register() | wire.Unregister():
-            name = f"registry.{type(frame).__name__.lower()}"
-        case wire.GetOrSpawn():
-            name = "get_or_spawn"
         case _:
-            name = type(frame).__name__.lower()
+            name = _CALLS[type(frame)]
     return f"process.{name}"
 
 

@@ -562,7 +562,7 @@ def pack_request(frame: Frame) -> bytes:
                 _check_head(body)
             _decode_request(body)
     except (TypeError, ValueError, OverflowError) as error:
-        kind = type(frame).__name__
+        kind = type(frame).__name__.removesuffix("Frame")
         raise PayloadError(f"{kind} cannot be told to the node: {error}") from None
     data = len(body).to_bytes(_PREFIX, "big") + body
     check_size(len(data))

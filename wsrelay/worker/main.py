@@ -84,7 +84,7 @@ def _begin(pipe: WorkerPipe) -> tuple[wire.Start, WorkerContext]:
         frames = pipe.read(None)
     start, _ = frames[0]
     if not isinstance(start, wire.Start):
-        raise WireError(f"{type(start).__name__} came before Start")
+        raise WireError(f"{type(start).__name__} came before {wire.Start.__name__}")
     context = WorkerContext(pipe, start)
     context.mailbox.sort(frames[1:])
     return start, context
