@@ -117,7 +117,7 @@ def plain(kind: Any, filler: Any) -> Any:
     if isinstance(kind, type) and issubclass(kind, wire.Frame):
         parts = [plain(field.type, filler) for field in msgspec.structs.fields(kind)]
         return [kind.__struct_config__.tag, *parts]
-    if kind is wire.Error:
+    if kind is wire.WorkerError:
         return {"kind": "error", "message": filler, "traceback": filler}
     if origin is Literal:
         return arguments[0]
@@ -154,7 +154,7 @@ def test_a_frame_that_is_much_once_it_is_decoded_is_refused_before(
 @pytest.mark.parametrize("size", [10, 50 * KB, 5 * MB])
 def test_a_payload_is_not_looked_at_on_its_way(size: int) -> None:
     for content in (bomb(size), b"\x91" * size, b"\xc1" * size):
-        frame = wire.Send("somebody", "topic", content)
+        frame = wire.SendFrame("somebody", "topic", content)
         [(read, _)] = wire.from_worker().feed(wire.pack(frame))
         assert read == frame
 
@@ -203,27 +203,29 @@ def test_a_payload_is_decoded_for_a_client_up_to_a_million_elements(beyond: int)
     )
     parsed = command.parse("news", content)
     if beyond:
-        assert parsed == command.Unusable("news", "it has more than 1,048,576 elements")
+        assert parsed == command.InvalidCommand("news", "it has more than 1,048,576 elements")
     else:
-        assert isinstance(parsed, command.Send)
+        assert isinstance(parsed, command.SendCommand)
 
 
 @pytest.mark.parametrize("topic", ["ws.control", "ws.close"])
 def test_an_order_to_a_connection_has_256_kilobytes_and_16384_elements_at_most(topic: str) -> None:
     key = {"ws.control": "message_topic", "ws.close": "reason"}[topic]
     content = payload.pack({key: "x" * 256 * 1024})
-    assert command.parse(topic, content) == command.Unusable(
+    assert command.parse(topic, content) == command.InvalidCommand(
         topic,
         f"it has {len(content)} bytes, 262144 are the most; what is more, the process keeps "
         "itself, by client_pid",
     )
     many = payload.pack({"metadata": {"all": [[]] * 16_384}})
-    assert command.parse(topic, many) == command.Unusable(topic, "it has more than 16,384 elements")
+    assert command.parse(topic, many) == command.InvalidCommand(
+        topic, "it has more than 16,384 elements"
+    )
 
 
 def test_a_message_topic_has_at_most_a_thousand_characters() -> None:
     parsed = command.parse("ws.control", payload.pack({"message_topic": "x" * (LONGEST + 1)}))
-    assert parsed == command.Unusable(
+    assert parsed == command.InvalidCommand(
         "ws.control", "message_topic: has 1001 characters, 1000 are the most"
     )
 
@@ -267,7 +269,7 @@ def watch_one_who_says(value: bytes) -> str:
     def hostile(value: bytes) -> None:
         import os  # noqa: PLC0415 - it travels by value
 
-        own_pipe().write(wire.Done(value, None, 0, []))
+        own_pipe().write(wire.DoneFrame(value, None, 0, []))
         os._exit(0)
 
     process.spawn_monitored(hostile, None, value)
@@ -275,7 +277,7 @@ def watch_one_who_says(value: bytes) -> str:
 
 
 def send_past_payload(to: str, content: bytes) -> None:
-    own_pipe().write(wire.Send(to, "odd", content))
+    own_pipe().write(wire.SendFrame(to, "odd", content))
     process.send(to, "right", "data")
 
 
@@ -309,7 +311,7 @@ def test_receivers_go_into_as_many_frames_as_it_takes(count_: int) -> None:
 @pytest.mark.parametrize("name", ["x" * LONGEST, "\U0001f600" * LONGEST], ids=["ascii", "wide"])
 def test_each_portion_of_long_names_fits_into_a_frame(name: str) -> None:
     for portion in wire.portions([name] * 5_000):
-        data = wire.pack_request(wire.Send(portion, "t" * LONGEST, bytes(5 * MB)))
+        data = wire.pack_request(wire.SendFrame(portion, "t" * LONGEST, bytes(5 * MB)))
         assert wire.from_worker().feed(data)
 
 
@@ -394,7 +396,7 @@ shortest_turns = pytest.mark.usefixtures("no_time")
 async def flood() -> AsyncIterator[tuple[Duplex, list[wire.FromWorker]]]:
     """A pipe's end with a flood of small frames in it."""
     ours, theirs = Duplex.pair()
-    frames: list[wire.FromWorker] = [wire.Taken(number) for number in range(1000)]
+    frames: list[wire.FromWorker] = [wire.AckFrame(number) for number in range(1000)]
     theirs.write_all(b"".join(map(wire.pack, frames)))
     with theirs:
         yield ours, frames
@@ -609,7 +611,7 @@ def drain_often(to: str, often: int) -> list[str]:
     pipe, mailbox = own_pipe(), current.worker().mailbox
     queues = [mailbox.expect(number) for number in range(1000, 1000 + often)]
     for number in range(1000, 1000 + often):
-        pipe.write(wire.Drain(number, to))
+        pipe.write(wire.DrainFrame(number, to))
     _, refused = mailbox.take(*queues[-1:], timeout=20)
     process.send(to, "told")  # it waits for nothing any more, but its drains are there
     process.inbox().receive(60)
@@ -672,9 +674,9 @@ async def test_of_many_crashes_ten_have_their_traceback_in_the_log_and_each_its_
 
 
 async def test_what_was_not_told_of_refused_starts_is_counted_in_the_next_line() -> None:
-    from wsrelay.node.mistakes import Mistakes  # noqa: PLC0415 - what this is about
+    from wsrelay.node.mistake_log import MistakeLog  # noqa: PLC0415 - what this is about
 
-    mistakes = Mistakes()
+    mistakes = MistakeLog()
     assert [mistakes.again(ME, 0.0) for _ in range(15)] == [0] * 10 + [None] * 5
     assert mistakes.again(OTHER, 0.0) == 0
     assert mistakes.again(ME, 1.0) == 5
@@ -802,8 +804,8 @@ async def pipe() -> AsyncIterator[NodePipe]:
 
 
 async def test_messages_count_in_a_mailbox_for_what_they_take(pipe: NodePipe) -> None:
-    pipe.queue(wire.Deliver("t", str(ME), payload.pack(bytes(wire.WINDOW))), mail=True)
-    frame = wire.Deliver("t", str(ME), NIL)
+    pipe.queue(wire.DeliverFrame("t", str(ME), payload.pack(bytes(wire.WINDOW))), mail=True)
+    frame = wire.DeliverFrame("t", str(ME), NIL)
     for _ in range(100):
         pipe.queue(frame, mail=True)
     assert pipe.mailbox == 100 * (len(wire.pack(frame)) + ITEM)
@@ -814,7 +816,7 @@ async def test_messages_count_in_a_mailbox_for_what_they_take(pipe: NodePipe) ->
 async def test_events_that_nobody_reads_count_for_what_they_take(pipe: NodePipe) -> None:
     flooded: list[bool] = []
     pipe._flooded = lambda: flooded.append(True)
-    event = wire.Signal("EXIT", str(ME))
+    event = wire.SignalFrame("EXIT", str(ME))
     size = len(wire.pack(event)) + ITEM
     while not pipe._out:
         pipe.post(event)
@@ -830,7 +832,7 @@ async def test_events_that_nobody_reads_count_for_what_they_take(pipe: NodePipe)
     ("ended", "left"),
     [
         (
-            wire.Ended(payload.pack(bytes(MB))),
+            wire.PackedResult(payload.pack(bytes(MB))),
             ExitError(
                 ExitKind.LIMIT,
                 f"its result of {MB + 5} bytes is left out: 3MB of results wait for this process "
@@ -838,21 +840,21 @@ async def test_events_that_nobody_reads_count_for_what_they_take(pipe: NodePipe)
             ),
         ),
         (
-            wire.Ended(NIL, ExitError(ExitKind.ERROR, "ValueError: no", "x" * MB)),
+            wire.PackedResult(NIL, ExitError(ExitKind.ERROR, "ValueError: no", "x" * MB)),
             ExitError(ExitKind.ERROR, "ValueError: no"),
         ),
     ],
     ids=["value", "traceback"],
 )
 async def test_a_result_for_which_there_is_no_room_is_left_out_and_its_end_is_told(
-    pipe: NodePipe, monkeypatch: pytest.MonkeyPatch, ended: wire.Ended, left: ExitError
+    pipe: NodePipe, monkeypatch: pytest.MonkeyPatch, ended: wire.PackedResult, left: ExitError
 ) -> None:
     monkeypatch.setattr(pipes, "_RESULTS", 3 * MB)
     for number in range(10):
-        pipe.post(wire.Finished(number, wire.Ended(ended.value, ended.error)))
+        pipe.post(wire.FinishedFrame(number, wire.PackedResult(ended.value, ended.error)))
     assert pipe._outgoing < 3 * MB
     [(told, _)] = wire.to_worker().feed(bytes(pipe._out[-1]))
-    assert told == wire.Finished(9, wire.Ended(NIL, left))
+    assert told == wire.FinishedFrame(9, wire.PackedResult(NIL, left))
 
 
 def run_large(size: int, times: int) -> list[str]:

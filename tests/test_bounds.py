@@ -187,7 +187,7 @@ def ask_and_never_read() -> None:
     pipe = current.caller().pipe  # type: ignore[attr-defined]
     process.registry.register("x" * 1000)
     while True:
-        pipe.write(wire.Lookup(1, "no such name" + "y" * 900))
+        pipe.write(wire.LookupFrame(1, "no such name" + "y" * 900))
 
 
 async def test_a_worker_that_asks_and_never_reads_is_ended(node: Node) -> None:
@@ -353,10 +353,10 @@ def test_rates_that_cannot_be_are_refused(options: dict[str, float]) -> None:
 # On the way to a worker
 
 
-def deliver(size: int) -> wire.Deliver:
+def deliver(size: int) -> wire.DeliverFrame:
     """A frame of just so many bytes."""
-    frame = wire.Deliver("t", str(ME), msgspec.msgpack.encode(bytes(size - 1000)))
-    return wire.Deliver(
+    frame = wire.DeliverFrame("t", str(ME), msgspec.msgpack.encode(bytes(size - 1000)))
+    return wire.DeliverFrame(
         "t",
         str(ME),
         msgspec.msgpack.encode(bytes(2 * size - 1000 - len(wire.pack(frame)))),
@@ -414,14 +414,14 @@ async def test_clients_wait_from_64_kilobytes_of_backlog_on(pipe: NodePipe) -> N
 async def test_small_frames_count_as_what_they_cost(pipe: NodePipe) -> None:
     """Those that wait for room, mail among them, and answers that nobody reads."""
     pipe.queue(deliver(128 * KB))
-    frame = wire.Deliver("t", str(ME), msgspec.Raw(b"\xc0"))
+    frame = wire.DeliverFrame("t", str(ME), msgspec.Raw(b"\xc0"))
     size = len(wire.pack(frame)) + ITEM
     for _ in range(100):
         pipe.queue(frame, mail=True)
     assert (pipe.backlog, pipe.mailbox) == (100 * size, 100 * size)
     pipe.taken(128 * KB)
     assert (pipe.backlog, pipe.mailbox) == (0, 0)
-    reply = wire.Reply(1)
+    reply = wire.ReplyFrame(1)
     for _ in range(100):
         pipe.post(reply)
     assert pipe._posted == 100 * (len(wire.pack(reply)) + ITEM), "behind what is being read"
@@ -462,7 +462,7 @@ async def test_what_a_worker_writes_behind_a_hold_is_not_lost_at_its_release() -
 
     with theirs:
         held = NodePipe(ours, receive, problems.append, lambda: None)
-        frames = [wire.Taken(number) for number in range(4)]
+        frames = [wire.AckFrame(number) for number in range(4)]
         theirs.write_all(b"".join(map(wire.pack, frames[:2])))
         await until(lambda: received, "it is held behind the first")
         theirs.write_all(b"".join(map(wire.pack, frames[2:])))
@@ -480,14 +480,16 @@ async def test_garbage_right_behind_a_frame_is_noticed_at_once(*, held: bool) ->
     problems: list[str] = []
     with theirs:
         pipe = NodePipe(ours, received.append, problems.append, lambda: None)
-        theirs.write_all(wire.pack(wire.Taken(0)) + wire.pack(wire.Ready()) + b"\0\0\0\1\xc1")
+        theirs.write_all(
+            wire.pack(wire.AckFrame(0)) + wire.pack(wire.ReadyFrame()) + b"\0\0\0\1\xc1"
+        )
         if held:
             pipe.hold("token")
             pipe._readable()  # as if it had been read before the hold
             assert (received, problems) == ([], []), "nothing is received while it is held"
             pipe.release("token")
         await until(lambda: problems, "the garbage was noticed")
-        assert received == [wire.Taken(0), wire.Ready()]
+        assert received == [wire.AckFrame(0), wire.ReadyFrame()]
         assert ["1 bytes are no frame" in problem for problem in problems] == [True]
         pipe.close()
 
@@ -496,7 +498,7 @@ async def test_what_may_overtake_waits_for_no_room(pipe: NodePipe) -> None:
     for _ in range(100):
         pipe.queue(deliver(4 * KB))
     before = pipe.backlog
-    pipe.post(wire.Signal("CANCEL", str(ME), "now"))
+    pipe.post(wire.SignalFrame("CANCEL", str(ME), "now"))
     assert pipe.backlog == before
 
 
@@ -504,7 +506,7 @@ async def test_what_may_overtake_waits_for_no_room(pipe: NodePipe) -> None:
 def test_a_message_of_a_process_has_at_most_64_megabytes(beyond: int, *, fits: bool) -> None:
     def send(size: int) -> bytes:
         content = msgspec.msgpack.encode(bytes(size))
-        return wire.pack_request(wire.Send("room", "topic", content))
+        return wire.pack_request(wire.SendFrame("room", "topic", content))
 
     overhead = len(send(MB)) - MB
     size = wire.MAX_FRAME - overhead + beyond
@@ -546,12 +548,12 @@ async def test_replies_that_nobody_reads_are_bounded_and_a_single_one_is_not(
 ) -> None:
     flooded: list[bool] = []
     pipe._flooded = lambda: flooded.append(True)
-    pipe.post(wire.Reply(1, bytes(17 * MB)))
+    pipe.post(wire.ReplyFrame(1, bytes(17 * MB)))
     for _ in range(1000):
-        pipe.post(wire.Signal("EXIT", str(ME), "", wire.Ended(bytes(MB // 8))))
+        pipe.post(wire.SignalFrame("EXIT", str(ME), "", wire.PackedResult(bytes(MB // 8))))
     assert not flooded
     for _ in range(17):
-        pipe.post(wire.Reply(1, bytes(MB)))
+        pipe.post(wire.ReplyFrame(1, bytes(MB)))
     assert flooded == [True]
 
 

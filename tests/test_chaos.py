@@ -27,7 +27,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from wsrelay import PID, Node, RelayResponse, Result, WebSocketRelay, wire
 from wsrelay.gateway.direct import DirectProtocol
-from wsrelay.kernel import State
+from wsrelay.kernel import ProcessState
 from wsrelay.node import WorkerProcess
 from wsrelay.node.host import Incarnation
 from wsrelay.node.host.pipe import NodePipe
@@ -260,7 +260,7 @@ class Chaos:
 
     def _note(self, process: WorkerProcess, result: Result) -> None:
         assert process.pid not in self.results, f"{process.pid} has ended twice"
-        self.results[process.pid] = wire.Ended.of(result).opened()
+        self.results[process.pid] = wire.PackedResult.of(result).opened()
 
     async def close(self) -> None:
         """Let half of the clients go, and cancel the rooms around the others."""
@@ -311,7 +311,7 @@ class Chaos:
     def living(self) -> list[PID]:
         return [pid for pid in self.node.workers if pid in self.rooms]
 
-    def state(self, pid: PID) -> State:
+    def state(self, pid: PID) -> ProcessState:
         return self.node.kernel.processes[pid].state
 
     def end_room(self, victims: list[PID]) -> None:
@@ -322,7 +322,7 @@ class Chaos:
             self.deck = self.random.sample(list(ENDS_BY), len(ENDS_BY))
         deed = self.deck[-1]
         node, os_pid = self.node, self.node.workers[pid]
-        ready = self.state(pid) is State.RUNNING
+        ready = self.state(pid) is ProcessState.RUNNING
         if (deed == "SIGKILL" and os_pid is None) or (deed == "SIGTERM" and not ready):
             return  # it has no OS process yet, or one that ignores SIGTERM until its handler runs
         self.deck.pop()
@@ -386,7 +386,7 @@ class Chaos:
         seen |= {pid for n in range(ROOMS) if (pid := names.get(f"room {n}")) is not None}
         living = {*self.node.workers, *self.node.connections}
         assert seen <= living, f"{self.seed}: {seen - living}"
-        cancelled = {pid for pid in seen if self.state(pid) is State.CANCELLING}
+        cancelled = {pid for pid in seen if self.state(pid) is ProcessState.CANCELLING}
         assert not cancelled, f"{self.seed}: {cancelled}"
 
     def lines(self, kind: str) -> list[list[Any]]:

@@ -12,7 +12,13 @@ from hypothesis import strategies as st
 from msgspec import UNSET
 
 from wsrelay.session import command
-from wsrelay.session.command import Close, Control, Send, Unusable, may_be_sent
+from wsrelay.session.command import (
+    CloseCommand,
+    ControlCommand,
+    InvalidCommand,
+    SendCommand,
+    may_be_sent,
+)
 from wsrelay.values.message import CLOSE, CONTROL, SEND
 from wsrelay.values.pid import PID
 from wsrelay.wire import payload
@@ -27,7 +33,7 @@ def _parse(topic: str, content: Any) -> command.Command:
 def _unusable(topic: str, content: Any) -> str:
     """The error of a command that has to be unusable."""
     given_ = _parse(topic, content)
-    assert isinstance(given_, Unusable)
+    assert isinstance(given_, InvalidCommand)
     assert given_.topic == topic
     assert given_.error
     return given_.error
@@ -39,13 +45,13 @@ def _unusable(topic: str, content: Any) -> str:
 @settings(deadline=None)
 @given(st.text())
 def test_a_text_is_sent_as_text(data: str) -> None:
-    assert _parse(SEND, {"type": "text", "data": data}) == Send(data)
+    assert _parse(SEND, {"type": "text", "data": data}) == SendCommand(data)
 
 
 @settings(deadline=None)
 @given(st.binary())
 def test_bytes_are_sent_as_binary(data: bytes) -> None:
-    assert _parse(SEND, {"type": "binary", "data": data}) == Send(data)
+    assert _parse(SEND, {"type": "binary", "data": data}) == SendCommand(data)
 
 
 @pytest.mark.parametrize(
@@ -77,11 +83,11 @@ def test_a_send_of_another_shape_is_unusable(content: Any) -> None:
 
 
 def test_a_close_has_defaults_for_all_it_says() -> None:
-    assert _parse(CLOSE, None) == Close(1000, "")
-    assert _parse(CLOSE, {}) == Close(1000, "")
-    assert _parse(CLOSE, {"code": 4000}) == Close(4000, "")
-    assert _parse(CLOSE, {"reason": "bye"}) == Close(1000, "bye")
-    assert _parse(CLOSE, {"code": 1001, "reason": "bye"}) == Close(1001, "bye")
+    assert _parse(CLOSE, None) == CloseCommand(1000, "")
+    assert _parse(CLOSE, {}) == CloseCommand(1000, "")
+    assert _parse(CLOSE, {"code": 4000}) == CloseCommand(4000, "")
+    assert _parse(CLOSE, {"reason": "bye"}) == CloseCommand(1000, "bye")
+    assert _parse(CLOSE, {"code": 1001, "reason": "bye"}) == CloseCommand(1001, "bye")
 
 
 @pytest.mark.parametrize(
@@ -120,7 +126,7 @@ def test_the_codes_that_may_be_sent_are_those_of_rfc_6455() -> None:
 def test_every_code_that_may_be_sent_closes_and_no_other_does() -> None:
     for code in [*range(5101), -1, -1000, 2**63]:
         if code in _REGISTERED | _FREE:
-            assert _parse(CLOSE, {"code": code, "reason": "why"}) == Close(code, "why")
+            assert _parse(CLOSE, {"code": code, "reason": "why"}) == CloseCommand(code, "why")
         else:
             assert str(code) in _unusable(CLOSE, {"code": code})
 
@@ -129,7 +135,7 @@ def test_every_code_that_may_be_sent_closes_and_no_other_does() -> None:
 
 
 def test_an_empty_control_changes_nothing() -> None:
-    assert _parse(CONTROL, {}) == Control(
+    assert _parse(CONTROL, {}) == ControlCommand(
         target_pid=UNSET,
         message_topic=UNSET,
         heartbeat_interval=UNSET,
@@ -141,18 +147,20 @@ def test_an_empty_control_changes_nothing() -> None:
 @pytest.mark.parametrize(
     ("content", "control"),
     [
-        ({"target_pid": TARGET}, Control(target_pid=PID(TARGET))),
-        ({"target_pid": "{app:processes|1}"}, Control(target_pid=PID("{app:processes|1}"))),
-        ({"message_topic": "chat"}, Control(message_topic="chat")),
-        ({"heartbeat_interval": "1m30s"}, Control(heartbeat_interval=90.0)),
-        ({"heartbeat_interval": None}, Control(heartbeat_interval=None)),
-        ({"metadata": {"a": [1]}}, Control(metadata={"a": [1]})),
-        ({"metadata": None}, Control(metadata=None)),
-        ({"cancel_on_leave": True}, Control(cancel_on_leave=True)),
-        ({"cancel_on_leave": False}, Control(cancel_on_leave=False)),
+        ({"target_pid": TARGET}, ControlCommand(target_pid=PID(TARGET))),
+        ({"target_pid": "{app:processes|1}"}, ControlCommand(target_pid=PID("{app:processes|1}"))),
+        ({"message_topic": "chat"}, ControlCommand(message_topic="chat")),
+        ({"heartbeat_interval": "1m30s"}, ControlCommand(heartbeat_interval=90.0)),
+        ({"heartbeat_interval": None}, ControlCommand(heartbeat_interval=None)),
+        ({"metadata": {"a": [1]}}, ControlCommand(metadata={"a": [1]})),
+        ({"metadata": None}, ControlCommand(metadata=None)),
+        ({"cancel_on_leave": True}, ControlCommand(cancel_on_leave=True)),
+        ({"cancel_on_leave": False}, ControlCommand(cancel_on_leave=False)),
     ],
 )
-def test_a_control_sets_what_it_names_and_nothing_else(content: Any, control: Control) -> None:
+def test_a_control_sets_what_it_names_and_nothing_else(
+    content: Any, control: ControlCommand
+) -> None:
     assert _parse(CONTROL, content) == control
 
 
@@ -166,7 +174,7 @@ def test_a_control_may_set_everything_at_once() -> None:
             "metadata": {},
             "cancel_on_leave": True,
         },
-    ) == Control(
+    ) == ControlCommand(
         target_pid=PID(TARGET),
         message_topic="chat",
         heartbeat_interval=0.5,
@@ -205,7 +213,7 @@ def test_a_control_beyond_256_kilobytes_is_refused() -> None:
     rest = len(payload.encode({"metadata": {"k": "x" * 100_000}})) - 100_000
     most = 256 * 1024 - rest
     fits, larger = ({"metadata": {"k": "x" * size}} for size in (most, most + 1))
-    assert _parse(CONTROL, fits) == Control(metadata=fits["metadata"])
+    assert _parse(CONTROL, fits) == ControlCommand(metadata=fits["metadata"])
     assert _unusable(CONTROL, larger) == (
         "it has 262145 bytes, 262144 are the most; what is more, the process keeps itself, "
         "by client_pid"
@@ -245,14 +253,14 @@ def test_an_error_says_what_was_given_and_what_is_right(
 @pytest.mark.parametrize("topic", ["news", "", "wsx", "WS.send"])
 def test_a_topic_that_does_not_begin_with_ws_is_a_json_text(topic: str) -> None:
     given_ = _parse(topic, {"a": [1, 2.5, None, True, "ä"]})
-    assert isinstance(given_, Send)
+    assert isinstance(given_, SendCommand)
     assert isinstance(given_.data, str)
     assert json.loads(given_.data) == {"topic": topic, "data": {"a": [1, 2.5, None, True, "ä"]}}
 
 
 def _json_of(value: Any) -> Any:
     given_ = _parse("news", value)
-    assert isinstance(given_, Send)
+    assert isinstance(given_, SendCommand)
     assert isinstance(given_.data, str)
     content = json.loads(given_.data)
     assert set(content) == {"topic", "data"}
@@ -359,8 +367,8 @@ def _encoded(value: Any) -> bytes:
 def test_any_bytes_are_a_command_and_nothing_is_raised(topic: str, content: bytes) -> None:
     given_ = command.parse(topic, content)
     assert isinstance(given_, get_args(command.Command))
-    if isinstance(given_, Unusable):
+    if isinstance(given_, InvalidCommand):
         assert given_.topic == topic
         assert given_.error
-    if isinstance(given_, Close):
+    if isinstance(given_, CloseCommand):
         assert may_be_sent(given_.code)

@@ -14,7 +14,7 @@ from starlette.routing import Route
 
 from wsrelay import HostOptions, Limits, Node, RestartPolicy, Service, from_config
 from wsrelay.cli.serve import serve
-from wsrelay.config import ConfigError, Problem
+from wsrelay.config import ConfigError, ConfigProblem
 from wsrelay.confinement import cgroup
 from wsrelay.confinement.cgroup import CgroupError
 from wsrelay.gateway import assembly, middleware
@@ -101,7 +101,7 @@ class Written:
     def entry(self, kind: str, **keys: Any) -> None:
         self.write(ROOM, {"name": "it", "kind": kind, **NEEDED.get(kind, {}), **keys})
 
-    def problems(self) -> list[Problem]:
+    def problems(self) -> list[ConfigProblem]:
         try:
             assembly.load([self.file])
         except ConfigError as error:

@@ -25,7 +25,7 @@ import pytest
 from support import client, closed, processes, received, relay_to, room, serving, until
 
 from wsrelay import Node, WebSocketRelay, process
-from wsrelay.control import Control, ControlError, find_nodes
+from wsrelay.control import ControlError, ControlServer, find_nodes
 from wsrelay.control.records import Records
 
 pytestmark = pytest.mark.anyio
@@ -56,7 +56,7 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 async def controlled(node: Node, directory: Path) -> AsyncIterator[Node]:
-    async with Control(node, directory):
+    async with ControlServer(node, directory):
         yield node
 
 
@@ -96,7 +96,7 @@ async def test_only_its_owner_can_open_the_socket(controlled: Node, directory: P
 
 
 async def test_the_socket_goes_with_the_node(node: Node, directory: Path) -> None:
-    async with Control(node, directory):
+    async with ControlServer(node, directory):
         assert len(find_nodes(directory)) == 1
     assert list(directory.iterdir()) == []
 
@@ -108,7 +108,7 @@ async def test_a_directory_that_others_may_open_is_refused(
     directory.mkdir()
     directory.chmod(mode)
     with pytest.raises(ControlError, match=rf"others may open it \(mode {mode:04o}, not 0700\)"):
-        async with Control(node, directory):
+        async with ControlServer(node, directory):
             pass
 
 
@@ -118,14 +118,14 @@ async def test_a_directory_of_somebody_else_or_a_link_is_refused(
     (tmp_path / "elsewhere").mkdir(mode=0o700)
     directory.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(ControlError, match="it is no directory"):
-        async with Control(node, directory):
+        async with ControlServer(node, directory):
             pass
     directory.unlink()
     if os.getuid() == 0:
         directory.mkdir(mode=0o700)
         os.chown(directory, 12345, 12345)
         with pytest.raises(ControlError, match="it belongs to user 12345"):
-            async with Control(node, directory):
+            async with ControlServer(node, directory):
                 pass
 
 
@@ -151,7 +151,7 @@ async def test_sockets_in_a_directory_of_somebody_else_are_not_talked_to(
 
 async def test_a_path_too_long_for_a_socket_is_told(node: Node, tmp_path: Path) -> None:
     with pytest.raises(ControlError, match="set WSRELAY_RUNTIME_DIR to a shorter one"):
-        async with Control(node, tmp_path / ("x" * 120)):
+        async with ControlServer(node, tmp_path / ("x" * 120)):
             pass
 
 
@@ -293,7 +293,7 @@ async def test_how_else_a_room_that_an_operator_cancels_may_end(
     directory: Path, handler: str, code: int, reason: str
 ) -> None:
     hosts = [processes(stop_timeout=0.2)]
-    async with Node(hosts=hosts) as node, Control(node, directory):
+    async with Node(hosts=hosts) as node, ControlServer(node, directory):
         pid = node.spawn(globals()[handler])
         async with serving(WebSocketRelay(relay_to(pid), node=node)) as url, client(url) as one:
             await until(lambda: node.connections)
@@ -411,7 +411,7 @@ async def test_without_a_node_commands_say_how_to_start_one(directory: Path) -> 
 
 
 async def test_with_several_nodes_one_has_to_be_chosen(controlled: Node, directory: Path) -> None:
-    async with Node(name="other", hosts=[processes()]) as other, Control(other, directory):
+    async with Node(name="other", hosts=[processes()]) as other, ControlServer(other, directory):
         assert "2 nodes are running: choose one with --node" in await wsrelay("ps", code=1)
         pid = other.spawn(room("echo"))
         [shown] = json.loads(await wsrelay("ps", "--json", "--node", "other"))
@@ -424,7 +424,9 @@ async def test_which_nodes_there_are_is_said_where_one_has_to_be_chosen(director
         for name, port in (("one", 8001), ("two", 8002)):
             node = await stack.enter_async_context(Node(name=name, hosts=[processes()]))
             addresses = [f"http://127.0.0.1:{port}"]
-            control = Control(node, directory, application=f"{name}.yaml", addresses=addresses.copy)
+            control = ControlServer(
+                node, directory, application=f"{name}.yaml", addresses=addresses.copy
+            )
             await stack.enter_async_context(control)
         said, headings, *rows = (await wsrelay("ps", code=1)).splitlines()
         example = f"'wsrelay ps --node {os.getpid()}'"

@@ -19,7 +19,7 @@ from wsrelay import (
     process,
     wire,
 )
-from wsrelay.kernel import Kill, Notify, Signal
+from wsrelay.kernel import KillEffect, NotifyEffect, Signal
 from wsrelay.node import Endpoint, Mail, WorkerProcess
 from wsrelay.node.host import Incarnation
 from wsrelay.values.pid import PID
@@ -65,8 +65,8 @@ async def test_what_an_effect_brings_about_follows_it_and_does_not_happen_in_its
     pid = PID("{local@gateway|one}")
     one = Recorder(node)
     node.engine.endpoints[pid] = one
-    one.follows = [Notify(pid, Event("EXIT", pid, None))]
-    node.engine.execute([Kill(pid), Notify(pid, Event("LINK_DOWN", pid, None))])
+    one.follows = [NotifyEffect(pid, Event("EXIT", pid, None))]
+    node.engine.execute([KillEffect(pid), NotifyEffect(pid, Event("LINK_DOWN", pid, None))])
     assert one.seen == ["kill begins", "kill ends", "LINK_DOWN", "EXIT"]
 
 
@@ -76,7 +76,7 @@ async def test_an_effect_that_fails_leaves_those_behind_it_to_be_carried_out(nod
     node.engine.endpoints[pid] = one
     one.follows = [object()]
     with pytest.raises(AttributeError):
-        node.engine.execute([Kill(pid), Notify(pid, Event("EXIT", pid, None))])
+        node.engine.execute([KillEffect(pid), NotifyEffect(pid, Event("EXIT", pid, None))])
     node.engine.execute([])
     assert one.seen == ["kill begins", "kill ends", "EXIT"]
 
@@ -133,7 +133,7 @@ async def test_an_answer_may_come_later_from_a_coroutine_or_a_future(node: Node)
     looked: list[str] = []
     come = asyncio.Event()
 
-    async def lookup(_: WorkerProcess, frame: wire.Lookup) -> PID:
+    async def lookup(_: WorkerProcess, frame: wire.LookupFrame) -> PID:
         looked.append(frame.name)
         await come.wait()
         if frame.name == "elsewhere":
@@ -148,7 +148,7 @@ async def test_an_answer_may_come_later_from_a_coroutine_or_a_future(node: Node)
             found.append(str(error))
         return found
 
-    node._requests.answer(wire.Lookup, lookup)
+    node._requests.answer(wire.LookupFrame, lookup)
     ends = asyncio.create_task(end_of(node, look))
     await until(lambda: looked, "it has asked")
     assert (await end_of(node, len, "abc")).value == 3  # others go on meanwhile
@@ -160,7 +160,7 @@ async def test_an_answer_may_come_later_from_a_coroutine_or_a_future(node: Node)
 async def test_a_request_whose_answer_fails_raises_where_it_was_made(
     node: Node, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def lookup(_: WorkerProcess, __: wire.Lookup) -> PID:
+    async def lookup(_: WorkerProcess, __: wire.LookupFrame) -> PID:
         await asyncio.sleep(0)
         raise ZeroDivisionError("on purpose")
 
@@ -170,7 +170,7 @@ async def test_a_request_whose_answer_fails_raises_where_it_was_made(
         except WsrelayError as error:
             return str(error)
 
-    node._requests.answer(wire.Lookup, lookup)
+    node._requests.answer(wire.LookupFrame, lookup)
     assert (await end_of(node, look)).value == "on purpose"
     assert "a request of" in caplog.text
 
@@ -178,7 +178,7 @@ async def test_a_request_whose_answer_fails_raises_where_it_was_made(
 async def test_nobody_waits_for_the_answer_to_a_process_that_has_ended(node: Node) -> None:
     cancelled = asyncio.Event()
 
-    async def lookup(_: WorkerProcess, __: wire.Lookup) -> PID:
+    async def lookup(_: WorkerProcess, __: wire.LookupFrame) -> PID:
         try:
             await asyncio.Event().wait()
         finally:
@@ -188,7 +188,7 @@ async def test_nobody_waits_for_the_answer_to_a_process_that_has_ended(node: Nod
     def look() -> None:
         process.registry.lookup("anybody")
 
-    node._requests.answer(wire.Lookup, lookup)
+    node._requests.answer(wire.LookupFrame, lookup)
     pid = node.spawn(look)
     await until(lambda: node.engine.processes[pid].pending, "it waits")
     node.terminate(pid)
@@ -200,7 +200,7 @@ async def test_too_many_requests_without_an_answer_are_refused(
 ) -> None:
     monkeypatch.setattr("wsrelay.node.requests.MOST", 0)
 
-    async def lookup(_: WorkerProcess, __: wire.Lookup) -> PID:
+    async def lookup(_: WorkerProcess, __: wire.LookupFrame) -> PID:
         await asyncio.Event().wait()
         raise AssertionError
 
@@ -210,7 +210,7 @@ async def test_too_many_requests_without_an_answer_are_refused(
         except WsrelayError as error:
             return str(error)
 
-    node._requests.answer(wire.Lookup, lookup)
+    node._requests.answer(wire.LookupFrame, lookup)
     assert (await end_of(node, look)).value == "lookup limit of 0 reached"
 
 

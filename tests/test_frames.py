@@ -10,7 +10,7 @@ from wsproto.connection import Connection, ConnectionType
 
 from wsrelay.gateway.masking import unmask
 from wsrelay.session import rfc6455
-from wsrelay.session.command import Send
+from wsrelay.session.command import SendCommand
 
 SIZES = (0, 1, 125, 126, 127, 4095, 4096, 65_535, 65_536, 200_000)
 
@@ -38,16 +38,16 @@ def at_client(frame: bytes) -> list[str | bytes]:
 @pytest.mark.parametrize("kind", [str, bytes])
 def test_a_client_reads_what_a_server_frame_holds(size: int, kind: type) -> None:
     data = "x" * size if kind is str else b"\xff" * size
-    assert at_client(Send(data).frame) == [data]
+    assert at_client(SendCommand(data).frame) == [data]
 
 
 @given(messages)
 def test_any_message_survives_its_frame(data: str | bytes) -> None:
-    assert at_client(Send(data).frame) == [data]
+    assert at_client(SendCommand(data).frame) == [data]
 
 
 def test_a_message_becomes_a_frame_once() -> None:
-    message = Send("to many")
+    message = SendCommand("to many")
     assert message.frame is message.frame
 
 

@@ -109,8 +109,8 @@ def values(kind: Any) -> st.SearchStrategy[Any]:  # noqa: PLR0911 - a flat table
         return text
     if typing.get_origin(kind) is typing.Literal:
         return st.sampled_from(typing.get_args(kind))
-    if kind == wire.Error | None:
-        return st.none() | st.builds(wire.Error, st.sampled_from(list(ExitKind)), text, text)
+    if kind == wire.WorkerError | None:
+        return st.none() | st.builds(wire.WorkerError, st.sampled_from(list(ExitKind)), text, text)
     if typing.get_origin(kind) is list:
         return st.lists(text, max_size=5)
     if kind is bool:
@@ -176,7 +176,7 @@ async def _written(chunks: list[bytes], rights: Rights | None) -> None:
                 its_end.write_all(chunk)
             its_end.close_writing()
             await until(lambda: bad.pipe._at_end, "all of it was read")
-            end.write_all(wire.pack(wire.Lookup(7, "no such name")))
+            end.write_all(wire.pack(wire.LookupFrame(7, "no such name")))
             reader = wire.to_worker()
             replies: list[Any] = []
             os.set_blocking(end.reading, False)
@@ -184,7 +184,7 @@ async def _written(chunks: list[bytes], rights: Rights | None) -> None:
             def replied() -> bool:
                 with contextlib.suppress(BlockingIOError):
                     replies.extend(frame for frame, _ in reader.feed(os.read(end.reading, 1 << 20)))
-                return any(isinstance(f, wire.Reply) and f.ref == 7 for f in replies)
+                return any(isinstance(f, wire.ReplyFrame) and f.ref == 7 for f in replies)
 
             if good.pid in node.kernel.processes:
                 await until(replied, "the other worker was answered")
@@ -222,7 +222,8 @@ def _pipe_only(node: Node, pid: PID, rights: Rights | None) -> WorkerProcess:
 TEMPLATE_BYTES = bytes_of(
     st.one_of(
         *2 * [st.builds(packed, frames(kind)) for kind in typing.get_args(wire.FromTemplate)],
-        *2 * [st.builds(wire.pack, st.builds(wire.ForkFailed, st.integers(1, 3), st.just("no")))],
+        *2
+        * [st.builds(wire.pack, st.builds(wire.ForkFailedFrame, st.integers(1, 3), st.just("no")))],
         st.binary(max_size=40),
     )
 )
@@ -269,8 +270,8 @@ async def _told(
     lifeline, its_lifeline = socket.socketpair()
     results: list[Any] = []
     os_pids = {"child": child, "node": os.getpid(), "init": 1}
-    said = [wire.pack(wire.Loaded())] if loaded else []
-    said += [wire.pack(wire.Forked(ref, os_pids[named], has)) for ref, named, has in forked]
+    said = [wire.pack(wire.LoadedFrame())] if loaded else []
+    said += [wire.pack(wire.ForkedFrame(ref, os_pids[named], has)) for ref, named, has in forked]
     said += chunks
     with theirs, its_lifeline:
         host = ProcessHost(HostOptions())

@@ -14,7 +14,7 @@ from support import endpoint, fronted, room, serving
 
 from wsrelay import Node, RelayResponse, WebSocketRelay
 from wsrelay.gateway import protocol
-from wsrelay.relay.sparing import Sparing
+from wsrelay.relay.rate_limited_log import RateLimitedLog
 
 pytestmark = pytest.mark.anyio
 
@@ -125,7 +125,7 @@ async def test_what_is_no_handshake_gets_400_and_nobody_is_asked(
 async def test_why_a_handshake_is_refused_is_told_in_the_log_and_in_the_answer(
     ours: Place, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(protocol, "_refusals", Sparing(logging.getLogger()))
+    monkeypatch.setattr(protocol, "_refusals", RateLimitedLog(logging.getLogger()))
     for _ in range(20):
         _, _, body = await ours.answer(WRONG["no Connection: Upgrade"])
         assert "Connection: Upgrade" in body

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from wsrelay.errors import RelayRefused
 from wsrelay.session import header
-from wsrelay.session.header import Relay
+from wsrelay.session.header import RelayHeader
 from wsrelay.values.pid import PID
 from wsrelay.wire import payload
 
@@ -28,12 +28,12 @@ _JSON = st.recursive(
 _OBJECTS = st.dictionaries(st.text(), _JSON, max_size=4)
 
 
-def _parse(**fields: Any) -> Relay:
+def _parse(**fields: Any) -> RelayHeader:
     return header.parse(json.dumps({"target_pid": TARGET, **fields}).encode(), "local")
 
 
 def test_a_target_alone_is_enough_and_the_rest_has_defaults() -> None:
-    assert _parse() == Relay(
+    assert _parse() == RelayHeader(
         target_pid=PID(TARGET),
         message_topic="ws.message",
         heartbeat_interval=None,
@@ -48,7 +48,7 @@ def test_every_field_is_taken_over() -> None:
         heartbeat_interval="1m30s",
         metadata={"user": 5, "name": "Ada"},
         cancel_on_leave=True,
-    ) == Relay(
+    ) == RelayHeader(
         target_pid=PID(TARGET),
         message_topic="chat",
         heartbeat_interval=90.0,
@@ -190,7 +190,7 @@ def test_what_is_written_is_visible_ascii_and_reads_back(fields: dict[str, Any])
     assert re.fullmatch(r"[ -~]+", text)
     relay = header.parse(text.encode("latin-1"), "local")
     interval = fields.get("heartbeat_interval")
-    assert relay == Relay(
+    assert relay == RelayHeader(
         target_pid=fields["target_pid"],
         message_topic=fields.get("message_topic", "ws.message"),
         heartbeat_interval=None if interval is None else header.heartbeat(interval),

@@ -58,7 +58,7 @@ class Exits:
         self.results: dict[PID, Result] = {}
 
         def note(process: WorkerProcess, result: Result) -> None:
-            self.results[process.pid] = wire.Ended.of(result).opened()
+            self.results[process.pid] = wire.PackedResult.of(result).opened()
 
         node.engine.on_exit.append(note)
 

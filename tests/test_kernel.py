@@ -21,15 +21,15 @@ from wsrelay.errors import HostFull, NameNotFound, NameTaken, TooMany, UnknownHo
 from wsrelay.kernel import (
     Action,
     Effect,
-    Exited,
+    ExitedEffect,
     Kernel,
-    Kill,
-    Launch,
+    KillEffect,
+    LaunchEffect,
     Names,
+    ProcessState,
     Signal,
-    Started,
-    State,
-    Stop,
+    StartedEffect,
+    StopEffect,
 )
 from wsrelay.kernel.lifecycle import TABLE
 from wsrelay.values.message import ExitError, ExitKind, Result
@@ -41,10 +41,10 @@ THREE = PID("{local@small|k.1-3}")
 CLIENT = PID("{local@gateway|k.1-9}")
 KILLED = Result(error=ExitError(ExitKind.KILLED, "SIGKILL"))
 
-STARTING, RUNNING, CANCELLING, EXITED = State
+STARTING, RUNNING, CANCELLING, EXITED = ProcessState
 
 # The whole life once more, so that a change of the table is made twice and on purpose.
-LIFE: dict[State, dict[Signal, tuple[State, Action | None]]] = {
+LIFE: dict[ProcessState, dict[Signal, tuple[ProcessState, Action | None]]] = {
     STARTING: {
         Signal.READY: (RUNNING, Action.START),
         Signal.CANCEL: (CANCELLING, Action.STOP),
@@ -84,7 +84,7 @@ def _kernel(small: int = 2) -> Kernel:
     return Kernel({"small": small, "large": 100})
 
 
-def _in_state(state: State) -> Kernel:
+def _in_state(state: ProcessState) -> Kernel:
     """A kernel with the process ONE, named `name`, in that state."""
     kernel = _kernel()
     kernel.spawn(ONE, "name")
@@ -105,21 +105,21 @@ def _give(kernel: Kernel, signal: Signal) -> list[Effect]:
 
 _EFFECTS: dict[Action | None, list[Effect]] = {
     None: [],
-    Action.START: [Started(ONE)],
-    Action.STOP: [Stop(ONE, "why", TWO)],
-    Action.KILL: [Kill(ONE)],
-    Action.BURY: [Exited(ONE, Result("value"))],
+    Action.START: [StartedEffect(ONE)],
+    Action.STOP: [StopEffect(ONE, "why", TWO)],
+    Action.KILL: [KillEffect(ONE)],
+    Action.BURY: [ExitedEffect(ONE, Result("value"))],
 }
 
 
 def test_the_table_has_a_row_for_every_state_and_signal() -> None:
-    assert set(TABLE) == set(State)
+    assert set(TABLE) == set(ProcessState)
     for row in TABLE.values():
         assert set(row) == set(Signal)
 
 
-@pytest.mark.parametrize("state", State)
-def test_every_signal_does_in_every_state_what_the_life_says(state: State) -> None:
+@pytest.mark.parametrize("state", ProcessState)
+def test_every_signal_does_in_every_state_what_the_life_says(state: ProcessState) -> None:
     for signal, (after, action) in LIFE[state].items():
         assert TABLE[state][signal] == (after, action), signal
         kernel = _in_state(state)
@@ -128,8 +128,8 @@ def test_every_signal_does_in_every_state_what_the_life_says(state: State) -> No
         assert (EXITED if process is None else process.state) is after, signal
 
 
-@pytest.mark.parametrize("state", State)
-def test_only_the_cancelled_and_the_dead_have_lost_their_names(state: State) -> None:
+@pytest.mark.parametrize("state", ProcessState)
+def test_only_the_cancelled_and_the_dead_have_lost_their_names(state: ProcessState) -> None:
     for signal, (after, _) in LIFE[state].items():
         kernel = _in_state(state)
         _give(kernel, signal)
@@ -151,9 +151,9 @@ def test_every_process_that_lives_can_exit() -> None:
 def test_a_process_that_gets_ready_after_it_was_cancelled_still_has_its_stop_timeout() -> None:
     kernel = _in_state(STARTING)
     kernel.signal(ONE, Signal.CANCEL)
-    # `Started` would end the wait for the timeout that `Stop` began.
+    # `StartedEffect` would end the wait for the timeout that `StopEffect` began.
     assert kernel.signal(ONE, Signal.READY) == []
-    assert kernel.signal(ONE, Signal.STOP_TIMEOUT) == [Kill(ONE)]
+    assert kernel.signal(ONE, Signal.STOP_TIMEOUT) == [KillEffect(ONE)]
 
 
 # What a process ends with
@@ -170,12 +170,12 @@ def test_a_process_that_gets_ready_after_it_was_cancelled_still_has_its_stop_tim
     ],
 )
 def test_a_process_that_was_killed_from_here_says_why_instead_of_the_bare_signal(
-    state: State, signal: Signal, kind: ExitKind
+    state: ProcessState, signal: Signal, kind: ExitKind
 ) -> None:
     kernel = _in_state(state)
     kernel.signal(ONE, signal)
     (exited,) = kernel.exited(ONE, KILLED)
-    assert isinstance(exited, Exited)
+    assert isinstance(exited, ExitedEffect)
     assert exited.result.error is not None
     assert exited.result.error.kind is kind
 
@@ -185,7 +185,7 @@ def test_the_first_reason_to_kill_it_stays() -> None:
     kernel.signal(ONE, Signal.START_TIMEOUT)
     kernel.signal(ONE, Signal.TERMINATE)
     (exited,) = kernel.exited(ONE, KILLED)
-    assert isinstance(exited, Exited)
+    assert isinstance(exited, ExitedEffect)
     assert exited.result.error is not None
     assert exited.result.error.kind is ExitKind.START_FAILED
 
@@ -194,7 +194,7 @@ def test_a_reason_that_comes_with_the_signal_goes_before_the_signals_own() -> No
     overflow = ExitError(ExitKind.MAILBOX_OVERFLOW, "too much mail")
     kernel = _in_state(RUNNING)
     kernel.signal(ONE, Signal.TERMINATE, because=overflow)
-    assert kernel.exited(ONE, KILLED) == [Exited(ONE, Result(error=overflow))]
+    assert kernel.exited(ONE, KILLED) == [ExitedEffect(ONE, Result(error=overflow))]
 
 
 def test_a_process_that_ended_by_itself_before_it_could_be_killed_keeps_its_result() -> None:
@@ -202,16 +202,16 @@ def test_a_process_that_ended_by_itself_before_it_could_be_killed_keeps_its_resu
     for result in (Result("value"), crashed):
         kernel = _in_state(RUNNING)
         kernel.signal(ONE, Signal.TERMINATE)
-        assert kernel.exited(ONE, result) == [Exited(ONE, result)]
+        assert kernel.exited(ONE, result) == [ExitedEffect(ONE, result)]
 
 
 def test_a_process_that_somebody_else_killed_was_killed() -> None:
     for state in (STARTING, RUNNING, CANCELLING):
-        assert _in_state(state).exited(ONE, KILLED) == [Exited(ONE, KILLED)]
+        assert _in_state(state).exited(ONE, KILLED) == [ExitedEffect(ONE, KILLED)]
 
 
 def test_without_a_sender_a_cancelled_process_hears_from_itself() -> None:
-    assert _in_state(RUNNING).signal(ONE, Signal.CANCEL) == [Stop(ONE, "", ONE)]
+    assert _in_state(RUNNING).signal(ONE, Signal.CANCEL) == [StopEffect(ONE, "", ONE)]
 
 
 # Hosts
@@ -227,7 +227,7 @@ def test_a_full_host_takes_nobody_until_one_has_exited() -> None:
             kernel.spawn(THREE, "name")
     assert kernel.names.get("name") is None
     kernel.exited(TWO, Result())
-    assert kernel.spawn(THREE, "name") == [Launch(THREE)]
+    assert kernel.spawn(THREE, "name") == [LaunchEffect(THREE)]
 
 
 def test_a_connection_takes_no_place_on_a_host() -> None:
@@ -257,7 +257,7 @@ def test_a_pid_is_used_once() -> None:
 
 def test_whoever_comes_second_gets_the_process_that_is_there() -> None:
     kernel = _kernel()
-    assert kernel.get_or_spawn("room", ONE) == (ONE, [Launch(ONE)])
+    assert kernel.get_or_spawn("room", ONE) == (ONE, [LaunchEffect(ONE)])
     assert kernel.get_or_spawn("room", TWO) == (ONE, [])
     assert TWO not in kernel.processes
 
@@ -266,7 +266,7 @@ def test_whoever_comes_while_a_room_closes_gets_a_new_room() -> None:
     kernel = _kernel()
     kernel.get_or_spawn("room", ONE)
     kernel.signal(ONE, Signal.CANCEL)
-    assert kernel.get_or_spawn("room", TWO) == (TWO, [Launch(TWO)])
+    assert kernel.get_or_spawn("room", TWO) == (TWO, [LaunchEffect(TWO)])
     kernel.exited(ONE, Result())
     assert kernel.names.lookup("room") == TWO
 
@@ -301,7 +301,7 @@ def test_registering_a_name_again_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("state", [CANCELLING, EXITED])
-def test_a_process_that_is_not_alive_gets_no_name(state: State) -> None:
+def test_a_process_that_is_not_alive_gets_no_name(state: ProcessState) -> None:
     kernel = _in_state(state)
     with pytest.raises(ValueError, match="is not alive"):
         kernel.register("room", ONE)
@@ -398,7 +398,7 @@ class KernelHistory(RuleBasedStateMachine):
         super().__init__()
         self.kernel = Kernel(_LIMITS)
         self.source = PIDSource("local", "k.1")
-        self.alive: dict[PID, State] = {}
+        self.alive: dict[PID, ProcessState] = {}
         self.doomed: set[PID] = set()
         self.names: dict[str, PID] = {}
         self.launched: Counter[PID] = Counter()
@@ -410,9 +410,9 @@ class KernelHistory(RuleBasedStateMachine):
 
     def _do(self, effects: list[Effect]) -> None:
         for effect in effects:
-            if isinstance(effect, Launch):
+            if isinstance(effect, LaunchEffect):
                 self.launched[effect.pid] += 1
-            elif isinstance(effect, Exited):
+            elif isinstance(effect, ExitedEffect):
                 self.exits[effect.pid] += 1
 
     def _forget_names(self, pid: PID) -> None:
@@ -434,7 +434,7 @@ class KernelHistory(RuleBasedStateMachine):
                 self.names[name] = pid
         return pid
 
-    def _born(self, pid: PID, state: State) -> None:
+    def _born(self, pid: PID, state: ProcessState) -> None:
         self.alive[pid] = state
 
     @rule(target=pids, host=_HOSTS, name=_NAMES)
@@ -478,7 +478,7 @@ class KernelHistory(RuleBasedStateMachine):
         after, action = LIFE[before][signal]
         effects = self.kernel.signal(pid, signal)
         self._do(effects)
-        kinds = {Action.START: Started, Action.STOP: Stop, Action.KILL: Kill}
+        kinds = {Action.START: StartedEffect, Action.STOP: StopEffect, Action.KILL: KillEffect}
         assert [type(effect) for effect in effects] == ([kinds[action]] if action else [])
         if action is Action.STOP:
             self._forget_names(pid)
@@ -495,7 +495,7 @@ class KernelHistory(RuleBasedStateMachine):
             assert effects == []
             return
         (exited,) = effects
-        assert isinstance(exited, Exited)
+        assert isinstance(exited, ExitedEffect)
         # A connection has no signal to show: any error at the end of a doomed one is our doing.
         ours = result == KILLED or (pid.host == "gateway" and result.error is not None)
         if pid in self.doomed and ours:
@@ -633,4 +633,4 @@ def test_a_child_beyond_its_parent_s_bound_is_not_there_at_all(
     with pytest.raises(TooMany):
         kernel.spawn(TWO, "name", parent=ONE, **{relation: True})
     assert _all_of(kernel) == before
-    assert kernel.spawn(TWO, "name", parent=ONE) == [Launch(TWO)]
+    assert kernel.spawn(TWO, "name", parent=ONE) == [LaunchEffect(TWO)]

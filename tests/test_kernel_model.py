@@ -23,7 +23,7 @@ from wsrelay import kernel as k
 from wsrelay.errors import HostFull, NameNotFound, NameTaken
 from wsrelay.session import command
 from wsrelay.session import machine as session
-from wsrelay.session.header import Relay
+from wsrelay.session.header import RelayHeader
 from wsrelay.session.outbox import Overflow
 from wsrelay.values.message import ExitError, ExitKind, Result
 from wsrelay.values.pid import PID, PIDSource
@@ -96,7 +96,7 @@ class Model:
             self.links.add(frozenset((parent, pid)))
         return [("launch", pid)]
 
-    def stillborn(self, pid: PID, parent: PID, *, monitored: bool, linked: bool) -> list[Fact]:
+    def spawn_failed(self, pid: PID, parent: PID, *, monitored: bool, linked: bool) -> list[Fact]:
         kind = ExitKind.HOST_FULL
         facts: list[Fact] = [("EXIT", parent, pid, kind)] if monitored else []
         return facts + (self.link_down(parent, pid, kind) if linked else [])
@@ -257,9 +257,9 @@ def kind_of(result: Result | None) -> ExitKind | None:
 
 def kernel_fact(effect: k.Effect) -> Fact:
     match effect:
-        case k.Exited():
+        case k.ExitedEffect():
             return "exited", effect.pid, kind_of(effect.result)
-        case k.Notify():
+        case k.NotifyEffect():
             event = effect.event
             return event.kind, effect.pid, event.sender, kind_of(event.result)
     return type(effect).__name__.lower(), effect.pid
@@ -267,15 +267,15 @@ def kernel_fact(effect: k.Effect) -> Fact:
 
 def session_fact(effect: session.Effect) -> Fact:
     match effect:
-        case session.Leave():
+        case session.LeaveTarget():
             return "leave", effect.target, effect.code
-        case session.Join() | session.Tell():
+        case session.JoinTarget() | session.SendToTarget():
             return type(effect).__name__.lower(), effect.target
         case session.CancelTarget():
             return "cancel", effect.target
-        case session.Close():
+        case session.CloseClient():
             return "close", effect.code
-        case session.Ended():
+        case session.ConnectionEnded():
             return "ended", effect.result.value["code"]
     return (type(effect).__name__.lower(),)
 
@@ -350,17 +350,17 @@ class History(RuleBasedStateMachine):
         assert all(number == 0 for number, fact in enumerate(happened) if fact[0] == "exited")
         for effect in effects:
             match effect:
-                case k.Stop() if effect.pid in self.sessions:
+                case k.StopEffect() if effect.pid in self.sessions:
                     self.end(effect.pid, self.sessions[effect.pid].cancel(effect.reason), 1000)
-                case k.Kill() if effect.pid in self.sessions:
+                case k.KillEffect() if effect.pid in self.sessions:
                     self.client_gone(effect.pid, 1006)
-                case k.Break() if effect.pid in self.sessions:
+                case k.BreakEffect() if effect.pid in self.sessions:
                     self.end(effect.pid, self.sessions[effect.pid].link_down(), 1011)
-                case k.Kill() | k.Break():
+                case k.KillEffect() | k.BreakEffect():
                     self.doomed.append(effect.pid)
-                case k.Notify() if effect.event.kind == "EXIT":
+                case k.NotifyEffect() if effect.event.kind == "EXIT":
                     self.heard[effect.pid, effect.event.sender] += 1
-                case k.Exited():
+                case k.ExitedEffect():
                     self.tell_clients(effect.pid, effect.result, join_read=join_read)
 
     def tell_clients(self, pid: PID, result: Result, *, join_read: bool) -> None:
@@ -384,7 +384,7 @@ class History(RuleBasedStateMachine):
 
     def accepts(self, pid: PID) -> bool:
         process = self.kernel.processes.get(pid)
-        return process is not None and process.state is not k.State.CANCELLING
+        return process is not None and process.state is not k.ProcessState.CANCELLING
 
     def relay(self, pid: PID, effects: list[session.Effect], expected: list[Fact]) -> None:
         """Execute a session's effects, which must be those of the model."""
@@ -392,20 +392,20 @@ class History(RuleBasedStateMachine):
         assert same(happened, expected), (happened, expected)
         for effect in effects:
             match effect:
-                case session.Join() if self.accepts(effect.target):
+                case session.JoinTarget() if self.accepts(effect.target):
                     self.bound[pid] = effect.target
                     self.inboxes[effect.target].append(("join", pid))
-                case session.Tell() if self.accepts(effect.target):
+                case session.SendToTarget() if self.accepts(effect.target):
                     number = int(effect.payload["data"])
                     self.inboxes[effect.target].append(("message", pid, number))
-                case session.Leave():
+                case session.LeaveTarget():
                     if self.accepts(effect.target):
                         self.inboxes[effect.target].append(("leave", pid, effect.code))
                     if self.bound.get(pid) == effect.target:
                         del self.bound[pid]
                 case session.CancelTarget():
                     self.signal_to(effect.target, k.Signal.CANCEL)
-                case session.Ended():
+                case session.ConnectionEnded():
                     del self.sessions[pid]
                     self.bound.pop(pid, None)
                     code = effect.result.value["code"]
@@ -453,8 +453,8 @@ class History(RuleBasedStateMachine):
             if father is not None:
                 if monitored:
                     self.owed[father, pid] += 1
-                expected = self.model.stillborn(pid, father, monitored=monitored, linked=linked)
-                effects = self.kernel.stillborn(
+                expected = self.model.spawn_failed(pid, father, monitored=monitored, linked=linked)
+                effects = self.kernel.spawn_failed(
                     pid, FULL, father, monitored=monitored, linked=linked
                 )
                 self.do(effects, expected)
@@ -621,7 +621,7 @@ class History(RuleBasedStateMachine):
         self.kernel.connect(pid)
         self.model.state[pid] = "running"
         self.model.clients[pid] = Client(target, cancels)
-        relay = Relay(target_pid=target, cancel_on_leave=cancels)
+        relay = RelayHeader(target_pid=target, cancel_on_leave=cancels)
         self.sessions[pid] = session.Session(pid, relay, limit=100, overflow=Overflow.CLOSE)
         self.bound[pid] = target
         if not waits:
@@ -659,7 +659,7 @@ class History(RuleBasedStateMachine):
         self.control(self.client(pick), self.anyone(to))
 
     def control(self, pid: PID, target: PID) -> None:
-        given = command.Control(target_pid=target)
+        given = command.ControlCommand(target_pid=target)
         expected = self.model.transfer(pid, target)
         effects = self.sessions[pid].command(given, target, self.kernel.why_no_target)
         self.relay(pid, effects, expected)
@@ -668,7 +668,7 @@ class History(RuleBasedStateMachine):
     @rule(pick=PICK, code=st.sampled_from([1000, 4000, 1011]))
     def ws_close(self, pick: int, code: int) -> None:
         pid = self.client(pick)
-        given = command.Close(code, "over")
+        given = command.CloseCommand(code, "over")
         effects = self.sessions[pid].command(given, pid, self.kernel.why_no_target)
         self.end(pid, effects, code)
 

@@ -138,7 +138,7 @@ async def test_a_hurry_is_every_client_s_turn(node: Node) -> None:
         closing = asyncio.create_task(node.aclose(spread=3600))
         await one.send("hello")
         assert await received(one) == "hello"
-        node.hurry()
+        node.terminate_all()
         assert await closed(one) == (1012, "node shuts down")
         await closing
 

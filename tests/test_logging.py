@@ -24,7 +24,7 @@ from wsrelay.cli import logs
 from wsrelay.node import fallback
 from wsrelay.node.host import own_text
 from wsrelay.node.host.log import Intake
-from wsrelay.node.mistakes import Mistakes
+from wsrelay.node.mistake_log import MistakeLog
 from wsrelay.values.pid import PID
 from wsrelay.wire import payload
 from wsrelay.wire.logrecord import extra_of, fields
@@ -420,7 +420,9 @@ def test_a_hostile_record_leaves_nothing_behind_and_is_cut(
     many = {f"k{number}": "x" for number in range(1000)}
     known = len(logging.root.manager.loggerDict)
     for level in range(-5, 200):
-        frame = wire.Log(level, f"made up {level}" * 1000, "x" * 1_000_000, level_name="y" * 9999)
+        frame = wire.LogFrame(
+            level, f"made up {level}" * 1000, "x" * 1_000_000, level_name="y" * 9999
+        )
         frame.extra = Raw(payload.encode(many))
         log.take(frame, lambda: fields(pid=PID("{local@processes|1}"), host="processes"))
     assert len(logging.root.manager.loggerDict) == known
@@ -439,7 +441,7 @@ def test_a_hostile_record_leaves_nothing_behind_and_is_cut(
 def test_fields_that_are_none_are_left_out(
     worker_log: pytest.LogCaptureFixture, extra: bytes
 ) -> None:
-    frame = wire.Log(20, "x", "text", Raw(extra))
+    frame = wire.LogFrame(20, "x", "text", Raw(extra))
     Intake("{local@processes|1}", 1000).take(frame, fields)
     [record] = worker_log.records
     assert own_text(record) == "text"
@@ -450,7 +452,7 @@ def test_fields_cannot_pose_as_the_node_s_or_as_logging_s_own(
     worker_log: pytest.LogCaptureFixture,
 ) -> None:
     given = {"wsrelay_pid": "{local@processes|2}", "msg": "other", "args": (), "levelno": 50}
-    frame = wire.Log(20, "x", "text", Raw(payload.encode(given)))
+    frame = wire.LogFrame(20, "x", "text", Raw(payload.encode(given)))
     Intake("{local@processes|1}", 1000).take(frame, lambda: fields(pid="{local@processes|1}"))
     [record] = worker_log.records
     assert record.getMessage() == "{local@processes|1} x: text"
@@ -463,7 +465,7 @@ def test_fields_cannot_pose_as_the_node_s_or_as_logging_s_own(
 def test_a_record_is_bounded_as_a_whole_however_its_characters_are_written(
     worker_log: pytest.LogCaptureFixture, character: str, size: int
 ) -> None:
-    frame = wire.Log(20, "x" * 1000, character * size)
+    frame = wire.LogFrame(20, "x" * 1000, character * size)
     frame.extra = Raw(payload.encode({f"key {n}": "y" * 1000 for n in range(16)}))
     Intake("{local@processes|1}", 1000).take(frame, fields)
     [record] = worker_log.records
@@ -506,7 +508,7 @@ def test_what_a_process_logs_raises_or_prints_forges_no_line_and_drives_no_termi
 def test_an_application_s_own_format_gets_the_text_of_processes_escaped(
     worker_log: pytest.LogCaptureFixture,
 ) -> None:
-    frame = wire.Log(20, "x\n2026 forged", "a\x1b[2J\n2026 forged", level_name="ODD\x1b")
+    frame = wire.LogFrame(20, "x\n2026 forged", "a\x1b[2J\n2026 forged", level_name="ODD\x1b")
     Intake("{local@processes|1}", 1000).take(frame, fields)
     [record] = worker_log.records
     theirs = logging.Formatter("%(levelname)s %(name)s %(message)s").format(record)
@@ -590,7 +592,7 @@ def test_what_a_client_cannot_be_told_is_logged_once_with_what_is_right(
 
 
 def test_mistakes_are_told_by_kind_and_in_bounds() -> None:
-    mistakes, one, two = Mistakes(), PID("{local@p|1}"), PID("{local@p|2}")
+    mistakes, one, two = MistakeLog(), PID("{local@p|1}"), PID("{local@p|2}")
     assert mistakes.first(one, "code 1005 may not be sent")
     assert not mistakes.first(one, "code 1006 may not be sent")
     assert mistakes.first(two, "code 1006 may not be sent")

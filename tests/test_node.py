@@ -350,7 +350,7 @@ async def test_a_hurry_ends_a_node_whose_processes_have_an_hour() -> None:
     await node.started(node.spawn(deaf))
     closing = asyncio.create_task(node.aclose(3600))
     await until(lambda: node.draining)
-    node.hurry()
+    node.terminate_all()
     await closing
     assert not node.running
 

@@ -41,7 +41,7 @@ async def node(shared: Node) -> AsyncIterator[Node]:
     """The node of all tests, without workers before and after."""
     observers = [*shared.engine.on_exit]
     yield shared
-    shared.hurry()
+    shared.terminate_all()
     await until(lambda: not shared.workers, "all are gone")
     shared.engine.on_exit[:] = observers
     assert not shared.kernel.relations

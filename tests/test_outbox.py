@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wsrelay.session.command import Send
+from wsrelay.session.command import SendCommand
 from wsrelay.session.outbox import Outbox, Overflow
 from wsrelay.values.sizes import ITEM
 
@@ -17,7 +17,7 @@ def test_messages_leave_in_the_order_in_which_they_came() -> None:
     outbox = Outbox(100)
     given_: list[str | bytes] = ["one", b"two", "three", b""]
     for data in given_:
-        outbox.put(Send(data))
+        outbox.put(SendCommand(data))
     assert [outbox.get().data for _ in given_] == given_
 
 
@@ -26,7 +26,7 @@ def test_an_empty_outbox_is_false_and_has_nothing_to_take() -> None:
     assert not outbox
     with pytest.raises(IndexError):
         outbox.get()
-    outbox.put(Send(""))
+    outbox.put(SendCommand(""))
     assert outbox
     assert outbox.get().data == ""
     assert not outbox
@@ -35,38 +35,38 @@ def test_an_empty_outbox_is_false_and_has_nothing_to_take() -> None:
 def test_text_counts_as_its_utf_8() -> None:
     outbox = Outbox(100)
     for data, size in (("abc", 3), ("äöü", 9), ("€", 12), ("🙂", 16), (b"\xff\xff", 18)):
-        outbox.put(Send(data))
+        outbox.put(SendCommand(data))
         assert outbox.size == size + len(outbox) * ITEM
 
 
 def test_the_limit_itself_is_kept_and_one_byte_more_is_not() -> None:
     outbox = Outbox(10 + 3 * ITEM)
-    assert outbox.put(Send(b"12345"))
-    assert outbox.put(Send(b"1234"))
-    assert outbox.put(Send(b"1"))
+    assert outbox.put(SendCommand(b"12345"))
+    assert outbox.put(SendCommand(b"1234"))
+    assert outbox.put(SendCommand(b"1"))
     outbox.drop_newest()
-    assert not outbox.put(Send(b"12"))
+    assert not outbox.put(SendCommand(b"12"))
 
 
 def test_messages_without_content_fill_an_outbox_too() -> None:
     outbox = Outbox(100 * ITEM)
-    kept = [outbox.put(Send("")) for _ in range(101)]
+    kept = [outbox.put(SendCommand("")) for _ in range(101)]
     assert kept == [True] * 100 + [False]
 
 
 def test_a_message_larger_than_the_limit_fits_where_nothing_else_waits() -> None:
     outbox = Outbox(10)
-    assert outbox.put(Send(b"x" * 100))
+    assert outbox.put(SendCommand(b"x" * 100))
     assert outbox.size == 100 + ITEM
-    assert not outbox.put(Send(b""))
+    assert not outbox.put(SendCommand(b""))
     outbox.clear()
-    assert outbox.put(Send(b"x" * 100))
+    assert outbox.put(SendCommand(b"x" * 100))
 
 
 def test_a_message_over_the_limit_is_kept_all_the_same() -> None:
     outbox = Outbox(3)
-    outbox.put(Send("one"))
-    assert not outbox.put(Send("two"))
+    outbox.put(SendCommand("one"))
+    assert not outbox.put(SendCommand("two"))
     assert [outbox.get().data, outbox.get().data] == ["one", "two"]
 
 
@@ -93,7 +93,7 @@ def test_the_accounts_are_right_after_any_steps(
         elif isinstance(step, str | bytes):
             waiting.append(step)
             kept = sum(map(_bytes, waiting)) <= limit or len(waiting) == 1
-            assert outbox.put(Send(step)) is kept
+            assert outbox.put(SendCommand(step)) is kept
         assert len(outbox) == len(waiting)
         assert outbox.size == sum(map(_bytes, waiting))
     assert [outbox.get().data for _ in waiting] == waiting

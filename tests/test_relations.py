@@ -97,7 +97,7 @@ async def node(shared: Node) -> AsyncIterator[Node]:
     sockets = open_sockets()
     observers = [*shared.engine.on_exit]
     yield shared
-    shared.hurry()
+    shared.terminate_all()
     await until(lambda: not shared.workers and not shared.connections, "all are gone")
     await until(lambda: open_sockets() <= sockets, "their sockets are closed")
     shared.engine.on_exit[:] = observers

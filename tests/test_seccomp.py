@@ -17,7 +17,7 @@ import pytest
 
 from wsrelay.confinement import seccomp
 from wsrelay.confinement.seccomp import MACHINES, Machine
-from wsrelay.confinement.syscalls import FILES, FIRST_UNKNOWN, OTHERS, SOCKETS, Call
+from wsrelay.confinement.syscalls import FILES, FIRST_UNKNOWN, OTHERS, SOCKETS, SyscallRule
 
 ALLOWED = 0x7FFF0000
 FAILS = 0x00050000
@@ -59,11 +59,11 @@ def run(program: bytes, audit: int, number: int, arguments: tuple[int, ...] = ()
             return 0 if operand == ALLOWED else operand & 0xFFFF
 
 
-def number_of(call: Call, machine: Machine) -> int | None:
+def number_of(call: SyscallRule, machine: Machine) -> int | None:
     return call.x86_64 if machine.is_x86_64 else call.generic
 
 
-def decisions(calls: tuple[Call, ...], machine: Machine, *arguments: int) -> dict[str, int]:
+def decisions(calls: tuple[SyscallRule, ...], machine: Machine, *arguments: int) -> dict[str, int]:
     """What each call comes to with these arguments."""
     program = seccomp.assemble(calls, machine)
     numbers = {call.name: number_of(call, machine) for call in EVERYTHING}

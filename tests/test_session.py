@@ -17,23 +17,23 @@ from hypothesis.stateful import (
 )
 
 from wsrelay.session import command
-from wsrelay.session.command import Control, Unusable
-from wsrelay.session.header import Relay
+from wsrelay.session.command import ControlCommand, InvalidCommand
+from wsrelay.session.header import RelayHeader
 from wsrelay.session.machine import (
-    Attach,
-    Beat,
+    AttachMetadata,
     CancelTarget,
-    Close,
+    CloseClient,
+    ConnectionEnded,
+    ConnectionState,
     Effect,
-    Ended,
-    Hold,
-    Join,
-    Leave,
-    Refuse,
-    Release,
+    JoinTarget,
+    LeaveTarget,
+    PauseSender,
+    RejectCommand,
+    ResumeSender,
+    SendToTarget,
     Session,
-    State,
-    Tell,
+    SetHeartbeat,
     close_for,
 )
 from wsrelay.session.outbox import Overflow
@@ -48,7 +48,7 @@ C = PID("{local@app:processes|k.0-4}")
 SENDER = PID("{local@app:processes|k.0-5}")
 OTHER = PID("{local@app:processes|k.0-6}")
 
-HANDSHAKING, OPEN, CLOSING, CLOSED = State
+HANDSHAKING, OPEN, CLOSING, CLOSED = ConnectionState
 RETURNED = Result("value")
 
 
@@ -57,15 +57,19 @@ def _fine(_: PID) -> str | None:
 
 
 def _session(
-    state: State = OPEN, *, limit: int = 100, overflow: Overflow = Overflow.CLOSE, **fields: Any
+    state: ConnectionState = OPEN,
+    *,
+    limit: int = 100,
+    overflow: Overflow = Overflow.CLOSE,
+    **fields: Any,
 ) -> Session:
     """A session in that state; CLOSING and CLOSED by way of a close with 4000 `over`."""
-    relay = Relay(target_pid=A, **fields)
+    relay = RelayHeader(target_pid=A, **fields)
     session = Session(CLIENT, relay, limit=limit, overflow=overflow)
     if state is not HANDSHAKING:
         session.opened(100.0)
     if state in (CLOSING, CLOSED):
-        session.command(command.Close(4000, "over"), SENDER, _fine)
+        session.command(command.CloseCommand(4000, "over"), SENDER, _fine)
     if state is CLOSED:
         session.client_gone(1006)
     assert session.state is state
@@ -73,16 +77,16 @@ def _session(
 
 
 def _control(session: Session, **fields: Any) -> list[Effect]:
-    return session.command(Control(**fields), SENDER, _fine)
+    return session.command(ControlCommand(**fields), SENDER, _fine)
 
 
-def _ended(code: int, reason: str = "") -> Ended:
+def _ended(code: int, reason: str = "") -> ConnectionEnded:
     """What a connection that was closed with this code ends with."""
     value = {"code": code, "reason": reason}
     if code in (1000, 1001, 1005) or 3000 <= code <= 4999:
-        return Ended(Result(value))
+        return ConnectionEnded(Result(value))
     kind = ExitKind.DISCONNECTED if code == 1006 else ExitKind.ERROR
-    return Ended(Result(value, ExitError(kind, f"closed with {code} {reason}".rstrip())))
+    return ConnectionEnded(Result(value, ExitError(kind, f"closed with {code} {reason}".rstrip())))
 
 
 # Every input in every state
@@ -95,11 +99,11 @@ INPUTS: dict[str, Input] = {
     "the client is gone": lambda s: s.client_gone(1001, "bye"),
     "a heartbeat is due": lambda s: s.heartbeat(103.5),
     "a message was written": lambda s: s.wrote(),
-    "ws.send": lambda s: s.command(command.Send("text"), SENDER, _fine),
-    "ws.close": lambda s: s.command(command.Close(3000, "bye"), SENDER, _fine),
-    "ws.control, a transfer": lambda s: s.command(Control(target_pid=B), SENDER, _fine),
-    "ws.control, metadata": lambda s: s.command(Control(metadata={"b": 2}), SENDER, _fine),
-    "an unusable command": lambda s: s.command(Unusable("ws.send", "wrong"), SENDER, _fine),
+    "ws.send": lambda s: s.command(command.SendCommand("text"), SENDER, _fine),
+    "ws.close": lambda s: s.command(command.CloseCommand(3000, "bye"), SENDER, _fine),
+    "ws.control, a transfer": lambda s: s.command(ControlCommand(target_pid=B), SENDER, _fine),
+    "ws.control, metadata": lambda s: s.command(ControlCommand(metadata={"b": 2}), SENDER, _fine),
+    "an unusable command": lambda s: s.command(InvalidCommand("ws.send", "wrong"), SENDER, _fine),
     "the target returned": lambda s: s.target_exited(A, RETURNED, join_read=True),
     "another process exited": lambda s: s.target_exited(B, RETURNED, join_read=True),
     "cancel": lambda s: s.cancel("enough"),
@@ -108,26 +112,29 @@ INPUTS: dict[str, Input] = {
 
 METADATA = {"a": 1}
 
-IN_OPEN: dict[str, tuple[State, list[Effect]]] = {
-    "a client's text": (OPEN, [Tell(A, "chat", {"type": "text", "data": "text"})]),
-    "a client's bytes": (OPEN, [Tell(A, "chat", {"type": "binary", "data": b"bytes"})]),
-    "the client is gone": (CLOSED, [Leave(A, 1001, "bye"), _ended(1001, "bye")]),
+IN_OPEN: dict[str, tuple[ConnectionState, list[Effect]]] = {
+    "a client's text": (OPEN, [SendToTarget(A, "chat", {"type": "text", "data": "text"})]),
+    "a client's bytes": (OPEN, [SendToTarget(A, "chat", {"type": "binary", "data": b"bytes"})]),
+    "the client is gone": (CLOSED, [LeaveTarget(A, 1001, "bye"), _ended(1001, "bye")]),
     "a heartbeat is due": (
         OPEN,
-        [Tell(A, "ws.heartbeat", {"uptime": 3.5, "message_count": 0})],
+        [SendToTarget(A, "ws.heartbeat", {"uptime": 3.5, "message_count": 0})],
     ),
     "a message was written": (OPEN, []),
     "ws.send": (OPEN, []),
-    "ws.close": (CLOSING, [Leave(A, 3000, "bye"), Close(3000, "bye")]),
-    "ws.control, a transfer": (OPEN, [Leave(A, 1000, "transferred"), Join(B, METADATA)]),
+    "ws.close": (CLOSING, [LeaveTarget(A, 3000, "bye"), CloseClient(3000, "bye")]),
+    "ws.control, a transfer": (
+        OPEN,
+        [LeaveTarget(A, 1000, "transferred"), JoinTarget(B, METADATA)],
+    ),
     "ws.control, metadata": (OPEN, []),
-    "an unusable command": (OPEN, [Refuse(SENDER, "ws.send", "wrong")]),
-    "the target returned": (CLOSING, [Close(1000, "target process exited")]),
+    "an unusable command": (OPEN, [RejectCommand(SENDER, "ws.send", "wrong")]),
+    "the target returned": (CLOSING, [CloseClient(1000, "target process exited")]),
     "another process exited": (OPEN, []),
-    "cancel": (CLOSING, [Leave(A, 1000, "enough"), Close(1000, "enough")]),
+    "cancel": (CLOSING, [LeaveTarget(A, 1000, "enough"), CloseClient(1000, "enough")]),
     "the node shuts down": (
         CLOSING,
-        [Close(1012, "node shuts down", lingering=True)],
+        [CloseClient(1012, "node shuts down", lingering=True)],
     ),
 }
 
@@ -176,7 +183,7 @@ def test_a_closed_connection_hears_nothing() -> None:
 
 def test_the_target_hears_of_the_client_once_the_upgrade_is_through() -> None:
     session = _session(HANDSHAKING, metadata=METADATA)
-    assert session.opened(0.0) == [Join(A, METADATA)]
+    assert session.opened(0.0) == [JoinTarget(A, METADATA)]
     assert session.state is OPEN
 
 
@@ -209,21 +216,21 @@ def test_a_connection_that_ended_in_the_handshake_does_not_end_again_when_it_is_
 def test_a_target_that_ends_during_the_handshake_closes_the_connection_as_it_opens() -> None:
     session = _session(HANDSHAKING)
     assert session.target_exited(A, RETURNED, join_read=False) == []
-    assert session.opened(0.0) == [Close(1013, "target process exited")]
+    assert session.opened(0.0) == [CloseClient(1013, "target process exited")]
     assert session.client_gone(1006) == [_ended(1013, "target process exited")]
 
 
 def test_a_cancel_during_the_handshake_closes_the_connection_as_it_opens() -> None:
     session = _session(HANDSHAKING)
     session.cancel("enough")
-    assert Close(1000, "enough") in session.opened(0.0)
+    assert CloseClient(1000, "enough") in session.opened(0.0)
     assert session.state is CLOSING
 
 
 def test_a_shutdown_during_the_handshake_closes_the_connection_as_it_opens() -> None:
     session = _session(HANDSHAKING)
     session.shut_down()
-    (close,) = (effect for effect in session.opened(0.0) if isinstance(effect, Close))
+    (close,) = (effect for effect in session.opened(0.0) if isinstance(effect, CloseClient))
     assert (close.code, close.reason) == (1012, "node shuts down")
 
 
@@ -231,7 +238,7 @@ def test_of_several_ends_during_the_handshake_the_first_counts() -> None:
     session = _session(HANDSHAKING)
     session.shut_down()
     session.target_exited(A, RETURNED, join_read=False)
-    (close,) = (effect for effect in session.opened(0.0) if isinstance(effect, Close))
+    (close,) = (effect for effect in session.opened(0.0) if isinstance(effect, CloseClient))
     assert (close.code, close.reason) == (1012, "node shuts down")
 
 
@@ -239,18 +246,23 @@ def test_an_accepted_connection_that_a_shutdown_ends_was_there_for_its_target() 
     session = _session(HANDSHAKING)
     session.shut_down()
     effects = session.opened(0.0)
-    seen = [effect for effect in effects if isinstance(effect, Join | Leave)]
-    assert seen == [Join(A, None), Leave(A, 1012, "node shuts down")]
+    seen = [effect for effect in effects if isinstance(effect, JoinTarget | LeaveTarget)]
+    assert seen == [JoinTarget(A, None), LeaveTarget(A, 1012, "node shuts down")]
 
 
 def test_a_client_is_heard_until_the_close_frame_of_a_shutdown_is_written() -> None:
     session = _session(OPEN, cancel_on_leave=True, heartbeat_interval=30.0)
-    assert session.shut_down() == [Beat(None), Close(1012, "node shuts down", lingering=True)]
-    assert session.message("late") == [Tell(A, "ws.message", {"type": "text", "data": "late"})]
+    assert session.shut_down() == [
+        SetHeartbeat(None),
+        CloseClient(1012, "node shuts down", lingering=True),
+    ]
+    assert session.message("late") == [
+        SendToTarget(A, "ws.message", {"type": "text", "data": "late"})
+    ]
     assert session.heartbeat(101.0) == []
     assert session.shut_down() == []
     gone = session.client_gone(1006)
-    assert gone[0] == Leave(A, 1012, "node shuts down")
+    assert gone[0] == LeaveTarget(A, 1012, "node shuts down")
     assert gone[-2:] == [CancelTarget(A), _ended(1012, "node shuts down")]
     assert session.message("too late") == []
 
@@ -299,12 +311,12 @@ def test_a_dead_target_is_told_nothing() -> None:
     for result in (RETURNED, _exit(ExitKind.ERROR)):
         session = _session(OPEN, heartbeat_interval=30.0)
         effects = session.target_exited(A, result, join_read=True)
-        assert not any(isinstance(effect, Leave | Tell) for effect in effects)
+        assert not any(isinstance(effect, LeaveTarget | SendToTarget) for effect in effects)
 
 
 def test_what_waits_is_still_delivered_when_the_target_ends() -> None:
     session = _session(OPEN)
-    session.command(command.Send("last words"), A, _fine)
+    session.command(command.SendCommand("last words"), A, _fine)
     session.target_exited(A, RETURNED, join_read=True)
     assert session.outbox.get().data == "last words"
 
@@ -325,8 +337,8 @@ def test_the_result_is_an_error_for_every_code_but_the_normal_ones() -> None:
 
 def test_a_client_that_vanished_is_disconnected() -> None:
     leave, ended = _session(OPEN).client_gone(1006)
-    assert leave == Leave(A, 1006, "")
-    assert isinstance(ended, Ended)
+    assert leave == LeaveTarget(A, 1006, "")
+    assert isinstance(ended, ConnectionEnded)
     assert ended.result.value == {"code": 1006, "reason": ""}
     assert ended.result.error is not None
     assert ended.result.error.kind is ExitKind.DISCONNECTED
@@ -334,7 +346,7 @@ def test_a_client_that_vanished_is_disconnected() -> None:
 
 def test_what_waits_for_a_client_that_is_gone_is_dropped() -> None:
     session = _session(OPEN)
-    session.command(command.Send("text"), SENDER, _fine)
+    session.command(command.SendCommand("text"), SENDER, _fine)
     session.client_gone(1006)
     assert not session.outbox
 
@@ -344,18 +356,18 @@ def test_what_waits_for_a_client_that_is_gone_is_dropped() -> None:
 def test_a_reason_is_cut_to_123_bytes_at_a_character(reason: str) -> None:
     session = _session(OPEN)
     leave, close = session.cancel(reason)
-    assert isinstance(close, Close)
+    assert isinstance(close, CloseClient)
     assert len(close.reason.encode()) <= 123
     assert reason.startswith(close.reason)
     if close.reason != reason:
         following = reason[len(close.reason)]
         assert len((close.reason + following).encode()) > 123
-    assert leave == Leave(A, 1000, close.reason)
+    assert leave == LeaveTarget(A, 1000, close.reason)
 
 
 def test_a_reason_with_surrogates_can_still_be_sent() -> None:
     _, close = _session(OPEN).cancel("\ud800" * 200)
-    assert isinstance(close, Close)
+    assert isinstance(close, CloseClient)
     assert len(close.reason.encode()) <= 123
 
 
@@ -366,8 +378,8 @@ def test_a_reason_with_surrogates_can_still_be_sent() -> None:
 def test_a_target_that_lives_for_the_connection_is_cancelled_after_its_leave(end: str) -> None:
     session = _session(OPEN, cancel_on_leave=True)
     effects = INPUTS[end](session) + session.client_gone(1006)
-    ends = [effect for effect in effects if isinstance(effect, Leave | CancelTarget)]
-    assert [type(effect) for effect in ends] == [Leave, CancelTarget]
+    ends = [effect for effect in effects if isinstance(effect, LeaveTarget | CancelTarget)]
+    assert [type(effect) for effect in ends] == [LeaveTarget, CancelTarget]
 
 
 def test_a_target_that_does_not_live_for_the_connection_is_never_cancelled() -> None:
@@ -401,10 +413,10 @@ def test_earlier_messages_go_to_the_old_target_and_later_ones_to_the_new() -> No
     session = _session(OPEN, metadata=METADATA)
     told = session.message("one") + _control(session, target_pid=B) + session.message("two")
     assert told == [
-        Tell(A, "ws.message", {"type": "text", "data": "one"}),
-        Leave(A, 1000, "transferred"),
-        Join(B, METADATA),
-        Tell(B, "ws.message", {"type": "text", "data": "two"}),
+        SendToTarget(A, "ws.message", {"type": "text", "data": "one"}),
+        LeaveTarget(A, 1000, "transferred"),
+        JoinTarget(B, METADATA),
+        SendToTarget(B, "ws.message", {"type": "text", "data": "two"}),
     ]
     assert session.message_count == 2
 
@@ -412,8 +424,8 @@ def test_earlier_messages_go_to_the_old_target_and_later_ones_to_the_new() -> No
 def test_a_transfer_brings_its_own_metadata_and_topic_before_the_join() -> None:
     session = _session(OPEN, metadata=METADATA)
     effects = _control(session, target_pid=B, metadata={"b": 2}, message_topic="chat")
-    assert effects == [Leave(A, 1000, "transferred"), Join(B, {"b": 2})]
-    assert session.message("x") == [Tell(B, "chat", {"type": "text", "data": "x"})]
+    assert effects == [LeaveTarget(A, 1000, "transferred"), JoinTarget(B, {"b": 2})]
+    assert session.message("x") == [SendToTarget(B, "chat", {"type": "text", "data": "x"})]
 
 
 def test_a_new_target_without_node_part_is_on_this_node() -> None:
@@ -428,13 +440,13 @@ def test_the_same_target_again_is_no_transfer_and_needs_not_be_asked_after() -> 
 
     for pid in (A, PID("{app:processes|k.0-2}")):
         session = _session(OPEN)
-        assert session.command(Control(target_pid=pid), SENDER, never) == []
+        assert session.command(ControlCommand(target_pid=pid), SENDER, never) == []
         assert session.target == A
 
 
 def test_a_refused_transfer_changes_nothing_at_all() -> None:
     session = _session(OPEN, metadata=METADATA)
-    everything = Control(
+    everything = ControlCommand(
         target_pid=B,
         message_topic="chat",
         heartbeat_interval=1.0,
@@ -442,22 +454,22 @@ def test_a_refused_transfer_changes_nothing_at_all() -> None:
         cancel_on_leave=True,
     )
     effects = session.command(everything, SENDER, lambda pid: f"{pid} is not alive")
-    assert effects == [Refuse(SENDER, "ws.control", f"{B} is not alive")]
-    assert session.message("x") == [Tell(A, "ws.message", {"type": "text", "data": "x"})]
-    assert session.client_gone(1000) == [Leave(A, 1000, ""), _ended(1000)]
+    assert effects == [RejectCommand(SENDER, "ws.control", f"{B} is not alive")]
+    assert session.message("x") == [SendToTarget(A, "ws.message", {"type": "text", "data": "x"})]
+    assert session.client_gone(1000) == [LeaveTarget(A, 1000, ""), _ended(1000)]
 
 
 def test_metadata_is_replaced_and_not_merged() -> None:
     session = _session(OPEN, metadata=METADATA)
-    tell = Tell(A, "ws.message", {"type": "text", "data": "x"})
+    tell = SendToTarget(A, "ws.message", {"type": "text", "data": "x"})
     assert _control(session, metadata={"b": 2}) == []
-    assert session.message("x") == [Attach(A, {"b": 2}), tell]
+    assert session.message("x") == [AttachMetadata(A, {"b": 2}), tell]
     assert session.message("x") == [tell]
     assert _control(session, metadata=None) == []
     assert _control(session, target_pid=B) == [
-        Attach(A, None),
-        Leave(A, 1000, "transferred"),
-        Join(B, None),
+        AttachMetadata(A, None),
+        LeaveTarget(A, 1000, "transferred"),
+        JoinTarget(B, None),
     ]
 
 
@@ -465,14 +477,14 @@ def test_of_metadata_sent_again_and_again_the_target_gets_the_newest_alone() -> 
     session = _session(OPEN, metadata=METADATA)
     for number in range(1000):
         assert _control(session, metadata={"n": number}) == []
-    leave = Leave(A, 1001, "")
-    assert session.client_gone(1001) == [Attach(A, {"n": 999}), leave, _ended(1001)]
+    leave = LeaveTarget(A, 1001, "")
+    assert session.client_gone(1001) == [AttachMetadata(A, {"n": 999}), leave, _ended(1001)]
 
 
 def test_what_a_control_does_not_name_stays_as_it_is() -> None:
     session = _session(OPEN, message_topic="chat", metadata=METADATA, heartbeat_interval=30.0)
     assert _control(session) == []
-    assert session.message("x") == [Tell(A, "chat", {"type": "text", "data": "x"})]
+    assert session.message("x") == [SendToTarget(A, "chat", {"type": "text", "data": "x"})]
 
 
 def test_the_exit_of_a_former_target_is_of_no_concern() -> None:
@@ -481,7 +493,7 @@ def test_the_exit_of_a_former_target_is_of_no_concern() -> None:
     assert session.target_exited(A, _exit(ExitKind.ERROR), join_read=True) == []
     assert session.state is OPEN
     assert session.target_exited(B, RETURNED, join_read=True) == [
-        Close(1000, "target process exited")
+        CloseClient(1000, "target process exited")
     ]
 
 
@@ -490,21 +502,21 @@ def test_the_exit_of_a_former_target_is_of_no_concern() -> None:
 
 def test_heartbeats_begin_with_the_join_and_stop_with_the_end() -> None:
     session = _session(HANDSHAKING, heartbeat_interval=30.0)
-    assert session.opened(0.0) == [Join(A, None), Beat(30.0)]
+    assert session.opened(0.0) == [JoinTarget(A, None), SetHeartbeat(30.0)]
     for end in ("the client is gone", "ws.close", "the target returned", "cancel"):
-        assert Beat(None) in INPUTS[end](_session(OPEN, heartbeat_interval=30.0)), end
+        assert SetHeartbeat(None) in INPUTS[end](_session(OPEN, heartbeat_interval=30.0)), end
 
 
 def test_without_an_interval_there_are_no_heartbeats() -> None:
     session = _session(HANDSHAKING)
-    assert session.opened(0.0) == [Join(A, None)]
-    assert not any(isinstance(effect, Beat) for effect in session.client_gone(1000))
+    assert session.opened(0.0) == [JoinTarget(A, None)]
+    assert not any(isinstance(effect, SetHeartbeat) for effect in session.client_gone(1000))
 
 
 def test_heartbeats_can_be_set_and_turned_off() -> None:
     session = _session(OPEN)
-    assert _control(session, heartbeat_interval=5.0) == [Beat(5.0)]
-    assert _control(session, heartbeat_interval=None) == [Beat(None)]
+    assert _control(session, heartbeat_interval=5.0) == [SetHeartbeat(5.0)]
+    assert _control(session, heartbeat_interval=None) == [SetHeartbeat(None)]
 
 
 def test_a_heartbeat_tells_the_uptime_and_counts_on_across_transfers() -> None:
@@ -513,22 +525,22 @@ def test_a_heartbeat_tells_the_uptime_and_counts_on_across_transfers() -> None:
     _control(session, target_pid=B)
     session.message(b"two")
     (tell,) = session.heartbeat(102.25)
-    assert tell == Tell(B, "ws.heartbeat", {"uptime": 2.25, "message_count": 2})
+    assert tell == SendToTarget(B, "ws.heartbeat", {"uptime": 2.25, "message_count": 2})
 
 
 # The outbox
 
 
 def _send(session: Session, data: str | bytes, sender: PID = SENDER) -> list[Effect]:
-    return session.command(command.Send(data), sender, _fine)
+    return session.command(command.SendCommand(data), sender, _fine)
 
 
 def test_a_slow_client_is_closed_with_1013_and_what_waited_is_dropped() -> None:
     session = _session(OPEN, limit=10)
     assert _send(session, b"123456") == []
     assert _send(session, b"123456") == [
-        Leave(A, 1013, "slow client"),
-        Close(1013, "slow client", lingering=True),
+        LeaveTarget(A, 1013, "slow client"),
+        CloseClient(1013, "slow client", lingering=True),
     ]
     assert not session.outbox
     assert session.client_gone(1006) == [_ended(1013, "slow client")]
@@ -550,11 +562,11 @@ def test_under_pause_the_sender_waits_until_half_of_the_limit_is_free() -> None:
     session = _session(OPEN, limit=10 + 2 * ITEM, overflow=Overflow.PAUSE)
     assert _send(session, b"12345") == []
     assert _send(session, b"12345") == []
-    assert _send(session, b"1") == [Hold(SENDER)]
+    assert _send(session, b"1") == [PauseSender(SENDER)]
     session.outbox.get()
     assert session.wrote() == []
     session.outbox.get()
-    assert session.wrote() == [Release(SENDER)]
+    assert session.wrote() == [ResumeSender(SENDER)]
     assert session.wrote() == []
 
 
@@ -568,22 +580,25 @@ def test_under_pause_nothing_is_dropped() -> None:
 def test_every_sender_that_waits_is_released() -> None:
     session = _session(OPEN, limit=1, overflow=Overflow.PAUSE)
     _send(session, "x")
-    assert _send(session, "x", SENDER) == [Hold(SENDER)]
-    assert _send(session, "x", OTHER) == [Hold(OTHER)]
+    assert _send(session, "x", SENDER) == [PauseSender(SENDER)]
+    assert _send(session, "x", OTHER) == [PauseSender(OTHER)]
     released = session.client_gone(1006)[1:-1]
-    assert {effect.sender for effect in released if isinstance(effect, Release)} == {SENDER, OTHER}
+    assert {effect.sender for effect in released if isinstance(effect, ResumeSender)} == {
+        SENDER,
+        OTHER,
+    }
 
 
 def test_senders_wait_on_while_a_closing_connection_drains() -> None:
     session = _session(OPEN, limit=2, overflow=Overflow.PAUSE)
     for _ in range(3):
         _send(session, "xx")
-    assert not any(isinstance(effect, Release) for effect in session.cancel(""))
+    assert not any(isinstance(effect, ResumeSender) for effect in session.cancel(""))
     released: list[Effect] = []
     while session.outbox:
         session.outbox.get()
         released += session.wrote()
-    assert released == [Release(SENDER)]
+    assert released == [ResumeSender(SENDER)]
 
 
 # Any history against a model
@@ -604,7 +619,7 @@ class SessionHistory(RuleBasedStateMachine):
         interval=st.sampled_from([None, 30.0]),
     )
     def begin(self, overflow: Overflow, limit: int, cancel: bool, interval: float | None) -> None:
-        relay = Relay(target_pid=A, cancel_on_leave=cancel, heartbeat_interval=interval)
+        relay = RelayHeader(target_pid=A, cancel_on_leave=cancel, heartbeat_interval=interval)
         self.session = Session(CLIENT, relay, limit=limit, overflow=overflow)
         self.limit = limit
         self.overflow = overflow
@@ -616,8 +631,8 @@ class SessionHistory(RuleBasedStateMachine):
         self.joins = 0
         self.leaves = 0
         self.told = 0
-        self.close: Close | None = None
-        self.ended: Ended | None = None
+        self.close: CloseClient | None = None
+        self.ended: ConnectionEnded | None = None
         self.client_code: int | None = None
         self.early: tuple[int, str] | None = None
         """Code and reason of the first end that came before the upgrade was through."""
@@ -629,16 +644,16 @@ class SessionHistory(RuleBasedStateMachine):
         self.attached: dict[str, Any] | None = None
         """What the target has been given."""
         self.news = False
-        """An `Attach` came, and what it was for has yet to follow."""
+        """An `AttachMetadata` came, and what it was for has yet to follow."""
         self.parting = False
         """A shutdown's close frame is to be written: until then the target hears the client."""
 
     def _do(self, effects: list[Effect]) -> None:
         for effect in effects:
             assert self.ended is None, "nothing follows the end"
-            assert not self.news or isinstance(effect, Tell | Leave)
+            assert not self.news or isinstance(effect, SendToTarget | LeaveTarget)
             match effect:
-                case Join():
+                case JoinTarget():
                     assert self.joined is None
                     assert effect.target not in self.dead
                     assert effect.target == self.session.target
@@ -646,40 +661,40 @@ class SessionHistory(RuleBasedStateMachine):
                     self.joined = effect.target
                     self.attached = effect.metadata
                     self.joins += 1
-                case Leave():
+                case LeaveTarget():
                     assert effect.target == self.joined, "a leave follows its join"
                     assert self.attached == self.metadata
                     self.joined = None
                     self.news = False
                     self.leaves += 1
-                case Tell():
+                case SendToTarget():
                     assert effect.target == self.joined, "told between join and leave alone"
                     self.told += effect.topic == "ws.message"
                     assert self.attached == self.metadata
                     self.news = False
-                case Attach():
+                case AttachMetadata():
                     assert effect.target == self.joined
                     self.attached, self.news = effect.metadata, True
                 case CancelTarget():
                     assert effect.target in self.owed_cancels
                     self.owed_cancels.discard(effect.target)
-                case Hold():
+                case PauseSender():
                     assert self.overflow is Overflow.PAUSE
                     self.held.add(effect.sender)
-                case Release():
+                case ResumeSender():
                     assert effect.sender in self.held
                     self.held.discard(effect.sender)
-                case Beat():
+                case SetHeartbeat():
                     self.beating = effect.interval is not None
-                case Close():
+                case CloseClient():
                     assert self.close is None, "one close at most"
                     if self.joined in self.dead:
                         self.joined = None
                     self.parting = self.joined is not None
-                    shutdown = Close(1012, "node shuts down", lingering=True)
+                    shutdown = CloseClient(1012, "node shuts down", lingering=True)
                     assert effect == shutdown or not self.parting, "the target heard of the end"
                     self.close = effect
-                case Ended():
+                case ConnectionEnded():
                     self.ended = effect
         assert not self.news, "metadata goes with what it is for"
 
@@ -712,7 +727,9 @@ class SessionHistory(RuleBasedStateMachine):
         self._do(effects)
         if self.session.state is OPEN or self.parting:
             kind = "text" if isinstance(data, str) else "binary"
-            assert effects[-1:] == [Tell(self.target, "ws.message", {"type": kind, "data": data})]
+            assert effects[-1:] == [
+                SendToTarget(self.target, "ws.message", {"type": kind, "data": data})
+            ]
             assert self.session.message_count == before + 1
         else:
             assert effects == []
@@ -729,7 +746,7 @@ class SessionHistory(RuleBasedStateMachine):
     @rule(data=_DATA, sender=_SENDERS)
     def a_process_sends(self, data: str | bytes, sender: PID) -> None:
         before, dropped = self.session.state, self.session.dropped
-        effects = self.session.command(command.Send(data), sender, self._why_not)
+        effects = self.session.command(command.SendCommand(data), sender, self._why_not)
         if self.session.dropped > dropped:
             assert self.overflow is Overflow.DROP
             assert self.waiting, "a message that nothing waits before is never dropped"
@@ -740,14 +757,14 @@ class SessionHistory(RuleBasedStateMachine):
         self._do(effects)
         if before is OPEN and self.session.state is CLOSING:
             assert self.overflow is Overflow.CLOSE
-            assert self.close == Close(1013, "slow client", lingering=True)
+            assert self.close == CloseClient(1013, "slow client", lingering=True)
 
     @rule(code=st.sampled_from([1000, 1011, 4000]), sender=_SENDERS)
     def a_process_closes(self, code: int, sender: PID) -> None:
         before = self.session.state
-        self._do(self.session.command(command.Close(code), sender, self._why_not))
+        self._do(self.session.command(command.CloseCommand(code), sender, self._why_not))
         if before is OPEN:
-            assert self.close == Close(code, "")
+            assert self.close == CloseClient(code, "")
 
     def _end_early(self, code: int, reason: str) -> None:
         if self.session.state is HANDSHAKING and self.early is None:
@@ -775,14 +792,14 @@ class SessionHistory(RuleBasedStateMachine):
         if metadata != "as it is":
             fields["metadata"] = metadata
         before = self.session.state
-        effects = self.session.command(Control(**fields), SENDER, self._why_not)
+        effects = self.session.command(ControlCommand(**fields), SENDER, self._why_not)
         self._do(effects)
         if before is not OPEN:
             assert effects == []
             return
         moves = to is not None and to != self.target
         if moves and to in self.dead:
-            assert effects == [Refuse(SENDER, "ws.control", f"{to} is not alive")]
+            assert effects == [RejectCommand(SENDER, "ws.control", f"{to} is not alive")]
             return
         if metadata != "as it is":
             self.metadata = metadata
@@ -803,7 +820,7 @@ class SessionHistory(RuleBasedStateMachine):
         before = self.session.state
         self._do(self.session.target_exited(pid, result, join_read=join_read))
         if before is OPEN and pid == self.target:
-            assert self.close == Close(*close_for(result, join_read=join_read))
+            assert self.close == CloseClient(*close_for(result, join_read=join_read))
         else:
             assert self.session.state is before
         if pid == self.target:
@@ -814,7 +831,7 @@ class SessionHistory(RuleBasedStateMachine):
         before = self.session.state
         self._do(self.session.cancel("enough"))
         if before is OPEN:
-            assert self.close == Close(1000, "enough")
+            assert self.close == CloseClient(1000, "enough")
         self._end_early(1000, "enough")
 
     @rule()
@@ -822,7 +839,7 @@ class SessionHistory(RuleBasedStateMachine):
         before = self.session.state
         self._do(self.session.shut_down())
         if before is OPEN:
-            assert self.close == Close(1012, "node shuts down", lingering=True)
+            assert self.close == CloseClient(1012, "node shuts down", lingering=True)
         self._end_early(1012, "node shuts down")
 
     @rule(now=st.floats(0, 1e6))
@@ -831,7 +848,7 @@ class SessionHistory(RuleBasedStateMachine):
         self._do(effects)
         if self.session.state is OPEN:
             payload = {"uptime": now, "message_count": self.session.message_count}
-            assert effects[-1:] == [Tell(self.target, "ws.heartbeat", payload)]
+            assert effects[-1:] == [SendToTarget(self.target, "ws.heartbeat", payload)]
         else:
             assert effects == []
 

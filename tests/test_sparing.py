@@ -12,9 +12,9 @@ from support import fronted, until
 from wsrelay import Node, WebSocketRelay
 from wsrelay.gateway import errors
 from wsrelay.gateway.allowed_hosts import AllowedHosts
-from wsrelay.relay import sparing
+from wsrelay.relay import rate_limited_log
 from wsrelay.relay.asgi import Event, Receive, Scope, Send
-from wsrelay.relay.sparing import Sparing
+from wsrelay.relay.rate_limited_log import RateLimitedLog
 from wsrelay.session.hosts import Hosts
 
 pytestmark = pytest.mark.anyio
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.anyio
 logger = logging.getLogger("strangers")
 
 
-def say(lines: Sparing, now: float, client: str | None, count: int = 1) -> None:
+def say(lines: RateLimitedLog, now: float, client: str | None, count: int = 1) -> None:
     for _ in range(count):
         lines.warning(now, "%s: refused", client, client=client)
 
@@ -30,7 +30,7 @@ def say(lines: Sparing, now: float, client: str | None, count: int = 1) -> None:
 def test_each_address_has_its_lines_and_one_that_floods_takes_none_of_another_s(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    lines = Sparing(logger)
+    lines = RateLimitedLog(logger)
     say(lines, 0.0, "10.0.0.1", 1000)
     assert caplog.messages == ["10.0.0.1: refused"] * 5
     say(lines, 0.0, "10.0.0.2")
@@ -45,14 +45,14 @@ def test_each_address_has_its_lines_and_one_that_floods_takes_none_of_another_s(
 def test_an_ipv6_client_counts_by_its_64(
     caplog: pytest.LogCaptureFixture, network: str, count: int
 ) -> None:
-    lines = Sparing(logger)
+    lines = RateLimitedLog(logger)
     for number in range(20):
         say(lines, 0.0, network.format(number))
     assert len(caplog.messages) == count
 
 
 def test_a_million_addresses_fill_neither_log_nor_memory(caplog: pytest.LogCaptureFixture) -> None:
-    lines = Sparing(logger)
+    lines = RateLimitedLog(logger)
     for number in range(20_000):
         say(lines, 0.0, f"10.{number >> 8 & 255}.{number & 255}.1")
     assert len(caplog.messages) == 50
@@ -64,8 +64,8 @@ def test_a_million_addresses_fill_neither_log_nor_memory(caplog: pytest.LogCaptu
 async def test_what_was_left_out_is_told_though_no_other_line_comes(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sparing, "_PATIENCE", 0.01)
-    lines = Sparing(logger)
+    monkeypatch.setattr(rate_limited_log, "_PATIENCE", 0.01)
+    lines = RateLimitedLog(logger)
     say(lines, 0.0, "10.0.0.1", 8)
     say(lines, 0.0, "10.0.0.2", 6)
     told = "4 more lines that clients caused were left out, 3 of them of 10.0.0.1"
@@ -124,7 +124,7 @@ async def test_what_a_client_wants_logged_is_cut_and_told_a_few_times(
 async def test_errors_that_clients_cause_in_an_application_are_told_a_few_times(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(errors, "_lines", Sparing(logging.getLogger("uvicorn.error")))
+    monkeypatch.setattr(errors, "_lines", RateLimitedLog(logging.getLogger("uvicorn.error")))
 
     async def expects_json(scope: Scope, _receive: Receive, _send: Send) -> None:
         if scope["type"] != "lifespan":

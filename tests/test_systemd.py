@@ -17,7 +17,7 @@ import yaml
 from running import HANDLERS, client, closed, received
 from websockets.sync.client import connect
 
-from wsrelay.gateway.systemd import Inherited, Notify
+from wsrelay.gateway.systemd import InheritedSockets, SystemdNotifier
 
 TIMEOUT = 20
 
@@ -222,12 +222,12 @@ def test_word_reaches_an_abstract_socket_and_nobody_is_no_error(
         sock.bind(f"\0{name}")
         sock.settimeout(TIMEOUT)
         monkeypatch.setenv("NOTIFY_SOCKET", f"@{name}")
-        notify = Notify()
+        notify = SystemdNotifier()
         notify.ready()
         assert sock.recv(100) == b"READY=1"
     notify.stopping()
     assert "NOTIFY_SOCKET" not in os.environ
-    Notify().ready()
+    SystemdNotifier().ready()
 
 
 @pytest.mark.parametrize(
@@ -238,7 +238,7 @@ def test_sockets_for_somebody_else_are_left_alone(
 ) -> None:
     monkeypatch.setenv("LISTEN_PID", str(os.getpid()) if pid == "me" else pid)
     monkeypatch.setenv("LISTEN_FDS", count)
-    inherited = Inherited()
+    inherited = InheritedSockets()
     assert inherited.take_any() is None
     assert inherited.take("any", 80) is None
     assert "LISTEN_FDS" not in os.environ

@@ -32,12 +32,12 @@ SIZE = 400 * KB
 """Of a large message: two of them have room in the books of these tests, three have not."""
 
 
-def large(number: int = 0) -> wire.Send:
-    return wire.Send("somebody", "large", payload.pack([number, bytes(SIZE)]))
+def large(number: int = 0) -> wire.SendFrame:
+    return wire.SendFrame("somebody", "large", payload.pack([number, bytes(SIZE)]))
 
 
-def small(number: int = 0) -> wire.Send:
-    return wire.Send("somebody", "small", payload.pack(number))
+def small(number: int = 0) -> wire.SendFrame:
+    return wire.SendFrame("somebody", "small", payload.pack(number))
 
 
 ROOM = len(wire.pack(large()))
@@ -194,7 +194,7 @@ async def test_messages_that_are_not_large_wait_for_nobody(
     for holder in holders:
         holder.write(wire.pack(large())[:-1])
     await until(lambda: book.waiting == 1, "there is no room")
-    frame = wire.Send("somebody", "topic", bytes(LARGE - 100))
+    frame = wire.SendFrame("somebody", "topic", bytes(LARGE - 100))
     other.write(wire.pack(frame) * 3)
     await until(lambda: len(other.received) == 3, "they came")
     assert book.waiting == 1
@@ -398,7 +398,7 @@ def begin(size: int) -> None:
 
 def return_and_stay(size: int) -> None:
     own: Any = current.worker().pipe
-    own.write(wire.Done(payload.pack(bytes(size)), None, 0, []))
+    own.write(wire.DoneFrame(payload.pack(bytes(size)), None, 0, []))
     threading.Event().wait()
 
 

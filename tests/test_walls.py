@@ -22,7 +22,7 @@ from wsrelay import PID, Filesystem, HostOptions, Isolation, Node, NotAllowed, W
 from wsrelay.node import walls
 from wsrelay.values.bounds import InvalidOptions
 from wsrelay.values.rights import Rights
-from wsrelay.values.targets import Entry
+from wsrelay.values.targets import TargetEntry
 from wsrelay.wire import payload
 
 pytestmark = [
@@ -90,12 +90,12 @@ async def scene(
     jail = HostOptions(name="jail", targets=targets, isolation=walls_, stop_timeout=2, **rights)
     hosts = [HostOptions(name="trusted", targets=targets, stop_timeout=2), jail]
     entries = {
-        "app:double": Entry(f"{script}:double", "trusted"),
-        "app:give": Entry(f"{script}:give"),
-        "app:take": Entry(f"{script}:take", "trusted"),
-        "app:deaf": Entry(f"{script}:deaf", "trusted"),
-        "app:eval": Entry(f"{script}:note", "jail"),
-        "app:note": Entry(f"{script}:note", "trusted"),
+        "app:double": TargetEntry(f"{script}:double", "trusted"),
+        "app:give": TargetEntry(f"{script}:give"),
+        "app:take": TargetEntry(f"{script}:take", "trusted"),
+        "app:deaf": TargetEntry(f"{script}:deaf", "trusted"),
+        "app:eval": TargetEntry(f"{script}:note", "jail"),
+        "app:note": TargetEntry(f"{script}:note", "trusted"),
     }
     async with Node(hosts=hosts, entries=entries) as node:
         there = Scene(node, folder)
@@ -259,8 +259,8 @@ async def test_the_frames_themselves_are_refused(folder: Path) -> None:
             ("Terminate", victim),
             ("Relate", "link", victim),
             ("Relate", "unlink", victim),
-            ("Member", "group", victim, True),
-            ("Member", "group", victim, False),
+            ("Membership", "group", victim, True),
+            ("Membership", "group", victim, False),
         ]
         for frame in frames:
             assert "unless jail has may_control" in await there.refusal("frame", *frame)
@@ -273,8 +273,8 @@ async def test_a_refused_start_is_looked_at_like_others(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """What stands in the log of it is no text that its frame has made up."""
-    spawn = wire.Spawn("{local@trusted|1}", "\x1b[2J", None, b"")
-    for frame in (spawn, wire.Exec(1, spawn), wire.GetOrSpawn(1, "x", spawn)):
+    spawn = wire.SpawnFrame("{local@trusted|1}", "\x1b[2J", None, b"")
+    for frame in (spawn, wire.ExecFrame(1, spawn), wire.GetOrSpawnFrame(1, "x", spawn)):
         async with scene(folder) as there:
             there.node.send(there.jailed, "do", ["raw", wire.pack(frame)])
             await until(lambda: there.jailed not in there.node.workers, "it was ended for that")
@@ -516,8 +516,8 @@ class World:
         return (caller, pid) == (HERE, RUN)
 
 
-def spawn(host: str, target: str | None = None, *, plain: bool = False) -> wire.Spawn:
-    return wire.Spawn("{local@x|1}", host, target, b"", plain=plain)
+def spawn(host: str, target: str | None = None, *, plain: bool = False) -> wire.SpawnFrame:
+    return wire.SpawnFrame("{local@x|1}", host, target, b"", plain=plain)
 
 
 def content(value: Any) -> Raw:
@@ -526,77 +526,87 @@ def content(value: Any) -> Raw:
 
 # Of each kind of frame those that are allowed, and those that are not; None: there are none.
 FRAMES: dict[type[wire.Frame], tuple[list[wire.Frame], list[wire.Frame] | None]] = {
-    wire.Ready: ([wire.Ready()], None),
-    wire.Taken: ([wire.Taken(1)], None),
-    wire.Log: ([wire.Log(20, "x", "y")], None),
-    wire.Done: ([wire.Done(Raw(b"\xc0"), None, 0, [])], None),
-    wire.TrapLinks: ([wire.TrapLinks(trap=True)], None),
-    wire.Lookup: ([wire.Lookup(1, "lobby")], None),
-    wire.Members: ([wire.Members(1, "all")], None),
-    wire.Drain: ([wire.Drain(1, CLIENT)], None),
-    wire.Send: (
+    wire.ReadyFrame: ([wire.ReadyFrame()], None),
+    wire.AckFrame: ([wire.AckFrame(1)], None),
+    wire.LogFrame: ([wire.LogFrame(20, "x", "y")], None),
+    wire.DoneFrame: ([wire.DoneFrame(Raw(b"\xc0"), None, 0, [])], None),
+    wire.TrapLinksFrame: ([wire.TrapLinksFrame(trap=True)], None),
+    wire.LookupFrame: ([wire.LookupFrame(1, "lobby")], None),
+    wire.MembersFrame: ([wire.MembersFrame(1, "all")], None),
+    wire.DrainFrame: ([wire.DrainFrame(1, CLIENT)], None),
+    wire.SendFrame: (
         [
-            wire.Send([HERE, THERE, CLIENT, "lobby"], "ws.send", content(1)),
-            wire.Send([HERE, THERE, NOBODY], "ws.close", content(None)),
-            wire.Send(THERE, "ws.control", content({"target_pid": THERE})),
+            wire.SendFrame([HERE, THERE, CLIENT, "lobby"], "ws.send", content(1)),
+            wire.SendFrame([HERE, THERE, NOBODY], "ws.close", content(None)),
+            wire.SendFrame(THERE, "ws.control", content({"target_pid": THERE})),
         ],
         [
-            wire.Send(CLIENT, "ws.close", content(None)),
-            wire.Send([HERE, CLIENT], "ws.control", content({})),
-            wire.Send(CLIENT, "ws.control", Raw(b"\xc1")),
+            wire.SendFrame(CLIENT, "ws.close", content(None)),
+            wire.SendFrame([HERE, CLIENT], "ws.control", content({})),
+            wire.SendFrame(CLIENT, "ws.control", Raw(b"\xc1")),
         ],
     ),
-    wire.Broadcast: (
-        [wire.Broadcast("all", "ws.send", content(1)), wire.Broadcast("all", "x", content(1))],
-        [wire.Broadcast("all", topic, content({})) for topic in ("ws.close", "ws.control")],
+    wire.BroadcastFrame: (
+        [
+            wire.BroadcastFrame("all", "ws.send", content(1)),
+            wire.BroadcastFrame("all", "x", content(1)),
+        ],
+        [wire.BroadcastFrame("all", topic, content({})) for topic in ("ws.close", "ws.control")],
     ),
-    wire.Spawn: (
+    wire.SpawnFrame: (
         [spawn("jail"), spawn("jail", "os:getpid")],
         [spawn("trusted", "app:room", plain=True), spawn("trusted"), spawn("nowhere")],
     ),
-    wire.Exec: ([wire.Exec(1, spawn("jail"))], [wire.Exec(1, spawn("trusted"))]),
-    wire.GetOrSpawn: (
+    wire.ExecFrame: ([wire.ExecFrame(1, spawn("jail"))], [wire.ExecFrame(1, spawn("trusted"))]),
+    wire.GetOrSpawnFrame: (
         [
-            wire.GetOrSpawn(1, "jail/x", spawn("jail")),
-            wire.GetOrSpawn(1, "lobby", spawn("trusted")),
+            wire.GetOrSpawnFrame(1, "jail/x", spawn("jail")),
+            wire.GetOrSpawnFrame(1, "lobby", spawn("trusted")),
         ],
         [
-            wire.GetOrSpawn(1, "x", spawn("jail")),
-            wire.GetOrSpawn(1, "jail/x", spawn("trusted")),
+            wire.GetOrSpawnFrame(1, "x", spawn("jail")),
+            wire.GetOrSpawnFrame(1, "jail/x", spawn("trusted")),
         ],
     ),
-    wire.Cancel: (
-        [wire.Cancel(HERE, ""), wire.Cancel(NOBODY, "")],
+    wire.CancelFrame: (
+        [wire.CancelFrame(HERE, ""), wire.CancelFrame(NOBODY, "")],
         [
-            wire.Cancel(RUN, ""),
-            wire.Cancel(THERE, ""),
-            wire.Cancel(CLIENT, ""),
-            wire.Cancel("lobby", ""),
+            wire.CancelFrame(RUN, ""),
+            wire.CancelFrame(THERE, ""),
+            wire.CancelFrame(CLIENT, ""),
+            wire.CancelFrame("lobby", ""),
         ],
     ),
-    wire.Terminate: (
-        [wire.Terminate(HERE), wire.Terminate(NOBODY), wire.Terminate(RUN)],
-        [wire.Terminate(THERE), wire.Terminate(CLIENT), wire.Terminate("lobby")],
+    wire.TerminateFrame: (
+        [wire.TerminateFrame(HERE), wire.TerminateFrame(NOBODY), wire.TerminateFrame(RUN)],
+        [wire.TerminateFrame(THERE), wire.TerminateFrame(CLIENT), wire.TerminateFrame("lobby")],
     ),
-    wire.Relate: (
+    wire.RelateFrame: (
         [
-            *[wire.Relate("link", to) for to in (HERE, NOBODY)],
-            *[wire.Relate("monitor", to) for to in (HERE, THERE, CLIENT, NOBODY)],
-            *[wire.Relate("unmonitor", to) for to in (HERE, THERE, CLIENT, NOBODY)],
+            *[wire.RelateFrame("link", to) for to in (HERE, NOBODY)],
+            *[wire.RelateFrame("monitor", to) for to in (HERE, THERE, CLIENT, NOBODY)],
+            *[wire.RelateFrame("unmonitor", to) for to in (HERE, THERE, CLIENT, NOBODY)],
         ],
-        [wire.Relate("link", THERE), wire.Relate("unlink", THERE), wire.Relate("link", CLIENT)],
+        [
+            wire.RelateFrame("link", THERE),
+            wire.RelateFrame("unlink", THERE),
+            wire.RelateFrame("link", CLIENT),
+        ],
     ),
-    wire.Member: (
-        [wire.Member("all", HERE, join=True), wire.Member("all", HERE, join=False)],
-        [wire.Member("all", to, join) for to in (THERE, CLIENT) for join in (True, False)],
+    wire.MembershipFrame: (
+        [
+            wire.MembershipFrame("all", HERE, join=True),
+            wire.MembershipFrame("all", HERE, join=False),
+        ],
+        [wire.MembershipFrame("all", to, join) for to in (THERE, CLIENT) for join in (True, False)],
     ),
-    wire.Register: (
-        [wire.Register(1, "jail/x", HERE)],
-        [wire.Register(1, "x", HERE), wire.Register(1, "jail/x", THERE)],
+    wire.RegisterFrame: (
+        [wire.RegisterFrame(1, "jail/x", HERE)],
+        [wire.RegisterFrame(1, "x", HERE), wire.RegisterFrame(1, "jail/x", THERE)],
     ),
-    wire.Unregister: (
-        [wire.Unregister(1, "nobody's")],
-        [wire.Unregister(1, "lobby")],
+    wire.UnregisterFrame: (
+        [wire.UnregisterFrame(1, "nobody's")],
+        [wire.UnregisterFrame(1, "lobby")],
     ),
 }
 
@@ -615,7 +625,7 @@ def is_refused(frame: wire.Frame, rights: Rights) -> bool:
     try:
         reach = rule(frame, PID(HERE), rights, World()) if rule is not None else None
         if reach is not None:
-            to: Any = [HERE, CLIENT] if isinstance(frame, wire.Broadcast) else frame.to  # type: ignore[attr-defined]
+            to: Any = [HERE, CLIENT] if isinstance(frame, wire.BroadcastFrame) else frame.to  # type: ignore[attr-defined]
             for one in [to] if isinstance(to, str) else to:
                 reach(one)
     except NotAllowed:
@@ -644,11 +654,11 @@ def test_a_rule_refuses_what_reaches_into_another_host(kind: type[wire.Frame]) -
 
 def test_a_receiver_is_looked_at_when_its_turn_comes() -> None:
     """Of many that is later than the frame, and clients move and targets start meanwhile."""
-    moving = wire.Send([CLIENT], "ws.control", content({"target_pid": NOBODY}))
-    for frame in (wire.Send([CLIENT], "ws.close", content(None)), moving):
+    moving = wire.SendFrame([CLIENT], "ws.control", content({"target_pid": NOBODY}))
+    for frame in (wire.SendFrame([CLIENT], "ws.close", content(None)), moving):
         world = World()
         world.hosts[CLIENT] = "jail"
-        rule = walls.RULES[wire.Send]
+        rule = walls.RULES[wire.SendFrame]
         assert rule is not None
         reach = rule(frame, PID(HERE), Rights("jail"), world)
         assert reach is not None
@@ -670,8 +680,8 @@ def test_the_host_that_may_do_something_to_one_may_not_do_it_to_another() -> Non
     assert still == [
         spawn("trusted"),
         spawn("nowhere"),
-        wire.Exec(1, spawn("trusted")),
-        wire.GetOrSpawn(1, "jail/x", spawn("trusted")),
+        wire.ExecFrame(1, spawn("trusted")),
+        wire.GetOrSpawnFrame(1, "jail/x", spawn("trusted")),
     ]
 
 

@@ -226,7 +226,7 @@ def test_a_length_above_the_limit_is_refused_before_its_bytes_are_there() -> Non
 
 
 def test_a_frame_of_exactly_the_limit_is_read() -> None:
-    frame = wire.Terminate("x" * 30)
+    frame = wire.TerminateFrame("x" * 30)
     size = len(wire.pack(frame))
     reader: Reader = wire.FrameReader(wire.FromWorker, limit=size - 4)
     assert _read(reader, [wire.pack(frame)]) == [(_comparable(frame), size)]
@@ -234,29 +234,29 @@ def test_a_frame_of_exactly_the_limit_is_read() -> None:
 
 def test_frames_before_the_garbage_are_given() -> None:
     reader = wire.from_worker()
-    taken = wire.pack(wire.Taken(5))
-    assert reader.feed(taken + b"\x00\x00\x00\x01\xc1" + taken) == [(wire.Taken(5), len(taken))]
+    taken = wire.pack(wire.AckFrame(5))
+    assert reader.feed(taken + b"\x00\x00\x00\x01\xc1" + taken) == [(wire.AckFrame(5), len(taken))]
     assert reader.partial
     with pytest.raises(WireError, match="1 bytes are no frame"):
         reader.feed(b"")
 
 
 def test_frames_before_a_length_above_the_limit_are_given() -> None:
-    taken = wire.pack(wire.Taken(5))
+    taken = wire.pack(wire.AckFrame(5))
     reader: Reader = wire.FrameReader(wire.FromWorker, limit=100)
-    assert reader.feed(taken + (101).to_bytes(4, "big")) == [(wire.Taken(5), len(taken))]
+    assert reader.feed(taken + (101).to_bytes(4, "big")) == [(wire.AckFrame(5), len(taken))]
     with pytest.raises(WireError, match="101 bytes are no frame"):
         reader.feed(b"")
 
 
 def test_a_pid_in_a_frame_travels_as_its_text() -> None:
     pid = PID("{local@host|1}")
-    frame = wire.Cancel(pid, "why")
-    assert wire.pack(frame) == wire.pack(wire.Cancel(str(pid), "why"))
+    frame = wire.CancelFrame(pid, "why")
+    assert wire.pack(frame) == wire.pack(wire.CancelFrame(str(pid), "why"))
 
 
 def test_payloads_pass_through_untouched() -> None:
     odd = b"\xd9\x01a"  # the text "a" in a longer form than any encoder writes
-    (frame, _), *_ = wire.to_worker().feed(wire.pack(wire.Deliver("t", "s", odd)))
-    assert isinstance(frame, wire.Deliver)
+    (frame, _), *_ = wire.to_worker().feed(wire.pack(wire.DeliverFrame("t", "s", odd)))
+    assert isinstance(frame, wire.DeliverFrame)
     assert bytes(frame.payload) == odd

@@ -70,7 +70,7 @@ class Other:
         self._thread.join(TIMEOUT)
         assert not self._thread.is_alive()
         assert self.problem is None
-        sends = [frame for frame in self.frames if isinstance(frame, wire.Send)]
+        sends = [frame for frame in self.frames if isinstance(frame, wire.SendFrame)]
         return [payload.decode(frame.payload)[0] for frame in sends]
 
     def fill(self) -> int:
@@ -102,13 +102,13 @@ def other() -> Iterator[Other]:
         yield other
 
 
-def message(number: int, size: int = 10) -> wire.Send:
-    return wire.Send("somebody", "topic", payload.encode([number, bytes(size)]))
+def message(number: int, size: int = 10) -> wire.SendFrame:
+    return wire.SendFrame("somebody", "topic", payload.encode([number, bytes(size)]))
 
 
-def delivered(number: int, size: int = 10) -> wire.Deliver:
+def delivered(number: int, size: int = 10) -> wire.DeliverFrame:
     content = payload.encode([number, bytes(size)])
-    return wire.Deliver("topic", "{local@processes|1.0-2}", content)
+    return wire.DeliverFrame("topic", "{local@processes|1.0-2}", content)
 
 
 @contextlib.contextmanager
@@ -193,7 +193,7 @@ def test_a_signal_handler_may_write_itself(other: Other) -> None:
     def ring() -> None:
         nonlocal count
         count += 1
-        other.pipe.write(wire.Cancel("somebody", str(count)))
+        other.pipe.write(wire.CancelFrame("somebody", str(count)))
 
     number = 0
     with alarms(0.0003, ring):
@@ -201,7 +201,7 @@ def test_a_signal_handler_may_write_itself(other: Other) -> None:
             other.pipe.write(message(number, SIZES[number % 60 // 10]))
             number += 1
     assert other.numbers() == list(range(number))
-    cancels = [int(frame.reason) for frame in other.frames if isinstance(frame, wire.Cancel)]
+    cancels = [int(frame.reason) for frame in other.frames if isinstance(frame, wire.CancelFrame)]
     assert sorted(cancels) == list(range(1, count + 1))
 
 
@@ -226,7 +226,7 @@ def test_an_exception_of_a_signal_handler_loses_no_message(other: Other) -> None
     assert taken == list(range(count))
     assert other.mailbox.received == count
     other.numbers()
-    told = [frame.total for frame in other.frames if isinstance(frame, wire.Taken)]
+    told = [frame.total for frame in other.frames if isinstance(frame, wire.AckFrame)]
     assert told == sorted(told)
     assert 0 <= sum(map(len, frames)) - told[-1] < wire.WINDOW // 4, "all is told but a rest"
 
@@ -270,7 +270,7 @@ async def test_those_who_receive_from_one_inbox_share_it(
         "task": receive_async,
         "cancelled": receive_cancelled,
     }
-    frames = [*map(delivered, range(count)), wire.CloseInbox()]
+    frames = [*map(delivered, range(count)), wire.CloseInboxFrame()]
     feeder = threading.Thread(target=lambda: [*map(other.tell, frames)])
     feeder.start()
     async with asyncio.timeout(TIMEOUT):
@@ -347,7 +347,7 @@ async def test_what_is_written_in_an_event_loop_never_waits_and_keeps_its_order(
     numbers = await asyncio.to_thread(other.numbers)
     numbers.remove(first + 20)  # the other thread's: anywhere
     assert numbers == [n for n in range(first + 22) if n != first + 20]
-    assert any(isinstance(frame, wire.Taken) for frame in other.frames)
+    assert any(isinstance(frame, wire.AckFrame) for frame in other.frames)
 
 
 async def test_what_waits_for_room_goes_out_before_what_is_written_when_the_loop_has_ended(

@@ -94,7 +94,7 @@ def call(name: str, *args: Any) -> Any:
 
 
 def frame(kind: str, *args: Any) -> None:
-    current.worker().pipe.write(getattr(wire, kind)(*args))
+    current.worker().pipe.write(getattr(wire, f"{kind}Frame")(*args))
 
 
 def raw(data: bytes) -> None:
@@ -102,7 +102,7 @@ def raw(data: bytes) -> None:
 
 
 def ask(kind: str, *args: Any) -> Any:
-    return current.worker().ask(getattr(wire, kind)(next(_refs), *args), 20)
+    return current.worker().ask(getattr(wire, f"{kind}Frame")(next(_refs), *args), 20)
 
 
 def start(how: str, target: str | None, host: str, path: str) -> Any:
@@ -122,7 +122,7 @@ def forge(how: str, target: str | None, host: str, path: str) -> Any:
     given: Any = (exec, (noting(path),), {}) if target is None else ((Evil(path),), {})
     code = pickle.dumps((None, pickle.dumps(given)))
     pid = worker._ids.next(host)
-    spawn = wire.Spawn(pid, host, target, code, monitored=how == "spawn")
+    spawn = wire.SpawnFrame(pid, host, target, code, monitored=how == "spawn")
     if how == "exec":
         return ask("Exec", spawn)
     if how == "get_or_spawn":

@@ -59,25 +59,25 @@ def _suffer(order: str, sender: PID) -> None:
             while True:
                 pass
         case "half a frame":
-            data = wire.pack(wire.Register(1, "name", "{local@processes|1}"))
+            data = wire.pack(wire.RegisterFrame(1, "name", "{local@processes|1}"))
             pipe.ends.write_all(data[: len(data) // 2])
             os._exit(3)
         case "half a frame, killed":
-            pipe.ends.write_all(wire.pack(wire.Ready())[:2])
+            pipe.ends.write_all(wire.pack(wire.ReadyFrame())[:2])
             os.kill(os.getpid(), signal.SIGKILL)
         case "garbage":
             pipe.ends.write_all(os.urandom(100_000))
             time.sleep(60)
         case "forged":
             frames = (
-                wire.Taken(1 << 40),
-                wire.Relate("monitor", "{"),
-                wire.Member("group", "name", join=True),
-                wire.Register(1, "name", "{oops"),
-                wire.Drain(1, "{local"),
-                wire.Spawn("{local@processes|1}", "processes", "spam:eggs", b""),
-                wire.Spawn(process.pid(), "processes", "spam:eggs", b""),
-                wire.Done(b"\xc0", None, 0, []),
+                wire.AckFrame(1 << 40),
+                wire.RelateFrame("monitor", "{"),
+                wire.MembershipFrame("group", "name", join=True),
+                wire.RegisterFrame(1, "name", "{oops"),
+                wire.DrainFrame(1, "{local"),
+                wire.SpawnFrame("{local@processes|1}", "processes", "spam:eggs", b""),
+                wire.SpawnFrame(process.pid(), "processes", "spam:eggs", b""),
+                wire.DoneFrame(b"\xc0", None, 0, []),
             )
             number = int(process.inbox().receive().payload["data"])
             for _ in range(2):

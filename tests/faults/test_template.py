@@ -81,24 +81,24 @@ def handler():
 """
 
 LIES = {
-    "the node's number": "self.tell(wire.Forked(ref, NODE, True))",
-    "a stranger's number": "self.tell(wire.Forked(ref, OTHER, True))",
-    "a stranger's number, without a pidfd": "self.tell(wire.Forked(ref, OTHER, False))",
-    "its guardian's number": "self.tell(wire.Forked(ref, os.getppid(), True))",
-    "a number that none can have": "self.tell(wire.Forked(ref, 2 ** 40, True))",
-    "the number of all": "self.tell(wire.Forked(ref, -1, True))",
-    "a second answer": "self.tell(wire.Forked(ref, forked(self, ref, descriptors), False))",
-    "an end that is none": "forked(self, ref, descriptors); self.tell(wire.Exited(ref, 0))",
-    "an end before the beginning": "self.tell(wire.Exited(ref, 0))",
+    "the node's number": "self.tell(wire.ForkedFrame(ref, NODE, True))",
+    "a stranger's number": "self.tell(wire.ForkedFrame(ref, OTHER, True))",
+    "a stranger's number, without a pidfd": "self.tell(wire.ForkedFrame(ref, OTHER, False))",
+    "its guardian's number": "self.tell(wire.ForkedFrame(ref, os.getppid(), True))",
+    "a number that none can have": "self.tell(wire.ForkedFrame(ref, 2 ** 40, True))",
+    "the number of all": "self.tell(wire.ForkedFrame(ref, -1, True))",
+    "a second answer": "self.tell(wire.ForkedFrame(ref, forked(self, ref, descriptors), False))",
+    "an end that is none": "forked(self, ref, descriptors); self.tell(wire.ExitedFrame(ref, 0))",
+    "an end before the beginning": "self.tell(wire.ExitedFrame(ref, 0))",
     "a failure after the success": (
-        "forked(self, ref, descriptors); self.tell(wire.ForkFailed(ref, 'no'))"
+        "forked(self, ref, descriptors); self.tell(wire.ForkFailedFrame(ref, 'no'))"
     ),
-    "a process that nobody wants": "self.tell(wire.Forked(ref + 1, os.getpid(), False))",
-    "the failure of one that nobody wants": "self.tell(wire.ForkFailed(ref + 1, 'no'))",
-    "the end of one that there is not": "self.tell(wire.Exited(10 ** 6, 0))",
-    "that it has loaded, once more": "self.tell(wire.Loaded())",
-    "that it has not loaded": "self.tell(wire.LoadFailed('no', ''))",
-    "a frame of the node's": "self.tell(wire.Kill(ref))",
+    "a process that nobody wants": "self.tell(wire.ForkedFrame(ref + 1, os.getpid(), False))",
+    "the failure of one that nobody wants": "self.tell(wire.ForkFailedFrame(ref + 1, 'no'))",
+    "the end of one that there is not": "self.tell(wire.ExitedFrame(10 ** 6, 0))",
+    "that it has loaded, once more": "self.tell(wire.LoadedFrame())",
+    "that it has not loaded": "self.tell(wire.LoadFailedFrame('no', ''))",
+    "a frame of the node's": "self.tell(wire.KillFrame(ref))",
     "a frame of 64 MB": "os.write(self._node.fileno(), b'\\3\\xff\\xff\\xff')",
     "garbage": "os.write(self._node.fileno(), b'\\xff' * 100)",
     "nothing, and closes": "self._node.close()",
@@ -160,7 +160,7 @@ async def test_a_template_that_tells_what_cannot_be_is_lost_and_its_processes_wi
 
 
 @pytest.mark.parametrize(
-    "lie", ["os.write(c, b'\\xff' * 100)", "os.write(c, wire.pack(wire.Exited(1, 0)))"]
+    "lie", ["os.write(c, b'\\xff' * 100)", "os.write(c, wire.pack(wire.ExitedFrame(1, 0)))"]
 )
 async def test_one_that_lies_while_it_loads_does_not_start(tmp_path: Path, lie: str) -> None:
     target = script(tmp_path, top=f"c = to_the_node(); {lie}; threading.Event().wait()")
@@ -184,7 +184,7 @@ async def test_one_that_never_stops_to_write_holds_up_nobody_else(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.CRITICAL)
-    flood = "wire.pack(wire.Log(10, '', '')) * 5000"
+    flood = "wire.pack(wire.LogFrame(10, '', '')) * 5000"
     target = script(
         tmp_path,
         lie=(f"data = {flood}\n    while True: os.write(self._node.fileno(), data)"),

@@ -196,13 +196,13 @@ class registry:  # noqa: N801 - used like a module
     async def lookup(name: str) -> PID:
         """Return the process of that name; raises `NameNotFound`."""
         worker = current.worker()
-        return PID.trusted(await worker.ask_async(wire.Lookup(worker.ref(), name)))
+        return PID.trusted(await worker.ask_async(wire.LookupFrame(worker.ref(), name)))
 
     @staticmethod
     async def unregister(name: str) -> None:
         """Free a name; raises `NameNotFound`."""
         worker = current.worker()
-        await worker.ask_async(wire.Unregister(worker.ref(), name))
+        await worker.ask_async(wire.UnregisterFrame(worker.ref(), name))
 
 
 class groups:  # noqa: N801 - used like a module
@@ -215,7 +215,7 @@ class groups:  # noqa: N801 - used like a module
     async def members(group: str) -> list[PID]:
         """Return the members in the order in which they joined."""
         worker = current.worker()
-        pids = await worker.ask_async(wire.Members(worker.ref(), group))
+        pids = await worker.ask_async(wire.MembersFrame(worker.ref(), group))
         return [PID.trusted(pid) for pid in pids]
 
     @staticmethod

@@ -8,7 +8,7 @@ from typing import Final
 from wsrelay.node import ConnectionInfo, NodeInfo, ProcessInfo
 from wsrelay.values.printable import printable
 
-from .usage import Usage, duration, size
+from .usage import UsageSampler, duration, size
 
 __all__ = [
     "CONNECTIONS",
@@ -68,14 +68,14 @@ def buffered(info: NodeInfo) -> str:
     return f"clients have begun {size(info.buffered)} of at most {size(info.max_buffered)}"
 
 
-def process_cells(process: ProcessInfo, usage: Usage) -> tuple[str, ...]:
+def process_cells(process: ProcessInfo, usage: UsageSampler) -> tuple[str, ...]:
     """Return a row of `PROCESSES`."""
     os_pid, *rest = figures(process, usage)
     place = process.pid, os_pid, process.host, process.state
     return *place, *rest, names(process), process.target
 
 
-def figures(process: ProcessInfo, usage: Usage) -> tuple[str, ...]:
+def figures(process: ProcessInfo, usage: UsageSampler) -> tuple[str, ...]:
     """Return a process's figures, its OS process's id first."""
     used = usage.of(process)
     return (

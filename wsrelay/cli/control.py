@@ -21,7 +21,7 @@ from wsrelay.values.printable import escaped_in_json, indented, printable
 from . import cells
 from .nodes import chosen, node_option
 from .running import fail, say
-from .usage import Usage, with_usage
+from .usage import UsageSampler, with_usage
 
 try:
     from . import tables
@@ -55,7 +55,7 @@ def ps(*, node: str | None, as_json: bool) -> None:
     """List the processes of a running node."""
     with chosen(node) as client:
         info = client.node()
-        usage = Usage()
+        usage = UsageSampler()
         usage.sample(info)
         if as_json:
             click.echo(json.dumps([with_usage(p, usage) for p in info.processes], indent=2))

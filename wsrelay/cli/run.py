@@ -15,7 +15,7 @@ from wsrelay.errors import HostFailed, InvalidTarget
 from wsrelay.gateway.address import AddressError, Listener, bind, url
 from wsrelay.gateway.script import Scope, ScriptOptions, script_app
 from wsrelay.gateway.server import FrontEnd, Server, ServerOptions, on_signals
-from wsrelay.gateway.systemd import Inherited, Notify
+from wsrelay.gateway.systemd import InheritedSockets, SystemdNotifier
 from wsrelay.node import HostOptions, Limits, Node
 from wsrelay.session import header, origins
 from wsrelay.session.hosts import Hosts
@@ -248,7 +248,7 @@ def run(
 async def _serve(
     options: ScriptOptions, processes: HostOptions, host: str, port: int, allowed: str | None
 ) -> None:
-    inherited, notify = Inherited(), Notify()
+    inherited, notify = InheritedSockets(), SystemdNotifier()
     try:
         given = inherited.take_any()
         listener = Listener(given) if given else bind(host, port)

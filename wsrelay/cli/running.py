@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, Never
 
-from wsrelay.control import Control, ControlError
+from wsrelay.control import ControlError, ControlServer
 from wsrelay.errors import MissingExtra
 from wsrelay.node import Node
 from wsrelay.values import extras, linux
@@ -110,7 +110,7 @@ async def controlled(
     `application` and `addresses` tell it from other nodes.
     """
     async with contextlib.AsyncExitStack() as stack:
-        control = Control(node, application=application, addresses=addresses)
+        control = ControlServer(node, application=application, addresses=addresses)
         try:
             await stack.enter_async_context(control)
         except ControlError as error:

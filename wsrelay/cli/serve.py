@@ -16,7 +16,7 @@ from wsrelay.errors import HostFailed
 from wsrelay.gateway import address, assembly
 from wsrelay.gateway.deployment import Deployment
 from wsrelay.gateway.server import on_signals
-from wsrelay.gateway.systemd import Inherited, Notify
+from wsrelay.gateway.systemd import InheritedSockets, SystemdNotifier
 from wsrelay.values.pid import is_node_name
 
 from .logs import log_options, set_up_logging
@@ -107,7 +107,7 @@ async def _serve(
     configuration: Configuration, paths: tuple[Path, ...], name: str, hangups: list[int]
 ) -> None:
     """Serve it; `hangups` are the SIGHUPs that came before."""
-    inherited, notify = Inherited(), Notify()
+    inherited, notify = InheritedSockets(), SystemdNotifier()
     try:
         deployment = Deployment(configuration, name=name, inherited=inherited)
     except address.AddressError as error:
@@ -145,7 +145,9 @@ async def _serve(
 class _Reloads:
     """Reads the configuration again when it is asked to: one at a time, and none before `begin`."""
 
-    def __init__(self, deployment: Deployment, paths: tuple[Path, ...], notify: Notify) -> None:
+    def __init__(
+        self, deployment: Deployment, paths: tuple[Path, ...], notify: SystemdNotifier
+    ) -> None:
         self._deployment = deployment
         self._paths = paths
         self._notify = notify

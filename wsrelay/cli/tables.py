@@ -22,7 +22,7 @@ from .cells import (
     process_cells,
     who,
 )
-from .usage import Usage
+from .usage import UsageSampler
 
 __all__ = ["connections_table", "console", "processes_table"]
 
@@ -40,7 +40,10 @@ def console() -> Console:
 
 
 def processes_table(
-    processes: Sequence[ProcessInfo], usage: Usage, console: Console, overflow: OverflowMethod
+    processes: Sequence[ProcessInfo],
+    usage: UsageSampler,
+    console: Console,
+    overflow: OverflowMethod,
 ) -> Table:
     """Return the table of `ps` and `top`.
 

@@ -24,7 +24,7 @@ from wsrelay.values.printable import printable
 from .cells import buffered
 from .nodes import chosen, node_option
 from .tables import console, processes_table
-from .usage import Usage, duration, with_usage
+from .usage import UsageSampler, duration, with_usage
 
 __all__ = ["top"]
 
@@ -57,7 +57,7 @@ def top(*, interval: float, as_json: bool, follow: bool, node: str | None) -> No
     """Watch the processes of a running node, the busiest first; q or Ctrl-C ends it."""
     if follow and not as_json:
         raise click.UsageError("--follow is for --json")
-    usage = Usage()
+    usage = UsageSampler()
     with chosen(node) as client, contextlib.suppress(KeyboardInterrupt):
         if as_json:
             click.echo(_line(client.node(), usage))
@@ -77,7 +77,7 @@ def top(*, interval: float, as_json: bool, follow: bool, node: str | None) -> No
                     return
 
 
-def _line(info: NodeInfo, usage: Usage) -> bytes:
+def _line(info: NodeInfo, usage: UsageSampler) -> bytes:
     """Return one line of JSON; `time` is in seconds since 1970."""
     usage.sample(info)
     processes = [with_usage(process, usage) for process in _busiest(info, usage)]
@@ -85,7 +85,7 @@ def _line(info: NodeInfo, usage: Usage) -> bytes:
     return msgspec.json.encode({"time": round(time.time(), 3), **plain})
 
 
-def _busiest(info: NodeInfo, usage: Usage) -> list[ProcessInfo]:
+def _busiest(info: NodeInfo, usage: UsageSampler) -> list[ProcessInfo]:
     """Sort by CPU, then by what waits for it, then by memory, then by age."""
 
     def busy(process: ProcessInfo) -> tuple[float, ...]:
@@ -95,7 +95,7 @@ def _busiest(info: NodeInfo, usage: Usage) -> list[ProcessInfo]:
     return sorted(info.processes, key=busy, reverse=True)
 
 
-def _screen(info: NodeInfo, usage: Usage, page: Console) -> Any:
+def _screen(info: NodeInfo, usage: UsageSampler, page: Console) -> Any:
     usage.sample(info)
     hosts = ", ".join(f"{h.name} {h.processes}/{h.max_processes}" for h in info.hosts)
     state = " draining" if info.draining else ""

@@ -10,25 +10,25 @@ import psutil
 
 from wsrelay.node import NodeInfo, ProcessInfo
 
-__all__ = ["Usage", "Used", "duration", "size", "with_usage"]
+__all__ = ["UsageSample", "UsageSampler", "duration", "size", "with_usage"]
 
 _WINDOW: Final = 0.1
 """Seconds between the first two looks at the CPU time."""
 
 
-class Used(NamedTuple):
+class UsageSample(NamedTuple):
     """CPU in percent of one core since the sample before, memory (RSS) in bytes; None: unknown."""
 
     cpu: float | None = None
     memory: int | None = None
 
 
-class Usage:
+class UsageSampler:
     """Samples the processes of a node; the first time twice, a short while apart."""
 
     def __init__(self) -> None:
         self._seen: dict[int, psutil.Process] = {}
-        self._used: dict[int, Used] = {}
+        self._used: dict[int, UsageSample] = {}
 
     def sample(self, info: NodeInfo) -> None:
         """Look at every process that the node has now."""
@@ -45,23 +45,23 @@ class Usage:
             time.sleep(_WINDOW)
         self._used = {pid: _used(process) for pid, process in self._seen.items()}
 
-    def of(self, process: ProcessInfo) -> Used:
+    def of(self, process: ProcessInfo) -> UsageSample:
         """Return what a process used."""
-        return self._used.get(process.os_pid or 0, Used())
+        return self._used.get(process.os_pid or 0, UsageSample())
 
 
-def with_usage(process: ProcessInfo, usage: Usage) -> dict[str, Any]:
+def with_usage(process: ProcessInfo, usage: UsageSampler) -> dict[str, Any]:
     """Return what JSON tells of a process."""
     plain: dict[str, Any] = msgspec.to_builtins(process)
     used = usage.of(process)
     return {**plain, "cpu_percent": used.cpu, "memory": used.memory}
 
 
-def _used(process: psutil.Process) -> Used:
+def _used(process: psutil.Process) -> UsageSample:
     try:
-        return Used(process.cpu_percent(), process.memory_info().rss)
+        return UsageSample(process.cpu_percent(), process.memory_info().rss)
     except psutil.Error:
-        return Used()
+        return UsageSample()
 
 
 def duration(seconds: float) -> str:

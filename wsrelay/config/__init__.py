@@ -1,37 +1,37 @@
 """Configuration files (`docs/configuration.md`): read, checked as a whole, all mistakes at once."""
 
-from .configuration import Configuration, Where
+from .configuration import Configuration, EntryLocation
 from .entries import (
     Address,
-    Endpoint,
-    Entry,
+    ConfigEntry,
+    EndpointEntry,
     Function,
     Host,
     PythonProcess,
-    Router,
-    Server,
-    Service,
+    RouterEntry,
+    ServerEntry,
+    ServiceEntry,
     Static,
 )
 from .load import load
-from .problems import ConfigError, Problem
+from .problems import ConfigError, ConfigProblem
 from .show import rows
 
 __all__ = [
     "Address",
+    "ConfigEntry",
     "ConfigError",
+    "ConfigProblem",
     "Configuration",
-    "Endpoint",
-    "Entry",
+    "EndpointEntry",
+    "EntryLocation",
     "Function",
     "Host",
-    "Problem",
     "PythonProcess",
-    "Router",
-    "Server",
-    "Service",
+    "RouterEntry",
+    "ServerEntry",
+    "ServiceEntry",
     "Static",
-    "Where",
     "load",
     "rows",
 ]

@@ -7,14 +7,24 @@ from typing import NamedTuple, TypeVar
 
 from msgspec import Struct
 
-from .entries import Endpoint, Entry, Function, Host, PythonProcess, Router, Server, Service, Static
+from .entries import (
+    ConfigEntry,
+    EndpointEntry,
+    Function,
+    Host,
+    PythonProcess,
+    RouterEntry,
+    ServerEntry,
+    ServiceEntry,
+    Static,
+)
 
-__all__ = ["Configuration", "Where"]
+__all__ = ["Configuration", "EntryLocation"]
 
-E = TypeVar("E", bound=Entry)
+E = TypeVar("E", bound=ConfigEntry)
 
 
-class Where(NamedTuple):
+class EntryLocation(NamedTuple):
     """Where an entry stands."""
 
     file: Path
@@ -25,8 +35,8 @@ class Configuration(Struct, frozen=True):
     """All entries by id, in the files' order, and where each stands."""
 
     files: tuple[Path, ...]
-    entries: dict[str, Entry]
-    where: dict[str, Where]
+    entries: dict[str, ConfigEntry]
+    where: dict[str, EntryLocation]
 
     def _of(self, kind: type[E]) -> dict[str, E]:
         return {name: entry for name, entry in self.entries.items() if isinstance(entry, kind)}
@@ -47,19 +57,19 @@ class Configuration(Struct, frozen=True):
         return self._of(Function)
 
     @property
-    def servers(self) -> dict[str, Server]:
+    def servers(self) -> dict[str, ServerEntry]:
         """Servers."""
-        return self._of(Server)
+        return self._of(ServerEntry)
 
     @property
-    def routers(self) -> dict[str, Router]:
+    def routers(self) -> dict[str, RouterEntry]:
         """Routers."""
-        return self._of(Router)
+        return self._of(RouterEntry)
 
     @property
-    def endpoints(self) -> dict[str, Endpoint]:
+    def endpoints(self) -> dict[str, EndpointEntry]:
         """Endpoints."""
-        return self._of(Endpoint)
+        return self._of(EndpointEntry)
 
     @property
     def statics(self) -> dict[str, Static]:
@@ -67,6 +77,6 @@ class Configuration(Struct, frozen=True):
         return self._of(Static)
 
     @property
-    def services(self) -> dict[str, Service]:
+    def services(self) -> dict[str, ServiceEntry]:
         """Services."""
-        return self._of(Service)
+        return self._of(ServiceEntry)

@@ -31,14 +31,14 @@ from .values import (
 __all__ = [
     "KINDS",
     "Address",
-    "Endpoint",
-    "Entry",
+    "ConfigEntry",
+    "EndpointEntry",
     "Function",
     "Host",
     "PythonProcess",
-    "Router",
-    "Server",
-    "Service",
+    "RouterEntry",
+    "ServerEntry",
+    "ServiceEntry",
     "Static",
 ]
 
@@ -52,7 +52,7 @@ class Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-class Entry(Model):
+class ConfigEntry(Model):
     """What all entries have. `references` maps keys to the kind that they, or their items, name."""
 
     references: ClassVar[dict[tuple[str, ...], str]] = {}
@@ -86,7 +86,7 @@ class HostFilesystem(Model):
     write: list[AnyPath] = []
 
 
-class Host(Entry):
+class Host(ConfigEntry):
     """`process.host`."""
 
     references = {("may_spawn",): "process.host", ("may_control",): "process.host"}
@@ -113,7 +113,7 @@ class Host(Entry):
     may_name: list[str] = []
 
 
-class _Code(Entry):
+class _Code(ConfigEntry):
     """A function in a script or in a module."""
 
     source: Script | None = None
@@ -164,12 +164,12 @@ class Timeouts(Model):
     drain: Duration = 5.0
 
 
-class _Wrapped(Entry):
+class _Wrapped(ConfigEntry):
     middleware: list[str] = []
     options: dict[str, Any] = {}
 
 
-class Server(_Wrapped):
+class ServerEntry(_Wrapped):
     """`http.service`; with `health`, it answers `/healthz` and `/readyz`."""
 
     addr: AddressText
@@ -196,7 +196,7 @@ class OfRouter(Model):
     router: str
 
 
-class Router(_Wrapped):
+class RouterEntry(_Wrapped):
     """`http.router`: `middleware` sees all under its prefix, `post_middleware` what matched."""
 
     references = {("meta", "server"): "http.service"}
@@ -207,7 +207,7 @@ class Router(_Wrapped):
     post_options: dict[str, Any] = {}
 
 
-class Endpoint(Entry):
+class EndpointEntry(ConfigEntry):
     """`http.endpoint`; `path` as in Starlette, below the router's prefix."""
 
     references = {("meta", "router"): "http.router", ("func",): "function.python"}
@@ -218,7 +218,7 @@ class Endpoint(Entry):
     func: str
 
 
-class Static(Entry):
+class Static(ConfigEntry):
     """`http.static`: a folder of files; `index.html` answers for its folder."""
 
     references = {("meta", "server"): "http.service"}
@@ -246,7 +246,7 @@ class Lifecycle(Model):
     restart: Restart = Restart()
 
 
-class Service(Entry):
+class ServiceEntry(ConfigEntry):
     """`process.service`: a process that is kept running under the entry's id."""
 
     references = {("process",): "process.python", ("host",): "process.host"}
@@ -257,13 +257,13 @@ class Service(Entry):
     lifecycle: Lifecycle = Lifecycle()
 
 
-KINDS: Final[dict[str, type[Entry]]] = {
+KINDS: Final[dict[str, type[ConfigEntry]]] = {
     "process.host": Host,
     "process.python": PythonProcess,
-    "process.service": Service,
+    "process.service": ServiceEntry,
     "function.python": Function,
-    "http.service": Server,
-    "http.router": Router,
-    "http.endpoint": Endpoint,
+    "http.service": ServerEntry,
+    "http.router": RouterEntry,
+    "http.endpoint": EndpointEntry,
     "http.static": Static,
 }

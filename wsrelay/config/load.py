@@ -13,9 +13,9 @@ from pydantic import BaseModel, ValidationError
 
 from wsrelay.values.spelling import nearest
 
-from .configuration import Configuration, Where
-from .entries import KINDS, Endpoint, Entry, Router, Server, Static
-from .problems import ConfigError, Problem, explained
+from .configuration import Configuration, EntryLocation
+from .entries import KINDS, ConfigEntry, EndpointEntry, RouterEntry, ServerEntry, Static
+from .problems import ConfigError, ConfigProblem, explained
 from .source import Source
 
 __all__ = ["CheckEntry", "CheckMiddleware", "load"]
@@ -23,7 +23,7 @@ __all__ = ["CheckEntry", "CheckMiddleware", "load"]
 CheckMiddleware = Callable[[list[str], Mapping[str, Any]], list[tuple[str, str]]]
 """Given names and options, returns keys with what is wrong with them."""
 
-CheckEntry = Callable[[Entry, Mapping[str, Entry]], Iterable[tuple[str, str]]]
+CheckEntry = Callable[[ConfigEntry, Mapping[str, ConfigEntry]], Iterable[tuple[str, str]]]
 """Given an entry and all others by id, returns dotted keys with what is wrong with them."""
 
 VERSION: Final = "1.0"
@@ -80,7 +80,7 @@ class _Loader:
         check_middleware: CheckMiddleware,
         check_entry: CheckEntry,
     ) -> None:
-        self.problems: list[Problem] = []
+        self.problems: list[ConfigProblem] = []
         self._unknown: set[str] = set()
         """Ids of entries of unknown kind: references to them are no further mistake."""
         self._environment = environment
@@ -94,12 +94,12 @@ class _Loader:
         path = path.absolute()
         if not path.is_dir():
             if not path.exists():
-                self.problems.append(Problem(path, 0, "", "", "does not exist"))
+                self.problems.append(ConfigProblem(path, 0, "", "", "does not exist"))
                 return []
             return [path]
         files = sorted(file for file in path.iterdir() if file.suffix in (".yaml", ".yml"))
         if not files:
-            self.problems.append(Problem(path, 0, "", "", "the folder has no *.yaml in it"))
+            self.problems.append(ConfigProblem(path, 0, "", "", "the folder has no *.yaml in it"))
         return files
 
     def drafts(self, file: Path) -> list[_Draft]:
@@ -133,14 +133,14 @@ class _Loader:
 
     def _top(self, source: Source, key: tuple[str, ...], message: str) -> None:
         line = source.lines.get(key) or source.lines[()]
-        self.problems.append(Problem(source.file, line, "", ".".join(key), message))
+        self.problems.append(ConfigProblem(source.file, line, "", ".".join(key), message))
 
     def _draft(self, source: Source, index: int, namespace: str, data: Any) -> _Draft | None:
         line = source.lines["entries", index]
 
         def wrong(key: str, message: str, entry: str = "") -> None:
             there = source.lines.get(("entries", index, key), line)
-            self.problems.append(Problem(source.file, there, entry, key, message))
+            self.problems.append(ConfigProblem(source.file, there, entry, key, message))
 
         if not isinstance(data, dict):
             wrong("", f"entry {index + 1} is no mapping but {data!r:.60}")
@@ -166,11 +166,11 @@ class _Loader:
         known: dict[str, _Draft] = {}
         for draft in drafts:
             if (first := known.get(draft.id)) is not None:
-                place = Problem(first.source.file, first.line("name"), "", "", "")
+                place = ConfigProblem(first.source.file, first.line("name"), "", "", "")
                 self._wrong(draft, ("name",), f"this id is taken; it stands at {str(place)[:-2]}")
             else:
                 known[draft.id] = draft
-        entries: dict[str, Entry] = {}
+        entries: dict[str, ConfigEntry] = {}
         for draft in known.values():
             entry = self._entry(draft, known)
             if entry is not None:
@@ -179,15 +179,15 @@ class _Loader:
             for key, message in self._check_entry(entry, entries):
                 self._wrong(known[entry.id], tuple(key.split(".")), message)
         self._conflicts(entries, known)
-        where = {name: Where(d.source.file, d.line()) for name, d in known.items()}
+        where = {name: EntryLocation(d.source.file, d.line()) for name, d in known.items()}
         return Configuration(files, entries, where)
 
     def _wrong(self, draft: _Draft, key: tuple[str | int, ...], message: str) -> None:
         shown = ".".join(str(part) for part in key)
-        problem = Problem(draft.source.file, draft.line(*key), draft.id, shown, message)
+        problem = ConfigProblem(draft.source.file, draft.line(*key), draft.id, shown, message)
         self.problems.append(problem)
 
-    def _entry(self, draft: _Draft, known: Mapping[str, _Draft]) -> Entry | None:
+    def _entry(self, draft: _Draft, known: Mapping[str, _Draft]) -> ConfigEntry | None:
         model = KINDS[draft.kind]
         data = {**draft.data, "id": draft.id}
         if "id" in draft.data:
@@ -209,8 +209,8 @@ class _Loader:
         return entry
 
     def _validated(
-        self, draft: _Draft, model: type[Entry], data: dict[str, Any]
-    ) -> tuple[Entry | None, set[str | int]]:
+        self, draft: _Draft, model: type[ConfigEntry], data: dict[str, Any]
+    ) -> tuple[ConfigEntry | None, set[str | int]]:
         """Return the entry, and which of its keys are wrong: it has their defaults, if possible."""
         context = {"folder": draft.source.file.parent}
         try:
@@ -269,20 +269,20 @@ class _Loader:
             self._wrong(draft, key, f"{full!r} is of kind {there.kind}, not {kind}")
         return full
 
-    def _conflicts(self, entries: Mapping[str, Entry], known: Mapping[str, _Draft]) -> None:
+    def _conflicts(self, entries: Mapping[str, ConfigEntry], known: Mapping[str, _Draft]) -> None:
         taken: dict[tuple[str, ...], str] = {}
 
-        def take(entry: Entry, key: str, what: str, *place: str) -> None:
+        def take(entry: ConfigEntry, key: str, what: str, *place: str) -> None:
             if (first := taken.setdefault((key, *place), entry.id)) != entry.id:
                 self._wrong(known[entry.id], (key,), f"{what} is {first!r}'s already")
 
         for entry in entries.values():
             match entry:
-                case Server() if entry.addr.port != 0:
+                case ServerEntry() if entry.addr.port != 0:
                     take(entry, "addr", f"{entry.addr}", str(entry.addr))
-                case Endpoint():
+                case EndpointEntry():
                     router = entries.get(entry.meta.router)
-                    if isinstance(router, Router):
+                    if isinstance(router, RouterEntry):
                         path = (router.prefix.rstrip("/") + entry.path).rstrip("/") or "/"
                         for method in entry.method:
                             take(

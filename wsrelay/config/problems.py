@@ -9,10 +9,10 @@ from typing import Any, Final, NamedTuple
 
 from wsrelay.values.spelling import nearest
 
-__all__ = ["ConfigError", "Problem", "explained"]
+__all__ = ["ConfigError", "ConfigProblem", "explained"]
 
 
-class Problem(NamedTuple):
+class ConfigProblem(NamedTuple):
     """One mistake: `entry` is an id or empty, `key` a dotted path of keys or empty."""
 
     file: Path
@@ -32,7 +32,7 @@ class Problem(NamedTuple):
 class ConfigError(Exception):
     """Configuration files with mistakes; `problems` has all of them by file and line."""
 
-    def __init__(self, problems: Sequence[Problem]) -> None:
+    def __init__(self, problems: Sequence[ConfigProblem]) -> None:
         super().__init__("\n".join(str(problem) for problem in problems))
         self.problems = list(problems)
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import yaml
 
-from .problems import Problem
+from .problems import ConfigProblem
 
 __all__ = ["Lines", "Source"]
 
@@ -26,7 +26,7 @@ class Source:
         self.file = file
         self.data: Any = None
         self.lines: Lines = {(): 1}
-        self.problems: list[Problem] = []
+        self.problems: list[ConfigProblem] = []
         self._environment = environment
         try:
             text = file.read_text(encoding="utf-8")
@@ -44,7 +44,7 @@ class Source:
             self._problem(mark.line + 1 if mark else 1, f"is no YAML: {said}")
 
     def _problem(self, line: int, message: str) -> None:
-        self.problems.append(Problem(self.file, line, "", "", message))
+        self.problems.append(ConfigProblem(self.file, line, "", "", message))
 
     def _value(self, node: yaml.Node, path: tuple[str | int, ...]) -> Any:
         self.lines.setdefault(path, node.start_mark.line + 1)

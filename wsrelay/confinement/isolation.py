@@ -213,7 +213,7 @@ def _keep_files(filesystem: Filesystem, scripts: Iterable[Path]) -> None:
 
 def _wall_in(isolation: Isolation, scripts: Iterable[Path]) -> None:
     """Give up files, sockets, and what reaches other processes."""
-    calls: dict[str, tuple[syscalls.Call, ...]] = {}
+    calls: dict[str, tuple[syscalls.SyscallRule, ...]] = {}
     if isolation.filesystem is not None:
         _keep_files(isolation.filesystem, scripts)
         calls["filesystem"] = syscalls.FILES

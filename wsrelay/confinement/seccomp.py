@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 from wsrelay.values import linux
 
-from .syscalls import FIRST_UNKNOWN, WORD, Call
+from .syscalls import FIRST_UNKNOWN, WORD, SyscallRule
 
 __all__ = ["MACHINES", "Machine", "SeccompError", "assemble", "forbid"]
 
@@ -53,7 +53,7 @@ _ARGUMENTS: Final = 16
 _ARGUMENT: Final = 8
 
 
-def forbid(calls: Iterable[Call]) -> None:
+def forbid(calls: Iterable[SyscallRule]) -> None:
     """Have these calls fail from now on, in this process and its children.
 
     So do all that are newer than those known here, and all of other architectures and of x32.
@@ -70,7 +70,7 @@ def forbid(calls: Iterable[Call]) -> None:
     linux.filter_system_calls(assemble(calls, machine))
 
 
-def assemble(calls: Iterable[Call], machine: Machine) -> bytes:
+def assemble(calls: Iterable[SyscallRule], machine: Machine) -> bytes:
     """Return the filter for a machine; of two entries for one call the later one counts.
 
     One call after the other: for those that always pass the kernel finds that out beforehand (from
@@ -96,7 +96,7 @@ def assemble(calls: Iterable[Call], machine: Machine) -> bytes:
     return b"".join(struct.pack("=HBBI", *line) for line in lines)
 
 
-def _body(call: Call) -> list[_Line]:
+def _body(call: SyscallRule) -> list[_Line]:
     """Decide about a call that was made: no line behind these is reached."""
     fail = (_RETURN, 0, 0, _FAIL | call.error)
     if not call.unless:

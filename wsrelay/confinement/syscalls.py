@@ -10,7 +10,7 @@ import errno
 import socket
 from typing import Final, NamedTuple
 
-__all__ = ["FILES", "FIRST_UNKNOWN", "OTHERS", "SOCKETS", "Call", "Condition"]
+__all__ = ["FILES", "FIRST_UNKNOWN", "OTHERS", "SOCKETS", "Condition", "SyscallRule"]
 
 FIRST_UNKNOWN: Final = 470
 """After `file_setattr` (Linux 6.17). From 424 on all architectures have the same numbers."""
@@ -31,7 +31,7 @@ class Condition(NamedTuple):
     equal: bool = True
 
 
-class Call(NamedTuple):
+class SyscallRule(NamedTuple):
     """A system call that fails with `error`, unless it has conditions and all of them hold.
 
     Its numbers are those of x86-64 and of asm-generic (AArch64, RISC-V, LoongArch); None where it
@@ -80,123 +80,123 @@ def _none_of(argument: int, values: tuple[int, ...]) -> tuple[Condition, ...]:
     return tuple(Condition(argument, value, equal=False) for value in values)
 
 
-OTHERS: Final[tuple[Call, ...]] = (
+OTHERS: Final[tuple[SyscallRule, ...]] = (
     # Other processes: Landlock keeps from their memory alone.
-    Call("ptrace", 101, 117),
-    Call("process_vm_readv", 310, 270),
-    Call("process_vm_writev", 311, 271),
-    Call("process_madvise", 440, 440),
-    Call("pidfd_getfd", 438, 438),
-    Call("kcmp", 312, 272),
-    Call("prlimit64", 302, 261, unless=_SELF),
-    Call("setpriority", 141, 140, unless=(Condition(0, 0), Condition(1, 0))),
-    Call("ioprio_set", 251, 30, unless=(Condition(0, _IOPRIO_WHO_PROCESS), Condition(1, 0))),
-    Call("sched_setparam", 142, 118, unless=_SELF),
-    Call("sched_setscheduler", 144, 119, unless=_SELF),
-    Call("sched_setaffinity", 203, 122, unless=_SELF),
-    Call("sched_setattr", 314, 274, unless=_SELF),
-    Call("migrate_pages", 256, 238, unless=_SELF),
-    Call("move_pages", 279, 239, unless=_SELF),
+    SyscallRule("ptrace", 101, 117),
+    SyscallRule("process_vm_readv", 310, 270),
+    SyscallRule("process_vm_writev", 311, 271),
+    SyscallRule("process_madvise", 440, 440),
+    SyscallRule("pidfd_getfd", 438, 438),
+    SyscallRule("kcmp", 312, 272),
+    SyscallRule("prlimit64", 302, 261, unless=_SELF),
+    SyscallRule("setpriority", 141, 140, unless=(Condition(0, 0), Condition(1, 0))),
+    SyscallRule("ioprio_set", 251, 30, unless=(Condition(0, _IOPRIO_WHO_PROCESS), Condition(1, 0))),
+    SyscallRule("sched_setparam", 142, 118, unless=_SELF),
+    SyscallRule("sched_setscheduler", 144, 119, unless=_SELF),
+    SyscallRule("sched_setaffinity", 203, 122, unless=_SELF),
+    SyscallRule("sched_setattr", 314, 274, unless=_SELF),
+    SyscallRule("migrate_pages", 256, 238, unless=_SELF),
+    SyscallRule("move_pages", 279, 239, unless=_SELF),
     # What all processes of a user, or of the machine, have in common and is no file (syslog is the
     # kernel's log). With the
     # number of one, which can be guessed, nobody has to ask for it by its key first.
-    Call("shmget", 29, 194),
-    Call("shmat", 30, 196),
-    Call("shmctl", 31, 195),
-    Call("semget", 64, 190),
-    Call("semop", 65, 193),
-    Call("semtimedop", 220, 192),
-    Call("semctl", 66, 191),
-    Call("msgget", 68, 186),
-    Call("msgsnd", 69, 189),
-    Call("msgrcv", 70, 188),
-    Call("msgctl", 71, 187),
-    Call("mq_open", 240, 180),
-    Call("mq_unlink", 241, 181),
-    Call("add_key", 248, 217),
-    Call("request_key", 249, 218),
-    Call("keyctl", 250, 219),
-    Call("syslog", 103, 116),
+    SyscallRule("shmget", 29, 194),
+    SyscallRule("shmat", 30, 196),
+    SyscallRule("shmctl", 31, 195),
+    SyscallRule("semget", 64, 190),
+    SyscallRule("semop", 65, 193),
+    SyscallRule("semtimedop", 220, 192),
+    SyscallRule("semctl", 66, 191),
+    SyscallRule("msgget", 68, 186),
+    SyscallRule("msgsnd", 69, 189),
+    SyscallRule("msgrcv", 70, 188),
+    SyscallRule("msgctl", 71, 187),
+    SyscallRule("mq_open", 240, 180),
+    SyscallRule("mq_unlink", 241, 181),
+    SyscallRule("add_key", 248, 217),
+    SyscallRule("request_key", 249, 218),
+    SyscallRule("keyctl", 250, 219),
+    SyscallRule("syslog", 103, 116),
     # Namespaces: inside one of its own a process has all capabilities. The flags of clone3 lie in
     # memory, where no filter looks; glibc takes clone if there is none.
-    Call("clone", 56, 220, unless=(Condition(0, 0, _NAMESPACES & ~_CLONE_NEWTIME),)),
-    Call("clone3", 435, 435, errno.ENOSYS),
-    Call("unshare", 272, 97, unless=(Condition(0, 0, _NAMESPACES),)),
-    Call("setns", 308, 268),
+    SyscallRule("clone", 56, 220, unless=(Condition(0, 0, _NAMESPACES & ~_CLONE_NEWTIME),)),
+    SyscallRule("clone3", 435, 435, errno.ENOSYS),
+    SyscallRule("unshare", 272, 97, unless=(Condition(0, 0, _NAMESPACES),)),
+    SyscallRule("setns", 308, 268),
     # Mounts, also the descriptors of ones that are not mounted anywhere, and files without a path.
-    Call("mount", 165, 40),
-    Call("umount2", 166, 39),
-    Call("pivot_root", 155, 41),
-    Call("chroot", 161, 51),
-    Call("fsopen", 430, 430),
-    Call("fsconfig", 431, 431),
-    Call("fsmount", 432, 432),
-    Call("fspick", 433, 433),
-    Call("open_tree", 428, 428),
-    Call("open_tree_attr", 467, 467),
-    Call("move_mount", 429, 429),
-    Call("mount_setattr", 442, 442),
-    Call("name_to_handle_at", 303, 264),
-    Call("open_by_handle_at", 304, 265),
+    SyscallRule("mount", 165, 40),
+    SyscallRule("umount2", 166, 39),
+    SyscallRule("pivot_root", 155, 41),
+    SyscallRule("chroot", 161, 51),
+    SyscallRule("fsopen", 430, 430),
+    SyscallRule("fsconfig", 431, 431),
+    SyscallRule("fsmount", 432, 432),
+    SyscallRule("fspick", 433, 433),
+    SyscallRule("open_tree", 428, 428),
+    SyscallRule("open_tree_attr", 467, 467),
+    SyscallRule("move_mount", 429, 429),
+    SyscallRule("mount_setattr", 442, 442),
+    SyscallRule("name_to_handle_at", 303, 264),
+    SyscallRule("open_by_handle_at", 304, 265),
     # Parts of the kernel that do what other calls do, past this filter, or that are most of its
     # holes. Programs take something else where there is no io_uring.
-    Call("io_uring_setup", 425, 425, errno.ENOSYS),
-    Call("io_uring_enter", 426, 426, errno.ENOSYS),
-    Call("io_uring_register", 427, 427, errno.ENOSYS),
-    Call("userfaultfd", 323, 282),
-    Call("perf_event_open", 298, 241),
-    Call("bpf", 321, 280),
-    Call("init_module", 175, 105),
-    Call("finit_module", 313, 273),
-    Call("delete_module", 176, 106),
-    Call("kexec_load", 246, 104),
-    Call("kexec_file_load", 320, 294),
-    Call("ioctl", 16, 29, unless=_none_of(1, _TERMINAL_INPUT)),
+    SyscallRule("io_uring_setup", 425, 425, errno.ENOSYS),
+    SyscallRule("io_uring_enter", 426, 426, errno.ENOSYS),
+    SyscallRule("io_uring_register", 427, 427, errno.ENOSYS),
+    SyscallRule("userfaultfd", 323, 282),
+    SyscallRule("perf_event_open", 298, 241),
+    SyscallRule("bpf", 321, 280),
+    SyscallRule("init_module", 175, 105),
+    SyscallRule("finit_module", 313, 273),
+    SyscallRule("delete_module", 176, 106),
+    SyscallRule("kexec_load", 246, 104),
+    SyscallRule("kexec_file_load", 320, 294),
+    SyscallRule("ioctl", 16, 29, unless=_none_of(1, _TERMINAL_INPUT)),
 )
 """For every walled host: what reaches other processes, or more of the kernel than programs need."""
 
-FILES: Final[tuple[Call, ...]] = (
+FILES: Final[tuple[SyscallRule, ...]] = (
     # Landlock knows nothing of these, and a filter sees no path: they are refused for all files.
-    Call("chmod", 90, None),
-    Call("fchmod", 91, 52),
-    Call("fchmodat", 268, 53),
-    Call("fchmodat2", 452, 452),
-    Call("chown", 92, None),
-    Call("lchown", 94, None),
-    Call("fchown", 93, 55),
-    Call("fchownat", 260, 54),
-    Call("utime", 132, None),
-    Call("utimes", 235, None),
-    Call("futimesat", 261, None),
-    Call("utimensat", 280, 88),
-    Call("file_setattr", 469, 469),
-    Call("ioctl", 16, 29, unless=_none_of(1, _TERMINAL_INPUT + _FILE_FLAGS)),
+    SyscallRule("chmod", 90, None),
+    SyscallRule("fchmod", 91, 52),
+    SyscallRule("fchmodat", 268, 53),
+    SyscallRule("fchmodat2", 452, 452),
+    SyscallRule("chown", 92, None),
+    SyscallRule("lchown", 94, None),
+    SyscallRule("fchown", 93, 55),
+    SyscallRule("fchownat", 260, 54),
+    SyscallRule("utime", 132, None),
+    SyscallRule("utimes", 235, None),
+    SyscallRule("futimesat", 261, None),
+    SyscallRule("utimensat", 280, 88),
+    SyscallRule("file_setattr", 469, 469),
+    SyscallRule("ioctl", 16, 29, unless=_none_of(1, _TERMINAL_INPUT + _FILE_FLAGS)),
     # Those of a file that is open may be read: whoever opened it may read the file itself.
-    Call("setxattr", 188, 5, _NO_SUCH_FEATURE),
-    Call("lsetxattr", 189, 6, _NO_SUCH_FEATURE),
-    Call("fsetxattr", 190, 7, _NO_SUCH_FEATURE),
-    Call("setxattrat", 463, 463, _NO_SUCH_FEATURE),
-    Call("getxattr", 191, 8, _NO_SUCH_FEATURE),
-    Call("lgetxattr", 192, 9, _NO_SUCH_FEATURE),
-    Call("getxattrat", 464, 464, _NO_SUCH_FEATURE),
-    Call("listxattr", 194, 11, _NO_SUCH_FEATURE),
-    Call("llistxattr", 195, 12, _NO_SUCH_FEATURE),
-    Call("listxattrat", 465, 465, _NO_SUCH_FEATURE),
-    Call("removexattr", 197, 14, _NO_SUCH_FEATURE),
-    Call("lremovexattr", 198, 15, _NO_SUCH_FEATURE),
-    Call("fremovexattr", 199, 16, _NO_SUCH_FEATURE),
-    Call("removexattrat", 466, 466, _NO_SUCH_FEATURE),
+    SyscallRule("setxattr", 188, 5, _NO_SUCH_FEATURE),
+    SyscallRule("lsetxattr", 189, 6, _NO_SUCH_FEATURE),
+    SyscallRule("fsetxattr", 190, 7, _NO_SUCH_FEATURE),
+    SyscallRule("setxattrat", 463, 463, _NO_SUCH_FEATURE),
+    SyscallRule("getxattr", 191, 8, _NO_SUCH_FEATURE),
+    SyscallRule("lgetxattr", 192, 9, _NO_SUCH_FEATURE),
+    SyscallRule("getxattrat", 464, 464, _NO_SUCH_FEATURE),
+    SyscallRule("listxattr", 194, 11, _NO_SUCH_FEATURE),
+    SyscallRule("llistxattr", 195, 12, _NO_SUCH_FEATURE),
+    SyscallRule("listxattrat", 465, 465, _NO_SUCH_FEATURE),
+    SyscallRule("removexattr", 197, 14, _NO_SUCH_FEATURE),
+    SyscallRule("lremovexattr", 198, 15, _NO_SUCH_FEATURE),
+    SyscallRule("fremovexattr", 199, 16, _NO_SUCH_FEATURE),
+    SyscallRule("removexattrat", 466, 466, _NO_SUCH_FEATURE),
     # The names of files in folders that cannot be listed.
-    Call("inotify_add_watch", 254, 27),
-    Call("fanotify_init", 300, 262),
+    SyscallRule("inotify_add_watch", 254, 27),
+    SyscallRule("fanotify_init", 300, 262),
 )
 """For hosts with `filesystem`: what changes, or tells of, files that may not even be opened."""
 
-SOCKETS: Final[tuple[Call, ...]] = (
-    Call("socket", 41, 198, errno.EACCES),
+SOCKETS: Final[tuple[SyscallRule, ...]] = (
+    SyscallRule("socket", 41, 198, errno.EACCES),
     # A stream's end is bound to the other one for good. One for datagrams can send to any socket of
     # the machine, and be sent to, descriptors too.
-    Call(
+    SyscallRule(
         "socketpair",
         53,
         199,

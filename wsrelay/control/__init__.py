@@ -2,6 +2,6 @@
 
 from .client import ControlClient, NodeGone, find_nodes
 from .runtime import ControlError
-from .server import Control
+from .server import ControlServer
 
-__all__ = ["Control", "ControlClient", "ControlError", "NodeGone", "find_nodes"]
+__all__ = ["ControlClient", "ControlError", "ControlServer", "NodeGone", "find_nodes"]

@@ -27,7 +27,7 @@ from wsrelay.values.pid import address
 from .records import Records
 from .runtime import bind, runtime_directory
 
-__all__ = ["Control"]
+__all__ = ["ControlServer"]
 
 
 class _Order(Struct, forbid_unknown_fields=True):
@@ -49,7 +49,7 @@ class _Server(uvicorn.Server):
         return contextlib.nullcontext()
 
 
-class Control:
+class ControlServer:
     """Serves `/node`, `/logs`, `/send`, `/cancel` and `/kill` while it is entered.
 
     `application` and `addresses` tell a user of several nodes which one this is: what it serves,

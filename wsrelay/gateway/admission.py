@@ -6,7 +6,7 @@ import logging
 from collections import Counter
 from typing import Final
 
-from wsrelay.relay.sparing import Sparing
+from wsrelay.relay.rate_limited_log import RateLimitedLog
 from wsrelay.values.netblock import is_loopback, netblock
 
 __all__ = ["Admission"]
@@ -29,7 +29,7 @@ class Admission:
         self._most = most
         self._most_per_ip = most_per_ip
         self._of: Counter[str] = Counter()
-        self.lines = Sparing(logger)
+        self.lines = RateLimitedLog(logger)
         """Where refusals are told."""
 
     def enter(self, host: str | None, now: float) -> int:

@@ -6,7 +6,7 @@ import logging
 import time
 
 from wsrelay.relay.asgi import App, Receive, Scope, Send, client_of, response, values
-from wsrelay.relay.sparing import Sparing
+from wsrelay.relay.rate_limited_log import RateLimitedLog
 from wsrelay.relay.upgrade import deny
 from wsrelay.session.hosts import Hosts
 from wsrelay.values.printable import printable
@@ -23,7 +23,7 @@ class AllowedHosts:
         self._app = app
         self._hosts = hosts
         self._option = option
-        self._refusals = Sparing(logger)
+        self._refusals = RateLimitedLog(logger)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI scope."""

@@ -22,7 +22,7 @@ from wsrelay.session.hosts import Hosts
 from wsrelay.values import targets
 from wsrelay.values.bounds import InvalidOptions
 from wsrelay.values.buffered import Buffered
-from wsrelay.values.targets import Entry
+from wsrelay.values.targets import TargetEntry
 
 from . import address, middleware
 from .allowed_hosts import AllowedHosts
@@ -65,7 +65,9 @@ def load(paths: Sequence[Path], environment: Mapping[str, str] = os.environ) -> 
     return config.load(paths, environment, middleware.check, _mistakes)
 
 
-def _mistakes(entry: config.Entry, others: Mapping[str, config.Entry]) -> Iterator[tuple[str, str]]:
+def _mistakes(
+    entry: config.ConfigEntry, others: Mapping[str, config.ConfigEntry]
+) -> Iterator[tuple[str, str]]:
     """Build what an entry becomes, and tell each key's mistake."""
     match entry:
         case config.Host():
@@ -74,15 +76,15 @@ def _mistakes(entry: config.Entry, others: Mapping[str, config.Entry]) -> Iterat
             isolation = Isolation(network="none") if mistakes else _isolation(entry)
             yield from _refused(functools.partial(_host, entry, (), isolation))
             yield from _refused(functools.partial(check_cgroup, _limits(entry)))
-        case config.Service():
+        case config.ServiceEntry():
             yield from _refused(functools.partial(_restart, entry))
             yield from _refused(functools.partial(_service, entry, None, RestartPolicy()))
-        case config.Server():
+        case config.ServerEntry():
             yield from _refused(functools.partial(address.check, entry.addr.host, entry.addr.path))
             yield from _refused(functools.partial(_tried_server, entry))
-        case config.Endpoint():
+        case config.EndpointEntry():
             router = others.get(entry.meta.router)
-            if isinstance(router, config.Router):
+            if isinstance(router, config.RouterEntry):
                 yield from _refused(functools.partial(_routes, entry, router, _nobody))
         case config.Static():
             yield from _refused(functools.partial(_folder, entry))
@@ -113,7 +115,7 @@ def _refused(build: Callable[[], object]) -> list[tuple[str, str]]:
     return []
 
 
-def _tried_server(server: config.Server) -> None:
+def _tried_server(server: config.ServerEntry) -> None:
     """Build a server that listens nowhere: its certificate is loaded."""
     options = server_options(server)
     try:
@@ -203,14 +205,14 @@ def _isolation(host: config.Host) -> Isolation:
     )
 
 
-def _host_of(service: config.Service, configuration: Configuration) -> str | None:
+def _host_of(service: config.ServiceEntry, configuration: Configuration) -> str | None:
     return service.host or configuration.processes[service.process].host
 
 
-def entries(configuration: Configuration) -> dict[str, Entry]:
+def entries(configuration: Configuration) -> dict[str, TargetEntry]:
     """Return what can be spawned by its id."""
     return {
-        name: Entry(process.target, process.host)
+        name: TargetEntry(process.target, process.host)
         for name, process in configuration.processes.items()
     }
 
@@ -223,7 +225,7 @@ def services(configuration: Configuration) -> list[Service]:
     ]
 
 
-def _service(service: config.Service, host: str | None, restart: RestartPolicy) -> Service:
+def _service(service: config.ServiceEntry, host: str | None, restart: RestartPolicy) -> Service:
     lifecycle = service.lifecycle
     return Service(
         name=service.id,
@@ -236,7 +238,7 @@ def _service(service: config.Service, host: str | None, restart: RestartPolicy) 
     )
 
 
-def _restart(service: config.Service) -> RestartPolicy:
+def _restart(service: config.ServiceEntry) -> RestartPolicy:
     given = service.lifecycle.restart
     return RestartPolicy(
         initial_delay=given.initial_delay,
@@ -247,7 +249,7 @@ def _restart(service: config.Service) -> RestartPolicy:
     )
 
 
-def server_options(server: config.Server) -> ServerOptions:
+def server_options(server: config.ServerEntry) -> ServerOptions:
     """Return how a server treats its connections."""
     return ServerOptions(
         max_message_size=server.max_message_size,
@@ -268,7 +270,7 @@ def server_options(server: config.Server) -> ServerOptions:
 
 
 def application(
-    configuration: Configuration, server: config.Server, node: Node, ready: Callable[[], bool]
+    configuration: Configuration, server: config.ServerEntry, node: Node, ready: Callable[[], bool]
 ) -> App:
     """Return the ASGI application of one server; raises `AssemblyError`."""
     routers = [
@@ -289,7 +291,7 @@ def application(
     return wrapped if hosts.any else AllowedHosts(wrapped, hosts, f"{server.id}: allowed_hosts")
 
 
-def _router(configuration: Configuration, router: config.Router, node: Node) -> Router:
+def _router(configuration: Configuration, router: config.RouterEntry, node: Node) -> Router:
     routes: list[Route] = []
     for endpoint in configuration.endpoints.values():
         if endpoint.meta.router == router.id:
@@ -303,7 +305,7 @@ def _router(configuration: Configuration, router: config.Router, node: Node) -> 
     return Router(router.prefix, routes, wrap)
 
 
-def _routes(endpoint: config.Endpoint, router: config.Router, app: App) -> list[Route]:
+def _routes(endpoint: config.EndpointEntry, router: config.RouterEntry, app: App) -> list[Route]:
     path = router.prefix.rstrip("/") + endpoint.path
     try:
         # What is written with a slash at its end answers without it, too.

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from wsrelay import worker
-from wsrelay.config import Configuration
-from wsrelay.config import Server as ServerEntry
+from wsrelay.config import Configuration, ServerEntry
 from wsrelay.errors import HostFailed
 from wsrelay.relay.asgi import App, Receive, Scope, Send
 from wsrelay.values.buffered import Buffered
@@ -19,7 +18,7 @@ from wsrelay.values.buffered import Buffered
 from . import assembly
 from .address import Listener, bind, bind_unix, release
 from .server import FrontEnd, Server
-from .systemd import Inherited
+from .systemd import InheritedSockets
 
 __all__ = ["Deployment"]
 
@@ -83,7 +82,7 @@ class Deployment:
         configuration: Configuration,
         *,
         name: str = "local",
-        inherited: Inherited | None = None,
+        inherited: InheritedSockets | None = None,
     ) -> None:
         self.configuration = configuration
         self.node, self._supervisor = assembly.configured_node(configuration, name)
@@ -255,7 +254,7 @@ def _spread(configuration: Configuration) -> float:
 
 
 def _open(
-    entry: ServerEntry, app: App, buffered: Buffered, inherited: Inherited | None = None
+    entry: ServerEntry, app: App, buffered: Buffered, inherited: InheritedSockets | None = None
 ) -> _Running:
     address, path = entry.addr, None
     given = inherited and inherited.take(entry.name, address.path or address.port)

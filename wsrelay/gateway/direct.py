@@ -23,18 +23,18 @@ from wsproto.connection import Connection, ConnectionState, ConnectionType
 
 from wsrelay.relay.connection import AHEAD
 from wsrelay.relay.direct_connection import DirectConnection
-from wsrelay.relay.sparing import Sparing
+from wsrelay.relay.rate_limited_log import RateLimitedLog
 from wsrelay.session import rfc6455
 from wsrelay.session.machine import UNFINISHED
 
-from .http import State, end_our_side, leave
+from .http import SharedState, end_our_side, leave
 from .masking import unmask
 from .options import ServerOptions
 from .progress import bytes_acknowledged, bytes_unsent, tcp_socket
 
 __all__ = ["DirectProtocol"]
 
-_refusals = Sparing(logging.getLogger(__name__))
+_refusals = RateLimitedLog(logging.getLogger(__name__))
 
 _DEFAULTS: Final = ServerOptions()
 """Where another server of uvicorn's has put our protocol into itself."""
@@ -141,7 +141,7 @@ class DirectProtocol(asyncio.Protocol):
         """The beginning of a message in several frames."""
         options = _DEFAULTS
         self._buffered = connection.buffered
-        if isinstance(state, State):
+        if isinstance(state, SharedState):
             options, self._buffered = state.options, state.buffered
         self._message_timeout = options.message_timeout
         self.unfinished = 0

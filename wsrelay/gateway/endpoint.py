@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from wsrelay.node import Node
 from wsrelay.relay.asgi import RETRY_AFTER, Receive, Scope, Send
-from wsrelay.relay.sparing import Sparing
+from wsrelay.relay.rate_limited_log import RateLimitedLog
 from wsrelay.relay.upgrade import deny
 from wsrelay.values import current
 from wsrelay.values.buffered import Buffered
@@ -24,7 +24,7 @@ from wsrelay.values.printable import printable
 
 __all__ = ["EndpointApp"]
 
-_refusals = Sparing(logging.getLogger(__name__))
+_refusals = RateLimitedLog(logging.getLogger(__name__))
 
 
 class EndpointApp:

@@ -6,12 +6,12 @@ import asyncio
 import logging
 from typing import Any, Final
 
-from wsrelay.relay.sparing import Sparing
+from wsrelay.relay.rate_limited_log import RateLimitedLog
 
 __all__ = ["Errors"]
 
 _uvicorn: Final = logging.getLogger("uvicorn.error")
-_lines: Final = Sparing(_uvicorn)
+_lines: Final = RateLimitedLog(_uvicorn)
 
 
 class Errors(logging.LoggerAdapter[logging.Logger]):

@@ -25,7 +25,7 @@ from .errors import Errors
 from .options import ServerOptions
 from .outgoing import Outgoing
 
-__all__ = ["HTTPProtocol", "State", "end_our_side", "leave", "outgoing", "turn_away"]
+__all__ = ["HTTPProtocol", "SharedState", "end_our_side", "leave", "outgoing", "turn_away"]
 
 _LINGER: Final = 2.0
 """Seconds that a refused client gets to take its answer."""
@@ -34,7 +34,7 @@ _LINGER: Final = 2.0
 _TOO_MUCH: Final = "too much of what clients have begun is unfinished (max_buffered)"
 
 
-class State(ServerState):
+class SharedState(ServerState):
     """What the connections of one server share."""
 
     def __init__(self, admission: Admission, options: ServerOptions, buffered: Buffered) -> None:
@@ -52,12 +52,12 @@ class State(ServerState):
 
 def leave(state: ServerState, client: tuple[str, int] | None) -> None:
     """Count a connection out; another server of uvicorn's, into which we were put, counts none."""
-    if isinstance(state, State):
+    if isinstance(state, SharedState):
         state.admission.leave(client[0] if client else None)
 
 
 def outgoing(
-    transport: asyncio.Transport, state: State, client: tuple[str, int] | None
+    transport: asyncio.Transport, state: SharedState, client: tuple[str, int] | None
 ) -> Outgoing:
     """Return what watches a response that its client does not take."""
 
@@ -140,7 +140,7 @@ class _Requests(h11.Connection):
 class HTTPProtocol(H11Protocol):
     """One HTTP connection of our front end."""
 
-    server_state: State
+    server_state: SharedState
     _deadline: asyncio.TimerHandle | None = None
     _upgraded = False
     _refusal = 0

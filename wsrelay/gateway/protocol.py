@@ -13,18 +13,18 @@ from wsproto import events
 from wsproto.connection import ConnectionState
 
 from wsrelay.relay.direct_connection import DIRECT, DirectConnection, HandOver
-from wsrelay.relay.sparing import Sparing
+from wsrelay.relay.rate_limited_log import RateLimitedLog
 from wsrelay.session import handshake
 from wsrelay.values.printable import printable
 
 from .direct import DirectProtocol
 from .errors import Errors
-from .http import State, leave, outgoing, turn_away
+from .http import SharedState, leave, outgoing, turn_away
 from .outgoing import Outgoing
 
 __all__ = ["RelayProtocol"]
 
-_refusals = Sparing(logging.getLogger(__name__))
+_refusals = RateLimitedLog(logging.getLogger(__name__))
 
 _EARLY: Final = 64 * 1024
 """Bytes that a client may send before it knows whether there is an upgrade; none are due."""
@@ -51,7 +51,7 @@ class RelayProtocol(WSProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin with the request's head, which uvicorn hands over."""
         super().connection_made(transport)
-        if isinstance(self._state, State):
+        if isinstance(self._state, SharedState):
             self.logger: Any = Errors(self.client)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -128,7 +128,7 @@ class RelayProtocol(WSProtocol):
     async def send(self, message: Any) -> None:
         """Take an ASGI event; after the upgrade, what came early is taken in."""
         await super().send(message)
-        if self.response_started and isinstance(self._state, State):
+        if self.response_started and isinstance(self._state, SharedState):
             if self._outgoing is None:
                 self._outgoing = outgoing(self.transport, self._state, self.client)
             self._outgoing.look()

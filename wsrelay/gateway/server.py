@@ -17,7 +17,7 @@ from wsrelay.values.buffered import Buffered
 
 from .address import AddressError, Listener
 from .admission import Admission
-from .http import HTTPProtocol, State
+from .http import HTTPProtocol, SharedState
 from .options import ServerOptions
 from .protocol import RelayProtocol
 
@@ -65,7 +65,7 @@ class Server(uvicorn.Server):
         except (ssl.SSLError, OSError) as error:
             raise AddressError(f"cannot use certificate {options.cert}: {error}") from None
         super().__init__(config)
-        self._state = State(
+        self._state = SharedState(
             Admission(options.max_connections, options.max_connections_per_ip),
             options,
             buffered or Buffered(options.max_buffered),
@@ -227,7 +227,7 @@ class FrontEnd:
     def stop(self) -> None:
         """End in order; called again, at once."""
         if self._stop.is_set():
-            self._node.hurry()
+            self._node.terminate_all()
             for server in self.servers:
                 server.force_exit = True
         self._stop.set()

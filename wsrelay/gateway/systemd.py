@@ -13,13 +13,13 @@ import time
 from collections.abc import AsyncIterator
 from typing import Final
 
-__all__ = ["Inherited", "Notify"]
+__all__ = ["InheritedSockets", "SystemdNotifier"]
 
 _FIRST: Final = 3
 """The descriptor that the first socket has."""
 
 
-class Inherited:
+class InheritedSockets:
     """The listening sockets that this process was started with; none is the usual case.
 
     They stay open in whoever passed them on, so a new process takes over from an old one without
@@ -63,7 +63,7 @@ def _address(listener: socket.socket) -> str:
     return str(name if listener.family == socket.AF_UNIX else name[1])
 
 
-class Notify:
+class SystemdNotifier:
     """Sends word of the service's state to who has started it; to nobody is the usual case.
 
     The variables that say where go away, so that no worker can speak for the node.

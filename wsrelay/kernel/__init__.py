@@ -1,26 +1,37 @@
 """The kernel: who lives, under which names, and what must happen next. Pure: no I/O, no clock."""
 
 from .groups import Groups
-from .lifecycle import Action, Signal, State
-from .machine import Break, Effect, Exited, Kernel, Kill, Launch, Notify, Process, Started, Stop
+from .lifecycle import Action, ProcessState, Signal
+from .machine import (
+    BreakEffect,
+    Effect,
+    ExitedEffect,
+    Kernel,
+    KillEffect,
+    LaunchEffect,
+    NotifyEffect,
+    Process,
+    StartedEffect,
+    StopEffect,
+)
 from .names import Names
 from .relations import Relations
 
 __all__ = [
     "Action",
-    "Break",
+    "BreakEffect",
     "Effect",
-    "Exited",
+    "ExitedEffect",
     "Groups",
     "Kernel",
-    "Kill",
-    "Launch",
+    "KillEffect",
+    "LaunchEffect",
     "Names",
-    "Notify",
+    "NotifyEffect",
     "Process",
+    "ProcessState",
     "Relations",
     "Signal",
-    "Started",
-    "State",
-    "Stop",
+    "StartedEffect",
+    "StopEffect",
 ]

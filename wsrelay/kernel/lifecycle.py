@@ -10,10 +10,10 @@ from __future__ import annotations
 import enum
 from typing import Final
 
-__all__ = ["TABLE", "Action", "Signal", "State"]
+__all__ = ["TABLE", "Action", "ProcessState", "Signal"]
 
 
-class State(enum.Enum):
+class ProcessState(enum.Enum):
     """Where a process is in its life."""
 
     STARTING = "starting"
@@ -42,32 +42,32 @@ class Action(enum.Enum):
     BURY = "release everything and tell everyone"
 
 
-Row = dict[Signal, tuple[State, Action | None]]
+Row = dict[Signal, tuple[ProcessState, Action | None]]
 
-TABLE: Final[dict[State, Row]] = {
-    State.STARTING: {
-        Signal.READY: (State.RUNNING, Action.START),
-        Signal.CANCEL: (State.CANCELLING, Action.STOP),
-        Signal.TERMINATE: (State.STARTING, Action.KILL),
-        Signal.START_TIMEOUT: (State.STARTING, Action.KILL),
-        Signal.STOP_TIMEOUT: (State.STARTING, None),
-        Signal.EXIT: (State.EXITED, Action.BURY),
+TABLE: Final[dict[ProcessState, Row]] = {
+    ProcessState.STARTING: {
+        Signal.READY: (ProcessState.RUNNING, Action.START),
+        Signal.CANCEL: (ProcessState.CANCELLING, Action.STOP),
+        Signal.TERMINATE: (ProcessState.STARTING, Action.KILL),
+        Signal.START_TIMEOUT: (ProcessState.STARTING, Action.KILL),
+        Signal.STOP_TIMEOUT: (ProcessState.STARTING, None),
+        Signal.EXIT: (ProcessState.EXITED, Action.BURY),
     },
-    State.RUNNING: {
-        Signal.READY: (State.RUNNING, None),
-        Signal.CANCEL: (State.CANCELLING, Action.STOP),
-        Signal.TERMINATE: (State.RUNNING, Action.KILL),
-        Signal.START_TIMEOUT: (State.RUNNING, None),
-        Signal.STOP_TIMEOUT: (State.RUNNING, None),
-        Signal.EXIT: (State.EXITED, Action.BURY),
+    ProcessState.RUNNING: {
+        Signal.READY: (ProcessState.RUNNING, None),
+        Signal.CANCEL: (ProcessState.CANCELLING, Action.STOP),
+        Signal.TERMINATE: (ProcessState.RUNNING, Action.KILL),
+        Signal.START_TIMEOUT: (ProcessState.RUNNING, None),
+        Signal.STOP_TIMEOUT: (ProcessState.RUNNING, None),
+        Signal.EXIT: (ProcessState.EXITED, Action.BURY),
     },
-    State.CANCELLING: {
-        Signal.READY: (State.CANCELLING, None),
-        Signal.CANCEL: (State.CANCELLING, None),
-        Signal.TERMINATE: (State.CANCELLING, Action.KILL),
-        Signal.START_TIMEOUT: (State.CANCELLING, None),
-        Signal.STOP_TIMEOUT: (State.CANCELLING, Action.KILL),
-        Signal.EXIT: (State.EXITED, Action.BURY),
+    ProcessState.CANCELLING: {
+        Signal.READY: (ProcessState.CANCELLING, None),
+        Signal.CANCEL: (ProcessState.CANCELLING, None),
+        Signal.TERMINATE: (ProcessState.CANCELLING, Action.KILL),
+        Signal.START_TIMEOUT: (ProcessState.CANCELLING, None),
+        Signal.STOP_TIMEOUT: (ProcessState.CANCELLING, Action.KILL),
+        Signal.EXIT: (ProcessState.EXITED, Action.BURY),
     },
-    State.EXITED: dict.fromkeys(Signal, (State.EXITED, None)),
+    ProcessState.EXITED: dict.fromkeys(Signal, (ProcessState.EXITED, None)),
 }

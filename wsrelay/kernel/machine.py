@@ -16,37 +16,37 @@ from wsrelay.values.pid import PID
 
 from .groups import Groups
 from .ledger import Ledger
-from .lifecycle import TABLE, Action, Signal, State
+from .lifecycle import TABLE, Action, ProcessState, Signal
 from .names import Names
 from .relations import Relations
 
 __all__ = [
-    "Break",
+    "BreakEffect",
     "Effect",
-    "Exited",
+    "ExitedEffect",
     "Kernel",
-    "Kill",
-    "Launch",
-    "Notify",
+    "KillEffect",
+    "LaunchEffect",
+    "NotifyEffect",
     "Process",
-    "Started",
-    "Stop",
+    "StartedEffect",
+    "StopEffect",
 ]
 
 
-class Launch(Struct, frozen=True):
+class LaunchEffect(Struct, frozen=True):
     """Start the worker."""
 
     pid: PID
 
 
-class Started(Struct, frozen=True):
+class StartedEffect(Struct, frozen=True):
     """The worker runs its handler."""
 
     pid: PID
 
 
-class Stop(Struct, frozen=True):
+class StopEffect(Struct, frozen=True):
     """Close its inbox, send it CANCEL, and come back with STOP_TIMEOUT when its time is over."""
 
     pid: PID
@@ -54,34 +54,42 @@ class Stop(Struct, frozen=True):
     sender: PID
 
 
-class Kill(Struct, frozen=True):
+class KillEffect(Struct, frozen=True):
     """End it at once."""
 
     pid: PID
 
 
-class Exited(Struct, frozen=True):
+class ExitedEffect(Struct, frozen=True):
     """It is gone, with this result."""
 
     pid: PID
     result: Result
 
 
-class Notify(Struct, frozen=True):
+class NotifyEffect(Struct, frozen=True):
     """Send it an event: EXIT or LINK_DOWN."""
 
     pid: PID
     event: Event
 
 
-class Break(Struct, frozen=True):
+class BreakEffect(Struct, frozen=True):
     """End it because a process that it is linked to has ended with an error."""
 
     pid: PID
     reason: str
 
 
-Effect = Launch | Started | Stop | Kill | Exited | Notify | Break
+Effect = (
+    LaunchEffect
+    | StartedEffect
+    | StopEffect
+    | KillEffect
+    | ExitedEffect
+    | NotifyEffect
+    | BreakEffect
+)
 
 _NOPROC = Result(error=ExitError(ExitKind.NOPROC, "there is no such process"))
 
@@ -101,7 +109,7 @@ class Process(Struct, eq=False):
     """One row of the process table."""
 
     pid: PID
-    state: State
+    state: ProcessState
     connection: bool
     ended_by: ExitError | None = None
     """Why wsrelay itself killed it; takes the place of the bare signal in its result."""
@@ -163,16 +171,16 @@ class Kernel:
             self.relations.check(one, pid, monitor=monitored, link=linked)
         if name is not None:
             self.names.register(name, pid)  # the last that may raise: from here on all is done
-        self._processes[pid] = Process(pid, State.STARTING, connection=False)
+        self._processes[pid] = Process(pid, ProcessState.STARTING, connection=False)
         self._workers[pid.host] += 1
         for one in relatives:
             if monitored:
                 self.relations.monitor(one, pid)
             if linked:
                 self.relations.link(one, pid)
-        return [Launch(pid)]
+        return [LaunchEffect(pid)]
 
-    def stillborn(
+    def spawn_failed(
         self, pid: PID, error: ExitError, parent: PID, *, monitored: bool, linked: bool
     ) -> list[Effect]:
         """Tell the parent of a worker that could not even be added."""
@@ -188,7 +196,7 @@ class Kernel:
 
     def connect(self, pid: PID) -> None:
         """Add a connection."""
-        self._processes[pid] = Process(pid, State.RUNNING, connection=True)
+        self._processes[pid] = Process(pid, ProcessState.RUNNING, connection=True)
 
     def find(self, to: str, node: str) -> Process | None:
         """Return the living process of that PID (the node part may be missing) or name."""
@@ -207,7 +215,7 @@ class Kernel:
         `asker` is the process that asks for it, None: the node.
         """
         process = self._processes.get(pid)
-        if process is None or process.state is State.CANCELLING:
+        if process is None or process.state is ProcessState.CANCELLING:
             raise InvalidName(f"{pid} is not alive, so it cannot be registered as {name!r}")
         self.names.register(name, pid, asker)
 
@@ -240,11 +248,11 @@ class Kernel:
         Raises `InvalidName`, `TooMany`; `asker` as in `register`.
         """
         process = self._processes.get(pid)
-        if process is not None and process.state is not State.CANCELLING:
+        if process is not None and process.state is not ProcessState.CANCELLING:
             self.groups.join(group, pid, asker)
 
     def _exit_event(self, watcher: PID, target: PID, result: Result) -> list[Effect]:
-        return [Notify(watcher, Event("EXIT", target, result))]
+        return [NotifyEffect(watcher, Event("EXIT", target, result))]
 
     def _link_down(self, pid: PID, ended: PID, result: Result) -> list[Effect]:
         """Tell, or end, a process that was linked to one that ended with an error."""
@@ -252,10 +260,10 @@ class Kernel:
         if process is None or result.error is None:
             return []
         if process.traps_links:
-            return [Notify(pid, Event("LINK_DOWN", ended, result))]
+            return [NotifyEffect(pid, Event("LINK_DOWN", ended, result))]
         why = f"linked process {ended} ended ({result.error.kind})"
         process.ended_by = process.ended_by or ExitError(ExitKind.LINK_DOWN, why)
-        return [Break(pid, why)]
+        return [BreakEffect(pid, why)]
 
     def why_no_target(self, pid: PID) -> str | None:
         """Return why a relay cannot be bound to that process, or None if it can."""
@@ -264,7 +272,7 @@ class Kernel:
             return f"target_pid {pid} is not alive"
         if process.connection:
             return f"target_pid {pid} is a connection; a target is a worker"
-        if process.state is State.CANCELLING:
+        if process.state is ProcessState.CANCELLING:
             return f"target_pid {pid} is not alive: it has been cancelled"
         return None
 
@@ -287,21 +295,21 @@ class Kernel:
         process.state, action = TABLE[process.state][signal]
         match action:
             case Action.START:
-                return [Started(pid)]
+                return [StartedEffect(pid)]
             case Action.STOP:
                 self.names.release(pid)
                 self.groups.release(pid)
-                return [Stop(pid, reason, sender or pid)]
+                return [StopEffect(pid, reason, sender or pid)]
             case Action.KILL:
                 process.ended_by = process.ended_by or because or _ENDED_BY[signal]
-                return [Kill(pid)]
+                return [KillEffect(pid)]
         return []
 
     def exited(self, pid: PID, result: Result) -> list[Effect]:
         """Tell the kernel that the process is gone; a second time means nothing."""
         if (process := self._processes.pop(pid, None)) is None:
             return []
-        process.state = State.EXITED
+        process.state = ProcessState.EXITED
         self.names.release(pid)
         self.groups.release(pid)
         watchers, linked = self.relations.release(pid)
@@ -310,7 +318,7 @@ class Kernel:
         killed = result.error is not None and result.error.kind is ExitKind.KILLED
         if process.ended_by and (killed or (process.connection and result.error)):
             result = Result(result.value, process.ended_by)
-        effects: list[Effect] = [Exited(pid, result)]
+        effects: list[Effect] = [ExitedEffect(pid, result)]
         for watcher in watchers:
             effects += self._exit_event(watcher, pid, result)
         for other in linked:

@@ -19,7 +19,7 @@ from .endpoint import Endpoint, Mail
 from .engine import Engine
 from .info import ConnectionInfo
 from .process import NEVER_SENT, WorkerProcess
-from .router import Router
+from .router import MessageRouter
 
 __all__ = ["Connection", "Connections"]
 
@@ -73,7 +73,7 @@ class Connection(Endpoint, Protocol):
 class Connections:
     """The relay's way to the node."""
 
-    def __init__(self, engine: Engine, router: Router, ids: PIDSource) -> None:
+    def __init__(self, engine: Engine, router: MessageRouter, ids: PIDSource) -> None:
         self.connections: dict[PID, Connection] = {}
         """The living connections."""
         self.leaving: dict[PID, asyncio.TimerHandle] = {}

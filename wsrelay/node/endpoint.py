@@ -22,7 +22,7 @@ class Mail:
         self.topic = topic
         self.content = content
         self._command: command.Command | None = None
-        self._frame: wire.Deliver | None = None
+        self._frame: wire.DeliverFrame | None = None
 
     @property
     def command(self) -> command.Command:
@@ -32,10 +32,10 @@ class Mail:
         return self._command
 
     @property
-    def frame(self) -> wire.Deliver:
+    def frame(self) -> wire.DeliverFrame:
         """What a worker reads."""
         if self._frame is None:
-            self._frame = wire.Deliver(self.topic, str(self.sender), self.content)
+            self._frame = wire.DeliverFrame(self.topic, str(self.sender), self.content)
         return self._frame
 
 

@@ -20,30 +20,30 @@ from wsrelay import wire
 from wsrelay.confinement import HostOptions
 from wsrelay.errors import HostFailed, TooMany
 from wsrelay.kernel import (
-    Break,
+    BreakEffect,
     Effect,
-    Exited,
+    ExitedEffect,
     Kernel,
-    Kill,
-    Launch,
-    Notify,
+    KillEffect,
+    LaunchEffect,
+    NotifyEffect,
+    ProcessState,
     Signal,
-    Started,
-    State,
-    Stop,
+    StartedEffect,
+    StopEffect,
 )
 from wsrelay.template import worker_title
 from wsrelay.values.message import ExitError, ExitKind, Result
 from wsrelay.values.pid import PID, PIDSource, base36
 from wsrelay.values.printable import escaped, printable, shortened
 from wsrelay.values.sizes import show
-from wsrelay.values.targets import Entry
+from wsrelay.values.targets import TargetEntry
 from wsrelay.wire import payload
 from wsrelay.wire.logrecord import fields
 
 from .endpoint import Endpoint
 from .host import WORKER_LOG, Incarnation, Unfinished
-from .mistakes import Mistakes
+from .mistake_log import MistakeLog
 from .process import WorkerProcess
 from .templates import Templates
 
@@ -74,7 +74,7 @@ class Engine:
     """
 
     def __init__(
-        self, name: str, templates: Templates, entries: Mapping[str, Entry], random: str
+        self, name: str, templates: Templates, entries: Mapping[str, TargetEntry], random: str
     ) -> None:
         self.name = name
         self.templates = templates
@@ -82,7 +82,7 @@ class Engine:
         self.kernel = Kernel(templates.limits)
         self.unfinished = Unfinished()
         """The book of what workers have begun. Not the clients' one: they would lock those out."""
-        self.mistakes = Mistakes()
+        self.mistakes = MistakeLog()
         self.endpoints: dict[PID, Endpoint] = {}
         self.processes: dict[PID, WorkerProcess] = {}
         self.draining = False
@@ -125,7 +125,7 @@ class Engine:
             self._executing = False
 
     def _carry_out(self, effect: Effect) -> None:
-        if isinstance(effect, Exited):
+        if isinstance(effect, ExitedEffect):
             if effect.pid in self.processes:
                 self._on_exit(effect.pid, effect.result)
             return
@@ -133,17 +133,17 @@ class Engine:
         if endpoint is None:
             return  # it has ended meanwhile
         match effect:
-            case Started():
+            case StartedEffect():
                 self._on_start(self.processes[effect.pid])
-            case Stop():
+            case StopEffect():
                 endpoint.stop(effect.reason, effect.sender)
-            case Kill():
+            case KillEffect():
                 endpoint.kill()
-            case Notify():
+            case NotifyEffect():
                 endpoint.notify(effect.event)
-            case Break():
+            case BreakEffect():
                 endpoint.break_link()
-            case Launch():  # `launch` does that itself, since it may fail
+            case LaunchEffect():  # `launch` does that itself, since it may fail
                 raise AssertionError(effect)
 
     def _on_start(self, process: WorkerProcess) -> None:
@@ -217,7 +217,7 @@ class Engine:
             raise HostFailed(f"node {self.name} shuts down")
         if parent is not None and len(code) > _LARGE_CODE:
             self._check_code(parent, len(code))
-        # Its one effect, `Launch`, is carried out here: who asked for it is to hear if it fails.
+        # Its one effect is carried out here: who asked for the process is to hear if that fails.
         self.kernel.spawn(pid, name, parent=parent, monitored=monitored, linked=linked)
         try:
             self._launch(pid, target, code, plain, parent)
@@ -251,7 +251,7 @@ class Engine:
         if target is not None and (entry := self.entries.get(target)) is not None:
             target = entry.target
         process.pipe.post(
-            wire.Start(
+            wire.StartFrame(
                 str(pid),
                 self.ids(process.incarnation).prefix,
                 self.known(),
@@ -286,10 +286,10 @@ class Engine:
             )
         )
 
-    def known(self) -> wire.Known:
+    def known(self) -> wire.CatalogFrame:
         """Return what each worker knows of the configuration."""
         entries = {name: entry.host for name, entry in self.entries.items()}
-        return wire.Known(self.templates.names, entries)
+        return wire.CatalogFrame(self.templates.names, entries)
 
     @property
     def hosts(self) -> dict[str, HostOptions]:
@@ -299,7 +299,7 @@ class Engine:
     async def started(self, pid: PID) -> str | None:
         """Wait until the process runs its handler; returns why it cannot be a target, or None."""
         process = self.processes.get(pid)
-        if process is not None and process.row.state is State.STARTING:
+        if process is not None and process.row.state is ProcessState.STARTING:
             return await asyncio.shield(process.wait_for_start())
         return self.kernel.why_no_target(pid)
 

@@ -31,7 +31,7 @@ from wsrelay.values.bounds import InvalidOptions, check
 from wsrelay.values.buffered import MAX_BUFFERED, Buffered
 from wsrelay.values.message import ExitError, ExitKind, Result, reason_of, sendable
 from wsrelay.values.pid import PID, PIDSource, address, is_node_name
-from wsrelay.values.targets import Entry
+from wsrelay.values.targets import TargetEntry
 from wsrelay.wire import check_size, payload
 from wsrelay.wire.code import pack_target
 
@@ -40,7 +40,7 @@ from .endpoint import Mail
 from .engine import Engine
 from .fallback import log_visibly
 from .requests import Requests
-from .router import Router
+from .router import MessageRouter
 from .siblings import warn_of_siblings
 from .templates import Templates
 
@@ -57,7 +57,7 @@ _NAMED: Final = 10
 T = TypeVar("T")
 
 
-class Companion(Protocol):
+class LifespanHook(Protocol):
     """What starts and stops with a node, such as a supervisor."""
 
     def start(self) -> None:
@@ -81,7 +81,7 @@ class Node:
         *,
         name: str = "local",
         hosts: Sequence[HostOptions] = (),
-        entries: Mapping[str, Entry] | None = None,
+        entries: Mapping[str, TargetEntry] | None = None,
         max_buffered: int = Buffered().most,
     ) -> None:
         if not is_node_name(name):
@@ -96,13 +96,13 @@ class Node:
         self._random = PIDSource.draw()
         self._ids = PIDSource(name, f"{self._random}.0")
         self._pid = self._ids.next("node")
-        self._companions: list[Companion] = []
+        self._companions: list[LifespanHook] = []
         self._reset(entries or {})
 
-    def _reset(self, entries: Mapping[str, Entry]) -> None:
+    def _reset(self, entries: Mapping[str, TargetEntry]) -> None:
         """Be new: nothing of a former life is left but templates' options and the PID."""
         self.engine = Engine(self.name, self._templates, entries, self._random)
-        self.router = Router(self.engine, self._pid)
+        self.router = MessageRouter(self.engine, self._pid)
         self.clients = Connections(self.engine, self.router, self._ids)
         self._requests = Requests(self.engine, self.router, self.clients)
         self.engine.changed = self.clients.changed = self._look
@@ -180,7 +180,7 @@ class Node:
                     )
                 await self._close_once(0.0, at_once=True)
 
-    def accompany(self, companion: Companion) -> None:
+    def accompany(self, companion: LifespanHook) -> None:
         """Let a companion start and stop with the node; raises `RuntimeError` once it runs."""
         if self._loop is not None:
             raise RuntimeError(f"node {self.name} runs already")
@@ -194,7 +194,7 @@ class Node:
     async def reconfigure(
         self,
         hosts: Sequence[HostOptions],
-        entries: Mapping[str, Entry],
+        entries: Mapping[str, TargetEntry],
         renew: Collection[str] = (),
     ) -> None:
         """Take other hosts and entries for all that is spawned from now on.
@@ -221,7 +221,7 @@ class Node:
             if not process.clients:
                 self.engine.dismiss(pid)
 
-    def hurry(self) -> None:
+    def terminate_all(self) -> None:
         """End all workers at once, and close what connections are left."""
         self.clients.shut_down()
         for pid in list(self.engine.processes):
@@ -255,7 +255,7 @@ class Node:
         patience = max(host.stop_timeout for host in self._all_options()) + _MARGIN
         self.drain(spread)
         if at_once:
-            self.hurry()
+            self.terminate_all()
         try:
             if not await self._all_ended(spread + patience):
                 stuck = self._unattended()
@@ -272,7 +272,7 @@ class Node:
             for companion in reversed(self._companions):
                 await self._stop_companion(companion, patience)
         except BaseException:  # it is cancelled: nobody waits any more
-            self.hurry()
+            self.terminate_all()
             raise
         finally:
             await self._templates.aclose()
@@ -301,7 +301,7 @@ class Node:
         """Let `aclose` look again at what is left."""
         self._changed.set()
 
-    async def _stop_companion(self, companion: Companion, patience: float) -> None:
+    async def _stop_companion(self, companion: LifespanHook, patience: float) -> None:
         try:
             async with asyncio.timeout(patience):
                 await companion.stop()
@@ -488,7 +488,7 @@ class Node:
         return self.engine.kernel
 
     @property
-    def entries(self) -> dict[str, Entry]:
+    def entries(self) -> dict[str, TargetEntry]:
         """What can be spawned by an id."""
         return self.engine.entries
 

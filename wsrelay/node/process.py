@@ -13,7 +13,7 @@ from msgspec import Raw
 from wsrelay import wire
 from wsrelay.confinement import HostOptions
 from wsrelay.kernel import Process as Row
-from wsrelay.kernel import Signal, State
+from wsrelay.kernel import ProcessState, Signal
 from wsrelay.values.message import JOIN, LEAVE, Event, ExitError, ExitKind
 from wsrelay.values.pid import PID
 from wsrelay.values.rights import Rights
@@ -94,7 +94,7 @@ class WorkerProcess:
     def takes_mail(self) -> bool:
         """Whether its inbox still takes messages."""
         state = self.row.state
-        return state is State.RUNNING or state is State.STARTING
+        return state is ProcessState.RUNNING or state is ProcessState.STARTING
 
     # Endpoint
 
@@ -113,8 +113,8 @@ class WorkerProcess:
     def stop(self, reason: str, sender: PID) -> None:
         """Close its inbox and send it CANCEL; interrupt and then kill it when its time is over."""
         self._stopping(self)
-        self.pipe.queue(wire.CloseInbox())
-        self.pipe.post(wire.Signal("CANCEL", str(sender), reason))
+        self.pipe.queue(wire.CloseInboxFrame())
+        self.pipe.post(wire.SignalFrame("CANCEL", str(sender), reason))
         half = self.options.stop_timeout / 2
         self._call_later(half, self.interrupt, half)
 
@@ -131,8 +131,8 @@ class WorkerProcess:
 
     def notify(self, event: Event) -> None:
         """Send it an event, which overtakes its mail."""
-        ended = None if event.result is None else wire.Ended.of(event.result)
-        self.pipe.post(wire.Signal(event.kind, str(event.sender), "", ended))
+        ended = None if event.result is None else wire.PackedResult.of(event.result)
+        self.pipe.post(wire.SignalFrame(event.kind, str(event.sender), "", ended))
 
     def break_link(self) -> None:
         """Kill it."""
@@ -175,20 +175,20 @@ class WorkerProcess:
         if not self.takes_mail:
             return None
         pipe = self.pipe
-        pipe.queue(wire.Attach(str(client), Raw(payload.pack(metadata))), visit=True)
-        return pipe.queue(wire.Relay(JOIN, str(client), {}), visit=True)
+        pipe.queue(wire.AttachFrame(str(client), Raw(payload.pack(metadata))), visit=True)
+        return pipe.queue(wire.RelayFrame(JOIN, str(client), {}), visit=True)
 
     def attach(self, client: PID, metadata: dict[str, Any] | None) -> None:
         """Set the metadata of a client's messages from now on."""
         if self.takes_mail:
             content = Raw(payload.pack(metadata))
-            self.pipe.queue(wire.Attach(str(client), content), visit=True)
+            self.pipe.queue(wire.AttachFrame(str(client), content), visit=True)
 
     def tell(self, client: PID, topic: str, content: dict[str, Any]) -> bool:
         """Send it a message of the relay."""
         if not self.takes_mail:
             return False
-        self.pipe.queue(wire.Relay(topic, str(client), content))
+        self.pipe.queue(wire.RelayFrame(topic, str(client), content))
         return True
 
     def leave(self, client: PID, code: int, reason: str) -> bool:
@@ -196,8 +196,8 @@ class WorkerProcess:
         if not self.takes_mail:
             return False
         content = {"code": code, "reason": reason}
-        self.pipe.queue(wire.Relay(LEAVE, str(client), content), visit=True)
-        self.pipe.queue(wire.Detach(str(client)), visit=True)
+        self.pipe.queue(wire.RelayFrame(LEAVE, str(client), content), visit=True)
+        self.pipe.queue(wire.DetachFrame(str(client)), visit=True)
         return True
 
     def never_read(self, client: PID, join: int) -> bool:

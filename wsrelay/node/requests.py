@@ -32,7 +32,7 @@ from .connections import Connections
 from .endpoint import Mail
 from .engine import Engine, FrameHandler
 from .process import WorkerProcess
-from .router import Router
+from .router import MessageRouter
 
 __all__ = ["Requests"]
 
@@ -45,7 +45,7 @@ class Requests:
     Those that no worker of ours writes, though they are well-formed, raise `WireError`.
     """
 
-    def __init__(self, engine: Engine, router: Router, connections: Connections) -> None:
+    def __init__(self, engine: Engine, router: MessageRouter, connections: Connections) -> None:
         self._engine = engine
         self._kernel = engine.kernel
         self._router = router
@@ -53,28 +53,28 @@ class Requests:
         self._execs: dict[PID, tuple[WorkerProcess, int]] = {}
         """Processes that run for an `exec`: who waits, and the request's number."""
         self._methods: dict[type[Any], Callable[[WorkerProcess, Any], Iterator[None] | None]] = {
-            wire.Send: self._send,
-            wire.Taken: self._taken,
-            wire.Ready: self._ready,
-            wire.Log: self._log,
-            wire.Done: self._done,
-            wire.Spawn: self._spawn,
-            wire.Exec: self._exec,
-            wire.Cancel: self._cancel,
-            wire.Terminate: self._terminate,
-            wire.Relate: self._relate,
-            wire.TrapLinks: self._trap_links,
-            wire.Member: self._member,
-            wire.Broadcast: self._broadcast,
-            wire.Drain: self._drain,
+            wire.SendFrame: self._send,
+            wire.AckFrame: self._taken,
+            wire.ReadyFrame: self._ready,
+            wire.LogFrame: self._log,
+            wire.DoneFrame: self._done,
+            wire.SpawnFrame: self._spawn,
+            wire.ExecFrame: self._exec,
+            wire.CancelFrame: self._cancel,
+            wire.TerminateFrame: self._terminate,
+            wire.RelateFrame: self._relate,
+            wire.TrapLinksFrame: self._trap_links,
+            wire.MembershipFrame: self._member,
+            wire.BroadcastFrame: self._broadcast,
+            wire.DrainFrame: self._drain,
         }
         self._answers: dict[type[Any], Callable[[WorkerProcess, Any], Any]] = {}
-        self.answer(wire.GetOrSpawn, self._get_or_spawn)
-        self.answer(wire.Register, self._register)
-        self.answer(wire.Lookup, self._lookup)
-        self.answer(wire.Unregister, self._unregister)
-        self.answer(wire.Members, self._members)
-        self.answer(wire.Drain, self._drained)
+        self.answer(wire.GetOrSpawnFrame, self._get_or_spawn)
+        self.answer(wire.RegisterFrame, self._register)
+        self.answer(wire.LookupFrame, self._lookup)
+        self.answer(wire.UnregisterFrame, self._unregister)
+        self.answer(wire.MembersFrame, self._members)
+        self.answer(wire.DrainFrame, self._drained)
         engine.receiver = self._receiver
         engine.on_exit.append(self._on_exit)
 
@@ -116,7 +116,7 @@ class Requests:
         except NotAllowed as error:
             self._refuse(process, frame, error)
             return None
-        if reach is not None and isinstance(frame, wire.Send | wire.Broadcast):
+        if reach is not None and isinstance(frame, wire.SendFrame | wire.BroadcastFrame):
             return self._route_within(process, frame, reach)
         return self.handle(process, frame)
 
@@ -124,7 +124,7 @@ class Requests:
         """Answer the `exec` that it ran for, and end what it ran by `exec` itself."""
         if (waiting := self._execs.pop(process.pid, None)) is not None:
             caller, ref = waiting
-            caller.pipe.post(wire.Finished(ref, wire.Ended.of(result)))
+            caller.pipe.post(wire.FinishedFrame(ref, wire.PackedResult.of(result)))
         for pid, (caller, _) in list(self._execs.items()):
             if caller is process:
                 self._engine.signal(pid, Signal.TERMINATE)
@@ -169,33 +169,41 @@ class Requests:
 
     def _refuse(self, process: WorkerProcess, frame: wire.FromWorker, error: NotAllowed) -> None:
         """Tell a process, and once the log, that nothing of a frame is done."""
-        if isinstance(frame, wire.Spawn):
+        if isinstance(frame, wire.SpawnFrame):
             self._own_pid(process, frame)
-        elif isinstance(frame, wire.Exec | wire.GetOrSpawn):
+        elif isinstance(frame, wire.ExecFrame | wire.GetOrSpawnFrame):
             self._own_pid(process, frame.spawn)
         call = _call(frame)
         if self._engine.mistakes.first(process.pid, f"{call}: {error}"):
             about = self._engine.about(process)
             logger.warning("%s called %s: %s (told once)", process.pid, call, error, extra=about)
         match frame:
-            case wire.Spawn():
-                self._stillborn(process, frame, error)
-            case wire.Exec():
+            case wire.SpawnFrame():
+                self._spawn_failed(process, frame, error)
+            case wire.ExecFrame():
                 result = Result(error=_not_started(error))
-                process.pipe.post(wire.Finished(frame.ref, wire.Ended.of(result)))
-            case wire.GetOrSpawn() | wire.Register() | wire.Unregister():
+                process.pipe.post(wire.FinishedFrame(frame.ref, wire.PackedResult.of(result)))
+            case wire.GetOrSpawnFrame() | wire.RegisterFrame() | wire.UnregisterFrame():
                 process.pipe.post(_answer_with(frame.ref, error))
-            case wire.Cancel() | wire.Terminate() | wire.Relate() | wire.Member():
-                whom = frame.pid if isinstance(frame, wire.Member) else frame.to
+            case (
+                wire.CancelFrame()
+                | wire.TerminateFrame()
+                | wire.RelateFrame()
+                | wire.MembershipFrame()
+            ):
+                whom = frame.pid if isinstance(frame, wire.MembershipFrame) else frame.to
                 client = whom if self.is_connection(whom) else None
                 content = payload.pack({"client_pid": client, "topic": call, "error": str(error)})
                 self._router.route(Mail(self._router.pid, ERROR, content), [process.pid])
 
     def _route_within(
-        self, process: WorkerProcess, frame: wire.Send | wire.Broadcast, reach: walls.Reach
+        self,
+        process: WorkerProcess,
+        frame: wire.SendFrame | wire.BroadcastFrame,
+        reach: walls.Reach,
     ) -> Iterator[None]:
         """Deliver a message to those whom it may come to, and tell its sender of the others."""
-        if isinstance(frame, wire.Broadcast):
+        if isinstance(frame, wire.BroadcastFrame):
             receivers: Sequence[str] = self._kernel.groups.members(frame.group)
         else:
             receivers = [frame.to] if isinstance(frame.to, str) else frame.to
@@ -212,32 +220,32 @@ class Requests:
 
     # Without an answer
 
-    def _send(self, process: WorkerProcess, frame: wire.Send) -> Iterator[None] | None:
+    def _send(self, process: WorkerProcess, frame: wire.SendFrame) -> Iterator[None] | None:
         mail = Mail(process.pid, frame.topic, frame.payload)
         if not isinstance(frame.to, str):
             return self._router.route_in_portions(mail, frame.to)
         self._router.route(mail, (frame.to,))
         return None
 
-    def _taken(self, process: WorkerProcess, frame: wire.Taken) -> None:
+    def _taken(self, process: WorkerProcess, frame: wire.AckFrame) -> None:
         process.pipe.taken(frame.total)
 
-    def _ready(self, process: WorkerProcess, _: wire.Ready) -> None:
+    def _ready(self, process: WorkerProcess, _: wire.ReadyFrame) -> None:
         self._engine.signal(process.pid, Signal.READY)
 
-    def _log(self, process: WorkerProcess, frame: wire.Log) -> None:
+    def _log(self, process: WorkerProcess, frame: wire.LogFrame) -> None:
         process.incarnation.log(frame)
 
-    def _done(self, process: WorkerProcess, frame: wire.Done) -> None:
+    def _done(self, process: WorkerProcess, frame: wire.DoneFrame) -> None:
         process.incarnation.says_done(frame)
 
-    def _cancel(self, process: WorkerProcess, frame: wire.Cancel) -> None:
+    def _cancel(self, process: WorkerProcess, frame: wire.CancelFrame) -> None:
         self._router.ask(process.pid, frame.to, Signal.CANCEL, frame.reason)
 
-    def _terminate(self, process: WorkerProcess, frame: wire.Terminate) -> None:
+    def _terminate(self, process: WorkerProcess, frame: wire.TerminateFrame) -> None:
         self._router.ask(process.pid, frame.to, Signal.TERMINATE)
 
-    def _relate(self, process: WorkerProcess, frame: wire.Relate) -> None:
+    def _relate(self, process: WorkerProcess, frame: wire.RelateFrame) -> None:
         kernel, me = self._kernel, process.pid
         other = self._pid(frame.to)
         match frame.kind:
@@ -250,24 +258,24 @@ class Requests:
             case "unlink":
                 kernel.relations.unlink(me, other)
 
-    def _trap_links(self, process: WorkerProcess, frame: wire.TrapLinks) -> None:
+    def _trap_links(self, process: WorkerProcess, frame: wire.TrapLinksFrame) -> None:
         self._kernel.trap_links(process.pid, trap=frame.trap)
 
-    def _member(self, process: WorkerProcess, frame: wire.Member) -> None:
+    def _member(self, process: WorkerProcess, frame: wire.MembershipFrame) -> None:
         pid = self._pid(frame.pid)
         if frame.join:
             self._kernel.join_group(frame.group, pid, process.pid)
         else:
             self._kernel.groups.leave(frame.group, pid)
 
-    def _broadcast(self, process: WorkerProcess, frame: wire.Broadcast) -> Iterator[None]:
+    def _broadcast(self, process: WorkerProcess, frame: wire.BroadcastFrame) -> Iterator[None]:
         members = self._kernel.groups.members(frame.group)
         mail = Mail(process.pid, frame.topic, frame.payload)
         return self._router.route_in_portions(mail, members)
 
     # Starting processes
 
-    def _own_pid(self, process: WorkerProcess, frame: wire.Spawn) -> PID:
+    def _own_pid(self, process: WorkerProcess, frame: wire.SpawnFrame) -> PID:
         """Return the PID for a new process, which the worker has made itself."""
         pid = self._pid(frame.pid)
         if not self._engine.ids(process.incarnation).made(pid) or pid.host != frame.host:
@@ -275,7 +283,7 @@ class Requests:
         return pid
 
     def _launch(
-        self, process: WorkerProcess, pid: PID, frame: wire.Spawn, name: str | None = None
+        self, process: WorkerProcess, pid: PID, frame: wire.SpawnFrame, name: str | None = None
     ) -> PID:
         return self._engine.launch(
             pid,
@@ -288,24 +296,28 @@ class Requests:
             plain=frame.plain,
         )
 
-    def _spawn(self, process: WorkerProcess, frame: wire.Spawn) -> None:
+    def _spawn(self, process: WorkerProcess, frame: wire.SpawnFrame) -> None:
         pid = self._own_pid(process, frame)
         try:
             self._launch(process, pid, frame)
         except (WsrelayError, ValueError) as error:
             end = _not_started(error)
             self._log_refusal(process, pid, frame, end)
-            self._stillborn(process, frame, error)
+            self._spawn_failed(process, frame, error)
 
-    def _stillborn(self, process: WorkerProcess, frame: wire.Spawn, error: Exception) -> None:
+    def _spawn_failed(
+        self, process: WorkerProcess, frame: wire.SpawnFrame, error: Exception
+    ) -> None:
         """Tell the parent of a process that was not started."""
         pid, end = self._own_pid(process, frame), _not_started(error)
         monitored, linked = frame.monitored, frame.linked
-        effects = self._kernel.stillborn(pid, end, process.pid, monitored=monitored, linked=linked)
+        effects = self._kernel.spawn_failed(
+            pid, end, process.pid, monitored=monitored, linked=linked
+        )
         self._engine.execute(effects)
 
     def _log_refusal(
-        self, process: WorkerProcess, pid: PID, frame: wire.Spawn, end: ExitError
+        self, process: WorkerProcess, pid: PID, frame: wire.SpawnFrame, end: ExitError
     ) -> None:
         """Log that a process was not started, if that was not logged just now, and often."""
         untold = self._engine.mistakes.again(process.pid, time.monotonic())
@@ -314,13 +326,13 @@ class Requests:
             more = f" (nor were {untold} others that {process.pid} asked for)" if untold else ""
             logger.error("%s was not started: %s%s", pid, shortened(end.message), more, extra=about)
 
-    def _exec(self, process: WorkerProcess, frame: wire.Exec) -> None:
+    def _exec(self, process: WorkerProcess, frame: wire.ExecFrame) -> None:
         pid = self._own_pid(process, frame.spawn)
         try:
             self._execs[self._launch(process, pid, frame.spawn)] = process, frame.ref
         except (WsrelayError, ValueError) as error:
             result = Result(error=_not_started(error))
-            process.pipe.post(wire.Finished(frame.ref, wire.Ended.of(result)))
+            process.pipe.post(wire.FinishedFrame(frame.ref, wire.PackedResult.of(result)))
 
     # With an answer
 
@@ -336,7 +348,7 @@ class Requests:
         if isinstance(value, Awaitable):
             self._answer_later(process, frame, value)
         else:
-            process.pipe.post(wire.Reply(frame.ref, value))
+            process.pipe.post(wire.ReplyFrame(frame.ref, value))
 
     def _answer_later(
         self, process: WorkerProcess, frame: wire.Request, answer: Awaitable[Any]
@@ -356,35 +368,37 @@ class Requests:
             return
         error = future.exception()
         if error is None:
-            process.pipe.post(wire.Reply(ref, future.result()))
+            process.pipe.post(wire.ReplyFrame(ref, future.result()))
             return
         if not isinstance(error, WsrelayError | ValueError):
             logger.error("a request of %s failed", process.pid, exc_info=error)
         process.pipe.post(_answer_with(ref, error))
 
-    def _get_or_spawn(self, process: WorkerProcess, frame: wire.GetOrSpawn) -> PID:
+    def _get_or_spawn(self, process: WorkerProcess, frame: wire.GetOrSpawnFrame) -> PID:
         pid = self._own_pid(process, frame.spawn)
         return self._launch(process, pid, frame.spawn, frame.name)
 
-    def _register(self, process: WorkerProcess, frame: wire.Register) -> None:
+    def _register(self, process: WorkerProcess, frame: wire.RegisterFrame) -> None:
         self._kernel.register(frame.name, self._pid(frame.pid), process.pid)
 
-    def _lookup(self, _: WorkerProcess, frame: wire.Lookup) -> PID:
+    def _lookup(self, _: WorkerProcess, frame: wire.LookupFrame) -> PID:
         return self._kernel.names.lookup(frame.name)
 
-    def _unregister(self, _: WorkerProcess, frame: wire.Unregister) -> None:
+    def _unregister(self, _: WorkerProcess, frame: wire.UnregisterFrame) -> None:
         self._kernel.names.unregister(frame.name)
 
-    def _members(self, _: WorkerProcess, frame: wire.Members) -> list[PID]:
+    def _members(self, _: WorkerProcess, frame: wire.MembersFrame) -> list[PID]:
         return self._kernel.groups.members(frame.group)
 
-    def _drain(self, process: WorkerProcess, frame: wire.Drain) -> None:
+    def _drain(self, process: WorkerProcess, frame: wire.DrainFrame) -> None:
         if frame.waits:
             self._answer(process, frame)
         elif (asked := process.pending.pop(frame.ref, None)) is not None:
             asked.cancel()
 
-    def _drained(self, process: WorkerProcess, frame: wire.Drain) -> asyncio.Future[None] | None:
+    def _drained(
+        self, process: WorkerProcess, frame: wire.DrainFrame
+    ) -> asyncio.Future[None] | None:
         connection = self._connections.connections.get(self._pid(frame.to))
         if connection is None:
             return None  # nothing waits for one that is gone
@@ -403,18 +417,18 @@ class Requests:
 
 
 _CALLS: Final[dict[type[wire.Frame], str]] = {
-    wire.Send: "send",
-    wire.Broadcast: "broadcast",
-    wire.Spawn: "spawn",
-    wire.GetOrSpawn: "get_or_spawn",
-    wire.Exec: "exec",
-    wire.Cancel: "cancel",
-    wire.Terminate: "terminate",
-    wire.Register: "registry.register",
-    wire.Unregister: "registry.unregister",
-    wire.Lookup: "lookup",
-    wire.Members: "members",
-    wire.Drain: "drain",
+    wire.SendFrame: "send",
+    wire.BroadcastFrame: "broadcast",
+    wire.SpawnFrame: "spawn",
+    wire.GetOrSpawnFrame: "get_or_spawn",
+    wire.ExecFrame: "exec",
+    wire.CancelFrame: "cancel",
+    wire.TerminateFrame: "terminate",
+    wire.RegisterFrame: "registry.register",
+    wire.UnregisterFrame: "registry.unregister",
+    wire.LookupFrame: "lookup",
+    wire.MembersFrame: "members",
+    wire.DrainFrame: "drain",
 }
 """What a handler calls, in `process`, to write a frame; the classes' names are not for users."""
 
@@ -422,18 +436,18 @@ _CALLS: Final[dict[type[wire.Frame], str]] = {
 def _call(frame: wire.FromWorker) -> str:
     """Return what a handler calls to write such a frame."""
     match frame:
-        case wire.Relate():
+        case wire.RelateFrame():
             name: str = frame.kind
-        case wire.Member():
+        case wire.MembershipFrame():
             name = "groups.join" if frame.join else "groups.leave"
         case _:
             name = _CALLS[type(frame)]
     return f"process.{name}"
 
 
-def _answer_with(ref: int, error: BaseException) -> wire.Reply:
+def _answer_with(ref: int, error: BaseException) -> wire.ReplyFrame:
     kind = type(error) if isinstance(error, WsrelayError) else WsrelayError
-    return wire.Reply(ref, None, kind.__name__, str(error))
+    return wire.ReplyFrame(ref, None, kind.__name__, str(error))
 
 
 def _not_started(error: Exception) -> ExitError:

@@ -14,7 +14,7 @@ from wsrelay.values.printable import printable
 from .endpoint import Endpoint, Mail
 from .engine import Engine
 
-__all__ = ["Router"]
+__all__ = ["MessageRouter"]
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ _PORTION: Final = 64
 """Receivers of a message that have their turn together: half a millisecond, if all are clients."""
 
 
-class Router:
+class MessageRouter:
     """Delivers messages and signals; `pid` is the node's own."""
 
     def __init__(self, engine: Engine, pid: PID) -> None:

@@ -18,7 +18,7 @@ from wsrelay.values.message import CLOSE, CONTROL
 from wsrelay.values.pid import PID
 from wsrelay.values.rights import Rights
 
-__all__ = ["RULES", "Reach", "Rule", "Sight"]
+__all__ = ["RULES", "NodeView", "Reach", "Rule"]
 
 Reach = Callable[[str], None]
 """Raises `NotAllowed` for a receiver of a message that it must not come to.
@@ -26,11 +26,11 @@ Reach = Callable[[str], None]
 It is asked when the receiver's turn comes: of many that may be later, and clients move meanwhile.
 """
 
-Rule = Callable[[Any, PID, Rights, "Sight"], Reach | None]
+Rule = Callable[[Any, PID, Rights, "NodeView"], Reach | None]
 """Given frame, process and rights: raises `NotAllowed` if nothing of the frame may be done."""
 
 
-class Sight(Protocol):
+class NodeView(Protocol):
     """What the rules look at; `to` is a PID or a name."""
 
     def host_of(self, to: str) -> str | None:
@@ -49,62 +49,62 @@ class Sight(Protocol):
         """Whether the process runs for an `exec` of the caller."""
 
 
-def _spawn(frame: wire.Spawn, _: PID, rights: Rights, sight: Sight) -> None:
+def _spawn(frame: wire.SpawnFrame, _: PID, rights: Rights, sight: NodeView) -> None:
     home = sight.home(frame.target) if frame.host != rights.host else None
     rights.check_spawn(frame.host, frame.target, home, plain=frame.plain, linked=frame.linked)
 
 
-def _exec(frame: wire.Exec, me: PID, rights: Rights, sight: Sight) -> None:
+def _exec(frame: wire.ExecFrame, me: PID, rights: Rights, sight: NodeView) -> None:
     _spawn(frame.spawn, me, rights, sight)
 
 
-def _get_or_spawn(frame: wire.GetOrSpawn, me: PID, rights: Rights, sight: Sight) -> None:
+def _get_or_spawn(frame: wire.GetOrSpawnFrame, me: PID, rights: Rights, sight: NodeView) -> None:
     if not sight.has_bearer(frame.name):  # else it is no more than a lookup
         rights.check_name(frame.name)
         _spawn(frame.spawn, me, rights, sight)
 
 
-def _control(what: str, to: str, rights: Rights, sight: Sight) -> None:
+def _control(what: str, to: str, rights: Rights, sight: NodeView) -> None:
     if (host := sight.host_of(to)) is not None:
         rights.check_control(what, to if to.startswith("{") else repr(to), host)
 
 
-def _cancel(frame: wire.Cancel, _: PID, rights: Rights, sight: Sight) -> None:
+def _cancel(frame: wire.CancelFrame, _: PID, rights: Rights, sight: NodeView) -> None:
     _control("cancel", frame.to, rights, sight)
 
 
-def _terminate(frame: wire.Terminate, me: PID, rights: Rights, sight: Sight) -> None:
+def _terminate(frame: wire.TerminateFrame, me: PID, rights: Rights, sight: NodeView) -> None:
     if not sight.awaits(me, frame.to):  # that is ended at the timeout of its `exec`
         _control("terminate", frame.to, rights, sight)
 
 
-def _relate(frame: wire.Relate, _: PID, rights: Rights, sight: Sight) -> None:
+def _relate(frame: wire.RelateFrame, _: PID, rights: Rights, sight: NodeView) -> None:
     if frame.kind in ("link", "unlink"):
         _control("link to" if frame.kind == "link" else "unlink", frame.to, rights, sight)
 
 
-def _member(frame: wire.Member, _: PID, rights: Rights, sight: Sight) -> None:
+def _member(frame: wire.MembershipFrame, _: PID, rights: Rights, sight: NodeView) -> None:
     _control("put into groups" if frame.join else "take out of groups", frame.pid, rights, sight)
 
 
-def _register(frame: wire.Register, _: PID, rights: Rights, sight: Sight) -> None:
+def _register(frame: wire.RegisterFrame, _: PID, rights: Rights, sight: NodeView) -> None:
     _control("name", frame.pid, rights, sight)
     rights.check_name(frame.name)
 
 
-def _unregister(frame: wire.Unregister, _: PID, rights: Rights, sight: Sight) -> None:
+def _unregister(frame: wire.UnregisterFrame, _: PID, rights: Rights, sight: NodeView) -> None:
     _control("unregister", frame.name, rights, sight)
 
 
-def _send(frame: wire.Send, _: PID, rights: Rights, sight: Sight) -> Reach | None:
+def _send(frame: wire.SendFrame, _: PID, rights: Rights, sight: NodeView) -> Reach | None:
     return _reach(frame.topic, frame.payload, rights, sight)
 
 
-def _broadcast(frame: wire.Broadcast, _: PID, rights: Rights, sight: Sight) -> Reach | None:
+def _broadcast(frame: wire.BroadcastFrame, _: PID, rights: Rights, sight: NodeView) -> Reach | None:
     return _reach(frame.topic, frame.payload, rights, sight)
 
 
-def _reach(topic: str, content: bytes, rights: Rights, sight: Sight) -> Reach | None:
+def _reach(topic: str, content: bytes, rights: Rights, sight: NodeView) -> Reach | None:
     """Look at each client that is to be closed or controlled, and at where it is to go.
 
     It brings its metadata, which its new target believes: so nobody is moved to a process that may
@@ -113,7 +113,7 @@ def _reach(topic: str, content: bytes, rights: Rights, sight: Sight) -> Reach | 
     if topic not in (CLOSE, CONTROL):
         return None
     given = command.parse(topic, content) if topic == CONTROL else None
-    target = given.target_pid if isinstance(given, command.Control) else UNSET
+    target = given.target_pid if isinstance(given, command.ControlCommand) else UNSET
 
     def reach(to: str) -> None:
         if sight.is_connection(to):  # to a worker it is a message like others
@@ -126,25 +126,25 @@ def _reach(topic: str, content: bytes, rights: Rights, sight: Sight) -> Reach | 
 
 RULES: Final[Mapping[type[wire.Frame], Rule | None]] = {
     # What it tells of itself
-    wire.Ready: None,
-    wire.Taken: None,
-    wire.Log: None,
-    wire.Done: None,
-    wire.TrapLinks: None,
+    wire.ReadyFrame: None,
+    wire.AckFrame: None,
+    wire.LogFrame: None,
+    wire.DoneFrame: None,
+    wire.TrapLinksFrame: None,
     # What all may ask
-    wire.Lookup: None,
-    wire.Members: None,
-    wire.Drain: None,
+    wire.LookupFrame: None,
+    wire.MembersFrame: None,
+    wire.DrainFrame: None,
     # The others
-    wire.Send: _send,
-    wire.Broadcast: _broadcast,
-    wire.Spawn: _spawn,
-    wire.Exec: _exec,
-    wire.GetOrSpawn: _get_or_spawn,
-    wire.Cancel: _cancel,
-    wire.Terminate: _terminate,
-    wire.Relate: _relate,
-    wire.Member: _member,
-    wire.Register: _register,
-    wire.Unregister: _unregister,
+    wire.SendFrame: _send,
+    wire.BroadcastFrame: _broadcast,
+    wire.SpawnFrame: _spawn,
+    wire.ExecFrame: _exec,
+    wire.GetOrSpawnFrame: _get_or_spawn,
+    wire.CancelFrame: _cancel,
+    wire.TerminateFrame: _terminate,
+    wire.RelateFrame: _relate,
+    wire.MembershipFrame: _member,
+    wire.RegisterFrame: _register,
+    wire.UnregisterFrame: _unregister,
 }

@@ -6,15 +6,15 @@ import asyncio
 import logging
 
 from wsrelay.node import Node
-from wsrelay.session.header import Relay
+from wsrelay.session.header import RelayHeader
 
 from .asgi import Event, Receive, Send
-from .connection import AHEAD, Limits, Peer, RelayedConnection
-from .sparing import Sparing
+from .connection import AHEAD, ConnectionLimits, Peer, RelayedConnection
+from .rate_limited_log import RateLimitedLog
 
 __all__ = ["AsgiConnection"]
 
-_refusals = Sparing(logging.getLogger(__name__))
+_refusals = RateLimitedLog(logging.getLogger(__name__))
 
 
 class AsgiConnection(RelayedConnection):
@@ -24,7 +24,9 @@ class AsgiConnection(RelayedConnection):
     at the client's pace; neither waits for the other.
     """
 
-    def __init__(self, node: Node, relay: Relay, limits: Limits, peer: Peer) -> None:
+    def __init__(
+        self, node: Node, relay: RelayHeader, limits: ConnectionLimits, peer: Peer
+    ) -> None:
         super().__init__(node, relay, limits, peer)
         self._news = asyncio.Event()
         self._writer: asyncio.Task[None] | None = None

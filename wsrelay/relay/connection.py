@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from wsrelay.node import ConnectionInfo, Mail, Node, WorkerProcess
 from wsrelay.session import machine as session
-from wsrelay.session.header import Relay
+from wsrelay.session.header import RelayHeader
 from wsrelay.session.outbox import Overflow
 from wsrelay.values.buffered import Buffered
 from wsrelay.values.message import Event, Result
@@ -26,7 +26,7 @@ from wsrelay.wire.logrecord import fields
 from .asgi import Event as AsgiEvent
 from .asgi import Scope, Send
 
-__all__ = ["AHEAD", "Limits", "Peer", "RelayedConnection"]
+__all__ = ["AHEAD", "ConnectionLimits", "Peer", "RelayedConnection"]
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ _SHOWN: Final = 200
 """Characters of a path that are kept, and as many as are shown."""
 
 
-class Limits:
+class ConnectionLimits:
     """Outbox limit in bytes, the policy at the limit, and the linger in seconds."""
 
     def __init__(self, outbox: int, overflow: Overflow, linger: float) -> None:
@@ -86,7 +86,9 @@ class RelayedConnection(ABC):
         "pid",
     )
 
-    def __init__(self, node: Node, relay: Relay, limits: Limits, peer: Peer) -> None:
+    def __init__(
+        self, node: Node, relay: RelayHeader, limits: ConnectionLimits, peer: Peer
+    ) -> None:
         self._peer = peer
         self.pid = node.clients.new_pid()
         self._node = node
@@ -96,7 +98,7 @@ class RelayedConnection(ABC):
         self._session = session.Session(
             self.pid, relay, limit=limits.outbox, overflow=limits.overflow
         )
-        self._closing: session.Close | None = None
+        self._closing: session.CloseClient | None = None
         self._deadline: asyncio.TimerHandle | None = None
         self._beat: asyncio.TimerHandle | None = None
         self._when_drained: dict[Hashable, Callable[[], None]] = {}
@@ -247,34 +249,34 @@ class RelayedConnection(ABC):
         clients, pid = self._clients, self.pid
         for effect in effects:
             match effect:
-                case session.Tell():
+                case session.SendToTarget():
                     clients.tell(pid, self._process, effect.topic, effect.payload)
-                case session.Join():
+                case session.JoinTarget():
                     self._debug(f"joins {effect.target}")
                     self._process = clients.join(pid, effect.target, effect.metadata)
                     self._transferred()
-                case session.Attach():
+                case session.AttachMetadata():
                     self._process.attach(pid, effect.metadata)
-                case session.Leave():
+                case session.LeaveTarget():
                     self._debug(f"leaves {effect.target}: {effect.code} {effect.reason}")
                     clients.leave(pid, self._process, effect.code, effect.reason)
                 case session.CancelTarget():
                     self._node.cancel(effect.target, "the connection has ended")
-                case session.Refuse():
+                case session.RejectCommand():
                     clients.refuse(pid, effect.to, effect.topic, effect.error)
-                case session.Hold():
+                case session.PauseSender():
                     if not clients.hold(effect.sender, pid):
                         self._do(self._session.cannot_wait(effect.sender))
-                case session.Release():
+                case session.ResumeSender():
                     clients.release(effect.sender, pid)
-                case session.Beat():
+                case session.SetHeartbeat():
                     self._beat_every(effect.interval)
-                case session.Close():
+                case session.CloseClient():
                     self._closing = effect
                     self._tell_drained()
                     self._arm(self._limits.linger if effect.lingering else _PATIENCE)
                     self._flush()
-                case session.Ended():
+                case session.ConnectionEnded():
                     end = effect.result.value
                     self._debug(f"is closed: {end['code']} {end['reason']}")
                     self._beat_every(None)

@@ -11,11 +11,11 @@ from typing import Final, Protocol
 
 from wsrelay.node import Mail, Node
 from wsrelay.session import command
-from wsrelay.session.header import Relay
-from wsrelay.session.machine import State
+from wsrelay.session.header import RelayHeader
+from wsrelay.session.machine import ConnectionState
 
 from .asgi import Event, Send
-from .connection import Limits, Peer, RelayedConnection
+from .connection import ConnectionLimits, Peer, RelayedConnection
 
 __all__ = ["DIRECT", "Claim", "DirectConnection", "HandOver", "Wire"]
 
@@ -60,7 +60,9 @@ class DirectConnection(RelayedConnection):
 
     __slots__ = ("_ended", "_is_over", "_wire")
 
-    def __init__(self, node: Node, relay: Relay, limits: Limits, peer: Peer) -> None:
+    def __init__(
+        self, node: Node, relay: RelayHeader, limits: ConnectionLimits, peer: Peer
+    ) -> None:
         super().__init__(node, relay, limits, peer)
         self._wire: Wire | None = None
         self._is_over = False
@@ -111,8 +113,8 @@ class DirectConnection(RelayedConnection):
         """Carry out what a process sent."""
         session, wire, given = self._session, self._wire, mail.command
         if (
-            type(given) is command.Send
-            and session.state is State.OPEN
+            type(given) is command.SendCommand
+            and session.state is ConnectionState.OPEN
             and not session.outbox
             and wire is not None
             and wire.writable

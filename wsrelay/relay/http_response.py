@@ -10,16 +10,16 @@ from wsrelay.session import header
 from wsrelay.values.printable import shortened
 
 from .asgi import RETRY_AFTER, Event, Send, response, strip
-from .probe import Answer
-from .request_spawns import Spawned
+from .probe import HandlerResponse
+from .request_spawns import RequestSpawns
 from .upgrade import abandon
 
-__all__ = ["PlainResponse"]
+__all__ = ["HTTPResponse"]
 
 logger = logging.getLogger(__name__)
 
 
-class PlainResponse:
+class HTTPResponse:
     """Passes an application's response on, without the relay header.
 
     Where the header counts, the client gets 426 instead. A 500 is held back as long as it is
@@ -27,7 +27,7 @@ class PlainResponse:
     full host it becomes a 503.
     """
 
-    def __init__(self, node: Node, send: Send, spawned: Spawned) -> None:
+    def __init__(self, node: Node, send: Send, spawned: RequestSpawns) -> None:
         self.started = False
         self._node = node
         self._spawned = spawned
@@ -39,7 +39,7 @@ class PlainResponse:
         """Be `send` for the application."""
         if event["type"] == "http.response.start":
             event = {**event, "headers": list(event.get("headers", ()))}
-            answer = Answer(event)
+            answer = HandlerResponse(event)
             event["headers"] = strip(event["headers"])
             self._spawned.drop()
             if answer.relay is not None:

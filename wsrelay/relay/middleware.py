@@ -30,11 +30,11 @@ from .asgi import (
     strip,
     values,
 )
-from .connection import Limits
-from .http_response import PlainResponse
+from .connection import ConnectionLimits
+from .http_response import HTTPResponse
 from .probe import ASKING
-from .request_spawns import Spawned
-from .sparing import Sparing
+from .rate_limited_log import RateLimitedLog
+from .request_spawns import RequestSpawns
 from .upgrade import Upgrade, deny
 
 __all__ = ["WebSocketRelay"]
@@ -87,7 +87,7 @@ class WebSocketRelay:
         self._never_ask = _paths(never_ask)
         self._cancel_unused = cancel_unused
         self._own: Node | None = None
-        self._refusals = Sparing(logger)
+        self._refusals = RateLimitedLog(logger)
         self._told_of_none = False
         problems = []
         try:
@@ -100,7 +100,7 @@ class WebSocketRelay:
         given = {"outbox_limit": outbox_limit, "linger": linger}
         if problems := [*problems, *wrong(SimpleNamespace(**given), _BOUNDS)]:
             raise InvalidOptions(problems)
-        self._limits = Limits(outbox_limit, Overflow(outbox_overflow), linger)
+        self._limits = ConnectionLimits(outbox_limit, Overflow(outbox_overflow), linger)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI scope."""
@@ -157,8 +157,8 @@ class WebSocketRelay:
     # Plain HTTP
 
     async def _http(self, node: Node, scope: Scope, receive: Receive, send: Send) -> None:
-        spawned = Spawned(node, wanted=self._cancel_unused)
-        plain = PlainResponse(node, send, spawned)
+        spawned = RequestSpawns(node, wanted=self._cancel_unused)
+        plain = HTTPResponse(node, send, spawned)
         scope = {**scope, "headers": list(scope["headers"])}  # ASGI allows any iterable
         if handshake.asks(scope["headers"]) and not await self._may_ask(scope, plain):
             return
@@ -176,7 +176,7 @@ class WebSocketRelay:
                 spawned.drop()
             await plain.release()
 
-    async def _may_ask(self, scope: Scope, plain: PlainResponse) -> bool:
+    async def _may_ask(self, scope: Scope, plain: HTTPResponse) -> bool:
         """Refuse what asks for a WebSocket, and the server has not taken for an upgrade.
 
         The application would answer it as one, and spawn for it.

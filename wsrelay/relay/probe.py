@@ -11,9 +11,16 @@ from wsrelay.errors import HostFailed, HostFull
 from wsrelay.session.header import HEADER
 
 from .asgi import App, Event, Headers, Scope, offered, request_headers, strip
-from .request_spawns import Spawned
+from .request_spawns import RequestSpawns
 
-__all__ = ["ASKING", "Answer", "Asking", "NativeAnswer", "http_scope", "relay_headers"]
+__all__ = [
+    "ASKING",
+    "HandlerProbe",
+    "HandlerResponse",
+    "NativeResponse",
+    "http_scope",
+    "relay_headers",
+]
 
 ASKING: Final = "wsrelay.asking"
 """Extension that marks the http scope of an upgrade, for relays further inside."""
@@ -38,11 +45,11 @@ _NOT_WITH_101: Final = frozenset(
 """Hop-by-hop headers (RFC 9110 section 7.6.1) and our own."""
 
 
-class NativeAnswer(Exception):  # noqa: N818 - no failure: it tells how the application answers
+class NativeResponse(Exception):  # noqa: N818 - no failure: it tells how the application answers
     """The application answered the question with an event of a `websocket` scope."""
 
 
-class Answer:
+class HandlerResponse:
     """The start of the application's response; `headers` as given, their names in lower case."""
 
     def __init__(self, event: Event) -> None:
@@ -56,7 +63,7 @@ class Answer:
         return b", ".join(values) if values and 200 <= self.status < 300 else None  # noqa: PLR2004
 
 
-class Asking:
+class HandlerProbe:
     """The application running with the `http` scope of an upgrade.
 
     `answer` is done when its response starts; the body waits until it is passed on or
@@ -64,10 +71,10 @@ class Asking:
     `spawned`.
     """
 
-    def __init__(self, app: App, scope: Scope, spawned: Spawned) -> None:
+    def __init__(self, app: App, scope: Scope, spawned: RequestSpawns) -> None:
         loop = asyncio.get_running_loop()
         self._spawned = spawned
-        self.answer: asyncio.Future[Answer] = loop.create_future()
+        self.answer: asyncio.Future[HandlerResponse] = loop.create_future()
         self._decision: asyncio.Future[Callable[[Event], Awaitable[None]] | None] = (
             loop.create_future()
         )
@@ -80,10 +87,10 @@ class Asking:
         self._spawned.watch()
         await app(http_scope(scope), self._receive, self._send)
 
-    async def started(self) -> Answer | None:
+    async def started(self) -> HandlerResponse | None:
         """Wait for the start of the response; None if the application ended without one.
 
-        Raises what the application raised before it answered, and `NativeAnswer`.
+        Raises what the application raised before it answered, and `NativeResponse`.
         """
         await asyncio.wait((self.answer, self.task), return_when=asyncio.FIRST_COMPLETED)
         if self.answer.done():
@@ -160,7 +167,7 @@ class Asking:
     async def _send(self, event: Event) -> None:
         if event["type"] == "http.response.start":
             if not self.answer.done():
-                self.answer.set_result(Answer(event))
+                self.answer.set_result(HandlerResponse(event))
         elif event["type"] == "http.response.body":
             forward = await asyncio.shield(self._decision)
             if forward is not None:
@@ -169,7 +176,7 @@ class Asking:
                 # An application that streams without a pause must not hold up the event loop.
                 await asyncio.sleep(0)
         elif event["type"].startswith("websocket.") and not self.answer.done():
-            self.answer.set_exception(NativeAnswer)
+            self.answer.set_exception(NativeResponse)
             await self._gone.wait()  # its answer goes nowhere
 
 
@@ -190,7 +197,7 @@ def http_scope(scope: Scope) -> Scope:
     return http
 
 
-def relay_headers(answer: Answer) -> tuple[str | None, Headers]:
+def relay_headers(answer: HandlerResponse) -> tuple[str | None, Headers]:
     """Return the subprotocol that the answer selects and the headers that travel with the 101."""
     subprotocol, headers = None, []
     for name, value in answer.headers:

@@ -8,12 +8,12 @@ from wsrelay.node import Node
 from wsrelay.values import current
 from wsrelay.values.pid import PID
 
-__all__ = ["Spawned"]
+__all__ = ["RequestSpawns"]
 
 _WHY: Final = "the request that spawned it was answered without an upgrade"
 
 
-class Spawned:
+class RequestSpawns:
     """The processes that a request has spawned before it was answered.
 
     `drop` cancels those that have no client and that nobody else has found by their name; with

@@ -15,11 +15,11 @@ from wsrelay.wire.logrecord import fields
 
 from .asgi import RETRY_AFTER, App, Event, Receive, Scope, Send, client_of, offered, response, strip
 from .asgi_connection import AsgiConnection
-from .connection import Limits, Peer
+from .connection import ConnectionLimits, Peer
 from .direct_connection import DIRECT, DirectConnection
-from .probe import Answer, Asking, NativeAnswer, relay_headers
-from .request_spawns import Spawned
-from .sparing import Sparing
+from .probe import HandlerProbe, HandlerResponse, NativeResponse, relay_headers
+from .rate_limited_log import RateLimitedLog
+from .request_spawns import RequestSpawns
 
 __all__ = ["Upgrade", "abandon", "deny"]
 
@@ -37,10 +37,10 @@ class Upgrade:
         send: Send,
         *,
         node: Node,
-        limits: Limits,
+        limits: ConnectionLimits,
         native: Container[int] | None,
         cancel_unused: bool,
-        refusals: Sparing,
+        refusals: RateLimitedLog,
         unselected: Callable[[Scope], object],
     ) -> None:
         self._app = app
@@ -56,7 +56,7 @@ class Upgrade:
         self._first: list[Event] = []
         # The next event: before the upgrade it can only be the client's end.
         self._watch: asyncio.Future[Event] | None = None
-        self._spawned = Spawned(node, wanted=cancel_unused)
+        self._spawned = RequestSpawns(node, wanted=cancel_unused)
 
     async def run(self) -> None:
         """See the upgrade through; raises what the application raises.
@@ -66,7 +66,7 @@ class Upgrade:
         are no such routes.
         """
         self._first.append(await self._receive())
-        asking = Asking(self._app, self._scope, self._spawned)
+        asking = HandlerProbe(self._app, self._scope, self._spawned)
         watch = self._watch = asyncio.ensure_future(self._next(asking))
         try:
             await self._ask(asking, watch)
@@ -78,7 +78,7 @@ class Upgrade:
             finally:
                 watch.cancel()
 
-    async def _next(self, asking: Asking) -> Event:
+    async def _next(self, asking: HandlerProbe) -> Event:
         event = await self._receive()
         if event["type"] == "websocket.disconnect":
             asking.client_gone()
@@ -96,14 +96,14 @@ class Upgrade:
         self._watch = None
         return event
 
-    async def _ask(self, asking: Asking, watch: asyncio.Future[Event]) -> None:
+    async def _ask(self, asking: HandlerProbe, watch: asyncio.Future[Event]) -> None:
         try:
             answer = await asking.started()
         except (HostFull, HostFailed) as error:
             self._spawned.drop()
             await self._unavailable(error)
             return
-        except NativeAnswer:
+        except NativeResponse:
             self._spawned.drop()
             await asking.stop()
             await self._serve_without_answer("it answered with a WebSocket event")
@@ -127,7 +127,7 @@ class Upgrade:
         else:
             await self._pass_on(asking, answer)
 
-    async def _serve_natively(self, asking: Asking, answer: Answer) -> None:
+    async def _serve_natively(self, asking: HandlerProbe, answer: HandlerResponse) -> None:
         """Run the application with the scope itself.
 
         If it closes without having accepted, which is also how frameworks say that they have no
@@ -180,7 +180,9 @@ class Upgrade:
             self._log(logging.WARNING, what, escaped(why))
         return first is not None
 
-    async def _relay(self, asking: Asking, answer: Answer, watch: asyncio.Future[Event]) -> None:
+    async def _relay(
+        self, asking: HandlerProbe, answer: HandlerResponse, watch: asyncio.Future[Event]
+    ) -> None:
         path, node = self._path, self._node
         subprotocol, headers = relay_headers(answer)
         relay = None
@@ -222,7 +224,7 @@ class Upgrade:
             await connection.serve(accept, self._send, claim)
             await asking.finished_or(connection.ended())
 
-    def _check(self, relay: header.Relay, subprotocol: str | None) -> None:
+    def _check(self, relay: header.RelayHeader, subprotocol: str | None) -> None:
         """Raise `RelayRefused` for what is wrong with an answer beyond its header's form."""
         if self._node.is_connection(relay.target_pid):
             raise RelayRefused(f"X-WS-Relay: target_pid {relay.target_pid} is a connection")
@@ -232,7 +234,7 @@ class Upgrade:
                 f"Sec-WebSocket-Protocol {subprotocol!r} was not offered by the client"
             )
 
-    def _abandon(self, relay: header.Relay | None) -> None:
+    def _abandon(self, relay: header.RelayHeader | None) -> None:
         if relay is not None:
             abandon(self._node, relay)
         self._spawned.drop()
@@ -249,7 +251,7 @@ class Upgrade:
     async def _deny(self, status: int, body: bytes, *headers: tuple[bytes, bytes]) -> None:
         await deny(self._scope, self._send, status, body, *headers)
 
-    async def _pass_on(self, asking: Asking, answer: Answer) -> None:
+    async def _pass_on(self, asking: HandlerProbe, answer: HandlerResponse) -> None:
         """Give the client the application's own response."""
         logger.debug("%s: %d: the application's answer", self._path, answer.status)
         if not _can_respond(self._scope):
@@ -293,7 +295,7 @@ async def deny(
         pass  # the client is gone
 
 
-def abandon(node: Node, relay: header.Relay) -> None:
+def abandon(node: Node, relay: header.RelayHeader) -> None:
     """Cancel the target of an upgrade that does not come about, if it lives for that alone."""
     if relay.cancel_on_leave and not node.is_connection(relay.target_pid):
         node.cancel(relay.target_pid, "the upgrade did not come about")

@@ -20,10 +20,18 @@ from wsrelay.wire import payload
 from . import rfc6455
 from .header import MOST_METADATA, check_topic, heartbeat
 
-__all__ = ["Close", "Command", "Control", "Send", "Unusable", "may_be_sent", "parse"]
+__all__ = [
+    "CloseCommand",
+    "Command",
+    "ControlCommand",
+    "InvalidCommand",
+    "SendCommand",
+    "may_be_sent",
+    "parse",
+]
 
 
-class Send:
+class SendCommand:
     """A message for the client, text or binary.
 
     Its frame is made once, however many clients it goes to.
@@ -38,7 +46,7 @@ class Send:
         self.data = data
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Send) and self.data == other.data
+        return isinstance(other, SendCommand) and self.data == other.data
 
     def __hash__(self) -> int:
         return hash(self.data)
@@ -63,14 +71,14 @@ class Send:
         return self.frame
 
 
-class Close(Struct, frozen=True):
+class CloseCommand(Struct, frozen=True):
     """The closing handshake."""
 
     code: int = 1000
     reason: str = ""
 
 
-class Control(Struct, frozen=True, kw_only=True):
+class ControlCommand(Struct, frozen=True, kw_only=True):
     """Transfer and reconfiguration; what is UNSET stays as it is."""
 
     target_pid: PID | UnsetType = UNSET
@@ -80,14 +88,14 @@ class Control(Struct, frozen=True, kw_only=True):
     cancel_on_leave: bool | UnsetType = UNSET
 
 
-class Unusable(Struct, frozen=True):
+class InvalidCommand(Struct, frozen=True):
     """A command that cannot be carried out: its topic and what is wrong with it."""
 
     topic: str
     error: str
 
 
-Command = Send | Close | Control | Unusable
+Command = SendCommand | CloseCommand | ControlCommand | InvalidCommand
 
 
 class _Text(Struct, forbid_unknown_fields=True, tag_field="type", tag="text"):
@@ -133,13 +141,13 @@ def may_be_sent(code: int) -> bool:
 
 
 def parse(topic: str, content: bytes) -> Command:
-    """Parse a message to a connection; what is wrong with it comes back as `Unusable`."""
+    """Parse a message to a connection; what is wrong with it comes back as `InvalidCommand`."""
     try:
         if topic in _ORDERS and len(content) > _MOST_IN_ORDER:
             _check_order(content)
         match topic:
             case "ws.send":
-                return Send(_decode_send(content).data)
+                return SendCommand(_decode_send(content).data)
             case "ws.close":
                 return _close(_decode_close(content) or _Close())
             case "ws.control":
@@ -151,12 +159,12 @@ def parse(topic: str, content: bytes) -> Command:
                     "which its client gets as JSON"
                 )
             case _:
-                return Send(_json(topic, payload.decode_bounded(content)))
+                return SendCommand(_json(topic, payload.decode_bounded(content)))
     except (TypeError, ValueError, RecursionError) as error:
         what = str(error) or type(error).__name__
         if isinstance(error, msgspec.MsgspecError) and topic in _RIGHT:
             what = f"{_RIGHT[topic]}: {what}"
-        return Unusable(topic, what)
+        return InvalidCommand(topic, what)
 
 
 assert (SEND, CLOSE, CONTROL) == ("ws.send", "ws.close", "ws.control")  # noqa: S101 - match needs literals
@@ -172,21 +180,21 @@ def _check_order(content: bytes) -> None:
     payload.size_to_decode(content, _MOST_IN_ORDER)
 
 
-def _close(given: _Close) -> Close:
+def _close(given: _Close) -> CloseCommand:
     if not may_be_sent(given.code):
         raise ValueError(
             f"code {given.code} may not be sent; RFC 6455 allows 1000-1003, 1007-1014, 3000-4999"
         )
-    return Close(given.code, given.reason)
+    return CloseCommand(given.code, given.reason)
 
 
-def _control(given: _Control) -> Control:
+def _control(given: _Control) -> ControlCommand:
     try:
         target = given.target_pid if given.target_pid is UNSET else PID(given.target_pid)
     except InvalidPID as error:
         raise ValueError(f"target_pid: {error}") from None
     topic, interval = given.message_topic, given.heartbeat_interval
-    return Control(
+    return ControlCommand(
         target_pid=target,
         message_topic=topic if topic is UNSET else check_topic(topic),
         heartbeat_interval=interval if interval is UNSET else heartbeat(interval),

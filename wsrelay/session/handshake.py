@@ -7,7 +7,7 @@ import binascii
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-__all__ = ["Problem", "asks", "problem"]
+__all__ = ["HandshakeProblem", "asks", "problem"]
 
 _VERSION: Final = b"13"
 _KEY: Final = 16
@@ -16,7 +16,7 @@ _KEY: Final = 16
 _Headers = Iterable[tuple[bytes, bytes]]
 
 
-class Problem(NamedTuple):
+class HandshakeProblem(NamedTuple):
     """The status that refuses a request, and why."""
 
     status: int
@@ -29,7 +29,7 @@ def asks(headers: _Headers) -> bool:
     return b"websocket" in _tokens(upgrades)
 
 
-def problem(method: str, version: str, headers: _Headers) -> Problem | None:  # noqa: C901, PLR0911 - a flat table
+def problem(method: str, version: str, headers: _Headers) -> HandshakeProblem | None:  # noqa: C901, PLR0911 - a flat table
     """Return what is wrong with a request that asks for a WebSocket.
 
     What servers and libraries take differently is refused, so that what was looked at (`Origin`,
@@ -39,26 +39,26 @@ def problem(method: str, version: str, headers: _Headers) -> Problem | None:  # 
     for name, value in headers:
         fields.setdefault(name.lower(), []).append(value)
     if method != "GET":
-        return Problem(400, f"its method is {method}, not GET")
+        return HandshakeProblem(400, f"its method is {method}, not GET")
     if version in ("0.9", "1.0"):
-        return Problem(400, f"HTTP/{version} has no upgrades")
+        return HandshakeProblem(400, f"HTTP/{version} has no upgrades")
     if b"upgrade" not in _tokens(fields.get(b"connection", ())):
-        return Problem(
+        return HandshakeProblem(
             400, "it has no 'Connection: Upgrade' (a proxy in front must be told to pass it on)"
         )
     for name in (b"host", b"sec-websocket-key", b"sec-websocket-version"):
         if (count := len(fields.get(name, ()))) != 1:
-            return Problem(400, f"it has {count} headers {name.decode()}, not one")
+            return HandshakeProblem(400, f"it has {count} headers {name.decode()}, not one")
     if len(fields.get(b"origin", ())) > 1:
-        return Problem(400, "it has more than one header origin")
+        return HandshakeProblem(400, "it has more than one header origin")
     if not _is_key(fields[b"sec-websocket-key"][0]):
-        return Problem(400, "its sec-websocket-key is not 16 bytes in base64")
+        return HandshakeProblem(400, "its sec-websocket-key is not 16 bytes in base64")
     if b"transfer-encoding" in fields or fields.get(b"content-length", [b"0"]) != [b"0"]:
-        return Problem(400, "it has a body")
+        return HandshakeProblem(400, "it has a body")
     if (wrong := _undecodable(fields)) is not None:
-        return Problem(400, f"its header {wrong} cannot be decoded")
+        return HandshakeProblem(400, f"its header {wrong} cannot be decoded")
     if (asked := fields[b"sec-websocket-version"][0]) != _VERSION:
-        return Problem(426, f"its sec-websocket-version is {asked.decode()}, not 13")
+        return HandshakeProblem(426, f"its sec-websocket-version is {asked.decode()}, not 13")
     return None
 
 

@@ -18,7 +18,7 @@ from wsrelay.wire import payload
 __all__ = [
     "HEADER",
     "MOST_METADATA",
-    "Relay",
+    "RelayHeader",
     "check_subprotocol",
     "check_topic",
     "heartbeat",
@@ -38,7 +38,7 @@ _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 """RFC 9110 section 5.6.2, which RFC 6455 section 4.1 wants of a subprotocol."""
 
 
-class Relay(Struct, frozen=True, kw_only=True):
+class RelayHeader(Struct, frozen=True, kw_only=True):
     """How one connection is relayed; `heartbeat_interval` in seconds, None for no heartbeats."""
 
     target_pid: PID
@@ -59,7 +59,7 @@ class _Header(Struct, forbid_unknown_fields=True, kw_only=True):
 _decoder = msgspec.json.Decoder(_Header)
 
 
-def parse(text: bytes, node: str) -> Relay:
+def parse(text: bytes, node: str) -> RelayHeader:
     """Parse the header's value; raises `RelayRefused` with the reason.
 
     `node` is the name that a target without a node part gets.
@@ -70,7 +70,7 @@ def parse(text: bytes, node: str) -> Relay:
         raise RelayRefused(f"X-WS-Relay: {error}; given: {text[:200]!r}") from None
     try:
         _check_metadata(header.metadata)
-        return Relay(
+        return RelayHeader(
             target_pid=PID(header.target_pid).on(node),
             message_topic=check_topic(header.message_topic),
             heartbeat_interval=heartbeat(header.heartbeat_interval),

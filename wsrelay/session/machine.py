@@ -18,34 +18,33 @@ from msgspec import UNSET, Struct
 from wsrelay.values.message import HEARTBEAT, ExitError, ExitKind, Result
 from wsrelay.values.pid import PID
 
-from .command import Close as CloseCommand
-from .command import Command, Control, Send
-from .header import Relay
+from .command import CloseCommand, Command, ControlCommand, SendCommand
+from .header import RelayHeader
 from .outbox import Outbox, Overflow
 
 __all__ = [
     "RESTARTS",
     "SHUT_DOWN",
     "UNFINISHED",
-    "Attach",
-    "Beat",
+    "AttachMetadata",
     "CancelTarget",
-    "Close",
+    "CloseClient",
+    "ConnectionEnded",
+    "ConnectionState",
     "Effect",
-    "Ended",
-    "Hold",
-    "Join",
-    "Leave",
-    "Refuse",
-    "Release",
+    "JoinTarget",
+    "LeaveTarget",
+    "PauseSender",
+    "RejectCommand",
+    "ResumeSender",
+    "SendToTarget",
     "Session",
-    "State",
-    "Tell",
+    "SetHeartbeat",
     "close_for",
 ]
 
 
-class State(enum.Enum):
+class ConnectionState(enum.Enum):
     """Where a connection is in its life."""
 
     HANDSHAKING = "handshaking"
@@ -54,21 +53,21 @@ class State(enum.Enum):
     CLOSED = "closed"
 
 
-class Join(Struct, frozen=True):
+class JoinTarget(Struct, frozen=True):
     """Bind the connection to the target and send it `ws.join`."""
 
     target: PID
     metadata: dict[str, Any] | None
 
 
-class Attach(Struct, frozen=True):
+class AttachMetadata(Struct, frozen=True):
     """Attach other metadata to what follows."""
 
     target: PID
     metadata: dict[str, Any] | None
 
 
-class Tell(Struct, frozen=True):
+class SendToTarget(Struct, frozen=True):
     """Send the target a message; `payload` lacks `client_pid` and `metadata`."""
 
     target: PID
@@ -76,7 +75,7 @@ class Tell(Struct, frozen=True):
     payload: dict[str, Any]
 
 
-class Leave(Struct, frozen=True):
+class LeaveTarget(Struct, frozen=True):
     """Send the target `ws.leave` and unbind the connection from it."""
 
     target: PID
@@ -90,7 +89,7 @@ class CancelTarget(Struct, frozen=True):
     target: PID
 
 
-class Refuse(Struct, frozen=True):
+class RejectCommand(Struct, frozen=True):
     """Send `ws.error` to the sender of an unusable command."""
 
     to: PID
@@ -98,25 +97,25 @@ class Refuse(Struct, frozen=True):
     error: str
 
 
-class Hold(Struct, frozen=True):
-    """Let the sender wait until `Release`; one that cannot is told by `cannot_wait`."""
+class PauseSender(Struct, frozen=True):
+    """Let the sender wait until `ResumeSender`; one that cannot is told by `cannot_wait`."""
 
     sender: PID
 
 
-class Release(Struct, frozen=True):
+class ResumeSender(Struct, frozen=True):
     """Let a sender that waits for this connection go on."""
 
     sender: PID
 
 
-class Beat(Struct, frozen=True):
+class SetHeartbeat(Struct, frozen=True):
     """Call `heartbeat` every so many seconds from now on; None: not any more."""
 
     interval: float | None
 
 
-class Close(Struct, frozen=True):
+class CloseClient(Struct, frozen=True):
     """Send what is in the outbox, then the close frame.
 
     `lingering`: the client gets no more time than the linger to take them.
@@ -127,14 +126,24 @@ class Close(Struct, frozen=True):
     lingering: bool = False
 
 
-class Ended(Struct, frozen=True):
+class ConnectionEnded(Struct, frozen=True):
     """The connection is over: its process has exited with this result."""
 
     result: Result
 
 
 Effect = (
-    Join | Attach | Tell | Leave | CancelTarget | Refuse | Hold | Release | Beat | Close | Ended
+    JoinTarget
+    | AttachMetadata
+    | SendToTarget
+    | LeaveTarget
+    | CancelTarget
+    | RejectCommand
+    | PauseSender
+    | ResumeSender
+    | SetHeartbeat
+    | CloseClient
+    | ConnectionEnded
 )
 
 UNFINISHED: Final = (1013, "too much is unfinished at this node")
@@ -149,9 +158,9 @@ _LONGEST_REASON: Final = 123
 class Session:
     """The machine. `pid` is the connection's own; `limit` and `overflow` are the outbox's."""
 
-    def __init__(self, pid: PID, relay: Relay, *, limit: int, overflow: Overflow) -> None:
+    def __init__(self, pid: PID, relay: RelayHeader, *, limit: int, overflow: Overflow) -> None:
         self.pid = pid
-        self.state = State.HANDSHAKING
+        self.state = ConnectionState.HANDSHAKING
         self.target = relay.target_pid
         self.outbox = Outbox(limit)
         self.message_count = 0
@@ -166,7 +175,7 @@ class Session:
         self._opened_at = 0.0
         self._end: tuple[int, str] = (1006, "")
         """Code and reason that began the closing."""
-        self._early: Close | None = None
+        self._early: CloseClient | None = None
         """What ended the connection while it was HANDSHAKING; the close frame needs the upgrade."""
         self._target_gone = False
         self._parting = False
@@ -178,31 +187,33 @@ class Session:
 
     def opened(self, now: float) -> list[Effect]:
         """Go on after the upgrade; `now` is seconds of any steady clock."""
-        if self.state is not State.HANDSHAKING:
+        if self.state is not ConnectionState.HANDSHAKING:
             return []
         self._opened_at = now
-        self.state = State.OPEN
-        effects: list[Effect] = [] if self._target_gone else [Join(self.target, self.metadata)]
+        self.state = ConnectionState.OPEN
+        effects: list[Effect] = (
+            [] if self._target_gone else [JoinTarget(self.target, self.metadata)]
+        )
         if (early := self._early) is not None:
             return effects + self._close(early.code, early.reason, lingering=early.lingering)
         if self._interval is not None:
-            effects.append(Beat(self._interval))
+            effects.append(SetHeartbeat(self._interval))
         return effects
 
     def refused(self) -> list[Effect]:
         """End before the upgrade, which does not come about."""
-        if self.state is not State.HANDSHAKING:
+        if self.state is not ConnectionState.HANDSHAKING:
             return []
-        self.state = State.CLOSED
-        return [*self._cancel(), Ended(_result(1006, "the upgrade did not come about"))]
+        self.state = ConnectionState.CLOSED
+        return [*self._cancel(), ConnectionEnded(_result(1006, "the upgrade did not come about"))]
 
     def message(self, data: str | bytes) -> list[Effect]:
         """Take a client's message."""
-        if self.state is not State.OPEN and not self._parting:
+        if self.state is not ConnectionState.OPEN and not self._parting:
             return []
         self.message_count += 1
         kind = "text" if isinstance(data, str) else "binary"
-        tell = Tell(self.target, self._topic, {"type": kind, "data": data})
+        tell = SendToTarget(self.target, self._topic, {"type": kind, "data": data})
         return [*self._attach(), tell] if self._is_news else [tell]
 
     def client_gone(self, code: int, reason: str = "", *, known: bool = True) -> list[Effect]:
@@ -210,30 +221,30 @@ class Session:
 
         `known` is false where the server does not tell how the client went: then it is no error.
         """
-        if self.state is State.CLOSED:
+        if self.state is ConnectionState.CLOSED:
             return []
-        if self.state is State.HANDSHAKING:
+        if self.state is ConnectionState.HANDSHAKING:
             return self.refused()
-        is_open = self.state is State.OPEN
+        is_open = self.state is ConnectionState.OPEN
         effects: list[Effect] = []
         if is_open:
             effects = self._leave(code, reason)
         elif self._parting:
             effects = self._leave(*self._end)
         self._parting = False
-        self.state = State.CLOSED
+        self.state = ConnectionState.CLOSED
         self.outbox.clear()
         result = _result(*self._end)
         if is_open and not known:
             result = Result(result.value)
-        return [*effects, *self._release(), Ended(result)]
+        return [*effects, *self._release(), ConnectionEnded(result)]
 
     def heartbeat(self, now: float) -> list[Effect]:
         """Send the heartbeat that is due."""
-        if self.state is not State.OPEN:
+        if self.state is not ConnectionState.OPEN:
             return []
         payload = {"uptime": self.uptime(now), "message_count": self.message_count}
-        return [*self._attach(), Tell(self.target, HEARTBEAT, payload)]
+        return [*self._attach(), SendToTarget(self.target, HEARTBEAT, payload)]
 
     def wrote(self) -> list[Effect]:
         """Learn that a message taken from the outbox is on its way."""
@@ -256,16 +267,16 @@ class Session:
         self, given: Command, sender: PID, why_no_target: Callable[[PID], str | None]
     ) -> list[Effect]:
         """Carry out what a process sent; once the connection closes it means nothing."""
-        if self.state is not State.OPEN:
+        if self.state is not ConnectionState.OPEN:
             return []
         match given:
-            case Send():
+            case SendCommand():
                 return self._send(given, sender)
             case CloseCommand():
                 return self._close(given.code, given.reason)
-            case Control():
+            case ControlCommand():
                 return self._control(given, sender, why_no_target)
-        return [Refuse(sender, given.topic, given.error)]
+        return [RejectCommand(sender, given.topic, given.error)]
 
     def target_exited(
         self,
@@ -304,29 +315,29 @@ class Session:
     @property
     def drained(self) -> bool:
         """Whether most of what the connection was sent is on its way, or it is ending."""
-        return self.state is not State.OPEN or self.outbox.size <= self.outbox.limit // 4
+        return self.state is not ConnectionState.OPEN or self.outbox.size <= self.outbox.limit // 4
 
     def shut_down(self) -> list[Effect]:
         """Close because the node shuts down; the client is heard until the close frame is written.
 
         So the target's `ws.leave` comes with `client_gone`.
         """
-        if self.state is not State.OPEN:
+        if self.state is not ConnectionState.OPEN:
             return self._close(*SHUT_DOWN, lingering=True)
         self._end = SHUT_DOWN
         self._parting = True
-        self.state = State.CLOSING
-        effects: list[Effect] = [] if self._interval is None else [Beat(None)]
-        return [*effects, Close(*SHUT_DOWN, lingering=True)]
+        self.state = ConnectionState.CLOSING
+        effects: list[Effect] = [] if self._interval is None else [SetHeartbeat(None)]
+        return [*effects, CloseClient(*SHUT_DOWN, lingering=True)]
 
     # Inside
 
-    def _send(self, message: Send, sender: PID) -> list[Effect]:
+    def _send(self, message: SendCommand, sender: PID) -> list[Effect]:
         if self.outbox.put(message):
             return []
         if self._overflow is Overflow.PAUSE:
             self._held.add(sender)
-            return [Hold(sender)]
+            return [PauseSender(sender)]
         if self._overflow is Overflow.DROP:
             self.outbox.drop_newest()
             self.dropped += 1
@@ -339,13 +350,13 @@ class Session:
 
     def _close(self, code: int, reason: str, *, lingering: bool = False) -> list[Effect]:
         """Begin the closing handshake; before the upgrade, remember to: the first end counts."""
-        close = Close(code, _cut(reason), lingering)
-        if self.state is State.HANDSHAKING:
+        close = CloseClient(code, _cut(reason), lingering)
+        if self.state is ConnectionState.HANDSHAKING:
             self._early = self._early or close
-        if self.state is not State.OPEN:
+        if self.state is not ConnectionState.OPEN:
             return []
         effects = self._leave(code, close.reason)
-        self.state = State.CLOSING
+        self.state = ConnectionState.CLOSING
         return [*effects, close]
 
     def _leave(self, code: int, reason: str) -> list[Effect]:
@@ -353,9 +364,9 @@ class Session:
         self._end = code, reason
         effects: list[Effect] = []
         if not self._target_gone:
-            effects = [*self._attach(), Leave(self.target, code, reason)]
+            effects = [*self._attach(), LeaveTarget(self.target, code, reason)]
         if self._interval is not None:
-            effects.append(Beat(None))
+            effects.append(SetHeartbeat(None))
         return effects + self._cancel()
 
     def _attach(self) -> list[Effect]:
@@ -367,18 +378,18 @@ class Session:
         if not self._is_news:
             return []
         self._is_news = False
-        return [Attach(self.target, self.metadata)]
+        return [AttachMetadata(self.target, self.metadata)]
 
     def _cancel(self) -> list[Effect]:
         return [CancelTarget(self.target)] if self._cancel_on_leave else []
 
     def _release(self) -> list[Effect]:
-        effects: list[Effect] = [Release(sender) for sender in self._held]
+        effects: list[Effect] = [ResumeSender(sender) for sender in self._held]
         self._held.clear()
         return effects
 
     def _control(
-        self, given: Control, sender: PID, why_no_target: Callable[[PID], str | None]
+        self, given: ControlCommand, sender: PID, why_no_target: Callable[[PID], str | None]
     ) -> list[Effect]:
         effects: list[Effect] = []
         target = self.target
@@ -386,9 +397,13 @@ class Session:
             target = given.target_pid.on(str(self.pid.node))
         moves = target != self.target
         if moves and (why := why_no_target(target)) is not None:
-            return [Refuse(sender, "ws.control", why)]
+            return [RejectCommand(sender, "ws.control", why)]
         if moves:
-            effects += [*self._attach(), Leave(self.target, 1000, "transferred"), *self._cancel()]
+            effects += [
+                *self._attach(),
+                LeaveTarget(self.target, 1000, "transferred"),
+                *self._cancel(),
+            ]
             # It was said of the old target; the new one may have a life of its own.
             self._cancel_on_leave = False
             self.target = target
@@ -400,10 +415,10 @@ class Session:
             self.metadata = given.metadata
             self._is_news = not moves
         if moves:
-            effects.append(Join(target, self.metadata))
+            effects.append(JoinTarget(target, self.metadata))
         if given.heartbeat_interval is not UNSET:
             self._interval = given.heartbeat_interval
-            effects.append(Beat(self._interval))
+            effects.append(SetHeartbeat(self._interval))
         return effects
 
 

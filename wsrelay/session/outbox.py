@@ -7,7 +7,7 @@ from collections import deque
 
 from wsrelay.values.sizes import ITEM
 
-from .command import Send
+from .command import SendCommand
 
 __all__ = ["Outbox", "Overflow"]
 
@@ -20,7 +20,7 @@ class Overflow(enum.StrEnum):
     DROP = "drop"
 
 
-class Outbox(deque[Send]):
+class Outbox(deque[SendCommand]):
     """Messages for one client in order; `limit` is bytes, `ITEM` of them for each message.
 
     A single message larger than the limit fits where nothing else waits: the limit is about a
@@ -35,13 +35,13 @@ class Outbox(deque[Send]):
         self.size = 0
         """Bytes that wait, `ITEM` for each message among them."""
 
-    def put(self, message: Send) -> bool:
+    def put(self, message: SendCommand) -> bool:
         """Add a message and return whether the limit is kept."""
         self.append(message)
         self.size += message.size + ITEM
         return self.size <= self.limit or len(self) == 1
 
-    def get(self) -> Send:
+    def get(self) -> SendCommand:
         """Take the oldest message; raises `IndexError` where there is none."""
         message = self.popleft()
         self.size -= message.size + ITEM

@@ -80,11 +80,11 @@ def main(
             preloading.preload(options, declared, report)
         template.signal_handlers = worker.signals.release()
     except (cgroup.CgroupError, isolation.IsolationError, limits.LimitError) as error:
-        template.tell(wire.LoadFailed(str(error), ""))
+        template.tell(wire.LoadFailedFrame(str(error), ""))
     except worker.LoadError as error:
         under = limits.shown(options.limits)
         message = shortened(f"{error.message}{under}", _LONGEST)
-        template.tell(wire.LoadFailed(message, shortened(error.details, _LONGEST)))
+        template.tell(wire.LoadFailedFrame(message, shortened(error.details, _LONGEST)))
     else:
         worker.crashes.tell_on_standard_error()
         warm_up.rehearse(declared, redirects=not options.raw_output)
@@ -92,7 +92,7 @@ def main(
         template.fill_gaps()
         gc.freeze()
         worker.forks.flush()
-        template.tell(wire.Loaded())
+        template.tell(wire.LoadedFrame())
         template.refill = True
     template.serve()
 
@@ -232,14 +232,14 @@ class Template:
             self._descriptors += [None] * (self._ends - len(descriptors))
         for frame, _ in self._reader.feed(data):
             match frame:
-                case wire.Fork():
+                case wire.ForkFrame():
                     count = self._ends
                     ends, self._descriptors = self._descriptors[:count], self._descriptors[count:]
                     self._fork(frame.ref, ends)
                     self.refill = True
-                case wire.Kill():
+                case wire.KillFrame():
                     self._each(frame.ref, _kill_group)
-                case wire.Interrupt():
+                case wire.InterruptFrame():
                     self._each(frame.ref, lambda pid: os.kill(pid, wire.INTERRUPT))
         return bool(data)
 
@@ -253,7 +253,7 @@ class Template:
         given = [descriptor for descriptor in descriptors if descriptor is not None]
         if len(given) < self._ends:
             close_all(given)
-            self.tell(wire.ForkFailed(ref, "the template has no descriptor left"))
+            self.tell(wire.ForkFailedFrame(ref, "the template has no descriptor left"))
             return
         with Duplex(*given) as ends:
             try:
@@ -261,10 +261,10 @@ class Template:
             except OSError as error:
                 bound = limits.shown_processes(self._options.limits)
                 refused = f"the operating system refused a fork: {error}{bound}"
-                self.tell(wire.ForkFailed(ref, refused))
+                self.tell(wire.ForkFailedFrame(ref, refused))
                 return
         self._refs[pid] = ref
-        self.tell(wire.Forked(ref, pid, hasattr(os, "pidfd_open")))
+        self.tell(wire.ForkedFrame(ref, pid, hasattr(os, "pidfd_open")))
 
     def _fork_ahead(self) -> None:
         """Fork a process that waits for its pipe."""
@@ -333,7 +333,7 @@ class Template:
                     self._options.limits, used
                 ):
                     code = -signal.SIGXCPU  # it ignored that one, and then came the hard limit
-                self.tell(wire.Exited(ref, code))
+                self.tell(wire.ExitedFrame(ref, code))
 
     def _end(self) -> None:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)

@@ -71,7 +71,7 @@ def preload(options: HostOptions, declared: Iterable[targets.Target], report: Co
     bounded = _bounded(options.start_timeout, report)
     # The innermost: in a child that user code forks faulthandler's thread is gone, and to cancel it
     # would wait for ever.
-    with worker.generators.watched(), bounded, worker.forks.Bounds():
+    with worker.generators.watched(), bounded, worker.forks.ChildBoundary():
         for name in options.preload:
             with _warned_of_what_stays_open(name):
                 worker.load_module(name)

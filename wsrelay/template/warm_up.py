@@ -21,7 +21,7 @@ from wsrelay.wire import payload
 from wsrelay.wire.code import unpack_target
 from wsrelay.wire.pipe_pair import Duplex
 from wsrelay.worker import forks, signals
-from wsrelay.worker.call import Call
+from wsrelay.worker.call import HandlerCall
 from wsrelay.worker.calls import WorkerContext
 from wsrelay.worker.load import load_target
 from wsrelay.worker.logs import NodeLog
@@ -42,9 +42,9 @@ def rehearse(targets: Sequence[Target], *, redirects: bool) -> None:
     `redirects`: its output is redirected, as that of this process is.
     """
     target = str(targets[0]) if targets else "os:fspath"
-    start = wire.Start(_ME, "1", wire.Known([], {}), target, b"", 0, _ME)
+    start = wire.StartFrame(_ME, "1", wire.CatalogFrame([], {}), target, b"", 0, _ME)
     text = {"type": "text", "data": ""}
-    relayed = wire.Relay(MESSAGE, _CLIENT, text)
+    relayed = wire.RelayFrame(MESSAGE, _CLIENT, text)
     node_end, worker_end = Duplex.pair()
     with node_end, worker_end:
         for _ in range(_TIMES):
@@ -55,13 +55,13 @@ def rehearse(targets: Sequence[Target], *, redirects: bool) -> None:
             pipe.read(None)
             context = WorkerContext(pipe, start)
             NodeLog(pipe.write, start.log_level)
-            with forks.Bounds():
+            with forks.ChildBoundary():
                 unpack_target(start.target, start.code, load_target)
-            pipe.write(wire.Ready())
-            Call(pipe.attach)(str, (), {})
+            pipe.write(wire.ReadyFrame())
+            HandlerCall(pipe.attach)(str, (), {})
             signals.rehearse()
             forks.rehearse()
-        node_end.write_all(wire.pack(wire.Attach(_CLIENT, Raw(payload.encode({})))))
+        node_end.write_all(wire.pack(wire.AttachFrame(_CLIENT, Raw(payload.encode({})))))
         inbox = context.mailbox.inbox
         for _ in range(_TIMES):
             node_end.write_all(wire.pack(relayed))

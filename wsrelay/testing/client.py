@@ -14,7 +14,7 @@ from typing import Any, Final, Self
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
-from .log import Log
+from .log import LogCapture
 
 __all__ = ["Client"]
 
@@ -34,7 +34,7 @@ class Client:
     Methods that fail a test have `__tracebackhide__`, so that pytest shows the test's own lines.
     """
 
-    def __init__(self, url: str, log: Log, **options: Any) -> None:
+    def __init__(self, url: str, log: LogCapture, **options: Any) -> None:
         self._seen: deque[Message] = deque(maxlen=_REMEMBERED)
         self._log = log
         self._sent_at = log.position()

@@ -9,13 +9,13 @@ from typing import Final
 
 from wsrelay.wire.logrecord import text_of
 
-__all__ = ["Log"]
+__all__ = ["LogCapture"]
 
 _KEPT: Final = 20
 """Records; more would hide what a failing test says."""
 
 
-class Log(logging.Handler):
+class LogCapture(logging.Handler):
     """The last records of one server: of all that its thread, which runs the node, logs."""
 
     def __init__(self) -> None:

@@ -27,7 +27,7 @@ from wsrelay.values import current, extras
 from wsrelay.values.pid import PID
 
 from .client import Client
-from .log import Log
+from .log import LogCapture
 
 __all__ = ["RelayServer", "serve"]
 
@@ -118,7 +118,7 @@ class RelayServer:
         self._started = threading.Event()
         self._failure: BaseException | None = None
         self._node: Node | None = None
-        self._log = Log()
+        self._log = LogCapture()
         self._mistakes: tuple[type[Exception], ...] = (HostFailed, AddressError, MissingExtra)
         """What a test is told without our own lines: a user's mistake, none of ours."""
         self.url = ""

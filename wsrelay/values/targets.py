@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from wsrelay.errors import InvalidTarget
 
-__all__ = ["DEFAULT_FUNCTION", "Entry", "Target", "parse"]
+__all__ = ["DEFAULT_FUNCTION", "Target", "TargetEntry", "parse"]
 
 DEFAULT_FUNCTION: Final = "handler"
 
@@ -36,7 +36,7 @@ class Target(Struct, frozen=True):
         return Target(self.function, script=script, module=self.module)
 
 
-class Entry(Struct, frozen=True):
+class TargetEntry(Struct, frozen=True):
     """A target under an id, as a configuration declares it; `host` is where it runs by default."""
 
     target: str

@@ -33,52 +33,52 @@ __all__ = [
     "MAX_RECEIVERS",
     "PIPE_CLOSED",
     "WINDOW",
-    "Attach",
-    "Broadcast",
-    "Cancel",
-    "CloseInbox",
-    "Deliver",
-    "Detach",
-    "Done",
-    "Drain",
-    "Ended",
-    "Error",
-    "Exec",
-    "Exited",
-    "Finished",
-    "Fork",
-    "ForkFailed",
-    "Forked",
+    "AckFrame",
+    "AttachFrame",
+    "BroadcastFrame",
+    "CancelFrame",
+    "CatalogFrame",
+    "CloseInboxFrame",
+    "DeliverFrame",
+    "DetachFrame",
+    "DoneFrame",
+    "DrainFrame",
+    "ExecFrame",
+    "ExitedFrame",
+    "FinishedFrame",
+    "ForkFailedFrame",
+    "ForkFrame",
+    "ForkedFrame",
     "Frame",
     "FrameReader",
     "FromTemplate",
     "FromWorker",
-    "GetOrSpawn",
-    "Interrupt",
-    "Kill",
-    "Known",
-    "LoadFailed",
-    "Loaded",
-    "Log",
-    "Lookup",
-    "Member",
-    "Members",
-    "Ready",
-    "Register",
-    "Relate",
-    "Relay",
-    "Reply",
+    "GetOrSpawnFrame",
+    "InterruptFrame",
+    "KillFrame",
+    "LoadFailedFrame",
+    "LoadedFrame",
+    "LogFrame",
+    "LookupFrame",
+    "MembersFrame",
+    "MembershipFrame",
+    "PackedResult",
+    "ReadyFrame",
+    "RegisterFrame",
+    "RelateFrame",
+    "RelayFrame",
+    "ReplyFrame",
     "Request",
-    "Send",
-    "Signal",
-    "Spawn",
-    "Start",
-    "Taken",
-    "Terminate",
+    "SendFrame",
+    "SignalFrame",
+    "SpawnFrame",
+    "StartFrame",
+    "TerminateFrame",
     "ToTemplate",
     "ToWorker",
-    "TrapLinks",
-    "Unregister",
+    "TrapLinksFrame",
+    "UnregisterFrame",
+    "WorkerError",
     "check_size",
     "from_template",
     "from_worker",
@@ -143,7 +143,7 @@ class Frame(Struct, array_like=True, forbid_unknown_fields=True):
     """Base of all frames."""
 
 
-class Error(Struct):
+class WorkerError(Struct):
     """An `ExitError` of which a worker tells: bounded."""
 
     kind: ExitKind
@@ -155,14 +155,14 @@ class Error(Struct):
         return ExitError(self.kind, self.message, self.traceback)
 
 
-class Ended(Struct):
+class PackedResult(Struct):
     """A `Result` of which the node tells: `value` is MessagePack, for its reader to open."""
 
     value: bytes
     error: ExitError | None = None
 
     @classmethod
-    def of(cls, result: Result) -> Ended:
+    def of(cls, result: Result) -> PackedResult:
         """Make it of a result; the value of a worker's is `Raw`, as the worker has written it."""
         value = result.value
         if type(value) is Raw:  # it may have 64 MB, and many watchers: it is encoded without a copy
@@ -181,7 +181,7 @@ class Ended(Struct):
 # worker; the others go ahead of them.
 
 
-class Known(Frame, tag=9):
+class CatalogFrame(Frame, tag=9):
     """What can be spawned: the hosts, and the ids of entries, each with its host if it has one."""
 
     hosts: list[str]
@@ -197,7 +197,7 @@ class Known(Frame, tag=9):
         return self.entries[target] or self.hosts[0]
 
 
-class Start(Frame, tag=0):
+class StartFrame(Frame, tag=0):
     """First frame to a fresh worker: who it is and what it runs.
 
     `target` is text (see `targets`) or None, then `code` is the cloudpickle of
@@ -207,7 +207,7 @@ class Start(Frame, tag=0):
 
     pid: str
     ids: str
-    known: Known
+    known: CatalogFrame
     target: str | None
     code: bytes
     log_level: int
@@ -216,7 +216,7 @@ class Start(Frame, tag=0):
     rights: Rights | None = None
 
 
-class Deliver(Frame, tag=1):
+class DeliverFrame(Frame, tag=1):
     """A message of another process."""
 
     topic: str
@@ -224,14 +224,14 @@ class Deliver(Frame, tag=1):
     payload: bytes
 
 
-class Attach(Frame, tag=2):
+class AttachFrame(Frame, tag=2):
     """From here on `metadata` belongs to each message relayed from this client."""
 
     client: str
     metadata: Raw
 
 
-class Relay(Frame, tag=3):
+class RelayFrame(Frame, tag=3):
     """A message of the relay; the worker adds `client_pid` and the client's metadata to it."""
 
     topic: str
@@ -239,33 +239,33 @@ class Relay(Frame, tag=3):
     payload: dict[str, Any]
 
 
-class Detach(Frame, tag=4):
+class DetachFrame(Frame, tag=4):
     """The client's last relayed message has been sent: its metadata can go."""
 
     client: str
 
 
-class CloseInbox(Frame, tag=5):
+class CloseInboxFrame(Frame, tag=5):
     """No message follows."""
 
 
-class Signal(Frame, tag=6):
+class SignalFrame(Frame, tag=6):
     """An event; overtakes data."""
 
     kind: str
     sender: str
     reason: str = ""
-    result: Ended | None = None
+    result: PackedResult | None = None
 
 
-class Finished(Frame, tag=8):
-    """The process that the `Exec` of the same `ref` started has ended."""
+class FinishedFrame(Frame, tag=8):
+    """The process that the `ExecFrame` of the same `ref` started has ended."""
 
     ref: int
-    result: Ended
+    result: PackedResult
 
 
-class Reply(Frame, tag=7):
+class ReplyFrame(Frame, tag=7):
     """The answer to a request of the same `ref`: a value, or the error's class and message."""
 
     ref: int
@@ -277,11 +277,11 @@ class Reply(Frame, tag=7):
 # Worker to node.
 
 
-class Ready(Frame, tag=0):
+class ReadyFrame(Frame, tag=0):
     """The handler is loaded and about to be called."""
 
 
-class Send(Frame, tag=1):
+class SendFrame(Frame, tag=1):
     """One message for one process or name, or for many."""
 
     to: Text | Annotated[list[Text], Meta(max_length=MAX_RECEIVERS)]
@@ -289,8 +289,8 @@ class Send(Frame, tag=1):
     payload: bytes
 
 
-class Spawn(Frame, tag=2):
-    """A process for the PID that the worker has made; what it runs is told as in `Start`."""
+class SpawnFrame(Frame, tag=2):
+    """A process for the PID that the worker has made; what it runs is told as in `StartFrame`."""
 
     pid: Text
     host: Text
@@ -301,28 +301,28 @@ class Spawn(Frame, tag=2):
     plain: bool = False
 
 
-class GetOrSpawn(Frame, tag=3):
-    """The process of that name, or this one under that name; answered with `Reply`."""
+class GetOrSpawnFrame(Frame, tag=3):
+    """The process of that name, or this one under that name; answered with `ReplyFrame`."""
 
     ref: int
     name: Text
-    spawn: Spawn
+    spawn: SpawnFrame
 
 
-class Cancel(Frame, tag=4):
+class CancelFrame(Frame, tag=4):
     """Ask a process to end."""
 
     to: Text
     reason: Text
 
 
-class Terminate(Frame, tag=5):
+class TerminateFrame(Frame, tag=5):
     """End a process at once."""
 
     to: Text
 
 
-class Taken(Frame, tag=6):
+class AckFrame(Frame, tag=6):
     """So many bytes of data frames were taken from the channels in all: there is room for more.
 
     A sum, so that one which is told twice, too late or never does no harm.
@@ -331,7 +331,7 @@ class Taken(Frame, tag=6):
     total: int
 
 
-class Log(Frame, tag=7):
+class LogFrame(Frame, tag=7):
     """A record of the worker's `logging`, or of the template's.
 
     `extra` is a map; `level_name` is empty for a level that every `logging` has. `printed` are the
@@ -346,7 +346,7 @@ class Log(Frame, tag=7):
     printed: int = 0
 
 
-class Done(Frame, tag=8):
+class DoneFrame(Frame, tag=8):
     """The worker's last frame: what the handler returned or raised.
 
     `received` counts the data frames that arrived, `unread` names the clients whose `ws.join`
@@ -354,54 +354,54 @@ class Done(Frame, tag=8):
     """
 
     value: bytes
-    error: Error | None
+    error: WorkerError | None
     received: int
     unread: Annotated[list[Text], Meta(max_length=MAX_RECEIVERS)]
 
 
-class Exec(Frame, tag=9):
-    """Start a process and answer with `Finished` when it has ended."""
+class ExecFrame(Frame, tag=9):
+    """Start a process and answer with `FinishedFrame` when it has ended."""
 
     ref: int
-    spawn: Spawn
+    spawn: SpawnFrame
 
 
-class Relate(Frame, tag=10):
+class RelateFrame(Frame, tag=10):
     """Begin or end a relation to another process."""
 
     kind: Literal["monitor", "unmonitor", "link", "unlink"]
     to: Text
 
 
-class TrapLinks(Frame, tag=11):
+class TrapLinksFrame(Frame, tag=11):
     """Choose between LINK_DOWN and being ended."""
 
     trap: bool
 
 
-class Register(Frame, tag=12):
-    """Give a process a name; answered with `Reply`."""
+class RegisterFrame(Frame, tag=12):
+    """Give a process a name; answered with `ReplyFrame`."""
 
     ref: int
     name: Text
     pid: Text
 
 
-class Lookup(Frame, tag=13):
-    """Ask whose name it is; answered with `Reply`."""
+class LookupFrame(Frame, tag=13):
+    """Ask whose name it is; answered with `ReplyFrame`."""
 
     ref: int
     name: Text
 
 
-class Unregister(Frame, tag=14):
-    """Free a name; answered with `Reply`."""
+class UnregisterFrame(Frame, tag=14):
+    """Free a name; answered with `ReplyFrame`."""
 
     ref: int
     name: Text
 
 
-class Member(Frame, tag=15):
+class MembershipFrame(Frame, tag=15):
     """Let a process join a group, or leave it."""
 
     group: Text
@@ -409,14 +409,14 @@ class Member(Frame, tag=15):
     join: bool
 
 
-class Members(Frame, tag=16):
-    """Ask for a group's members; answered with `Reply`."""
+class MembersFrame(Frame, tag=16):
+    """Ask for a group's members; answered with `ReplyFrame`."""
 
     ref: int
     group: Text
 
 
-class Broadcast(Frame, tag=17):
+class BroadcastFrame(Frame, tag=17):
     """One message for all members of a group."""
 
     group: Text
@@ -424,8 +424,8 @@ class Broadcast(Frame, tag=17):
     payload: bytes
 
 
-class Drain(Frame, tag=18):
-    """Ask for a `Reply` when most of what a connection was sent is on its way.
+class DrainFrame(Frame, tag=18):
+    """Ask for a `ReplyFrame` when most of what a connection was sent is on its way.
 
     `waits` is false when nobody waits for it any more.
     """
@@ -435,22 +435,22 @@ class Drain(Frame, tag=18):
     waits: bool = True
 
 
-# Node to template. `Fork` carries descriptors: the worker's ends of its pipes.
+# Node to template. `ForkFrame` carries descriptors: the worker's ends of its pipes.
 
 
-class Fork(Frame, tag=0):
+class ForkFrame(Frame, tag=0):
     """Fork a worker; `ref` is the node's number for it."""
 
     ref: int
 
 
-class Kill(Frame, tag=1):
+class KillFrame(Frame, tag=1):
     """SIGKILL the worker's process group."""
 
     ref: int
 
 
-class Interrupt(Frame, tag=2):
+class InterruptFrame(Frame, tag=2):
     """Send the worker `INTERRUPT`: where the node has no pidfd to do it with."""
 
     ref: int
@@ -459,18 +459,18 @@ class Interrupt(Frame, tag=2):
 # Template to node.
 
 
-class Loaded(Frame, tag=0):
+class LoadedFrame(Frame, tag=0):
     """Preloading went well."""
 
 
-class LoadFailed(Frame, tag=1):
+class LoadFailedFrame(Frame, tag=1):
     """Preloading went wrong: a line, and the traceback of the user's code or an empty text."""
 
     message: str
     details: str
 
 
-class Forked(Frame, tag=2):
+class ForkedFrame(Frame, tag=2):
     """The worker runs; `has_pidfd` says that the platform has pidfds."""
 
     ref: int
@@ -478,14 +478,14 @@ class Forked(Frame, tag=2):
     has_pidfd: bool
 
 
-class ForkFailed(Frame, tag=3):
+class ForkFailedFrame(Frame, tag=3):
     """The operating system refused."""
 
     ref: int
     message: str
 
 
-class Exited(Frame, tag=4):
+class ExitedFrame(Frame, tag=4):
     """The worker was reaped; `code` as in `subprocess`: negative for a signal."""
 
     ref: int
@@ -493,27 +493,40 @@ class Exited(Frame, tag=4):
 
 
 ToWorker = (
-    Start | Deliver | Attach | Relay | Detach | CloseInbox | Signal | Reply | Finished | Known
+    StartFrame
+    | DeliverFrame
+    | AttachFrame
+    | RelayFrame
+    | DetachFrame
+    | CloseInboxFrame
+    | SignalFrame
+    | ReplyFrame
+    | FinishedFrame
+    | CatalogFrame
 )
-Request = GetOrSpawn | Register | Lookup | Unregister | Members | Drain
+Request = (
+    GetOrSpawnFrame | RegisterFrame | LookupFrame | UnregisterFrame | MembersFrame | DrainFrame
+)
 FromWorker = (
-    Ready
-    | Send
-    | Spawn
-    | Cancel
-    | Terminate
-    | Taken
-    | Log
-    | Done
-    | Exec
-    | Relate
-    | TrapLinks
-    | Member
-    | Broadcast
+    ReadyFrame
+    | SendFrame
+    | SpawnFrame
+    | CancelFrame
+    | TerminateFrame
+    | AckFrame
+    | LogFrame
+    | DoneFrame
+    | ExecFrame
+    | RelateFrame
+    | TrapLinksFrame
+    | MembershipFrame
+    | BroadcastFrame
     | Request
 )
-ToTemplate = Fork | Kill | Interrupt
-FromTemplate = Loaded | LoadFailed | Forked | ForkFailed | Exited | Log
+ToTemplate = ForkFrame | KillFrame | InterruptFrame
+FromTemplate = (
+    LoadedFrame | LoadFailedFrame | ForkedFrame | ForkFailedFrame | ExitedFrame | LogFrame
+)
 
 _PREFIX: Final = 4
 """Bytes of a frame's length."""
@@ -557,7 +570,7 @@ def pack_request(frame: Frame) -> bytes:
     """
     try:
         body = _encode(frame)
-        if type(frame) is not Send:  # its makers have looked at all that it is made of
+        if type(frame) is not SendFrame:  # its makers have looked at all that it is made of
             if len(body) > _SMALL:
                 _check_head(body)
             _decode_request(body)

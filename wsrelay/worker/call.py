@@ -13,10 +13,10 @@ from . import forks
 if TYPE_CHECKING:
     import asyncio
 
-__all__ = ["Call"]
+__all__ = ["HandlerCall"]
 
 
-class Call:
+class HandlerCall:
     """Calls the handler, once.
 
     `interrupt` takes the signal that ends a handler which goes on after its CANCEL, in such a way
@@ -37,7 +37,7 @@ class Call:
         If it gave in to an interrupt that is `SystemExit` with code 0.
         """
         try:
-            with forks.Bounds():
+            with forks.ChildBoundary():
                 result = self._run(function, args, kwargs)
             return self._run_task(result) if inspect.iscoroutine(result) else result
         except BaseException as error:
@@ -69,7 +69,7 @@ class Call:
         self._cancel = lambda: loop.call_soon_threadsafe(cancel_main_task)
         try:
             # A child has to leave before the runner tidies up: the selector is its parent's too.
-            with forks.Bounds():
+            with forks.ChildBoundary():
                 return runner.run(coroutine)
         finally:
             self._cancel = lambda: None
@@ -82,7 +82,7 @@ class Call:
         self._interrupted = True
         if self._cancel is not None:
             self._cancel()
-        elif self._running and frame is not None and frame.f_code is not Call._run.__code__:
+        elif self._running and frame is not None and frame.f_code is not HandlerCall._run.__code__:
             raise SystemExit(0)
 
 

@@ -27,7 +27,7 @@ class WorkerContext:
     Methods build a frame and write it; the `*_frame` ones are shared with the asynchronous face.
     """
 
-    def __init__(self, pipe: WorkerPipe, start: wire.Start) -> None:
+    def __init__(self, pipe: WorkerPipe, start: wire.StartFrame) -> None:
         self.pipe = pipe
         self.mailbox = Mailbox(pipe)
         self._pid = PID.trusted(start.pid)
@@ -48,20 +48,22 @@ class WorkerContext:
 
     # Frames: what the synchronous and the asynchronous face write alike
 
-    def send_frames(self, to: str | Iterable[str], topic: str, content: Any) -> list[wire.Send]:
+    def send_frames(
+        self, to: str | Iterable[str], topic: str, content: Any
+    ) -> list[wire.SendFrame]:
         """Build the frames of a message, which are several where it goes to more than 10,000.
 
         Raises `ReservedTopic`, `PayloadError`, `InvalidPID`, `InvalidName`.
         """
         topic, data = sendable(topic), payload.encode(content)
         if isinstance(to, str):
-            return [wire.Send(address(to), topic, data)]
+            return [wire.SendFrame(address(to), topic, data)]
         receivers = [address(one) for one in to]
-        return [wire.Send(portion, topic, data) for portion in wire.portions(receivers)]
+        return [wire.SendFrame(portion, topic, data) for portion in wire.portions(receivers)]
 
-    def broadcast_frame(self, group: str, topic: str, content: Any) -> wire.Broadcast:
+    def broadcast_frame(self, group: str, topic: str, content: Any) -> wire.BroadcastFrame:
         """Build the frame of a message to a group."""
-        return wire.Broadcast(group, sendable(topic), payload.encode(content))
+        return wire.BroadcastFrame(group, sendable(topic), payload.encode(content))
 
     def spawn_frame(  # noqa: PLR0917 - the face's own order
         self,
@@ -71,7 +73,7 @@ class WorkerContext:
         kwargs: Any,
         monitored: bool = False,
         linked: bool = False,
-    ) -> wire.Spawn:
+    ) -> wire.SpawnFrame:
         """Build the frame that starts a process; its PID is made here.
 
         Raises `NotAllowed`, `UnknownHost` and as `pack_target`.
@@ -87,33 +89,33 @@ class WorkerContext:
             home = known.home(text)
             self._rights.check_spawn(name, text, home, plain=True, linked=linked)
             code = pack_plain(args, kwargs)
-            return wire.Spawn(pid, name, text, code, monitored, linked, plain=True)
+            return wire.SpawnFrame(pid, name, text, code, monitored, linked, plain=True)
         text, code = pack_target(target, args, kwargs, known.entries)
-        return wire.Spawn(pid, name, text, code, monitored, linked)
+        return wire.SpawnFrame(pid, name, text, code, monitored, linked)
 
     def get_or_spawn_frame(
         self, name: str, target: Any, host: str | None, args: Any, kwargs: Any
-    ) -> wire.GetOrSpawn:
+    ) -> wire.GetOrSpawnFrame:
         """Build the frame that finds or starts a process under a name."""
         spawn = self.spawn_frame(target, host, args, kwargs)
-        return wire.GetOrSpawn(self.ref(), nameable(name), spawn)
+        return wire.GetOrSpawnFrame(self.ref(), nameable(name), spawn)
 
-    def exec_frame(self, target: Any, host: str | None, args: Any, kwargs: Any) -> wire.Exec:
+    def exec_frame(self, target: Any, host: str | None, args: Any, kwargs: Any) -> wire.ExecFrame:
         """Build the frame that starts a process and asks for its end."""
-        return wire.Exec(self.ref(), self.spawn_frame(target, host, args, kwargs))
+        return wire.ExecFrame(self.ref(), self.spawn_frame(target, host, args, kwargs))
 
-    def register_frame(self, name: str, pid: str | None) -> wire.Register:
+    def register_frame(self, name: str, pid: str | None) -> wire.RegisterFrame:
         """Build the frame that gives a process a name."""
         bearer = str(self._pid if pid is None else PID(pid))
-        return wire.Register(self.ref(), nameable(name), bearer)
+        return wire.RegisterFrame(self.ref(), nameable(name), bearer)
 
-    def drain_frame(self, to: str) -> wire.Drain:
+    def drain_frame(self, to: str) -> wire.DrainFrame:
         """Build the frame that asks when a connection's outbox has room."""
-        return wire.Drain(self.ref(), str(PID(to)))
+        return wire.DrainFrame(self.ref(), str(PID(to)))
 
-    def give_up(self, frame: wire.Drain) -> None:
+    def give_up(self, frame: wire.DrainFrame) -> None:
         """Tell the node that nobody waits for that any more."""
-        self.pipe.post(wire.Drain(frame.ref, frame.to, waits=False))
+        self.pipe.post(wire.DrainFrame(frame.ref, frame.to, waits=False))
 
     def ref(self) -> int:
         """Return the number of a new request."""
@@ -130,27 +132,27 @@ class WorkerContext:
         """Start a process and return its PID at once."""
         return self.start(self.spawn_frame(target, host, args, kwargs))
 
-    def start(self, frame: wire.Spawn) -> PID:
+    def start(self, frame: wire.SpawnFrame) -> PID:
         """Start the process of the frame and return its PID at once."""
         self.pipe.write(frame)
         return PID.trusted(frame.pid)
 
     def cancel(self, to: str, reason: str = "") -> None:
         """Ask a process to end."""
-        self.pipe.write(wire.Cancel(address(to), reason_of(reason)))
+        self.pipe.write(wire.CancelFrame(address(to), reason_of(reason)))
 
     def terminate(self, to: str) -> None:
         """End a process at once."""
-        self.pipe.write(wire.Terminate(address(to)))
+        self.pipe.write(wire.TerminateFrame(address(to)))
 
     def relate(self, kind: Literal["monitor", "unmonitor", "link", "unlink"], to: str) -> None:
         """Begin or end a relation; raises `InvalidPID`."""
-        self.pipe.write(wire.Relate(kind, str(PID(to))))
+        self.pipe.write(wire.RelateFrame(kind, str(PID(to))))
 
     def set_options(self, *, trap_links: bool) -> None:
         """Choose between LINK_DOWN and being ended."""
         self.trap_links = trap_links
-        self.pipe.write(wire.TrapLinks(trap_links))
+        self.pipe.write(wire.TrapLinksFrame(trap_links))
 
     def join_group(self, group: str, pid: str | None) -> None:
         """Let a process join a group."""
@@ -162,7 +164,7 @@ class WorkerContext:
 
     def _member(self, group: str, pid: str | None, *, join: bool) -> None:
         self.pipe.write(
-            wire.Member(nameable(group), str(self._pid if pid is None else PID(pid)), join)
+            wire.MembershipFrame(nameable(group), str(self._pid if pid is None else PID(pid)), join)
         )
 
     def broadcast(self, group: str, topic: str, content: Any) -> None:
@@ -183,17 +185,17 @@ class WorkerContext:
 
     def lookup(self, name: str) -> PID:
         """Return the process of that name."""
-        return PID.trusted(self.ask(wire.Lookup(self.ref(), name)))
+        return PID.trusted(self.ask(wire.LookupFrame(self.ref(), name)))
 
     def unregister(self, name: str) -> None:
         """Free a name."""
-        self.ask(wire.Unregister(self.ref(), name))
+        self.ask(wire.UnregisterFrame(self.ref(), name))
 
     def members(self, group: str) -> list[PID]:
         """Return a group's members."""
-        return [PID.trusted(pid) for pid in self.ask(wire.Members(self.ref(), group))]
+        return [PID.trusted(pid) for pid in self.ask(wire.MembersFrame(self.ref(), group))]
 
-    def ask(self, frame: wire.Request | wire.Exec, timeout: float | None = None) -> Any:
+    def ask(self, frame: wire.Request | wire.ExecFrame, timeout: float | None = None) -> Any:
         """Write a request and wait for its answer; raises what it says, or `TimeoutError`."""
         queue = self.mailbox.expect(frame.ref)
         try:
@@ -204,7 +206,7 @@ class WorkerContext:
 
     async def ask_async(
         self,
-        frame: wire.Request | wire.Exec,
+        frame: wire.Request | wire.ExecFrame,
         timeout: float | None = None,  # noqa: ASYNC109 - as in `ask`
     ) -> Any:
         """Do what `ask` does without holding up the event loop."""
@@ -216,9 +218,9 @@ class WorkerContext:
             self.mailbox.forget(frame.ref)
 
 
-def answer(reply: wire.Reply | wire.Finished) -> Any:
+def answer(reply: wire.ReplyFrame | wire.FinishedFrame) -> Any:
     """Return a reply's value, or raise the error that it carries."""
-    if isinstance(reply, wire.Finished):
+    if isinstance(reply, wire.FinishedFrame):
         result = reply.result.opened()
         if (problem := result.error) is not None:
             raise errors.ProcessError(problem.kind, problem.message, problem.traceback)

@@ -17,7 +17,7 @@ from wsrelay.values import current
 from . import signals
 from .load import LoadError
 
-__all__ = ["Bounds", "exit_code", "flush", "fork_worker", "leave", "watch"]
+__all__ = ["ChildBoundary", "exit_code", "flush", "fork_worker", "leave", "watch"]
 
 _forking_worker = False
 _is_child = False
@@ -78,7 +78,7 @@ def _become_child() -> None:
         worker.shut()
 
 
-class Bounds:
+class ChildBoundary:
     """Lets no child that is forked inside come out: it ends here, as a script would end."""
 
     def __enter__(self) -> None:

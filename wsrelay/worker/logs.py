@@ -43,7 +43,7 @@ _call_handlers: Final = logging.Logger.callHandlers
 class NodeLog(logging.Handler):
     """Writes each record as a frame; the node adds who has written it."""
 
-    def __init__(self, write: Callable[[wire.Log], None], level: int) -> None:
+    def __init__(self, write: Callable[[wire.LogFrame], None], level: int) -> None:
         super().__init__(level)
         self.os_pid = os.getpid()
         self.ending: BaseException | None = None
@@ -55,7 +55,7 @@ class NodeLog(logging.Handler):
         try:
             level, extra = record.levelname, extra_of(record)
             told = self.ending is not None and (record.exc_info or (0, 0))[1] is self.ending
-            frame = wire.Log(
+            frame = wire.LogFrame(
                 record.levelno,
                 clean(record.name, LONGEST_NAME),
                 clean(record.getMessage() if told else text_of(record), _LONGEST),

@@ -72,17 +72,17 @@ class Mailbox:
         self._pipe = pipe
         self._lock: Any = threading.Lock()
         self._sorters: dict[type[Any], Callable[[Any, int], None]] = {
-            wire.Relay: self._relayed,
-            wire.Deliver: self._posted,
-            wire.Attach: self._attached,
-            wire.Detach: self._detached,
-            wire.CloseInbox: self._inbox_closed,
-            wire.Signal: self._signal,
-            wire.Reply: self._replied,
-            wire.Finished: self._replied,
-            wire.Known: self._learn,
+            wire.RelayFrame: self._relayed,
+            wire.DeliverFrame: self._posted,
+            wire.AttachFrame: self._attached,
+            wire.DetachFrame: self._detached,
+            wire.CloseInboxFrame: self._inbox_closed,
+            wire.SignalFrame: self._signal,
+            wire.ReplyFrame: self._replied,
+            wire.FinishedFrame: self._replied,
+            wire.CatalogFrame: self._learn,
         }
-        self.known = wire.Known([], {})
+        self.known = wire.CatalogFrame([], {})
         """What can be spawned."""
         self._arrived: deque[tuple[wire.ToWorker, int]] = deque()
         """Frames that were read and are not sorted yet."""
@@ -310,7 +310,7 @@ class Mailbox:
     def _acknowledge(self) -> None:
         """Tell the node what was taken, so that it sends on."""
         taken = self._taken
-        self._pipe.write(wire.Taken(taken))
+        self._pipe.write(wire.AckFrame(taken))
         self._told = taken
 
     def _somebody_reads(self) -> bool:
@@ -336,7 +336,7 @@ class Mailbox:
 
         Nothing but bytes wakes it, so the node is asked a question that nobody waits for.
         """
-        self._pipe.write(wire.Members(_NOBODY, ""))
+        self._pipe.write(wire.MembersFrame(_NOBODY, ""))
 
     def _attach(self) -> None:
         """Let the running event loop do the reading from now on.
@@ -393,7 +393,7 @@ class Mailbox:
 
     # What arrives
 
-    def _relayed(self, frame: wire.Relay, size: int) -> None:
+    def _relayed(self, frame: wire.RelayFrame, size: int) -> None:
         content = frame.payload
         client, content["metadata"] = self._metadata[frame.client]
         content["client_pid"] = client
@@ -403,7 +403,7 @@ class Mailbox:
         self.received += 1
         queue.items.append(entry)
 
-    def _posted(self, frame: wire.Deliver, size: int) -> None:
+    def _posted(self, frame: wire.DeliverFrame, size: int) -> None:
         sender = PID.trusted(frame.sender)
         try:
             content = payload.decode(frame.payload)
@@ -417,16 +417,16 @@ class Mailbox:
         self.received += 1
         queue.items.append(entry)
 
-    def _attached(self, frame: wire.Attach, size: int) -> None:
+    def _attached(self, frame: wire.AttachFrame, size: int) -> None:
         client = PID.trusted(frame.client)
         self._metadata[client] = client, payload.decode(frame.metadata)
         self._seen(size)
 
-    def _detached(self, frame: wire.Detach, size: int) -> None:
+    def _detached(self, frame: wire.DetachFrame, size: int) -> None:
         self._metadata.pop(frame.client, None)
         self._seen(size)
 
-    def _inbox_closed(self, _: wire.CloseInbox, size: int) -> None:
+    def _inbox_closed(self, _: wire.CloseInboxFrame, size: int) -> None:
         for queue in (self.inbox, *self._listeners.values()):
             queue.closed = True
         self._seen(size)
@@ -437,19 +437,19 @@ class Mailbox:
         self.received += 1
         self._taken += size
 
-    def _signal(self, frame: wire.Signal, _: int) -> None:
+    def _signal(self, frame: wire.SignalFrame, _: int) -> None:
         result = None if frame.result is None else frame.result.opened()
         event = Event(frame.kind, PID.trusted(frame.sender), result, frame.reason)
         del self._arrived[0]
         self.events.items.append((event, 0))
 
-    def _replied(self, frame: wire.Reply | wire.Finished, _: int) -> None:
+    def _replied(self, frame: wire.ReplyFrame | wire.FinishedFrame, _: int) -> None:
         queue = self._replies.get(frame.ref)
         del self._arrived[0]
         if queue is not None:
             queue.items.append((frame, 0))
 
-    def _learn(self, frame: wire.Known, _: int) -> None:
+    def _learn(self, frame: wire.CatalogFrame, _: int) -> None:
         self.known = frame
         del self._arrived[0]
 

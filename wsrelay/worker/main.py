@@ -23,7 +23,7 @@ from wsrelay.wire.code import unpack_target
 from wsrelay.wire.pipe_pair import Duplex
 
 from . import forks, generators, logs, signals
-from .call import Call
+from .call import HandlerCall
 from .calls import WorkerContext
 from .load import LoadError, load_target, user_frames, user_traceback
 from .pipe import WorkerPipe
@@ -77,14 +77,14 @@ def _enter(template: int, handlers: dict[int, signals.Handler]) -> None:
     generators.renew()
 
 
-def _begin(pipe: WorkerPipe) -> tuple[wire.Start, WorkerContext]:
+def _begin(pipe: WorkerPipe) -> tuple[wire.StartFrame, WorkerContext]:
     """Wait for the first frame; what arrives together with it is mail already."""
     frames: list[tuple[wire.ToWorker, int]] = []
     while not frames:
         frames = pipe.read(None)
     start, _ = frames[0]
-    if not isinstance(start, wire.Start):
-        raise WireError(f"{type(start).__name__} came before {wire.Start.__name__}")
+    if not isinstance(start, wire.StartFrame):
+        raise WireError(f"{type(start).__name__} came before {wire.StartFrame.__name__}")
     context = WorkerContext(pipe, start)
     context.mailbox.sort(frames[1:])
     return start, context
@@ -97,14 +97,14 @@ def _live(pipe: WorkerPipe, confine: Callable[[], None]) -> int:
     logs.log_to(logs.NodeLog(pipe.write, start.log_level))
     signals.install(
         signal.SIGTERM,
-        lambda *_: pipe.post(wire.Cancel(start.pid, "SIGTERM")),
+        lambda *_: pipe.post(wire.CancelFrame(start.pid, "SIGTERM")),
     )
-    call = Call(pipe.attach)
+    call = HandlerCall(pipe.attach)
     signals.install(wire.INTERRUPT, call.interrupt)
     value, error, code = _NOTHING, None, 0
     reserve = mmap.mmap(-1, _RESERVE)
     try:
-        with forks.Bounds():
+        with forks.ChildBoundary():
             confine()
             function, args, kwargs = unpack_target(
                 start.target, start.code, load_target, plain=start.plain
@@ -115,7 +115,7 @@ def _live(pipe: WorkerPipe, confine: Callable[[], None]) -> int:
         reserve.close()
         error = _failure(problem, ExitKind.START_FAILED)
     else:
-        pipe.write(wire.Ready())
+        pipe.write(wire.ReadyFrame())
         try:
             try:
                 value = _data(call(function, args, kwargs))
@@ -133,7 +133,7 @@ def _live(pipe: WorkerPipe, confine: Callable[[], None]) -> int:
     forks.remove_sockets()
     mailbox = context.mailbox
     mailbox.read_the_rest()
-    done = wire.Done(value, error, mailbox.received, sorted(mailbox.unread))
+    done = wire.DoneFrame(value, error, mailbox.received, sorted(mailbox.unread))
     try:
         pipe.write(done)
     except PayloadError as problem:
@@ -144,12 +144,12 @@ def _live(pipe: WorkerPipe, confine: Callable[[], None]) -> int:
     return code or (1 if error else 0)
 
 
-def _error(kind: ExitKind, line: str, trace: str | None = None) -> wire.Error:
+def _error(kind: ExitKind, line: str, trace: str | None = None) -> wire.WorkerError:
     """Make an error of texts of any length."""
-    return wire.Error(kind, _cut(line), trace and _cut(trace))
+    return wire.WorkerError(kind, _cut(line), trace and _cut(trace))
 
 
-def _failure(error: BaseException, kind: ExitKind) -> wire.Error:
+def _failure(error: BaseException, kind: ExitKind) -> wire.WorkerError:
     """Tell what was raised, and a memory limit that was reached from other errors."""
     text = user_traceback(error)
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)

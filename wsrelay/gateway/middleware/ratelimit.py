@@ -13,7 +13,7 @@ from starlette.requests import HTTPConnection
 
 from wsrelay.node import Node
 from wsrelay.relay.asgi import App, Receive, Scope, Send
-from wsrelay.relay.sparing import Sparing
+from wsrelay.relay.rate_limited_log import RateLimitedLog
 from wsrelay.values.bounds import MOST
 from wsrelay.values.bucket import Bucket
 from wsrelay.values.netblock import netblock
@@ -98,7 +98,7 @@ class RateLimit:
         self._keys = Buckets(rate, burst, options.max_keys)
         self._most = options.max_keys
         self._kind, _, self._name = options.key.partition(":")
-        self._crowded = Sparing(logger)
+        self._crowded = RateLimitedLog(logger)
 
     @classmethod
     def build(cls, app: App, options: RateLimitOptions, _node: Node | None) -> RateLimit:

@@ -27,7 +27,7 @@ from wsrelay.relay.asgi import (
     client_of,
     offered,
 )
-from wsrelay.relay.sparing import Sparing
+from wsrelay.relay.rate_limited_log import RateLimitedLog
 from wsrelay.session.header import HEADER, check_subprotocol
 from wsrelay.values import targets
 from wsrelay.values.printable import printable
@@ -87,7 +87,7 @@ class TokenAuth:
     def __init__(self, app: App, options: TokenAuthOptions) -> None:
         self._app = app
         self._options = options
-        self._refusals = Sparing(logger)
+        self._refusals = RateLimitedLog(logger)
         self._check = self._same_secret if options.function is None else _load(options.function)
 
     @classmethod

@@ -59,7 +59,7 @@ class Incarnation:
         self.ref = ref
         """The number that its template knows it by, and that is in the PIDs it makes."""
         self.os_pid: int | None = None
-        self.done: wire.Done | None = None
+        self.done: wire.DoneFrame | None = None
         self._account = unfinished.account(str(pid), self._overdue)
         self._exited = exited
         self._loop = asyncio.get_running_loop()
@@ -111,7 +111,7 @@ class Incarnation:
         done = self.done
         return done is not None and (join > done.received or client in done.unread)
 
-    def says_done(self, frame: wire.Done) -> None:
+    def says_done(self, frame: wire.DoneFrame) -> None:
         """Learn how it ends; what it returns is kept until it has. Raises `WireError`."""
         if self.done is not None:
             raise WireError("a second Done")
@@ -119,7 +119,7 @@ class Incarnation:
         if (size := len(frame.value)) > LARGE:
             self._account.keep(size)
 
-    def log(self, frame: wire.Log) -> None:
+    def log(self, frame: wire.LogFrame) -> None:
         """Log a record of it, behind what it had printed before."""
         if self._output is not None:
             if self._log_read != self.pipe.reads:  # what came with it was read for it already

@@ -83,7 +83,7 @@ class Intake:
         self._told = -math.inf
         self._told_of_waiting = -math.inf
 
-    def take(self, frame: wire.Log, about: _About) -> None:
+    def take(self, frame: wire.LogFrame, about: _About) -> None:
         """Log the record, with the fields that `about` gives."""
         now = time.monotonic()
         if self._records.take(now):

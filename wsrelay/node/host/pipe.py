@@ -134,7 +134,7 @@ class NodePipe:
         """Send a frame ahead of all waiting data."""
         data = wire.pack(frame)
         size = len(data)
-        if not isinstance(frame, wire.Reply):
+        if not isinstance(frame, wire.ReplyFrame):
             if size > _RESULT and self._outgoing + size > _RESULTS:
                 data = wire.pack(_without_result(frame))
             size = min(size, _RESULT)
@@ -457,11 +457,14 @@ class NodePipe:
 
 def _without_result(frame: wire.Frame) -> wire.Frame:
     """Return the frame of an end with its kind and a short message in the place of the result."""
-    if isinstance(frame, wire.Signal | wire.Finished) and (ended := frame.result) is not None:
+    if (
+        isinstance(frame, wire.SignalFrame | wire.FinishedFrame)
+        and (ended := frame.result) is not None
+    ):
         error = ended.error
         if error is None:
             said = f"{show(_RESULTS)} of results wait for this process already"
             size = len(ended.value)
             error = ExitError(ExitKind.LIMIT, f"its result of {size} bytes is left out: {said}")
-        frame.result = wire.Ended(b"\xc0", ExitError(error.kind, shortened(error.message)))
+        frame.result = wire.PackedResult(b"\xc0", ExitError(error.kind, shortened(error.message)))
     return frame

@@ -201,7 +201,7 @@ class ProcessHost:
         self._workers[worker.ref] = worker
         worker.limits = self.options.limits
         worker.kill_by_host = lambda: self._kill(worker)
-        worker.interrupt_by_host = lambda: self._tell(wire.Interrupt(worker.ref))
+        worker.interrupt_by_host = lambda: self._tell(wire.InterruptFrame(worker.ref))
         assert self._loading is not None  # noqa: S101 - start() made it
         self._pending.append(worker)
         if self._loading.done() and self._next_fork is None:
@@ -215,11 +215,11 @@ class ProcessHost:
                 self._next_fork = self._loop.call_later(wait, self._launch_pending)
                 return
             worker = self._pending.popleft()
-            self._tell(wire.Fork(worker.ref), worker)
+            self._tell(wire.ForkFrame(worker.ref), worker)
 
     def _kill(self, worker: Incarnation) -> None:
         if worker.os_pid is not None:
-            self._tell(wire.Kill(worker.ref))
+            self._tell(wire.KillFrame(worker.ref))
             return
         unsent = [entry for entry in self._out if entry[1] is worker]
         if worker in self._pending:
@@ -442,29 +442,31 @@ class ProcessHost:
         """Do what the frame says; raises `WireError` for one that cannot be true."""
         assert self._loading is not None  # noqa: S101 - start() made it
         match frame:
-            case wire.Log():
+            case wire.LogFrame():
                 if self._output is not None:
                     self._output.read_to(printed + frame.printed)
                 self._log.take(frame, self._about)
-            case wire.Loaded() if not self._loading.done():
+            case wire.LoadedFrame() if not self._loading.done():
                 self._guardian_told()  # it was written before, and may not have been looked at
                 if not self._loading.done():
                     self._obeys()
                     self._close_report()
                     self._loading.set_result(None)
                     self._launch_pending()
-            case wire.LoadFailed() if not self._loading.done():
+            case wire.LoadFailedFrame() if not self._loading.done():
                 self._obeys()
                 self._fail(HostFailed(frame.message, frame.details))
-            case wire.Forked() if frame.ref in self._asked:
+            case wire.ForkedFrame() if frame.ref in self._asked:
                 self._asked.discard(frame.ref)
                 self._forked(self._workers[frame.ref], frame)
-            case wire.ForkFailed() if frame.ref in self._asked:
+            case wire.ForkFailedFrame() if frame.ref in self._asked:
                 self._asked.discard(frame.ref)
                 worker = self._workers.pop(frame.ref)
                 worker.failed(ExitError(ExitKind.START_FAILED, frame.message))
                 self._workers_changed()
-            case wire.Exited() if frame.ref in self._workers and self._may_have_ended(frame.ref):
+            case wire.ExitedFrame() if frame.ref in self._workers and self._may_have_ended(
+                frame.ref
+            ):
                 worker = self._workers.pop(frame.ref)
                 if self._out_of_memory() and frame.code == -signal.SIGKILL:
                     worker.out_of_memory()
@@ -483,7 +485,7 @@ class ProcessHost:
         worker = self._workers[ref]
         return worker.os_pid is not None and not worker.runs
 
-    def _forked(self, worker: Incarnation, frame: wire.Forked) -> None:
+    def _forked(self, worker: Incarnation, frame: wire.ForkedFrame) -> None:
         if not 0 < frame.os_pid < _TOO_LARGE:
             raise WireError(f"{frame.os_pid} is the number of no OS process")
         pidfd = None

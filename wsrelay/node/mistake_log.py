@@ -8,7 +8,7 @@ from typing import Final
 from wsrelay.values.bucket import Bucket
 from wsrelay.values.pid import PID
 
-__all__ = ["Mistakes"]
+__all__ = ["MistakeLog"]
 
 _MOST: Final = 20
 """Kinds told of one process: each may quote what the process has made up."""
@@ -23,7 +23,7 @@ _LONGEST: Final = 500
 _VALUE: Final = re.compile(r"\{[^}]*\}|'[^']*'|[0-9]+")
 
 
-class Mistakes:
+class MistakeLog:
     """Knows what was told of which process.
 
     A loop makes a mistake at every message, and a handler that does not look for `ws.error` would

@@ -10,7 +10,7 @@ from typing import Any, Final
 from wsrelay.values.bucket import Bucket
 from wsrelay.values.netblock import netblock
 
-__all__ = ["Sparing"]
+__all__ = ["RateLimitedLog"]
 
 _LINES: Final = 1.0
 """Lines a second that get into the log for each address, after a burst of five."""
@@ -30,7 +30,7 @@ _PATIENCE: Final = 10.0
 """Seconds after which it is told what was left out, if no other line has told it by then."""
 
 
-class Sparing:
+class RateLimitedLog:
     """Writes lines into a log as long as there are not too many of them.
 
     An address counts by its netblock; what has none counts as one.

@@ -1,0 +1,35 @@
+"""Holds that a class is found by its name: there is one of each."""
+
+from __future__ import annotations
+
+import ast
+from collections import defaultdict
+from pathlib import Path
+
+import wsrelay
+
+PACKAGE = Path(wsrelay.__file__).parent
+
+TWO_FACES = {"process.py", "aio/process.py"}
+"""They have the same public names by intent: one is for functions, the other for coroutines."""
+
+
+def _classes() -> dict[str, list[str]]:
+    found: defaultdict[str, list[str]] = defaultdict(list)
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(), str(path))):
+            if isinstance(node, ast.ClassDef):
+                found[node.name].append(path.relative_to(PACKAGE).as_posix())
+    return found
+
+
+def test_no_class_name_is_defined_twice_but_for_the_two_faces_of_process() -> None:
+    classes = _classes()
+    assert classes["Node"] == ["node/node.py"]
+    twice = {name: places for name, places in classes.items() if len(places) > 1}
+    assert {name for name, places in twice.items() if set(places) == TWO_FACES} == {
+        "Channel",
+        "groups",
+        "registry",
+    }
+    assert {name: places for name, places in twice.items() if set(places) != TWO_FACES} == {}
