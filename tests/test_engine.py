@@ -95,7 +95,7 @@ async def test_whoever_has_a_pid_takes_messages_by_it_with_and_without_the_node_
 
 async def test_a_message_for_many_workers_is_one_frame(node: Node) -> None:
     mail = Mail(node.pid(), "topic", payload.encode(None))
-    assert mail.frame is mail.frame
+    assert mail.packed is mail.packed
     assert mail.command is mail.command
 
 

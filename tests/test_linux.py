@@ -10,7 +10,7 @@ import pytest
 
 PAGES = """
 import resource, sys
-from wsrelay import linux
+from wsrelay.values import linux
 
 def exchange():
     messages = [b"x" * (1 << 20) for _ in range(8)]

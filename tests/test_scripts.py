@@ -115,7 +115,7 @@ async def test_functions_that_share_a_process_refuse_two_modules_of_one_name(
 ) -> None:
     scripts = two_folders(tmp_path, "import utils\ndef handler(): pass\n")
     code = (
-        "import sys\nfrom wsrelay import targets, worker\n"
+        "import sys\nfrom wsrelay import worker\nfrom wsrelay.values import targets\n"
         "for path in sys.argv[1:]: worker.load_function(targets.parse(path))\n"
     )
     loading = [sys.executable, "-c", code, *scripts]

@@ -198,10 +198,9 @@ class Connections:
             self._bind(client, process, number)
         return process
 
-    def tell(self, client: PID, target: WorkerProcess, topic: str, content: dict[str, Any]) -> None:
-        """Send a target a message of the relay."""
-        if not target.tell(client, topic, content):
-            self._router.dead_letters += 1
+    def not_taken(self) -> None:
+        """Count a message of the relay that its target does not take any more."""
+        self._router.dead_letters += 1
 
     def leave(self, client: PID, target: WorkerProcess, code: int, reason: str) -> None:
         """Send a target `ws.leave` and unbind the connection from it."""

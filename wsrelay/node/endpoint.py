@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from msgspec import Struct
+
 from wsrelay import wire
 from wsrelay.session import command
 from wsrelay.values.message import Event
@@ -12,17 +14,14 @@ from wsrelay.values.pid import PID
 __all__ = ["Endpoint", "Mail"]
 
 
-class Mail:
+class Mail(Struct, eq=False):
     """A message on its way to any number of endpoints: what they make of it is made once."""
 
-    __slots__ = ("_command", "_frame", "content", "sender", "topic")
-
-    def __init__(self, sender: PID, topic: str, content: bytes) -> None:
-        self.sender = sender
-        self.topic = topic
-        self.content = content
-        self._command: command.Command | None = None
-        self._frame: wire.DeliverFrame | None = None
+    sender: PID
+    topic: str
+    content: bytes
+    _command: command.Command | None = None
+    _packed: bytes | None = None
 
     @property
     def command(self) -> command.Command:
@@ -32,11 +31,12 @@ class Mail:
         return self._command
 
     @property
-    def frame(self) -> wire.DeliverFrame:
-        """What a worker reads."""
-        if self._frame is None:
-            self._frame = wire.DeliverFrame(self.topic, str(self.sender), self.content)
-        return self._frame
+    def packed(self) -> bytes:
+        """The frame that a worker reads."""
+        if self._packed is None:
+            frame = wire.DeliverFrame(self.topic, str(self.sender), self.content)
+            self._packed = wire.pack(frame)
+        return self._packed
 
 
 class Endpoint(Protocol):

@@ -94,6 +94,7 @@ class Engine:
         """Called when a process has ended and all have been told."""
         self.receiver: Callable[[WorkerProcess], FrameHandler]
         self._random = random
+        self._known: wire.CatalogFrame | None = None
         self._refs = itertools.count(1)
         self._effects: deque[Effect] = deque()
         self._executing = False
@@ -254,7 +255,7 @@ class Engine:
             wire.StartFrame(
                 str(pid),
                 self.ids(process.incarnation).prefix,
-                self.known(),
+                self._catalog(),
                 target,
                 code,
                 logging.getLogger(WORKER_LOG).getEffectiveLevel(),
@@ -286,10 +287,24 @@ class Engine:
             )
         )
 
-    def known(self) -> wire.CatalogFrame:
-        """Return what each worker knows of the configuration."""
+    def reconfigure(self, entries: Mapping[str, TargetEntry]) -> None:
+        """Take other entries, and the hosts that there are by now, and tell all workers."""
+        self.kernel.set_hosts(self.templates.limits)
+        self.entries = dict(entries)
+        self._known = None
+        catalog = self._catalog_frame()
+        for process in self.processes.values():
+            process.pipe.post(catalog)
+
+    def _catalog_frame(self) -> wire.CatalogFrame:
         entries = {name: entry.host for name, entry in self.entries.items()}
         return wire.CatalogFrame(self.templates.names, entries)
+
+    def _catalog(self) -> wire.CatalogFrame:
+        """Return what each worker knows of the configuration, encoded once for all of them."""
+        if self._known is None:
+            self._known = wire.encoded(self._catalog_frame())
+        return self._known
 
     @property
     def hosts(self) -> dict[str, HostOptions]:

@@ -203,11 +203,7 @@ class Node:
         runs goes on until it ends. Raises `HostFailed`; then nothing has changed.
         """
         await self._templates.exchange(hosts, renew)
-        self.kernel.set_hosts(self._templates.limits)
-        self.engine.entries = dict(entries)
-        known = self.engine.known()
-        for process in self.engine.processes.values():
-            process.pipe.post(known)
+        self.engine.reconfigure(entries)
 
     def drain(self, spread: float = 0.0) -> None:
         """Begin to shut down: connections close with 1012, workers are cancelled, none start.

@@ -103,7 +103,7 @@ class WorkerProcess:
         pipe, limit = self.pipe, self.options.mailbox
         if not self.takes_mail or pipe.mailbox > limit:  # the latter: it is being ended for that
             return False
-        pipe.queue(mail.frame, mail=True)
+        pipe.queue(mail.packed, mail=True)
         if pipe.mailbox > limit:
             overflow = f"killed: its mailbox held more than {limit} bytes"
             error = ExitError(ExitKind.MAILBOX_OVERFLOW, overflow)
@@ -186,7 +186,8 @@ class WorkerProcess:
 
     def tell(self, client: PID, topic: str, content: dict[str, Any]) -> bool:
         """Send it a message of the relay."""
-        if not self.takes_mail:
+        state = self.row.state
+        if state is not ProcessState.RUNNING and state is not ProcessState.STARTING:
             return False
         self.pipe.queue(wire.RelayFrame(topic, str(client), content))
         return True

@@ -48,7 +48,7 @@ class MessageRouter:
     def route(self, mail: Mail, receivers: Iterable[str]) -> None:
         """Deliver a message to each receiver; one that is not alive makes it a dead letter."""
         for to in receivers:
-            endpoint = self.find(to)
+            endpoint = self._endpoints.get(to) or self.find(to)  # type: ignore[call-overload]
             if endpoint is None or not endpoint.deliver(mail):
                 self.dead_letters += 1
 

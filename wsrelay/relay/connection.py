@@ -250,7 +250,8 @@ class RelayedConnection(ABC):
         for effect in effects:
             match effect:
                 case session.SendToTarget():
-                    clients.tell(pid, self._process, effect.topic, effect.payload)
+                    if not self._process.tell(pid, effect.topic, effect.payload):
+                        clients.not_taken()
                 case session.JoinTarget():
                     self._debug(f"joins {effect.target}")
                     self._process = clients.join(pid, effect.target, effect.metadata)

@@ -34,13 +34,16 @@ __all__ = [
 class SendCommand:
     """A message for the client, text or binary.
 
-    Its frame is made once, however many clients it goes to.
+    What is made of it is made once, at its first use, however many clients it goes to.
     """
 
-    __slots__ = ("data", "frame")
+    __slots__ = ("data", "frame", "size")
 
     frame: bytes
-    """The WebSocket frame of a server, made at its first use."""
+    """The WebSocket frame of a server."""
+
+    size: int
+    """The bytes of its payload."""
 
     def __init__(self, data: str | bytes) -> None:
         self.data = data
@@ -52,23 +55,22 @@ class SendCommand:
         return hash(self.data)
 
     def __repr__(self) -> str:
-        return f"Send({self.data!r})"
+        return f"SendCommand({self.data!r})"
 
-    @property
-    def size(self) -> int:
-        """The bytes of its payload."""
+    def __getattr__(self, name: str) -> Any:
+        """Make what is asked for; from then on it is found without this."""
         data = self.data
-        return len(data) if isinstance(data, bytes) or data.isascii() else len(data.encode())
-
-    def __getattr__(self, name: str) -> bytes:
-        """Make the frame; from then on it is found without this."""
-        if name != "frame":
+        if name == "size" and (isinstance(data, bytes) or data.isascii()):
+            self.size = len(data)
+            return self.size
+        if name not in ("frame", "size"):
             raise AttributeError(name)
-        if isinstance(data := self.data, str):
-            self.frame = rfc6455.frame(rfc6455.TEXT, data.encode())
-        else:
-            self.frame = rfc6455.frame(rfc6455.BINARY, data)
-        return self.frame
+        # Text that is not ASCII is encoded for both at once.
+        is_text = isinstance(data, str)
+        content = data.encode() if isinstance(data, str) else data
+        self.size = len(content)
+        self.frame = rfc6455.frame(rfc6455.TEXT if is_text else rfc6455.BINARY, content)
+        return self.size if name == "size" else self.frame
 
 
 class CloseCommand(Struct, frozen=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 import secrets
+import sys
 from typing import Final, Self
 
 from wsrelay.errors import InvalidName, InvalidPID
@@ -25,7 +26,8 @@ class PID(str):
     Raises `InvalidPID` for anything that is not of the form `{node@host|id}` or `{host|id}`.
     """
 
-    __slots__ = ()
+    __slots__ = ("_host",)
+    _host: str
 
     def __new__(cls, text: str) -> Self:
         """Check the text and make it a PID."""
@@ -47,7 +49,12 @@ class PID(str):
     @property
     def host(self) -> str:
         """The process host's name, `gateway` for connections of the default front end."""
-        return self[1:].partition("|")[0].rpartition("@")[2]
+        try:
+            return self._host
+        except AttributeError:
+            # Interned: there are many PIDs and few hosts.
+            self._host = sys.intern(self[1:].partition("|")[0].rpartition("@")[2])
+            return self._host
 
     @property
     def id(self) -> str:

@@ -80,6 +80,7 @@ __all__ = [
     "UnregisterFrame",
     "WorkerError",
     "check_size",
+    "encoded",
     "from_template",
     "from_worker",
     "pack",
@@ -544,6 +545,7 @@ _length = struct.Struct(">I").unpack_from
 _decode_request = msgspec.msgpack.Decoder(FromWorker).decode
 
 T = TypeVar("T")
+F = TypeVar("F", bound="Frame")
 
 
 def _plain(value: Any) -> str:
@@ -560,6 +562,11 @@ def pack(frame: Frame) -> bytes:
     """Return the bytes of a frame, its length first."""
     body = _encode(frame)
     return len(body).to_bytes(_PREFIX, "big") + body
+
+
+def encoded(frame: F) -> F:
+    """Encode a frame once: what is returned stands for it inside other frames."""
+    return cast("F", Raw(_encode(frame)))
 
 
 def pack_request(frame: Frame) -> bytes:

@@ -143,15 +143,16 @@ class NodePipe:
         if self._posted > _FLOOD >= before:
             self._flooded()
 
-    def queue(self, frame: wire.Frame, *, mail: bool = False, visit: bool = False) -> int:
+    def queue(self, frame: wire.Frame | bytes, *, mail: bool = False, visit: bool = False) -> int:
         """Send a data frame in its turn; returns its number.
 
-        `mail`: it counts as mailbox; `visit`: it tells of a client who comes or goes.
+        One that goes to many may be packed already. `mail`: it counts as mailbox; `visit`: it tells
+        of a client who comes or goes.
         """
         self.queued += 1
         if self._closed:
             return self.queued  # nobody will take it, and nobody is to wait for room for it
-        data = wire.pack(frame)
+        data = frame if isinstance(frame, bytes) else wire.pack(frame)
         if self._waiting or self._in_flight >= wire.WINDOW:
             self._waiting.append((data, mail, visit))
             self._count(len(data) + ITEM, mail, visit)
