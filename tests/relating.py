@@ -741,7 +741,9 @@ def terminate_when_registered(name: str) -> None:
 
 
 async def aio_exec_cancelled() -> list[Any]:
-    task = asyncio.create_task(aio_process.exec(announce, None, aio_process.pid()))
+    task: asyncio.Task[None] = asyncio.create_task(
+        aio_process.exec(announce, None, aio_process.pid())
+    )
     child = await next_payload(aio_process)
     aio_process.monitor(child)
     task.cancel()
@@ -767,7 +769,7 @@ async def aio_exec_cancelled_behind_a_full_pipe(client: str, path: str) -> str:
     ]
     await next_payload(aio_process)  # the node reads nothing more of ours
     before = len(pipe._line)
-    task = asyncio.create_task(aio_process.exec(deaf))
+    task: asyncio.Task[None] = asyncio.create_task(aio_process.exec(deaf))
     await asyncio.sleep(0)
     assert len(pipe._line) == before + 1 > 1
     task.cancel()

@@ -92,11 +92,11 @@ async def test_a_start_and_an_end_take_no_more_calls_than_the_page_says() -> Non
                 pid = node.spawn(stay)
                 assert await node.started(pid) is None
             starts.append(calls)
-            over = asyncio.Event()
-            node.when_ended(pid, lambda _, over=over: over.set())
+            over = asyncio.get_running_loop().create_future()
+            node.when_ended(pid, over.set_result)
             with Calls() as calls:
                 node.terminate(pid)
-                await over.wait()
+                await over
             ends.append(calls)
     check("a start", starts[1:])
     check("an end", ends[1:])

@@ -7,8 +7,8 @@ wait speak for the node: `spawn`, `get_or_spawn`, `send`, `cancel`, `terminate`,
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable, Coroutine, Iterable, Iterator
+from typing import Any, Generic, TypeVar, overload
 
 from .errors import ChannelClosed, ProcessError
 from .values import current
@@ -116,6 +116,10 @@ def unlisten(channel: Channel[Message]) -> None:
     current.worker().mailbox.unlisten(channel._queue)  # noqa: SLF001 - its own kind
 
 
+@overload
+def select(*channels: Channel[T], timeout: float | None = None) -> tuple[Channel[T], T]: ...
+@overload
+def select(*channels: Channel[Any], timeout: float | None = None) -> tuple[Channel[Any], Any]: ...
 def select(*channels: Channel[Any], timeout: float | None = None) -> tuple[Channel[Any], Any]:
     """Wait for the first item of any of the channels; the first named wins where several have one.
 
@@ -205,7 +209,34 @@ def get_or_spawn(
     return current.caller().get_or_spawn(name, target, host, *args, **kwargs)
 
 
-def exec(  # noqa: A001 - contract name
+@overload
+def exec(
+    target: Callable[..., Coroutine[Any, Any, T]],
+    host: str | None = None,
+    /,
+    *args: Any,
+    timeout: float | None = None,
+    **kwargs: Any,
+) -> T: ...
+@overload
+def exec(
+    target: Callable[..., T],
+    host: str | None = None,
+    /,
+    *args: Any,
+    timeout: float | None = None,
+    **kwargs: Any,
+) -> T: ...
+@overload
+def exec(
+    target: str,
+    host: str | None = None,
+    /,
+    *args: Any,
+    timeout: float | None = None,
+    **kwargs: Any,
+) -> Any: ...
+def exec(
     target: Any,
     host: str | None = None,
     /,

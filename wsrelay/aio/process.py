@@ -7,8 +7,8 @@ else is the same function as in `wsrelay.process`.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
-from typing import Any, Generic, TypeVar
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from typing import Any, Generic, TypeVar, overload
 
 from wsrelay import process as _process
 from wsrelay import wire
@@ -76,7 +76,7 @@ class Channel(Generic[T]):
     def __hash__(self) -> int:
         return id(self._queue)
 
-    async def receive(self, timeout: float | None = None) -> T:  # noqa: ASYNC109 - as in `process`
+    async def receive(self, timeout: float | None = None) -> T:
         """Wait for the next item, up to `timeout` seconds (None: for ever).
 
         Raises `TimeoutError` at the deadline and `ChannelClosed` once the channel is closed and
@@ -117,9 +117,15 @@ def unlisten(channel: Channel[Message]) -> None:
     current.worker().mailbox.unlisten(channel._queue)  # noqa: SLF001 - its own kind
 
 
+@overload
+async def select(*channels: Channel[T], timeout: float | None = None) -> tuple[Channel[T], T]: ...
+@overload
+async def select(
+    *channels: Channel[Any], timeout: float | None = None
+) -> tuple[Channel[Any], Any]: ...
 async def select(
     *channels: Channel[Any],
-    timeout: float | None = None,  # noqa: ASYNC109 - as in `process`
+    timeout: float | None = None,
 ) -> tuple[Channel[Any], Any]:
     """Wait for the first item of any of the channels; see `wsrelay.process.select`."""
     queues = [channel._queue for channel in channels]  # noqa: SLF001 - its own kind
@@ -136,7 +142,7 @@ async def send(to: str | Iterable[str], topic: str, payload: Any = None) -> None
     await worker.pipe.write_async(last)
 
 
-async def drain(to: str, timeout: float | None = None) -> None:  # noqa: ASYNC109 - as in `process`
+async def drain(to: str, timeout: float | None = None) -> None:
     """Wait until most of what was sent to a connection is on its way."""
     worker = current.worker()
     frame = worker.drain_frame(to)
@@ -156,12 +162,39 @@ async def get_or_spawn(
     return PID.trusted(await worker.ask_async(frame))
 
 
-async def exec(  # noqa: A001 - contract name
+@overload
+async def exec(
+    target: Callable[..., Coroutine[Any, Any, T]],
+    host: str | None = None,
+    /,
+    *args: Any,
+    timeout: float | None = None,
+    **kwargs: Any,
+) -> T: ...
+@overload
+async def exec(
+    target: Callable[..., T],
+    host: str | None = None,
+    /,
+    *args: Any,
+    timeout: float | None = None,
+    **kwargs: Any,
+) -> T: ...
+@overload
+async def exec(
+    target: str,
+    host: str | None = None,
+    /,
+    *args: Any,
+    timeout: float | None = None,
+    **kwargs: Any,
+) -> Any: ...
+async def exec(
     target: Any,
     host: str | None = None,
     /,
     *args: Any,
-    timeout: float | None = None,  # noqa: ASYNC109 - as in `process`
+    timeout: float | None = None,
     **kwargs: Any,
 ) -> Any:
     """Start a process, wait for its end and return its value; see `wsrelay.process.exec`.

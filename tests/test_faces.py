@@ -1,0 +1,136 @@
+"""`wsrelay.process` and `wsrelay.aio.process` have the same calls, which a type checker knows."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from wsrelay import process
+from wsrelay.aio import process as aio_process
+
+KINDS = ("Channel", "registry", "groups")
+RENAMED = {"__iter__": "__aiter__", "AsyncIterator": "Iterator"}
+
+
+def signature(function: Any) -> str:
+    """Names, defaults and annotations; those of the asynchronous face as they are in the other."""
+    return str(inspect.signature(function)).replace("AsyncIterator", "Iterator")
+
+
+def functions(face: ModuleType | type) -> dict[str, Any]:
+    names = face.__all__ if isinstance(face, ModuleType) else dir(face)
+    return {
+        name.replace("__aiter__", "__iter__"): getattr(face, name)
+        for name in names
+        if name not in KINDS
+        if not isinstance(face, type) or not name.startswith("_") or name in RENAMED.values()
+        if inspect.isfunction(getattr(face, name))
+    }
+
+
+def test_both_faces_have_the_same_names() -> None:
+    assert set(process.__all__) == set(aio_process.__all__)
+    for kind in KINDS:
+        assert functions(getattr(process, kind)).keys() - {"__iter__"} == (
+            functions(getattr(aio_process, kind)).keys() - {"__iter__"}
+        )
+
+
+@pytest.mark.parametrize("kind", [None, *KINDS])
+def test_both_faces_have_the_same_signatures(kind: str | None) -> None:
+    one: Any = process if kind is None else getattr(process, kind)
+    other: Any = aio_process if kind is None else getattr(aio_process, kind)
+    here, there = functions(one), functions(other)
+    assert here
+    different = {
+        name: (signature(here[name]), signature(there[name]))
+        for name in here.keys() & there.keys()
+        if signature(here[name]) != signature(there[name])
+    }
+    assert different == {}
+
+
+USER = """
+from wsrelay import Event, Message, process
+from wsrelay.aio import process as aio
+
+
+def double(number: int) -> int:
+    return 2 * number
+
+
+async def name() -> str:
+    return "it"
+
+
+def right() -> None:
+    number: int = process.exec(double, None, 1)
+    text: str = process.exec(name)
+    whatever = process.exec("module:function")
+    whatever.anything()
+    channel, message = process.select(process.inbox(), process.listen("topic"))
+    topic: str = message.topic
+    same: process.Channel[Message] = channel
+    mixed, item = process.select(process.inbox(), process.events())
+    item.anything()
+    for event in process.events():
+        kind: str = event.kind
+    print(number, text, topic, same, mixed, kind)
+
+
+async def right_too() -> None:
+    number: int = await aio.exec(double, None, 1)
+    _, event = await aio.select(aio.events())
+    end: Event = event
+    async for message in aio.inbox():
+        print(message.topic, number, end)
+
+
+def wrong() -> None:
+    text: str = process.exec(double, None, 1)  # WRONG
+    number: int = process.exec(name)  # WRONG
+    process.exec(3)  # WRONG
+    _, message = process.select(process.inbox())
+    message.kind  # WRONG
+    process.inbox().receive(timeout="soon")  # WRONG
+    process.send(3, "topic")  # WRONG
+    process.spawn(double, 3)  # WRONG
+    process.registry.register(3)  # WRONG
+    process.set_options(traps=True)  # WRONG
+    print(text, number)
+
+
+async def wrong_too() -> None:
+    text: str = await aio.exec(double, None, 1)  # WRONG
+    aio.inbox().receive().topic  # WRONG
+    _, message = await aio.select(aio.inbox())
+    message.kind  # WRONG
+    print(text)
+"""
+
+
+def test_a_type_checker_finds_a_user_s_mistakes_and_no_others(tmp_path: Path) -> None:
+    script = tmp_path / "user.py"
+    script.write_text(USER)
+    checking = [sys.executable, "-m", "mypy", "--strict", "--no-error-summary"]
+    done = subprocess.run(
+        [*checking, "--config-file=", f"--cache-dir={tmp_path / 'cache'}", str(script)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 1, done.stderr
+    found = {
+        int(line.split(":")[1])
+        for line in done.stdout.splitlines()
+        if line.startswith(str(script)) and ": error: " in line
+    }
+    lines = enumerate(USER.splitlines(), 1)
+    assert found == {number for number, line in lines if line.endswith("# WRONG")}, done.stdout
