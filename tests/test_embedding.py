@@ -1275,12 +1275,12 @@ async def test_ten_lines_of_fastapi_run_under_uvicorn_and_end_with_it(
     assert "share no names" not in server.output  # there is one server process only
 
 
-async def test_the_readme_s_commands_serve_clients_with_their_default_options(
+async def test_the_page_s_commands_serve_clients_with_their_default_options(
     run: Callable[..., Program],
 ) -> None:
     """What a browser offers, and uvicorn would negotiate: permessage-deflate."""
-    readme = (Path(__file__).parent.parent / "README.md").read_text()
-    commands = re.findall(r"^uvicorn app:app (.+?)(?: #.*)?$", readme, re.MULTILINE)
+    page = (Path(__file__).parent.parent / "docs" / "embedding.md").read_text()
+    commands = re.findall(r"^uvicorn app:app (.+?)(?: #.*)?$", page, re.MULTILINE)
     assert len(commands) == 2
     direct = {}
     for command in commands:

@@ -126,11 +126,11 @@ def test_the_chat_s_rooms_are_found_by_their_names() -> None:
         assert json.loads(received(eve))["members"] == ["Eve"]
 
 
-def test_the_configuration_in_the_readme_runs_as_it_stands(tmp_path: Path) -> None:
+def test_the_configuration_on_its_page_runs_as_it_stands(tmp_path: Path) -> None:
     for name in ("relay_http.py", "echo.py"):
         shutil.copy(HANDLERS / name, tmp_path)
-    readme = (HANDLERS.parent / "README.md").read_text()
-    text = readme.partition("```yaml\n")[2].partition("```")[0]
+    page = (HANDLERS.parent / "docs" / "serving.md").read_text()
+    text = page.partition("```yaml\n")[2].partition("```")[0]
     (tmp_path / "wsrelay.yaml").write_text(text.replace('":8080"', '"127.0.0.1:0"'))
     with (
         Running(tmp_path / "wsrelay.yaml") as running,

@@ -1,4 +1,4 @@
-"""The README's commands and blocks of code, as they stand there."""
+"""The commands and blocks of code of the README and of the pages that go on from it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,11 @@ from running import HANDLERS, TIMEOUT, Running, client, received
 from websockets.sync.client import connect
 
 ROOT = HANDLERS.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+DOCS = ROOT / "docs"
+FIRST = (ROOT / "README.md").read_text(encoding="utf-8")
+TUTORIAL = (DOCS / "tutorial.md").read_text(encoding="utf-8")
+HOW_TO = ("embedding", "serving", "operating", "testing", "logging")
+PAGES = "\n".join([FIRST, *((DOCS / f"{name}.md").read_text(encoding="utf-8") for name in HOW_TO)])
 SCRIPTS = Path(sys.executable).parent
 
 in_its_environment = pytest.mark.skipif(
@@ -25,8 +29,8 @@ in_its_environment = pytest.mark.skipif(
 )
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+def blocks(language: str, text: str = PAGES) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
 def block(part: str) -> str:
@@ -35,16 +39,18 @@ def block(part: str) -> str:
     return found
 
 
-def commands(program: str) -> list[str]:
+def commands(program: str, text: str = PAGES) -> list[str]:
     """The lines of shell that start with the program, without their comments."""
     lines = [
-        line.partition("  #")[0].strip() for code in blocks("sh") for line in code.splitlines()
+        line.partition("  #")[0].strip()
+        for code in blocks("sh", text)
+        for line in code.splitlines()
     ]
     return [line for line in lines if line.startswith(program)]
 
 
 class Typed(Running):
-    """A command as the README has it."""
+    """A command as it stands there."""
 
     def __init__(self, command: str, *more: str, cwd: Path) -> None:
         super().__init__("", cwd=cwd)
@@ -57,12 +63,49 @@ class Typed(Running):
 # The first example and the commands
 
 
-def test_the_first_block_is_a_handler(tmp_path: Path) -> None:
-    script = tmp_path / "upper.py"
-    script.write_text(blocks("python")[0])
-    with Running(script) as running, client(running.ws()) as one:
-        one.send("hello")
-        assert received(one) == "HELLO"
+def test_the_first_command_serves_the_first_block(tmp_path: Path) -> None:
+    (tmp_path / "upper.py").write_text(blocks("python", FIRST)[0])
+    [command] = commands("wsrelay run", FIRST)
+    with (
+        Typed(command, "--port", "0", cwd=tmp_path) as running,
+        client(running.ws("/ws/blue")) as blue,
+        client(running.ws("/ws/red")) as red,
+    ):
+        for one in (blue, red):
+            one.send("hello")
+            assert received(one) == "HELLO"
+
+
+def test_the_tutorial_s_handlers_do_what_it_says(tmp_path: Path) -> None:
+    script = tmp_path / "room.py"
+    counting, telling = blocks("python", TUTORIAL)
+    alone, together = commands("wsrelay run", TUTORIAL)
+    script.write_text(counting)
+    for command, path, seen in (
+        (alone, "/ws", ["1: hello", "1: hello"]),
+        (together, "/ws/blue", ["1: hello", "2: hello"]),
+    ):
+        with (
+            Typed(command, "--port", "0", cwd=tmp_path) as running,
+            client(running.ws(path)) as one,
+            client(running.ws(path)) as other,
+        ):
+            for websocket, text in zip((one, other), seen, strict=True):
+                websocket.send("hello")
+                assert received(websocket) == text
+    script.write_text(telling)
+    with (
+        Typed(together, "--port", "0", cwd=tmp_path) as running,
+        client(running.ws("/ws/blue")) as one,
+        client(running.ws("/ws/blue")) as other,
+        client(running.ws("/ws/red")) as elsewhere,
+    ):
+        other.send("from the other")
+        one.send("from one")
+        for websocket in (one, other):
+            assert {received(websocket), received(websocket)} == {"from the other", "from one"}
+        elsewhere.send("alone")
+        assert received(elsewhere) == "alone"
 
 
 @in_its_environment
@@ -86,6 +129,34 @@ def test_wsrelay_serve_serves_a_page(command: str) -> None:
 def test_wsrelay_check_finds_nothing_wrong(command: str) -> None:
     done = subprocess.run(shlex.split(command), cwd=ROOT, capture_output=True, check=False)
     assert done.returncode == 0, done
+
+
+# Links
+
+
+def _anchors(text: str) -> set[str]:
+    """Headings as GitHub makes anchors of them."""
+    plain = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.*)$", plain, re.MULTILINE)
+    named = set(re.findall(r'<a id="([^"]+)">', text))
+    return named | {
+        re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings
+    }
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *sorted(DOCS.glob("*.md"))], ids=str)
+def test_every_link_leads_somewhere(page: Path) -> None:
+    dead = []
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if link.startswith(("http://", "https://")):
+            continue
+        path, _, anchor = link.partition("#")
+        there = (page.parent / path).resolve() if path else page
+        if not there.exists() or (
+            anchor and anchor not in _anchors(there.read_text(encoding="utf-8"))
+        ):
+            dead.append(link)
+    assert dead == []
 
 
 # Inside an application

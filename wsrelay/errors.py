@@ -176,7 +176,7 @@ def phrase(kind: str, message: str) -> str:
 
 
 class RelayRefused(WsrelayError, ValueError):  # noqa: N818 - reads as a sentence
-    """The `X-WS-Relay` header or a relay command is not what the README says."""
+    """The `X-WS-Relay` header (`docs/embedding.md`) or a command (`docs/messages.md`) is wrong."""
 
 
 class WireError(WsrelayError, ValueError):
