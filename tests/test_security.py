@@ -102,6 +102,14 @@ def test_every_test_that_the_documentation_names_exists() -> None:
             assert not function or f"def {function}(" in content, f"{page}: {file}::{function}"
 
 
+def test_every_test_that_a_page_names_by_its_function_alone_exists() -> None:
+    there = "\n".join(file.read_text() for file in (ROOT / "tests").rglob("test_*.py"))
+    functions = set(re.findall(r"^\s*(?:async )?def (test_\w+)\(", there, re.MULTILINE))
+    for page in sorted((ROOT / "docs").glob("*.md")):
+        missing = set(re.findall(r"`(test_\w+)`", page.read_text())) - functions
+        assert not missing, f"{page.name}: {missing}"
+
+
 def test_each_sentence_of_the_security_page_names_its_test() -> None:
     """A test behind a sentence is for those before it too; what is quoted is advice, no promise."""
     text = (ROOT / "docs" / "security.md").read_text()
