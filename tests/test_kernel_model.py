@@ -262,15 +262,17 @@ def kernel_fact(effect: k.Effect) -> Fact:
         case k.NotifyEffect():
             event = effect.event
             return event.kind, effect.pid, event.sender, kind_of(event.result)
-    return type(effect).__name__.lower(), effect.pid
+    return type(effect).__name__.removesuffix("Effect").lower(), effect.pid
 
 
-def session_fact(effect: session.Effect) -> Fact:
+def session_fact(effect: session.Effect) -> Fact:  # noqa: PLR0911 - a flat table
     match effect:
         case session.LeaveTarget():
             return "leave", effect.target, effect.code
         case session.JoinTarget() | session.SendToTarget():
-            return type(effect).__name__.lower(), effect.target
+            return "join" if isinstance(effect, session.JoinTarget) else "tell", effect.target
+        case session.RejectCommand():
+            return ("refuse",)
         case session.CancelTarget():
             return "cancel", effect.target
         case session.CloseClient():
