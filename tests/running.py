@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 HANDLERS = Path(__file__).resolve().parent.parent / "handlers"
-TIMEOUT = 20.0
+TIMEOUT = 60.0
 
 _MARK = "WSRELAY_TEST_FAMILY"
 

@@ -28,7 +28,7 @@ from wsrelay.gateway.protocol import RelayProtocol
 from wsrelay.gateway.server import Server, ServerOptions
 
 ROOMS = str(Path(__file__).with_name("rooms.py"))
-TIMEOUT = 20.0
+TIMEOUT = 60.0
 
 
 def room(function: str) -> str:

@@ -19,7 +19,7 @@ from websockets.sync.client import connect
 
 from wsrelay.gateway.systemd import InheritedSockets, SystemdNotifier
 
-TIMEOUT = 20
+TIMEOUT = 60
 
 
 @contextlib.contextmanager
