@@ -23,7 +23,6 @@ from wsrelay.kernel import KillEffect, NotifyEffect, Signal
 from wsrelay.node import Endpoint, Mail, WorkerProcess
 from wsrelay.node.host import Incarnation
 from wsrelay.values.pid import PID
-from wsrelay.wire import payload
 
 pytestmark = pytest.mark.anyio
 
@@ -59,6 +58,18 @@ def stay() -> None:
     process.inbox().receive()
 
 
+def look() -> str:
+    try:
+        return process.registry.lookup("anybody")
+    except WsrelayError as error:
+        return str(error)
+
+
+async def never(_: WorkerProcess, __: wire.LookupFrame) -> PID:
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
 async def test_what_an_effect_brings_about_follows_it_and_does_not_happen_in_its_middle(
     node: Node,
 ) -> None:
@@ -74,11 +85,16 @@ async def test_an_effect_that_fails_leaves_those_behind_it_to_be_carried_out(nod
     pid = PID("{local@gateway|one}")
     one = Recorder(node)
     node.engine.endpoints[pid] = one
-    one.follows = [object()]
-    with pytest.raises(AttributeError):
+
+    def fail() -> None:
+        raise ZeroDivisionError("on purpose")
+
+    one.kill = fail  # type: ignore[method-assign]
+    with pytest.raises(ZeroDivisionError):
         node.engine.execute([KillEffect(pid), NotifyEffect(pid, Event("EXIT", pid, None))])
-    node.engine.execute([])
-    assert one.seen == ["kill begins", "kill ends", "EXIT"]
+    assert one.seen == []
+    await until(lambda: one.seen, "the loop has had its next turn")
+    assert one.seen == ["EXIT"]
 
 
 async def test_whoever_has_a_pid_takes_messages_by_it_with_and_without_the_node_s_part(
@@ -87,16 +103,47 @@ async def test_whoever_has_a_pid_takes_messages_by_it_with_and_without_the_node_
     pid = PID("{local@gateway|one}")
     one = Recorder(node)
     node.engine.endpoints[pid] = one
+    node.kernel.connect(pid)
     dead = node.dead_letters
     node.send([pid, "{gateway|one}", "{other@gateway|one}", "no name"], "topic", None)
     assert one.seen == ["topic", "topic"]
     assert node.dead_letters == dead + 2
 
 
-async def test_a_message_for_many_workers_is_one_frame(node: Node) -> None:
-    mail = Mail(node.pid(), "topic", payload.encode(None))
-    assert mail.packed is mail.packed
-    assert mail.command is mail.command
+async def test_a_message_for_many_workers_is_packed_once(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pack, packed = wire.pack, []
+
+    def count(frame: wire.Frame) -> bytes:
+        packed.append(type(frame))
+        return pack(frame)
+
+    def hear() -> Any:
+        return process.inbox().receive().payload
+
+    pids = [node.spawn(hear) for _ in range(3)]
+    results: list[Any] = []
+    for pid in pids:
+        node.when_ended(pid, results.append)
+    monkeypatch.setattr(wire, "pack", count)
+    node.send(pids, "topic", "hello")
+    await until(lambda: len(results) == 3, "all have heard it")
+    assert [result.value for result in results] == ["hello"] * 3
+    assert packed.count(wire.DeliverFrame) == 1
+
+
+async def test_a_process_that_answers_the_node_is_told_so_by_both_forms_of_its_pid(
+    node: Node, caplog: pytest.LogCaptureFixture
+) -> None:
+    def answer(to: str) -> None:
+        process.send(to, "answer")
+
+    me = node.pid()
+    for to in (me, f"{{{me.host}|{me.id}}}"):
+        caplog.clear()
+        assert (await end_of(node, answer, to)).error is None
+        assert "sent answer to the node, where nobody takes it" in caplog.text
 
 
 async def test_the_node_is_an_endpoint_that_nobody_can_end(node: Node) -> None:
@@ -164,12 +211,6 @@ async def test_a_request_whose_answer_fails_raises_where_it_was_made(
         await asyncio.sleep(0)
         raise ZeroDivisionError("on purpose")
 
-    def look() -> str:
-        try:
-            return process.registry.lookup("anybody")
-        except WsrelayError as error:
-            return str(error)
-
     node._requests.answer(wire.LookupFrame, lookup)
     assert (await end_of(node, look)).value == "on purpose"
     assert "a request of" in caplog.text
@@ -178,15 +219,11 @@ async def test_a_request_whose_answer_fails_raises_where_it_was_made(
 async def test_nobody_waits_for_the_answer_to_a_process_that_has_ended(node: Node) -> None:
     cancelled = asyncio.Event()
 
-    async def lookup(_: WorkerProcess, __: wire.LookupFrame) -> PID:
+    async def lookup(one: WorkerProcess, frame: wire.LookupFrame) -> PID:
         try:
-            await asyncio.Event().wait()
+            return await never(one, frame)
         finally:
             cancelled.set()
-        raise AssertionError
-
-    def look() -> None:
-        process.registry.lookup("anybody")
 
     node._requests.answer(wire.LookupFrame, lookup)
     pid = node.spawn(look)
@@ -200,17 +237,7 @@ async def test_too_many_requests_without_an_answer_are_refused(
 ) -> None:
     monkeypatch.setattr("wsrelay.node.requests.MOST", 0)
 
-    async def lookup(_: WorkerProcess, __: wire.LookupFrame) -> PID:
-        await asyncio.Event().wait()
-        raise AssertionError
-
-    def look() -> str:
-        try:
-            return process.registry.lookup("anybody")
-        except WsrelayError as error:
-            return str(error)
-
-    node._requests.answer(wire.LookupFrame, lookup)
+    node._requests.answer(wire.LookupFrame, never)
     assert (await end_of(node, look)).value == "lookup limit of 0 reached"
 
 

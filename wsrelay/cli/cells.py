@@ -37,7 +37,6 @@ RIGHT: Final = {
     *("OS PID", "UPTIME", "CPU", "MEMORY", "MAILBOX"),
     *("CLIENTS", "MESSAGES", "OUTBOX", "DROPPED"),
 }
-
 """Columns of figures."""
 
 

@@ -15,7 +15,9 @@ from click.shell_completion import CompletionItem
 
 from wsrelay.control import ControlError, NodeGone, find_nodes
 from wsrelay.control.runtime import runtime_directory
+from wsrelay.errors import MissingExtra
 from wsrelay.node import NodeInfo, ProcessInfo
+from wsrelay.values import extras
 from wsrelay.values.printable import escaped_in_json, indented, printable
 
 from . import cells
@@ -24,8 +26,9 @@ from .running import fail, say
 from .usage import UsageSampler, with_usage
 
 try:
-    from . import tables
-except ModuleNotFoundError:  # without the extra `cli` tables are as wide as they are
+    with extras.named():
+        from . import tables
+except MissingExtra:  # then tables are as wide as they are
     tables = None  # type: ignore[assignment]
 
 __all__ = ["cancel", "connections", "kill", "logs", "ps", "send", "tree"]

@@ -18,12 +18,15 @@ from wsrelay.wire.logrecord import fields
 from .endpoint import Endpoint, Mail
 from .engine import Engine
 from .info import ConnectionInfo
-from .process import NEVER_SENT, WorkerProcess
+from .process import WorkerProcess
 from .router import MessageRouter
 
 __all__ = ["Connection", "Connections"]
 
 logger = logging.getLogger(__name__)
+
+_NEVER_SENT: Final = 2**63
+"""The number of a `ws.join` that no frame has carried yet."""
 
 _LOOK: Final = 0.02
 _LOOKS: Final = 3
@@ -78,8 +81,6 @@ class Connections:
         """The living connections."""
         self.leaving: dict[PID, asyncio.TimerHandle] = {}
         """Connections that are to be closed in their turn because the node shuts down."""
-        self.changed: Callable[[], None] = lambda: None
-        """Called when a turn has come."""
         self._engine = engine
         self._router = router
         self._ids = ids
@@ -102,7 +103,7 @@ class Connections:
         self._engine.kernel.connect(connection.pid)
         self.connections[connection.pid] = self._engine.endpoints[connection.pid] = connection
         process = self._engine.processes[target]
-        self._bind(connection.pid, process, NEVER_SENT)
+        self._bind(connection.pid, process, _NEVER_SENT)
         return process
 
     def disconnect(self, pid: PID, target: WorkerProcess, result: Result) -> None:
@@ -143,7 +144,7 @@ class Connections:
             else:
                 delay = random.uniform(0, spread)  # noqa: S311 - no secret
                 self.leaving[pid] = loop.call_later(delay, self._turn, pid)
-        self.changed()
+        self._engine.changed()
 
     def _on_stop(self, process: WorkerProcess) -> None:
         """While the node shuts down, let the turn of all come whose messages nobody takes now."""
@@ -182,7 +183,7 @@ class Connections:
     def _end_turn(self, pid: PID) -> None:
         if (turn := self.leaving.pop(pid, None)) is not None:
             turn.cancel()
-            self.changed()
+            self._engine.changed()
 
     # What the relay sends to targets
 

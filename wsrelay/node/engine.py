@@ -17,7 +17,6 @@ from typing import Any, Final
 from msgspec import Raw
 
 from wsrelay import wire
-from wsrelay.confinement import HostOptions
 from wsrelay.errors import HostFailed, TooMany
 from wsrelay.kernel import (
     BreakEffect,
@@ -91,7 +90,7 @@ class Engine:
         self.when_ended: dict[PID, Callable[[Result], None]] = {}
         """Whom to call, once, when a process has ended; they see to its end themselves."""
         self.changed: Callable[[], None] = lambda: None
-        """Called when a process has ended and all have been told."""
+        """Called when what a node that shuts down waits for may have become less."""
         self.receiver: Callable[[WorkerProcess], FrameHandler]
         self._random = random
         self._known: wire.CatalogFrame | None = None
@@ -114,7 +113,10 @@ class Engine:
         self.execute(self.kernel.signal(pid, signal, reason=reason, sender=sender, because=because))
 
     def execute(self, effects: Iterable[Effect]) -> None:
-        """Carry out effects, behind those that are being carried out."""
+        """Carry out effects, behind those that are being carried out.
+
+        What an effect raises is raised here, and those behind it follow in the loop's next turn.
+        """
         self._effects.extend(effects)
         if self._executing:
             return
@@ -124,6 +126,8 @@ class Engine:
                 self._carry_out(self._effects.popleft())
         finally:
             self._executing = False
+            if self._effects:
+                asyncio.get_running_loop().call_soon(self.execute, ())
 
     def _carry_out(self, effect: Effect) -> None:
         if isinstance(effect, ExitedEffect):
@@ -238,7 +242,7 @@ class Engine:
     ) -> None:
         process = WorkerProcess(
             self.kernel.processes[pid],
-            self.hosts[pid.host],
+            self.templates.options[pid.host],
             target=escaped(target or "a callable"),
             parent=parent,
             signal=self.signal,
@@ -305,11 +309,6 @@ class Engine:
         if self._known is None:
             self._known = wire.encoded(self._catalog_frame())
         return self._known
-
-    @property
-    def hosts(self) -> dict[str, HostOptions]:
-        """The options of every process host, those that were taken away among them."""
-        return self.templates.options
 
     async def started(self, pid: PID) -> str | None:
         """Wait until the process runs its handler; returns why it cannot be a target, or None."""

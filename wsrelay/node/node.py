@@ -105,7 +105,7 @@ class Node:
         self.router = MessageRouter(self.engine, self._pid)
         self.clients = Connections(self.engine, self.router, self._ids)
         self._requests = Requests(self.engine, self.router, self.clients)
-        self.engine.changed = self.clients.changed = self._look
+        self.engine.changed = self._look
         self._changed = asyncio.Event()
         self._closed: asyncio.Event | None = None
         """Set at the end of the `aclose` that is under way."""

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any
 
 from msgspec import Raw
 
@@ -22,12 +22,9 @@ from wsrelay.wire import payload
 from .endpoint import Mail
 from .host import Incarnation, Intake, NodePipe
 
-__all__ = ["NEVER_SENT", "WorkerProcess"]
+__all__ = ["WorkerProcess"]
 
 logger = logging.getLogger(__name__)
-
-NEVER_SENT: Final = 2**63
-"""The number of a `ws.join` that no frame has carried yet."""
 
 Signalling = Callable[..., None]
 """Gives a signal to a process: its PID, the `Signal`, and `because` of which error."""
@@ -186,7 +183,7 @@ class WorkerProcess:
 
     def tell(self, client: PID, topic: str, content: dict[str, Any]) -> bool:
         """Send it a message of the relay."""
-        state = self.row.state
+        state = self.row.state  # `takes_mail` without the call: each client's message comes here
         if state is not ProcessState.RUNNING and state is not ProcessState.STARTING:
             return False
         self.pipe.queue(wire.RelayFrame(topic, str(client), content))

@@ -32,23 +32,19 @@ class MessageRouter:
         self._engine = engine
         self._endpoints = engine.endpoints
         self._kernel = engine.kernel
-        self._endpoints[pid] = _NodeEndpoint(engine)
+        # The kernel does not know the node, so it is here under both forms of its PID.
+        for form in (pid, PID.trusted(f"{{{pid.host}|{pid.id}}}")):
+            self._endpoints[form] = _NodeEndpoint(engine)
 
-    def find(self, to: str) -> Endpoint | None:
-        """Return who has that PID (the node's part may be missing) or name."""
-        if (endpoint := self._endpoints.get(to)) is not None:  # type: ignore[call-overload]
-            return endpoint  # type: ignore[no-any-return]
-        if to.startswith("{"):
-            if "@" in to:
-                return None
-            return self._endpoints.get(PID.trusted(f"{{{self._engine.name}@{to[1:]}"))
-        pid = self._kernel.names.get(to)
-        return None if pid is None else self._endpoints.get(pid)
+    def _find(self, to: str) -> Endpoint | None:
+        """Return who has that name, or that PID without the node's part."""
+        process = self._kernel.find(to, self._engine.name)
+        return None if process is None else self._endpoints.get(process.pid)
 
     def route(self, mail: Mail, receivers: Iterable[str]) -> None:
         """Deliver a message to each receiver; one that is not alive makes it a dead letter."""
         for to in receivers:
-            endpoint = self._endpoints.get(to) or self.find(to)  # type: ignore[call-overload]
+            endpoint = self._endpoints.get(to) or self._find(to)  # type: ignore[call-overload]
             if endpoint is None or not endpoint.deliver(mail):
                 self.dead_letters += 1
 

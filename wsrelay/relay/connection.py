@@ -184,8 +184,8 @@ class RelayedConnection(ABC):
 
     def deliver(self, mail: Mail) -> bool:
         """Carry out what a process sent."""
-        command = self._session.command(mail.command, mail.sender, self._clients.why_no_target)
-        self._do(command)
+        effects = self._session.command(mail.command, mail.sender, self._clients.why_no_target)
+        self._do(effects)
         if self._session.outbox:
             self._flush()
         return True
