@@ -40,6 +40,15 @@ def runtime_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path
 
 
 @pytest.fixture(autouse=True, scope="session")
+def byte_code_is_cached() -> Iterator[None]:
+    """Programs write byte code as they do by default, also where the suite is told not to."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+        patch.setattr(sys, "dont_write_bytecode", False)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
 def temporary_directory() -> Iterator[None]:
     """Whatever the tests' programs make in their temporary directory, they remove it, too."""
     with tempfile.TemporaryDirectory(prefix="wsrelay-tests-") as directory:

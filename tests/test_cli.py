@@ -1061,6 +1061,40 @@ def test_reload_starts_the_script_again_when_it_is_edited(tmp_path: Path) -> Non
         assert running.wait() == 0
 
 
+@pytest.mark.parametrize("edited", ["greet.py", "greeting.py"])
+def test_reload_sees_an_edit_that_byte_code_is_not_told_from(tmp_path: Path, edited: str) -> None:
+    """An edit within the same second, and of the same size: the file's time is set to that."""
+    texts = {
+        "greeting.py": "TEXT = 'one'\n",
+        "greet.py": (
+            "import greeting\n"
+            "from wsrelay import process\n"
+            "AND = 'one'\n"
+            "def handler():\n"
+            "    for message in process.inbox():\n"
+            "        data = f'{greeting.TEXT} {AND}'\n"
+            "        process.send(message.sender, 'ws.send', {'type': 'text', 'data': data})\n"
+        ),
+    }
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+    file = tmp_path / edited
+    before = file.stat().st_mtime_ns
+    with Running(tmp_path / "greet.py", "--reload", port=free_port()) as running:
+        with client(running.ws()) as one:
+            assert received(one) == "one one"
+            other = tmp_path / "other.tmp"
+            other.write_text(texts[edited].replace("'one'", "'two'"))
+            os.utime(other, ns=(before, before))
+            other.rename(file)
+            assert closed(one) == (1012, "node shuts down")
+        until(lambda: len([x for x in running.stderr.lines if "Serving" in x]) == 2, "it serves")
+        with client(running.ws()) as one:
+            assert "two" in str(received(one))
+        running.interrupt()
+        assert running.wait() == 0
+
+
 def test_one_ctrl_c_under_reload_lets_a_handler_come_to_its_end(write: Write) -> None:
     script = write(
         "ends.py",

@@ -132,7 +132,8 @@ def reload_on_edits(folders: Sequence[Path]) -> Never:
     given = sys.argv[1:]
     ours = given[: given.index("--")] if "--" in given else given  # behind it is the script's own
     arguments = [argument for argument in ours if argument != "--reload"]
-    command = [sys.executable, "-m", "wsrelay", *arguments, *given[len(ours) :]]
+    # -B: cached byte code misses an edit within a second of the one before that keeps the size.
+    command = [sys.executable, "-B", "-m", "wsrelay", *arguments, *given[len(ours) :]]
     parent = os.getpid()
     stopping = False
     told: subprocess.Popen[bytes] | None = None  # a second signal would end it at once

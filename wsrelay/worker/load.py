@@ -9,8 +9,9 @@ import re
 import sys
 import traceback
 from collections.abc import Callable
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from types import ModuleType, TracebackType
+from types import CodeType, ModuleType, TracebackType
 from typing import Any
 
 from wsrelay.values import scripts
@@ -25,6 +26,20 @@ __all__ = [
     "set_arguments",
     "user_traceback",
 ]
+
+
+class _Compiling(SourceFileLoader):
+    """Compiles a script whenever it is loaded, as `python script.py` does.
+
+    Cached byte code is known by the second and the size of its source: after an edit within the
+    same second that leaves the size as it was, the old script would run.
+    """
+
+    def get_code(self, fullname: str) -> CodeType:
+        """Compile the source."""
+        del fullname
+        return self.source_to_code(self.get_data(self.path), self.path)
+
 
 _PACKAGE = str(Path(__file__).resolve().parent.parent) + os.sep
 _scripts: dict[str, ModuleType] = {}
@@ -127,6 +142,8 @@ def _load_script(path: str, enter: Callable[[str], None]) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise LoadError(f"{path} is no Python file")
+    if type(spec.loader) is SourceFileLoader:
+        spec.loader = _Compiling(name, path)
     module = importlib.util.module_from_spec(spec)
     module.__package__ = ""  # that of a script, whatever its module's name is
     sys.modules[name] = _scripts[path] = module
