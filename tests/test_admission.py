@@ -246,7 +246,7 @@ async def test_a_client_that_says_nothing_is_cut_off() -> None:
 
 async def test_half_a_second_request_is_cut_off_too() -> None:
     async with (
-        fronted(endpoint(hello), header_timeout=0.1, keep_alive=30) as (_, url),
+        fronted(endpoint(hello), header_timeout=0.5, keep_alive=30) as (_, url),
         connected(url) as (reader, out),
     ):
         out.write(REQUEST)
@@ -275,22 +275,22 @@ async def test_a_head_in_time_is_served_however_long_the_answer_takes() -> None:
         return PlainTextResponse("hello")
 
     async with (
-        fronted(endpoint(slow), header_timeout=0.05) as (_, url),
+        fronted(endpoint(slow), header_timeout=0.5) as (_, url),
         connected(url) as (reader, out),
     ):
         for byte in REQUEST:
             out.write(bytes([byte]))
         loop = asyncio.get_running_loop()
-        loop.call_later(0.2, go.set)
+        loop.call_later(1.0, go.set)
         assert (await answer(reader)).startswith("HTTP/1.1 200")
 
 
 async def test_a_websocket_outlives_the_header_timeout(node: Node) -> None:
     app = WebSocketRelay(relay_to(node.spawn(room("echo")), heartbeat_interval="50ms"), node=node)
-    async with fronted(app, header_timeout=0.1) as (_, url), client(url) as websocket:
+    async with fronted(app, header_timeout=0.5) as (_, url), client(url) as websocket:
         loop = asyncio.get_running_loop()
         late = loop.create_future()
-        loop.call_later(0.3, late.set_result, None)
+        loop.call_later(1.0, late.set_result, None)
         await late
         await websocket.send("still here")
         assert await received(websocket) == "still here"
@@ -302,7 +302,7 @@ async def test_an_unfinished_tls_handshake_is_cut_off(tmp_path: Path) -> None:
     cert.private_key_and_cert_chain_pem.write_to_path(tmp_path / "all.pem")
     options = {"cert": tmp_path / "all.pem", "key": tmp_path / "all.pem"}
     async with (
-        fronted(endpoint(hello), header_timeout=0.2, **options) as (_, url),
+        fronted(endpoint(hello), header_timeout=1.0, **options) as (_, url),
         connected(url) as (reader, _),
     ):
         assert await rest(reader) == b""

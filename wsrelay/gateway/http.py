@@ -265,15 +265,20 @@ class HTTPProtocol(H11Protocol):
 
     def _look_later(self) -> None:
         if timeout := self.server_state.options.body_timeout:
-            self._heard = False
+            # What begins to be due before the next look is due at the one after it.
+            self._heard = self._waits()
             self._next_look = self.loop.call_later(timeout, self._look_for_body)
+
+    def _waits(self) -> bool:
+        """Whether nothing is due, because the application has not asked for the body yet."""
+        return self.flow.read_paused or self.cycle.waiting_for_100_continue
 
     def _look_for_body(self) -> None:
         """Give a client up that has sent nothing of a body for all the time since the last look."""
         self._next_look = None
         if self._answered or self.conn.their_state is not h11.SEND_BODY:
             return
-        if self._heard or self.flow.read_paused or self.cycle.waiting_for_100_continue:
+        if self._heard or self._waits():
             self._look_later()
         else:
             timeout = self.server_state.options.body_timeout
