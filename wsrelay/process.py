@@ -8,12 +8,16 @@ wait speak for the node: `spawn`, `get_or_spawn`, `send`, `cancel`, `terminate`,
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterable, Iterator
-from typing import Any, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 
 from .errors import ChannelClosed, ProcessError
 from .values import current
 from .values.message import Event, Message, sendable
 from .values.pid import PID
+
+if TYPE_CHECKING:  # whoever has a worker has loaded it, and nobody else needs it
+    from .worker.calls import WorkerContext
+    from .worker.mailbox import Mailbox, Queue
 
 __all__ = [
     "Channel",
@@ -46,10 +50,15 @@ __all__ = [
 T = TypeVar("T")
 
 
+def _worker() -> WorkerContext:
+    """Return the worker that this OS process is; raises `NotAProcess`."""
+    return cast("WorkerContext", current.worker())
+
+
 class Channel(Generic[T]):
     """Where items arrive; iterating ends once it is closed and everything has been taken."""
 
-    def __init__(self, mailbox: Any, queue: Any) -> None:
+    def __init__(self, mailbox: Mailbox, queue: Queue[T]) -> None:
         self._mailbox = mailbox
         self._queue = queue
 
@@ -88,7 +97,7 @@ def pid() -> PID:
 
 def inbox() -> Channel[Message]:
     """Return the channel of this process's messages."""
-    mailbox = current.worker().mailbox
+    mailbox = _worker().mailbox
     return Channel(mailbox, mailbox.inbox)
 
 
@@ -97,7 +106,7 @@ def events() -> Channel[Event]:
 
     Events may overtake messages.
     """
-    mailbox = current.worker().mailbox
+    mailbox = _worker().mailbox
     return Channel(mailbox, mailbox.events)
 
 
@@ -107,13 +116,13 @@ def listen(topic: str) -> Channel[Message]:
     For the same topic it is the same channel. What is not taken from it counts as unread like
     what is in the inbox, so a channel that nobody reads holds up its senders in time.
     """
-    mailbox = current.worker().mailbox
+    mailbox = _worker().mailbox
     return Channel(mailbox, mailbox.listen(sendable(topic)))
 
 
 def unlisten(channel: Channel[Message]) -> None:
     """Close a channel of `listen`: what it holds can be taken, later messages go to the inbox."""
-    current.worker().mailbox.unlisten(channel._queue)  # noqa: SLF001 - its own kind
+    _worker().mailbox.unlisten(channel._queue)  # noqa: SLF001 - its own kind
 
 
 @overload
@@ -126,7 +135,7 @@ def select(*channels: Channel[Any], timeout: float | None = None) -> tuple[Chann
     Raises `TimeoutError` after `timeout` seconds and `ChannelClosed` once all are closed and empty.
     """
     queues = [channel._queue for channel in channels]  # noqa: SLF001 - its own kind
-    queue, item = current.worker().mailbox.take(*queues, timeout=timeout)
+    queue, item = _worker().mailbox.take(*queues, timeout=timeout)
     return channels[queues.index(queue)], item
 
 
@@ -152,12 +161,12 @@ def drain(to: str, timeout: float | None = None) -> None:
     A quarter of its outbox's limit may still wait then. Raises `TimeoutError` after `timeout`
     seconds, and `InvalidPID`.
     """
-    worker = current.worker()
-    frame = worker.drain_frame(to)
+    me = _worker()
+    frame = me.drain_frame(to)
     try:
-        worker.ask(frame, timeout)
+        me.ask(frame, timeout)
     except BaseException:
-        worker.give_up(frame)
+        me.give_up(frame)
         raise
 
 
@@ -177,26 +186,22 @@ def spawn(target: Any, host: str | None = None, /, *args: Any, **kwargs: Any) ->
 
 def spawn_monitored(target: Any, host: str | None = None, /, *args: Any, **kwargs: Any) -> PID:
     """Do `spawn` and `monitor` as one: no end of the process is missed."""
-    worker = current.worker()
-    pid: PID = worker.start(worker.spawn_frame(target, host, args, kwargs, monitored=True))
-    return pid
+    me = _worker()
+    return me.start(me.spawn_frame(target, host, args, kwargs, monitored=True))
 
 
 def spawn_linked(target: Any, host: str | None = None, /, *args: Any, **kwargs: Any) -> PID:
     """Do `spawn` and `link` as one."""
-    worker = current.worker()
-    pid: PID = worker.start(worker.spawn_frame(target, host, args, kwargs, linked=True))
-    return pid
+    me = _worker()
+    return me.start(me.spawn_frame(target, host, args, kwargs, linked=True))
 
 
 def spawn_linked_monitored(
     target: Any, host: str | None = None, /, *args: Any, **kwargs: Any
 ) -> PID:
     """Do `spawn`, `link` and `monitor` as one."""
-    worker = current.worker()
-    frame = worker.spawn_frame(target, host, args, kwargs, monitored=True, linked=True)
-    pid: PID = worker.start(frame)
-    return pid
+    me = _worker()
+    return me.start(me.spawn_frame(target, host, args, kwargs, monitored=True, linked=True))
 
 
 def get_or_spawn(
@@ -249,17 +254,17 @@ def exec(
     Raises `ProcessError` if it ends with an error, with its traceback as text; `TimeoutError` after
     `timeout` seconds, and then the process is terminated. It does not outlive its caller.
     """
-    worker = current.worker()
-    frame = worker.exec_frame(target, host, args, kwargs)
+    me = _worker()
+    frame = me.exec_frame(target, host, args, kwargs)
     try:
-        return worker.ask(frame, timeout)
+        return me.ask(frame, timeout)
     except TimeoutError:
-        worker.terminate(frame.spawn.pid)
+        me.terminate(frame.spawn.pid)
         raise TimeoutError(f"{target} did not end within {timeout} s and was terminated") from None
     except ProcessError:
         raise
     except BaseException:
-        worker.terminate(frame.spawn.pid)  # nobody waits for it any more
+        me.terminate(frame.spawn.pid)  # nobody waits for it any more
         raise
 
 
@@ -271,12 +276,12 @@ def monitor(to: str) -> None:
 
     Again is no change: there is one `EXIT` for one monitor. Raises `InvalidPID`.
     """
-    current.worker().relate("monitor", to)
+    _worker().relate("monitor", to)
 
 
 def unmonitor(to: str) -> None:
     """Undo `monitor`; an `EXIT` that is on its way already still arrives."""
-    current.worker().relate("unmonitor", to)
+    _worker().relate("unmonitor", to)
 
 
 def link(to: str) -> None:
@@ -285,22 +290,22 @@ def link(to: str) -> None:
     A process that traps links gets a `LINK_DOWN` event instead. Linking to one that is not alive is
     as if it had ended with an error. Raises `InvalidPID`.
     """
-    current.worker().relate("link", to)
+    _worker().relate("link", to)
 
 
 def unlink(to: str) -> None:
     """Undo `link`, from either side."""
-    current.worker().relate("unlink", to)
+    _worker().relate("unlink", to)
 
 
 def set_options(*, trap_links: bool) -> None:
     """Choose whether a linked process's end is an event (`LINK_DOWN`) or this one's end too."""
-    current.worker().set_options(trap_links=trap_links)
+    _worker().set_options(trap_links=trap_links)
 
 
 def get_options() -> dict[str, bool]:
     """Return what `set_options` has set."""
-    return {"trap_links": current.worker().trap_links}
+    return {"trap_links": _worker().trap_links}
 
 
 def cancel(to: str, reason: str = "") -> None:

@@ -8,12 +8,13 @@ else is the same function as in `wsrelay.process`.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
-from typing import Any, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from wsrelay import process as _process
 from wsrelay import wire
 from wsrelay.errors import ChannelClosed, ProcessError
 from wsrelay.process import (
+    _worker,
     cancel,
     get_options,
     link,
@@ -28,9 +29,11 @@ from wsrelay.process import (
     unlink,
     unmonitor,
 )
-from wsrelay.values import current
 from wsrelay.values.message import Event, Message, sendable
 from wsrelay.values.pid import PID
+
+if TYPE_CHECKING:
+    from wsrelay.worker.mailbox import Mailbox, Queue
 
 __all__ = [
     "Channel",
@@ -66,7 +69,7 @@ T = TypeVar("T")
 class Channel(Generic[T]):
     """Where items arrive; `async for` ends once it is closed and everything has been taken."""
 
-    def __init__(self, mailbox: Any, queue: Any) -> None:
+    def __init__(self, mailbox: Mailbox, queue: Queue[T]) -> None:
         self._mailbox = mailbox
         self._queue = queue
 
@@ -82,8 +85,8 @@ class Channel(Generic[T]):
         Raises `TimeoutError` at the deadline and `ChannelClosed` once the channel is closed and
         empty.
         """
-        _, item = await self._mailbox.take_async(self._queue, timeout=timeout)
-        return item  # type: ignore[no-any-return]
+        item: T = (await self._mailbox.take_async(self._queue, timeout=timeout))[1]
+        return item
 
     async def __aiter__(self) -> AsyncIterator[T]:
         while True:
@@ -96,25 +99,25 @@ class Channel(Generic[T]):
 
 def inbox() -> Channel[Message]:
     """Return the channel of this process's messages."""
-    mailbox = current.worker().mailbox
+    mailbox = _worker().mailbox
     return Channel(mailbox, mailbox.inbox)
 
 
 def events() -> Channel[Event]:
     """Return the channel of this process's events; see `wsrelay.process.events`."""
-    mailbox = current.worker().mailbox
+    mailbox = _worker().mailbox
     return Channel(mailbox, mailbox.events)
 
 
 def listen(topic: str) -> Channel[Message]:
     """Return a channel of this topic's messages; see `wsrelay.process.listen`."""
-    mailbox = current.worker().mailbox
+    mailbox = _worker().mailbox
     return Channel(mailbox, mailbox.listen(sendable(topic)))
 
 
 def unlisten(channel: Channel[Message]) -> None:
     """Close a channel of `listen`; see `wsrelay.process.unlisten`."""
-    current.worker().mailbox.unlisten(channel._queue)  # noqa: SLF001 - its own kind
+    _worker().mailbox.unlisten(channel._queue)  # noqa: SLF001 - its own kind
 
 
 @overload
@@ -129,27 +132,27 @@ async def select(
 ) -> tuple[Channel[Any], Any]:
     """Wait for the first item of any of the channels; see `wsrelay.process.select`."""
     queues = [channel._queue for channel in channels]  # noqa: SLF001 - its own kind
-    queue, item = await current.worker().mailbox.take_async(*queues, timeout=timeout)
+    queue, item = await _worker().mailbox.take_async(*queues, timeout=timeout)
     return channels[queues.index(queue)], item
 
 
 async def send(to: str | Iterable[str], topic: str, payload: Any = None) -> None:
     """Send a message to a PID, a registered name, or many of them; see `wsrelay.process.send`."""
-    worker = current.worker()
-    *others, last = worker.send_frames(to, topic, payload)
+    me = _worker()
+    *others, last = me.send_frames(to, topic, payload)
     for frame in others:  # without a pause, in which another task's message would go between
-        worker.pipe.post(frame)
-    await worker.pipe.write_async(last)
+        me.pipe.post(frame)
+    await me.pipe.write_async(last)
 
 
 async def drain(to: str, timeout: float | None = None) -> None:
     """Wait until most of what was sent to a connection is on its way."""
-    worker = current.worker()
-    frame = worker.drain_frame(to)
+    me = _worker()
+    frame = me.drain_frame(to)
     try:
-        await worker.ask_async(frame, timeout)
+        await me.ask_async(frame, timeout)
     except BaseException:
-        worker.give_up(frame)
+        me.give_up(frame)
         raise
 
 
@@ -157,9 +160,9 @@ async def get_or_spawn(
     name: str, target: Any, host: str | None = None, /, *args: Any, **kwargs: Any
 ) -> PID:
     """Return the process registered under `name`, or start one under that name, atomically."""
-    worker = current.worker()
-    frame = worker.get_or_spawn_frame(name, target, host, args, kwargs)
-    return PID.trusted(await worker.ask_async(frame))
+    me = _worker()
+    frame = me.get_or_spawn_frame(name, target, host, args, kwargs)
+    return PID.trusted(await me.ask_async(frame))
 
 
 @overload
@@ -201,18 +204,18 @@ async def exec(
 
     A cancelled task terminates the process too.
     """
-    worker = current.worker()
-    frame = worker.exec_frame(target, host, args, kwargs)
+    me = _worker()
+    frame = me.exec_frame(target, host, args, kwargs)
     try:
-        return await worker.ask_async(frame, timeout)
+        return await me.ask_async(frame, timeout)
     except TimeoutError:
-        worker.terminate(frame.spawn.pid)
+        me.terminate(frame.spawn.pid)
         raise TimeoutError(f"{target} did not end within {timeout} s and was terminated") from None
     except ProcessError:
         raise
     except BaseException:
         # Nobody waits any more. Behind the request itself, which may still wait for room.
-        worker.terminate(frame.spawn.pid)
+        me.terminate(frame.spawn.pid)
         raise
 
 
@@ -222,20 +225,20 @@ class registry:  # noqa: N801 - used like a module
     @staticmethod
     async def register(name: str, pid: str | None = None) -> None:
         """Give a name to a living process (None: this one)."""
-        worker = current.worker()
-        await worker.ask_async(worker.register_frame(name, pid))
+        me = _worker()
+        await me.ask_async(me.register_frame(name, pid))
 
     @staticmethod
     async def lookup(name: str) -> PID:
         """Return the process of that name; raises `NameNotFound`."""
-        worker = current.worker()
-        return PID.trusted(await worker.ask_async(wire.LookupFrame(worker.ref(), name)))
+        me = _worker()
+        return PID.trusted(await me.ask_async(wire.LookupFrame(me.ref(), name)))
 
     @staticmethod
     async def unregister(name: str) -> None:
         """Free a name; raises `NameNotFound`."""
-        worker = current.worker()
-        await worker.ask_async(wire.UnregisterFrame(worker.ref(), name))
+        me = _worker()
+        await me.ask_async(wire.UnregisterFrame(me.ref(), name))
 
 
 class groups:  # noqa: N801 - used like a module
@@ -247,12 +250,12 @@ class groups:  # noqa: N801 - used like a module
     @staticmethod
     async def members(group: str) -> list[PID]:
         """Return the members in the order in which they joined."""
-        worker = current.worker()
-        pids = await worker.ask_async(wire.MembersFrame(worker.ref(), group))
+        me = _worker()
+        pids = await me.ask_async(wire.MembersFrame(me.ref(), group))
         return [PID.trusted(pid) for pid in pids]
 
     @staticmethod
     async def broadcast(group: str, topic: str, payload: Any = None) -> None:
         """Send a message to all members; it crosses the pipe once."""
-        worker = current.worker()
-        await worker.pipe.write_async(worker.broadcast_frame(group, topic, payload))
+        me = _worker()
+        await me.pipe.write_async(me.broadcast_frame(group, topic, payload))

@@ -12,6 +12,7 @@ from .pid import PID
 
 __all__ = [
     "Caller",
+    "Worker",
     "caller",
     "enter_child",
     "enter_worker",
@@ -69,7 +70,14 @@ class Caller(Protocol):
         """Send a message to all members of a group."""
 
 
-_worker: Caller | None = None
+class Worker(Caller, Protocol):
+    """The caller in a worker; the rest of what it can do is for those who know its class."""
+
+    def shut(self) -> None:
+        """Read and write nothing any more: this is a child that the handler has forked."""
+
+
+_worker: Worker | None = None
 _parent: str | None = None
 """The process that this OS process is a child of, if its handler has started it."""
 
@@ -85,13 +93,13 @@ spawned_by_request: ContextVar[Callable[[PID], None] | None] = ContextVar(
 """Who notes what the current request spawns on its node, if anybody does."""
 
 
-def enter_worker(caller: Caller) -> None:
+def enter_worker(worker: Worker) -> None:
     """Make this OS process a worker, for good."""
     global _worker  # noqa: PLW0603 - a process is one worker, once
-    _worker = caller
+    _worker = worker
 
 
-def leave_worker() -> Any:
+def leave_worker() -> Worker | None:
     """Be a worker no more but the child of one, and return that one (None: it was no worker)."""
     global _worker
     there, _worker = _worker, None
@@ -111,7 +119,7 @@ def process() -> str | None:
     return _parent if _worker is None else str(_worker.pid())
 
 
-def worker() -> Any:
+def worker() -> Worker:
     """Return this OS process's worker; raises `NotAProcess`."""
     if _worker is None:
         if _parent is not None:

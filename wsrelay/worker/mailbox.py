@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from queue import Empty, SimpleQueue
-from typing import Any, Final
+from typing import Any, Final, Generic, TypeVar
 
 from wsrelay import wire
 from wsrelay.errors import ChannelClosed
@@ -38,13 +38,16 @@ _LOOK_AGAIN: Final = 1.0
 """Seconds after which a thread sees that the event loop it waits for was closed."""
 
 
-class Queue:
+T = TypeVar("T")
+
+
+class Queue(Generic[T]):
     """Items in order of arrival, each with the bytes that its taking makes room for."""
 
     __slots__ = ("closed", "items")
 
     def __init__(self) -> None:
-        self.items: deque[tuple[Any, int]] = deque()
+        self.items: deque[tuple[T, int]] = deque()
         self.closed = False
 
 
@@ -60,13 +63,13 @@ class Mailbox:
     """
 
     def __init__(self, pipe: WorkerPipe) -> None:
-        self.inbox = Queue()
-        self.events = Queue()
+        self.inbox: Queue[Message] = Queue()
+        self.events: Queue[Event] = Queue()
         self.received = 0
         """Data frames received; with `unread` it tells the node what was never seen here."""
-        self._replies: dict[int, Queue] = {}
-        self._listeners: dict[str, Queue] = {}
-        self._former: list[Queue] = []
+        self._replies: dict[int, Queue[Any]] = {}
+        self._listeners: dict[str, Queue[Message]] = {}
+        self._former: list[Queue[Message]] = []
         """Queues of `unlisten` that were not empty."""
         self._metadata: dict[str, tuple[PID, Any]] = {}
         self._pipe = pipe
@@ -108,8 +111,8 @@ class Mailbox:
         vars(self)["_attach"] = current.worker  # coroutines are told, too
 
     def take(  # noqa: C901, PLR0912 - flat, for the exceptions of signal handlers and for speed
-        self, *queues: Queue, timeout: float | None = None
-    ) -> tuple[Queue, Any]:
+        self, *queues: Queue[Any], timeout: float | None = None
+    ) -> tuple[Queue[Any], Any]:
         """Wait for the next item of the first queue that has one, up to `timeout` seconds.
 
         Raises `TimeoutError`, or `ChannelClosed` once all are closed and empty.
@@ -163,9 +166,9 @@ class Mailbox:
 
     async def take_async(
         self,
-        *queues: Queue,
+        *queues: Queue[Any],
         timeout: float | None = None,  # noqa: ASYNC109 - as in `take`
-    ) -> tuple[Queue, Any]:
+    ) -> tuple[Queue[Any], Any]:
         """Do what `take` does without holding up the event loop."""
         self._attach()
         taken = None
@@ -190,7 +193,7 @@ class Mailbox:
             raise
         return taken
 
-    async def _next(self, queues: tuple[Queue, ...]) -> tuple[Queue, Any]:
+    async def _next(self, queues: tuple[Queue[Any], ...]) -> tuple[Queue[Any], Any]:
         """Wait for the next item and take it; once it is taken nothing is awaited any more."""
         taken = None
         try:
@@ -212,7 +215,7 @@ class Mailbox:
             raise
         return taken
 
-    def listen(self, topic: str) -> Queue:
+    def listen(self, topic: str) -> Queue[Message]:
         """Return the queue that messages of this topic come to from now on."""
         with self._lock:
             queue = self._listeners.get(topic)
@@ -221,7 +224,7 @@ class Mailbox:
                 queue.closed = self.inbox.closed
             return queue
 
-    def unlisten(self, queue: Queue) -> None:
+    def unlisten(self, queue: Queue[Any]) -> None:
         """Close a queue of `listen`; later messages of its topic come to the inbox again.
 
         Raises `ValueError` for any other queue.
@@ -239,7 +242,7 @@ class Mailbox:
         if read_elsewhere:  # by a thread that waits for this very queue, perhaps
             self._call_back()
 
-    def expect(self, ref: int) -> Queue:
+    def expect(self, ref: int) -> Queue[Any]:
         """Return the queue that the reply to the call `ref` will come to."""
         queue = self._replies[ref] = Queue()
         return queue
@@ -290,7 +293,7 @@ class Mailbox:
             frame, size = arrived[0]
             sorters[type(frame)](frame, size)
 
-    def _pop(self, queues: tuple[Queue, ...]) -> tuple[Queue, Any] | None:
+    def _pop(self, queues: tuple[Queue[Any], ...]) -> tuple[Queue[Any], Any] | None:
         """Take an item of the first queue that has one; the lock is held.
 
         Raises `ChannelClosed` if none ever will.
@@ -454,10 +457,6 @@ class Mailbox:
         del self._arrived[0]
 
     def _close(self) -> None:
-        for queue in (
-            self.inbox,
-            self.events,
-            *self._listeners.values(),
-            *self._replies.values(),
-        ):
+        queues: tuple[Queue[Any], ...] = (self.inbox, self.events)
+        for queue in (*queues, *self._listeners.values(), *self._replies.values()):
             queue.closed = True
