@@ -51,7 +51,7 @@ LIFE: dict[ProcessState, dict[Signal, tuple[ProcessState, Action | None]]] = {
         Signal.TERMINATE: (STARTING, Action.KILL),
         Signal.START_TIMEOUT: (STARTING, Action.KILL),
         Signal.STOP_TIMEOUT: (STARTING, None),
-        Signal.EXIT: (EXITED, Action.BURY),
+        Signal.EXIT: (EXITED, Action.CLEAN_UP),
     },
     RUNNING: {
         Signal.READY: (RUNNING, None),
@@ -59,7 +59,7 @@ LIFE: dict[ProcessState, dict[Signal, tuple[ProcessState, Action | None]]] = {
         Signal.TERMINATE: (RUNNING, Action.KILL),
         Signal.START_TIMEOUT: (RUNNING, None),
         Signal.STOP_TIMEOUT: (RUNNING, None),
-        Signal.EXIT: (EXITED, Action.BURY),
+        Signal.EXIT: (EXITED, Action.CLEAN_UP),
     },
     CANCELLING: {
         Signal.READY: (CANCELLING, None),
@@ -67,7 +67,7 @@ LIFE: dict[ProcessState, dict[Signal, tuple[ProcessState, Action | None]]] = {
         Signal.TERMINATE: (CANCELLING, Action.KILL),
         Signal.START_TIMEOUT: (CANCELLING, None),
         Signal.STOP_TIMEOUT: (CANCELLING, Action.KILL),
-        Signal.EXIT: (EXITED, Action.BURY),
+        Signal.EXIT: (EXITED, Action.CLEAN_UP),
     },
     EXITED: {
         Signal.READY: (EXITED, None),
@@ -108,7 +108,7 @@ _EFFECTS: dict[Action | None, list[Effect]] = {
     Action.START: [StartedEffect(ONE)],
     Action.STOP: [StopEffect(ONE, "why", TWO)],
     Action.KILL: [KillEffect(ONE)],
-    Action.BURY: [ExitedEffect(ONE, Result("value"))],
+    Action.CLEAN_UP: [ExitedEffect(ONE, Result("value"))],
 }
 
 
@@ -145,7 +145,7 @@ def test_nothing_leaves_the_dead() -> None:
 
 def test_every_process_that_lives_can_exit() -> None:
     for state in (STARTING, RUNNING, CANCELLING):
-        assert TABLE[state][Signal.EXIT] == (EXITED, Action.BURY)
+        assert TABLE[state][Signal.EXIT] == (EXITED, Action.CLEAN_UP)
 
 
 def test_a_process_that_gets_ready_after_it_was_cancelled_still_has_its_stop_timeout() -> None:

@@ -259,8 +259,8 @@ async def test_the_frames_themselves_are_refused(folder: Path) -> None:
             ("Terminate", victim),
             ("Relate", "link", victim),
             ("Relate", "unlink", victim),
-            ("Membership", "group", victim, True),
-            ("Membership", "group", victim, False),
+            ("JoinGroup", "group", victim),
+            ("LeaveGroup", "group", victim),
         ]
         for frame in frames:
             assert "unless jail has may_control" in await there.refusal("frame", *frame)
@@ -509,7 +509,7 @@ class World:
     def home(self, target: str | None) -> str | None:
         return {"app:room": "trusted"}.get(target or "")
 
-    def has_bearer(self, name: str) -> bool:
+    def is_registered(self, name: str) -> bool:
         return name == "lobby"
 
     def awaits(self, caller: PID, pid: str) -> bool:
@@ -593,12 +593,13 @@ FRAMES: dict[type[wire.Frame], tuple[list[wire.Frame], list[wire.Frame] | None]]
             wire.RelateFrame("link", CLIENT),
         ],
     ),
-    wire.MembershipFrame: (
-        [
-            wire.MembershipFrame("all", HERE, join=True),
-            wire.MembershipFrame("all", HERE, join=False),
-        ],
-        [wire.MembershipFrame("all", to, join) for to in (THERE, CLIENT) for join in (True, False)],
+    wire.JoinGroupFrame: (
+        [wire.JoinGroupFrame("all", HERE)],
+        [wire.JoinGroupFrame("all", to) for to in (THERE, CLIENT)],
+    ),
+    wire.LeaveGroupFrame: (
+        [wire.LeaveGroupFrame("all", HERE)],
+        [wire.LeaveGroupFrame("all", to) for to in (THERE, CLIENT)],
     ),
     wire.RegisterFrame: (
         [wire.RegisterFrame(1, "jail/x", HERE)],

@@ -72,7 +72,7 @@ def _suffer(order: str, sender: PID) -> None:
             frames = (
                 wire.AckFrame(1 << 40),
                 wire.RelateFrame("monitor", "{"),
-                wire.MembershipFrame("group", "name", join=True),
+                wire.JoinGroupFrame("group", "name"),
                 wire.RegisterFrame(1, "name", "{oops"),
                 wire.DrainFrame(1, "{local"),
                 wire.SpawnFrame("{local@processes|1}", "processes", "spam:eggs", b""),

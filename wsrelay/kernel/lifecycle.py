@@ -39,7 +39,7 @@ class Action(enum.Enum):
     START = "tell those who wait for the start"
     STOP = "release the names, close the inbox, tell the process, arm the stop timeout"
     KILL = "end it at once"
-    BURY = "release everything and tell everyone"
+    CLEAN_UP = "release everything and notify everyone"
 
 
 Row = dict[Signal, tuple[ProcessState, Action | None]]
@@ -51,7 +51,7 @@ TABLE: Final[dict[ProcessState, Row]] = {
         Signal.TERMINATE: (ProcessState.STARTING, Action.KILL),
         Signal.START_TIMEOUT: (ProcessState.STARTING, Action.KILL),
         Signal.STOP_TIMEOUT: (ProcessState.STARTING, None),
-        Signal.EXIT: (ProcessState.EXITED, Action.BURY),
+        Signal.EXIT: (ProcessState.EXITED, Action.CLEAN_UP),
     },
     ProcessState.RUNNING: {
         Signal.READY: (ProcessState.RUNNING, None),
@@ -59,7 +59,7 @@ TABLE: Final[dict[ProcessState, Row]] = {
         Signal.TERMINATE: (ProcessState.RUNNING, Action.KILL),
         Signal.START_TIMEOUT: (ProcessState.RUNNING, None),
         Signal.STOP_TIMEOUT: (ProcessState.RUNNING, None),
-        Signal.EXIT: (ProcessState.EXITED, Action.BURY),
+        Signal.EXIT: (ProcessState.EXITED, Action.CLEAN_UP),
     },
     ProcessState.CANCELLING: {
         Signal.READY: (ProcessState.CANCELLING, None),
@@ -67,7 +67,7 @@ TABLE: Final[dict[ProcessState, Row]] = {
         Signal.TERMINATE: (ProcessState.CANCELLING, Action.KILL),
         Signal.START_TIMEOUT: (ProcessState.CANCELLING, None),
         Signal.STOP_TIMEOUT: (ProcessState.CANCELLING, Action.KILL),
-        Signal.EXIT: (ProcessState.EXITED, Action.BURY),
+        Signal.EXIT: (ProcessState.EXITED, Action.CLEAN_UP),
     },
     ProcessState.EXITED: dict.fromkeys(Signal, (ProcessState.EXITED, None)),
 }

@@ -64,7 +64,8 @@ class Requests:
             wire.TerminateFrame: self._terminate,
             wire.RelateFrame: self._relate,
             wire.TrapLinksFrame: self._trap_links,
-            wire.MembershipFrame: self._member,
+            wire.JoinGroupFrame: self._join_group,
+            wire.LeaveGroupFrame: self._leave_group,
             wire.BroadcastFrame: self._broadcast,
             wire.DrainFrame: self._drain,
         }
@@ -157,8 +158,8 @@ class Requests:
         """Return the host of the entry of that id, None if there is none."""
         return self._engine.home(target)
 
-    def has_bearer(self, name: str) -> bool:
-        """Whether a process has the name."""
+    def is_registered(self, name: str) -> bool:
+        """Whether a process is registered under the name."""
         return self._kernel.names.get(name) is not None
 
     def awaits(self, caller: PID, pid: str) -> bool:
@@ -189,10 +190,10 @@ class Requests:
                 wire.CancelFrame()
                 | wire.TerminateFrame()
                 | wire.RelateFrame()
-                | wire.MembershipFrame()
+                | wire.JoinGroupFrame()
+                | wire.LeaveGroupFrame()
             ):
-                whom = frame.pid if isinstance(frame, wire.MembershipFrame) else frame.to
-                client = whom if self.is_connection(whom) else None
+                client = frame.to if self.is_connection(frame.to) else None
                 content = payload.pack({"client_pid": client, "topic": call, "error": str(error)})
                 self._router.route(Mail(self._router.pid, ERROR, content), [process.pid])
 
@@ -261,12 +262,11 @@ class Requests:
     def _trap_links(self, process: WorkerProcess, frame: wire.TrapLinksFrame) -> None:
         self._kernel.trap_links(process.pid, trap=frame.trap)
 
-    def _member(self, process: WorkerProcess, frame: wire.MembershipFrame) -> None:
-        pid = self._pid(frame.pid)
-        if frame.join:
-            self._kernel.join_group(frame.group, pid, process.pid)
-        else:
-            self._kernel.groups.leave(frame.group, pid)
+    def _join_group(self, process: WorkerProcess, frame: wire.JoinGroupFrame) -> None:
+        self._kernel.join_group(frame.group, self._pid(frame.to), process.pid)
+
+    def _leave_group(self, _: WorkerProcess, frame: wire.LeaveGroupFrame) -> None:
+        self._kernel.groups.leave(frame.group, self._pid(frame.to))
 
     def _broadcast(self, process: WorkerProcess, frame: wire.BroadcastFrame) -> Iterator[None]:
         members = self._kernel.groups.members(frame.group)
@@ -426,6 +426,8 @@ _CALLS: Final[dict[type[wire.Frame], str]] = {
     wire.TerminateFrame: "terminate",
     wire.RegisterFrame: "registry.register",
     wire.UnregisterFrame: "registry.unregister",
+    wire.JoinGroupFrame: "groups.join",
+    wire.LeaveGroupFrame: "groups.leave",
     wire.LookupFrame: "lookup",
     wire.MembersFrame: "members",
     wire.DrainFrame: "drain",
@@ -438,8 +440,6 @@ def _call(frame: wire.FromWorker) -> str:
     match frame:
         case wire.RelateFrame():
             name: str = frame.kind
-        case wire.MembershipFrame():
-            name = "groups.join" if frame.join else "groups.leave"
         case _:
             name = _CALLS[type(frame)]
     return f"process.{name}"

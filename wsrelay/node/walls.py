@@ -42,8 +42,8 @@ class NodeView(Protocol):
     def home(self, target: str | None) -> str | None:
         """Return the host of the entry of that id, None if there is none."""
 
-    def has_bearer(self, name: str) -> bool:
-        """Whether a process has the name."""
+    def is_registered(self, name: str) -> bool:
+        """Whether a process is registered under the name."""
 
     def awaits(self, caller: PID, pid: str) -> bool:
         """Whether the process runs for an `exec` of the caller."""
@@ -59,7 +59,7 @@ def _exec(frame: wire.ExecFrame, me: PID, rights: Rights, sight: NodeView) -> No
 
 
 def _get_or_spawn(frame: wire.GetOrSpawnFrame, me: PID, rights: Rights, sight: NodeView) -> None:
-    if not sight.has_bearer(frame.name):  # else it is no more than a lookup
+    if not sight.is_registered(frame.name):  # else it is no more than a lookup
         rights.check_name(frame.name)
         _spawn(frame.spawn, me, rights, sight)
 
@@ -83,8 +83,12 @@ def _relate(frame: wire.RelateFrame, _: PID, rights: Rights, sight: NodeView) ->
         _control("link to" if frame.kind == "link" else "unlink", frame.to, rights, sight)
 
 
-def _member(frame: wire.MembershipFrame, _: PID, rights: Rights, sight: NodeView) -> None:
-    _control("put into groups" if frame.join else "take out of groups", frame.pid, rights, sight)
+def _join_group(frame: wire.JoinGroupFrame, _: PID, rights: Rights, sight: NodeView) -> None:
+    _control("put into groups", frame.to, rights, sight)
+
+
+def _leave_group(frame: wire.LeaveGroupFrame, _: PID, rights: Rights, sight: NodeView) -> None:
+    _control("take out of groups", frame.to, rights, sight)
 
 
 def _register(frame: wire.RegisterFrame, _: PID, rights: Rights, sight: NodeView) -> None:
@@ -144,7 +148,8 @@ RULES: Final[Mapping[type[wire.Frame], Rule | None]] = {
     wire.CancelFrame: _cancel,
     wire.TerminateFrame: _terminate,
     wire.RelateFrame: _relate,
-    wire.MembershipFrame: _member,
+    wire.JoinGroupFrame: _join_group,
+    wire.LeaveGroupFrame: _leave_group,
     wire.RegisterFrame: _register,
     wire.UnregisterFrame: _unregister,
 }

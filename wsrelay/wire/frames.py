@@ -55,13 +55,14 @@ __all__ = [
     "FromWorker",
     "GetOrSpawnFrame",
     "InterruptFrame",
+    "JoinGroupFrame",
     "KillFrame",
+    "LeaveGroupFrame",
     "LoadFailedFrame",
     "LoadedFrame",
     "LogFrame",
     "LookupFrame",
     "MembersFrame",
-    "MembershipFrame",
     "PackedResult",
     "ReadyFrame",
     "RegisterFrame",
@@ -402,22 +403,28 @@ class UnregisterFrame(Frame, tag=14):
     name: Text
 
 
-class MembershipFrame(Frame, tag=15):
-    """Let a process join a group, or leave it."""
+class JoinGroupFrame(Frame, tag=15):
+    """Let a process join a group."""
 
     group: Text
-    pid: Text
-    join: bool
+    to: Text
 
 
-class MembersFrame(Frame, tag=16):
+class LeaveGroupFrame(Frame, tag=16):
+    """Let a process leave a group."""
+
+    group: Text
+    to: Text
+
+
+class MembersFrame(Frame, tag=17):
     """Ask for a group's members; answered with `ReplyFrame`."""
 
     ref: int
     group: Text
 
 
-class BroadcastFrame(Frame, tag=17):
+class BroadcastFrame(Frame, tag=18):
     """One message for all members of a group."""
 
     group: Text
@@ -425,7 +432,7 @@ class BroadcastFrame(Frame, tag=17):
     payload: bytes
 
 
-class DrainFrame(Frame, tag=18):
+class DrainFrame(Frame, tag=19):
     """Ask for a `ReplyFrame` when most of what a connection was sent is on its way.
 
     `waits` is false when nobody waits for it any more.
@@ -520,7 +527,8 @@ FromWorker = (
     | ExecFrame
     | RelateFrame
     | TrapLinksFrame
-    | MembershipFrame
+    | JoinGroupFrame
+    | LeaveGroupFrame
     | BroadcastFrame
     | Request
 )

@@ -106,8 +106,7 @@ class WorkerContext:
 
     def register_frame(self, name: str, pid: str | None) -> wire.RegisterFrame:
         """Build the frame that gives a process a name."""
-        bearer = str(self._pid if pid is None else PID(pid))
-        return wire.RegisterFrame(self.ref(), nameable(name), bearer)
+        return wire.RegisterFrame(self.ref(), nameable(name), self._own_or(pid))
 
     def drain_frame(self, to: str) -> wire.DrainFrame:
         """Build the frame that asks when a connection's outbox has room."""
@@ -156,16 +155,14 @@ class WorkerContext:
 
     def join_group(self, group: str, pid: str | None) -> None:
         """Let a process join a group."""
-        self._member(group, pid, join=True)
+        self.pipe.write(wire.JoinGroupFrame(nameable(group), self._own_or(pid)))
 
     def leave_group(self, group: str, pid: str | None) -> None:
         """Let a process leave a group."""
-        self._member(group, pid, join=False)
+        self.pipe.write(wire.LeaveGroupFrame(nameable(group), self._own_or(pid)))
 
-    def _member(self, group: str, pid: str | None, *, join: bool) -> None:
-        self.pipe.write(
-            wire.MembershipFrame(nameable(group), str(self._pid if pid is None else PID(pid)), join)
-        )
+    def _own_or(self, pid: str | None) -> str:
+        return str(self._pid if pid is None else PID(pid))
 
     def broadcast(self, group: str, topic: str, content: Any) -> None:
         """Send a message to all members of a group."""
