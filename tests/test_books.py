@@ -449,13 +449,13 @@ async def test_what_the_dead_left_comes_in_turns_too_and_before_its_end(flood: F
 
 
 @shortest_turns
-async def test_who_hurries_waits_for_no_turn(flood: Flood) -> None:
+async def test_what_is_to_be_taken_in_at_once_waits_for_no_turn(flood: Flood) -> None:
     ours, frames = flood
     seen: list[Any] = []
     pipe = NodePipe(ours, seen.append, seen.append, lambda: None)
     pipe.finish(lambda: seen.append("over"))
     assert len(seen) < len(frames)
-    pipe.hurry()
+    pipe.take_in_at_once()
     assert seen == [*frames, "over"]
 
 

@@ -173,7 +173,8 @@ class Engine:
         del self.endpoints[pid]
         self._log_exit(pid, result.error, self.about(process))
         self.mistakes.forget(pid)
-        process.tell_started(_why_not_started(pid, result))
+        if process.start_awaited:
+            process.tell_started(_why_not_started(pid, result))
         for observer in self.on_exit:
             observer(process, result)
         if (callback := self.when_ended.pop(pid, None)) is not None:

@@ -153,6 +153,11 @@ class WorkerProcess:
 
     # Its start
 
+    @property
+    def start_awaited(self) -> bool:
+        """Whether anybody waits for its start."""
+        return self._start is not None
+
     def wait_for_start(self) -> asyncio.Future[str | None]:
         """Return what is done when it runs, with None, or will not, with why."""
         if self._start is None:

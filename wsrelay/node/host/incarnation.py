@@ -202,7 +202,7 @@ class Incarnation:
 
     def abandoned(self, error: ExitError) -> None:
         """Learn that its node has ended: its exit is announced before this returns."""
-        self.pipe.hurry()
+        self.pipe.take_in_at_once()
         self.failed(error)
 
     def template_lost(self) -> None:

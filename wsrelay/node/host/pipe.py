@@ -185,7 +185,8 @@ class NodePipe:
             self._count(-len(data) - ITEM, mail, visit)
             self._in_flight += len(data)
             self._write(data)
-        self._tell_room()
+        if self._when_room:
+            self._tell_room()
 
     @property
     def full(self) -> bool:
@@ -205,7 +206,7 @@ class NodePipe:
         self._when_room.pop(token, None)
 
     def _tell_room(self) -> None:
-        if self._when_room and not self.full:
+        if not self.full:
             callbacks, self._when_room = self._when_room, {}
             for callback in callbacks.values():
                 callback()
@@ -342,7 +343,7 @@ class NodePipe:
         if self._next_turn is not None:
             return
         if self._share is not None and self._share.is_whole:
-            self._give_back()
+            self._give_back(self._share)
         size = self._reader.wanted
         if size > LARGE and self._share is None and not self._holds and not self._at_end:
             self._share = share = self._account.begin(size, self._progress, self.release)
@@ -353,16 +354,16 @@ class NodePipe:
         is_read = self._share is not None and not self._share.is_whole and not self._holds
         return self._reader.partial if is_read else None
 
-    def _give_back(self) -> None:
-        if (share := self._share) is not None:
-            self._share = None
-            self._holds.discard(share)
-            share.give_back()
+    def _give_back(self, share: Share) -> None:
+        self._share = None
+        self._holds.discard(share)
+        share.give_back()
 
     def _drop_partial(self) -> None:
         """Keep nothing of a frame of which no more comes, or which is none."""
         self._reader.drop()
-        self._give_back()
+        if self._share is not None:
+            self._give_back(self._share)
 
     def _receive_arrived(self) -> None:
         arrived, reader, end = self._arrived, self._reader, 0.0
@@ -402,7 +403,7 @@ class NodePipe:
         if self._next_turn is None:
             self._take_the_rest()
 
-    def hurry(self) -> None:
+    def take_in_at_once(self) -> None:
         """Take in what is left at once: there are no turns any more."""
         self._seconds = math.inf
         if self._when_over is not None and self._next_turn is not None:
@@ -452,7 +453,8 @@ class NodePipe:
         self._counts.clear()
         self._waiting.clear()
         self.backlog = self.mailbox = self.visits = 0
-        self._tell_room()
+        if self._when_room:
+            self._tell_room()
         self._drop_partial()
 
 
