@@ -11,12 +11,15 @@ import sys
 import time
 import tomllib
 import urllib.parse
+import urllib.request
 from collections.abc import Iterator, Sequence
+from http import HTTPStatus
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
 
 import pytest
 from running import HANDLERS
+from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from wsrelay.values import extras
@@ -203,9 +206,18 @@ def _first_example(folder: Path) -> Path:
     return script
 
 
+def _commands(environment: Environment) -> list[str]:
+    done = environment.command("--help")
+    assert done.returncode == 0, done.stderr
+    return re.findall(r"^  ([a-z]+)  ", done.stdout, re.MULTILINE)
+
+
+def _socket(address: str) -> str:
+    return urllib.parse.urlunsplit(("ws", address, "/ws", "", ""))
+
+
 def _answers(address: str) -> None:
-    path = urllib.parse.urlunsplit(("ws", address, "/ws", "", ""))
-    with connect(path, open_timeout=ANSWERING) as client:
+    with connect(_socket(address), open_timeout=ANSWERING) as client:
         client.send("hello")
         assert str(client.recv(ANSWERING)).lower().endswith("hello")
 
@@ -260,13 +272,9 @@ def test_from_config_without_its_extra_names_the_command_that_brings_it(bare: En
 def test_help_lists_every_command_with_and_without_extras(
     bare: Environment, full: Environment
 ) -> None:
-    listed = []
-    for environment in (bare, full):
-        done = environment.command("--help")
-        assert done.returncode == 0, done.stderr
-        listed.append(re.findall(r"^  ([a-z]+)  ", done.stdout, re.MULTILINE))
-    assert listed[0] == listed[1]
-    assert {"run", "serve", "top", "connect"} <= set(listed[0])
+    listed = _commands(bare)
+    assert listed == _commands(full)
+    assert {"run", "serve", "top", "connect"} <= set(listed)
 
 
 @pytest.fixture
@@ -276,14 +284,32 @@ def watched(full: Environment) -> Iterator[str]:
 
 
 def test_with_all_extras_every_command_works(full: Environment, watched: str) -> None:
-    _answers(watched)
-    commands = ("ps", "ps --json", "tree", "connections", "logs", "top", "top --json")
-    for command in (*commands, "completion bash", "completion zsh", "completion fish"):
-        done = full.command(*command.split())
+    ran = {"run", "serve", "check"}  # by the fixture, and by the test below
+
+    def works(*command: str, feed: str = "") -> str:
+        ran.add(command[0])
+        done = full.command(*command, feed=feed)
         assert done.returncode == 0, (command, done.stderr)
-    typed = full.command("connect", f"ws://{watched}/ws", feed="hello\n")
-    assert typed.returncode == 0, typed.stderr
-    assert "hello" in typed.stdout.lower()
+        # `connect` says there how it ended, `logs` what it looks at.
+        assert command[0] in ("connect", "logs") or not done.stderr, (command, done.stderr)
+        return done.stdout
+
+    for end in ("cancel", "kill"):
+        with connect(_socket(watched), open_timeout=ANSWERING) as client:
+            client.send("hello")
+            client.recv(ANSWERING)
+            [room] = json.loads(works("ps", "--json"))
+            shown = ("ps", "tree", "connections", "connections --json", "logs", "top", "top --json")
+            for command in shown:
+                works(*command.split())
+            works("send", room["pid"], "topic", '{"some": "data"}')
+            works(end, room["pid"])
+            with pytest.raises(ConnectionClosed):
+                client.recv(ANSWERING)
+    assert "hello" in works("connect", _socket(watched), feed="hello\n").lower()
+    for shell in ("bash", "zsh", "fish"):
+        assert "wsrelay" in works("completion", shell)
+    assert ran == set(_commands(full))
 
 
 def test_with_all_extras_a_configuration_is_checked_and_served(full: Environment) -> None:
@@ -293,4 +319,6 @@ def test_with_all_extras_a_configuration_is_checked_and_served(full: Environment
     assert done.returncode == 0, done.stderr
     assert "app:server" in done.stdout
     with full.start("serve") as address:
-        assert address.startswith("127.0.0.1:")
+        health = urllib.parse.urlunsplit(("http", address, "/healthz", "", ""))
+        with urllib.request.urlopen(health, timeout=ANSWERING) as answer:  # noqa: S310 - ours
+            assert answer.status == HTTPStatus.OK
