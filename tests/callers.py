@@ -13,7 +13,6 @@ from typing import Any
 
 from wsrelay import ChannelClosed, process
 from wsrelay.aio import process as aio_process
-from wsrelay.values import current
 
 GO = "go"
 
@@ -331,7 +330,7 @@ async def plain_calls_behind_a_full_pipe(path: str) -> str:
     Returns at once, with much that is not written yet.
     """
     held = Path(f"{path}.held")
-    pipe = current.worker().pipe
+    pipe = process._worker().pipe
     client = (await aio_process.inbox().receive()).sender
     text = {"type": "text", "data": "x" * 100_000}
     stuck = asyncio.create_task(aio_process.send(client, "ws.send", text))

@@ -22,7 +22,6 @@ from typing import Any, NoReturn
 
 from wsrelay import Event, ProcessError, process
 from wsrelay.aio import process as aio_process
-from wsrelay.values import current
 
 WAIT = 20.0
 
@@ -601,7 +600,7 @@ def unlisten_while_a_thread_waits() -> list[str]:
 
     thread = threading.Thread(target=wait)
     thread.start()
-    mailbox = current.worker().mailbox
+    mailbox = process._worker().mailbox
     while not mailbox._in_read:
         time.sleep(0)
     process.unlisten(channel)
@@ -677,7 +676,7 @@ async def aio_receive_cancelled() -> list[Any]:
     await asyncio.sleep(0)
     waiting[0].cancel()
     await aio_process.send(aio_process.pid(), "x", "kept")
-    poll.select([current.worker().pipe.ends], [], [], WAIT)  # it is here, the loop has not seen it
+    poll.select([process._worker().pipe.ends], [], [], WAIT)  # it is here, the loop has not seen it
     for task in (*waiting, selecting):
         asyncio.get_running_loop().call_soon(task.cancel)
     ends = await asyncio.gather(*waiting, selecting, return_exceptions=True)
@@ -762,7 +761,7 @@ async def aio_exec_cancelled_behind_a_full_pipe(client: str, path: str) -> str:
 
     The file at `path` tells that it is cancelled: a message could not get through.
     """
-    pipe = current.worker().pipe
+    pipe = process._worker().pipe
     data = {"type": "binary", "data": bytes(1_000_000)}
     sending = [
         asyncio.create_task(aio_process.send(client, "ws.send", data)) for _ in range(MEGABYTES)

@@ -102,15 +102,11 @@ def act(message: Message) -> None:
             )
             process.send(client, "ws.send", text(str(child.pid)))
         case "garbage":
-            from wsrelay.values import current  # noqa: PLC0415 - fault injection
-
-            current.worker().pipe.ends.write_all(b"\xff" * 64)
+            process._worker().pipe.ends.write_all(b"\xff" * 64)
             time.sleep(600)
         case "half_frame":
-            from wsrelay.values import current  # noqa: PLC0415 - fault injection
-
             process.send(client, "ws.send", text("whole"))
-            current.worker().pipe.ends.write_all((1000).to_bytes(4, "big") + bytes(500))
+            process._worker().pipe.ends.write_all((1000).to_bytes(4, "big") + bytes(500))
             os.kill(os.getpid(), signal.SIGKILL)
         case _:
             raise NotImplementedError(order)
@@ -196,9 +192,8 @@ async def aio_wait(path: str) -> str:
 
 def hold_pipe() -> str:
     """Leave a child behind that holds this worker's pipe open, in a session of its own."""
-    from wsrelay.values import current  # noqa: PLC0415 - fault injection
 
-    ends = current.worker().pipe.ends
+    ends = process._worker().pipe.ends
     subprocess.Popen(
         [sys.executable, "-c", "import time; time.sleep(600)"],
         pass_fds=ends.filenos(),

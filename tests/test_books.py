@@ -46,7 +46,6 @@ from wsrelay.node import engine, requests, router
 from wsrelay.node.host import Incarnation, Intake, NodePipe, Unfinished
 from wsrelay.node.host import pipe as pipes
 from wsrelay.session import command
-from wsrelay.values import current
 from wsrelay.values.message import ExitError, reason_of, sendable
 from wsrelay.values.pid import LONGEST, PID, address
 from wsrelay.values.sizes import ITEM
@@ -73,7 +72,7 @@ def bomb(elements: int) -> bytes:
 
 def own_pipe() -> Any:
     """The pipe of this worker, for what its functions would not write."""
-    return current.worker().pipe
+    return process._worker().pipe
 
 
 # What the node decodes
@@ -608,7 +607,7 @@ async def test_more_than_a_frame_holds_is_told_at_the_caller_on_the_node_too(nod
 
 
 def drain_often(to: str, often: int) -> list[str]:
-    pipe, mailbox = own_pipe(), current.worker().mailbox
+    pipe, mailbox = own_pipe(), process._worker().mailbox
     queues = [mailbox.expect(number) for number in range(1000, 1000 + often)]
     for number in range(1000, 1000 + often):
         pipe.write(wire.DrainFrame(number, to))

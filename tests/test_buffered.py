@@ -401,19 +401,30 @@ class Body:
     def __init__(self, server: Server) -> None:
         self._server = server
 
+    def _connection(self) -> Any:
+        [connection] = self._server.server_state.connections
+        return connection
+
     async def begun(self) -> None:
         """Wait until a body is looked after."""
-        await until(lambda: any(one._next_look for one in self._server.server_state.connections))
+        await until(lambda: self._server.server_state.connections, "the request has come")
+        connection = self._connection()
+        await until(lambda: connection._next_look)
+
+    async def paused(self, *, paused: bool = True) -> None:
+        """Wait until the server reads no more of it, or reads on."""
+        flow = self._connection().flow
+        await until(lambda: flow.read_paused is paused)
 
     def look(self) -> None:
         """Look as if the time was over, and wait the whole time again."""
-        [connection] = self._server.server_state.connections
+        connection = self._connection()
         connection._next_look.cancel()
         connection._look_for_body()
 
     async def heard(self) -> None:
         """Wait until more has come since the last look."""
-        [connection] = self._server.server_state.connections
+        connection = self._connection()
         await until(lambda: connection._heard)
 
 
@@ -442,13 +453,13 @@ async def test_nothing_of_a_body_is_due_while_the_application_does_not_read_it(l
     async with fronted(either(later)) as (server, url):
         sock, body = await http_socket(url, POST.replace(b"100000", b"%d" % size)), Body(server)
         loop = asyncio.get_running_loop()
-        [connection] = server.server_state.connections
         sent = asyncio.ensure_future(loop.sock_sendall(sock, bytes(size)))
-        await until(lambda: connection.flow.read_paused)
+        await body.begun()
+        await body.paused()
         for _ in range(looks):
             body.look()
         go.set()
-        await until(lambda: not connection.flow.read_paused)
+        await body.paused(paused=False)
         body.look()
         await sent
         assert (await loop.sock_recv(sock, 1000)).endswith(b"\r\n\r\n%d" % size)

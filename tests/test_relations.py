@@ -1243,11 +1243,14 @@ async def test_names_and_groups_of_connections_work_on_the_node(node: Node, fron
         assert await closed(websocket) == (1000, "bye")
 
 
+NO_MAILBOX: Any = None
+NO_CHANNEL: process.Channel[Any] = process.Channel(NO_MAILBOX, NO_MAILBOX)
+
 WAITING: dict[str, Callable[[], Any]] = {
     "inbox": process.inbox,
     "events": process.events,
     "listen": lambda: process.listen("x"),
-    "unlisten": lambda: process.unlisten(process.Channel(None, None)),
+    "unlisten": lambda: process.unlisten(NO_CHANNEL),
     "select": process.select,
     "drain": lambda: process.drain("{gateway|1}"),
     "exec": lambda: process.exec("m:f"),

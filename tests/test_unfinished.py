@@ -14,12 +14,11 @@ from typing import Any
 import pytest
 from support import end_of, processes, until
 
-from wsrelay import ExitKind, Node, Result, wire
+from wsrelay import ExitKind, Node, Result, process, wire
 from wsrelay.node.host import NodePipe, Unfinished
 from wsrelay.node.host import unfinished as books
 from wsrelay.node.host.unfinished import LARGE, Share
 from wsrelay.session.machine import close_for
-from wsrelay.values import current
 from wsrelay.values.pid import PID
 from wsrelay.wire import payload
 from wsrelay.wire.pipe_pair import Duplex
@@ -391,13 +390,13 @@ async def node(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Node]:
 
 def begin(size: int) -> None:
     """Write all of a large message but for its end, and wait."""
-    own: Any = current.worker().pipe
+    own: Any = process._worker().pipe
     own.ends.write_all(size.to_bytes(4, "big") + bytes(size - 1))
     threading.Event().wait()
 
 
 def return_and_stay(size: int) -> None:
-    own: Any = current.worker().pipe
+    own: Any = process._worker().pipe
     own.write(wire.DoneFrame(payload.pack(bytes(size)), None, 0, []))
     threading.Event().wait()
 

@@ -18,7 +18,6 @@ from typing import Any
 import msgspec
 
 from wsrelay import WsrelayError, process, wire
-from wsrelay.values import current
 
 _refs = itertools.count(1_000_000)
 
@@ -94,15 +93,15 @@ def call(name: str, *args: Any) -> Any:
 
 
 def frame(kind: str, *args: Any) -> None:
-    current.worker().pipe.write(getattr(wire, f"{kind}Frame")(*args))
+    process._worker().pipe.write(getattr(wire, f"{kind}Frame")(*args))
 
 
 def raw(data: bytes) -> None:
-    current.worker().pipe.ends.write_all(data)
+    process._worker().pipe.ends.write_all(data)
 
 
 def ask(kind: str, *args: Any) -> Any:
-    return current.worker().ask(getattr(wire, f"{kind}Frame")(next(_refs), *args), 20)
+    return process._worker().ask(getattr(wire, f"{kind}Frame")(next(_refs), *args), 20)
 
 
 def start(how: str, target: str | None, host: str, path: str) -> Any:
@@ -118,7 +117,7 @@ def start(how: str, target: str | None, host: str, path: str) -> Any:
 
 def forge(how: str, target: str | None, host: str, path: str) -> Any:
     """Write a frame that starts a process by a pickle, whatever the target is."""
-    worker = current.worker()
+    worker = process._worker()
     given: Any = (exec, (noting(path),), {}) if target is None else ((Evil(path),), {})
     code = pickle.dumps((None, pickle.dumps(given)))
     pid = worker._ids.next(host)
