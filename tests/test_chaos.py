@@ -551,7 +551,8 @@ async def balanced(node: Node, before: dict[str, Any]) -> None:
 
     def left() -> dict[str, Any]:
         after = holdings(node)
-        return {key: (before[key], after[key]) for key in before if before[key] != after[key]}
+        # What is reached through something that is left has another path than before.
+        return {key: (one, after.get(key)) for key, one in before.items() if one != after.get(key)}
 
     deadline = asyncio.get_running_loop().time() + TIMEOUT
     while over := left():

@@ -117,9 +117,10 @@ def sockets_of(pid: int) -> set[str]:
 
 
 async def test_they_end_with_the_template(node: Node) -> None:
-    left = await full(node)
-    os.kill(template(node), signal.SIGKILL)
+    left, lost = await full(node), template(node)
+    os.kill(lost, signal.SIGKILL)
     await until(lambda: not any(map(psutil.pid_exists, left)), "they are gone")
+    await until(lambda: node.templates["processes"] != lost, "the node knows")
     assert await echoes(node, node.spawn(room("echo")))
 
 
