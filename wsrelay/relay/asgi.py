@@ -1,4 +1,4 @@
-"""The shapes of ASGI (specification 3.0) and the little that we need on top of them."""
+"""The types of ASGI (specification 3.0) and the little that we need on top of them."""
 
 from __future__ import annotations
 
@@ -33,28 +33,28 @@ Headers = list[tuple[bytes, bytes]]
 
 
 RETRY_AFTER: Final = (b"retry-after", b"1")
-"""Seconds after which a client of a full host may come again."""
+"""Seconds after which a client of a full host may try again."""
 
 SELECTS: Final = "wsrelay.selects"
-"""Extension by which middleware outside of a relay tells that it selects a subprotocol."""
+"""Extension by which middleware around a relay says that it selects a subprotocol."""
 
 _NAME: Final = HEADER.encode()
 _PROTOCOL: Final = b"sec-websocket-protocol"
 
 
 def strip(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
-    """Return the headers without the relay's own; what is given is read once, as ASGI allows."""
+    """Return the headers without the relay's own; `headers` may be any iterable, as in ASGI."""
     return [(name, value) for name, value in headers if bytes(name).lower() != _NAME]
 
 
 def client_of(scope: Scope) -> str | None:
-    """Return the client's address, if the server knows one."""
+    """Return the client's address, if the server knows it."""
     client = scope.get("client")
     return client[0] if client else None
 
 
 def offered(scope: Scope) -> list[str]:
-    """Return the subprotocols that a client offers, in its order (RFC 6455 section 4.1)."""
+    """Return the subprotocols that the client offers, in its order (RFC 6455 section 4.1)."""
     if "subprotocols" in scope:
         return list(scope["subprotocols"] or ())
     values = (value for name, value in scope["headers"] if name.lower() == _PROTOCOL)
@@ -65,7 +65,7 @@ def offered(scope: Scope) -> list[str]:
 def request_headers(scope: Scope) -> Headers:
     """Return the headers of an upgrade request as the client sent them.
 
-    uvicorn's wsproto protocol takes the offer of subprotocols out, and decodes the host's IDNA.
+    uvicorn's wsproto protocol removes the offer of subprotocols and decodes the host's IDNA.
     """
     headers = [(bytes(name), bytes(value)) for name, value in scope["headers"]]
     names = scope.get("subprotocols")
@@ -75,7 +75,7 @@ def request_headers(scope: Scope) -> Headers:
 
 
 def values(scope: Scope, name: bytes) -> list[bytes]:
-    """Return the values of one header, its name in lower case, as `request_headers` has them."""
+    """Return the values of the header `name` (lower case), in the form of `request_headers`."""
     found = [bytes(value) for key, value in scope["headers"] if key.lower() == name]
     return [_ascii(value) for value in found] if name == b"host" else found
 
@@ -88,7 +88,7 @@ def _ascii(host: bytes) -> bytes:
 
 
 def response(status: int, body: bytes, *headers: tuple[bytes, bytes]) -> list[Event]:
-    """Return the two events of a small response, their types without prefix."""
+    """Return the two events of a small response, with types that lack the prefix."""
     plain = [
         (b"content-type", b"text/plain; charset=utf-8"),
         (b"content-length", str(len(body)).encode()),

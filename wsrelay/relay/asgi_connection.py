@@ -18,10 +18,10 @@ _refusals = RateLimitedLog(logging.getLogger(__name__))
 
 
 class AsgiConnection(RelayedConnection):
-    """One over any ASGI server.
+    """A relayed connection over any ASGI server.
 
-    Two tasks: one reads the client and waits where its target has no room, one writes the outbox
-    at the client's pace; neither waits for the other.
+    It runs two tasks: one reads from the client and waits while the target has no room, the other
+    writes the outbox at the client's pace. Neither waits for the other.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class AsgiConnection(RelayedConnection):
                     await self._until_room(len(data))
                 self._do(self._session.message(data))
                 while self._process.pipe.full:
-                    # Listen on for a client that goes; one message at most is read ahead.
+                    # Keep listening in case the client goes; at most one message is read ahead.
                     early = early or asyncio.create_task(_as_coroutine(receive))
                     room = self._room = self._loop.create_future()
                     self._process.pipe.when_room(self.pid, self._transferred)
@@ -82,7 +82,7 @@ class AsgiConnection(RelayedConnection):
                 early.cancel()
 
     async def _until_room(self, size: int) -> None:
-        """Wait with a message until the target has room for it."""
+        """Hold a message until the target has room for it."""
         buffered = self.buffered
         self._unfinished = size
         buffered.size += size
@@ -90,7 +90,8 @@ class AsgiConnection(RelayedConnection):
             if buffered.refuses(size):
                 _refusals.warning(
                     self._loop.time(),
-                    "%s: 1013: %d bytes wait in this node (max_buffered), %d of them for %s",
+                    "%s: 1013: this node holds %d bytes of unfinished client data (max_buffered), "
+                    "%d of them for %s",
                     self.pid,
                     buffered.size,
                     size,
@@ -122,11 +123,11 @@ class AsgiConnection(RelayedConnection):
             event = {"type": "websocket.close", "code": closing.code, "reason": closing.reason}
             await send(event)
         except OSError:
-            pass  # the client is gone, which the reader learns too
+            pass  # the client is gone, which the reader notices too
 
     @property
     def unfinished(self) -> int:
-        """Bytes of the message that waits for the target; the server keeps what is not whole."""
+        """Bytes of the message that waits for the target; the server keeps incomplete ones."""
         return self._unfinished
 
     def _flush(self) -> None:
@@ -142,10 +143,10 @@ class AsgiConnection(RelayedConnection):
 
 
 def _how(event: Event) -> tuple[int, str, bool]:
-    """Return code and reason of a disconnect event, and whether the server knows.
+    """Return the code and reason of a disconnect event, and whether the server knows them.
 
-    Events without any reason are special: uvicorn reports a client that vanished with 1005 so, and
-    hypercorn every client that goes, however it goes, with 1006.
+    Events without a reason are special: uvicorn reports a client that vanished this way, with 1005,
+    and hypercorn every client that goes, however it goes, with 1006.
     """
     code = event.get("code", 1005)
     if "reason" not in event and code in (1005, 1006):

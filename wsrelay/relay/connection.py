@@ -1,6 +1,6 @@
-"""A relayed connection as the node knows it: drives the session's effects.
+"""A relayed connection as the node knows it: carries out the session's effects.
 
-How messages come in and go out is the transport's: `asgi_connection` and `direct_connection`.
+How messages come in and go out is up to the transport: `asgi_connection` or `direct_connection`.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ __all__ = ["AHEAD", "ConnectionLimits", "Peer", "RelayedConnection"]
 logger = logging.getLogger(__name__)
 
 _PATIENCE: Final = 10.0
-"""Seconds without progress that a client gets to take what was sent before a close frame."""
+"""Seconds without progress that a client gets to read what was sent before a close frame."""
 
 
 AHEAD: Final = 64 * 1024
-"""Bytes of a message that is taken in ahead of a target that has no room; a larger one waits."""
+"""Bytes of a message that may be read ahead while the target has no room; a larger one waits."""
 
 _SHOWN: Final = 200
-"""Characters of a path that are kept, and as many as are shown."""
+"""Characters of a path that are kept and shown."""
 
 
 class ConnectionLimits:
-    """Outbox limit in bytes, the policy at the limit, and the linger in seconds."""
+    """The outbox limit in bytes, the policy at the limit, and the linger in seconds."""
 
     def __init__(self, outbox: int, overflow: Overflow, linger: float) -> None:
         self.outbox = outbox
@@ -53,7 +53,7 @@ class ConnectionLimits:
 class Peer(Struct, frozen=True, gc=False):
     """Who is at the other end, for operators.
 
-    It stays with every connection, so it is small: 0.3 KB, of a path the first 200 characters.
+    Every connection keeps one, so it is small: 0.3 KB, with the first 200 characters of the path.
     """
 
     address: tuple[str, int] | None
@@ -62,7 +62,7 @@ class Peer(Struct, frozen=True, gc=False):
 
     @classmethod
     def of(cls, scope: Scope, subprotocol: str | None) -> Peer:
-        """Take it from a `websocket` scope, whose `client` is None over a Unix socket."""
+        """Make it from a `websocket` scope, whose `client` is None over a Unix socket."""
         client = scope.get("client")
         address = None if client is None else (str(client[0]), int(client[1] or 0))
         return cls(address, scope["path"][:_SHOWN], subprotocol)
@@ -103,28 +103,28 @@ class RelayedConnection(ABC):
         self._beat: asyncio.TimerHandle | None = None
         self._when_drained: dict[Hashable, Callable[[], None]] = {}
         self._process: WorkerProcess = node.clients.connect(self, relay.target_pid)
-        """The target, from the join on until another one takes its place."""
+        """The target, from the join until another one takes its place."""
 
     # The transport's part
 
     @abstractmethod
     def _flush(self) -> None:
-        """Take what waits in the outbox, and then the close frame, as far as the client does."""
+        """Write what is in the outbox, then the close frame, as far as the client takes it."""
 
     @abstractmethod
     def _transferred(self) -> None:
-        """Learn that the target is another one: there may be room for messages."""
+        """Handle a change of target, after which there may be room for messages."""
 
     @abstractmethod
     def _give_up(self) -> None:
-        """Drop a client that does not take what it was sent, not even its close frame."""
+        """Drop a client that does not read what it was sent, not even its close frame."""
 
     async def _upgrade(self, accept: AsgiEvent, send: Send) -> bool:
-        """Answer the upgrade; returns whether it came about, else the connection is over."""
+        """Accept the upgrade; returns whether it succeeded. If not, the connection is over."""
         try:
             await send(accept)
         except OSError:
-            self.refused()  # servers raise it for a client that is gone
+            self.refused()  # servers raise it when the client is gone
             return False
         except BaseException:
             self.refused()
@@ -133,7 +133,7 @@ class RelayedConnection(ABC):
         return True
 
     def refused(self) -> None:
-        """End before the upgrade, which does not come about."""
+        """End before the upgrade, which does not take place."""
         self._do(self._session.refused())
 
     def _arm(self, seconds: float) -> None:
@@ -146,17 +146,17 @@ class RelayedConnection(ABC):
             self._deadline = None
 
     def _wrote(self) -> None:
-        """Learn that a message taken from the outbox is on its way."""
+        """Handle that a message taken from the outbox is on its way."""
         self._do(self._session.wrote())
         if self._when_drained:
             self._tell_drained()
         if self._closing is not None and not self._closing.lingering:
             self._arm(_PATIENCE)
 
-    # What the node asks and tells
+    # What the node calls
 
     def describe(self) -> ConnectionInfo:
-        """Return what an operator wants to see."""
+        """Return what an operator wants to know about the connection."""
         session, peer, now = self._session, self._peer, self._loop.time()
         return ConnectionInfo(
             pid=str(self.pid),
@@ -175,11 +175,11 @@ class RelayedConnection(ABC):
     @property
     @abstractmethod
     def unfinished(self) -> int:
-        """Bytes of what the client has sent that are no message to its target yet."""
+        """Bytes that the client has sent and that have not become a message to its target yet."""
 
     @property
     def buffered(self) -> Buffered:
-        """The node's book of what clients have begun."""
+        """The node's account of unfinished client data."""
         return self._node.buffered
 
     def deliver(self, mail: Mail) -> bool:
@@ -192,18 +192,18 @@ class RelayedConnection(ABC):
 
     @property
     def target(self) -> PID:
-        """The process that it is bound to."""
+        """The process that the connection is bound to."""
         return self._session.target
 
     @property
     def message_count(self) -> int:
-        """How many messages of its client were taken."""
+        """How many messages were accepted from the client."""
         return self._session.message_count
 
     def target_exited(
         self, target: PID, result: Result, *, join_read: bool, instead: tuple[int, str] | None
     ) -> None:
-        """Learn that the target is gone."""
+        """Handle the exit of a target."""
         exited = self._session.target_exited(target, result, join_read=join_read, instead=instead)
         self._do(exited)
 
@@ -213,19 +213,19 @@ class RelayedConnection(ABC):
         self._do(self._session.cancel(reason))
 
     def notify(self, event: Event) -> None:  # noqa: B027 - no transport has anything to do
-        """Watch nobody: a client is told of processes by processes."""
+        """Ignore the event: a client hears about processes only from processes."""
 
     def break_link(self) -> None:
         """Close because a linked process ended with an error."""
         self._do(self._session.link_down())
 
     def when_drained(self, token: Hashable, callback: Callable[[], None]) -> None:
-        """Call back, once, when most of what it was sent is on its way or it is over."""
+        """Call back once, when most of what was sent is on its way or the connection is over."""
         self._when_drained[token] = callback
         self._tell_drained()
 
     def forget_drain(self, token: Hashable) -> None:
-        """Do not call back whoever waits under that token."""
+        """Cancel the callback registered under that token."""
         self._when_drained.pop(token, None)
 
     def _tell_drained(self) -> None:
@@ -235,15 +235,15 @@ class RelayedConnection(ABC):
                 callback()
 
     def kill(self) -> None:
-        """Drop at once."""
+        """Drop the connection at once."""
         self._do(self._session.client_gone(1006))
         self._give_up()
 
     def shut_down(self) -> None:
-        """Close because the node shuts down."""
+        """Close because the node is shutting down."""
         self._do(self._session.shut_down())
 
-    # What the session wants
+    # The session's effects
 
     def _do(self, effects: list[session.Effect]) -> None:  # noqa: C901, PLR0912 - a flat table
         clients, pid = self._clients, self.pid
@@ -298,14 +298,14 @@ class RelayedConnection(ABC):
 
     def _heartbeat(self, interval: float, due: float) -> None:
         now = self._loop.time()
-        # One that the target has no room for is left out: the next says all that this one would.
+        # A heartbeat is skipped if the target has no room: the next says all that it would say.
         if not self._process.pipe.full:
             self._do(self._session.heartbeat(now))
         self._beat_every(interval, max(due + interval, now))
 
 
 def _user(metadata: dict[str, Any] | None) -> str | None:
-    """Return whom metadata names: its `user`, be that an object with `name` or `id`, or `name`."""
+    """Return whom metadata names: by `user`, possibly an object with `name` or `id`, or `name`."""
     if metadata is None:
         return None
     user = metadata.get("user", metadata.get("name"))

@@ -1,6 +1,6 @@
 """A relayed connection over our own protocol: no task, no queue, nothing between it and the bytes.
 
-The protocol calls `received`, `writable` and `gone`; what goes to the client is called on `Wire`.
+The protocol calls `received`, `writable` and `gone`; the connection writes by calling `Wire`.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ from .connection import ConnectionLimits, Peer, RelayedConnection
 __all__ = ["DIRECT", "Claim", "DirectConnection", "HandOver", "Wire"]
 
 DIRECT: Final = "wsrelay.direct"
-"""Extension by which a server offers a `Claim`: the connection, to be handed over."""
+"""Extension by which a server offers a `Claim`, which hands the connection over."""
 
 
 class Wire(Protocol):
-    """The protocol's side of a connection that was handed over."""
+    """The protocol's side of a connection that has been handed over."""
 
     writable: bool
-    """Whether the client takes more; once it does again, `DirectConnection.writable` is called."""
+    """Whether the client can take more; `DirectConnection.writable` is called when it can again."""
 
     write: Callable[[bytes], None]
     """Send a frame."""
 
     unfinished: int
-    """Bytes of what the client has sent that are no message yet."""
+    """Bytes that the client has sent of a message that is not complete yet."""
 
     def start(self) -> None:
-        """Begin to call `received`, first with what the client has sent early."""
+        """Start calling `received`, first with what the client sent early."""
 
     def close(self, code: int, reason: str) -> None:
-        """Begin the closing handshake and see it through; the connection is told nothing more."""
+        """Perform the closing handshake; the connection is not called again."""
 
     def resume(self) -> None:
         """Call `received` again after it has returned False."""
@@ -49,14 +49,14 @@ class Wire(Protocol):
 
 
 HandOver = Callable[["DirectConnection"], Wire]
-"""Hand the connection over, once its upgrade is sent."""
+"""Hand the connection over, once its upgrade has been sent."""
 
 Claim = Callable[[], HandOver]
-"""Claim the connection before its upgrade is sent: then no extension is negotiated in it."""
+"""Claim the connection before its upgrade is sent, so that no extension is negotiated in it."""
 
 
 class DirectConnection(RelayedConnection):
-    """One over our own protocol."""
+    """A relayed connection over our own protocol."""
 
     __slots__ = ("_ended", "_is_over", "_wire")
 
@@ -69,15 +69,15 @@ class DirectConnection(RelayedConnection):
         self._ended: asyncio.Future[None] | None = None
 
     async def serve(self, accept: Event, send: Send, claim: Claim) -> None:
-        """Upgrade; from then on the connection lives without its caller."""
+        """Upgrade; from then on the connection lives independently of its caller."""
         hand_over = claim()
         if await self._upgrade(accept, send):
             self._wire = hand_over(self)
-            self._flush()  # what was sent to it meanwhile
+            self._flush()  # what was sent to it in the meantime
             self._wire.start()
 
     async def ended(self) -> None:
-        """Wait for its end."""
+        """Wait until the connection has ended."""
         if not self._is_over:
             if self._ended is None:
                 self._ended = self._loop.create_future()
@@ -86,12 +86,12 @@ class DirectConnection(RelayedConnection):
     # What the protocol calls
 
     def received(self, data: str | bytes) -> bool:
-        """Take a message; returns whether there is room for the next, else `resume` follows."""
+        """Accept a message; returns whether there is room for another. If not, `resume` follows."""
         self._do(self._session.message(data))
         return self.has_room()
 
     def has_room(self) -> bool:
-        """Whether there is room for messages, else `resume` follows."""
+        """Whether there is room for messages; if not, `resume` follows."""
         pipe = self._process.pipe
         if not pipe.full:
             return True
@@ -99,15 +99,15 @@ class DirectConnection(RelayedConnection):
         return False
 
     def writable(self) -> None:
-        """Learn that the client takes more."""
+        """Handle that the client can take more."""
         self._flush()
 
     def gone(self, code: int, reason: str = "") -> None:
-        """Learn that the connection is over; 1006 where the client vanished."""
+        """Handle that the connection is over; `code` is 1006 if the client vanished."""
         self._do(self._session.client_gone(code, reason))
         self._over()
 
-    # What the node calls, and the session wants
+    # What the node calls and the session needs
 
     def deliver(self, mail: Mail) -> bool:
         """Carry out what a process sent."""
@@ -119,13 +119,13 @@ class DirectConnection(RelayedConnection):
             and wire is not None
             and wire.writable
         ):
-            wire.write(given.frame)  # what the outbox would come to, without it
+            wire.write(given.frame)  # same result as through the outbox, but faster
             return True
         return super().deliver(mail)
 
     @property
     def unfinished(self) -> int:
-        """Bytes of what the client has sent that are no message yet."""
+        """Bytes that the client has sent of a message that is not complete yet."""
         return 0 if self._wire is None else self._wire.unfinished
 
     def _transferred(self) -> None:

@@ -22,9 +22,9 @@ logger = logging.getLogger(__name__)
 class HTTPResponse:
     """Passes an application's response on, without the relay header.
 
-    Where the header counts, the client gets 426 instead. A 500 is held back as long as it is
-    small: a framework that answers so to what its handlers raise then raises it again, and for a
-    full host it becomes a 503.
+    If the header applies, the client gets 426 instead. A 500 is held back as long as it is small:
+    a framework that answers its handlers' exceptions with 500 then raises them again, and for a
+    full host the 500 becomes a 503.
     """
 
     def __init__(self, node: Node, send: Send, spawned: RequestSpawns) -> None:
@@ -36,7 +36,7 @@ class HTTPResponse:
         self._held: list[Event] = []
 
     async def send(self, event: Event) -> None:
-        """Be `send` for the application."""
+        """Act as `send` for the application."""
         if event["type"] == "http.response.start":
             event = {**event, "headers": list(event.get("headers", ()))}
             answer = HandlerResponse(event)
@@ -65,12 +65,12 @@ class HTTPResponse:
             await self._send(event)
 
     async def unavailable(self) -> None:
-        """Answer 503 in place of what is held back."""
+        """Answer 503 instead of what is held back."""
         self._held.clear()
         await self._respond(503, b"Service Unavailable\n", RETRY_AFTER)
 
     async def refuse(self, status: int, text: str) -> None:
-        """Answer in place of the application."""
+        """Answer instead of the application."""
         await self._respond(status, text.encode())
 
     async def _refuse(self, relay: bytes) -> None:

@@ -51,20 +51,21 @@ _BOUNDS: Final = {
 class WebSocketRelay:
     """Upgrades where the application answers with `X-WS-Relay`, and relays to that target.
 
-    `node`: the node to use; None: one of its own, which starts with the application and ends with
-    it. `allowed_origins` as in `Origins`. `outbox_limit` in bytes, `outbox_overflow` one of
-    `close`, `pause` and `drop`, `linger` in seconds; under `pause` a client is closed all the same
-    at twice the limit, which only senders reach that are no workers. Building it starts
-    nothing; it raises `InvalidOptions`, a `ValueError`, for what cannot be.
+    `node`: the node to use; with None the middleware has one of its own, which starts and ends with
+    the application. `allowed_origins` as in `Origins`. `outbox_limit` is in bytes,
+    `outbox_overflow` is one of `close`, `pause` and `drop`, `linger` is in seconds. Under `pause` a
+    client is still closed at twice the limit, which only senders that are not workers can reach.
+    Creating the middleware starts nothing. It raises `InvalidOptions`, a `ValueError`, for invalid
+    options.
 
     `native`: an upgrade that the application answers without the header and with one of
-    `native_statuses` (None: 2xx, 404 and 405), with an event of a `websocket` scope, or with no
-    answer at all, is for the application's own WebSocket routes: it is run again with the scope
-    itself. If it closes without accepting, the client gets the first answer. `never_ask` are paths,
-    with all below them, that are the application's own without a question and without a look at
-    the origin.
-    `cancel_unused`: what a request spawns is cancelled when its answer is no upgrade, unless it has
-    a client or somebody else has found it by its name.
+    `native_statuses` (None: 2xx, 404 and 405), with an event of a `websocket` scope, or not at all,
+    is left to the application's own WebSocket routes: the application is run again with the
+    original scope. If it closes without accepting, the client gets the first answer. `never_ask`
+    lists paths that, with everything below them, belong to the application: it is not asked first,
+    and the origin is not checked.
+    `cancel_unused`: what a request spawns is cancelled when its answer is not an upgrade, unless it
+    has a client or somebody else has found it by name.
     """
 
     def __init__(
@@ -96,7 +97,8 @@ class WebSocketRelay:
             problems.append(("allowed_origins", str(error)))
         if outbox_overflow not in list(Overflow):
             known = ", ".join(Overflow)
-            problems.append(("outbox_overflow", f"is {outbox_overflow!r:.60} and none of {known}"))
+            problem = f"is {outbox_overflow!r:.60} and must be one of {known}"
+            problems.append(("outbox_overflow", problem))
         given = {"outbox_limit": outbox_limit, "linger": linger}
         if problems := [*problems, *wrong(SimpleNamespace(**given), _BOUNDS)]:
             raise InvalidOptions(problems)
@@ -105,7 +107,7 @@ class WebSocketRelay:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI scope."""
         if ASKING in (scope.get("extensions") or ()):
-            await self._app(scope, receive, send)  # a relay further outside asks on its own
+            await self._app(scope, receive, send)  # an outer relay is already asking
         elif scope["type"] == "lifespan":
             await self._lifespan(scope, receive, send)
         else:
@@ -177,9 +179,9 @@ class WebSocketRelay:
             await plain.release()
 
     async def _may_ask(self, scope: Scope, plain: HTTPResponse) -> bool:
-        """Refuse what asks for a WebSocket, and the server has not taken for an upgrade.
+        """Refuse a request for a WebSocket that the server did not recognise as an upgrade.
 
-        The application would answer it as one, and spawn for it.
+        The application would answer it as one and spawn a process for it.
         """
         version = scope.get("http_version", "1.1")
         problem = handshake.problem(scope["method"], version, scope["headers"])
@@ -199,14 +201,14 @@ class WebSocketRelay:
             await self._app(scope, receive, send)
             return
         scope = {**scope, "headers": list(scope["headers"])}  # ASGI allows any iterable
-        node.start()  # raises where it runs in another event loop than this connection
+        node.start()  # raises if the node runs in another event loop than this connection
         if not self._origin_allowed(scope):
             await deny(scope, send, 403, b"Forbidden: origin not allowed\n")
             return
         if node.buffered.is_full:
             self._refuse(
                 scope,
-                "%s: 503: %d bytes of what clients have begun wait in this node (max_buffered)",
+                "%s: 503: this node holds %d bytes of unfinished client data (max_buffered)",
                 node.buffered.size,
             )
             await deny(scope, send, 503, b"Service Unavailable\n", RETRY_AFTER)
@@ -239,7 +241,7 @@ class WebSocketRelay:
             return True
         self._refuse(
             scope,
-            "%s: 403: Origin '%s' is not that of Host '%s' and not in the allowed origins "
+            "%s: 403: Origin '%s' is not that of Host '%s' and not among the allowed origins "
             "(WebSocketRelay's allowed_origins, --origins); the client is %s",
             printable(origin or ""),
             printable(host or ""),
@@ -248,19 +250,19 @@ class WebSocketRelay:
         return False
 
     def _none_selected(self, scope: Scope) -> None:
-        """Tell once that clients offer subprotocols of which nobody selects one."""
+        """Warn once that clients offer subprotocols but none is ever selected."""
         selects = SELECTS in (scope.get("extensions") or ())
         if self._told_of_none or selects or not offered(scope):
             return
         self._told_of_none = True
         logger.warning(
-            "%s: none of the subprotocols that the client offers is selected, and browsers close "
-            "the connection then: RelayResponse(subprotocol=...), --subprotocol (told once)",
+            "%s: none of the subprotocols that the client offers is selected, so browsers close "
+            "the connection: use RelayResponse(subprotocol=...) or --subprotocol (logged once)",
             printable(scope["path"]),
         )
 
     def _refuse(self, scope: Scope, text: str, *arguments: object) -> None:
-        """Log what is refused, the path first."""
+        """Log what is refused, beginning with the path."""
         path, client = printable(scope["path"]), client_of(scope)
         self._refusals.warning(time.monotonic(), text, path, *arguments, client=client)
 

@@ -23,7 +23,7 @@ __all__ = [
 ]
 
 ASKING: Final = "wsrelay.asking"
-"""Extension that marks the http scope of an upgrade, for relays further inside."""
+"""Extension that marks the `http` scope made from an upgrade, for relays further inside."""
 
 logger = logging.getLogger(__name__)
 
@@ -45,12 +45,12 @@ _NOT_WITH_101: Final = frozenset(
 """Hop-by-hop headers (RFC 9110 section 7.6.1) and our own."""
 
 
-class NativeResponse(Exception):  # noqa: N818 - no failure: it tells how the application answers
-    """The application answered the question with an event of a `websocket` scope."""
+class NativeResponse(Exception):  # noqa: N818 - not an error: it says how the application answers
+    """The application answered the probe with an event of a `websocket` scope."""
 
 
 class HandlerResponse:
-    """The start of the application's response; `headers` as given, their names in lower case."""
+    """The start of the application's response; `headers` as given, with names in lower case."""
 
     def __init__(self, event: Event) -> None:
         self.status: int = event["status"]
@@ -58,7 +58,7 @@ class HandlerResponse:
 
     @property
     def relay(self) -> bytes | None:
-        """The relay header's value, where the answer is one that it counts on."""
+        """The relay header's value, if the answer is a 2xx response that has one."""
         values = [value for name, value in self.headers if name == _NAME]
         return b", ".join(values) if values and 200 <= self.status < 300 else None  # noqa: PLR2004
 
@@ -66,8 +66,8 @@ class HandlerResponse:
 class HandlerProbe:
     """The application running with the `http` scope of an upgrade.
 
-    `answer` is done when its response starts; the body waits until it is passed on or
-    dropped. The application finishes beside whatever comes then. What it spawns is noted in
+    `answer` is done when its response starts; the body waits until it is passed on or dropped.
+    Whatever comes next, the application finishes in parallel. What it spawns is recorded in
     `spawned`.
     """
 
@@ -90,7 +90,7 @@ class HandlerProbe:
     async def started(self) -> HandlerResponse | None:
         """Wait for the start of the response; None if the application ended without one.
 
-        Raises what the application raised before it answered, and `NativeResponse`.
+        Raises whatever the application raised before it answered, or `NativeResponse`.
         """
         await asyncio.wait((self.answer, self.task), return_when=asyncio.FIRST_COMPLETED)
         if self.answer.done():
@@ -99,24 +99,24 @@ class HandlerProbe:
         return None
 
     def drop_body(self) -> None:
-        """Let the response's body go nowhere."""
+        """Discard the response's body."""
         self._decision.set_result(None)
 
     def end(self) -> None:
-        """Let the application finish as if its client had gone: another has answered."""
+        """Let the application finish as if its client had gone: the client has its answer."""
         if not self._decision.done():
             self.drop_body()
         self.client_gone()
 
     async def stop(self) -> None:
-        """End an application that took the question for the upgrade itself."""
+        """End an application that treated the probe as the upgrade itself."""
         self.task.cancel()
         await asyncio.wait({self.task})
         if not self.task.cancelled() and (error := self.task.exception()) is not None:
-            logger.debug("the question was answered with a WebSocket event, then: %r", error)
+            logger.debug("the probe was answered with a WebSocket event, then: %r", error)
 
     async def pass_body(self, forward: Callable[[Event], Awaitable[None]]) -> None:
-        """Pass the response's body on and wait for the application's end."""
+        """Pass the response's body on and wait for the application to finish."""
         for event in self._kept:
             await forward(event)
         if not self._decision.done():
@@ -126,7 +126,7 @@ class HandlerProbe:
     async def unavailable(self) -> Exception | None:
         """Return the `HostFull` or `HostFailed` behind an error response, if there is one.
 
-        A framework answers 500 to what its handlers raise, and raises it again when that is sent.
+        A framework answers its handlers' exceptions with 500 and raises them again afterwards.
         """
         self._decision.set_result(self._keep)
         await asyncio.wait({self.task})
@@ -141,16 +141,16 @@ class HandlerProbe:
         self._gone.set()
 
     async def finished_or(self, gone: Coroutine[None, None, None]) -> None:
-        """Wait for the application's end or for the client's."""
+        """Wait for the application to finish or for the client to go."""
         client = asyncio.ensure_future(gone)
         await asyncio.wait((self.task, client), return_when=asyncio.FIRST_COMPLETED)
         client.cancel()
 
     async def finish(self) -> None:
-        """Wait for the application's end, its client being gone; raises what it raises."""
+        """Wait for the application to finish, its client being gone; raises what it raises."""
         self.end()
         if self.task.cancelled() or (self.task.done() and not self.answer.done()):
-            return  # `stop` has ended it, or `started` has told of its end
+            return  # `stop` has ended it, or `started` has reported its end
         try:
             await self.task
         except BaseException:
@@ -177,7 +177,7 @@ class HandlerProbe:
                 await asyncio.sleep(0)
         elif event["type"].startswith("websocket.") and not self.answer.done():
             self.answer.set_exception(NativeResponse)
-            await self._gone.wait()  # its answer goes nowhere
+            await self._gone.wait()  # its answer is discarded
 
 
 def http_scope(scope: Scope) -> Scope:
@@ -187,8 +187,8 @@ def http_scope(scope: Scope) -> Scope:
         type="http",
         method="GET",
         scheme="https" if scope.get("scheme") == "wss" else "http",
-        # From 2.4 on an application may wait for `send` to raise when the client is gone; what it
-        # sends here goes nowhere, so it shall look at `receive`.
+        # From 2.4 on, an application may rely on `send` raising when the client is gone; what it
+        # sends here is discarded, so it has to watch `receive`.
         asgi={**scope.get("asgi", {}), "spec_version": "2.3"},
         headers=strip(request_headers(scope)),
         subprotocols=offered(scope),

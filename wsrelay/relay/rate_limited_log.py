@@ -1,4 +1,4 @@
-"""Log lines that strangers can cause: a few of them, and how many were left out."""
+"""Log lines that strangers can cause: a few of them, and a count of those left out."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from wsrelay.values.netblock import netblock
 __all__ = ["RateLimitedLog"]
 
 _LINES: Final = 1.0
-"""Lines a second that get into the log for each address, after a burst of five."""
+"""Lines per second that are logged for each address, after a burst of five."""
 
 _BURST: Final = 5
 
 _ALL: Final = 10
-"""So many times that for all addresses together."""
+"""The factor by which the rate and the burst are larger for all addresses together."""
 
 _MOST: Final = 1000
-"""Addresses that are remembered, those that were heard last."""
+"""Addresses that are remembered: the most recent ones."""
 
 _OTHERS: Final = "others"
-"""Whom lines of addresses are about that are not remembered."""
+"""Stands for the addresses that are no longer remembered."""
 
 _PATIENCE: Final = 10.0
-"""Seconds after which it is told what was left out, if no other line has told it by then."""
+"""Seconds after which the lines left out are reported, unless another line has done so by then."""
 
 
 class RateLimitedLog:
-    """Writes lines into a log as long as there are not too many of them.
+    """Writes lines to a log as long as there are not too many of them.
 
-    An address counts by its netblock; what has none counts as one.
+    Addresses are counted by netblock; all lines without an address count as one.
     """
 
     def __init__(self, logger: logging.Logger) -> None:
@@ -41,11 +41,11 @@ class RateLimitedLog:
         self._all = Bucket(_LINES * _ALL, _BURST * _ALL)
         self._of: OrderedDict[str, Bucket] = OrderedDict()
         self._unsaid: OrderedDict[str, int] = OrderedDict()
-        """How many lines were left out, by whom they were about."""
+        """How many lines were left out, by the netblock that they were about."""
         self._timer: asyncio.Handle | None = None
 
     def warning(self, now: float, text: str, *arguments: object, client: str | None = None) -> None:
-        """Tell of a refusal of that client; `now` is in seconds of any steady clock."""
+        """Log that the client was refused; `now` is in seconds of any monotonic clock."""
         self.log(logging.WARNING, now, text, *arguments, client=client)
 
     def log(
@@ -57,7 +57,7 @@ class RateLimitedLog:
         client: str | None = None,
         exc_info: Any = None,
     ) -> None:
-        """Tell of what such a request comes to at that level."""
+        """Log the outcome of the client's request at that level."""
         whom = netblock(client)
         bucket = self._of.pop(whom, None) or Bucket(_LINES, _BURST, now)
         self._of[whom] = bucket
@@ -75,7 +75,7 @@ class RateLimitedLog:
         self._logger.log(level, text, *arguments, exc_info=exc_info)
 
     def _tell_later(self) -> None:
-        """Tell of what is left out even if no such line comes any more."""
+        """Report what was left out even if no further line comes."""
         if self._timer is None:
             try:
                 loop = asyncio.get_running_loop()

@@ -1,4 +1,4 @@
-"""What one HTTP request has spawned, in case that its answer is no upgrade."""
+"""What one HTTP request has spawned, in case its answer is not an upgrade."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _WHY: Final = "the request that spawned it was answered without an upgrade"
 
 
 class RequestSpawns:
-    """The processes that a request has spawned before it was answered.
+    """The processes that a request spawned before it was answered.
 
-    `drop` cancels those that have no client and that nobody else has found by their name; with
-    `wanted` false nothing is noted and so nothing dropped.
+    `drop` cancels those that have no client and that nobody else has found by name. If `wanted` is
+    false, nothing is recorded and so nothing is dropped.
     """
 
     def __init__(self, node: Node, *, wanted: bool) -> None:
@@ -26,12 +26,12 @@ class RequestSpawns:
         self._pids: list[PID] = []
 
     def watch(self) -> None:
-        """Note what the code of the current context spawns from now on, in its threads too."""
+        """Record what code in the current context spawns from now on, including in its threads."""
         if self._wanted:
             current.spawned_by_request.set(self._pids.append)
 
     def drop(self) -> None:
-        """Cancel what nobody will use; what is spawned later has another purpose."""
+        """Cancel what nobody will use; what is spawned later serves another purpose."""
         pids, self._pids[:] = self._pids[:], []
         for pid in pids:
             if self._node.is_unused(pid):

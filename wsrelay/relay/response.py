@@ -1,4 +1,4 @@
-"""`RelayResponse`: the answer of an HTTP handler that hands its client to a process."""
+"""`RelayResponse`: the response of an HTTP handler that hands its client to a process."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class RelayResponse(Response):
     """A Starlette response with the `X-WS-Relay` header.
 
     `heartbeat_interval` is a duration such as `30s`. `subprotocol` is one that the client offers
-    (`request.scope["subprotocols"]`); a browser that offers some and is told none closes. Raises
-    `RelayRefused` for what the relay would refuse.
+    (`request.scope["subprotocols"]`); a browser that offers some closes if none is selected. Raises
+    `RelayRefused` for anything that the relay would refuse.
     """
 
     def __init__(

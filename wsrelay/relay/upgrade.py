@@ -54,15 +54,15 @@ class Upgrade:
         self._receive = receive
         self._send = send
         self._first: list[Event] = []
-        # The next event: before the upgrade it can only be the client's end.
+        # The next event; before the upgrade it can only be the client's disconnect.
         self._watch: asyncio.Future[Event] | None = None
         self._spawned = RequestSpawns(node, wanted=cancel_unused)
 
     async def run(self) -> None:
         """See the upgrade through; raises what the application raises.
 
-        `native` are the statuses of answers without the relay's header that leave the upgrade to
-        the application's own WebSocket routes, as what is no HTTP answer at all does; None: there
+        An answer without the relay's header leaves the upgrade to the application's own WebSocket
+        routes if its status is one of `native`; so does the lack of an HTTP answer. With None there
         are no such routes.
         """
         self._first.append(await self._receive())
@@ -74,7 +74,7 @@ class Upgrade:
             try:
                 await asking.finish()
             except (HostFull, HostFailed):
-                pass  # answered with 503 already
+                pass  # already answered with 503
             finally:
                 watch.cancel()
 
@@ -85,11 +85,11 @@ class Upgrade:
         return event
 
     async def _replay(self) -> Event:
-        """Be `receive` for an application that gets the scope from its beginning."""
+        """Act as `receive` for an application that gets the scope from the beginning."""
         return self._first.pop() if self._first else await self._resume()
 
     async def _resume(self) -> Event:
-        """Be `receive` from where this upgrade left it."""
+        """Act as `receive` from where this upgrade left off."""
         if self._watch is None:
             return await self._receive()
         event = await self._watch
@@ -128,10 +128,10 @@ class Upgrade:
             await self._pass_on(asking, answer)
 
     async def _serve_natively(self, asking: HandlerProbe, answer: HandlerResponse) -> None:
-        """Run the application with the scope itself.
+        """Run the application with the original scope.
 
         If it closes without having accepted, which is also how frameworks say that they have no
-        such route, the client gets the answer that there was over HTTP.
+        such route, the client gets the answer that was given over HTTP.
         """
         logger.debug("%s: left to the application: it answered %d", self._path, answer.status)
         refused: bool | None = None
@@ -157,9 +157,9 @@ class Upgrade:
             await self._pass_on(asking, answer)
 
     async def _serve_without_answer(self, why: str) -> bool:
-        """Run an application that has no answer over HTTP with the scope itself.
+        """Run an application that gave no answer over HTTP with the original scope.
 
-        Returns whether it then answered; else the client has got a 500.
+        Returns whether it then answered; if not, the client was sent a 500.
         """
         first: str | None = None
 
@@ -196,7 +196,7 @@ class Upgrade:
             return
         problem = await node.started(relay.target_pid) or node.why_no_target(relay.target_pid)
         if problem is None and node.draining:
-            problem = f"node {node.name} shuts down"
+            problem = f"node {node.name} is shutting down"
         if problem is not None:
             self._log(logging.WARNING, "%s: 503: %s", problem)
             await self._deny(503, b"Service Unavailable\n")
@@ -207,7 +207,7 @@ class Upgrade:
             await self._deny(503, b"Service Unavailable\n", RETRY_AFTER)
             self._abandon(relay)
             return
-        if watch.done():  # the client went while its target started
+        if watch.done():  # the client left while its target was starting
             self._abandon(relay)
             return
         if subprotocol is None:
@@ -225,11 +225,13 @@ class Upgrade:
             await asking.finished_or(connection.ended())
 
     def _check(self, relay: header.RelayHeader, subprotocol: str | None) -> None:
-        """Raise `RelayRefused` for what is wrong with an answer beyond its header's form."""
+        """Raise `RelayRefused` if an answer is wrong in more than the form of its header."""
         if self._node.is_connection(relay.target_pid):
-            raise RelayRefused(f"X-WS-Relay: target_pid {relay.target_pid} is a connection")
+            raise RelayRefused(
+                f"X-WS-Relay: target_pid {relay.target_pid} is a connection and must be a worker"
+            )
         if subprotocol is not None and subprotocol not in offered(self._scope):
-            # What was offered is not for the log: one of them may be a token.
+            # The offer stays out of the log: one of the subprotocols may be a token.
             raise RelayRefused(
                 f"Sec-WebSocket-Protocol {subprotocol!r} was not offered by the client"
             )
@@ -240,7 +242,7 @@ class Upgrade:
         self._spawned.drop()
 
     def _log(self, level: int, text: str, *arguments: object) -> None:
-        """Log what is refused, the path first."""
+        """Log what is refused, beginning with the path."""
         client, now = client_of(self._scope), time.monotonic()
         self._refusals.log(level, now, text, self._path, *arguments, client=client)
 
@@ -255,7 +257,10 @@ class Upgrade:
         """Give the client the application's own response."""
         logger.debug("%s: %d: the application's answer", self._path, answer.status)
         if not _can_respond(self._scope):
-            what = "%s: the application's %d becomes 403: the server has no websocket.http.response"
+            what = (
+                "%s: the application's %d becomes 403: the server lacks the extension "
+                "websocket.http.response"
+            )
             self._log(logging.WARNING, what, answer.status)
             await self._deny(403, b"")
             return
@@ -284,7 +289,7 @@ def _can_respond(scope: Scope) -> bool:
 async def deny(
     scope: Scope, send: Send, status: int, body: bytes, *headers: tuple[bytes, bytes]
 ) -> None:
-    """Answer an upgrade with a small response; a server that cannot send one makes it 403."""
+    """Answer an upgrade with a small response; a server that cannot send one sends 403 instead."""
     try:
         if _can_respond(scope):
             for event in response(status, body, *headers):
@@ -296,6 +301,6 @@ async def deny(
 
 
 def abandon(node: Node, relay: header.RelayHeader) -> None:
-    """Cancel the target of an upgrade that does not come about, if it lives for that alone."""
+    """Cancel the target of an upgrade that fails, if the target exists for that client alone."""
     if relay.cancel_on_leave and not node.is_connection(relay.target_pid):
         node.cancel(relay.target_pid, "the upgrade did not come about")
