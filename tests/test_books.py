@@ -213,8 +213,8 @@ def test_an_order_to_a_connection_has_256_kilobytes_and_16384_elements_at_most(t
     content = payload.pack({key: "x" * 256 * 1024})
     assert command.parse(topic, content) == command.InvalidCommand(
         topic,
-        f"it has {len(content)} bytes, 262144 are the most; what is more, the process keeps "
-        "itself, by client_pid",
+        f"it has {len(content)} bytes, at most 262144 are allowed; let the process itself keep "
+        "larger data, by client_pid",
     )
     many = payload.pack({"metadata": {"all": [[]] * 16_384}})
     assert command.parse(topic, many) == command.InvalidCommand(
@@ -225,7 +225,7 @@ def test_an_order_to_a_connection_has_256_kilobytes_and_16384_elements_at_most(t
 def test_a_message_topic_has_at_most_a_thousand_characters() -> None:
     parsed = command.parse("ws.control", payload.pack({"message_topic": "x" * (LONGEST + 1)}))
     assert parsed == command.InvalidCommand(
-        "ws.control", "message_topic: has 1001 characters, 1000 are the most"
+        "ws.control", "message_topic has 1001 characters, at most 1000 are allowed"
     )
 
 

@@ -215,7 +215,7 @@ def test_a_control_beyond_256_kilobytes_is_refused() -> None:
     fits, larger = ({"metadata": {"k": "x" * size}} for size in (most, most + 1))
     assert _parse(CONTROL, fits) == ControlCommand(metadata=fits["metadata"])
     assert _unusable(CONTROL, larger) == (
-        "it has 262145 bytes, 262144 are the most; what is more, the process keeps itself, "
+        "it has 262145 bytes, at most 262144 are allowed; let the process itself keep larger data, "
         "by client_pid"
     )
 

@@ -1,1 +1,1 @@
-"""The relay without I/O: one connection as a pure machine, and the headers and frames it reads."""
+"""The relay without I/O: a connection as a pure state machine, and what it parses."""

@@ -1,6 +1,6 @@
-"""What a process can tell a connection: `ws.send`, `ws.close`, `ws.control` or a topic of its own.
+"""What a process can send to a connection: `ws.send`, `ws.close`, `ws.control` or its own topics.
 
-Parsed once per message, also when it goes to many connections.
+Each message is parsed once, even when it goes to many connections.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ __all__ = [
 class SendCommand:
     """A message for the client, text or binary.
 
-    What is made of it is made once, at its first use, however many clients it goes to.
+    `frame` and `size` are computed once, on first use, however many clients the message goes to.
     """
 
     __slots__ = ("data", "frame", "size")
 
     frame: bytes
-    """The WebSocket frame of a server."""
+    """The message as a server's WebSocket frame."""
 
     size: int
-    """The bytes of its payload."""
+    """The size of the payload in bytes."""
 
     def __init__(self, data: str | bytes) -> None:
         self.data = data
@@ -58,7 +58,7 @@ class SendCommand:
         return f"SendCommand({self.data!r})"
 
     def __getattr__(self, name: str) -> Any:
-        """Make what is asked for; from then on it is found without this."""
+        """Compute the attribute; from then on it is found without this call."""
         data = self.data
         if name == "size" and (isinstance(data, bytes) or data.isascii()):
             self.size = len(data)
@@ -74,14 +74,14 @@ class SendCommand:
 
 
 class CloseCommand(Struct, frozen=True):
-    """The closing handshake."""
+    """Start the closing handshake."""
 
     code: int = 1000
     reason: str = ""
 
 
 class ControlCommand(Struct, frozen=True, kw_only=True):
-    """Transfer and reconfiguration; what is UNSET stays as it is."""
+    """Transfer or reconfigure the connection; what is UNSET stays as it is."""
 
     target_pid: PID | UnsetType = UNSET
     message_topic: str | UnsetType = UNSET
@@ -124,13 +124,13 @@ class _Control(Struct, forbid_unknown_fields=True):
 _RIGHT: Final = {
     SEND: 'a payload is {"type": "text", "data": str} or {"type": "binary", "data": bytes}',
     CLOSE: 'a payload is {"code": int, "reason": str}, both optional',
-    CONTROL: f"a payload has any of {', '.join(_Control.__struct_fields__)}",
+    CONTROL: f"a payload may have {', '.join(_Control.__struct_fields__)}",
 }
 
 _ORDERS: Final = {CLOSE, CONTROL}
 
 _MOST_IN_ORDER: Final = 16 * 1024
-"""Elements: metadata stays with its connection, and 256 KB of it could be 18 MB there."""
+"""Elements; the connection keeps its metadata, and 256 KB could take 18 MB once decoded."""
 
 _decode_send = msgspec.msgpack.Decoder(_Text | _Binary).decode
 _decode_close = msgspec.msgpack.Decoder(_Close | None).decode
@@ -143,7 +143,7 @@ def may_be_sent(code: int) -> bool:
 
 
 def parse(topic: str, content: bytes) -> Command:
-    """Parse a message to a connection; what is wrong with it comes back as `InvalidCommand`."""
+    """Parse a message to a connection; a mistake in it is returned as `InvalidCommand`."""
     try:
         if topic in _ORDERS and len(content) > _MOST_IN_ORDER:
             _check_order(content)
@@ -155,10 +155,10 @@ def parse(topic: str, content: bytes) -> Command:
             case "ws.control":
                 return _control(_decode_control(content))
             case _ if topic.startswith("ws."):
-                raise ValueError(  # noqa: TRY301 - as what the others raise
-                    f"{printable(topic)} is nothing that a connection can be told: that is "
-                    "ws.send, ws.close, ws.control, or a topic that does not begin with ws., "
-                    "which its client gets as JSON"
+                raise ValueError(  # noqa: TRY301 - handled like what the others raise
+                    f"{printable(topic)} cannot be sent to a connection, which takes ws.send, "
+                    "ws.close, ws.control, and topics that do not begin with ws. (its client gets "
+                    "those as JSON)"
                 )
             case _:
                 return SendCommand(_json(topic, payload.decode_bounded(content)))
@@ -173,11 +173,11 @@ assert (SEND, CLOSE, CONTROL) == ("ws.send", "ws.close", "ws.control")  # noqa: 
 
 
 def _check_order(content: bytes) -> None:
-    """Raise `ValueError` for an order that would be much once it is decoded."""
+    """Raise `ValueError` for an order that would be too large once decoded."""
     if len(content) > MOST_METADATA:
         raise ValueError(
-            f"it has {len(content)} bytes, {MOST_METADATA} are the most; what is more, the "
-            "process keeps itself, by client_pid"
+            f"it has {len(content)} bytes, at most {MOST_METADATA} are allowed; let the process "
+            "itself keep larger data, by client_pid"
         )
     payload.size_to_decode(content, _MOST_IN_ORDER)
 
@@ -208,7 +208,7 @@ def _control(given: _Control) -> ControlCommand:
 def _json(topic: str, data: Any) -> str:
     try:
         return msgspec.json.encode({"topic": topic, "data": data}).decode()
-    except TypeError:  # a key that JSON has no form for
+    except TypeError:  # a key that JSON cannot represent
         return msgspec.json.encode({"topic": topic, "data": _text_keys(data)}).decode()
 
 

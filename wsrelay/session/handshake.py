@@ -1,4 +1,4 @@
-"""Which requests ask for a WebSocket, and what is wrong with them (RFC 6455 section 4.2.1)."""
+"""Whether a request asks for a WebSocket, and what is wrong with it (RFC 6455 section 4.2.1)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["HandshakeProblem", "asks", "problem"]
 
 _VERSION: Final = b"13"
 _KEY: Final = 16
-"""Bytes that a key is made of."""
+"""Bytes in a key."""
 
 _Headers = Iterable[tuple[bytes, bytes]]
 
@@ -32,8 +32,8 @@ def asks(headers: _Headers) -> bool:
 def problem(method: str, version: str, headers: _Headers) -> HandshakeProblem | None:  # noqa: C901, PLR0911 - a flat table
     """Return what is wrong with a request that asks for a WebSocket.
 
-    What servers and libraries take differently is refused, so that what was looked at (`Origin`,
-    `Host`) is what counts: headers that stand there twice, a body, HTTP/1.0.
+    Whatever servers and libraries interpret differently is refused (repeated headers, a body,
+    HTTP/1.0), so that the `Origin` and `Host` that were checked are the ones that count.
     """
     fields: dict[bytes, list[bytes]] = {}
     for name, value in headers:
@@ -41,16 +41,16 @@ def problem(method: str, version: str, headers: _Headers) -> HandshakeProblem | 
     if method != "GET":
         return HandshakeProblem(400, f"its method is {method}, not GET")
     if version in ("0.9", "1.0"):
-        return HandshakeProblem(400, f"HTTP/{version} has no upgrades")
+        return HandshakeProblem(400, f"HTTP/{version} does not support upgrades")
     if b"upgrade" not in _tokens(fields.get(b"connection", ())):
         return HandshakeProblem(
-            400, "it has no 'Connection: Upgrade' (a proxy in front must be told to pass it on)"
+            400, "it has no 'Connection: Upgrade' (a proxy must be configured to pass it on)"
         )
     for name in (b"host", b"sec-websocket-key", b"sec-websocket-version"):
         if (count := len(fields.get(name, ()))) != 1:
-            return HandshakeProblem(400, f"it has {count} headers {name.decode()}, not one")
+            return HandshakeProblem(400, f"it has {count} {name.decode()} headers, not one")
     if len(fields.get(b"origin", ())) > 1:
-        return HandshakeProblem(400, "it has more than one header origin")
+        return HandshakeProblem(400, "it has more than one origin header")
     if not _is_key(fields[b"sec-websocket-key"][0]):
         return HandshakeProblem(400, "its sec-websocket-key is not 16 bytes in base64")
     if b"transfer-encoding" in fields or fields.get(b"content-length", [b"0"]) != [b"0"]:
@@ -74,7 +74,7 @@ def _is_key(value: bytes) -> bool:
 
 
 def _undecodable(fields: dict[bytes, list[bytes]]) -> str | None:
-    """Return the name of a header that the server's library decodes and cannot."""
+    """Return the name of a header that the server's library would fail to decode."""
     for name, values in fields.items():
         if name == b"host":
             encoding = "idna"

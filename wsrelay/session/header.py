@@ -32,14 +32,14 @@ _LEAST_HEARTBEAT: Final = 0.01
 MOST_METADATA: Final = 256 * 1024
 """Bytes of metadata as MessagePack, which every connection keeps and every `ws.join` carries.
 
-All of a request's head, which is 64 KB by default, fits in twice, as `wsrelay run` has it.
+The whole head of a request, 64 KB by default, fits in twice, which `wsrelay run` needs.
 """
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-"""RFC 9110 section 5.6.2, which RFC 6455 section 4.1 wants of a subprotocol."""
+"""RFC 9110 section 5.6.2, which RFC 6455 section 4.1 requires of a subprotocol."""
 
 
 class RelayHeader(Struct, frozen=True, kw_only=True):
-    """How one connection is relayed; `heartbeat_interval` in seconds, None for no heartbeats."""
+    """How a connection is relayed; `heartbeat_interval` is in seconds, None for no heartbeats."""
 
     target_pid: PID
     message_topic: str = MESSAGE
@@ -62,7 +62,7 @@ _decoder = msgspec.json.Decoder(_Header)
 def parse(text: bytes, node: str) -> RelayHeader:
     """Parse the header's value; raises `RelayRefused` with the reason.
 
-    `node` is the name that a target without a node part gets.
+    `node` is the node name that is filled in if the target's PID has none.
     """
     try:
         header = _decoder.decode(text)
@@ -86,9 +86,9 @@ def parse(text: bytes, node: str) -> RelayHeader:
 
 
 def write(relay: dict[str, Any]) -> str:
-    """Write a header's value in ASCII; raises `RelayRefused` for what `parse` would refuse."""
+    """Return a header's value in ASCII; raises `RelayRefused` for what `parse` would refuse."""
     try:
-        # json, not msgspec: header values have no certain encoding, and it escapes non-ASCII.
+        # json, not msgspec: header values have no defined encoding, and json escapes non-ASCII.
         text = json.dumps({key: value for key, value in relay.items() if value is not None})
     except (TypeError, ValueError, RecursionError) as error:
         raise RelayRefused(f"X-WS-Relay cannot be written as JSON: {error}") from None
@@ -101,8 +101,8 @@ def _check_metadata(metadata: dict[str, Any] | None) -> None:
     size = len(payload.encode(metadata))
     if size > MOST_METADATA:
         raise ValueError(
-            f"metadata: {size} bytes as MessagePack, {MOST_METADATA} are the most; what is more, "
-            "the process keeps itself, by client_pid"
+            f"metadata has {size} bytes as MessagePack, at most {MOST_METADATA} are allowed; let "
+            "the process itself keep larger data, by client_pid"
         )
 
 
@@ -111,21 +111,24 @@ def check_topic(topic: str) -> str:
     if not topic or topic.startswith("@"):
         raise ValueError(f"message_topic: {topic!r:.200} is empty or starts with the reserved @")
     if len(topic) > LONGEST:
-        raise ValueError(f"message_topic: has {len(topic)} characters, {LONGEST} are the most")
+        raise ValueError(
+            f"message_topic has {len(topic)} characters, at most {LONGEST} are allowed"
+        )
     return topic
 
 
 def check_subprotocol(text: str) -> str:
-    """Return the subprotocol; raises `ValueError` if it is none."""
+    """Return the subprotocol; raises `ValueError` if it is not a valid one."""
     if _TOKEN.fullmatch(text) is None:
         raise ValueError(
-            f"subprotocol {text!r}: it has letters, digits and !#$%&'*+-.^_`|~ alone, as chat.v1"
+            f"subprotocol {text!r} is not valid: it is made of letters, digits and "
+            "!#$%&'*+-.^_`|~, such as chat.v1"
         )
     return text
 
 
 def heartbeat(text: str | None) -> float | None:
-    """Return the interval in seconds; raises `ValueError` if it is no duration or too short."""
+    """Return the interval in seconds; raises `ValueError` if it is not a duration or too short."""
     if text is None:
         return None
     try:

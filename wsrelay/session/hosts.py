@@ -1,7 +1,7 @@
 """Which names a server is known by: the `Host` headers that it answers (RFC 9110 section 7.2).
 
-A page of another site can have its own name resolve to 127.0.0.1 (DNS rebinding); its requests then
-are of the same origin to the browser, and tell themselves apart by the name in `Host` alone.
+Another site can have its own name resolve to 127.0.0.1 (DNS rebinding). To the browser, requests of
+its pages are then of the same origin; only the name in `Host` gives them away.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ class Hosts:
     """The rule for one server.
 
     `patterns` is a comma-separated list of `app.example.com`, `*.example.com` (any subdomain, not
-    the domain itself), addresses and `*`; the port does not count. Loopback names (`localhost`,
-    `*.localhost`, 127.0.0.0/8, `[::1]`) and the address that a connection came in at pass always.
-    Raises `ValueError` that names the wrong pattern.
+    the domain itself), addresses and `*`; the port does not matter. Loopback names (`localhost`,
+    `*.localhost`, 127.0.0.0/8, `[::1]`) and the address that a connection came in at always pass.
+    Raises `ValueError`, which names the invalid pattern.
     """
 
     def __init__(self, patterns: str) -> None:
@@ -30,8 +30,9 @@ class Hosts:
         self.any = "*" in self._patterns
 
     def allow(self, host: str | None, server: str | None = None) -> bool:
-        """Whether a request with this `Host` may go on; without one it is no browser's and passes.
+        """Whether a request with this `Host` may proceed; without one it is not from a browser.
 
+        Such a request may always proceed.
         `server` is the address that the connection came in at.
         """
         if self.any or not host:
@@ -49,7 +50,7 @@ class Hosts:
 
 
 def is_loopback(name: str) -> bool:
-    """Whether a name or address means this machine and nobody else's."""
+    """Whether a name or address always means the local machine."""
     try:
         address = ipaddress.ip_address(name)
     except ValueError:
@@ -59,7 +60,7 @@ def is_loopback(name: str) -> bool:
 
 
 def _normal(name: str) -> str:
-    """Return an address in its one form and without brackets, a name without the root's dot."""
+    """Return an address in canonical form without brackets, or a name without the root's dot."""
     name = name.removeprefix("[").removesuffix("]")
     try:
         address = ipaddress.ip_address(name)

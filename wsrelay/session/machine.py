@@ -1,10 +1,10 @@
-"""One connection of the relay, as a pure machine (`docs/architecture.md`).
+"""One connection of the relay, as a pure state machine (`docs/architecture.md`).
 
-    HANDSHAKING --opened--> OPEN --begin of an end--> CLOSING --client_gone--> CLOSED
+    HANDSHAKING --opened--> OPEN --an end begins--> CLOSING --client_gone--> CLOSED
 
-What happens goes in, effects come out: the driver executes them in order. Messages
-for the client go to `outbox`; the driver takes them from there at the pace of the client and calls
-`wrote` after each.
+What happens goes in and effects come out, which the driver executes in order. Messages for the
+client go to `outbox`; the driver takes them from there at the client's pace and calls `wrote` after
+each.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ __all__ = [
 
 
 class ConnectionState(enum.Enum):
-    """Where a connection is in its life."""
+    """The stage of a connection's life."""
 
     HANDSHAKING = "handshaking"
     OPEN = "open"
@@ -61,7 +61,7 @@ class JoinTarget(Struct, frozen=True):
 
 
 class AttachMetadata(Struct, frozen=True):
-    """Attach other metadata to what follows."""
+    """Attach new metadata to what follows."""
 
     target: PID
     metadata: dict[str, Any] | None
@@ -98,19 +98,19 @@ class RejectCommand(Struct, frozen=True):
 
 
 class PauseSender(Struct, frozen=True):
-    """Let the sender wait until `ResumeSender`; one that cannot is told by `cannot_wait`."""
+    """Make the sender wait until `ResumeSender`; if it cannot, the driver calls `cannot_wait`."""
 
     sender: PID
 
 
 class ResumeSender(Struct, frozen=True):
-    """Let a sender that waits for this connection go on."""
+    """Let a sender that waits for this connection continue."""
 
     sender: PID
 
 
 class SetHeartbeat(Struct, frozen=True):
-    """Call `heartbeat` every so many seconds from now on; None: not any more."""
+    """Call `heartbeat` at this interval (seconds) from now on; None: stop calling it."""
 
     interval: float | None
 
@@ -118,7 +118,7 @@ class SetHeartbeat(Struct, frozen=True):
 class CloseClient(Struct, frozen=True):
     """Send what is in the outbox, then the close frame.
 
-    `lingering`: the client gets no more time than the linger to take them.
+    `lingering`: the client gets no more time than the linger to read them.
     """
 
     code: int
@@ -149,14 +149,14 @@ Effect = (
 UNFINISHED: Final = (1013, "too much is unfinished at this node")
 SHUT_DOWN: Final = (1012, "node shuts down")
 RESTARTS: Final = (1012, "target process restarts")
-"""Code and reason of close frames that ask the client to come again."""
+"""Code and reason of close frames after which the client should connect again."""
 
 _LONGEST_REASON: Final = 123
-"""Bytes of a close reason (RFC 6455 section 5.5: a control frame's 125 less the code's 2)."""
+"""Bytes of a close reason (RFC 6455 section 5.5: a control frame's 125 minus the code's 2)."""
 
 
 class Session:
-    """The machine. `pid` is the connection's own; `limit` and `overflow` are the outbox's."""
+    """The state machine. `pid` is the connection's; `limit` and `overflow` are the outbox's."""
 
     def __init__(self, pid: PID, relay: RelayHeader, *, limit: int, overflow: Overflow) -> None:
         self.pid = pid
@@ -174,19 +174,19 @@ class Session:
         self._held: set[PID] = set()
         self._opened_at = 0.0
         self._end: tuple[int, str] = (1006, "")
-        """Code and reason that began the closing."""
+        """The code and reason with which closing began."""
         self._early: CloseClient | None = None
-        """What ended the connection while it was HANDSHAKING; the close frame needs the upgrade."""
+        """What ended the connection while HANDSHAKING; only after the upgrade can it be sent."""
         self._target_gone = False
         self._parting = False
-        """The target is still to hear of the client's end, and until then what the client says."""
+        """The target has yet to hear of the client's end, and until then hears what it says."""
         self._is_news = False
-        """The target does not have the metadata yet: it goes with what it is told next."""
+        """The target does not have the metadata yet; it goes with whatever is sent next."""
 
     # The client's side
 
     def opened(self, now: float) -> list[Effect]:
-        """Go on after the upgrade; `now` is seconds of any steady clock."""
+        """Continue after the upgrade; `now` is in seconds of any monotonic clock."""
         if self.state is not ConnectionState.HANDSHAKING:
             return []
         self._opened_at = now
@@ -201,14 +201,14 @@ class Session:
         return effects
 
     def refused(self) -> list[Effect]:
-        """End before the upgrade, which does not come about."""
+        """End before the upgrade, which does not take place."""
         if self.state is not ConnectionState.HANDSHAKING:
             return []
         self.state = ConnectionState.CLOSED
         return [*self._cancel(), ConnectionEnded(_result(1006, "the upgrade did not come about"))]
 
     def message(self, data: str | bytes) -> list[Effect]:
-        """Take a client's message."""
+        """Accept a message from the client."""
         if self.state is not ConnectionState.OPEN and not self._parting:
             return []
         self.message_count += 1
@@ -217,9 +217,9 @@ class Session:
         return [*self._attach(), tell] if self._is_news else [tell]
 
     def client_gone(self, code: int, reason: str = "", *, known: bool = True) -> list[Effect]:
-        """Learn that the transport is closed; the code is the client's, 1006 if it vanished.
+        """Handle that the transport is closed; the code is the client's, or 1006 if it vanished.
 
-        `known` is false where the server does not tell how the client went: then it is no error.
+        `known` is false if the server does not say how the client went; then it is not an error.
         """
         if self.state is ConnectionState.CLOSED:
             return []
@@ -247,16 +247,16 @@ class Session:
         return [*self._attach(), SendToTarget(self.target, HEARTBEAT, payload)]
 
     def wrote(self) -> list[Effect]:
-        """Learn that a message taken from the outbox is on its way."""
+        """Handle that a message taken from the outbox is on its way."""
         if self._held and self.outbox.size <= self.outbox.limit // 2:
             return self._release()
         return []
 
     def cannot_wait(self, sender: PID) -> list[Effect]:
-        """Learn that a sender does not wait: such senders have as much room again as the limit.
+        """Handle that a sender cannot wait: such senders have as much room again as the limit.
 
-        Those who do wait keep the outbox at its limit for as long as the client is slow; that must
-        not close it at the first message of somebody else.
+        Senders that do wait keep the outbox at its limit for as long as the client is slow; that
+        must not close it at the first message from another sender.
         """
         self._held.discard(sender)
         return self._too_slow() if self.outbox.size > 2 * self.outbox.limit else []
@@ -266,7 +266,7 @@ class Session:
     def command(
         self, given: Command, sender: PID, why_no_target: Callable[[PID], str | None]
     ) -> list[Effect]:
-        """Carry out what a process sent; once the connection closes it means nothing."""
+        """Carry out what a process sent; has no effect once the connection is closing."""
         if self.state is not ConnectionState.OPEN:
             return []
         match given:
@@ -286,9 +286,9 @@ class Session:
         join_read: bool,
         instead: tuple[int, str] | None = None,
     ) -> list[Effect]:
-        """Learn that a target is gone; `join_read`: it had taken this connection's `ws.join`.
+        """Handle the exit of a target; `join_read`: it had read this connection's `ws.join`.
 
-        `instead` are code and reason of the close frame where they are not those of its end.
+        `instead` is the code and reason of the close frame if they do not follow from the result.
         """
         if target != self.target:
             return []
@@ -301,7 +301,7 @@ class Session:
         return self._close(1000, reason)
 
     def refuse_more(self) -> list[Effect]:
-        """Close because the node keeps too much of what clients have sent."""
+        """Close because the node holds too much unfinished client data."""
         return self._close(*UNFINISHED)
 
     def link_down(self) -> list[Effect]:
@@ -314,13 +314,14 @@ class Session:
 
     @property
     def drained(self) -> bool:
-        """Whether most of what the connection was sent is on its way, or it is ending."""
+        """Whether most of what was sent to the connection is on its way, or it is ending."""
         return self.state is not ConnectionState.OPEN or self.outbox.size <= self.outbox.limit // 4
 
     def shut_down(self) -> list[Effect]:
-        """Close because the node shuts down; the client is heard until the close frame is written.
+        """Close because the node shuts down.
 
-        So the target's `ws.leave` comes with `client_gone`.
+        The client is heard until the close frame is written, so the target's `ws.leave` comes with
+        `client_gone`.
         """
         if self.state is not ConnectionState.OPEN:
             return self._close(*SHUT_DOWN, lingering=True)
@@ -349,7 +350,7 @@ class Session:
         return self._close(1013, "slow client", lingering=True)
 
     def _close(self, code: int, reason: str, *, lingering: bool = False) -> list[Effect]:
-        """Begin the closing handshake; before the upgrade, remember to: the first end counts."""
+        """Begin the closing handshake; before the upgrade, note the first such end for later."""
         close = CloseClient(code, _cut(reason), lingering)
         if self.state is ConnectionState.HANDSHAKING:
             self._early = self._early or close
@@ -360,7 +361,7 @@ class Session:
         return [*effects, close]
 
     def _leave(self, code: int, reason: str) -> list[Effect]:
-        """Part from the target for good."""
+        """Leave the target for good."""
         self._end = code, reason
         effects: list[Effect] = []
         if not self._target_gone:
@@ -370,10 +371,10 @@ class Session:
         return effects + self._cancel()
 
     def _attach(self) -> list[Effect]:
-        """Let the target have metadata that is news to it.
+        """Give the target metadata that it does not have yet.
 
-        Not before it is told something: whoever sends `ws.control` again and again would fill its
-        queue with what nobody will look at.
+        This waits until something is sent to the target: otherwise a process that sends
+        `ws.control` again and again would fill the queue with metadata that nobody looks at.
         """
         if not self._is_news:
             return []
@@ -404,7 +405,7 @@ class Session:
                 LeaveTarget(self.target, 1000, "transferred"),
                 *self._cancel(),
             ]
-            # It was said of the old target; the new one may have a life of its own.
+            # This applied to the old target; the new one may serve others too.
             self._cancel_on_leave = False
             self.target = target
         if given.cancel_on_leave is not UNSET:
@@ -423,7 +424,7 @@ class Session:
 
 
 def close_for(result: Result, *, join_read: bool) -> tuple[int, str]:
-    """Return code and reason of the close frame that a target's end means to its clients."""
+    """Return the code and reason with which a target's clients are closed when it ends."""
     error = result.error
     if error is None:
         return (1000 if join_read else 1013), "target process exited"
@@ -454,5 +455,5 @@ def _result(code: int, reason: str) -> Result:
 
 
 def _cut(reason: str) -> str:
-    """Cut a reason to what a close frame holds, at a character."""
+    """Cut a reason to the size of a close frame, at a character boundary."""
     return reason.encode(errors="replace")[:_LONGEST_REASON].decode(errors="ignore")

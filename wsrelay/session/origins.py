@@ -11,7 +11,7 @@ from msgspec import Struct
 __all__ = ["Origins"]
 
 _LITERAL: Final = ("null", "file://")
-"""What browsers send for pages without an origin of their own: sandboxed ones, and files."""
+"""What browsers send for pages without an origin of their own: sandboxed pages and files."""
 
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 _PLAIN = re.compile(r"[!-~]+")
@@ -28,8 +28,8 @@ class Origins:
     """The rule for one relay.
 
     `patterns` is a comma-separated list of `https://app.example.com`, `https://*.example.com`
-    (any subdomain, not the domain itself), `null`, `file://` and `*`; empty: only the same origin
-    passes. Raises `ValueError` that names the wrong pattern.
+    (any subdomain, not the domain itself), `null`, `file://` and `*`; if it is empty, only the same
+    origin passes. Raises `ValueError`, which names the invalid pattern.
     """
 
     def __init__(self, patterns: str = "") -> None:
@@ -51,9 +51,9 @@ class Origins:
             self._patterns.append(pattern)
 
     def allow(self, origin: str | None, host: str | None) -> bool:
-        """Whether a request with these `Origin` and `Host` headers may go on.
+        """Whether a request with these `Origin` and `Host` headers may proceed.
 
-        Without an `Origin` it is no browser's and passes. The same origin passes whatever its
+        Without an `Origin` it is not from a browser and passes. The same origin passes whatever its
         scheme, so that a TLS proxy in front does no harm.
         """
         if origin is None or self._any or origin in self._literal:
@@ -65,7 +65,7 @@ class Origins:
 
 
 def _parse(text: str) -> _Origin | None:
-    # urlsplit forgives blanks and drops an empty query or fragment.
+    # urlsplit tolerates blanks and drops an empty query or fragment.
     if _PLAIN.fullmatch(text) is None or text.endswith(("?", "#")):
         return None
     try:

@@ -21,10 +21,10 @@ class Overflow(enum.StrEnum):
 
 
 class Outbox(deque[SendCommand]):
-    """Messages for one client in order; `limit` is bytes, `ITEM` of them for each message.
+    """Messages for one client in order; `limit` is in bytes, and each message adds `ITEM` bytes.
 
-    A single message larger than the limit fits where nothing else waits: the limit is about a
-    client that does not keep up, not about the size of messages.
+    A single message larger than the limit fits if nothing else waits: the limit is about a client
+    that does not keep up, not about the size of messages.
     """
 
     __slots__ = ("limit", "size")
@@ -33,25 +33,25 @@ class Outbox(deque[SendCommand]):
         super().__init__()
         self.limit = limit
         self.size = 0
-        """Bytes that wait, `ITEM` for each message among them."""
+        """Bytes that wait, including `ITEM` for each message."""
 
     def put(self, message: SendCommand) -> bool:
-        """Add a message and return whether the limit is kept."""
+        """Add a message; returns whether the outbox is within its limit."""
         self.append(message)
         self.size += message.size + ITEM
         return self.size <= self.limit or len(self) == 1
 
     def get(self) -> SendCommand:
-        """Take the oldest message; raises `IndexError` where there is none."""
+        """Take the oldest message; raises `IndexError` if there is none."""
         message = self.popleft()
         self.size -= message.size + ITEM
         return message
 
     def drop_newest(self) -> None:
-        """Drop the message that was put last; raises `IndexError` where there is none."""
+        """Drop the message that was added last; raises `IndexError` if there is none."""
         self.size -= self.pop().size + ITEM
 
     def clear(self) -> None:
-        """Drop all that waits."""
+        """Drop everything that waits."""
         super().clear()
         self.size = 0

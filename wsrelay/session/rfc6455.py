@@ -1,6 +1,6 @@
-"""Frames of RFC 6455 as far as the relay's hot path has them: whole messages in one frame.
+"""The frames of RFC 6455 that the relay's hot path deals with: whole messages in one frame.
 
-Everything else (fragments, control frames, errors) is wsproto's.
+Everything else (fragments, control frames, errors) is left to wsproto.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ PONG: Final = _FIN | 0xA
 
 _MASKED: Final = 0x80
 _TWO_BYTES: Final = 126
-"""From this size on, two bytes hold the size, or eight."""
+"""From this size on, the size is held by two further bytes, or by eight."""
 
 
 def frame(first: int, data: bytes) -> bytes:
-    """Return a server's frame: `first` is its first byte, the payload is not masked."""
+    """Return a server's frame: `first` is its first byte, and the payload is not masked."""
     size = len(data)
     if size < _TWO_BYTES:
         return bytes((first, size)) + data
@@ -33,10 +33,11 @@ def frame(first: int, data: bytes) -> bytes:
 
 
 def head(data: bytes | bytearray, start: int, end: int) -> tuple[int, int, bool] | None:
-    """Return the bytes of the header, mask included, and of the payload of a client's frame.
+    """Return the sizes of the header (mask included) and of the payload of a client's frame.
 
-    And whether both are as RFC 6455 wants them: masked, the size in as few bytes as it needs. The
-    frame begins at `start`, what has come ends at `end`; None: not all of the header is there.
+    The third item is whether the header is as RFC 6455 requires: masked, and with the size in as
+    few bytes as possible. The frame begins at `start` and the received bytes end at `end`. Returns
+    None if the header is not complete.
     """
     if end - start < 2:  # noqa: PLR2004 - the shortest header
         return None

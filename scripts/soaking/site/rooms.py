@@ -14,7 +14,7 @@ FAULT = os.environ.get("SOAK_FAULT")
 RIGHT = (
     "is not alive",  # the room to move to was killed a moment ago
     "may not cancel",  # by a room of the host with walls, as is the next
-    "are the most",
+    "are allowed",
 )
 
 
