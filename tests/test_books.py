@@ -556,7 +556,7 @@ async def test_a_long_reason_ends_nobody_and_is_cut(node: Node, by: str) -> None
 
 def test_texts_that_are_too_long_are_told_at_the_caller() -> None:
     long = "x" * (LONGEST + 1)
-    with pytest.raises(PayloadError, match=r"topic: 'xxx.* has 1001 characters, 1000 are the most"):
+    with pytest.raises(PayloadError, match=r"topic: 'xxx.* has 1001 characters, at most 1000 are"):
         sendable(long)
     with pytest.raises(InvalidName, match="it has more than 1000 characters"):
         address(long)

@@ -117,9 +117,9 @@ def test_names_up_to_a_thousand_characters_are_taken(kernel: Kernel, name: str) 
 
 @pytest.mark.parametrize("name", ["x" * 1001, "", "{local"])
 def test_other_names_are_refused(kernel: Kernel, name: str) -> None:
-    with pytest.raises(InvalidName, match="is no name"):
+    with pytest.raises(InvalidName, match="is not a name"):
         kernel.register(name, ME)
-    with pytest.raises(InvalidName, match="is no name"):
+    with pytest.raises(InvalidName, match="is not a name"):
         kernel.join_group(name, ME)
 
 

@@ -732,7 +732,7 @@ def test_a_target_that_cannot_be_loaded_gets_one_line(
         (".", "target '.'"),
         ("no target", "target 'no target'"),
         ("good.py:", "target 'good.py:'"),
-        ("good.py:1st", "'1st' is no function name"),
+        ("good.py:1st", "'1st' is not a function name"),
         ("good", "target 'good'"),
         ("good:handler:other", "target 'good:handler:other'"),
     ],

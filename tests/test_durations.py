@@ -105,5 +105,5 @@ def test_the_least_itself_is_long_enough_and_nothing_below_it(given_: int, least
     if given_ >= least:
         assert durations.parse(f"{given_}ms", least=least / 1000) == pytest.approx(given_ / 1000)
     else:
-        with pytest.raises(ValueError, match=f"the least is {least:g}ms"):
+        with pytest.raises(ValueError, match=f"the minimum is {least:g}ms"):
             durations.parse(f"{given_}ms", least=least / 1000)

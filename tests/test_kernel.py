@@ -315,12 +315,12 @@ def test_a_name_is_not_empty_and_looks_like_no_pid(name: str) -> None:
         lambda: kernel.spawn(ONE, name),
         lambda: kernel.get_or_spawn(name, ONE),
     ):
-        with pytest.raises(ValueError, match="is no name"):
+        with pytest.raises(ValueError, match="is not a name"):
             attempt()
     assert not kernel.processes
     assert kernel.count("small") == 0
     kernel.spawn(ONE)
-    with pytest.raises(ValueError, match="is no name"):
+    with pytest.raises(ValueError, match="is not a name"):
         kernel.register(name, ONE)
 
 

@@ -75,7 +75,7 @@ async def test_misuse_is_told_to_coroutines_too(node: Node) -> None:
         "PayloadError: payload['a'][1][",
         "InvalidTarget: target 'nonsense'",
         "UnknownHost: no process host 'no such host'",
-        "InvalidName: '{name' is no name",
+        "InvalidName: '{name' is not a name",
         "no error",
     ]
     for text, start in zip(told, expected, strict=True):

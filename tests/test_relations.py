@@ -851,8 +851,8 @@ async def test_a_name_is_free_when_the_exit_of_its_bearer_is_told(node: Node, fa
 async def test_what_cannot_be_named_is_refused(node: Node, face: str) -> None:
     told = await seen_by(node, f"{face}misname")
     assert [text.partition(": ")[2] for text in told[2:4]] == [
-        "'{name}' is no name: a name is not empty and does not start with {",
-        "'' is no name: a name is not empty and does not start with {",
+        "'{name}' is not a name: a name is not empty and does not start with {",
+        "'' is not a name: a name is not empty and does not start with {",
     ]
     starts(told[:2], "InvalidPID: '{nonsense' is not a PID", "InvalidPID: 'text' is not a PID")
     assert "is not alive, so it cannot be registered as 'name'" in told[4]
@@ -1147,7 +1147,7 @@ async def test_names_work_on_the_node(node: Node, place: Any) -> None:
             process.registry.register("name", "{nonsense")
         with pytest.raises(ValueError, match="is not alive"):
             process.registry.register("name", "{processes|none}")
-        with pytest.raises(ValueError, match="is no name"):
+        with pytest.raises(ValueError, match="is not a name"):
             process.registry.register("{name}", pid)
         process.registry.register("name", pid)
         process.cancel("name")

@@ -164,7 +164,7 @@ async def test_may_spawn_opens_entries_of_that_host_with_data_alone(folder: Path
                 assert "may start nothing but declared entries in host 'trusted'" in said
         for order in ("start", "forge"):
             said = await there.do(order, "exec", "app:eval", "trusted", str(ran))
-            assert "'app:eval' is one of host 'jail', not of 'trusted'" in said
+            assert "'app:eval' belongs to host 'jail', not to 'trusted'" in said
         for how in FORGED:
             said = await there.do("forge", how, "app:note", "trusted", str(ran))
             assert "with arguments that are data, not with a pickle" in said

@@ -1,1 +1,1 @@
-"""Values: data, names and limits that everything else is built from; no I/O of their own."""
+"""Values: the data, names and limits that everything else is built on, without I/O of their own."""

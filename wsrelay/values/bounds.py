@@ -1,7 +1,7 @@
-"""What options may be: each stands once, where the option is defined.
+"""The bounds of options: each is stated once, where the option is defined.
 
-Whoever takes options checks them as they are built, and tells all that is wrong at once, each by
-the option's name; a configuration puts its key in that name's place.
+Options are checked when they are built, and all problems are reported at once, each with the name
+of the option; a configuration replaces the name by its key.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Any, Final, NamedTuple
 __all__ = ["MOST", "Bounds", "InvalidOptions", "check", "wrong"]
 
 MOST: Final = 2**62
-"""The system takes no larger limits, and infinity is larger still."""
+"""The system accepts no larger limits, and infinity is larger still."""
 
 
 class InvalidOptions(ValueError):  # noqa: N818 - like InvalidPID
-    """Options that cannot be: `problems` are their names, each with what is wrong with it."""
+    """Invalid options: `problems` lists their names, each with what is wrong with it."""
 
     def __init__(self, problems: Iterable[tuple[str, str]], owner: str = "") -> None:
         self.problems = list(problems)
@@ -26,7 +26,7 @@ class InvalidOptions(ValueError):  # noqa: N818 - like InvalidPID
 
 
 class Bounds(NamedTuple):
-    """The least and the most that an option may be, and how that is said; `whole` numbers only."""
+    """The least and the greatest value of an option, in words as `said`; `whole` for integers."""
 
     least: float
     most: float
@@ -35,7 +35,7 @@ class Bounds(NamedTuple):
 
 
 def wrong(options: Any, bounds: Mapping[str, Bounds]) -> list[tuple[str, str]]:
-    """Return what is out of bounds, by name; names may be dotted, and None is always within."""
+    """Return what is out of bounds, by name; names may be dotted, and None is always allowed."""
     problems = []
     for name, (least, most, said, whole) in bounds.items():
         given = attrgetter(name)(options)

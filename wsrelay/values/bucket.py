@@ -1,4 +1,4 @@
-"""A token bucket: so many per second, and a burst at once."""
+"""A token bucket: a rate per second, and a burst at once."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ __all__ = ["Bucket"]
 
 
 class Bucket:
-    """`rate` tokens come in per second, up to `burst`; times are seconds of any steady clock."""
+    """`rate` tokens arrive per second, up to `burst`; times are seconds of any monotonic clock."""
 
     __slots__ = ("_burst", "_rate", "_then", "_tokens")
 
@@ -20,14 +20,14 @@ class Bucket:
         """Take a token and return 0, or return the seconds until there is one."""
         self._tokens = self._now(now)
         self._then = now
-        # A hair less than a whole token counts: waiting as long as was said must be enough.
+        # Slightly less than a whole token counts: waiting for the returned time must be enough.
         if self._tokens < 1 - 1e-9:
             return (1 - self._tokens) / self._rate
         self._tokens = max(0.0, self._tokens - 1)
         return 0.0
 
     def full(self, now: float) -> bool:
-        """Whether a new one would be no other."""
+        """Whether it is full, and so no different from a new bucket."""
         return self._now(now) >= self._burst
 
     def _now(self, now: float) -> float:

@@ -1,4 +1,4 @@
-"""What a node keeps for its clients while they have not finished: the one book of it."""
+"""The account of what a node holds for clients that have not finished a message or request."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from .bounds import MOST, Bounds
 __all__ = ["MAX_BUFFERED", "Buffered"]
 
 MAX_BUFFERED: Final = Bounds(1, MOST, "1 byte or more", whole=True)
-"""What the bound may be."""
+"""The bounds of the option."""
 
 _SMALL: Final = 16 * 1024
-"""Bytes that each connection may keep all the same: a full book cuts no small message in two."""
+"""Bytes that each connection may hold in any case, so that small messages are not cut in two."""
 
 
 class Buffered:
-    """Bytes of messages, request bodies and responses that clients have begun, `most` in all.
+    """Bytes of messages, request bodies and responses that are unfinished, at most `most` in all.
 
-    Whoever keeps some adds them to `size` and takes them off again.
+    Code that holds some adds them to `size` and subtracts them again.
     """
 
     __slots__ = ("most", "size")
@@ -29,9 +29,9 @@ class Buffered:
 
     @property
     def is_full(self) -> bool:
-        """Whether nobody else is to begin."""
+        """Whether nothing new may begin."""
         return self.size >= self.most
 
     def refuses(self, kept: int) -> bool:
-        """Whether a connection that keeps so much, which is counted already, keeps too much."""
+        """Whether a connection that holds `kept` bytes, which `size` includes, holds too much."""
         return self.size > self.most and kept > _SMALL

@@ -1,4 +1,4 @@
-"""Who is calling: the worker that this OS process is, or a node that runs in it."""
+"""The current caller: the worker that this OS process is, or a node that runs in it."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class Worker(Caller, Protocol):
 
 _worker: Worker | None = None
 _parent: str | None = None
-"""The process that this OS process is a child of, if its handler has started it."""
+"""The process that this OS process is a child of, if a handler started it."""
 
 nodes: list[Caller] = []
 """The nodes that run in this OS process."""
@@ -90,7 +90,7 @@ node_of_request: ContextVar[Caller] = ContextVar("wsrelay_node")
 spawned_by_request: ContextVar[Callable[[PID], None] | None] = ContextVar(
     "wsrelay_spawned", default=None
 )
-"""Who notes what the current request spawns on its node, if anybody does."""
+"""Called with the PID of whatever the current request spawns on its node, if set."""
 
 
 def enter_worker(worker: Worker) -> None:
@@ -100,7 +100,7 @@ def enter_worker(worker: Worker) -> None:
 
 
 def leave_worker() -> Worker | None:
-    """Be a worker no more but the child of one, and return that one (None: it was no worker)."""
+    """Become a child of the worker, which is returned (None if this was not a worker)."""
     global _worker
     there, _worker = _worker, None
     if there is not None:
@@ -109,7 +109,7 @@ def leave_worker() -> Worker | None:
 
 
 def enter_child(parent: str) -> None:
-    """Make this OS process a child of a process: what it calls says so."""
+    """Make this OS process a child of a process, so that errors of its calls say so."""
     global _parent  # noqa: PLW0603 - as above
     _parent = parent
 
@@ -132,7 +132,7 @@ def worker() -> Worker:
 
 
 def caller() -> Caller:
-    """Return whoever calls; raises `NotAProcess`."""
+    """Return the current caller; raises `NotAProcess`."""
     if _worker is not None:
         return _worker
     if (node := node_of_request.get(None)) is not None:
@@ -155,6 +155,6 @@ def caller() -> Caller:
 
 def _a_child() -> NotAProcess:
     return NotAProcess(
-        f"this is a child of process {_parent}, and only that process itself can do this: hand it "
-        "over what is to be sent, by a multiprocessing.Queue or the result of a pool's function"
+        f"this is a child of process {_parent}, and only that process itself can do this: pass it "
+        "what is to be sent through a multiprocessing.Queue or as the result of a pool's function"
     )

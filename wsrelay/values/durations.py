@@ -25,13 +25,13 @@ _PART: Final = re.compile(rf"(\d+\.?\d*|\.\d+)({'|'.join(sorted(_UNITS, key=len,
 _FORM: Final = re.compile(rf"([+-]?)(0|({_PART.pattern})+)")
 
 _LONGEST: Final = 1e14
-"""Seconds, some three million years: what is longer is a mistake."""
+"""Seconds, about three million years: anything longer is a mistake."""
 
 
 def parse(text: Any, *, least: float = 0.0) -> float:
     """Return the duration in seconds.
 
-    Raises `ValueError` for text that is no duration, or one shorter than `least` seconds.
+    Raises `ValueError` for text that is not a duration, or is shorter than `least` seconds.
     """
     if not isinstance(text, str) or (form := _FORM.fullmatch(text)) is None:
         raise ValueError(_wrong(text))
@@ -40,7 +40,7 @@ def parse(text: Any, *, least: float = 0.0) -> float:
         raise ValueError(_wrong(text))
     seconds = round(-seconds if form[1] == "-" else seconds, 6)  # 0.1 and 0.2 are 0.3
     if seconds < least:
-        raise ValueError(f"{text!r} is too short, the least is {least * 1000:g}ms")
+        raise ValueError(f"{text!r} is too short; the minimum is {least * 1000:g}ms")
     return seconds
 
 

@@ -1,4 +1,4 @@
-"""What `pip install wsrelay` leaves out, and the command that brings it."""
+"""What `pip install wsrelay` leaves out, and the extra that provides it."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ MODULES: Final = {
     "watchfiles": "reload",
     "yaml": "config",
 }
-"""The extra that brings each module."""
+"""The extra that provides each module."""
 
 
 @contextlib.contextmanager
 def named() -> Iterator[None]:
-    """Raise `MissingExtra` where what is imported inside needs an extra that is not installed."""
+    """Raise `MissingExtra` if an import inside needs an extra that is not installed."""
     try:
         yield
     except ModuleNotFoundError as error:

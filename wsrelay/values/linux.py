@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 REAPED = -1
-"""What stands for the process id of a process that was reaped."""
+"""Stands for the process id of a process that has been reaped."""
 
 _LINUX = sys.platform == "linux"
 _PR_SET_PDEATHSIG = 1
@@ -46,7 +46,7 @@ _LARGEST_BUFFER = 32 * 1024 * 1024
 _MOST_KEPT = 2 * _LARGEST_BUFFER
 _FIELD = re.compile(r"^(\w+):[ \t]*(.*)$", re.MULTILINE)
 
-# Loaded once, before any fork: a dlopen costs more than the whole rest of a worker's start.
+# Loaded once, before any fork: a dlopen costs more than all the rest of a worker's start.
 _libc = ctypes.CDLL(None, use_errno=True) if _LINUX else None
 
 
@@ -57,7 +57,7 @@ def _prctl(option: int, value: int, pointer: object = 0) -> None:
 
 
 def system_call(number: int, *arguments: object) -> int:
-    """Make a system call that Python does not know (Linux); raises `OSError`."""
+    """Make a system call that Python has no function for (Linux); raises `OSError`."""
     if _libc is None:
         raise OSError(errno.ENOSYS, f"{sys.platform} is not Linux")
     result: int = _libc.syscall(number, *arguments)
@@ -68,26 +68,26 @@ def system_call(number: int, *arguments: object) -> int:
 
 
 def no_new_privileges() -> None:
-    """Gain nothing by executing set-uid programs any more, nor may the children (Linux)."""
+    """Gain no privileges by executing set-uid programs; children inherit this (Linux)."""
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
 
 
 def bound_capabilities() -> None:
-    """Have no program that is executed give any capability (Linux); needs CAP_SETPCAP.
+    """Keep executed programs from gaining any capability (Linux); needs CAP_SETPCAP.
 
-    Without it nothing is done: then `no_new_privileges` alone is what keeps them away.
+    Without it nothing is done, and only `no_new_privileges` keeps capabilities away.
     """
     for capability in range(_MOST_CAPABILITIES):
         try:
             _prctl(_PR_CAPBSET_DROP, capability)
-        except OSError:  # EPERM, or there are no more
+        except OSError:  # EPERM, or there are no further ones
             return
 
 
 def drop_capabilities() -> None:
-    """Give up all capabilities: root is then the owner of its files and no more (Linux).
+    """Give up all capabilities: root is then just the owner of its files (Linux).
 
-    The ambient ones go with them.
+    The ambient capabilities go with them.
     """
     header = struct.pack("=Ii", _CAPABILITIES_VERSION, 0)
     if _libc is not None and _libc.capset(header, bytes(24)) != 0:
@@ -108,19 +108,19 @@ def filter_system_calls(program: bytes) -> None:
 def forget_environment() -> None:
     """Wipe the environment that the process was started with from its memory (Linux).
 
-    It would stay readable in `/proc/self/environ` whatever is removed from `os.environ`. That must
-    be empty: the C library would still point into what is wiped.
+    It would otherwise stay readable in `/proc/self/environ`, whatever is removed from `os.environ`.
+    `os.environ` must be empty, since the C library would still point into the wiped memory.
     """
     start, end = (int(_stat("self")[field]) for field in (50, 51))
     ctypes.memset(start, 0, end - start)
 
 
 def keep_freed_memory() -> None:
-    """Let the C library keep up to 64 MB of freed memory for what comes next (glibc).
+    """Let the C library keep up to 64 MB of freed memory for reuse (glibc).
 
-    It would give the buffers of each large message back to the system, whose clean pages for the
-    next one cost more than the message itself. These are the values that it comes to by itself once
-    a buffer of 32 MB was freed (mallopt(3)).
+    By default it returns the buffers of each large message to the system, and clean pages for the
+    next message cost more than the message itself. These are the values that it arrives at by
+    itself once a buffer of 32 MB has been freed (mallopt(3)).
     """
     mallopt = getattr(_libc, "mallopt", None)
     if mallopt is not None:
@@ -129,14 +129,14 @@ def keep_freed_memory() -> None:
 
 
 def become_subreaper() -> None:
-    """Adopt every orphan among this process's descendants (Linux; elsewhere nothing)."""
+    """Adopt every orphan among this process's descendants (Linux; does nothing elsewhere)."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def die_with_parent(parent: int) -> None:
     """Be killed as soon as the parent's thread that forked this process ends (Linux).
 
-    `parent` is the parent's process id from before the fork, to notice that it has ended already.
+    `parent` is the parent's process id from before the fork, to detect that it has already ended.
     """
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
@@ -144,18 +144,18 @@ def die_with_parent(parent: int) -> None:
 
 
 def process_of(pidfd: int) -> int | None:
-    """Return the process id that a pidfd stands for, None if the descriptor is no pidfd (Linux).
+    """Return the process id that a pidfd stands for, or None if it is not a pidfd (Linux).
 
-    `REAPED` for a process that is gone, 0 for one that cannot be seen from here.
+    The result is `REAPED` for a process that is gone, and 0 for one that is not visible from here.
     """
     fields = _fields(f"/proc/self/fdinfo/{pidfd}")
     return int(fields["Pid"]) if "Pid" in fields else None
 
 
 def relations(pid: int) -> tuple[int, set[int]] | None:
-    """Return a process's parent, and its real, effective and saved users (Linux).
+    """Return a process's parent, and its real, effective and saved user ids (Linux).
 
-    None if there is no such process.
+    Returns None if there is no such process.
     """
     fields = _fields(f"/proc/{pid}/status")
     if "PPid" not in fields:
@@ -164,18 +164,18 @@ def relations(pid: int) -> tuple[int, set[int]] | None:
 
 
 def _fields(path: str) -> dict[str, str]:
-    """Read lines of names and values; of a process's name the kernel escapes the line feeds."""
+    """Read lines of names and values; the kernel escapes line feeds in a process's name."""
     try:
         text = Path(path).read_text(errors="replace")
     except OSError:
         return {}
-    return dict(_FIELD.findall(text))  # without a call for each of 60 lines: each start asks
+    return dict(_FIELD.findall(text))  # no call for each of 60 lines: every start reads this
 
 
 def started(pid: int) -> int | None:
-    """Return when a process was started, in ticks since the system was; None: it is not there.
+    """Return when a process was started, in ticks since boot, or None if it does not exist.
 
-    With the process id it names one process for as long as the system runs (Linux).
+    Together with the process id it identifies a process for as long as the system runs (Linux).
     """
     try:
         return int(_stat(str(pid))[22])
@@ -184,7 +184,7 @@ def started(pid: int) -> int | None:
 
 
 def _stat(pid: str) -> dict[int, bytes]:
-    """Return what the system knows of a process, by the fields' numbers in proc_pid_stat(5)."""
+    """Return the fields of a process's `stat` by their numbers in proc_pid_stat(5)."""
     stat = Path("/proc", pid, "stat").read_bytes()
-    # The name before field 3 stands in parentheses and may hold anything.
+    # The name before field 3 is in parentheses and may contain anything.
     return dict(enumerate(stat[stat.rindex(b")") + 2 :].split(), 3))

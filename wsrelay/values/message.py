@@ -1,4 +1,4 @@
-"""What processes exchange and what is left of them when they end (`docs/semantics.md`)."""
+"""What processes exchange, and what remains of them when they end (`docs/semantics.md`)."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ def sendable(topic: Any) -> str:
         raise ReservedTopic(topic)
     if len(topic) > LONGEST:
         raise PayloadError(
-            f"topic: {topic[:40]!r}... has {len(topic)} characters, {LONGEST} are the most"
+            f"topic: {topic[:40]!r}... has {len(topic)} characters, at most {LONGEST} are allowed"
         )
     return topic
 
 
 def reason_of(reason: str) -> str:
-    """Return a reason as it is told: its first 1,000 characters, for nobody reads more.
+    """Return a reason cut to 1,000 characters, since nobody reads more.
 
-    An error's text is often handed over, and a `cancel` that failed for its length would be missed.
+    An error's text is often passed as one, and a `cancel` must not fail because of its length.
     """
     if not isinstance(reason, str) or len(reason) <= LONGEST:
         return reason
@@ -58,7 +58,7 @@ def reason_of(reason: str) -> str:
 
 
 class Message(Struct, frozen=True):
-    """One message in an inbox: `payload` is data, `sender` the PID of who sent it."""
+    """One message in an inbox: `payload` is data, `sender` is the PID of the sender."""
 
     topic: str
     payload: Any
@@ -66,20 +66,20 @@ class Message(Struct, frozen=True):
 
     @property
     def client(self) -> PID | None:
-        """The connection's PID, if the relay has sent this for it; None for all other messages.
+        """The connection's PID, if the relay sent this for it; None for all other messages.
 
-        It depends on how the message came and not on what it holds: a process that sends a
-        `ws.join` with a made-up `client_pid` sends a message whose `client` is None. So is that of
-        `ws.error`, which answers a process and comes from no client.
+        It depends on how the message came and not on its content: a process that sends a `ws.join`
+        with a made-up `client_pid` sends a message whose `client` is None. It is None as well for
+        `ws.error`, which answers a process and does not come from a client.
         """
         return None
 
 
 class Relayed(Message, frozen=True):
-    """A message that the relay has sent for a connection: a `Message` whose `client` is its sender.
+    """A message that the relay sent for a connection: a `Message` whose `client` is its sender.
 
-    The mailbox makes it of a frame that only the node writes, and that is all there is to the trust
-    in it. So it is a class and no field: data that is converted, or sent on, cannot bring it along.
+    The mailbox makes it from a frame that only the node writes, which is why it can be trusted. It
+    is a class and not a field, so that data that is converted or sent on cannot carry it along.
     """
 
     @property
@@ -88,7 +88,7 @@ class Relayed(Message, frozen=True):
         return self.sender
 
     def __reduce__(self) -> tuple[type[Message], tuple[str, Any, PID]]:
-        """Be pickled as any message: whoever opens that has it from this process."""
+        """Pickle as an ordinary message: whoever unpickles it got it from this process."""
         return Message, (self.topic, self.payload, self.sender)
 
 

@@ -1,4 +1,4 @@
-"""What an address counts as where strangers are counted: what one subscriber gets."""
+"""The netblock that an address counts as: what one subscriber gets."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Final
 __all__ = ["is_loopback", "netblock"]
 
 _SUBSCRIBER: Final = 64
-"""Bits of an IPv6 prefix; within it a subscriber takes as many addresses as it likes."""
+"""Bits of an IPv6 prefix; within it, a subscriber can use as many addresses as it likes."""
 
 
 def netblock(host: str | None) -> str:
-    """Return the /64 of an IPv6 address and an IPv4 address as it is, also one mapped into IPv6.
+    """Return the /64 of an IPv6 address, or an IPv4 address itself, even if mapped into IPv6.
 
-    What is no address stays as it is; none is the empty text.
+    Text that is not an address is returned unchanged; None gives the empty string.
     """
     if not host or ":" not in host:
         return host or ""
@@ -26,7 +26,7 @@ def netblock(host: str | None) -> str:
 
 
 def is_loopback(host: str | None) -> bool:
-    """Whether an address is the machine's own."""
+    """Whether an address is a loopback address."""
     address = _address(host or "")
     return address is not None and address.is_loopback
 

@@ -1,4 +1,4 @@
-"""What a fresh interpreter that a handler starts (`spawn`, `forkserver`) knows of its parent."""
+"""What a fresh interpreter that a handler starts (`spawn`, `forkserver`) knows about its parent."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["Origin"]
 
 
 class Origin:
-    """Unpickled in the interpreter it says whose child that is."""
+    """When unpickled in the new interpreter, records whose child it is."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _enter, (current.process(),)

@@ -15,7 +15,7 @@ __all__ = ["LONGEST", "PID", "PIDSource", "address", "base36", "is_node_name", "
 _NODE = re.compile(r"[\w.-]+", re.ASCII)
 _PATTERN = re.compile(r"\{(?:([\w.-]+)@)?([\w.:/-]+)\|([\w.-]+)\}", re.ASCII)
 LONGEST: Final = 1_000
-"""Characters of a name, a PID, a topic and the like: what a process makes others keep or log."""
+"""Characters of a name, a PID, a topic and the like, which others have to keep or log."""
 
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
@@ -30,19 +30,19 @@ class PID(str):
     _host: str
 
     def __new__(cls, text: str) -> Self:
-        """Check the text and make it a PID."""
+        """Check the text and make a PID of it."""
         if not isinstance(text, str) or len(text) > LONGEST or not _PATTERN.fullmatch(text):
             raise InvalidPID(text)
         return super().__new__(cls, text)
 
     @classmethod
     def trusted(cls, text: str) -> Self:
-        """Make a PID of text that is known to be one (it came from the node)."""
+        """Make a PID of text that is known to be valid (it came from the node)."""
         return super().__new__(cls, text)
 
     @property
     def node(self) -> str | None:
-        """The node's name, or None where the text leaves it out and means this node."""
+        """The node's name, or None if it is left out, which means this node."""
         node, at, _ = self[1:].partition("@")
         return node if at else None
 
@@ -52,17 +52,17 @@ class PID(str):
         try:
             return self._host
         except AttributeError:
-            # Interned: there are many PIDs and few hosts.
+            # Interned, as there are many PIDs and few hosts.
             self._host = sys.intern(self[1:].partition("|")[0].rpartition("@")[2])
             return self._host
 
     @property
     def id(self) -> str:
-        """The part that is never used twice."""
+        """The part of the PID that is never reused."""
         return self[:-1].partition("|")[2]
 
     def on(self, node: str) -> PID:
-        """Return the same PID with the node's name filled in where it was left out."""
+        """Return the same PID with the node's name filled in if it was left out."""
         return self if self.node is not None else PID.trusted(f"{{{node}@{self[1:]}")
 
 
@@ -87,27 +87,29 @@ def is_node_name(text: str) -> bool:
 
 
 def nameable(text: str) -> str:
-    """Return text that can name a process or group; raises `InvalidName` for other."""
+    """Return text that can name a process or group; raises `InvalidName` if it cannot."""
     if not isinstance(text, str) or not text or text.startswith("{"):
         raise InvalidName(
-            f"{text!r:.80} is no name: a name is not empty and does not start with {{"
+            f"{text!r:.80} is not a name: a name is not empty and does not start with {{"
         )
     if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
-        raise InvalidName(f"{text!r:.80} is no name: it has surrogates, which UTF-8 cannot hold")
+        raise InvalidName(
+            f"{text!r:.80} is not a name: it has surrogates, which UTF-8 cannot represent"
+        )
     if len(text) > LONGEST:
         raise _too_long(text)
     return text
 
 
 def _too_long(text: str) -> InvalidName:
-    return InvalidName(f"{text[:40]!r}... is no name: it has more than {LONGEST} characters")
+    return InvalidName(f"{text[:40]!r}... is not a name: it has more than {LONGEST} characters")
 
 
 class PIDSource:
-    """Makes PIDs that nobody else makes.
+    """Makes unique PIDs.
 
     `prefix` is `<random part of the node>.<number of the minting process>`; the node gives every
-    worker a number of its own, so workers make PIDs for what they spawn without asking anyone.
+    worker a number of its own, so that workers can make PIDs for what they spawn without asking.
     Thread-safe: the counter is one atomic call.
     """
 
@@ -118,11 +120,11 @@ class PIDSource:
 
     @staticmethod
     def draw() -> str:
-        """Draw a node's random part: 40 bits, so restarts of one name do not meet."""
+        """Draw a node's random part: 40 bits, so that restarts under one name do not collide."""
         return base36(secrets.randbits(40)).rjust(8, "0")
 
     def next(self, host: str) -> PID:
-        """Return a PID that was never used before."""
+        """Return a PID that has never been used before."""
         return PID.trusted(f"{{{self._node}@{host}|{self.prefix}-{base36(next(self._count))}}}")
 
     def made(self, pid: PID) -> bool:

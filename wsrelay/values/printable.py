@@ -1,4 +1,4 @@
-"""Text of strangers as it may stand in a log line or on a terminal."""
+"""Text from strangers, made safe for a log line or a terminal."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Final
 __all__ = ["SHORT", "escaped", "escaped_in_json", "indented", "printable", "shortened"]
 
 SHORT: Final = 200
-"""Characters of what a client has made up."""
+"""Characters to show of text that a client has made up."""
 
 _UNSAFE: Final = re.compile(
     "["
-    "\x00-\x1f\x7f-\x9f"  # C0, DEL, C1: line breaks that forge, and the terminal's own language
+    "\x00-\x1f\x7f-\x9f"  # C0, DEL, C1: line breaks that forge lines, and terminal commands
     "\u2028\u2029"  # line breaks for some readers
-    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # these turn the order of what is shown around
-    "\ud800-\udfff"  # what was no UTF-8, and cannot be written as such
+    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # these reverse the direction of the text
+    "\ud800-\udfff"  # what was not UTF-8, and cannot be written as such
     "]"
 )
 
@@ -25,22 +25,23 @@ _BREAKS: Final = re.compile(r"\r\n|\r|\n")
 
 
 def escaped(text: str) -> str:
-    """Return the text with all that a terminal would obey, or a reader take for its own, escaped.
+    """Return the text with everything escaped that a terminal obeys or that misleads a reader.
 
-    That is control characters, line breaks among them, and those that turn the writing around.
+    These are control characters, including line breaks, and those that reverse the direction of
+    writing.
     """
     return _UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def escaped_in_json(line: str) -> str:
-    """Return JSON on one line with the same characters escaped as JSON does it."""
+    """Return JSON on one line with the same characters escaped in JSON's way."""
     return _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", line)
 
 
 def indented(text: str) -> str:
-    """Return text of several lines escaped, those below the first indented: none can be forged.
+    """Return text escaped, with all lines but the first indented, so that no line can be forged.
 
-    What is so already stays as it is.
+    Text that is already in this form is unchanged.
     """
     if _UNSAFE.search(text) is None:
         return text
@@ -51,9 +52,9 @@ def indented(text: str) -> str:
 
 
 def shortened(text: str, most: int = 4096) -> str:
-    """Return the text indented, its middle left out where it has more than so many characters.
+    """Return the text indented, without its middle if it has more than `most` characters.
 
-    What a process says of its end may be 64 MB, and a log line is read by people.
+    What a process says about its end may be 64 MB, and log lines are read by people.
     """
     return _cut(indented(_cut(text, most)), most)
 
@@ -68,7 +69,7 @@ def _cut(text: str, most: int) -> str:
 def printable(text: str) -> str:
     """Return the text escaped, cut to 200 characters.
 
-    A path may hold a line break that forges a line of the log, or a terminal's escape sequence.
+    A path may contain a line break that forges a log line, or a terminal's escape sequence.
     """
     cut = escaped(text[:SHORT])
     return cut if len(text) <= SHORT else f"{cut}..."

@@ -1,6 +1,6 @@
 """What processes of a walled-in host may do to those of other hosts.
 
-The node decides by this; a worker looks at its own only to raise where its code calls.
+The node enforces this; a worker checks its own rights only to raise in the code that calls.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["Rights"]
 class Rights(Struct, frozen=True):
     """The rights of one host: what its options `may_spawn`, `may_control` and `may_name` add.
 
-    All raise `NotAllowed`, which says what was refused and which option opens it.
+    All methods raise `NotAllowed`, which says what was refused and which option would allow it.
     """
 
     host: str
@@ -28,10 +28,10 @@ class Rights(Struct, frozen=True):
     def check_spawn(
         self, host: str, target: str | None, home: str | None, *, plain: bool, linked: bool
     ) -> None:
-        """Look whether a process may be started there.
+        """Check that a process may be started in `host`.
 
-        `home` is the host of the entry that `target` is the id of, None if it is none; `plain`
-        says that the arguments are data. In its own host it may start anything.
+        `home` is the host of the entry whose id is `target`, or None if there is no such entry;
+        `plain` says that the arguments are data. In its own host a process may start anything.
         """
         if host == self.host:
             return
@@ -41,12 +41,12 @@ class Rights(Struct, frozen=True):
             what = "a callable" if target is None else f"{target!r:.200}"
             raise NotAllowed(
                 f"{self._who} may start nothing but declared entries in host {host!r:.80}, and "
-                f"{what} is none"
+                f"{what} is not one"
             )
         if home != host:
             raise NotAllowed(
-                f"{self._who} may start an entry in no other host than the entry's own, and "
-                f"{target!r:.200} is one of host {home!r:.80}, not of {host!r:.80}"
+                f"{self._who} may start an entry only in the entry's own host, and "
+                f"{target!r:.200} belongs to host {home!r:.80}, not to {host!r:.80}"
             )
         if not plain:
             raise NotAllowed(
@@ -57,14 +57,14 @@ class Rights(Struct, frozen=True):
             self.check_control("be linked to", "what it starts", host)
 
     def check_control(self, what: str, whom: str, host: str) -> None:
-        """Look whether it may do that to a process of the host, or to a client bound to one."""
+        """Check that it may do that to a process of the host, or to a client bound to one."""
         if host != self.host and host not in self.may_control:
             raise self._refused(
                 f"{what} {whom}, whose host is {host!r:.80}", f"may_control: [{host:.80}]"
             )
 
     def check_name(self, name: str) -> None:
-        """Look whether it may take the name."""
+        """Check that it may take the name."""
         own = f"{self.host}/"
         if not name.startswith(own) and not any(
             fnmatch.fnmatchcase(name, pattern) for pattern in self.may_name

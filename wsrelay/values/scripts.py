@@ -1,12 +1,12 @@
-"""The folders of users' scripts: each has modules of its own, as under `python script.py`.
+"""The folders of users' scripts: each has modules of its own, as with `python script.py`.
 
-A template loads scripts of several folders, and what one of them imports stands in `sys.modules`
-for all: the `utils.py` of one folder would be that of the others, too. So one folder at a time is
-*entered*: it comes first on `sys.path`, the modules of the folder before it are put aside, and so
-are modules from elsewhere that have the name of a file in it. A worker enters its script's folder
-and stays there.
+A template loads scripts from several folders, and what one of them imports is in `sys.modules` for
+all: the `utils.py` of one folder would be used by the others, too. So only one folder at a time is
+*entered*: it comes first on `sys.path`, and the modules of the previous folder are put aside, as
+are modules from elsewhere that have the name of a file in the new one. A worker enters its script's
+folder and stays there.
 
-The code of a node runs in one process, which cannot be in two folders: there they are *shared*.
+The node's code runs in one process, which cannot be in two folders: there they are *shared*.
 """
 
 from __future__ import annotations
@@ -33,30 +33,30 @@ __all__ = [
 __path__: list[str] = sys.path
 """`wsrelay.values.scripts.cmd` is the first `cmd.py` on `sys.path`.
 
-That is the module's name of a script that cannot have its file's name because the standard library
-has it. A child process that `multiprocessing` makes can import it, like any other script's, by the
-name that stands in a pickle.
+This is the module name of a script that cannot have its file's name because the standard library
+uses it. A child process started by `multiprocessing` can import it by the name in a pickle, like
+any other script's module.
 """
 
 _NEVER_CHANGED: Final = sys.stdlib_module_names | {"__main__", "wsrelay", "msgspec", "cloudpickle"}
-"""Modules that everything else here holds on to."""
+"""Modules that everything else here depends on."""
 
 _BY_PATH: Final = f"{__name__}."
 
 
 class SharedNameError(Exception):
-    """Two folders that share a process have different modules of one name."""
+    """Two folders that share a process have different modules with the same name."""
 
 
 class _Folder:
     def __init__(self, path: str) -> None:
         self.path = path
-        # Else its modules can be imported from anywhere, and are everybody's.
+        # If false, its modules can be imported from anywhere and belong to everybody.
         self.apart = path not in map(os.path.realpath, sys.path)
         self.own: dict[str, ModuleType] = {}
         """Its modules by name, while it is not entered."""
         self.hidden: dict[str, ModuleType] = {}
-        """Modules from elsewhere that its own ones stand in for, while it is entered."""
+        """Modules from elsewhere that its own modules replace, while it is entered."""
 
 
 _folders: dict[str, _Folder] = {}
@@ -65,12 +65,12 @@ _shared: dict[str, None] = {}
 
 
 def entered() -> str | None:
-    """Return the folder that was entered."""
+    """Return the folder that is entered, or None."""
     return None if _entered is None else _entered.path
 
 
 def enter(path: str) -> None:
-    """Make a folder, a path without symbolic links, the first on `sys.path`, with its modules."""
+    """Put a folder (a path without symbolic links) first on `sys.path` and restore its modules."""
     global _entered  # noqa: PLW0603 - `sys.path` and `sys.modules` are global, too
     if _entered is not None:
         if _entered.path == path:
@@ -102,23 +102,23 @@ def leave() -> None:
 
 
 def rest() -> None:
-    """Wait for who comes next: in the only folder that there is, or in none of several."""
+    """Prepare for the next script: stay in the only folder, or leave if there are several."""
     if len(_folders) > 1:
         leave()
 
 
 def share(path: str, scripts: Collection[ModuleType]) -> None:
-    """Put one more folder onto `sys.path`.
+    """Add a folder to `sys.path`.
 
-    Raises `SharedNameError` if it has a module that another one of them was loaded for; `scripts`
-    do not count.
+    Raises `SharedNameError` if it has a module whose name was already loaded from another shared
+    folder; `scripts` are exempt.
     """
     for name, module in _loaded_from_elsewhere(path):
         there = next((other for other in _shared if _lies_in(module, other)), None)
         if there is not None and module not in scripts:
             raise SharedNameError(
-                f"the folders {there} and {path} both have a module {name!r}, and functions of "
-                "endpoints share one process: rename one of the two"
+                f"the folders {there} and {path} both have a module {name!r}, and the functions "
+                "of endpoints share one process: rename one of the two"
             )
     _shared[path] = None
     if path not in sys.path:
@@ -126,7 +126,7 @@ def share(path: str, scripts: Collection[ModuleType]) -> None:
 
 
 def imported(script: Path) -> ModuleType | None:
-    """Return the module that a script already is, because another one has imported it."""
+    """Return the module of a script that another script has already imported, or None."""
     for name in (script.stem, f"{_BY_PATH}{script.stem}"):
         module = sys.modules.get(name)
         if module is not None and getattr(module, "__file__", None) == str(script):
@@ -135,7 +135,7 @@ def imported(script: Path) -> ModuleType | None:
 
 
 def module_name(script: Path) -> str:
-    """Return the name of a script's module: its file's, if that is free."""
+    """Return the name for a script's module: that of its file, if it is free."""
     name = script.stem
     if name in sys.stdlib_module_names or name in sys.modules:
         name = f"{_BY_PATH}{script.stem}"
@@ -147,11 +147,11 @@ def module_name(script: Path) -> str:
 
 
 def _loaded_from_elsewhere(folder: str) -> Iterator[tuple[str, ModuleType]]:
-    """Yield modules that are not the folder's though it has a file of that name."""
+    """Yield modules that are not the folder's although it has a file of that name."""
     try:
         names = [file.name for file in Path(folder).iterdir()]
     except OSError:
-        return  # who may not list a folder may still import from it
+        return  # a folder that cannot be listed may still be importable
     for file in names:
         name, dot, rest_of_name = file.partition(".")
         module = sys.modules.get(name)
@@ -162,7 +162,7 @@ def _loaded_from_elsewhere(folder: str) -> Iterator[tuple[str, ModuleType]]:
 
 
 def _lies_in(module: ModuleType, folder: str) -> bool:
-    """Tell whether a module, and no part of a package, was found in the folder itself."""
+    """Whether a module, not part of a package, was found in the folder itself."""
     spec: Any = getattr(module, "__dict__", {}).get("__spec__")
     if spec is None or (spec.parent and spec.parent != spec.name and not _is_by_path(spec.name)):
         return False
@@ -176,8 +176,8 @@ def _is_by_path(name: str) -> bool:
 
 
 def _take(roots: set[str]) -> dict[str, ModuleType]:
-    """Remove modules, and all that is in packages among them, from `sys.modules`."""
+    """Remove modules, and everything inside packages among them, from `sys.modules`."""
     if not roots:
-        return {}  # to look at each name would cost a worker the pages that they lie in
+        return {}  # looking at every name would cost a worker copies of the pages they lie in
     names = [name for name in sys.modules if name in roots or name.partition(".")[0] in roots]
     return {name: sys.modules.pop(name) for name in names}

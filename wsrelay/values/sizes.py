@@ -9,10 +9,10 @@ from typing import Any, Final
 __all__ = ["ITEM", "parse", "show"]
 
 ITEM: Final = 128
-"""Bytes that whatever waits in a queue counts beside its payload.
+"""Bytes that each item in a queue counts in addition to its payload.
 
-That is what an object, its bytes and its place in the queue take at most (90 to 110 measured): a
-queue that counted payloads alone held 89 MB of empty messages and was not full.
+An object, its bytes and its place in the queue take no more (90 to 110 measured): a queue that
+counted only payloads held 89 MB of empty messages and was not full.
 """
 
 _FORM: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])i?)?B?", re.IGNORECASE)
@@ -20,7 +20,7 @@ _UNITS: Final = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
 
 
 def parse(value: Any) -> int:
-    """Return the size in bytes; a whole number is one already. Raises `ValueError`."""
+    """Return the size in bytes; a whole number is returned as is. Raises `ValueError`."""
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return value
     match = _FORM.fullmatch(value.strip()) if isinstance(value, str) else None
@@ -31,7 +31,7 @@ def parse(value: Any) -> int:
 
 
 def show(size: int) -> str:
-    """Return the size as `parse` reads it, in the largest unit that leaves it whole."""
+    """Return the size in the form that `parse` reads, in the largest unit that divides it."""
     for unit in "TGMK":
         if size and size % _UNITS[unit] == 0:
             return f"{size // _UNITS[unit]}{unit}B"

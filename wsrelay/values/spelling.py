@@ -1,4 +1,4 @@
-"""Hints at what was meant."""
+"""Hints for misspelt words."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["nearest"]
 
 
 def nearest(given: str, known: Iterable[str]) -> str:
-    """Return a hint at the right spelling, or at all that there is."""
+    """Return a hint: the nearest known word, or all of them."""
     known = list(known)
     if close := difflib.get_close_matches(given, known, 1):
         return f"did you mean {close[0]!r}?"

@@ -1,6 +1,6 @@
 """What can be spawned, as text: `path/to/script.py:function` and `module:function`.
 
-Contract section 3, `spawn`; the function's default name is `handler`.
+See `wsrelay.process.spawn`; the function's default name is `handler`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Target(Struct, frozen=True):
         return f"{self.script or self.module}:{self.function}"
 
     def absolute(self) -> Target:
-        """Return it with the script's path in full, so that it means the same anywhere."""
+        """Return it with the script's absolute path, so that it means the same anywhere."""
         script = self.script and str(Path(self.script).resolve())
         return Target(self.function, script=script, module=self.module)
 
@@ -44,13 +44,13 @@ class TargetEntry(Struct, frozen=True):
 
 
 def parse(text: str) -> Target:
-    """Parse a target; raises `InvalidTarget` for text of neither form."""
+    """Parse a target; raises `InvalidTarget` for text that has neither form."""
     place, colon, function = text.rpartition(":")
     if not colon or place.endswith((":", "/")) or "/" in function or function.endswith(".py"):
         place, function = text, DEFAULT_FUNCTION
     elif not function.isidentifier():
-        raise InvalidTarget(f"target {text!r:.200}: {function!r:.200} is no function name")
-    # Each worker does this: not with PurePath, which has 34 of its pages copied.
+        raise InvalidTarget(f"target {text!r:.200}: {function!r:.200} is not a function name")
+    # Every worker does this; with PurePath it would copy 34 of its pages.
     file = place.rstrip("/").rpartition("/")[2]
     if file.endswith(".py") and file != ".py":
         return Target(function, script=place)
