@@ -602,7 +602,7 @@ async def test_more_than_a_frame_holds_is_told_at_the_caller_on_the_node_too(nod
         node.broadcast("group", "large", bytes(wire.MAX_FRAME + 1))
     with pytest.raises(PayloadError, match="are more than a message may hold, 67108864"):
         node.spawn(next_one, None, bytes(wire.MAX_FRAME + 1))
-    with pytest.raises(InvalidTarget, match="9006 characters, 8192 are the most"):
+    with pytest.raises(InvalidTarget, match="9006 characters, at most 8192"):
         node.spawn(f"/{'x' * 9000}.py:f")
 
 

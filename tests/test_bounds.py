@@ -490,7 +490,7 @@ async def test_garbage_right_behind_a_frame_is_noticed_at_once(*, held: bool) ->
             pipe.release("token")
         await until(lambda: problems, "the garbage was noticed")
         assert received == [wire.AckFrame(0), wire.ReadyFrame()]
-        assert ["1 bytes are no frame" in problem for problem in problems] == [True]
+        assert ["1 bytes are not a frame" in problem for problem in problems] == [True]
         pipe.close()
 
 

@@ -296,7 +296,7 @@ async def test_a_returned_value_that_is_no_data_becomes_none_with_a_warning(
 ) -> None:
     exits = Exits(node)
     assert await exits.of(node.spawn(room("return_at_once"), None, object())) == Result(None)
-    assert "builtins.object is no data" in caplog.text
+    assert "builtins.object is not data" in caplog.text
 
 
 async def test_cancel_closes_the_inbox_behind_what_is_queued(

@@ -271,7 +271,7 @@ def _place(build: Callable[[Any], Any]) -> str:
     with pytest.raises(PayloadError) as caught:
         payload.encode(build(Stranger()))
     place, _, problem = str(caught.value).partition(": ")
-    assert "Stranger is no data" in problem
+    assert "Stranger is not data" in problem
     return place
 
 
@@ -287,7 +287,7 @@ def test_the_error_says_where_the_offender_sits() -> None:
 
 
 def test_the_error_names_a_key_that_is_no_data() -> None:
-    with pytest.raises(PayloadError, match=r"payload\['a'\], key .*Stranger is no data"):
+    with pytest.raises(PayloadError, match=r"payload\['a'\], key .*Stranger is not data"):
         payload.encode({"a": {Stranger(): 1}})
 
 

@@ -63,7 +63,7 @@ async def test_misuse_is_told_at_the_caller(node: Node) -> None:
     ]
     for text, start in zip(told, expected, strict=True):
         assert text.startswith(start)
-    assert "builtins.complex is no data" in told[2]
+    assert "builtins.complex is not data" in told[2]
     assert node.dead_letters == 2
 
 

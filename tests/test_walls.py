@@ -182,7 +182,7 @@ async def test_arguments_that_are_no_data_are_refused_where_they_are_handed_over
 ) -> None:
     async with scene(folder, may_spawn=("trusted",)) as there:
         said = await there.do("start", "exec", "app:note", "trusted", "code")
-        assert said.startswith("PayloadError: what a walled-in host starts in another one is given")
+        assert said.startswith("PayloadError: a walled-in host can pass only data to what it")
 
 
 async def test_what_exec_runs_elsewhere_ends_at_its_timeout(folder: Path) -> None:

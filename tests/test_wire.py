@@ -202,7 +202,7 @@ def test_a_frame_with_a_field_too_many_or_too_few_is_no_frame(
     wrong += [[tag, *fields[: required - 1]]] if required else []
     for items in wrong:
         body = msgspec.msgpack.encode(items)
-        with pytest.raises(WireError, match="are no frame"):
+        with pytest.raises(WireError, match="are not a frame"):
             _read(READERS[direction][0](), [len(body).to_bytes(4, "big") + body])
 
 
@@ -215,13 +215,13 @@ def test_every_tag_of_a_direction_belongs_to_one_frame(direction: str) -> None:
 @pytest.mark.parametrize("direction", sorted(READERS))
 def test_an_unknown_tag_is_no_frame(direction: str) -> None:
     body = msgspec.msgpack.encode([99])
-    with pytest.raises(WireError, match="are no frame"):
+    with pytest.raises(WireError, match="are not a frame"):
         _read(READERS[direction][0](), [len(body).to_bytes(4, "big") + body])
 
 
 def test_a_length_above_the_limit_is_refused_before_its_bytes_are_there() -> None:
     reader: Reader = wire.FrameReader(wire.FromWorker, limit=100)
-    with pytest.raises(WireError, match="101 bytes are no frame: at most 100"):
+    with pytest.raises(WireError, match="101 bytes are not a frame: at most 100"):
         _read(reader, [(101).to_bytes(4, "big")])
 
 
@@ -237,7 +237,7 @@ def test_frames_before_the_garbage_are_given() -> None:
     taken = wire.pack(wire.AckFrame(5))
     assert reader.feed(taken + b"\x00\x00\x00\x01\xc1" + taken) == [(wire.AckFrame(5), len(taken))]
     assert reader.partial
-    with pytest.raises(WireError, match="1 bytes are no frame"):
+    with pytest.raises(WireError, match="1 bytes are not a frame"):
         reader.feed(b"")
 
 
@@ -245,7 +245,7 @@ def test_frames_before_a_length_above_the_limit_are_given() -> None:
     taken = wire.pack(wire.AckFrame(5))
     reader: Reader = wire.FrameReader(wire.FromWorker, limit=100)
     assert reader.feed(taken + (101).to_bytes(4, "big")) == [(wire.AckFrame(5), len(taken))]
-    with pytest.raises(WireError, match="101 bytes are no frame"):
+    with pytest.raises(WireError, match="101 bytes are not a frame"):
         reader.feed(b"")
 
 

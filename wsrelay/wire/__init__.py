@@ -2,5 +2,5 @@
 
 from __future__ import annotations
 
-from .frames import *  # noqa: F403 - the list of them stands there
+from .frames import *  # noqa: F403 - `frames.__all__` lists them
 from .frames import __all__ as __all__

@@ -1,8 +1,8 @@
 """Targets and their arguments on the way from the spawner to the worker.
 
-The only place where code crosses a process border: pickled by the spawner, opened in the worker.
-Out of a walled-in host none does: there the arguments are data (`pack_plain`).
-The node passes the bytes on and never looks inside.
+This is the only place where code crosses a process boundary: it is pickled by the spawner and
+unpickled in the worker. None leaves a walled-in host, whose arguments are data (`pack_plain`). The
+node passes the bytes on and never looks inside.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def pack_target(
 ) -> tuple[str | None, bytes]:
     """Return the target's text (None for a callable) and the pickled rest.
 
-    An id among `entries` stays as it is, for the node to look up. Raises `InvalidTarget`, or
+    An id in `entries` is left as it is, for the node to look up. Raises `InvalidTarget`, or
     `PayloadError` for what cannot be pickled.
     """
     arguments = (args, kwargs) if args or kwargs else None
@@ -37,8 +37,8 @@ def pack_target(
         text = payload.writable(str(parsed), "target")
         if len(text) > frames.LONGEST_TARGET:
             raise InvalidTarget(
-                f"target {text[:40]!r}... has {len(text)} characters, {frames.LONGEST_TARGET} are "
-                "the most"
+                f"target {text[:40]!r}... has {len(text)} characters, at most "
+                f"{frames.LONGEST_TARGET} are allowed"
             )
         return text, _pack(arguments, imports=parsed.module is not None)
     if callable(target):
@@ -55,7 +55,7 @@ def pack_plain(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
         return payload.encode([args, kwargs])
     except PayloadError as error:
         raise PayloadError(
-            f"what a walled-in host starts in another one is given data alone: {error}"
+            f"a walled-in host can pass only data to what it starts in another host: {error}"
         ) from None
 
 
@@ -66,9 +66,9 @@ def unpack_target(
     *,
     plain: bool = False,
 ) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
-    """Return function, args and kwargs; `load` finds the function that a text names.
+    """Return function, args and kwargs; `load` finds the function that a target names.
 
-    `plain`: the code is what `pack_plain` gave, and nothing is unpickled.
+    `plain`: the code is what `pack_plain` returned, and nothing is unpickled.
     """
     if plain:
         given = payload.decode_bounded(code)
@@ -86,7 +86,7 @@ def unpack_target(
 
 
 def _pack(value: Any, *, imports: bool = False) -> bytes:
-    """Pickle a value, and the folder in which the spawner would import what it refers to."""
+    """Pickle a value and the folder from which the spawner would import what it refers to."""
     folder = scripts.entered()
     if value is None and not (imports and folder is not None):
         return b""

@@ -1,9 +1,9 @@
 """The frames between the node and its workers, and between the node and its templates.
 
-A frame on a pipe is its length (4 bytes, big endian) and one MessagePack array whose first item
-is the frame's tag. Payloads travel inside as bytes of MessagePack: the node forwards them without
-looking at them, whatever they are. All else that a worker writes is bounded, each field in its type
-and all of them together (`MAX_HEAD`), before it is decoded.
+A frame on a pipe is its length (4 bytes, big endian) followed by one MessagePack array whose first
+item is the frame's tag. Payloads travel inside as bytes of MessagePack, which the node forwards
+without looking at them. Everything else that a worker writes is bounded before it is decoded, each
+field by its type and all of them together by `MAX_HEAD`.
 """
 
 from __future__ import annotations
@@ -92,37 +92,37 @@ __all__ = [
 ]
 
 MAX_FRAME: Final = 64 * 1024 * 1024
-"""Bytes of the largest frame; a length above it is garbage, not a message."""
+"""Bytes of the largest frame; a greater length is garbage, not a message."""
 
 MAX_HEAD: Final = 1024 * 1024
-"""Bytes of what a worker's frame holds beside payloads and code: what the node decodes of it."""
+"""Bytes of a worker's frame besides payloads and code: the part that the node decodes."""
 
 MAX_RECEIVERS: Final = 10_000
-"""Receivers of one frame; who sends to more writes several."""
+"""Receivers of one frame; a message for more is written as several frames."""
 
 _MOST_ELEMENTS: Final = MAX_RECEIVERS + 100
-"""Elements of the head of a frame."""
+"""Elements in the head of a frame."""
 
 _SMALL: Final = 64 * 1024
-"""Bytes of a frame that is decoded as it is: 4 MB at the most, for a moment."""
+"""Bytes of a frame that is decoded without a check: it takes at most 4 MB, for a moment."""
 
 _WRAPPING: Final = MAX_HEAD
-"""Bytes that the node may add to what a worker has written when it passes it on."""
+"""Bytes that the node may add to what a worker has written when passing it on."""
 
 _LONGEST_FROM_TEMPLATE: Final = 1024 * 1024
-"""Bytes of a frame of a template, which is cut to less."""
+"""Bytes of a template's frame; templates cut theirs to less."""
 
 WINDOW: Final = 128 * 1024
-"""Bytes of data frames that the node sends ahead of what the worker has taken."""
+"""Bytes of data frames that the node sends ahead of what the worker has acknowledged."""
 
 PIPE_CLOSED: Final = 237
-"""The exit code of a worker that cannot say how it ended: its handler has closed its pipe."""
+"""The exit code of a worker that cannot say how it ended because its handler closed its pipe."""
 
 INTERRUPT: Final[int] = getattr(signal, "SIGRTMAX", signal.SIGURG)
-"""The signal that interrupts a handler; not a frame, for it may never read its pipe.
+"""The signal that interrupts a handler; not a frame, since the handler may never read its pipe.
 
-One of the real-time signals, the last, that programs and libraries hardly use; where there are none
-(macOS) it is one that ends nobody.
+It is the last of the real-time signals, which programs and libraries hardly use; where there are
+none (macOS), it is a signal that is ignored by default.
 """
 
 
@@ -146,41 +146,41 @@ class Frame(Struct, array_like=True, forbid_unknown_fields=True):
 
 
 class WorkerError(Struct):
-    """An `ExitError` of which a worker tells: bounded."""
+    """An `ExitError` as a worker reports it, with bounds."""
 
     kind: ExitKind
     message: ErrorText
     traceback: ErrorText | None = None
 
     def told(self) -> ExitError:
-        """Return it as all others know it."""
+        """Return it as an `ExitError`."""
         return ExitError(self.kind, self.message, self.traceback)
 
 
 class PackedResult(Struct):
-    """A `Result` of which the node tells: `value` is MessagePack, for its reader to open."""
+    """A `Result` as the node reports it: `value` is MessagePack, which the receiver decodes."""
 
     value: bytes
     error: ExitError | None = None
 
     @classmethod
     def of(cls, result: Result) -> PackedResult:
-        """Make it of a result; the value of a worker's is `Raw`, as the worker has written it."""
+        """Make it from a result; that of a worker has a `Raw` value, as the worker wrote it."""
         value = result.value
-        if type(value) is Raw:  # it may have 64 MB, and many watchers: it is encoded without a copy
+        if type(value) is Raw:  # up to 64 MB, possibly for many watchers: encode without a copy
             return cls(cast("bytes", memoryview(value)), result.error)
         return cls(payload.pack(value), result.error)
 
     def opened(self) -> Result:
-        """Return the result; a value that is no data, which no worker of ours writes, is None."""
+        """Return the result; a value that is not data, which no worker of ours writes, is None."""
         try:
             return Result(payload.decode(self.value), self.error)
         except (ValueError, RecursionError):
             return Result(None, self.error)
 
 
-# Node to worker. Data frames (Deliver to CloseInbox) keep their order and wait for room at the
-# worker; the others go ahead of them.
+# Node to worker. Data frames (Deliver to CloseInbox) keep their order and wait until the worker has
+# room; the others go ahead of them.
 
 
 class CatalogFrame(Frame, tag=9):
@@ -190,9 +190,9 @@ class CatalogFrame(Frame, tag=9):
     entries: dict[str, str | None]
 
     def home(self, target: str | None) -> str | None:
-        """Return the host of the entry that the target is the id of, None if it is none.
+        """Return the host of the entry whose id is `target`, or None if there is no such entry.
 
-        An entry without a host is one of the first host.
+        An entry without a host belongs to the first host.
         """
         if target is None or target not in self.entries:
             return None
@@ -200,9 +200,9 @@ class CatalogFrame(Frame, tag=9):
 
 
 class StartFrame(Frame, tag=0):
-    """First frame to a fresh worker: who it is and what it runs.
+    """First frame to a fresh worker: its identity and what it runs.
 
-    `target` is text (see `targets`) or None, then `code` is the cloudpickle of
+    `target` is text (see `targets`) or None. With None, `code` is the cloudpickle of
     `(function, args, kwargs)`; with a target it is that of `(args, kwargs)` or empty, or, if
     `plain`, their MessagePack. `title` is what `ps` shows. `rights` are those of a walled-in host.
     """
@@ -219,7 +219,7 @@ class StartFrame(Frame, tag=0):
 
 
 class DeliverFrame(Frame, tag=1):
-    """A message of another process."""
+    """A message from another process."""
 
     topic: str
     sender: str
@@ -227,14 +227,14 @@ class DeliverFrame(Frame, tag=1):
 
 
 class AttachFrame(Frame, tag=2):
-    """From here on `metadata` belongs to each message relayed from this client."""
+    """From here on, `metadata` belongs to each message relayed from this client."""
 
     client: str
     metadata: Raw
 
 
 class RelayFrame(Frame, tag=3):
-    """A message of the relay; the worker adds `client_pid` and the client's metadata to it."""
+    """A message from the relay; the worker adds `client_pid` and the client's metadata to it."""
 
     topic: str
     client: str
@@ -242,7 +242,7 @@ class RelayFrame(Frame, tag=3):
 
 
 class DetachFrame(Frame, tag=4):
-    """The client's last relayed message has been sent: its metadata can go."""
+    """The client's last relayed message has been sent, so its metadata can be dropped."""
 
     client: str
 
@@ -268,7 +268,7 @@ class FinishedFrame(Frame, tag=8):
 
 
 class ReplyFrame(Frame, tag=7):
-    """The answer to a request of the same `ref`: a value, or the error's class and message."""
+    """The answer to the request with the same `ref`: a value, or the error's class and message."""
 
     ref: int
     value: Any = None
@@ -292,7 +292,7 @@ class SendFrame(Frame, tag=1):
 
 
 class SpawnFrame(Frame, tag=2):
-    """A process for the PID that the worker has made; what it runs is told as in `StartFrame`."""
+    """Start a process under the PID that the worker made; the target is as in `StartFrame`."""
 
     pid: Text
     host: Text
@@ -304,7 +304,7 @@ class SpawnFrame(Frame, tag=2):
 
 
 class GetOrSpawnFrame(Frame, tag=3):
-    """The process of that name, or this one under that name; answered with `ReplyFrame`."""
+    """Find the process of that name, or start this one; answered with `ReplyFrame`."""
 
     ref: int
     name: Text
@@ -325,9 +325,9 @@ class TerminateFrame(Frame, tag=5):
 
 
 class AckFrame(Frame, tag=6):
-    """So many bytes of data frames were taken from the channels in all: there is room for more.
+    """The total of bytes of data frames taken from the channels: there is room for more.
 
-    A sum, so that one which is told twice, too late or never does no harm.
+    It is a running total, so that a frame that comes twice, too late or never does no harm.
     """
 
     total: int
@@ -336,8 +336,8 @@ class AckFrame(Frame, tag=6):
 class LogFrame(Frame, tag=7):
     """A record of the worker's `logging`, or of the template's.
 
-    `extra` is a map; `level_name` is empty for a level that every `logging` has. `printed` are the
-    bytes of its output that waited to be read when it logged this: they come before it.
+    `extra` is a map; `level_name` is empty for the standard levels of `logging`. `printed` is how
+    many bytes of its output were waiting to be read when it logged this: they come first.
     """
 
     level: int
@@ -351,8 +351,8 @@ class LogFrame(Frame, tag=7):
 class DoneFrame(Frame, tag=8):
     """The worker's last frame: what the handler returned or raised.
 
-    `received` counts the data frames that arrived, `unread` names the clients whose `ws.join`
-    was among them and never taken.
+    `received` counts the data frames that arrived; `unread` lists the clients whose `ws.join` was
+    among them and was never read.
     """
 
     value: bytes
@@ -376,7 +376,7 @@ class RelateFrame(Frame, tag=10):
 
 
 class TrapLinksFrame(Frame, tag=11):
-    """Choose between LINK_DOWN and being ended."""
+    """Choose between getting LINK_DOWN and being ended."""
 
     trap: bool
 
@@ -390,7 +390,7 @@ class RegisterFrame(Frame, tag=12):
 
 
 class LookupFrame(Frame, tag=13):
-    """Ask whose name it is; answered with `ReplyFrame`."""
+    """Ask for the process of a name; answered with `ReplyFrame`."""
 
     ref: int
     name: Text
@@ -433,9 +433,9 @@ class BroadcastFrame(Frame, tag=18):
 
 
 class DrainFrame(Frame, tag=19):
-    """Ask for a `ReplyFrame` when most of what a connection was sent is on its way.
+    """Ask for a `ReplyFrame` when most of what was sent to a connection is on its way.
 
-    `waits` is false when nobody waits for it any more.
+    `waits` is false when nobody is waiting for it any more.
     """
 
     ref: int
@@ -459,7 +459,7 @@ class KillFrame(Frame, tag=1):
 
 
 class InterruptFrame(Frame, tag=2):
-    """Send the worker `INTERRUPT`: where the node has no pidfd to do it with."""
+    """Send the worker `INTERRUPT`, for a node that has no pidfd to do so itself."""
 
     ref: int
 
@@ -468,11 +468,11 @@ class InterruptFrame(Frame, tag=2):
 
 
 class LoadedFrame(Frame, tag=0):
-    """Preloading went well."""
+    """Preloading succeeded."""
 
 
 class LoadFailedFrame(Frame, tag=1):
-    """Preloading went wrong: a line, and the traceback of the user's code or an empty text."""
+    """Preloading failed: one line, and the traceback of the user's code or an empty string."""
 
     message: str
     details: str
@@ -487,7 +487,7 @@ class ForkedFrame(Frame, tag=2):
 
 
 class ForkFailedFrame(Frame, tag=3):
-    """The operating system refused."""
+    """The operating system refused to fork."""
 
     ref: int
     message: str
@@ -541,13 +541,13 @@ _PREFIX: Final = 4
 """Bytes of a frame's length."""
 
 _HEADER: Final = 3
-"""Bytes of a text's length, at most, up to 64 KB."""
+"""Bytes of the length of a text of up to 64 KB, at most."""
 
 _LONGEST_CHARACTER: Final = 4
-"""Bytes of a character in UTF-8, at most."""
+"""Bytes of one character in UTF-8, at most."""
 
 _ROOM_FOR_RECEIVERS: Final = MAX_HEAD - 64 * 1024
-"""Bytes that the receivers of a frame may have beside its topic and its own parts."""
+"""Bytes that the receivers of a frame may take besides its topic and its own parts."""
 
 _length = struct.Struct(">I").unpack_from
 _decode_request = msgspec.msgpack.Decoder(FromWorker).decode
@@ -567,44 +567,44 @@ _encode = msgspec.msgpack.Encoder(enc_hook=_plain).encode
 
 
 def pack(frame: Frame) -> bytes:
-    """Return the bytes of a frame, its length first."""
+    """Return the bytes of a frame, with its length first."""
     body = _encode(frame)
     return len(body).to_bytes(_PREFIX, "big") + body
 
 
 def encoded(frame: F) -> F:
-    """Encode a frame once: what is returned stands for it inside other frames."""
+    """Encode a frame once; the returned value stands for it inside other frames."""
     return cast("F", Raw(_encode(frame)))
 
 
 def pack_request(frame: Frame) -> bytes:
-    """Return the bytes of a worker's frame, made sure of that the node can read them.
+    """Return the bytes of a worker's frame after checking that the node can read them.
 
-    Raises `PayloadError`: what user code handed over (a name that is no text, say) must fail at
-    its caller, not as garbage at the node, which ends the worker.
+    Raises `PayloadError`: a wrong argument of user code (such as a name that is not text) must fail
+    at its caller, and not as garbage at the node, which would end the worker.
     """
     try:
         body = _encode(frame)
-        if type(frame) is not SendFrame:  # its makers have looked at all that it is made of
+        if type(frame) is not SendFrame:  # its fields have been checked already
             if len(body) > _SMALL:
                 _check_head(body)
             _decode_request(body)
     except (TypeError, ValueError, OverflowError) as error:
         kind = type(frame).__name__.removesuffix("Frame")
-        raise PayloadError(f"{kind} cannot be told to the node: {error}") from None
+        raise PayloadError(f"{kind} cannot be sent to the node: {error}") from None
     data = len(body).to_bytes(_PREFIX, "big") + body
     check_size(len(data))
     return data
 
 
 def check_size(size: int) -> None:
-    """Raise `PayloadError` for more bytes than a message may hold."""
+    """Raise `PayloadError` for more bytes than a message may have."""
     if size > MAX_FRAME:
         raise PayloadError(f"{size} bytes are more than a message may hold, {MAX_FRAME}")
 
 
 def portions(receivers: list[str]) -> Iterator[list[str]]:
-    """Give receivers in portions that fit into a frame each."""
+    """Yield the receivers in portions that each fit into a frame."""
     count, characters = len(receivers), sum(map(len, receivers))
     if (
         count <= MAX_RECEIVERS
@@ -625,66 +625,66 @@ def portions(receivers: list[str]) -> Iterator[list[str]]:
 
 
 def _check_head(body: bytes) -> None:
-    """Raise `ValueError` for a frame that would become much when it is decoded."""
+    """Raise `ValueError` for a frame that would become too large when decoded."""
     size = payload.size_to_decode(body, _MOST_ELEMENTS)
     if size > MAX_HEAD:
-        raise ValueError(f"{size} bytes beside the payload, {MAX_HEAD} are the most")
+        raise ValueError(f"it has {size} bytes besides the payload, at most {MAX_HEAD} are allowed")
 
 
 @functools.cache
 def _decoder(kind: Any) -> Callable[[bytes], Any]:
-    """Return what decodes frames of a kind; made once, before any fork, for it is large."""
+    """Return the decoder for frames of a kind; made once, before any fork, since it is large."""
     return msgspec.msgpack.Decoder(kind).decode
 
 
 class FrameReader(Generic[T]):
-    """Takes bytes as they come off a pipe and gives frames.
+    """Takes bytes as they come off a pipe and returns frames.
 
-    Call `feed` with what was read; it gives `(frame, size in bytes)` for each frame that is
-    complete. For bytes that are no frame of the kind expected here it raises `WireError`: at once,
-    or in the next call if there were frames before them to give. `feed(b"")` is such a call.
+    Call `feed` with what was read; it returns `(frame, size in bytes)` for each complete frame. For
+    bytes that are not a frame of the expected kind it raises `WireError`: at once, or in the next
+    call if there were frames before them to return. `feed(b"")` is such a call.
     """
 
     def __init__(self, kind: Any, *, limit: int = MAX_FRAME, bounded: bool = False) -> None:
         self._decode = _decoder(kind)
         self._bounded = bounded
-        """Whether what is decoded has bounds: they are looked at before."""
+        """Whether bounds are checked before decoding."""
         self._longest = limit + _PREFIX
         self._rest: bytes | bytearray = b""
-        """What has come of frames that are not given yet."""
+        """Bytes that were read of frames that have not been returned yet."""
         self._wanted = 0
-        """Bytes that `rest` must have before it is worth a look."""
+        """Bytes that `_rest` must have before it is worth looking at."""
 
     @property
     def partial(self) -> int:
-        """Bytes held that were not given as frames."""
+        """Bytes held that have not been returned as frames."""
         return len(self._rest)
 
     @property
     def wanted(self) -> int:
-        """Bytes of the frame that has begun, once its length is there; else 0."""
+        """Size in bytes of the frame that has begun, or 0 until its length is known."""
         return self._wanted
 
     @property
     def missing(self) -> int:
-        """Bytes that it lacks, as far as that is known."""
+        """Bytes that this frame still lacks, as far as is known."""
         return max(self._wanted - len(self._rest), 0)
 
     def drop(self) -> None:
-        """Forget what was not given: the rest of it does not come."""
+        """Forget the incomplete frame: the rest of it will not come."""
         self._rest, self._wanted = b"", 0
 
     def feed(self, data: bytes, most: int = sys.maxsize) -> list[tuple[T, int]]:
-        """Add bytes that were read and give the frames that are now complete, so many at the most.
+        """Add bytes that were read and return at most `most` of the frames that are now complete.
 
-        Where there may be more of them they come with `feed(b"")`. If a signal handler raises in
-        here nothing was added: the same bytes can be fed again.
+        If there may be more, call `feed(b"")` to get them. If a signal handler raises in here,
+        nothing has been added, and the same bytes can be fed again.
         """
         if self._rest:
             if len(self._rest) + len(data) < self._wanted:
                 self._rest += data
                 return []
-            # A copy, because a Raw inside of a frame must not pin what still grows.
+            # A copy, because a Raw inside a frame must not pin a buffer that still grows.
             data = b"".join((self._rest, data))
         frames: list[tuple[T, int]] = []
         start, end, wanted = 0, len(data), 0
@@ -710,7 +710,7 @@ class FrameReader(Generic[T]):
         rest = bytearray(data[start:]) if start < end else b""
         self._rest, self._wanted = rest, wanted
         if problem and not frames:
-            raise WireError(f"{size - _PREFIX} bytes are no frame: {problem}")
+            raise WireError(f"{size - _PREFIX} bytes are not a frame: {problem}")
         return frames
 
 
@@ -725,7 +725,7 @@ def to_worker() -> FrameReader[ToWorker]:
 
 
 def from_template() -> FrameReader[FromTemplate]:
-    """Make the node's reader for a template's control socket: the longest are log records."""
+    """Make the node's reader for a template's control socket; log records are the longest."""
     return FrameReader(FromTemplate, limit=_LONGEST_FROM_TEMPLATE)
 
 

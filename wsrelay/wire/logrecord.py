@@ -1,4 +1,4 @@
-"""What a record of `logging` holds beside its message, made data; and the form of a line."""
+"""What a `logging` record holds besides its message, as data; and the format of a line."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = [
 ]
 
 PLAIN: Final = "%(asctime)s %(levelname)-7s %(message)s"
-"""A line of the log."""
+"""The format of a log line."""
 
 MOST_EXTRA: Final = 16
 """Fields of one record."""
@@ -32,10 +32,10 @@ LONGEST_NAME: Final = 100
 """Characters of the name of a logger, a level or a field."""
 
 _LARGEST_VALUE: Final = 1024
-"""Bytes of a field as JSON; of one that is larger, or no data, the first characters are told."""
+"""Bytes of a field as JSON; a field that is larger, or not data, is cut to its first characters."""
 
 _LONGEST_VALUE: Final = 200
-"""So many."""
+"""How many characters those are."""
 
 _OURS: Final = "wsrelay_"
 
@@ -52,17 +52,17 @@ _message: Final = logging.Formatter("%(message)s")
 
 
 def fields(**about: Any) -> dict[str, Any]:
-    """Return what is known of a process in the form of `extra` for `logging`.
+    """Return what is known about a process in the form of `extra` for `logging`.
 
-    Those that a record may have are `pid`, `names`, `target`, `os_pid`, `host`, and `exit`, the
-    kind of an end; what is empty is left out.
+    A record may have `pid`, `names`, `target`, `os_pid`, `host`, and `exit` (the kind of an end);
+    empty ones are left out.
     """
     names = itertools.islice(about.pop("names", ()), _MOST_NAMES)
     return {f"{_OURS}{k}": v for k, v in {**about, "names": sorted(names)}.items() if v}
 
 
 def fields_of(record: logging.LogRecord) -> dict[str, Any]:
-    """Return what `fields` has put into the record, by its short names."""
+    """Return what `fields` put into the record, by short names."""
     return {
         name.removeprefix(_OURS): str(value) if name == f"{_OURS}pid" else value
         for name, value in vars(record).items()
@@ -71,7 +71,7 @@ def fields_of(record: logging.LogRecord) -> dict[str, Any]:
 
 
 def extra_of(record: logging.LogRecord) -> dict[str, Any]:
-    """Return the fields that the record was given as `extra`: data that JSON can hold, bounded."""
+    """Return the fields that the record was given as `extra`: bounded data that JSON can hold."""
     given = (item for item in vars(record).items() if is_extra(item[0]))
     return {
         clean(name, LONGEST_NAME): _data(value)
@@ -80,7 +80,7 @@ def extra_of(record: logging.LogRecord) -> dict[str, Any]:
 
 
 def is_extra(name: Any) -> bool:
-    """Whether it can be a field given as `extra`: `logging` has no such, nor has wsrelay."""
+    """Whether it can be a field given as `extra`, that is, not one of `logging` or wsrelay."""
     return name not in _STANDARD and isinstance(name, str) and not name.startswith(_OURS)
 
 
@@ -90,7 +90,7 @@ def text_of(record: logging.LogRecord) -> str:
 
 
 def clean(text: str, longest: int) -> str:
-    """Return text that UTF-8 can hold, cut to so many characters."""
+    """Return text that UTF-8 can represent, cut to so many characters."""
     if len(text) > longest:
         text = f"{text[:longest]}... ({len(text)} characters)"
     return text.encode(errors="backslashreplace").decode()
@@ -102,9 +102,9 @@ def _data(value: Any) -> Any:
         if len(msgspec.json.encode(data)) <= _LARGEST_VALUE:
             return data
     except (TypeError, ValueError, RecursionError):
-        pass  # it is no data, or has a key that JSON has no form for
+        pass  # it is not data, or has a key that JSON cannot represent
     try:
         text = value if isinstance(value, str) else repr(value)
-    except Exception as error:  # noqa: BLE001 - the user's, and the record is worth more
+    except Exception as error:  # noqa: BLE001 - user code raised it, and the record matters more
         text = f"<{type(value).__name__} whose repr() raises {type(error).__name__}>"
     return clean(text, _LONGEST_VALUE)

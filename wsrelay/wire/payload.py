@@ -16,14 +16,14 @@ _FLAT = (str, bytes)
 
 
 def encode(payload: Any) -> bytes:
-    """Encode a payload; raises `PayloadError` that names the offending type and its place.
+    """Encode a payload; raises `PayloadError`, which names the offending type and its place.
 
-    What it encodes, `decode` can decode: that is tried, for a payload must not be able to fail at
-    its receiver (a dataclass as a key does, and so do msgspec's own raw types).
+    The result is decoded as a trial, because a payload must not fail at its receiver (a dataclass
+    as a key would, and so would msgspec's own raw types).
     """
     try:
         data = _encoder.encode(payload)
-        # The form of `ws.send` is seen to be data without a trial.
+        # The form of `ws.send` is known to be data without a trial.
         if not (
             type(payload) is dict
             and len(payload) == 2  # noqa: PLR2004 - `type` and `data`
@@ -38,7 +38,7 @@ def encode(payload: Any) -> bytes:
 
 
 def _plain(value: Any) -> Any:
-    """Make the built-in of a subclass of one; everything else is no data."""
+    """Convert an instance of a subclass of a built-in to that; everything else is not data."""
     if isinstance(value, str):
         return str.__str__(value)
     built_ins: tuple[Any, ...] = (int, float, dict, list, tuple, set, frozenset, bytes)
@@ -55,16 +55,16 @@ pack = _encoder.encode
 
 
 def writable(text: Any, what: str) -> str:
-    """Return text that fits into a frame; raises `PayloadError` that says what is wrong."""
+    """Return text that fits into a frame; raises `PayloadError`, which says what is wrong."""
     if not isinstance(text, str):
-        raise PayloadError(f"{what}: {text!r:.80} is no text")
+        raise PayloadError(f"{what}: {text!r:.80} is not text")
     if not _encodes(text):
         raise PayloadError(f"{what}: {_problem(text)}")
     return text
 
 
 def _no_extension(code: int, _: memoryview) -> Any:
-    raise ValueError(f"MessagePack extension {code} is no data")
+    raise ValueError(f"MessagePack extension {code} is not data")
 
 
 decode = msgspec.msgpack.Decoder(ext_hook=_no_extension).decode
@@ -72,24 +72,24 @@ decode = msgspec.msgpack.Decoder(ext_hook=_no_extension).decode
 _ERRORS = (TypeError, ValueError, OverflowError, RecursionError)
 
 
-# The size of what is decoded: an empty array is a byte, and 56 and a pointer once it is decoded
+# The size of what is decoded: an empty array is one byte, and 56 bytes and a pointer once decoded
 
 MOST_ELEMENTS: Final = 1024 * 1024
-"""Elements of a payload that is decoded where it is not at home; they are 80 MB at the most."""
+"""Elements of a payload that is decoded outside its receiver; they take at most 80 MB."""
 
 _WIDTHS: Final = {
     **dict.fromkeys(b"\xc4\xc7\xd9", 1),
     **dict.fromkeys(b"\xc5\xc8\xda", 2),
     **dict.fromkeys(b"\xc6\xc9\xdb", 4),
 }
-"""Of bytes, extensions and texts: how many bytes their length has."""
+"""How many bytes hold the length of bytes, extensions and strings, by first byte."""
 
 _BYTES: Final = b"\xc4\xc5\xc6"
 _EXTENSIONS: Final = b"\xc7\xc8\xc9"
 
 
 def _element_sizes() -> bytes:
-    """Return the size of an element, of a container its head's, by first byte; 0: see `_WIDTHS`."""
+    """Return the sizes of elements (of containers: of the head) by first byte; 0: see `_WIDTHS`."""
     sizes = bytearray([1] * 256)
     sizes[0xA0:0xC0] = range(1, 33)
     sizes[0xC4:0xE0] = bytes(
@@ -102,10 +102,10 @@ _SIZES: Final = _element_sizes()
 
 
 def size_to_decode(data: bytes, most: int) -> int:
-    """Return how many bytes of it become objects: all but the content of bytes objects.
+    """Return how many bytes of the data become objects: all but the content of bytes objects.
 
-    Raises `ValueError` for more than `most` elements. Nothing is decoded: MessagePack is a row of
-    elements, whatever holds them.
+    Raises `ValueError` for more than `most` elements. Nothing is decoded: MessagePack is a flat
+    sequence of elements, however they are nested.
     """
     at = size = count = 0
     end = len(data)
@@ -128,8 +128,8 @@ def size_to_decode(data: bytes, most: int) -> int:
 
 
 def decode_bounded(data: bytes) -> Any:
-    """Decode what a stranger wrote; raises `ValueError` for more than `MOST_ELEMENTS` too."""
-    if len(data) > MOST_ELEMENTS:  # each is a byte at the least
+    """Decode what a stranger wrote; also raises `ValueError` for more than `MOST_ELEMENTS`."""
+    if len(data) > MOST_ELEMENTS:  # each has at least one byte
         size_to_decode(data, MOST_ELEMENTS)
     return decode(data)
 
@@ -138,7 +138,7 @@ _DEEPEST = 500
 
 
 def _find(value: Any, where: str, above: tuple[int, ...]) -> tuple[str, str]:
-    """Return where the first value sits that cannot be encoded, and what is wrong with it."""
+    """Return the place of the first value that cannot be encoded, and what is wrong with it."""
     if id(value) in above or len(above) > _DEEPEST:
         return where, "nested too deeply, or inside itself"
     for step, item, is_key in _parts(value):
@@ -150,7 +150,7 @@ def _find(value: Any, where: str, above: tuple[int, ...]) -> tuple[str, str]:
 
 
 def _parts(value: Any) -> Iterator[tuple[str, Any, bool]]:
-    """Give `(step to it, item, whether it is a key)` for all that a container holds."""
+    """Yield `(step to the item, item, whether it is a key)` for everything in a container."""
     if isinstance(value, Mapping):
         for key, item in value.items():
             yield "", key, True
@@ -178,9 +178,9 @@ def _problem(value: Any) -> str:
     if isinstance(value, int):
         return f"{value} does not fit into 64 bits"
     if isinstance(value, str):
-        return "the text has surrogates, which UTF-8 cannot hold"
+        return "the text has surrogates, which UTF-8 cannot represent"
     kind = type(value)
     return (
-        f"{kind.__module__}.{kind.__qualname__} is no data; payloads are made of None, bool, int, "
+        f"{kind.__module__}.{kind.__qualname__} is not data; payloads are made of None, bool, int, "
         "float, str, bytes, list, dict, datetime, dataclasses and the like"
     )
