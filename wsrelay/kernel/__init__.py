@@ -1,4 +1,4 @@
-"""The kernel: who lives, under which names, and what must happen next. Pure: no I/O, no clock."""
+"""The kernel: which processes live, their names, and what must happen next. No I/O, no clock."""
 
 from .groups import Groups
 from .lifecycle import Action, ProcessState, Signal

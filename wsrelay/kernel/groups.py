@@ -12,21 +12,21 @@ __all__ = ["Groups"]
 
 
 class Groups:
-    """Group to members and back; members keep the order in which they joined."""
+    """Maps groups to members and back; members stay in the order in which they joined."""
 
     def __init__(self, ledger: Ledger | None = None) -> None:
         self._ledger = Ledger() if ledger is None else ledger
         self._members: dict[str, dict[PID, str | None]] = {}
-        """By group and member: whose account it is that it is one."""
+        """The account that is charged for each membership, by group and member."""
         self._groups: dict[PID, set[str]] = {}
 
     def __len__(self) -> int:
         return len(self._members)
 
     def join(self, group: str, pid: PID, asker: PID | None = None) -> None:
-        """Add a process; again is no change. Raises `InvalidName`, `TooMany`.
+        """Add a process; a second time changes nothing. Raises `InvalidName`, `TooMany`.
 
-        `asker` is the process that asks for it.
+        `asker` is the process that requests this, or None for the node.
         """
         nameable(group)
         there = self._groups.get(pid, ())
@@ -41,7 +41,7 @@ class Groups:
         self._members.setdefault(group, {})[pid] = account
 
     def leave(self, group: str, pid: PID) -> None:
-        """Remove a process; one that is not in the group is no error."""
+        """Remove a process; it is not an error if it is not in the group."""
         if (members := self._members.get(group)) is not None and pid in members:
             self._ledger.remove(members.pop(pid), group)
             if not members:
@@ -52,7 +52,7 @@ class Groups:
                 del self._groups[pid]
 
     def members(self, group: str) -> list[PID]:
-        """Return the members."""
+        """Return the members of the group."""
         return list(self._members.get(group, ()))
 
     def release(self, pid: PID) -> None:

@@ -1,7 +1,8 @@
-"""What the processes of a host give to others, and the node keeps: names and groups.
+"""What the processes of a host give to others and the node keeps: names and group memberships.
 
-A bearer's own bound does not bound who asks: a process can name each of thousands of connections.
-The account is the host's, not the process's: what is left of one that has ended is still there.
+The bound of each owner does not bound the asker: a process can name each of thousands of
+connections. The account is the host's and not the process's, because the names and memberships that
+a process gave remain after it has ended.
 """
 
 from __future__ import annotations
@@ -18,31 +19,31 @@ MOST_FOR_OTHERS: Final = 128 * 1024 * 1024
 """Bytes: 400,000 names or memberships of ordinary length, 40 for each of 10,000 connections."""
 
 _ENTRY: Final = 2 * ITEM
-"""Bytes of one beside its text: it stands at the name and at its bearer."""
+"""Bytes of an entry besides its text: it is stored under the name and under the owner."""
 
 
 class Ledger(dict[str, int]):
-    """Bytes by host; one that has given nothing has no account."""
+    """Bytes by host; a host that has given nothing has no account."""
 
-    def account(self, asker: PID | None, bearer: PID) -> str | None:
-        """Return whose account it is that `asker` names `bearer`; None: nobody's.
+    def account(self, asker: PID | None, owner: PID) -> str | None:
+        """Return the account to charge when `asker` names `owner`, or None for no account.
 
-        The node itself (None) has no bound, and what a process gives itself has another one.
+        The node itself (None) has no bound, and what a process gives itself is bounded elsewhere.
         """
-        return None if asker is None or asker == bearer else asker.host
+        return None if asker is None or asker == owner else asker.host
 
     def check(self, account: str | None, what: str, text: str) -> None:
-        """Raise `TooMany` if there is no room for one more."""
+        """Raise `TooMany` if the account has no room for one more entry."""
         if account is not None and self.get(account, 0) + _cost(text) > MOST_FOR_OTHERS:
             raise TooMany(f"{what} (of others, host {account})", show(MOST_FOR_OTHERS))
 
     def add(self, account: str | None, text: str) -> None:
-        """Note one more."""
+        """Charge one entry to the account."""
         if account is not None:
             self[account] = self.get(account, 0) + _cost(text)
 
     def remove(self, account: str | None, text: str) -> None:
-        """Note that one is gone."""
+        """Credit one entry that is gone."""
         if account is not None:
             left = self.pop(account) - _cost(text)
             if left:

@@ -1,8 +1,8 @@
 """A process's life, in one table.
 
-A worker begins in STARTING, a connection (its client is there already) in RUNNING. READY comes
-once; CANCEL, TERMINATE and the deadlines may come late or twice; EXIT is the operating system's
-word (or the transport's) and ends everything.
+A worker begins in STARTING, a connection in RUNNING, since its client is already connected. READY
+comes once; CANCEL, TERMINATE and the timeouts may come late or twice; EXIT is reported by the
+operating system (or the transport) and ends everything.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ __all__ = ["TABLE", "Action", "ProcessState", "Signal"]
 
 
 class ProcessState(enum.Enum):
-    """Where a process is in its life."""
+    """The stage of a process's life."""
 
     STARTING = "starting"
     RUNNING = "running"
@@ -36,8 +36,8 @@ class Signal(enum.Enum):
 class Action(enum.Enum):
     """What a transition asks for."""
 
-    START = "tell those who wait for the start"
-    STOP = "release the names, close the inbox, tell the process, arm the stop timeout"
+    START = "notify those who wait for the start"
+    STOP = "release the names, close the inbox, notify the process, arm the stop timeout"
     KILL = "end it at once"
     CLEAN_UP = "release everything and notify everyone"
 

@@ -41,13 +41,13 @@ class LaunchEffect(Struct, frozen=True):
 
 
 class StartedEffect(Struct, frozen=True):
-    """The worker runs its handler."""
+    """The worker is running its handler."""
 
     pid: PID
 
 
 class StopEffect(Struct, frozen=True):
-    """Close its inbox, send it CANCEL, and come back with STOP_TIMEOUT when its time is over."""
+    """Close the process's inbox, send it CANCEL, and signal STOP_TIMEOUT when its time is up."""
 
     pid: PID
     reason: str
@@ -55,27 +55,27 @@ class StopEffect(Struct, frozen=True):
 
 
 class KillEffect(Struct, frozen=True):
-    """End it at once."""
+    """End the process at once."""
 
     pid: PID
 
 
 class ExitedEffect(Struct, frozen=True):
-    """It is gone, with this result."""
+    """The process has exited with this result."""
 
     pid: PID
     result: Result
 
 
 class NotifyEffect(Struct, frozen=True):
-    """Send it an event: EXIT or LINK_DOWN."""
+    """Send the process an event: EXIT or LINK_DOWN."""
 
     pid: PID
     event: Event
 
 
 class BreakEffect(Struct, frozen=True):
-    """End it because a process that it is linked to has ended with an error."""
+    """End the process because one that it is linked to has ended with an error."""
 
     pid: PID
     reason: str
@@ -112,7 +112,7 @@ class Process(Struct, eq=False):
     state: ProcessState
     connection: bool
     ended_by: ExitError | None = None
-    """Why wsrelay itself killed it; takes the place of the bare signal in its result."""
+    """Why wsrelay itself killed it; replaces the bare signal in its result."""
     traps_links: bool = False
 
 
@@ -130,15 +130,15 @@ class Kernel:
 
     @property
     def processes(self) -> Mapping[PID, Process]:
-        """The living, by PID."""
+        """The living processes, by PID."""
         return self._processes
 
     def count(self, host: str) -> int:
-        """Return how many workers of the host live."""
+        """Return the number of living workers of the host."""
         return self._workers[host]
 
     def set_hosts(self, hosts: Mapping[str, int]) -> None:
-        """Take other process hosts and limits; what runs in one that is no more goes on."""
+        """Replace the process hosts and limits; workers of a removed host keep running."""
         self._limits = dict(hosts)
         self._workers = {**dict.fromkeys(hosts, 0), **self._workers}
 
@@ -160,8 +160,8 @@ class Kernel:
     ) -> list[Effect]:
         """Add a worker, under a name if one is given, monitored by or linked to its parent.
 
-        Raises `UnknownHost`, `HostFull`, `NameTaken`, `InvalidName`, `TooMany`; then nothing has
-        changed.
+        Raises `UnknownHost`, `HostFull`, `NameTaken`, `InvalidName` or `TooMany`, and then changes
+        nothing.
         """
         self.check_host(pid.host)
         if pid in self._processes:
@@ -170,7 +170,7 @@ class Kernel:
         for one in relatives:
             self.relations.check(one, pid, monitor=monitored, link=linked)
         if name is not None:
-            self.names.register(name, pid)  # the last that may raise: from here on all is done
+            self.names.register(name, pid)  # the last step that may raise
         self._processes[pid] = Process(pid, ProcessState.STARTING, connection=False)
         self._workers[pid.host] += 1
         for one in relatives:
@@ -183,7 +183,7 @@ class Kernel:
     def spawn_failed(
         self, pid: PID, error: ExitError, parent: PID, *, monitored: bool, linked: bool
     ) -> list[Effect]:
-        """Tell the parent of a worker that could not even be added."""
+        """Notify the parent of a worker that could not even be added."""
         result = Result(error=error)
         effects = self._exit_event(parent, pid, result) if monitored else []
         return effects + (self._link_down(parent, pid, result) if linked else [])
@@ -199,7 +199,7 @@ class Kernel:
         self._processes[pid] = Process(pid, ProcessState.RUNNING, connection=True)
 
     def find(self, to: str, node: str) -> Process | None:
-        """Return the living process of that PID (the node part may be missing) or name."""
+        """Return the living process with that PID (the node part may be missing) or name."""
         if (process := self._processes.get(to)) is not None:  # type: ignore[call-overload]
             return process  # type: ignore[no-any-return]
         if to.startswith("{"):
@@ -212,7 +212,7 @@ class Kernel:
     def register(self, name: str, pid: PID, asker: PID | None = None) -> None:
         """Register a living process under a name. Raises `NameTaken`, `InvalidName`, `TooMany`.
 
-        `asker` is the process that asks for it, None: the node.
+        `asker` is the process that requests this, or None for the node.
         """
         process = self._processes.get(pid)
         if process is None or process.state is ProcessState.CANCELLING:
@@ -222,14 +222,14 @@ class Kernel:
     # Relations
 
     def monitor(self, watcher: PID, target: PID) -> list[Effect]:
-        """Let the watcher get EXIT when the target ends, at once if it is not alive."""
+        """Send the watcher EXIT when the target ends, or at once if it is not alive."""
         if target in self._processes:
             self.relations.monitor(watcher, target)
             return []
         return self._exit_event(watcher, target, _NOPROC)
 
     def link(self, one: PID, other: PID) -> list[Effect]:
-        """Link two processes; to the dead it is as if it had just ended with an error."""
+        """Link two processes; if `other` is not alive, act as if it had just ended with an error."""
         if one == other:
             return []
         if other in self._processes:
@@ -238,12 +238,12 @@ class Kernel:
         return self._link_down(one, other, _NOPROC)
 
     def trap_links(self, pid: PID, *, trap: bool) -> None:
-        """Choose whether the process gets LINK_DOWN or is ended itself."""
+        """Choose whether the process gets LINK_DOWN or is itself ended."""
         if (process := self._processes.get(pid)) is not None:
             process.traps_links = trap
 
     def join_group(self, group: str, pid: PID, asker: PID | None = None) -> None:
-        """Add a process to a group, unless it is dead or has been cancelled.
+        """Add a process to a group, unless it has exited or has been cancelled.
 
         Raises `InvalidName`, `TooMany`; `asker` as in `register`.
         """
@@ -255,7 +255,7 @@ class Kernel:
         return [NotifyEffect(watcher, Event("EXIT", target, result))]
 
     def _link_down(self, pid: PID, ended: PID, result: Result) -> list[Effect]:
-        """Tell, or end, a process that was linked to one that ended with an error."""
+        """Notify or end a process that was linked to one that ended with an error."""
         process = self._processes.get(pid)
         if process is None or result.error is None:
             return []
@@ -285,9 +285,9 @@ class Kernel:
         sender: PID | None = None,
         because: ExitError | None = None,
     ) -> list[Effect]:
-        """Give a signal (other than EXIT) to a process; to the dead it means nothing.
+        """Give a signal (other than EXIT) to a process; has no effect if it is not alive.
 
-        `because` is the error that a process killed by this signal ends with, where it is not the
+        `because` is the error with which a process killed by this signal ends, if it is not the
         signal's own.
         """
         if (process := self._processes.get(pid)) is None:
@@ -306,7 +306,7 @@ class Kernel:
         return []
 
     def exited(self, pid: PID, result: Result) -> list[Effect]:
-        """Tell the kernel that the process is gone; a second time means nothing."""
+        """Record that the process has exited; a second call has no effect."""
         if (process := self._processes.pop(pid, None)) is None:
             return []
         process.state = ProcessState.EXITED

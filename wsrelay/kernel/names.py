@@ -13,20 +13,20 @@ from .ledger import Ledger
 __all__ = ["MOST", "Names"]
 
 MOST: Final = 10_000
-"""Names, groups, monitors or links that one process may have: what it makes the node keep."""
+"""Names, groups, monitors or links that one process may have, since the node keeps them."""
 
 _REMEMBERED: Final = 1_000
-"""Names that were freed whose owners are still known: of a process that has just ended its log is
-asked for by name."""
+"""Freed names whose owners are remembered: people ask by name for the log of a process that has
+just ended."""
 
 
 class Names:
-    """Name to PID and back."""
+    """Maps names to PIDs and back."""
 
     def __init__(self, ledger: Ledger | None = None) -> None:
         self._ledger = Ledger() if ledger is None else ledger
         self._accounts: dict[str, str] = {}
-        """Those names that others than the bearer have given, with the account."""
+        """Names that were given by somebody other than the owner, with the account charged."""
         self._pids: dict[str, PID] = {}
         self._names: dict[PID, set[str]] = {}
         self._freed: deque[tuple[str, PID]] = deque(maxlen=_REMEMBERED)
@@ -35,10 +35,10 @@ class Names:
         return len(self._pids)
 
     def register(self, name: str, pid: PID, asker: PID | None = None) -> None:
-        """Give the name to the process; again is no change. Raises as below.
+        """Give the name to the process; a second time changes nothing.
 
-        `asker` is the process that asks for it. `NameTaken`, `InvalidName`, and `TooMany`; then
-        nothing has changed.
+        `asker` is the process that requests this, or None for the node. Raises `NameTaken`,
+        `InvalidName` or `TooMany`, and then changes nothing.
         """
         nameable(name)
         if (owner := self._pids.get(name)) is not None:
@@ -56,11 +56,11 @@ class Names:
         self._names.setdefault(pid, set()).add(name)
 
     def get(self, name: str) -> PID | None:
-        """Return the process of that name, or None."""
+        """Return the process with that name, or None."""
         return self._pids.get(name)
 
     def lookup(self, name: str) -> PID:
-        """Return the process of that name. Raises `NameNotFound`."""
+        """Return the process with that name. Raises `NameNotFound`."""
         if (pid := self._pids.get(name)) is None:
             raise NameNotFound(f"no process is registered as {name!r:.200}")
         return pid
@@ -85,6 +85,6 @@ class Names:
         self._freed.append((name, self._pids.pop(name)))
 
     def owners(self, name: str) -> set[PID]:
-        """Return the processes that have or had the name, as far back as is remembered."""
+        """Return the processes that have or had the name, as far as they are remembered."""
         pid = self._pids.get(name)
         return {owner for freed, owner in self._freed if freed == name} | ({pid} if pid else set())

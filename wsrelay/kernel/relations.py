@@ -1,4 +1,4 @@
-"""Who watches whom: monitors (one-way) and links (both ways)."""
+"""Relations between processes: monitors (one-way) and links (both ways)."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class Relations:
         return bool(self._watchers or self._watched or self._links)
 
     def check(self, one: PID, other: PID, *, monitor: bool = False, link: bool = False) -> None:
-        """Raise `TooMany` if one process cannot monitor, or be linked to, one more."""
+        """Raise `TooMany` if a process cannot monitor or be linked to one more."""
         if monitor:
             _bound(self._watched, one, other, "monitor")
         if link:
             _bound(self._links, one, other, "link")
 
     def monitor(self, watcher: PID, target: PID) -> None:
-        """Let the watcher know of the target's end, again is no change; raises `TooMany`."""
+        """Record a monitor; a second time changes nothing. Raises `TooMany`."""
         self.check(watcher, target, monitor=True)
         self._watchers.setdefault(target, set()).add(watcher)
         self._watched.setdefault(watcher, set()).add(target)
@@ -42,7 +42,7 @@ class Relations:
         _remove(self._watched, watcher, target)
 
     def link(self, one: PID, other: PID) -> None:
-        """Tie the two processes' ends together, again is no change; raises `TooMany`."""
+        """Link two processes; a second time changes nothing. Raises `TooMany`."""
         self.check(one, other, link=True)
         self._links.setdefault(one, set()).add(other)
         self._links.setdefault(other, set()).add(one)
@@ -53,7 +53,7 @@ class Relations:
         _remove(self._links, other, one)
 
     def release(self, pid: PID) -> tuple[list[PID], list[PID]]:
-        """Forget the process; returns who watched it and who was linked to it."""
+        """Forget the process; returns its watchers and the processes linked to it."""
         for target in self._watched.pop(pid, ()):
             _remove(self._watchers, target, pid)
         watchers = list(self._watchers.pop(pid, ()))

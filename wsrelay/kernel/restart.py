@@ -1,4 +1,4 @@
-"""When to start a service again: exponential backoff with jitter. Pure: time and chance come in."""
+"""When to restart a service: exponential backoff with jitter. Pure: no clock, no randomness."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _BOUNDS: Final = {
 
 
 class RestartPolicy(Struct, frozen=True, kw_only=True):
-    """The delays are seconds; `jitter` is the share by which each may differ from its value.
+    """The delays are in seconds; `jitter` is the fraction by which each may deviate.
 
-    After `max_attempts` failures in a row (0: never) it is given up. Raises `InvalidOptions`, a
-    `ValueError`, for values that make no sense, a delay under 10 ms among them: a restart loop must
-    not be a busy loop.
+    After `max_attempts` failures in a row (0: never) the service is given up. Raises
+    `InvalidOptions`, a `ValueError`, for values that make no sense, including a delay under 10 ms:
+    a restart loop must not be a busy loop.
     """
 
     initial_delay: float = 1.0
@@ -45,7 +45,7 @@ class RestartPolicy(Struct, frozen=True, kw_only=True):
 
 
 class Restarts:
-    """The history of one service. Times are seconds of one steady clock."""
+    """The history of one service. Times are seconds of one monotonic clock."""
 
     def __init__(self, policy: RestartPolicy, stable_threshold: float) -> None:
         self.attempts = 0
@@ -56,14 +56,14 @@ class Restarts:
         self._started_at = 0.0
 
     def started(self, now: float) -> None:
-        """Note that the service was started."""
+        """Record that the service was started."""
         self._started_at = now
 
     def failed(self, now: float, chance: float) -> float | None:
         """Return the seconds to wait before the next start, or None to give up.
 
-        `chance` is drawn evenly from [0, 1). A service that ran for the stable threshold has begun
-        anew.
+        `chance` is drawn uniformly from [0, 1). After a run of at least the stable threshold the
+        count of failures starts again.
         """
         policy = self._policy
         if now - self._started_at >= self._stable_threshold:
