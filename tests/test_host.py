@@ -156,7 +156,7 @@ async def test_a_malformed_target_is_refused_at_the_caller(node: Node, target: A
 
 
 async def test_an_unknown_host_is_refused_and_reminds_of_the_order(node: Node) -> None:
-    with pytest.raises(UnknownHost, match="arguments of the target come after it"):
+    with pytest.raises(UnknownHost, match="the target's arguments come after it"):
         node.spawn(room("echo"), "some argument")
     assert not node.workers
 

@@ -194,7 +194,7 @@ def test_an_application_takes_no_options_and_may_have_no_node() -> None:
     app = Starlette()
     with pytest.raises(TypeError, match="an application takes no options"):
         serve(app, scope="room")
-    with serve(app) as server, pytest.raises(RuntimeError, match="is a WebSocketRelay in it"):
+    with serve(app) as server, pytest.raises(RuntimeError, match="is it wrapped by WebSocketRelay"):
         _ = server.node
 
 

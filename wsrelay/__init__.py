@@ -1,6 +1,6 @@
 """Stateful WebSocket backends in Python whose rooms are real OS processes.
 
-Names are imported on first use: every worker carries this package, and a worker needs no ASGI.
+Some names are imported on first use: every worker loads this package, and workers need no ASGI.
 """
 
 from __future__ import annotations

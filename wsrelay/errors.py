@@ -1,24 +1,24 @@
 """Everything that wsrelay raises.
 
 WsrelayError
-├── InvalidPID          (ValueError)    text that is no PID
-├── InvalidName         (ValueError)    text that is no name, or a name for the dead
-├── InvalidTarget       (ValueError)    text or object that names no function
-├── UnknownHost         (LookupError)   no process host of that name
-├── ReservedTopic       (ValueError)    topics starting with "@" are wsrelay's own
+├── InvalidPID          (ValueError)    text that is not a PID
+├── InvalidName         (ValueError)    text that is not a name, or a process that cannot have one
+├── InvalidTarget       (ValueError)    text or object that does not name a function
+├── UnknownHost         (LookupError)   no process host has that name
+├── ReservedTopic       (ValueError)    topics starting with "@" are reserved for wsrelay
 ├── PayloadError        (TypeError)     a payload that is not data
-├── ChannelClosed                       nothing will arrive on this channel any more
-├── NotAProcess         (RuntimeError)  called where there is no process to do it
+├── ChannelClosed                       nothing more will arrive on this channel
+├── NotAProcess         (RuntimeError)  called where there is no process or node to do it
 ├── HostFull            (RuntimeError)  the host runs as many workers as it may
-├── HostFailed          (RuntimeError)  the host's template could not load what it was told to
+├── HostFailed          (RuntimeError)  the host's template could not load what it had to
 ├── NameTaken           (ValueError)    the name belongs to another process
 ├── NameNotFound        (LookupError)   no process has that name
 ├── MissingExtra        (ImportError)   an extra that is needed is not installed
 ├── NotAllowed          (PermissionError) what a walled-in host may not do to others
-├── TooMany             (RuntimeError)  more names, groups, monitors or links than one may have
+├── TooMany             (RuntimeError)  more names, groups, monitors or links than are allowed
 ├── ProcessError                        the process that `exec` ran ended with an error
-├── RelayRefused        (ValueError)    an X-WS-Relay header that is not what it should be
-└── WireError           (ValueError)    bytes on a pipe that are no frame
+├── RelayRefused        (ValueError)    an X-WS-Relay header or a command that is wrong
+└── WireError           (ValueError)    bytes on a pipe that are not a frame
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ class WsrelayError(Exception):
     """Base of everything that wsrelay raises."""
 
 
-class MissingExtra(WsrelayError, ImportError):  # noqa: N818 - as its siblings
-    """What is to be done needs an extra that is not installed."""
+class MissingExtra(WsrelayError, ImportError):  # noqa: N818 - like its siblings
+    """The operation needs an extra that is not installed."""
 
     def __init__(self, module: str, extra: str) -> None:
         super().__init__(
@@ -62,7 +62,7 @@ class MissingExtra(WsrelayError, ImportError):  # noqa: N818 - as its siblings
         self.extra = extra
 
 
-class InvalidPID(WsrelayError, ValueError):  # noqa: N818 - contract name
+class InvalidPID(WsrelayError, ValueError):  # noqa: N818 - public name
     """The text is not of the form `{node@host|id}`."""
 
     def __init__(self, text: object) -> None:
@@ -75,27 +75,27 @@ class InvalidName(WsrelayError, ValueError):  # noqa: N818 - like InvalidPID
     """The text cannot be a registered name, or the process cannot have one."""
 
 
-class InvalidTarget(WsrelayError, ValueError):  # noqa: N818 - contract name
-    """A spawn target of no known form, see `wsrelay.process.spawn`."""
+class InvalidTarget(WsrelayError, ValueError):  # noqa: N818 - public name
+    """A spawn target that has no known form; see `wsrelay.process.spawn`."""
 
 
-class UnknownHost(WsrelayError, LookupError):  # noqa: N818 - contract name
+class UnknownHost(WsrelayError, LookupError):  # noqa: N818 - public name
     """A process host that this node does not have."""
 
     def __init__(self, host: object, known: list[str]) -> None:
         super().__init__(
             f"no process host {host!r:.200}; this node has {', '.join(sorted(known))}. "
-            "The second argument of spawn is the host, arguments of the target come after it: "
+            "The second argument of spawn is the host; the target's arguments come after it: "
             "spawn(target, None, arg, ...)"
         )
 
 
-class ReservedTopic(WsrelayError, ValueError):  # noqa: N818 - contract name
+class ReservedTopic(WsrelayError, ValueError):  # noqa: N818 - public name
     """Topics starting with `@` cannot be sent by user code."""
 
     def __init__(self, topic: object) -> None:
         super().__init__(
-            f"topic {topic!r:.200} is refused: a topic is a text that does not start with @"
+            f"topic {topic!r:.200} is refused: a topic is text that does not start with @"
         )
 
 
@@ -103,19 +103,19 @@ class PayloadError(WsrelayError, TypeError):
     """A payload holds something that is not data."""
 
 
-class ChannelClosed(WsrelayError):  # noqa: N818 - contract name
-    """The channel is closed and everything that was queued has been taken."""
+class ChannelClosed(WsrelayError):  # noqa: N818 - public name
+    """The channel is closed and everything that was queued has been read."""
 
 
-class NotAProcess(WsrelayError, RuntimeError):  # noqa: N818 - contract name
-    """The call needs a process or a node around it, and there is none."""
+class NotAProcess(WsrelayError, RuntimeError):  # noqa: N818 - public name
+    """The call was made outside a process and a node, and needs one of them."""
 
 
-class HostFull(WsrelayError, RuntimeError):  # noqa: N818 - contract name
+class HostFull(WsrelayError, RuntimeError):  # noqa: N818 - public name
     """The process host already runs `max_processes` workers."""
 
     host = ""
-    """The host's name; empty where the error came over a pipe."""
+    """The host's name; empty if the error came over a pipe."""
 
     def __init__(self, host: str, limit: int) -> None:
         super().__init__(f"process host {host} is full: {limit} of {limit} processes run")
@@ -133,23 +133,23 @@ class HostFailed(WsrelayError, RuntimeError):  # noqa: N818 - reads as a sentenc
         self.details = details
 
 
-class NameTaken(WsrelayError, ValueError):  # noqa: N818 - contract name
+class NameTaken(WsrelayError, ValueError):  # noqa: N818 - public name
     """The registered name belongs to another living process."""
 
 
-class NameNotFound(WsrelayError, LookupError):  # noqa: N818 - contract name
+class NameNotFound(WsrelayError, LookupError):  # noqa: N818 - public name
     """No living process is registered under the name."""
 
 
 class NotAllowed(WsrelayError, PermissionError):  # noqa: N818 - like the others
-    """A process of a walled-in host asked for what its host has no right to.
+    """A process of a walled-in host asked for something that its host is not allowed to do.
 
-    The text names the option of its host that opens it, if one does.
+    The message names the option of its host that would allow it, if there is one.
     """
 
 
 class TooMany(WsrelayError, RuntimeError):  # noqa: N818 - like the others
-    """A process wants the node to keep more names, groups, monitors and the like than it does."""
+    """A process asked the node to keep more names, groups, monitors and the like than allowed."""
 
     def __init__(self, what: str, most: int | str) -> None:
         super().__init__(f"{what} limit of {most} reached")
@@ -169,7 +169,7 @@ class ProcessError(WsrelayError):
 
 
 def phrase(kind: str, message: str) -> str:
-    """Return kind and message of an end as one phrase, which says nothing twice."""
+    """Return the kind and message of an error as one phrase that does not repeat itself."""
     words = kind.replace("_", " ")
     said = {"error", *re.findall(r"\w+", message.lower())}  # `ZeroDivisionError: ...` says it too
     return message if said.issuperset(words.split()) else f"{words}: {message}"
@@ -180,4 +180,4 @@ class RelayRefused(WsrelayError, ValueError):  # noqa: N818 - reads as a sentenc
 
 
 class WireError(WsrelayError, ValueError):
-    """Bytes on a pipe that are no frame; whoever wrote them is not to be trusted further."""
+    """Bytes on a pipe that are not a frame; their writer must not be trusted any further."""

@@ -14,19 +14,19 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def relay_server() -> Iterator[Callable[..., RelayServer]]:
-    """Start servers as `wsrelay.testing.serve` does, until the test is over.
+    """Start servers as `wsrelay.testing.serve` does; they end with the test.
 
-    It takes a handler (a script, or a function of the test), the path of a YAML configuration, or
-    an ASGI application, and gives a `wsrelay.testing.RelayServer`.
+    The function takes a handler (a script, or a function of the test), the path of a YAML
+    configuration, or an ASGI application, and returns a `wsrelay.testing.RelayServer`.
     """
-    from .testing import serve  # noqa: PLC0415 - tests without it shall not load a server
+    from .testing import serve  # noqa: PLC0415 - tests that do not use it must not load a server
 
     with contextlib.ExitStack() as stack:
 
         def start(target: Any, **options: Any) -> RelayServer:
             __tracebackhide__ = True
             server = serve(target, **options)
-            server.__enter__()  # not by `enter_context`, whose lines pytest would show
+            server.__enter__()  # not with `enter_context`, whose lines pytest would show
             stack.push(server)
             return server
 

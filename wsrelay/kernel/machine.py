@@ -229,7 +229,7 @@ class Kernel:
         return self._exit_event(watcher, target, _NOPROC)
 
     def link(self, one: PID, other: PID) -> list[Effect]:
-        """Link two processes; if `other` is not alive, act as if it had just ended with an error."""
+        """Link two processes; one that is not alive counts as having just ended with an error."""
         if one == other:
             return []
         if other in self._processes:

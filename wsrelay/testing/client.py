@@ -1,4 +1,4 @@
-"""A WebSocket client that expects."""
+"""A WebSocket client for tests, which checks what it receives."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ _REMEMBERED: Final = 5
 """Messages before a mismatch that are shown with it."""
 
 _SKIPPED: Final = 10
-"""Messages that were skipped before a mismatch, the last ones, that are shown with it."""
+"""Skipped messages, the last ones before a mismatch, that are shown with it."""
 
 
 class Client:
-    """A WebSocket client that expects.
+    """A WebSocket client that checks what it receives.
 
-    Methods that fail a test have `__tracebackhide__`, so that pytest shows the test's own lines.
+    Methods that may fail a test set `__tracebackhide__`, so that pytest shows the test's own lines.
     """
 
     def __init__(self, url: str, log: LogCapture, **options: Any) -> None:
@@ -51,7 +51,7 @@ class Client:
         self._websocket = self._stack.enter_context(websocket)
 
     def __enter__(self) -> Self:
-        """Be a context manager, which closes."""
+        """Return the client, which is closed on exit."""
         return self
 
     def __exit__(self, *_exc: object) -> None:
@@ -70,18 +70,19 @@ class Client:
         self._websocket.send(data if isinstance(data, str | bytes) else json.dumps(data))
 
     def receive(self, timeout: float = 5.0) -> Message:
-        """Return the next message; raises `AssertionError` if none comes in so many seconds."""
+        """Return the next message; raises `AssertionError` if none comes in `timeout` seconds."""
         __tracebackhide__ = True
         return self.expect(..., timeout)
 
     def expect(
         self, expected: Expected | EllipsisType, timeout: float = 5.0, *, skip: bool = False
     ) -> Message:
-        """Return the next message, which must be this; raises `AssertionError`.
+        """Return the next message; raises `AssertionError` if it is not the expected one.
 
         A dict or a list is compared with the message's JSON, a compiled pattern must match its
-        whole text, a function must return something true for it, `...` is any message. With `skip`
-        messages that are not this one are passed over until it comes, in `timeout` seconds at most.
+        whole text, a function must return something true for it, and `...` accepts any message.
+        With `skip`, other messages are skipped until the expected one comes, for at most `timeout`
+        seconds.
         """
         __tracebackhide__ = True
         wanted, skipped = _shown(expected), list[Message]()
@@ -102,7 +103,10 @@ class Client:
             skipped.append(message)
 
     def expect_close(self, code: int, reason: str | None = None, timeout: float = 5.0) -> None:
-        """Read until the close frame, which must have this code; raises `AssertionError`."""
+        """Read up to the close frame; raises `AssertionError` unless it has this code and reason.
+
+        With None, any reason is accepted.
+        """
         __tracebackhide__ = True
         wanted = f"close {code} {reason or ''}".rstrip()
         deadline = time.monotonic() + timeout
@@ -117,7 +121,7 @@ class Client:
                 raise self._mismatch(wanted, _close(error)) from None
 
     def expect_nothing(self, seconds: float = 0.1) -> None:
-        """Wait so long; raises `AssertionError` if a message comes, or the end."""
+        """Wait; raises `AssertionError` if a message or a close comes within `seconds`."""
         __tracebackhide__ = True
         try:
             message = self._websocket.recv(seconds)
@@ -128,12 +132,12 @@ class Client:
         raise self._mismatch("nothing", repr(message))
 
     def close(self, code: int = 1000, reason: str = "") -> None:
-        """Close; a connection that is closed stays so."""
+        """Close the connection; does nothing if it is closed already."""
         self._websocket.close(code, reason)
         self._stack.close()
 
     def _mismatch(self, wanted: str, got: str, skipped: Sequence[Message] = ()) -> AssertionError:
-        """Tell what came instead, after what, and what was logged since this client last sent."""
+        """Say what came instead, after what, and what was logged since this client last sent."""
         text = f"expected {wanted}, got {got}"
         if skipped:
             others = len(skipped) - _SKIPPED

@@ -12,11 +12,11 @@ from wsrelay.wire.logrecord import text_of
 __all__ = ["LogCapture"]
 
 _KEPT: Final = 20
-"""Records; more would hide what a failing test says."""
+"""Records that are kept; more would hide what a failing test says."""
 
 
 class LogCapture(logging.Handler):
-    """The last records of one server: of all that its thread, which runs the node, logs."""
+    """The last records of one server: those logged by its thread, which runs the node."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -31,9 +31,9 @@ class LogCapture(logging.Handler):
             self._records.append((next(self._count), text))
 
     def position(self) -> int:
-        """Return where the log ends now."""
+        """Return the current end of the log."""
         return self._records[-1][0] if self._records else 0
 
     def since(self, position: int) -> list[str]:
-        """Return the records behind a position."""
+        """Return the records after a position."""
         return [text for number, text in list(self._records) if number > position]

@@ -36,16 +36,16 @@ def serve(target: Any, *, host: HostOptions | None = None, **options: Any) -> Re
     """Return a server for a handler: text as in `wsrelay run`, or a function of the test itself.
 
     `options` are those of `ScriptOptions` (`scope`, `path`, `origins`, `heartbeat`,
-    `room_linger`). The path of a YAML file is a configuration, served as `wsrelay serve` does it
-    but for its addresses: every server listens on a free port of the loopback. An ASGI application
-    is served as it is, its lifespan with it. Those two take no options. Use it as a context
-    manager.
+    `room_linger`). The path of a YAML file is a configuration, which is served as by `wsrelay
+    serve` except that every server listens on a free port of the loopback interface. An ASGI
+    application is served as it is, including its lifespan. Those two take no options. Use the
+    server as a context manager.
     """
     if isinstance(target, Path):
         target = str(target)
     if host is not None or options:
         if _is_configuration(target):
-            raise TypeError("a configuration takes no options: they stand in it")
+            raise TypeError("a configuration takes no options: set them in the YAML file")
         if _is_application(target):
             raise TypeError("an application takes no options: it has a node and a relay of its own")
     return RelayServer(target, host or HostOptions(stop_timeout=2.0), options)
@@ -56,7 +56,7 @@ def _is_configuration(target: Any) -> bool:
 
 
 def _is_application(target: Any) -> bool:
-    """Whether it is called as ASGI says; a handler is called with nothing."""
+    """Whether it is callable as ASGI requires; a handler is called without arguments."""
     try:
         signature = inspect.signature(target)
     except (TypeError, ValueError):
@@ -90,7 +90,7 @@ class _Uvicorn(uvicorn.Server):
         self._accepting = accepting
 
     async def startup(self, sockets: Any = None) -> None:
-        """Start accepting; raises `RuntimeError`."""
+        """Start accepting; raises `RuntimeError` if the application does not start."""
         try:
             await super().startup(sockets)
         except SystemExit:
@@ -103,11 +103,11 @@ class _Uvicorn(uvicorn.Server):
 
 
 class RelayServer:
-    """A node and a server on a free port of the loopback, in a thread of their own.
+    """A node and a server on a free port of the loopback interface, in a thread of their own.
 
     `url` is `ws://host:port` and `http_url` is `http://host:port`, both without a path (`wss` and
-    `https` with a certificate). Of a configuration with several servers they are the first one's;
-    `urls` has each one's `url` by the id of its entry.
+    `https` with a certificate). If a configuration has several servers, these are the first one's;
+    `urls` maps the id of each server's entry to its `url`.
     """
 
     def __init__(self, target: Any, host: HostOptions, options: dict[str, Any]) -> None:
@@ -120,7 +120,7 @@ class RelayServer:
         self._node: Node | None = None
         self._log = LogCapture()
         self._mistakes: tuple[type[Exception], ...] = (HostFailed, AddressError, MissingExtra)
-        """What a test is told without our own lines: a user's mistake, none of ours."""
+        """Errors that are raised without our own lines, since they are a user's mistake."""
         self.url = ""
         self.http_url = ""
         self.urls: dict[str, str] = {}
@@ -128,7 +128,7 @@ class RelayServer:
     def __enter__(self) -> Self:
         """Start; raises what keeps it from starting, such as `HostFailed` or `ConfigError`."""
         __tracebackhide__ = True
-        # A daemon, so that Ctrl-C ends the tests even while a handler that is loaded hangs.
+        # A daemon, so that Ctrl-C ends the tests even while a handler hangs as it is loaded.
         self._thread = threading.Thread(target=self._run, name="wsrelay server", daemon=True)
         self._thread.start()
         self._started.wait()
@@ -143,10 +143,10 @@ class RelayServer:
         _error: BaseException | None,
         _traceback: TracebackType | None,
     ) -> None:
-        """End all clients, processes and the server; raises what kept it from ending in order."""
+        """End all clients, processes and the server; raises what prevented an orderly end."""
         for client in self._clients:
             client.close()
-        with contextlib.suppress(RuntimeError):  # it has ended by itself
+        with contextlib.suppress(RuntimeError):  # the server has already ended by itself
             self._loop.call_soon_threadsafe(self._stop)
         self._thread.join()
         __tracebackhide__ = True
@@ -165,12 +165,12 @@ class RelayServer:
     ) -> Client:
         """Return a connected client.
 
-        `path` may have a query, and may be a whole URL, one of `urls` with a path. `headers` may be
-        pairs, of which some have the same name; `origin` is what a browser would say (without it
-        the client is none); `ssl` is for a server with a certificate (the client reads in a thread,
-        for which Python's `ssl` has no lock before 3.13: set its `maximum_version` to TLS 1.2, or a
-        message may get lost once in a while). Raises
-        `websockets.InvalidStatus` if it is refused.
+        `path` may have a query, or be a whole URL: one of `urls` with a path. `headers` may be
+        pairs, several of which may have the same name; `origin` is what a browser would send
+        (without it, the client does not count as a browser). `ssl` is for a server with a
+        certificate. The client reads in a thread, and before Python 3.13 `ssl` has no lock for
+        that: set its `maximum_version` to TLS 1.2, or a message may occasionally get lost. Raises
+        `websockets.InvalidStatus` if the connection is refused.
         """
         __tracebackhide__ = True
         fields = list(headers.items() if isinstance(headers, Mapping) else headers)
@@ -189,22 +189,22 @@ class RelayServer:
 
     @property
     def node(self) -> Node:
-        """The node; raises `RuntimeError` if an application has started none."""
+        """The node; raises `RuntimeError` if the application has not started one."""
         if self._node is None:  # of an application, whose lifespan or first request starts it
             mine = [n for n in current.nodes if isinstance(n, Node) and n not in self._others]
             if not mine:
-                raise RuntimeError("the application started no node: is a WebSocketRelay in it?")
+                raise RuntimeError("the application started no node: is it wrapped by WebSocketRelay?")
             self._node = mine[0]
         return self._node
 
     @property
     def workers(self) -> dict[PID, int | None]:
-        """The living processes with their operating system's process ids."""
+        """The living processes, with their process ids in the operating system."""
         workers: dict[PID, int | None] = self._call(lambda: self.node.workers)
         return workers
 
     def kill(self, pid: str) -> None:
-        """End a process at once, to see what its clients make of it."""
+        """End a process at once, to see how its clients react."""
         self.node.terminate(pid)
 
     def _call(self, function: Callable[[], Any]) -> Any:
@@ -288,7 +288,7 @@ def _websocket(place: str) -> str:
 
 
 def _explained(error: BaseException, mistakes: tuple[type[Exception], ...]) -> BaseException:
-    """Return what to raise in the test: of a user's mistake without our own lines."""
+    """Return what to raise in the test; a user's mistake is shown without our own lines."""
     if not isinstance(error, mistakes):
         return error
     if details := getattr(error, "details", ""):
