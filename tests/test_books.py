@@ -625,7 +625,7 @@ async def test_a_worker_waits_for_so_many_drains_and_takes_them_with_it(
     async with serving(app) as url, client(url):
         [pid] = await until(lambda: list(node.connections))
         relay: Any = node.connection(pid)
-        monkeypatch.setattr(type(relay), "_tell_drained", lambda _: None)  # it never is
+        monkeypatch.setattr(type(relay), "_notify_drained", lambda _: None)  # it never is
         results: list[Result] = []
         worker = node.spawn(drain_often, None, str(pid), 6)
         node.when_ended(worker, results.append)

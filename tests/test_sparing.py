@@ -57,8 +57,8 @@ def test_a_million_addresses_fill_neither_log_nor_memory(caplog: pytest.LogCaptu
         say(lines, 0.0, f"10.{number >> 8 & 255}.{number & 255}.1")
     assert len(caplog.messages) == 50
     assert len(lines._of) == 1000
-    assert len(lines._unsaid) <= 1001
-    assert sum(lines._unsaid.values()) == 20_000 - 50
+    assert len(lines._left_out) <= 1001
+    assert sum(lines._left_out.values()) == 20_000 - 50
 
 
 async def test_what_was_left_out_is_told_though_no_other_line_comes(

@@ -29,10 +29,10 @@ class Groups:
         `asker` is the process that requests this, or None for the node.
         """
         nameable(group)
-        there = self._groups.get(pid, ())
-        if group in there:
+        joined = self._groups.get(pid, ())
+        if group in joined:
             return
-        if len(there) >= MOST:
+        if len(joined) >= MOST:
             raise TooMany("group", MOST)
         account = self._ledger.account(asker, pid)
         self._ledger.check(account, "group", group)

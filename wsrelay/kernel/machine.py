@@ -190,8 +190,8 @@ class Kernel:
 
     def get_or_spawn(self, name: str, pid: PID) -> tuple[PID, list[Effect]]:
         """Return the process of that name, or add this worker under it."""
-        if (there := self.names.get(name)) is not None:
-            return there, []
+        if (existing := self.names.get(name)) is not None:
+            return existing, []
         return pid, self.spawn(pid, name)
 
     def connect(self, pid: PID) -> None:

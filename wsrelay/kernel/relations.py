@@ -66,8 +66,8 @@ class Relations:
 
 
 def _bound(edges: Edges, pid: PID, other: PID, what: str) -> None:
-    there = edges.get(pid, ())
-    if len(there) >= MOST and other not in there:
+    existing = edges.get(pid, ())
+    if len(existing) >= MOST and other not in existing:
         raise TooMany(what, MOST)
 
 

@@ -36,8 +36,8 @@ class RestartPolicy(Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         problems = wrong(self, _BOUNDS)
-        told = {name for name, _ in problems}
-        if not told & {"initial_delay", "max_delay"} and self.max_delay < self.initial_delay:
+        named = {name for name, _ in problems}
+        if not named & {"initial_delay", "max_delay"} and self.max_delay < self.initial_delay:
             delays = f"{self.max_delay:g}s and must not be shorter than initial_delay"
             problems.append(("max_delay", f"is {delays}, which is {self.initial_delay:g}s"))
         if problems:

@@ -51,7 +51,7 @@ class ConnectionLimits:
 
 
 class Peer(Struct, frozen=True, gc=False):
-    """Who is at the other end, for operators.
+    """The other end of a connection, for operators.
 
     Every connection keeps one, so it is small: 0.3 KB, with the first 200 characters of the path.
     """
@@ -146,10 +146,10 @@ class RelayedConnection(ABC):
             self._deadline = None
 
     def _wrote(self) -> None:
-        """Handle that a message taken from the outbox is on its way."""
+        """Record that a message taken from the outbox is on its way."""
         self._do(self._session.wrote())
         if self._when_drained:
-            self._tell_drained()
+            self._notify_drained()
         if self._closing is not None and not self._closing.lingering:
             self._arm(_PATIENCE)
 
@@ -222,13 +222,13 @@ class RelayedConnection(ABC):
     def when_drained(self, token: Hashable, callback: Callable[[], None]) -> None:
         """Call back once, when most of what was sent is on its way or the connection is over."""
         self._when_drained[token] = callback
-        self._tell_drained()
+        self._notify_drained()
 
     def forget_drain(self, token: Hashable) -> None:
         """Cancel the callback registered under that token."""
         self._when_drained.pop(token, None)
 
-    def _tell_drained(self) -> None:
+    def _notify_drained(self) -> None:
         if self._session.drained:
             callbacks, self._when_drained = self._when_drained, {}
             for callback in callbacks.values():
@@ -274,14 +274,14 @@ class RelayedConnection(ABC):
                     self._beat_every(effect.interval)
                 case session.CloseClient():
                     self._closing = effect
-                    self._tell_drained()
+                    self._notify_drained()
                     self._arm(self._limits.linger if effect.lingering else _PATIENCE)
                     self._flush()
                 case session.ConnectionEnded():
                     end = effect.result.value
                     self._debug(f"is closed: {end['code']} {end['reason']}")
                     self._beat_every(None)
-                    self._tell_drained()
+                    self._notify_drained()
                     clients.disconnect(pid, self._process, effect.result)
 
     def _debug(self, what: str) -> None:

@@ -99,11 +99,11 @@ class DirectConnection(RelayedConnection):
         return False
 
     def writable(self) -> None:
-        """Handle that the client can take more."""
+        """Resume writing: the client can take more."""
         self._flush()
 
     def gone(self, code: int, reason: str = "") -> None:
-        """Handle that the connection is over; `code` is 1006 if the client vanished."""
+        """End the connection, which is over; `code` is 1006 if the client vanished."""
         self._do(self._session.client_gone(code, reason))
         self._over()
 

@@ -89,7 +89,7 @@ class WebSocketRelay:
         self._cancel_unused = cancel_unused
         self._own: Node | None = None
         self._refusals = RateLimitedLog(logger)
-        self._told_of_none = False
+        self._warned_of_none = False
         problems = []
         try:
             self._origins = Origins(allowed_origins)
@@ -252,9 +252,9 @@ class WebSocketRelay:
     def _none_selected(self, scope: Scope) -> None:
         """Warn once that clients offer subprotocols but none is ever selected."""
         selects = SELECTS in (scope.get("extensions") or ())
-        if self._told_of_none or selects or not offered(scope):
+        if self._warned_of_none or selects or not offered(scope):
             return
-        self._told_of_none = True
+        self._warned_of_none = True
         logger.warning(
             "%s: none of the subprotocols that the client offers is selected, so browsers close "
             "the connection: use RelayResponse(subprotocol=...) or --subprotocol (logged once)",

@@ -40,7 +40,7 @@ class RateLimitedLog:
         self._logger = logger
         self._all = Bucket(_LINES * _ALL, _BURST * _ALL)
         self._of: OrderedDict[str, Bucket] = OrderedDict()
-        self._unsaid: OrderedDict[str, int] = OrderedDict()
+        self._left_out: OrderedDict[str, int] = OrderedDict()
         """How many lines were left out, by the netblock that they were about."""
         self._timer: asyncio.Handle | None = None
 
@@ -58,37 +58,37 @@ class RateLimitedLog:
         exc_info: Any = None,
     ) -> None:
         """Log the outcome of the client's request at that level."""
-        whom = netblock(client)
-        bucket = self._of.pop(whom, None) or Bucket(_LINES, _BURST, now)
-        self._of[whom] = bucket
+        block = netblock(client)
+        bucket = self._of.pop(block, None) or Bucket(_LINES, _BURST, now)
+        self._of[block] = bucket
         if len(self._of) > _MOST:
             self._of.popitem(last=False)
         if bucket.take(now) or self._all.take(now):
-            self._unsaid[whom] = self._unsaid.pop(whom, 0) + 1
-            if len(self._unsaid) > _MOST:
-                _, count = self._unsaid.popitem(last=False)
-                self._unsaid[_OTHERS] = self._unsaid.pop(_OTHERS, 0) + count
-            self._tell_later()
+            self._left_out[block] = self._left_out.pop(block, 0) + 1
+            if len(self._left_out) > _MOST:
+                _, count = self._left_out.popitem(last=False)
+                self._left_out[_OTHERS] = self._left_out.pop(_OTHERS, 0) + count
+            self._report_later()
             return
-        if count := self._unsaid.pop(whom, 0):
+        if count := self._left_out.pop(block, 0):
             text = f"{text}; {count} more since"
         self._logger.log(level, text, *arguments, exc_info=exc_info)
 
-    def _tell_later(self) -> None:
+    def _report_later(self) -> None:
         """Report what was left out even if no further line comes."""
         if self._timer is None:
             try:
                 loop = asyncio.get_running_loop()
             except RuntimeError:
                 return
-            self._timer = loop.call_later(_PATIENCE, self._tell)
+            self._timer = loop.call_later(_PATIENCE, self._report)
 
-    def _tell(self) -> None:
+    def _report(self) -> None:
         self._timer = None
-        unsaid, self._unsaid = self._unsaid, OrderedDict()
-        if count := sum(unsaid.values()):
-            whom = max(unsaid, key=unsaid.__getitem__)
-            of = f", {unsaid[whom]} of them of {whom}" if whom else ""
+        left_out, self._left_out = self._left_out, OrderedDict()
+        if count := sum(left_out.values()):
+            block = max(left_out, key=left_out.__getitem__)
+            of = f", {left_out[block]} of them of {block}" if block else ""
             what = (
                 "lines that clients caused were" if count > 1 else "line that a client caused was"
             )

@@ -179,7 +179,7 @@ class Session:
         """What ended the connection while HANDSHAKING; only after the upgrade can it be sent."""
         self._target_gone = False
         self._parting = False
-        """The target has yet to hear of the client's end, and until then hears what it says."""
+        """The target has not been told of the client's end yet; until then it gets its messages."""
         self._is_news = False
         """The target does not have the metadata yet; it goes with whatever is sent next."""
 
@@ -217,7 +217,7 @@ class Session:
         return [*self._attach(), tell] if self._is_news else [tell]
 
     def client_gone(self, code: int, reason: str = "", *, known: bool = True) -> list[Effect]:
-        """Handle that the transport is closed; the code is the client's, or 1006 if it vanished.
+        """Record that the transport is closed; the code is the client's, or 1006 if it vanished.
 
         `known` is false if the server does not say how the client went; then it is not an error.
         """
@@ -247,13 +247,13 @@ class Session:
         return [*self._attach(), SendToTarget(self.target, HEARTBEAT, payload)]
 
     def wrote(self) -> list[Effect]:
-        """Handle that a message taken from the outbox is on its way."""
+        """Record that a message taken from the outbox is on its way."""
         if self._held and self.outbox.size <= self.outbox.limit // 2:
             return self._release()
         return []
 
     def cannot_wait(self, sender: PID) -> list[Effect]:
-        """Handle that a sender cannot wait: such senders have as much room again as the limit.
+        """Record that a sender cannot wait: such senders have as much room again as the limit.
 
         Senders that do wait keep the outbox at its limit for as long as the client is slow; that
         must not close it at the first message from another sender.

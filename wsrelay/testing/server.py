@@ -193,7 +193,9 @@ class RelayServer:
         if self._node is None:  # of an application, whose lifespan or first request starts it
             mine = [n for n in current.nodes if isinstance(n, Node) and n not in self._others]
             if not mine:
-                raise RuntimeError("the application started no node: is it wrapped by WebSocketRelay?")
+                raise RuntimeError(
+                    "the application started no node: is it wrapped by WebSocketRelay?"
+                )
             self._node = mine[0]
         return self._node
 

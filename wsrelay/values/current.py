@@ -102,10 +102,10 @@ def enter_worker(worker: Worker) -> None:
 def leave_worker() -> Worker | None:
     """Become a child of the worker, which is returned (None if this was not a worker)."""
     global _worker
-    there, _worker = _worker, None
-    if there is not None:
-        enter_child(there.pid())
-    return there
+    former, _worker = _worker, None
+    if former is not None:
+        enter_child(former.pid())
+    return former
 
 
 def enter_child(parent: str) -> None:

@@ -114,10 +114,10 @@ def share(path: str, scripts: Collection[ModuleType]) -> None:
     folder; `scripts` are exempt.
     """
     for name, module in _loaded_from_elsewhere(path):
-        there = next((other for other in _shared if _lies_in(module, other)), None)
-        if there is not None and module not in scripts:
+        owner = next((other for other in _shared if _lies_in(module, other)), None)
+        if owner is not None and module not in scripts:
             raise SharedNameError(
-                f"the folders {there} and {path} both have a module {name!r}, and the functions "
+                f"the folders {owner} and {path} both have a module {name!r}, and the functions "
                 "of endpoints share one process: rename one of the two"
             )
     _shared[path] = None
