@@ -179,7 +179,7 @@ class WebSocketRelay:
             await plain.release()
 
     async def _may_ask(self, scope: Scope, plain: HTTPResponse) -> bool:
-        """Refuse a request for a WebSocket that the server did not recognise as an upgrade.
+        """Refuse a request for a WebSocket that the server did not treat as an upgrade.
 
         The application would answer it as one and spawn a process for it.
         """
@@ -250,7 +250,7 @@ class WebSocketRelay:
         return False
 
     def _none_selected(self, scope: Scope) -> None:
-        """Warn once that clients offer subprotocols but none is ever selected."""
+        """Warn once that a client offers subprotocols and none is selected."""
         selects = SELECTS in (scope.get("extensions") or ())
         if self._warned_of_none or selects or not offered(scope):
             return

@@ -32,7 +32,7 @@ _LEAST_HEARTBEAT: Final = 0.01
 MOST_METADATA: Final = 256 * 1024
 """Bytes of metadata as MessagePack, which every connection keeps and every `ws.join` carries.
 
-The whole head of a request, 64 KB by default, fits in twice, which `wsrelay run` needs.
+The whole head of a request, 64 KB by default, fits in twice, as `wsrelay run` may put it in.
 """
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 """RFC 9110 section 5.6.2, which RFC 6455 section 4.1 requires of a subprotocol."""

@@ -176,7 +176,7 @@ class Session:
         self._end: tuple[int, str] = (1006, "")
         """The code and reason with which closing began."""
         self._early: CloseClient | None = None
-        """What ended the connection while HANDSHAKING; only after the upgrade can it be sent."""
+        """What ended the connection while HANDSHAKING; the close frame follows the upgrade."""
         self._target_gone = False
         self._parting = False
         """The target has not been told of the client's end yet; until then it gets its messages."""

@@ -1,4 +1,4 @@
-"""For tests of handlers: a node with our front end in a thread, and clients with expectations.
+"""For tests of handlers: a node with our front end in a thread, and clients that check what comes.
 
     from wsrelay.testing import serve
 

@@ -598,7 +598,7 @@ def pack_request(frame: Frame) -> bytes:
 
 
 def check_size(size: int) -> None:
-    """Raise `PayloadError` for more bytes than a message may have."""
+    """Raise `PayloadError` for more bytes than a message may hold."""
     if size > MAX_FRAME:
         raise PayloadError(f"{size} bytes are more than a message may hold, {MAX_FRAME}")
 
