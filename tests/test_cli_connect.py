@@ -55,7 +55,7 @@ def test_a_line_is_an_order(line: str, order: orders.Order) -> None:
             "/file ~nobody-at-all/x",
             "'~nobody-at-all/x' cannot be read: Could not determine home directory.",
         ),
-        ("/close 1006", "'1006' is no close code of a client: 1000, or 3000 to 4999"),
+        ("/close 1006", "'1006' is not a client's close code: use 1000, or 3000 to 4999"),
         (f"/close 1000 {'é' * 62}", "a reason has at most 123 bytes"),
     ],
 )
@@ -183,7 +183,7 @@ def test_input_that_is_no_text_is_refused(echo: Running) -> None:
     command = [sys.executable, "-m", "wsrelay", "connect", echo.ws()]
     done = subprocess.run(command, input=b"\xff\n", capture_output=True, timeout=20, check=False)
     assert done.returncode == 1
-    assert done.stderr.startswith(b"wsrelay: standard input is no UTF-8 text: ")
+    assert done.stderr.startswith(b"wsrelay: standard input is not UTF-8 text: ")
 
 
 def test_without_any_input_it_connects_and_closes(echo: Running) -> None:
@@ -230,7 +230,7 @@ def test_a_certificate_is_verified_unless_it_is_said_not_to() -> None:
         refused = connect(f"wss://{address}")
         done = connect(f"wss://{address}", "--insecure", lines="hello\n")
     assert refused.returncode == 1
-    assert refused.stderr.endswith("; --insecure connects all the same\n")
+    assert refused.stderr.endswith("; use --insecure to connect anyway\n")
     assert (done.returncode, done.stdout) == (0, "hello\n")
 
 
@@ -244,9 +244,9 @@ def test_a_url_may_be_short(echo: Running) -> None:
     ("options", "code", "said"),
     [
         (["--origin", "https://evil.example"], 1, "the upgrade was refused with 403 Forbidden: "),
-        (["-H", "nonsense"], 2, "'nonsense' is no header; write it like 'Name: value'"),
-        (["-H", "A: b\nC: d"], 2, r"'A: b\nC: d' is no header; write it like 'Name: value'"),
-        (["--subprotocol", "a b"], 2, "'a b' is no subprotocol; it is a name without spaces"),
+        (["-H", "nonsense"], 2, "'nonsense' is not a header; write it like 'Name: value'"),
+        (["-H", "A: b\nC: d"], 2, r"'A: b\nC: d' is not a header; write it like 'Name: value'"),
+        (["--subprotocol", "a b"], 2, "'a b' is not a subprotocol; use a name without spaces"),
         (["--timeout", "soon"], 2, "'soon' is not a duration"),
     ],
 )
@@ -260,7 +260,7 @@ def test_what_is_refused_is_told(echo: Running, options: list[str], code: int, s
 def test_where_nobody_listens_it_tells_how_to_start_a_node() -> None:
     done = connect("ws://127.0.0.1:9/ws")
     assert done.returncode == 1
-    assert "nobody listens there; start something with 'wsrelay run TARGET'" in done.stderr
+    assert "nobody is listening there; start something with 'wsrelay run TARGET'" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -276,7 +276,7 @@ def test_where_nobody_listens_it_tells_how_to_start_a_node() -> None:
 def test_a_wrong_url_is_told_with_the_right_form(url: str, why: str) -> None:
     done = connect(url)
     assert done.returncode == 2
-    said = f"{url!r} is no WebSocket URL ({why}); it looks like ws://host:port/path"
+    said = f"{url!r} is not a WebSocket URL ({why}); write it like ws://host:port/path"
     assert said in done.stderr
 
 

@@ -396,7 +396,7 @@ async def test_a_wrong_order_is_one_clear_line(controlled: Node) -> None:
     nobody = "{local@processes|x.1-1}"
     expected = f"wsrelay: node local has no process '{nobody}'\n"
     assert await wsrelay("kill", nobody, code=1) == expected
-    assert "is no JSON" in await wsrelay("send", nobody, "topic", "{", code=1)
+    assert "is not JSON" in await wsrelay("send", nobody, "topic", "{", code=1)
     assert "is not a PID" in await wsrelay("kill", "{nonsense", code=1)
     pid = controlled.spawn(room("echo"))
     assert "@" in await wsrelay("send", pid, "@reserved", code=1)
@@ -405,14 +405,14 @@ async def test_a_wrong_order_is_one_clear_line(controlled: Node) -> None:
 async def test_without_a_node_commands_say_how_to_start_one(directory: Path) -> None:
     said = await wsrelay("ps", code=1)
     assert said == (
-        f"wsrelay: no node of this user is running (looked in {directory}); "
+        f"wsrelay: this user has no running node (looked in {directory}); "
         "start one with 'wsrelay run TARGET' or 'wsrelay serve'\n"
     )
 
 
 async def test_with_several_nodes_one_has_to_be_chosen(controlled: Node, directory: Path) -> None:
     async with Node(name="other", hosts=[processes()]) as other, ControlServer(other, directory):
-        assert "2 nodes are running: choose one with --node" in await wsrelay("ps", code=1)
+        assert "2 nodes are running; choose one with --node" in await wsrelay("ps", code=1)
         pid = other.spawn(room("echo"))
         [shown] = json.loads(await wsrelay("ps", "--json", "--node", "other"))
         assert shown["pid"] == pid
@@ -430,7 +430,7 @@ async def test_which_nodes_there_are_is_said_where_one_has_to_be_chosen(director
             await stack.enter_async_context(control)
         said, headings, *rows = (await wsrelay("ps", code=1)).splitlines()
         example = f"'wsrelay ps --node {os.getpid()}'"
-        assert said == f"wsrelay: 2 nodes are running: choose one with --node, as {example}"
+        assert said == f"wsrelay: 2 nodes are running; choose one with --node, as in {example}"
         assert headings.split() == ["OS", "PID", "NAME", "UPTIME", "ADDRESS", "APPLICATION"]
         assert [row.split()[:2] + row.split()[3:] for row in rows] == [
             [str(os.getpid()), name, f"http://127.0.0.1:{port}", f"{name}.yaml"]
@@ -438,7 +438,7 @@ async def test_which_nodes_there_are_is_said_where_one_has_to_be_chosen(director
         ]
         assert json.loads(await wsrelay("tree", "--json", "--node", ":8002"))["name"] == "two"
         wrong = await wsrelay("ps", "--node", ":8003", code=1)
-        assert wrong.startswith("wsrelay: no node ':8003' is running; these are:\n")
+        assert wrong.startswith("wsrelay: no node ':8003' is running; the running nodes are:\n")
         assert "one.yaml" in wrong
 
 
@@ -574,7 +574,7 @@ async def test_top_is_json_for_scripts_once_or_a_line_at_each_interval(controlle
         assert second["time"] - first["time"] >= 0.1
         follower.send_signal(signal.SIGINT)
         assert await asyncio.wait_for(follower.wait(), 10) == 0
-    assert "--follow is for --json" in await wsrelay("top", "-f", code=2)
+    assert "--follow needs --json" in await wsrelay("top", "-f", code=2)
 
 
 async def test_completion_knows_the_processes_of_the_running_node(controlled: Node) -> None:

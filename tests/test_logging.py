@@ -561,7 +561,7 @@ def test_what_waits_for_the_log_s_reader_is_bounded_in_lines_and_bytes(
     *lines, lost, _ = [json.loads(line)["message"] for line in written]
     assert fits <= len(lines) <= fits + 2
     count, what = lost.split(" ", 1)
-    assert what == "log records before this one found no room: nobody reads the log fast enough"
+    assert what == "log records before this one left out: nobody reads the log fast enough"
     assert len(lines) + int(count) == fits + 501
 
 

@@ -1,4 +1,4 @@
-"""What the tables of processes and connections say, and how where rich is not installed."""
+"""The contents of the tables of processes and connections, and plain tables without rich."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ RIGHT: Final = {
     *("OS PID", "UPTIME", "CPU", "MEMORY", "MAILBOX"),
     *("CLIENTS", "MESSAGES", "OUTBOX", "DROPPED"),
 }
-"""Columns of figures."""
+"""Columns of figures, which are aligned to the right."""
 
 
 def names(process: ProcessInfo) -> str:
@@ -46,7 +46,7 @@ def names(process: ProcessInfo) -> str:
 
 
 def who(connection: ConnectionInfo) -> str:
-    """Return who is at the other end: address, path, and user and subprotocol if there are any."""
+    """Return a client's address and path, and its user and subprotocol if it has them."""
     found = [address(connection), printable(connection.path)]
     found += [f"user {printable(connection.user)}"] if connection.user is not None else []
     found += [f"subprotocol {connection.subprotocol}"] if connection.subprotocol else []
@@ -54,7 +54,7 @@ def who(connection: ConnectionInfo) -> str:
 
 
 def address(connection: ConnectionInfo) -> str:
-    """Return where a client is."""
+    """Return a client's address."""
     if connection.client is None:
         return "-"
     host, port = connection.client
@@ -63,7 +63,7 @@ def address(connection: ConnectionInfo) -> str:
 
 
 def buffered(info: NodeInfo) -> str:
-    """Return how much clients have begun and not finished."""
+    """Return a line that says how much clients have begun and not finished."""
     return f"clients have begun {size(info.buffered)} of at most {size(info.max_buffered)}"
 
 
@@ -75,7 +75,7 @@ def process_cells(process: ProcessInfo, usage: UsageSampler) -> tuple[str, ...]:
 
 
 def figures(process: ProcessInfo, usage: UsageSampler) -> tuple[str, ...]:
-    """Return a process's figures, its OS process's id first."""
+    """Return a process's figures, beginning with its OS PID."""
     used = usage.of(process)
     return (
         str(process.os_pid or "-"),
@@ -105,7 +105,7 @@ def counts(connection: ConnectionInfo) -> tuple[str, ...]:
 
 
 def plain(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table as wide as it is."""
+    """Return a table as text, as wide as its contents need."""
     lines = [headings, *rows]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(

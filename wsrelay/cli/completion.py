@@ -1,4 +1,4 @@
-"""`wsrelay completion`: what a shell needs to complete commands, options and PIDs."""
+"""`wsrelay completion`: scripts that let a shell complete commands, options and PIDs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["completion"]
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion(context: click.Context, *, shell: str) -> None:
-    """Print the completion script of a shell.
+    """Print the completion script for a shell.
 
     bash: add `eval "$(wsrelay completion bash)"` to ~/.bashrc, zsh likewise to ~/.zshrc; fish:
     `wsrelay completion fish > ~/.config/fish/completions/wsrelay.fish`.

@@ -44,10 +44,10 @@ _SHOWN: Final = 64
 """Bytes of a binary message that are printed."""
 
 _PRETTY: Final = 64 * 1024
-"""Characters of JSON that are laid out and coloured; more would hold up the prompt."""
+"""Characters of JSON that are still formatted and coloured; more would hold up the prompt."""
 
 _AHEAD: Final = 64
-"""Lines of standard input that are read before they can be sent."""
+"""Lines of standard input that are read ahead of those already sent."""
 
 _PATIENCE: Final = 10.0
 """Seconds that `/ping` waits for its pong."""
@@ -55,11 +55,11 @@ _PATIENCE: Final = 10.0
 _NORMAL: Final = (1000, 1001, 1005)
 
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-"""RFC 9110, section 5.6.2: names of headers and of subprotocols."""
+"""A token (RFC 9110, section 5.6.2), as the names of headers and subprotocols are."""
 
 
 def _url(_context: click.Context, _parameter: click.Parameter, text: str) -> str:
-    """Let `:8000/ws`, `host:8000/ws` and `http://...` mean what they can only mean."""
+    """Complete `:8000/ws`, `host:8000/ws` and `http://...`, which can only mean one thing."""
     if "://" not in text:
         text = f"ws://{'127.0.0.1' if text.startswith(':') else ''}{text}"
     text = re.sub(r"^http(s?)://", r"ws\1://", text, flags=re.IGNORECASE)
@@ -68,7 +68,7 @@ def _url(_context: click.Context, _parameter: click.Parameter, text: str) -> str
     except (InvalidURI, ValueError) as error:
         why = error.msg if isinstance(error, InvalidURI) else str(error)
         raise click.BadParameter(
-            f"{text!r} is no WebSocket URL ({why}); it looks like ws://host:port/path"
+            f"{text!r} is not a WebSocket URL ({why}); write it like ws://host:port/path"
         ) from None
     return text
 
@@ -80,7 +80,7 @@ def _headers(
     for text in given:
         name, colon, value = text.partition(":")
         if not colon or not _TOKEN.fullmatch(name) or re.search(r"[\r\n\0]", value):
-            raise click.BadParameter(f"{text!r} is no header; write it like 'Name: value'")
+            raise click.BadParameter(f"{text!r} is not a header; write it like 'Name: value'")
         headers.append((name, value.strip()))
     return headers
 
@@ -90,7 +90,7 @@ def _tokens(
 ) -> list[Subprotocol]:
     for text in given:
         if not _TOKEN.fullmatch(text):
-            raise click.BadParameter(f"{text!r} is no subprotocol; it is a name without spaces")
+            raise click.BadParameter(f"{text!r} is not a subprotocol; use a name without spaces")
     return [Subprotocol(text) for text in given]
 
 
@@ -110,7 +110,7 @@ def _seconds(_context: click.Context, _parameter: click.Parameter, text: str) ->
     "subprotocols",
     multiple=True,
     callback=_tokens,
-    help="Offer it; may be repeated.",
+    help="A subprotocol to offer; may be repeated.",
 )
 @click.option("--insecure", is_flag=True, help="Do not verify the server's certificate.")
 @click.option("--timeout", default="10s", show_default=True, callback=_seconds)
@@ -119,7 +119,7 @@ def _seconds(_context: click.Context, _parameter: click.Parameter, text: str) ->
     default="500ms",
     show_default=True,
     callback=_seconds,
-    help="Without a terminal: close once the input has ended and nothing came for so long.",
+    help="Without a terminal: close once the input has ended and nothing has come for this long.",
 )
 def connect(
     *,
@@ -131,7 +131,7 @@ def connect(
     timeout: float,
     wait: float,
 ) -> None:
-    """Talk to a WebSocket: type lines, /help tells more. Lines may also come from a pipe."""
+    """Talk to a WebSocket: type lines, or /help for more. Lines may also come from a pipe."""
     options: dict[str, Any] = {
         "origin": None if origin is None else Origin(origin),
         "additional_headers": headers,
@@ -160,11 +160,11 @@ async def _talk(url: str, options: dict[str, Any], wait: float) -> int:
     except InvalidStatus as error:
         fail(f"{url}: {_refused(error)}")
     except ConnectionRefusedError:
-        fail(f"{url}: nobody listens there; start something with 'wsrelay run TARGET'")
+        fail(f"{url}: nobody is listening there; start something with 'wsrelay run TARGET'")
     except TimeoutError:
         fail(f"{url}: no answer in time (--timeout)")
     except ssl.SSLCertVerificationError as error:
-        fail(f"{url}: {error.verify_message}; --insecure connects all the same")
+        fail(f"{url}: {error.verify_message}; use --insecure to connect anyway")
     except (OSError, InvalidHandshake) as error:
         fail(f"{url}: {error}")
     async with websocket:
@@ -174,7 +174,7 @@ async def _talk(url: str, options: dict[str, Any], wait: float) -> int:
             try:
                 await _piped(websocket, wait)
             except UnicodeDecodeError as error:
-                fail(f"standard input is no UTF-8 text: {error}")
+                fail(f"standard input is not UTF-8 text: {error}")
     code = websocket.close_code or 1006
     click.echo(f"wsrelay: {_closed(code, websocket.close_reason or '')}", err=True)
     ours = websocket.protocol.close_rcvd_then_sent is False
@@ -182,7 +182,7 @@ async def _talk(url: str, options: dict[str, Any], wait: float) -> int:
 
 
 def _closed(code: int, reason: str) -> str:
-    """Write a close as code, name (RFC 6455, section 7.4.1) and reason."""
+    """Describe a close by its code, the code's name (RFC 6455, section 7.4.1) and the reason."""
     known = code in CloseCode.__members__.values()
     name = f" {CloseCode(code).name.lower().replace('_', ' ')}" if known else ""
     return f"closed with {code}{name}" + (f": {_printable(reason)}" if reason else "")
@@ -196,7 +196,7 @@ def _refused(error: InvalidStatus) -> str:
 
 
 def _printable(text: str) -> str:
-    """Take away what a terminal would obey."""
+    """Replace the characters that a terminal would act on."""
     return "".join(character if character.isprintable() else "?" for character in text)
 
 
@@ -206,7 +206,7 @@ def _printable(text: str) -> str:
 async def _interactive(url: str, websocket: ClientConnection) -> None:
     session: PromptSession[str] = PromptSession("> ", history=_history())
     with patch_stdout():
-        print_formatted_text(f"Connected to {url}. /help tells more, Ctrl-D closes.")
+        print_formatted_text(f"Connected to {url}. Type /help for help, Ctrl-D to close.")
         reader = asyncio.create_task(_show_all(websocket))
         try:
             while not reader.done():
@@ -214,7 +214,7 @@ async def _interactive(url: str, websocket: ClientConnection) -> None:
                 await asyncio.wait({asking, reader}, return_when=asyncio.FIRST_COMPLETED)
                 if not asking.done():
                     asking.cancel()
-                    await asyncio.wait({asking})  # it gives the terminal back
+                    await asyncio.wait({asking})  # it restores the terminal
                     break
                 try:
                     await _obey(asking.result(), websocket)
@@ -227,20 +227,20 @@ async def _interactive(url: str, websocket: ClientConnection) -> None:
 
 
 def _history() -> History:
-    """Return the lines typed before, from a file that only its owner can read."""
+    """Return the history of typed lines, kept in a file that only its owner can read."""
     try:
         folder = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state", "wsrelay")
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         file = folder / "connect_history"
         file.touch(mode=0o600)
         file.chmod(0o600)
-    except (OSError, RuntimeError):  # read-only, or nobody's home
+    except (OSError, RuntimeError):  # a read-only folder, or a user without a home
         return InMemoryHistory()
     return FileHistory(str(file))
 
 
 async def _obey(line: str, websocket: ClientConnection) -> None:
-    """Do what a line says; raises `ValueError` for one that says nothing known."""
+    """Do what a line says; raises `ValueError` if that is not possible."""
     if not line:
         return
     order = orders.parse(line)
@@ -267,7 +267,7 @@ async def _show_all(websocket: ClientConnection) -> None:
 
 
 def _shown(message: str | bytes) -> AnyFormattedText:
-    """Write a message to be read: JSON spread over lines, in colour; bytes in hexadecimal."""
+    """Return a message as people read it: JSON indented and coloured, bytes in hexadecimal."""
     if isinstance(message, bytes):
         more = " ..." if len(message) > _SHOWN else ""
         return f"({len(message)} bytes) {message[:_SHOWN].hex(' ')}{more}"
@@ -279,23 +279,23 @@ def _shown(message: str | bytes) -> AnyFormattedText:
         console = Console(force_terminal=True, color_system="standard", soft_wrap=True)
         with console.capture() as capture:
             console.print(pretty)
-        text = capture.get().rstrip("\n")  # the colours in it are ours: JSON escapes such itself
+        text = capture.get().rstrip("\n")  # its escape sequences are ours: JSON escapes its own
         return ANSI("".join(one if one < "\x7f" else escaped(one) for one in text))
     return _harmless(message)
 
 
 def _harmless(message: str) -> str:
-    """Escape what a terminal would obey."""
+    """Escape the characters that a terminal would act on."""
     return "\n".join(map(escaped, message.expandtabs().split("\n")))
 
 
-# Without one
+# Without a terminal
 
 
 async def _piped(websocket: ClientConnection, wait: float) -> None:
     """Send each line of standard input as a text message, and print what comes."""
     loop = asyncio.get_running_loop()
-    as_it_is = sys.stdout is None or not sys.stdout.isatty()  # to be read by a program
+    as_it_is = sys.stdout is None or not sys.stdout.isatty()  # a program reads it
     sending = asyncio.create_task(_send_lines(websocket))
     try:
         async with asyncio.timeout(None) as quiet:
@@ -330,18 +330,18 @@ async def _send_lines(websocket: ClientConnection) -> None:
 async def _lines() -> AsyncIterator[str]:
     """Yield the lines of standard input; raises `UnicodeDecodeError`."""
     if sys.stdin is None:
-        return  # it was closed, and its number may be that of the socket by now
+        return  # it was closed, and its descriptor may be the socket's by now
     loop = asyncio.get_running_loop()
     lines: asyncio.Queue[str | UnicodeDecodeError | None] = asyncio.Queue()
     room = threading.Semaphore(_AHEAD)
 
     def put(line: str | UnicodeDecodeError | None) -> None:
         room.acquire()
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody wants it any more
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the line is no longer wanted
             loop.call_soon_threadsafe(lines.put_nowait, line)
 
     def read() -> None:
-        # Not `sys.stdin`, whose lock the interpreter wants at its end while this still reads.
+        # Not `sys.stdin`: the interpreter takes its lock at exit, while this is still reading.
         try:
             with open(0, encoding="utf-8", closefd=False) as stdin:
                 for line in stdin:
@@ -350,7 +350,7 @@ async def _lines() -> AsyncIterator[str]:
         except UnicodeDecodeError as error:
             put(error)
 
-    # A thread that nobody joins: the connection may end while the input still goes on.
+    # The thread is not joined: the connection may end while the input is still open.
     threading.Thread(target=read, daemon=True).start()
     while (line := await lines.get()) is not None:
         room.release()

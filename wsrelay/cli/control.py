@@ -1,4 +1,4 @@
-"""A running node, seen and told: `ps`, `tree`, `connections`, `send`, `cancel`, `kill`, `logs`."""
+"""Commands for a running node: `ps`, `tree`, `connections`, `send`, `cancel`, `kill`, `logs`."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from .usage import UsageSampler, with_usage
 try:
     with extras.named():
         from . import tables
-except MissingExtra:  # then tables are as wide as they are
+except MissingExtra:  # tables are plain then, however wide the terminal is
     tables = None  # type: ignore[assignment]
 
 __all__ = ["cancel", "connections", "kill", "logs", "ps", "send", "tree"]
 
-_json_option = click.option("--json", "as_json", is_flag=True, help="JSON, for scripts.")
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
 
 
 def _complete(_c: click.Context, _p: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -77,7 +77,7 @@ def ps(*, node: str | None, as_json: bool) -> None:
 @node_option
 @_json_option
 def tree(*, node: str | None, as_json: bool) -> None:
-    """Show hosts, who spawned whom, and whose clients are whose."""
+    """Show the hosts, their processes by parent, and each process's clients."""
     with chosen(node) as client:
         info = client.node()
     if as_json:
@@ -155,14 +155,14 @@ def send(*, to: str, topic: str, payload: str, node: str | None) -> None:
     try:
         content = json.loads(payload)
     except ValueError as error:
-        fail(f"{payload!r} is no JSON ({error}); text needs quotes of its own: '\"hello\"'")
+        fail(f"{payload!r} is not JSON ({error}); text needs quotes of its own: '\"hello\"'")
     with chosen(node) as client:
         client.send(to, topic, content)
 
 
 @click.command()
 @click.argument("to", shell_complete=_complete)
-@click.option("--reason", default="", help="What its CANCEL event, or its client, is told.")
+@click.option("--reason", default="", help="The reason for its CANCEL event or its client.")
 @node_option
 def cancel(*, to: str, reason: str, node: str | None) -> None:
     """Ask a process or a connection to end."""
@@ -181,14 +181,14 @@ def kill(*, to: str, node: str | None) -> None:
 
 @click.command()
 @click.argument("of", required=False, metavar="[PID|NAME]", shell_complete=_complete)
-@click.option("-f", "--follow", is_flag=True, help="Wait for more.")
+@click.option("-f", "--follow", is_flag=True, help="Wait for more records.")
 @node_option
 @_json_option
 def logs(*, of: str | None, follow: bool, node: str | None, as_json: bool) -> None:
     """Print the last log records of a running node, or of one process.
 
-    It may have ended, too. A name means all processes that had it: of a service that was started
-    again, those before it as well.
+    The process may have ended. A name means all processes that have had it, including the earlier
+    ones of a service that was restarted.
     """
     with chosen(node) as client, contextlib.suppress(KeyboardInterrupt):
         nothing = True

@@ -27,13 +27,13 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 _MOST_LINES: Final = 10_000
 _MOST_BYTES: Final = 16 * 1024 * 1024
 _LINGER: Final = 2.0
-"""Seconds that the end waits for a reader of the log."""
+"""Seconds that the exit waits for the rest of the log to be written."""
 
 
 class _JSONFormatter(logging.Formatter):
-    """One JSON object a line: time (ISO 8601, UTC), level, logger, message.
+    """One JSON object per line: time (ISO 8601, UTC), level, logger, message.
 
-    Where there are such: what is known of the process (`logrecord.fields`), `extra` with the fields
+    Where they apply: what is known of the process (`logrecord.fields_of`), `extra` with the fields
     that the record was given, and the traceback.
     """
 
@@ -54,7 +54,7 @@ class _JSONFormatter(logging.Formatter):
 
 
 class _PlainFormatter(logging.Formatter):
-    """Lines to read: no control character is left, and what stands below the first is indented."""
+    """Lines for people: control characters are escaped, and lines after the first are indented."""
 
     def __init__(self) -> None:
         super().__init__(PLAIN)
@@ -66,8 +66,8 @@ class _PlainFormatter(logging.Formatter):
 class _Background(logging.Handler):
     """Writes to standard error from a thread of its own.
 
-    Whoever reads it may stop reading, and the disk behind it may be full: the node goes on then.
-    What waits is bounded, in lines and in bytes; what finds no room is left out and counted.
+    Its reader may stop reading, and the disk behind it may be full; the node carries on. The queue
+    is bounded, in lines and in bytes; records that find it full are left out and counted.
     """
 
     def __init__(self, formatter: logging.Formatter) -> None:
@@ -75,7 +75,7 @@ class _Background(logging.Handler):
         self.setFormatter(formatter)
         self._lines: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._waiting = 0
-        """Bytes that wait, changed by both threads, each under the lock."""
+        """Bytes that are queued; both threads change it, under the lock."""
         self._room = threading.Lock()
         self._lost = 0
         self._thread = threading.Thread(target=self._write, name="wsrelay log", daemon=True)
@@ -83,7 +83,7 @@ class _Background(logging.Handler):
         atexit.register(self._finish)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Leave the record to the thread."""
+        """Queue the record for the thread."""
         try:
             line = self.format(record).encode(errors="backslashreplace")
         except Exception:  # noqa: BLE001 - a wrong format string is reported by logging itself
@@ -94,11 +94,11 @@ class _Background(logging.Handler):
             return
         if self._lost:
             lost, self._lost = self._lost, 0
-            what = "%d log record%s before this one found no room: nobody reads the log fast enough"
-            told = logging.LogRecord(
+            what = "%d log record%s before this one left out: nobody reads the log fast enough"
+            notice = logging.LogRecord(
                 __name__, logging.WARNING, "", 0, what, (lost, "s" if lost > 1 else ""), None
             )
-            self._put(self.format(told).encode())
+            self._put(self.format(notice).encode())
         self._put(line)
 
     def _put(self, line: bytes) -> None:
@@ -113,7 +113,7 @@ class _Background(logging.Handler):
                 self._waiting -= len(line)
 
     def _finish(self) -> None:
-        """Write what waits, as long as somebody takes it."""
+        """Write what is queued, unless its reader takes too long."""
         self._lines.put(None)
         self._thread.join(_LINGER)
 
@@ -125,7 +125,7 @@ def log_options(command: _Command) -> _Command:
         type=click.Choice(["plain", "json"]),
         default="plain",
         show_default=True,
-        help="Lines to read, or a JSON object a line.",
+        help="Lines for people, or one JSON object per line.",
     )
     level = click.option(
         "--log-level",
@@ -137,7 +137,7 @@ def log_options(command: _Command) -> _Command:
 
 
 def set_up_logging(form: str, level: str) -> None:
-    """Log everything of that level and above to standard error."""
+    """Log everything at this level and above to standard error."""
     formatter = _JSONFormatter() if form == "json" else _PlainFormatter()
     logging.basicConfig(handlers=[_Background(formatter)], level=level.upper())
     logging.getLogger("uvicorn").setLevel(logging.WARNING)

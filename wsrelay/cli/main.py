@@ -33,14 +33,14 @@ _COMMANDS: Final = {
 
 
 _UNWRITABLE: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
-"""What standard output fails with, on a full disk for example; EPIPE is click's."""
+"""Errors of writing to standard output, to a full disk for example; click handles EPIPE."""
 
 
 class _Commands(click.Group):
-    """Imports a command when it is used: none waits for the libraries of the others."""
+    """Imports a command when it is used, so that none waits for the libraries of the others."""
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
-        """Run a command; one whose output cannot be written ends with a line that says so."""
+        """Run a command; if its output cannot be written, end it with a line that says so."""
         try:
             return super().main(*args, **kwargs)
         except OSError as error:
@@ -48,7 +48,7 @@ class _Commands(click.Group):
                 raise
             from .running import fail  # noqa: PLC0415 - most commands go well
 
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is buffered is written at the exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the buffer is flushed at exit
             fail(f"the output cannot be written: {error.strerror}")
 
     def list_commands(self, _ctx: click.Context) -> list[str]:
@@ -89,9 +89,10 @@ def main() -> None:
 
 
 def _open_standard_streams() -> None:
-    """Open what of 0, 1 and 2 whoever started this has closed (`<&-`, some daemons).
+    """Open those of descriptors 0, 1 and 2 that the parent has closed (`<&-`, some daemons).
 
-    Else a socket would get the number, with what is printed in it, and libuv aborts when it closes.
+    Otherwise a socket would get the number and what is printed would go into it, and libuv aborts
+    when it closes such a descriptor.
     """
     for descriptor, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         try:

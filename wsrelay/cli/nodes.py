@@ -1,4 +1,4 @@
-"""Which running node a command means."""
+"""Choosing the running node that a command is for."""
 
 from __future__ import annotations
 
@@ -20,42 +20,42 @@ from .usage import duration
 __all__ = ["chosen", "node_option"]
 
 _PATIENCE: Final = 2.0
-"""Seconds that each of several nodes gets to say who it is."""
+"""Seconds that each of several nodes gets to identify itself."""
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
 def node_option(command: _Command) -> _Command:
     """Add `--node` to a command."""
-    text = "Which node: its OS process id, name, or :PORT. Without it there must be only one."
+    text = "The node: its OS PID, name, or :PORT. Needed only if more than one is running."
     return click.option("--node", metavar="NODE", help=text)(command)
 
 
 @contextlib.contextmanager
 def chosen(node: str | None) -> Iterator[ControlClient]:
-    """Give the running node that is meant; ends the command where there is none, or several."""
+    """Yield the running node that is meant; ends the command if there is none or several."""
     directory = runtime_directory()
     try:
         clients = find_nodes(directory)
         if not clients:
             fail(
-                f"no node of this user is running (looked in {directory}); "
+                f"this user has no running node (looked in {directory}); "
                 "start one with 'wsrelay run TARGET' or 'wsrelay serve'"
             )
         meant = clients if node is None else [client for client in clients if _is(client, node)]
         if not meant:
-            _fail(f"no node {node!r} is running; these are:", clients)
+            _fail(f"no node {node!r} is running; the running nodes are:", clients)
         if len(meant) > 1:
             command = click.get_current_context().info_name
             example = f"'wsrelay {command} --node {_parts(meant[0])[1]}'"
-            _fail(f"{len(meant)} nodes are running: choose one with --node, as {example}", meant)
+            _fail(f"{len(meant)} nodes are running; choose one with --node, as in {example}", meant)
         yield meant[0]
     except (ControlError, NodeGone, ValueError) as error:
         fail(str(error))
 
 
 def _parts(client: ControlClient) -> tuple[str, str]:
-    """Return a node's name and OS process id, which its socket is called by."""
+    """Return a node's name and OS PID, which make up its socket's name."""
     name, _, os_pid = client.path.stem.rpartition("-")
     return name, os_pid
 
@@ -76,7 +76,7 @@ def _asked(client: ControlClient) -> NodeInfo | None:
 
 
 def _fail(line: str, clients: Sequence[ControlClient]) -> None:
-    """End the command and say which nodes there are."""
+    """End the command with a line and a list of the nodes."""
     rows = [("OS PID", "NAME", "UPTIME", "ADDRESS", "APPLICATION")]
     for client in clients:
         name, os_pid = _parts(client)
@@ -95,7 +95,7 @@ def _fail(line: str, clients: Sequence[ControlClient]) -> None:
 
 
 def _application(info: NodeInfo) -> str:
-    """Return what a node serves; inside somebody else's server, the command of that."""
+    """Return what a node serves, or, inside another server, that server's command line."""
     if info.application:
         return printable(info.application)
     try:

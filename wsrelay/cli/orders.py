@@ -14,13 +14,13 @@ __all__ = ["HELP", "Bye", "Help", "Order", "Ping", "Say", "parse"]
 
 HELP: Final = """\
 text                  send it as a text message (//text for text that begins with /)
-/json {"a": 1}        check it, and send it as a text message
+/json {"a": 1}        check JSON and send it as a text message
 /file PATH            send a file as a text message
 /binary 00ff          send bytes, in hexadecimal
 /binary @PATH         send a file as a binary message
 /ping                 measure a round trip
 /close [CODE [WHY]]   close the connection, with 1000 by default
-/help                 this"""
+/help                 print this list"""
 
 _ORDERS: Final = ("json", "file", "binary", "ping", "close", "help")
 
@@ -36,7 +36,7 @@ class Ping(Struct, frozen=True):
 
 
 class Bye(Struct, frozen=True):
-    """Close."""
+    """Close the connection."""
 
     code: int = 1000
     reason: str = ""
@@ -50,7 +50,7 @@ Order = Say | Ping | Bye | Help
 
 
 def parse(line: str) -> Order:
-    """Return what a line orders; raises `ValueError` with what is wrong with it."""
+    """Return the order on a line; raises `ValueError`, which says what is wrong with it."""
     if not line.startswith("/") or line.startswith("//"):
         return Say(line.removeprefix("/") if line.startswith("//") else line)
     name, _, rest = line[1:].partition(" ")
@@ -79,7 +79,7 @@ def _json(text: str) -> str:
     try:
         return json.dumps(json.loads(text), ensure_ascii=False, separators=(",", ":"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{text!r:.80} is no JSON: {error}") from None
+        raise ValueError(f"{text!r:.80} is not JSON: {error}") from None
 
 
 def _hex(text: str) -> bytes:
@@ -92,7 +92,7 @@ def _hex(text: str) -> bytes:
 def _read(path: str) -> bytes:
     try:
         return Path(path).expanduser().read_bytes()
-    except (OSError, RuntimeError) as error:  # the latter for a ~user whom nobody knows
+    except (OSError, RuntimeError) as error:  # the latter for an unknown ~user
         why = getattr(error, "strerror", None) or error
         raise ValueError(f"{path!r} cannot be read: {why}") from None
 
@@ -102,7 +102,7 @@ def _close(text: str) -> Bye:
     if not code:
         return Bye()
     if not code.isdecimal() or not (int(code) == 1000 or 3000 <= int(code) <= 4999):  # noqa: PLR2004 - RFC 6455 section 7.4, as in browsers
-        raise ValueError(f"{code!r} is no close code of a client: 1000, or 3000 to 4999")
+        raise ValueError(f"{code!r} is not a client's close code: use 1000, or 3000 to 4999")
     if len(reason.encode()) > 123:  # noqa: PLR2004 - RFC 6455 section 5.5
         raise ValueError("a reason has at most 123 bytes")
     return Bye(int(code), reason)

@@ -1,4 +1,4 @@
-"""What `run` and `serve` share: the event loop, the way to fail, starting again on edits."""
+"""What `run` and `serve` share: the event loop, how to fail, and restarts on edits."""
 
 from __future__ import annotations
 
@@ -33,26 +33,26 @@ logger = logging.getLogger(__name__)
 
 _STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 _OF_PROCESS: Final = 4
-"""Descriptors that the node has of a process: two of its pipe, its output and its pidfd."""
+"""Descriptors that the node has for each process: two of its pipe, its output and its pidfd."""
 
 _OF_NODE: Final = 64
-"""Descriptors that it has of its own, in round figures."""
+"""Descriptors that it has of its own, as a round figure."""
 
 _PATIENCE: Final = 30.0
 """Seconds that the server gets to end before it is killed."""
 
 
 def say(text: str) -> None:
-    """Write a line or several to standard error, if that is possible, control characters escaped.
+    """Write one or more lines to standard error if possible, with control characters escaped.
 
-    Not through `sys.stderr`: what a full disk refuses would wait in its buffer, and make the exit
-    code 120 in the end.
+    Not through `sys.stderr`: what a full disk refuses would stay in its buffer and make the exit
+    code 120.
     """
     write_line("\n".join(map(escaped, text.expandtabs().split("\n"))).encode())
 
 
 def write_line(line: bytes) -> None:
-    """Write it to standard error as it is, if that is possible."""
+    """Write a line to standard error as it is, if possible."""
     rest = line + b"\n"
     try:
         while rest:
@@ -70,7 +70,7 @@ def fail(line: str, details: str = "") -> Never:
 
 
 def loop_factory() -> Any:
-    """Return uvloop's factory where there is uvloop, else None."""
+    """Return uvloop's factory, or None where uvloop is not installed."""
     try:
         import uvloop  # noqa: PLC0415 - not on every platform
     except ImportError:
@@ -79,10 +79,10 @@ def loop_factory() -> Any:
 
 
 def prepare_process(connections: int, processes: int) -> None:
-    """Make this process fit to be a node.
+    """Prepare this process to be a node.
 
-    It keeps memory for large messages and takes as many descriptors as the system gives; a warning
-    says if so many connections and processes may need more.
+    It keeps freed memory for large messages and raises its limit of descriptors as far as it may;
+    if that may be too low for this many connections and processes, it logs a warning.
     """
     linux.keep_freed_memory()
     needed = connections + _OF_PROCESS * processes + _OF_NODE
@@ -94,8 +94,8 @@ def prepare_process(connections: int, processes: int) -> None:
             hard = soft
     if hard != resource.RLIM_INFINITY and hard < needed:
         logger.warning(
-            "the system allows %d open descriptors, %d may be needed for all connections and "
-            "processes: raise it (ulimit -Hn, LimitNOFILE=) or lower max_connections",
+            "the system allows %d open descriptors, but all connections and processes may need %d: "
+            "raise the limit (ulimit -Hn, LimitNOFILE=) or lower max_connections",
             hard,
             needed,
         )
@@ -105,9 +105,9 @@ def prepare_process(connections: int, processes: int) -> None:
 async def controlled(
     node: Node, application: str, addresses: Callable[[], list[str]]
 ) -> AsyncIterator[None]:
-    """Let `wsrelay ps` and the like find the node; where no safe socket can be made, warn.
+    """Let `wsrelay ps` and the like find the node; if no safe socket can be made, log a warning.
 
-    `application` and `addresses` tell it from other nodes.
+    `application` and `addresses` distinguish it from other nodes.
     """
     async with contextlib.AsyncExitStack() as stack:
         control = ControlServer(node, application=application, addresses=addresses)
@@ -119,9 +119,10 @@ async def controlled(
 
 
 def reload_on_edits(folders: Sequence[Path]) -> Never:
-    """Run this command again without `--reload`, and anew whenever a file changes; never returns.
+    """Run this command without `--reload`, and restart it when a file changes; never returns.
 
-    Watches Python, YAML and web files. One that ends by itself is started at the next edit.
+    Watches Python, YAML and web files. If the command ends by itself, the next edit starts it
+    again.
     """
     try:
         with extras.named():
@@ -130,26 +131,26 @@ def reload_on_edits(folders: Sequence[Path]) -> Never:
         fail(str(error))
 
     given = sys.argv[1:]
-    ours = given[: given.index("--")] if "--" in given else given  # behind it is the script's own
+    ours = given[: given.index("--")] if "--" in given else given  # the rest is the script's
     arguments = [argument for argument in ours if argument != "--reload"]
-    # -B: cached byte code misses an edit within a second of the one before that keeps the size.
+    # -B: cached byte code misses an edit that keeps the size within a second of the previous one.
     command = [sys.executable, "-B", "-m", "wsrelay", *arguments, *given[len(ours) :]]
     parent = os.getpid()
     stopping = False
-    told: subprocess.Popen[bytes] | None = None  # a second signal would end it at once
+    signalled: subprocess.Popen[bytes] | None = None  # a second signal would end it at once
 
     def start() -> subprocess.Popen[bytes]:
         return subprocess.Popen(  # noqa: S603 - this very command
             command,
-            start_new_session=True,  # the terminal's Ctrl-C comes by way of this process alone
-            preexec_fn=lambda: linux.die_with_parent(parent),  # noqa: PLW1509 - no other thread yet holds a lock
+            start_new_session=True,  # the terminal's Ctrl-C reaches it only through this process
+            preexec_fn=lambda: linux.die_with_parent(parent),  # noqa: PLW1509 - no other thread can hold a lock yet
         )
 
     def stop(number: int, _frame: object) -> None:
-        nonlocal stopping, told
+        nonlocal stopping, signalled
         stopping = True
         if child.poll() is None:
-            told = child
+            signalled = child
             child.send_signal(number)
 
     child = start()
@@ -167,10 +168,10 @@ def reload_on_edits(folders: Sequence[Path]) -> Never:
             break
         edited = sorted({os.path.relpath(path) for _, path in changes if _counts(path)})
         if edited:
-            say(f"wsrelay: {', '.join(edited[:3])} changed; starting again")
+            say(f"wsrelay: {', '.join(edited[:3])} changed; restarting")
             _end(child)
             child = start()
-    sys.exit(_wait(child) if told is child else _end(child))
+    sys.exit(_wait(child) if signalled is child else _end(child))
 
 
 def _counts(path: str) -> bool:

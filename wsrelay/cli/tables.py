@@ -1,4 +1,4 @@
-"""The tables of a node's processes and connections, as wide as their reader's terminal allows."""
+"""The tables of a node's processes and connections, fitted to the terminal's width."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from .usage import UsageSampler
 __all__ = ["connections_table", "console", "processes_table"]
 
 WIDEST: Final = 10_000
-"""Characters of a line that nobody looks at: names may have hundreds."""
+"""Width in characters where there is no terminal: names may have hundreds."""
 
 
 def console() -> Console:
-    """Return where tables go: into a pipe or a file as wide as they are, so nothing is cut.
+    """Return the console for tables; in a pipe or a file they have their full width, uncut.
 
-    Names and targets are users' text, in which nothing is markup.
+    Names and targets are users' text, which must not be taken for markup.
     """
     shown = Console(markup=False, highlight=False)
     return shown if shown.is_terminal else Console(width=WIDEST, markup=False, highlight=False)
@@ -47,8 +47,8 @@ def processes_table(
 ) -> Table:
     """Return the table of `ps` and `top`.
 
-    Where the terminal is too narrow for all of it the PID is its id alone, the part that is never
-    used twice and that all commands take, and a state is shown only where it is not `running`.
+    If the terminal is too narrow for all of it, a PID is shown as its id alone (the part that is
+    never reused and that all commands accept), and a state only if it is not `running`.
     """
     table = _table(*PROCESSES)
     for one in processes:
@@ -66,7 +66,7 @@ def processes_table(
 
 
 def connections_table(connections: Sequence[ConnectionInfo], console: Console) -> Table:
-    """Return the table of `connections`; in a narrow terminal PIDs are their ids alone."""
+    """Return the table of `connections`; in a narrow terminal PIDs are shown as their ids."""
     table = _table(*CONNECTIONS)
     for one in connections:
         table.add_row(*connection_cells(one))
@@ -81,7 +81,7 @@ def connections_table(connections: Sequence[ConnectionInfo], console: Console) -
 
 
 def _table(*headings: str, overflow: OverflowMethod | None = None) -> Table:
-    """Return an empty table; with `overflow` a narrow one, whose last column gives way."""
+    """Return an empty table; with `overflow`, a narrow one whose last column is fitted."""
     padding = (0, 1) if overflow is None else (0, 1, 0, 0)
     table = Table(box=None, pad_edge=False, header_style="bold", padding=padding)
     for heading in headings:

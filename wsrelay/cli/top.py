@@ -1,4 +1,4 @@
-"""`wsrelay top`: the processes of a running node, in place, the busiest first."""
+"""`wsrelay top`: the processes of a running node, updated in place, the busiest first."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from .usage import UsageSampler, duration, with_usage
 __all__ = ["top"]
 
 _AROUND: Final = 5
-"""Lines of the screen that are no process: two of the node, two empty ones, the headings."""
+"""Lines of the screen that are not processes: two of the node, two empty ones, the headings."""
 
 _STEP: Final = 1024 * 1024
-"""Bytes of memory below which two processes count as equal: else rows would change places."""
+"""Bytes of memory below which two processes count as equal, so that rows do not swap places."""
 
 
 def _interval(_context: click.Context, _parameter: click.Parameter, text: str) -> float:
@@ -48,15 +48,15 @@ def _interval(_context: click.Context, _parameter: click.Parameter, text: str) -
     "--json",
     "as_json",
     is_flag=True,
-    help="For scripts: one line, a JSON object as that of `tree --json` with the time, and with "
-    "CPU and memory of the processes.",
+    help="For scripts: print one line, a JSON object like that of `tree --json` with the time and "
+    "the CPU and memory usage of the processes.",
 )
-@click.option("-f", "--follow", is_flag=True, help="With --json: a line every interval.")
+@click.option("-f", "--follow", is_flag=True, help="With --json: print a line every interval.")
 @node_option
 def top(*, interval: float, as_json: bool, follow: bool, node: str | None) -> None:
-    """Watch the processes of a running node, the busiest first; q or Ctrl-C ends it."""
+    """Watch the processes of a running node, the busiest first; q or Ctrl-C quits."""
     if follow and not as_json:
-        raise click.UsageError("--follow is for --json")
+        raise click.UsageError("--follow needs --json")
     usage = UsageSampler()
     with chosen(node) as client, contextlib.suppress(KeyboardInterrupt):
         if as_json:
@@ -86,7 +86,7 @@ def _line(info: NodeInfo, usage: UsageSampler) -> bytes:
 
 
 def _busiest(info: NodeInfo, usage: UsageSampler) -> list[ProcessInfo]:
-    """Sort by CPU, then by what waits for it, then by memory, then by age."""
+    """Sort by CPU, then by the size of the mailbox, then by memory, then by age."""
 
     def busy(process: ProcessInfo) -> tuple[float, ...]:
         used = usage.of(process)
@@ -133,7 +133,7 @@ def _keys() -> Iterator[None]:
 
 
 def _quits(seconds: float) -> bool:
-    """Wait, and return whether q was pressed meanwhile."""
+    """Wait, and return whether q was pressed in the meantime."""
     if not sys.stdin.isatty():
         time.sleep(seconds)
         return False

@@ -1,4 +1,4 @@
-"""CPU and memory of a node's processes, and how they are written."""
+"""CPU and memory usage of a node's processes, and how figures are written."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from wsrelay.node import NodeInfo, ProcessInfo
 __all__ = ["UsageSample", "UsageSampler", "duration", "size", "with_usage"]
 
 _WINDOW: Final = 0.1
-"""Seconds between the first two looks at the CPU time."""
+"""Seconds between the first two samples of the CPU time."""
 
 
 class UsageSample(NamedTuple):
-    """CPU in percent of one core since the sample before, memory (RSS) in bytes; None: unknown."""
+    """CPU in percent of one core since the last sample, memory (RSS) in bytes; None: unknown."""
 
     cpu: float | None = None
     memory: int | None = None
 
 
 class UsageSampler:
-    """Samples the processes of a node; the first time twice, a short while apart."""
+    """Samples the processes of a node; new ones twice, a short while apart."""
 
     def __init__(self) -> None:
         self._seen: dict[int, psutil.Process] = {}
         self._used: dict[int, UsageSample] = {}
 
     def sample(self, info: NodeInfo) -> None:
-        """Look at every process that the node has now."""
+        """Sample every process that the node has now."""
         alive = {process.os_pid for process in info.processes if process.os_pid is not None}
         fresh = alive - self._seen.keys()
         self._seen = {pid: self._seen[pid] for pid in alive & self._seen.keys()}
@@ -46,12 +46,12 @@ class UsageSampler:
         self._used = {pid: _used(process) for pid, process in self._seen.items()}
 
     def of(self, process: ProcessInfo) -> UsageSample:
-        """Return what a process used."""
+        """Return the last sample of a process."""
         return self._used.get(process.os_pid or 0, UsageSample())
 
 
 def with_usage(process: ProcessInfo, usage: UsageSampler) -> dict[str, Any]:
-    """Return what JSON tells of a process."""
+    """Return a process as JSON has it, with its usage."""
     plain: dict[str, Any] = msgspec.to_builtins(process)
     used = usage.of(process)
     return {**plain, "cpu_percent": used.cpu, "memory": used.memory}
