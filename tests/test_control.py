@@ -107,7 +107,7 @@ async def test_a_directory_that_others_may_open_is_refused(
 ) -> None:
     directory.mkdir()
     directory.chmod(mode)
-    with pytest.raises(ControlError, match=rf"others may open it \(mode {mode:04o}, not 0700\)"):
+    with pytest.raises(ControlError, match=rf"others can open it \(mode {mode:04o}, not 0700\)"):
         async with ControlServer(node, directory):
             pass
 
@@ -117,7 +117,7 @@ async def test_a_directory_of_somebody_else_or_a_link_is_refused(
 ) -> None:
     (tmp_path / "elsewhere").mkdir(mode=0o700)
     directory.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(ControlError, match="it is no directory"):
+    with pytest.raises(ControlError, match="it is not a directory"):
         async with ControlServer(node, directory):
             pass
     directory.unlink()
@@ -139,7 +139,7 @@ async def test_sockets_in_a_directory_of_somebody_else_are_not_talked_to(
         trap.listen()
         directory.chmod(0o777)
         said = await wsrelay("ps", code=1)
-        assert "others may open it (mode 0777, not 0700)" in said
+        assert "others can open it (mode 0777, not 0700)" in said
         if os.getuid() == 0:
             directory.chmod(0o700)
             os.chown(directory, 12345, 12345)
@@ -150,7 +150,7 @@ async def test_sockets_in_a_directory_of_somebody_else_are_not_talked_to(
 
 
 async def test_a_path_too_long_for_a_socket_is_told(node: Node, tmp_path: Path) -> None:
-    with pytest.raises(ControlError, match="set WSRELAY_RUNTIME_DIR to a shorter one"):
+    with pytest.raises(ControlError, match="set WSRELAY_RUNTIME_DIR to a shorter path"):
         async with ControlServer(node, tmp_path / ("x" * 120)):
             pass
 

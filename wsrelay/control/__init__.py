@@ -1,4 +1,4 @@
-"""Talking to a running node from a shell, over a Unix socket that only its owner can open."""
+"""Control of a running node from a shell, over a Unix socket that only its owner can open."""
 
 from .client import ControlClient, NodeGone, find_nodes
 from .runtime import ControlError

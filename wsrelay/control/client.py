@@ -20,11 +20,11 @@ from .runtime import check
 __all__ = ["ControlClient", "NodeGone", "find_nodes"]
 
 _PATIENCE: Final = 10.0
-"""Seconds that a node gets for its answer."""
+"""Seconds that a node gets to answer."""
 
 
 class NodeGone(Exception):  # noqa: N818 - reads as a sentence
-    """Nobody listens on the control socket any more."""
+    """The node no longer answers on its control socket."""
 
 
 class _Connection(http.client.HTTPConnection):
@@ -42,17 +42,17 @@ class _Connection(http.client.HTTPConnection):
 
 
 class ControlClient:
-    """Asks one node; every method raises `NodeGone`, and `ValueError` for what the node refuses.
+    """Talks to one node; all methods raise `NodeGone`, and `ValueError` if the node refuses.
 
-    A process or connection is meant by its PID, with or without braces, the part of it after the
-    `|`, or a name.
+    A process or connection is identified by its PID, with or without braces, by the part of it
+    after the `|`, or by a name.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def node(self, timeout: float = _PATIENCE) -> NodeInfo:
-        """Return what the node is and has; raises `NodeGone` too if that takes it too long."""
+        """Return what the node is and has; also raises `NodeGone` if that takes too long."""
         with self._asked("GET", "/node", timeout=timeout) as response:
             return msgspec.json.decode(response.read(), type=NodeInfo)
 
@@ -69,9 +69,9 @@ class ControlClient:
         self._act("/kill", {"to": to})
 
     def logs(self, of: str | None, *, follow: bool) -> Iterator[LogRecord]:
-        """Give log records, of one process or all; `follow`: until the node is gone.
+        """Yield log records, of one process or of all; with `follow`, until the node is gone.
 
-        A process that has ended is known by its records, and by its name for a while.
+        A process that has ended is known by its records, and for a while by its name.
         """
         query = ([] if of is None else [f"of={quote(of, safe='')}"]) + ["follow=1"] * follow
         with self._asked("GET", f"/logs?{'&'.join(query)}", wait=follow) as response:
@@ -108,9 +108,9 @@ class ControlClient:
 
 
 def find_nodes(directory: Path) -> list[ControlClient]:
-    """Return the running nodes of a runtime directory; sockets of dead ones are removed.
+    """Return the running nodes of a runtime directory; sockets of nodes that are gone are removed.
 
-    Raises `ControlError` where somebody else could have put sockets there.
+    Raises `ControlError` if another user could have put sockets there.
     """
     check(directory)
     found = []

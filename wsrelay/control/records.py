@@ -1,4 +1,4 @@
-"""The log of one node, kept for a while, for those who want to read it."""
+"""The recent log records of one node, for clients of the control socket to read."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from wsrelay.wire.logrecord import extra_of, fields_of, text_of
 __all__ = ["LogRecord", "Records"]
 
 _KEPT: Final = 1000
-"""Records; a reader who is further behind than that misses some."""
+"""Records that are kept; a reader that is further behind misses some."""
 _LONGEST: Final = 4096
 """Characters of one record."""
 
 
 class LogRecord(Struct, frozen=True, kw_only=True):
-    """One log record; `time` in seconds since 1970.
+    """One log record; `time` is in seconds since 1970.
 
-    What is known of the process that is meant, if one is, and `extra`, the fields that the record
-    was given.
+    It has what is known of the process that it concerns, if it concerns one. `extra` has the fields
+    that the record was given.
     """
 
     time: float
@@ -43,7 +43,7 @@ class LogRecord(Struct, frozen=True, kw_only=True):
 class Records(logging.Handler):
     """Keeps the last records of a node and of its workers.
 
-    Several nodes may log in one OS process: `prefix` is what the PIDs of this one share.
+    Several nodes may log in one OS process; all PIDs of this one contain `prefix`.
     """
 
     def __init__(self, prefix: str) -> None:
@@ -56,7 +56,7 @@ class Records(logging.Handler):
         self._loop = asyncio.get_running_loop()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep a record; from any thread."""
+        """Keep a record; may be called from any thread."""
         about = fields_of(record)
         pid = about.setdefault("pid", None)
         if pid is not None and self._prefix not in pid:
@@ -77,18 +77,18 @@ class Records(logging.Handler):
         self._news.set()
 
     def end(self) -> None:
-        """Let those who follow end; the node does."""
+        """End all readers that follow, because the node ends."""
         self._ended = True
         self._news.set()
 
     def pids(self) -> set[str]:
-        """Return whose records there are."""
+        """Return the PIDs of all processes that have records here."""
         return {record.pid for record in self._kept if record.pid is not None}
 
     async def read(
         self, wanted: Callable[[], Collection[str]] | None, *, follow: bool
     ) -> AsyncIterator[LogRecord]:
-        """Give the records of the PIDs that are wanted, None: all; `follow`: and wait for more."""
+        """Yield the records of the wanted PIDs (None: all); with `follow`, wait for more."""
         seen = self._count - len(self._kept)
         while True:
             first = self._count - len(self._kept)

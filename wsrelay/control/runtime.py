@@ -1,4 +1,4 @@
-"""The runtime directory, where the sockets of a user's running nodes are."""
+"""The runtime directory, which holds the control sockets of a user's running nodes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["ControlError", "bind", "check", "runtime_directory"]
 
 
 class ControlError(Exception):
-    """A control socket cannot be made or used safely; the text says why."""
+    """A control socket cannot be created or used safely; the message says why."""
 
 
 def runtime_directory() -> Path:
@@ -25,7 +25,7 @@ def runtime_directory() -> Path:
 
 
 def bind(directory: Path, name: str) -> tuple[socket.socket, Path]:
-    """Return a listening socket of that name, mode 0600, in a directory that is ours alone.
+    """Return a listening socket with this name and mode 0600, in a directory that is ours alone.
 
     Raises `ControlError`.
     """
@@ -33,13 +33,13 @@ def bind(directory: Path, name: str) -> tuple[socket.socket, Path]:
     path = directory / f"{name}.sock"
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        path.unlink(missing_ok=True)  # our own process id: it can only be a dead node's
+        path.unlink(missing_ok=True)  # it has our own OS PID: its node must be gone
         listener.bind(str(path))
         path.chmod(0o600)  # nobody could open it before: the directory is 0700
         listener.listen(16)
     except OSError as error:
         listener.close()
-        hint = "; set WSRELAY_RUNTIME_DIR to a shorter one" if len(str(path)) > 100 else ""  # noqa: PLR2004 - sun_path has 108
+        hint = "; set WSRELAY_RUNTIME_DIR to a shorter path" if len(str(path)) > 100 else ""  # noqa: PLR2004 - sun_path has 108
         raise ControlError(f"cannot make the control socket {path}: {error}{hint}") from None
     return listener, path
 
@@ -55,21 +55,21 @@ def _make(directory: Path) -> None:
 def check(directory: Path) -> None:
     """Raise `ControlError` for a directory in which another user may have put sockets.
 
-    One that does not exist is safe: nothing is in there.
+    One that does not exist is safe: there is nothing in it.
     """
     try:
         status = directory.lstat()
     except FileNotFoundError:
         return
     except OSError as error:
-        raise ControlError(f"cannot look at the runtime directory {directory}: {error}") from None
+        raise ControlError(f"cannot access the runtime directory {directory}: {error}") from None
     why = None
     if not stat.S_ISDIR(status.st_mode):
-        why = "it is no directory"
+        why = "it is not a directory"
     elif status.st_uid != os.getuid():
         why = f"it belongs to user {status.st_uid}"
     elif status.st_mode & 0o077:
-        why = f"others may open it (mode {stat.S_IMODE(status.st_mode):04o}, not 0700)"
+        why = f"others can open it (mode {stat.S_IMODE(status.st_mode):04o}, not 0700)"
     if why is not None:
         raise ControlError(
             f"the runtime directory {directory} is not safe: {why}; "

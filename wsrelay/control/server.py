@@ -1,4 +1,4 @@
-"""The node's side: HTTP over a Unix socket, so that curl can read it too."""
+"""The node's side of the control socket: HTTP over a Unix socket, so that curl can use it too."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ __all__ = ["ControlServer"]
 
 
 class _Order(Struct, forbid_unknown_fields=True):
-    """What `send`, `cancel` and `kill` are told."""
+    """The request body of `send`, `cancel` and `kill`."""
 
     to: str
     topic: str = ""
@@ -40,7 +40,7 @@ class _Order(Struct, forbid_unknown_fields=True):
 
 
 class _Unknown(Exception):  # noqa: N818 - it becomes a 404
-    """Nobody is meant by a text; the exception's own says so."""
+    """There is no such process; the message says so."""
 
 
 class _Server(uvicorn.Server):
@@ -53,7 +53,7 @@ class ControlServer:
     """Serves `/node`, `/logs`, `/send`, `/cancel` and `/kill` while it is entered.
 
     `application` and `addresses` tell a user of several nodes which one this is: what it serves,
-    and the URLs where. Raises `ControlError` at its begin where no safe socket can be made.
+    and at which URLs. Entering it raises `ControlError` if no safe socket can be made.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class ControlServer:
         _error: BaseException | None,
         _traceback: TracebackType | None,
     ) -> None:
-        """Stop, those who follow the log included."""
+        """Stop, and end the clients that follow the log."""
         logging.getLogger("wsrelay").removeHandler(self._records)
         self._records.end()
         self._server.should_exit = True
@@ -149,7 +149,7 @@ class ControlServer:
 
         return answer
 
-    # Who is meant: by a PID, with or without its braces, the part after its |, or a name
+    # Finding a process: by a PID, with or without its braces, the part after its |, or a name
 
     def _alive(self, text: str) -> str:
         """Return the PID or name of a living process or connection; raises `_Unknown`."""
@@ -160,10 +160,10 @@ class ControlServer:
         return full
 
     def _logged(self, text: str) -> Callable[[], Collection[str]]:
-        """Return what gives the PIDs that are meant, those that have ended among them.
+        """Return a function that gives the PIDs that are meant, including those that have ended.
 
-        A name means all that have or had it, as far as is known: one after the other, where a
-        service is started again and again. Raises `_Unknown`.
+        A name means all processes that have it or are known to have had it, such as the successive
+        processes of a service that is restarted. Raises `_Unknown`.
         """
         known = self._node.workers.keys() | self._node.connections | self._records.pids()
         if (pid := _full(text, known)) is not None:
@@ -186,7 +186,7 @@ class ControlServer:
 
 
 def _full(text: str, known: Iterable[str]) -> str | None:
-    """Return the PID of those known that is meant, None if it is none of them, or a name."""
+    """Return the known PID that is meant, or None: it is a name, or the PID of none of them."""
     inner = text.removeprefix("{").removesuffix("}")
     for pid in known:
         whole = pid[1:-1]
