@@ -39,9 +39,9 @@ def entries(*lines: str) -> Path:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("", "x.yaml:1: holds no mapping with the keys version, namespace, entries"),
-        ("[1]", "x.yaml:1: holds no mapping with the keys version, namespace, entries"),
-        ("a: [", "x.yaml:1: is no YAML: expected the node content, but found '<stream end>'"),
+        ("", "x.yaml:1: is not a mapping with the keys version, namespace, entries"),
+        ("[1]", "x.yaml:1: is not a mapping with the keys version, namespace, entries"),
+        ("a: [", "x.yaml:1: is not YAML: expected the node content, but found '<stream end>'"),
         (
             "namespace: app\nentries: []",
             "x.yaml:1: key 'version': is missing; write \"1.0\"",
@@ -56,7 +56,7 @@ def entries(*lines: str) -> Path:
         ),
         (
             'version: "1.0"\nnamespace: "a b"\nentries: []',
-            "x.yaml:2: key 'namespace': 'a b' is no name; write one like 'app'",
+            "x.yaml:2: key 'namespace': 'a b' is not a name; write one like 'app'",
         ),
         (
             'version: "1.0"\nnamespace: app',
@@ -64,7 +64,7 @@ def entries(*lines: str) -> Path:
         ),
         (
             'version: "1.0"\nnamespace: app\nentries: 3',
-            "x.yaml:3: key 'entries': is no list; entries are a list of mappings",
+            "x.yaml:3: key 'entries': is not a list; entries are a list of mappings",
         ),
         (
             'version: "1.0"\nnamespace: app\nentires: []\nentries: []',
@@ -72,7 +72,7 @@ def entries(*lines: str) -> Path:
         ),
         (
             'version: "1.0"\nnamespace: app\nnamespace: b\nentries: []',
-            "x.yaml:3: key 'namespace' stands here and in line 2",
+            "x.yaml:3: key 'namespace' is already set on line 2",
         ),
     ],
 )
@@ -91,7 +91,7 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("lines", "expected"),
     [
-        (["3"], "x.yaml:4: entry 1 is no mapping but 3"),
+        (["3"], "x.yaml:4: entry 1 must be a mapping, not 3"),
         (
             ["{kind: process.host}"],
             "x.yaml:4: entry 1: key 'name': is missing; write one like 'room' or 'room.endpoint'",
@@ -99,17 +99,17 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
         (
             ["{name: 'a b', kind: process.host}"],
             (
-                "x.yaml:4: entry 1: key 'name': 'a b' is no name; write one like 'room' or "
+                "x.yaml:4: entry 1: key 'name': 'a b' is not a name; write one like 'room' or "
                 "'room.endpoint'"
             ),
         ),
         (
             ["{name: a, kind: process.hots}"],
-            "x.yaml:4: app:a: key 'kind': 'process.hots' is no kind; did you mean 'process.host'?",
+            "x.yaml:4: app:a: key 'kind': 'process.hots' is not a kind; did you mean 'process.host'?",
         ),
         (
             [HOST, HOST],
-            "x.yaml:5: app:processes: key 'name': this id is taken; it stands at x.yaml:4",
+            "x.yaml:5: app:processes: key 'name': this id is already used at x.yaml:4",
         ),
         (
             ["{name: a, kind: process.host, max_proceses: 3}"],
@@ -204,7 +204,7 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
         ),
         (
             [SERVER, '{name: b, kind: http.service, addr: "127.0.0.1:1"}'],
-            "x.yaml:5: app:b: key 'addr': 127.0.0.1:1 is 'app:gateway''s already",
+            "x.yaml:5: app:b: key 'addr': 127.0.0.1:1 is already used by 'app:gateway'",
         ),
         (
             ["{name: a, kind: process.python, source: 'file://no.py'}"],
@@ -304,7 +304,7 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
                 "{name: a, kind: http.endpoint, meta: {router: api}, path: /x, func: connect}",
                 "{name: b, kind: http.endpoint, meta: {router: api}, path: /x, func: connect}",
             ],
-            "x.yaml:8: app:b: key 'path': GET /x is 'app:a''s already",
+            "x.yaml:8: app:b: key 'path': GET /x is already used by 'app:a'",
         ),
         (
             [
@@ -314,7 +314,7 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
                 "{name: a, kind: http.endpoint, meta: {router: api}, path: /x, func: connect}",
                 "{name: b, kind: http.endpoint, meta: {router: api}, path: /x/, func: connect}",
             ],
-            "x.yaml:8: app:b: key 'path': GET /x is 'app:a''s already",
+            "x.yaml:8: app:b: key 'path': GET /x is already used by 'app:a'",
         ),
         (
             [
@@ -384,7 +384,7 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
         ),
         (
             ["{name: a, kind: process.host, max_processes: '${NO}'}"],
-            "x.yaml:4: ${NO} is not set in the environment, and has no default: ${NO:-...}",
+            "x.yaml:4: ${NO} is not set in the environment and has no default: ${NO:-...}",
         ),
     ],
 )

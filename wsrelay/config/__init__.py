@@ -1,4 +1,4 @@
-"""Configuration files (`docs/configuration.md`): read, checked as a whole, all mistakes at once."""
+"""Configuration files (`docs/configuration.md`), checked as a whole, with all mistakes at once."""
 
 from .configuration import Configuration, EntryLocation
 from .entries import (

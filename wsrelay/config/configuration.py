@@ -25,14 +25,14 @@ E = TypeVar("E", bound=ConfigEntry)
 
 
 class EntryLocation(NamedTuple):
-    """Where an entry stands."""
+    """Where an entry was defined."""
 
     file: Path
     line: int
 
 
 class Configuration(Struct, frozen=True):
-    """All entries by id, in the files' order, and where each stands."""
+    """All entries by id, in the order of the files, and where each was defined."""
 
     files: tuple[Path, ...]
     entries: dict[str, ConfigEntry]

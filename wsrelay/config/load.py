@@ -1,4 +1,4 @@
-"""From files to a `Configuration`, or to the list of all that is wrong with them."""
+"""From files to a `Configuration`, or to a list of everything that is wrong with them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def load(
 ) -> Configuration:
     """Read files, and the `*.yaml` and `*.yml` of folders, as one configuration.
 
-    Of an entry with wrong keys the rest is checked all the same. Raises `ConfigError` with
+    If some keys of an entry are wrong, the rest of it is still checked. Raises `ConfigError` with
     every problem of every file.
     """
     loader = _Loader(environment, check_middleware, check_entry)
@@ -54,7 +54,7 @@ def load(
 
 
 class _Draft(Struct):
-    """One entry before it is checked: its data, and where it stands in its file."""
+    """One entry before it is checked: its data, and its position in its file."""
 
     source: Source
     index: int
@@ -82,7 +82,7 @@ class _Loader:
     ) -> None:
         self.problems: list[ConfigProblem] = []
         self._unknown: set[str] = set()
-        """Ids of entries of unknown kind: references to them are no further mistake."""
+        """Ids of entries of unknown kind: references to them are not reported as well."""
         self._environment = environment
         self._check_middleware = check_middleware
         self._check_entry = check_entry
@@ -90,7 +90,7 @@ class _Loader:
     # Files
 
     def files(self, path: Path) -> list[Path]:
-        """Return the files that a path means."""
+        """Return the files that a path stands for."""
         path = path.absolute()
         if not path.is_dir():
             if not path.exists():
@@ -109,7 +109,7 @@ class _Loader:
         if source.data is None and source.problems:
             return []
         if not isinstance(source.data, dict):
-            self._top(source, (), f"holds no mapping with the keys {', '.join(_TOP)}")
+            self._top(source, (), f"is not a mapping with the keys {', '.join(_TOP)}")
             return []
         for key in source.data:
             if key not in _TOP:
@@ -120,12 +120,12 @@ class _Loader:
             self._top(source, ("version",), f'{what} "{VERSION}"')
         namespace = source.data.get("namespace")
         if not isinstance(namespace, str) or _NAMESPACE.fullmatch(namespace) is None:
-            what = "is missing" if namespace is None else f"{namespace!r} is no name"
+            what = "is missing" if namespace is None else f"{namespace!r} is not a name"
             self._top(source, ("namespace",), f"{what}; write one like 'app'")
             namespace = "?"
         entries = source.data.get("entries")
         if not isinstance(entries, list):
-            what = "is missing" if entries is None else "is no list"
+            what = "is missing" if entries is None else "is not a list"
             self._top(source, ("entries",), f"{what}; entries are a list of mappings")
             return []
         drafts = (self._draft(source, i, namespace, data) for i, data in enumerate(entries))
@@ -143,17 +143,17 @@ class _Loader:
             self.problems.append(ConfigProblem(source.file, there, entry, key, message))
 
         if not isinstance(data, dict):
-            wrong("", f"entry {index + 1} is no mapping but {data!r:.60}")
+            wrong("", f"entry {index + 1} must be a mapping, not {data!r:.60}")
             return None
         name, kind = data.get("name"), data.get("kind")
         if not isinstance(name, str) or _NAME.fullmatch(name) is None:
-            what = "is missing" if name is None else f"{name!r} is no name"
+            what = "is missing" if name is None else f"{name!r} is not a name"
             wrong("name", f"{what}; write one like 'room' or 'room.endpoint'", f"entry {index + 1}")
             name = None
         entry = f"{namespace}:{name}" if name else f"entry {index + 1}"
         if not isinstance(kind, str) or kind not in KINDS:
             hint = nearest(kind, KINDS) if isinstance(kind, str) else nearest("", KINDS)
-            what = "is missing" if kind is None else f"{kind!r} is no kind"
+            what = "is missing" if kind is None else f"{kind!r} is not a kind"
             wrong("kind", f"{what}; {hint}", entry)
             self._unknown.add(entry)
             return None
@@ -162,12 +162,12 @@ class _Loader:
     # Entries
 
     def configuration(self, files: tuple[Path, ...], drafts: list[_Draft]) -> Configuration:
-        """Check all entries, alone and against each other."""
+        """Check all entries, each by itself and against the others."""
         known: dict[str, _Draft] = {}
         for draft in drafts:
             if (first := known.get(draft.id)) is not None:
                 place = ConfigProblem(first.source.file, first.line("name"), "", "", "")
-                self._wrong(draft, ("name",), f"this id is taken; it stands at {str(place)[:-2]}")
+                self._wrong(draft, ("name",), f"this id is already used at {str(place)[:-2]}")
             else:
                 known[draft.id] = draft
         entries: dict[str, ConfigEntry] = {}
@@ -191,7 +191,7 @@ class _Loader:
         model = KINDS[draft.kind]
         data = {**draft.data, "id": draft.id}
         if "id" in draft.data:
-            self._wrong(draft, ("id",), "unknown key; an entry's id is made of namespace and name")
+            self._wrong(draft, ("id",), "unknown key; an entry's id is its namespace and name")
         for key, kind in model.references.items():
             self._refer(draft, data, key, kind, known)
         for field in ("options", "post_options"):
@@ -211,7 +211,7 @@ class _Loader:
     def _validated(
         self, draft: _Draft, model: type[ConfigEntry], data: dict[str, Any]
     ) -> tuple[ConfigEntry | None, set[str | int]]:
-        """Return the entry, and which of its keys are wrong: it has their defaults, if possible."""
+        """Return the entry, or None, and its wrong keys, for which it has defaults if it can."""
         context = {"folder": draft.source.file.parent}
         try:
             return model.model_validate(data, context=context), set()
@@ -233,7 +233,7 @@ class _Loader:
         kind: str,
         known: Mapping[str, _Draft],
     ) -> None:
-        """Put full ids in the place of references, or tell what is wrong with them."""
+        """Replace references by full ids, and report what is wrong with them."""
         *outer, last = key
         holder = data
         for part in outer:
@@ -257,7 +257,7 @@ class _Loader:
         kind: str,
         known: Mapping[str, _Draft],
     ) -> Any:
-        """Return the full id for a reference; what is no text is left for others to refuse."""
+        """Return the full id for a reference; what is not text is left for validation to refuse."""
         if not isinstance(name, str):
             return name
         full = name if ":" in name else f"{draft.namespace}:{name}"
@@ -274,7 +274,7 @@ class _Loader:
 
         def take(entry: ConfigEntry, key: str, what: str, *place: str) -> None:
             if (first := taken.setdefault((key, *place), entry.id)) != entry.id:
-                self._wrong(known[entry.id], (key,), f"{what} is {first!r}'s already")
+                self._wrong(known[entry.id], (key,), f"{what} is already used by {first!r}")
 
         for entry in entries.values():
             match entry:
@@ -293,14 +293,14 @@ class _Loader:
 
 
 def _placed(draft: _Draft, value: Any) -> Any:
-    """Return an option's value, a path (`file://...`) as an absolute one."""
+    """Return an option's value; a path (`file://...`) is made absolute."""
     if isinstance(value, str) and value.startswith("file://"):
         return str(draft.source.file.parent / value.removeprefix("file://"))
     return value
 
 
 def _without(data: Mapping[str, Any], places: Iterable[tuple[str | int, ...]]) -> dict[str, Any]:
-    """Return the data without the keys at these places; of a list, the whole goes."""
+    """Return the data without the keys at these places; a list is removed as a whole."""
     rest = dict(data)
     for key, *inner in filter(None, places):
         if inner and isinstance(value := rest.get(str(key)), dict):

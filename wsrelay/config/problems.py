@@ -13,7 +13,7 @@ __all__ = ["ConfigError", "ConfigProblem", "explained"]
 
 
 class ConfigProblem(NamedTuple):
-    """One mistake: `entry` is an id or empty, `key` a dotted path of keys or empty."""
+    """One mistake; `entry` is an id or empty, `key` is a dotted path of keys or empty."""
 
     file: Path
     line: int
@@ -30,7 +30,7 @@ class ConfigProblem(NamedTuple):
 
 
 class ConfigError(Exception):
-    """Configuration files with mistakes; `problems` has all of them by file and line."""
+    """Configuration files have mistakes; `problems` lists all of them, by file and line."""
 
     def __init__(self, problems: Sequence[ConfigProblem]) -> None:
         super().__init__("\n".join(str(problem) for problem in problems))
@@ -49,7 +49,7 @@ _TYPES: Final = {
 
 
 def explained(error: Any, keys: Iterable[str]) -> str:
-    """Say in our words what pydantic found; `keys` are those that there may be."""
+    """Say in our own words what pydantic found; `keys` are the valid ones."""
     key, given, context = error["loc"], error["input"], error.get("ctx", {})
     prefix, _, _ = error["type"].partition("_")
     message: str = f"{error['msg']}, not {given!r:.60}"

@@ -14,7 +14,7 @@ __all__ = ["rows"]
 
 
 def rows(configuration: Configuration) -> list[tuple[str, str, str, str]]:
-    """Return for each entry its id, its kind, `file:line`, and its values as they were resolved.
+    """Return the id, kind, `file:line` and resolved values of each entry.
 
     The options of middleware are left out: they may hold secrets.
     """

@@ -1,4 +1,4 @@
-"""YAML with the line of every key, and variables of the environment put in."""
+"""YAML with the line of every key, and with environment variables substituted."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from .problems import ConfigProblem
 __all__ = ["Lines", "Source"]
 
 Lines = dict[tuple[str | int, ...], int]
-"""Line numbers (from 1) by the path of keys and indexes that leads there."""
+"""Line numbers (from 1) by path, a tuple of keys and indexes."""
 
 _VARIABLE: Final = re.compile(r"\$\$\{|\$\{([A-Za-z_]\w*)(?::-([^}]*))?\}")
 
 
 class Source:
-    """One file: `data` is what it says, `lines` where, `problems` what cannot be read."""
+    """One file: `data` has its contents, `lines` their places, `problems` what cannot be read."""
 
     def __init__(self, file: Path, environment: Mapping[str, str]) -> None:
         self.file = file
@@ -41,7 +41,7 @@ class Source:
         except (yaml.YAMLError, ValueError, RecursionError) as error:
             mark = getattr(error, "problem_mark", None)
             said = getattr(error, "problem", None) or str(error).partition("\n")[0]
-            self._problem(mark.line + 1 if mark else 1, f"is no YAML: {said}")
+            self._problem(mark.line + 1 if mark else 1, f"is not YAML: {said}")
 
     def _problem(self, line: int, message: str) -> None:
         self.problems.append(ConfigProblem(self.file, line, "", "", message))
@@ -63,7 +63,7 @@ class Source:
             key = str(key_node.value) if isinstance(key_node, yaml.ScalarNode) else "?"
             line = key_node.start_mark.line + 1
             if key in mapping:
-                self._problem(line, f"key {key!r} stands here and in line {first[key]}")
+                self._problem(line, f"key {key!r} is already set on line {first[key]}")
             first[key] = self.lines[*path, key] = line
             mapping[key] = self._value(value_node, (*path, key))
         return mapping
@@ -84,7 +84,7 @@ class Source:
             line = node.start_mark.line + 1
             self._problem(
                 line,
-                f"${{{name}}} is not set in the environment, and has no default: ${{{name}:-...}}",
+                f"${{{name}}} is not set in the environment and has no default: ${{{name}:-...}}",
             )
             return ""
         return value
