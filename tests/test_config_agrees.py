@@ -197,7 +197,7 @@ def test_what_check_takes_can_be_built(written: Written, kind: str, key: str) ->
             "http.service",
             {"addr": f"{'a' * 64}.example:80"},
             "addr",
-            "is no host name: a part of it is empty or over 63 characters",
+            "is not a host name: a part is empty or over 63 characters",
         ),
         (
             "http.service",

@@ -18,18 +18,18 @@ __all__ = ["AddressError", "Listener", "bind", "bind_unix", "release", "url"]
 _BACKLOG: Final = 2048
 
 _LONGEST_PATH: Final = 107 if sys.platform == "linux" else 103
-"""Bytes of a Unix socket's path, without the NUL behind it (unix(7); less on BSD and macOS)."""
+"""Bytes of a Unix socket's path, without the final NUL (unix(7); less on BSD and macOS)."""
 
 _TRIES: Final = 20
-"""Free ports to try until one is free at all addresses of a host."""
+"""Free ports to try until one is free on all addresses of a host."""
 
 
 class AddressError(Exception):
-    """The address cannot be listened on; the text says which and why."""
+    """An address cannot be listened on; the message says which and why."""
 
 
 class Listener:
-    """What a server listens on: a socket, or one for each address that its host has."""
+    """What a server listens on: one socket, or one for each address of its host."""
 
     def __init__(self, *sockets: socket.socket) -> None:
         self.sockets = sockets
@@ -42,16 +42,16 @@ class Listener:
 
     @property
     def names(self) -> list[tuple[str, int]]:
-        """Addresses and ports; none of a Unix socket."""
+        """Addresses and ports; empty for a Unix socket."""
         return [] if self.unix else [sock.getsockname()[:2] for sock in self.sockets]
 
     @property
     def loopback(self) -> bool:
-        """Whether this machine alone can reach it, over the network's protocols."""
+        """Whether it is a network socket that only this machine can reach."""
         return bool(self.names) and all(is_loopback(host) for host, _ in self.names)
 
     def dup(self) -> Listener:
-        """Return the same once more, to be closed by itself."""
+        """Return a duplicate, which is closed separately."""
         return Listener(*(sock.dup() for sock in self.sockets))
 
     def close(self) -> None:
@@ -61,7 +61,7 @@ class Listener:
 
 
 def check(host: str | None, path: Path | None) -> None:
-    """Raise `InvalidOptions` for a host's name or a Unix socket's path that no system takes."""
+    """Raise `InvalidOptions` for a host name or a Unix socket's path that no system accepts."""
     wrong = ""
     if path is not None and len(os.fsencode(path)) > _LONGEST_PATH:
         wrong = f"unix:{path} is too long: a socket's path has at most {_LONGEST_PATH} bytes"
@@ -69,7 +69,7 @@ def check(host: str | None, path: Path | None) -> None:
         try:
             (host or "").encode("idna")
         except UnicodeError:
-            wrong = f"{host!r:.80} is no host name: a part of it is empty or over 63 characters"
+            wrong = f"{host!r:.80} is not a host name: a part is empty or over 63 characters"
     if wrong:
         raise InvalidOptions([("addr", wrong)])
 
@@ -77,9 +77,9 @@ def check(host: str | None, path: Path | None) -> None:
 def bind(host: str, port: int) -> Listener:
     """Listen on all addresses of a host, on one port; raises `AddressError`.
 
-    An empty host means all interfaces, and so does `::`, which takes IPv4 too. `localhost` is both
-    loopback addresses, as browsers have it, whatever the resolver says. IPv6 addresses may have
-    brackets.
+    An empty host means all interfaces, and so does `::`, which accepts IPv4 as well. `localhost`
+    means both loopback addresses, as in browsers, whatever the resolver says. IPv6 addresses may be
+    in brackets.
     """
     host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
@@ -104,7 +104,7 @@ def _sockets(host: str, port: int) -> list[socket.socket]:
         try:
             return _all(addresses, port)
         except OSError as error:
-            # A port that is free at one address is not always free at the next one.
+            # A port that is free on one address is not always free on the next.
             if port or error.errno != errno.EADDRINUSE:
                 raise
     raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
@@ -118,7 +118,7 @@ def _addresses(host: str, port: int) -> list[tuple[socket.AddressFamily, str]]:
 
 
 def _all(addresses: list[tuple[socket.AddressFamily, str]], port: int) -> list[socket.socket]:
-    """Listen on all of the addresses that this machine has; the first decides a free port."""
+    """Listen on those of the addresses that this machine has; the first one chooses a free port."""
     sockets: list[socket.socket] = []
     missing = None
     try:
@@ -151,7 +151,7 @@ def _socket(
 def bind_unix(path: Path) -> Listener:
     """Listen on a Unix socket that anybody may connect to; raises `AddressError`.
 
-    One that a dead server left behind is replaced.
+    A socket that a server left behind when it exited is replaced.
     """
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -182,14 +182,14 @@ def _remove_stale(path: Path) -> None:
 
 
 def release(listener: Listener, path: Path | None) -> None:
-    """Stop listening, and remove what has a path in the file system from there."""
+    """Stop listening, and remove a Unix socket's path from the file system."""
     listener.close()
     if path is not None:
         path.unlink(missing_ok=True)
 
 
 def url(listener: Listener, *, tls: bool = False) -> str:
-    """Return where a browser finds the server, or `unix:path`."""
+    """Return the URL at which a browser finds the server, or `unix:path`."""
     if listener.unix is not None:
         return f"unix:{listener.unix}"
     host, port = listener.names[0]

@@ -1,4 +1,4 @@
-"""How many connections a server takes, in all and of one address, before anything is read."""
+"""How many connections a server admits, in all and from one address, before it reads anything."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ __all__ = ["Admission"]
 logger = logging.getLogger(__name__)
 
 _REFUSED: Final = 100
-"""Connections beyond the bound that may wait for the answer that refuses them."""
+"""Connections beyond the bound that may wait for the response that refuses them."""
 
 
 class Admission:
-    """The connections of one server; 0 is no bound.
+    """The connections of one server; a bound of 0 means none.
 
     An IPv6 client counts by its /64, which is what one subscriber gets. Loopback addresses and
-    Unix sockets have no bound of their own: behind them is a proxy with everybody's clients.
+    Unix sockets have no bound per address: behind them is a proxy with everybody's clients.
     """
 
     def __init__(self, most: int, most_per_ip: int) -> None:
@@ -30,12 +30,12 @@ class Admission:
         self._most_per_ip = most_per_ip
         self._of: Counter[str] = Counter()
         self.lines = RateLimitedLog(logger)
-        """Where refusals are told."""
+        """Where refusals are logged."""
 
     def enter(self, host: str | None, now: float) -> int:
         """Let a connection in and return 0, or the HTTP status that refuses it.
 
-        Either way `leave` is to be called once at its end.
+        In both cases, call `leave` once when it ends.
         """
         self.count += 1
         key = _key(host)
@@ -53,11 +53,11 @@ class Admission:
 
     @property
     def overrun(self) -> bool:
-        """Whether there are so many to refuse that they get no answer any more."""
+        """Whether there are so many to refuse that they no longer get a response."""
         return bool(self._most) and self.count > self._most + _REFUSED
 
     def leave(self, host: str | None) -> None:
-        """Let a connection go."""
+        """Count a connection out."""
         self.count -= 1
         key = _key(host)
         if key is not None:
@@ -67,5 +67,5 @@ class Admission:
 
 
 def _key(host: str | None) -> str | None:
-    """Return what an address counts as; None: it has no bound of its own."""
+    """Return what an address counts as, or None: it has no bound per address."""
     return netblock(host) if host and not is_loopback(host) else None

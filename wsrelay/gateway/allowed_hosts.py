@@ -1,4 +1,4 @@
-"""A server that answers only to the names that it is known by."""
+"""A server that answers only to the host names that it is known by."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 class AllowedHosts:
-    """Answers 403 to requests for other hosts, whatever their path; `option` is for the log."""
+    """Answers 403 to requests for other hosts, whatever their path; the log names `option`."""
 
     def __init__(self, app: App, hosts: Hosts, option: str) -> None:
         self._app = app

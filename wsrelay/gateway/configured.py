@@ -1,4 +1,4 @@
-"""A node from configuration files, for an application that has its own server."""
+"""A node from configuration files, for an application with a server of its own."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ __all__ = ["from_config"]
 def from_config(*paths: str | Path, name: str = "local") -> Node:
     """Return a node with the hosts, processes and services of configuration files.
 
-    Its servers and routers are left out: the application around the node has its own. Raises
-    `wsrelay.config.ConfigError`, and `ImportError` where the extra `config` is not installed.
+    Their servers and routers are ignored: the application around the node has its own. Raises
+    `wsrelay.config.ConfigError`, and `ImportError` if the extra `config` is not installed.
     """
     with extras.named():
         from . import assembly  # noqa: PLC0415 - it needs the extra

@@ -1,9 +1,9 @@
 """A relayed WebSocket connection after its upgrade: from bytes to messages and back.
 
-Whole messages and pongs are taken apart here, all other frames by wsproto. It holds the promises
-that a portable server does not give ("Under which server" in `docs/semantics.md`): keepalive that
-never takes a busy target for a dead client, and a close that a client which does not read cannot
-hold up.
+Whole messages, pings and pongs are parsed here, all other frames by wsproto. It keeps the promises
+that a portable server does not make ("Under which server" in `docs/semantics.md`): keepalive that
+never mistakes a busy target for a dead client, and a close that cannot be held up by a client that
+does not read.
 """
 
 from __future__ import annotations
@@ -37,41 +37,41 @@ __all__ = ["DirectProtocol"]
 _refusals = RateLimitedLog(logging.getLogger(__name__))
 
 _DEFAULTS: Final = ServerOptions()
-"""Where another server of uvicorn's has put our protocol into itself."""
+"""The options if a uvicorn server other than ours uses the protocol."""
 
 _VANISHED: Final = 60_000
-"""Milliseconds after which a client that acknowledges nothing is gone, where there are no pings."""
+"""Milliseconds after which a client that acknowledges nothing is gone, if there are no pings."""
 
 _LINGER: Final = 2.0
-"""Seconds that a socket gets to flush what is left for a client that is given up."""
+"""Seconds that a socket gets to flush what is left for a client that was given up."""
 
 _ANSWER: Final = 0.5
 """Seconds that a client gets to answer the close frame that fails its connection.
 
-Chromium calls a close unclean whose TCP connection ends before it has sent its close frame.
+Chromium calls a close unclean if the TCP connection ends before it has sent its close frame.
 """
 
 _BREACHES: Final = (1002, 1007)
-"""Close codes of clients that break the protocol; nobody knows whether they answer."""
+"""Close codes for clients that break the protocol, which may not answer either."""
 
 _CLOSING: Final = 10.0
 """Seconds that a client gets to answer a close frame."""
 
 _SHORT: Final = 6
-"""Bytes of the header of a masked frame of less than 126 bytes, as control frames are."""
+"""Header bytes of a masked frame with a payload under 126 bytes, as control frames have."""
 
 _MOST_CONTROL: Final = 125
-"""Bytes that the payload of a control frame has at most (RFC 6455 section 5.5)."""
+"""The maximum payload of a control frame in bytes (RFC 6455 section 5.5)."""
 
 _AT_ONCE: Final = 128
-"""Frames that are taken apart in one turn of the event loop; the others wait for the next.
+"""Frames that are parsed in one turn of the event loop; the others wait for the next.
 
-uvloop reads 8 MB in a turn, as far as there are so many, and a million fragments of one byte kept
-everyone else waiting for 15 seconds.
+uvloop reads up to 8 MB in a turn, and a million fragments of one byte kept everyone else waiting
+for 15 seconds.
 """
 
 _CONTROL: Final = 0x8
-"""The bit of the opcode that tells control frames from data (RFC 6455 section 5.2)."""
+"""The bit of the opcode that distinguishes control frames from data (RFC 6455 section 5.2)."""
 
 
 class DirectProtocol(asyncio.Protocol):
@@ -111,7 +111,7 @@ class DirectProtocol(asyncio.Protocol):
         "write",
     )
 
-    def __init__(  # noqa: PLR0915, PLR0917 - internal, all of it is taken over
+    def __init__(  # noqa: PLR0915, PLR0917 - internal, it takes over all of this
         self,
         transport: asyncio.Transport,
         connection: DirectConnection,
@@ -121,7 +121,7 @@ class DirectProtocol(asyncio.Protocol):
         early: bytes,
     ) -> None:
         self.writable = True
-        self.write: Callable[[bytes], None] = transport.write  # it gathers those of a loop's turn
+        self.write: Callable[[bytes], None] = transport.write  # it gathers the writes of a turn
         self._transport = transport
         self._connection: DirectConnection | None = connection
         self._config = config
@@ -129,13 +129,13 @@ class DirectProtocol(asyncio.Protocol):
         self._client = client
         self._loop = asyncio.get_running_loop()
         self._rest: bytes | bytearray = early
-        """What has come and is not taken apart yet; it begins with a frame."""
+        """Bytes that have arrived and are not parsed yet; they begin with a frame."""
         self._wanted = 0
-        """Bytes that `rest` must have before it is worth a look."""
+        """Bytes that `_rest` must have before parsing it is worthwhile."""
         self._inside = 0
-        """Bytes still to come of a frame that is wsproto's."""
+        """Bytes still to come of a frame that goes to wsproto."""
         self._dropping = 0
-        """Bytes still to come of a frame that nobody wants any more."""
+        """Bytes still to come of a frame that is dropped."""
         self._websocket: Connection | None = None
         self._fragments: WebsocketBuffer | None = None
         """The beginning of a message in several frames."""
@@ -146,31 +146,31 @@ class DirectProtocol(asyncio.Protocol):
         self._message_timeout = options.message_timeout
         self.unfinished = 0
         self._since = 0.0
-        """When that came first which is not taken apart yet; 0: there is none."""
+        """When the first byte of what is not parsed yet arrived; 0: there is none."""
         self._deadline: asyncio.TimerHandle | None = None
-        """Looks whether it has been finished; often it has long been, and that costs nothing."""
+        """Checks whether it has been finished; usually it has long been, which costs nothing."""
         self._large = min(AHEAD, config.ws_max_size)
         self._held = False
         """The target has no room: messages wait."""
         self._paused = False
         self._next_turn: asyncio.Handle | None = None
-        """Goes on with what is left, where there was more than is taken apart at once."""
+        """Continues with what is left, if there was more than is parsed at once."""
         self._due: bytes | None = None
         """The payload of the client's newest ping, while its pong waits for room."""
         self._answered = False
-        """The frame that wsproto has is the client's close frame."""
+        """The frame that goes to wsproto is the client's close frame."""
         self._over = False
-        """All is said: what still comes is not looked at."""
+        """The connection is finished: whatever still arrives is ignored."""
         self._timer: asyncio.TimerHandle | None = None
-        """Until the next ping, the pong, or the abort of what does not end."""
+        """Until the next ping, the deadline of the pong, or that of the close."""
         self._ping = b""
-        """The payload of the ping that has no answer yet."""
+        """The payload of the ping that has not been answered yet."""
         self._ping_sent = 0.0
         self._acknowledged = 0
         self._read_late = False
         """Reading was held up since the last ping: a missing pong proves nothing."""
-        # Have the kernel notice a client that acknowledges nothing any more. While reading is
-        # paused no pong is due; the unanswered pings make it an error then.
+        # Have the kernel notice a client that no longer acknowledges anything. While reading is
+        # paused, no pong is due; then the unacknowledged pings make it an error.
         if (sock := tcp_socket(self._transport)) is not None:
             patience = (config.ws_ping_interval or 0) + (config.ws_ping_timeout or 0)
             milliseconds = round(patience * 1000) or _VANISHED
@@ -179,7 +179,7 @@ class DirectProtocol(asyncio.Protocol):
     # The connection's side
 
     def start(self) -> None:
-        """Begin to take in what the client sends."""
+        """Begin to process what the client sends."""
         self._schedule_ping(0.0)
         if self._rest:
             self._take(b"")
@@ -190,12 +190,12 @@ class DirectProtocol(asyncio.Protocol):
         self._say_close(code, reason, _CLOSING, self.abort)
 
     def resume(self) -> None:
-        """Go on after a pause that `received` asked for."""
+        """Continue after a pause that `received` asked for."""
         self._held = False
         if self._since:
-            self._since = self._loop.time()  # while nobody reads, nothing is due
+            self._since = self._loop.time()  # while reading is paused, nothing is due
         if self._rest:
-            self._come_back()  # before more is read: it would pile up behind what is there
+            self._come_back()  # before more is read, which would pile up behind this
         else:
             self._read_on()
 
@@ -207,16 +207,16 @@ class DirectProtocol(asyncio.Protocol):
     # The transport's side
 
     def data_received(self, data: bytes) -> None:
-        """Take bytes."""
+        """Process bytes from the client."""
         if not self._over:
             self._take(data)
 
     def pause_writing(self) -> None:
-        """Learn that the transport holds enough."""
+        """Note that the transport's buffer is full."""
         self.writable = False
 
     def resume_writing(self) -> None:
-        """Learn that it has room again."""
+        """Note that the transport's buffer has room again."""
         self.writable = True
         if self._due is not None and not self._transport.is_closing():
             due, self._due = self._due, None
@@ -226,7 +226,7 @@ class DirectProtocol(asyncio.Protocol):
             self._connection.writable()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """See to its end; what the client has sent before is taken in all the same."""
+        """Clean up; what the client sent before that is still processed."""
         del exc
         self._stop_timer()
         if self._connection is not None:
@@ -246,12 +246,12 @@ class DirectProtocol(asyncio.Protocol):
             self._end(1012)
             self._say_close(1012, "", _LINGER, self.abort)
 
-    # Taking frames apart
+    # Parsing frames
 
     def _take(self, data: bytes, *, lost: bool = False) -> None:  # noqa: C901, PLR0912, PLR0915 - the hot path
-        """Take in bytes as far as there is room; the rest is kept.
+        """Process bytes as far as there is room, and keep the rest.
 
-        `lost`: nothing more comes, and room does not count.
+        With `lost`, the client is gone: nothing more will arrive, and room does not matter.
         """
         if self._rest:
             if isinstance(self._rest, bytes):
@@ -290,7 +290,7 @@ class DirectProtocol(asyncio.Protocol):
                 if stop > end:
                     self._wanted = stop - start
                     break
-                self._close_soon()  # the answer to ours
+                self._close_soon()  # the answer to our close frame
                 return
             is_data = not first & _CONTROL
             if is_data and self._held and not lost:
@@ -322,7 +322,7 @@ class DirectProtocol(asyncio.Protocol):
                 start = stop
                 self._answer(unmask(whole, body, stop))
             elif not is_data and header == _SHORT and stop > end:
-                self._wanted = stop - start  # it may be the client's answer, before the end of it
+                self._wanted = stop - start  # it may be the client's close frame, not yet complete
                 break
             elif is_data and not lost and not self._connection.has_room():
                 self._hold()
@@ -333,13 +333,13 @@ class DirectProtocol(asyncio.Protocol):
         if start < end:
             self._rest = whole[start:end] if start else whole
             if start and self._fragments is None:
-                self._since = 0.0  # it is the beginning of another message
+                self._since = 0.0  # the rest is the beginning of another message
             self._count()
         elif self._since:
             self._count()
 
     def _go_on(self, whole: bytes | bytearray, start: int, end: int) -> int:
-        """Go on with a frame of wsproto's, or one to drop; returns where that ends."""
+        """Continue a frame that goes to wsproto or is dropped; returns where it ends."""
         if self._dropping:
             taken = min(self._dropping, end - start)
             self._dropping -= taken
@@ -353,7 +353,7 @@ class DirectProtocol(asyncio.Protocol):
     def _message(self, first: int, data: bytes) -> None:
         """Give a whole message to the connection."""
         connection = self._connection
-        assert connection is not None  # noqa: S101 - looked at before
+        assert connection is not None  # noqa: S101 - checked before
         if first == rfc6455.TEXT:
             try:
                 text = data.decode()
@@ -367,7 +367,7 @@ class DirectProtocol(asyncio.Protocol):
             self._held = self._read_late = True
 
     def _pass_on(self, data: bytes) -> None:
-        """Let wsproto take bytes of a frame."""
+        """Give bytes of a frame to wsproto."""
         websocket = self._wsproto()
         websocket.receive_data(data)
         for event in websocket.events():
@@ -381,7 +381,7 @@ class DirectProtocol(asyncio.Protocol):
 
     def _fragment(self, event: events.TextMessage | events.BytesMessage) -> None:
         connection = self._connection
-        assert connection is not None  # noqa: S101 - looked at before
+        assert connection is not None  # noqa: S101 - checked before
         if self._fragments is None:
             self._fragments = WebsocketBuffer(self._config.ws_max_size)
         try:
@@ -397,7 +397,7 @@ class DirectProtocol(asyncio.Protocol):
                 self._held = self._read_late = True
 
     def _closed(self, event: events.CloseConnection) -> None:
-        """Answer the client's close frame; what wsproto calls one may be a breach of protocol."""
+        """Answer the client's close frame; wsproto reports breaches of the protocol as one too."""
         if self._wsproto().state is ConnectionState.OPEN:
             self._fail(event.code, event.reason or "")
         else:
@@ -414,10 +414,10 @@ class DirectProtocol(asyncio.Protocol):
         if not self._transport.is_closing():
             self._transport.write(self._wsproto().send(event))
 
-    # What is not finished
+    # Unfinished messages
 
     def _count(self) -> None:
-        """Count what is not taken apart yet, and look after it."""
+        """Count what is not parsed yet, and enforce its bounds."""
         fragments = self._fragments
         unfinished = len(self._rest) + (0 if fragments is None else fragments.length)
         self._buffered.size += unfinished - self.unfinished
@@ -438,7 +438,7 @@ class DirectProtocol(asyncio.Protocol):
         self._deadline = self._loop.call_at(when, self._look)
 
     def _look(self) -> None:
-        """Fail a message that is not finished in time."""
+        """Fail the connection if its message was not finished in time."""
         self._deadline = None
         if not self._since or self._connection is None:
             return
@@ -453,7 +453,7 @@ class DirectProtocol(asyncio.Protocol):
         connection, host = self._connection, self._client[0] if self._client else None
         _refusals.warning(
             self._loop.time(),
-            "%s: %d: %s (%s), %d bytes of %s's message are there",
+            "%s: %d: %s (%s), %d bytes of %s's message have arrived",
             host,
             code,
             reason,
@@ -465,7 +465,7 @@ class DirectProtocol(asyncio.Protocol):
         self._fail(code, reason)
 
     def _forget(self) -> None:
-        """Keep nothing of what is not finished any more."""
+        """Discard unfinished messages."""
         self._rest = b""
         self._fragments = None
         if self._deadline is not None:
@@ -476,7 +476,7 @@ class DirectProtocol(asyncio.Protocol):
     # Pauses
 
     def _come_back(self) -> None:
-        """Go on with what is left in the next turn of the event loop."""
+        """Continue with what is left in the next turn of the event loop."""
         if self._next_turn is None:
             self._next_turn = self._loop.call_soon(self._turn)
 
@@ -486,7 +486,7 @@ class DirectProtocol(asyncio.Protocol):
         self._read_on()
 
     def _hold(self) -> None:
-        """Wait for the target with what is larger than what may be taken in ahead."""
+        """Wait for the target before taking in a message that may be too large to read ahead."""
         self._held = self._read_late = True
         self._pause()
 
@@ -496,7 +496,7 @@ class DirectProtocol(asyncio.Protocol):
             self._transport.pause_reading()
 
     def _read_on(self) -> None:
-        """Read again, unless there is more left than the beginning of a frame."""
+        """Resume reading, unless more is left than the beginning of a frame."""
         waits = self._next_turn is not None or (self._held and self._rest)
         if self._paused and self._due is None and not waits:
             self._paused = False
@@ -514,7 +514,7 @@ class DirectProtocol(asyncio.Protocol):
             return
         self._read_late = self._held
         self._acknowledged = bytes_acknowledged(self._transport)
-        self._ping = random.randbytes(4)  # noqa: S311 - no secret
+        self._ping = random.randbytes(4)  # noqa: S311 - not a secret
         self._ping_sent = self._loop.time()
         self._transport.write(rfc6455.frame(rfc6455.PING, self._ping))
         timeout = self._config.ws_ping_timeout
@@ -531,27 +531,28 @@ class DirectProtocol(asyncio.Protocol):
                 self._schedule_ping(self._loop.time() - self._ping_sent)
 
     def _no_pong(self) -> None:
-        """Close, unless the pong may lie unread because a target is busy.
+        """Close, unless the ping or its pong may still be on its way.
 
-        Or unless the ping is still behind what a slow client is taking, bit by bit.
+        The pong may be unread because a target is busy, and the ping may be queued behind what a
+        slow client is reading bit by bit.
         """
         if self._transport.is_closing():
             return
         taking = bytes_acknowledged(self._transport) != self._acknowledged and bytes_unsent(
             self._transport
         )
-        # In the middle of a frame there can be no pong; its rest is due in time.
+        # No pong can come in the middle of a frame, whose rest has a deadline of its own.
         arriving = self._inside or self._wanted
         if self._read_late or taking or arriving:
-            # Another ping, not only more time: it is what fails if the client has vanished.
+            # Send another ping, not only wait longer: that fails if the client has vanished.
             self._send_ping()
         else:
             self._fail(1011, "keepalive ping timeout")
 
     def _answer(self, ping: bytes) -> None:
-        """Answer a ping; a client that takes nothing gets one pong, later (RFC 6455 section 5.5.3).
+        """Answer a ping; a client that reads nothing gets one pong, later (RFC 6455 section 5.5.3).
 
-        Until then it is not read either: what it must not be made to take, it shall not cause.
+        Until then it is not read either, so that it cannot cause what it does not take.
         """
         if not self.writable:
             self._due = ping
@@ -580,10 +581,10 @@ class DirectProtocol(asyncio.Protocol):
     def _say_close(
         self, code: int, reason: str, patience: float, expired: Callable[[], object]
     ) -> None:
-        """Send our close frame; the connection ends with the client's, and in time.
+        """Send our close frame; the connection ends with the client's, or at a deadline.
 
-        What the client still sends is read and dropped: closing the socket with bytes unread would
-        make the kernel send RST, which overtakes the close frame.
+        Whatever the client still sends is read and dropped: closing the socket with unread bytes
+        would make the kernel send RST, which overtakes the close frame.
         """
         if not self._transport.is_closing():
             self._send(events.CloseConnection(code=code, reason=reason))
@@ -592,7 +593,7 @@ class DirectProtocol(asyncio.Protocol):
             self.resume()
 
     def _end_our_side(self) -> None:
-        """Tell a client that does not answer (RFC 6455 section 7.1.1)."""
+        """Send EOF to a client that does not answer (RFC 6455 section 7.1.1)."""
         end_our_side(self._transport)
         self._timer = self._loop.call_later(_LINGER, self.abort)
 
@@ -604,7 +605,7 @@ class DirectProtocol(asyncio.Protocol):
             connection.gone(code, reason)
 
     def _detach(self) -> None:
-        """Want no more of what the client sends but its close frame."""
+        """Ignore everything that the client still sends, except for its close frame."""
         self._connection = None
         self._dropping += self._inside
         self._inside = self._wanted = 0
@@ -613,7 +614,7 @@ class DirectProtocol(asyncio.Protocol):
         self._stop_timer()
 
     def _close_soon(self) -> None:
-        """Close, and let the socket flush for a while: `close` waits for a client for ever."""
+        """Close, and let the socket flush for a while: `close` alone would wait forever."""
         self._stop_timer()
         self._over = True
         self._forget()

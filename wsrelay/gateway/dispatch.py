@@ -25,9 +25,9 @@ class _Found(NamedTuple):
 
 
 class Router:
-    """The endpoints under one prefix, inside of the router's own middleware.
+    """The endpoints under one prefix, inside the router's own middleware.
 
-    `wrap` puts the middleware around; `routes` have full paths.
+    `wrap` adds the middleware; `routes` have full paths.
     """
 
     def __init__(self, prefix: str, routes: Sequence[Route], wrap: Callable[[App], App]) -> None:
@@ -36,7 +36,7 @@ class Router:
         self.app = wrap(self._answer)
 
     def find(self, scope: Scope) -> _Found | None:
-        """Return the best match, FULL before PARTIAL (a wrong method)."""
+        """Return the best match: FULL before PARTIAL (a wrong method)."""
         asked = {**scope, "type": "http", "method": scope.get("method", "GET")}
         partial = None
         for route in self.routes:
@@ -48,7 +48,7 @@ class Router:
         return partial
 
     def owns(self, path: str) -> bool:
-        """Whether a path is under the prefix; that of `/` leaves the rest to others."""
+        """Whether a path is under the prefix; the prefix `/` leaves the rest to others."""
         return bool(self.prefix) and (path + "/").startswith(self.prefix + "/")
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -65,10 +65,10 @@ class Router:
 
 
 class Dispatch(BaseRoute):
-    """The only route of a server's application: finds who answers.
+    """The only route of a server's application; it finds what answers a request.
 
-    An endpoint that matches goes first, then a router whose prefix the path has (its middleware
-    sees what it answers with 404 and 405, and a preflight request of CORS), then folders, the
+    An endpoint that matches comes first, then a router with the prefix of the path (so that its
+    middleware sees its 404 and 405 responses, and CORS preflight requests), then folders, the
     longest path first.
     """
 
@@ -82,7 +82,7 @@ class Dispatch(BaseRoute):
         return (Match.FULL if scope["type"] in ("http", "websocket") else Match.NONE), {}
 
     def url_path_for(self, name: str, /, **path_params: Any) -> URLPath:
-        """Return the path of an endpoint by the name of its entry."""
+        """Return the path of the endpoint whose entry has this name."""
         for router in self._routers:
             for route in router.routes:
                 try:
@@ -92,7 +92,7 @@ class Dispatch(BaseRoute):
         raise NoMatchFound(name, path_params)
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request; `process` speaks for the node meanwhile."""
+        """Answer one request; meanwhile `process` acts for the node."""
         token = current.node_of_request.set(self._node)
         try:
             await self._handle(scope, receive, send)
@@ -111,7 +111,7 @@ class Dispatch(BaseRoute):
                     await folder.handle(scope, receive, send)
                     return
                 if folder.path and scope["path"] == folder.path:
-                    # Relative: a proxy in front may serve all of this below a prefix.
+                    # Relative, because a proxy in front may serve all of this below a prefix.
                     await RedirectResponse(f"./{folder.path.rpartition('/')[2]}/")(
                         scope, receive, send
                     )

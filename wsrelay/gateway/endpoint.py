@@ -28,7 +28,7 @@ _refusals = RateLimitedLog(logging.getLogger(__name__))
 
 
 class EndpointApp:
-    """Runs a function for each request: `async def` in the loop, `def` in a thread.
+    """Runs a function for each request: an `async def` in the event loop, a `def` in a thread.
 
     It gets a Starlette `Request` and returns a Starlette `Response`, a `dict` (becomes JSON), a
     `str` (plain text) or None (204).
@@ -39,7 +39,7 @@ class EndpointApp:
         self._shown = shown
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request; an upgrade that no relay has taken gets 404."""
+        """Answer one request; an upgrade that no relay has handled gets 404."""
         if scope["type"] != "http":
             await deny(scope, send, 404, b"Not Found: no WebSocket here\n")
             return
@@ -51,7 +51,7 @@ class EndpointApp:
                 answer = await run_in_threadpool(self._function, request)
             await self._response(answer)(scope, receive, send)
         except ClientDisconnect:
-            pass  # in the middle of its body: there is nobody to answer
+            pass  # in the middle of its body: nobody is left to answer
         finally:
             request.forget()
 
@@ -72,7 +72,7 @@ class EndpointApp:
 
 
 class _Request(Request):
-    """One whose body, where the function has all of it collected, counts in the node's book."""
+    """A request whose body counts as buffered by the node while it is collected as a whole."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         super().__init__(scope, receive, send)
@@ -82,7 +82,7 @@ class _Request(Request):
         self._kept = 0
 
     async def body(self) -> bytes:
-        """Return the whole body; raises `HTTPException` 503 where the node keeps too much."""
+        """Return the whole body; raises `HTTPException` 503 if the node buffers too much."""
         self._collects = True
         try:
             return await super().body()
@@ -90,7 +90,7 @@ class _Request(Request):
             self._collects = False
 
     async def stream(self) -> AsyncGenerator[bytes, None]:
-        """Give the body bit by bit."""
+        """Yield the body in chunks, as they arrive."""
         async for chunk in super().stream():
             if self._collects:
                 self._kept += len(chunk)
@@ -100,7 +100,7 @@ class _Request(Request):
                     headers = {name.decode(): value.decode()}
                     _refusals.warning(
                         asyncio.get_running_loop().time(),
-                        "%s: 503: %d bytes of its body are there, and of all clients %d "
+                        "%s: 503: %d bytes of its body are buffered, and %d of all clients "
                         "(max_buffered)",
                         printable(self.url.path),
                         self._kept,
@@ -110,7 +110,7 @@ class _Request(Request):
             yield chunk
 
     def forget(self) -> None:
-        """Count it no longer."""
+        """Stop counting the body."""
         self._buffered.size -= self._kept
         self._kept = 0
 
@@ -119,5 +119,5 @@ def _is_async(function: Any) -> bool:
     while isinstance(function, functools.partial):
         function = function.func
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
-        getattr(function, "__call__", None)  # noqa: B004 - its kind is asked, not whether there is one
+        getattr(function, "__call__", None)  # noqa: B004 - the question is its kind, not whether it exists
     )

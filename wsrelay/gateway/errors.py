@@ -1,4 +1,4 @@
-"""What uvicorn logs of an application's errors: a client can cause one with each request."""
+"""Rate-limited logging of an application's errors, which a client can cause with each request."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _lines: Final = RateLimitedLog(_uvicorn)
 
 
 class Errors(logging.LoggerAdapter[logging.Logger]):
-    """Takes the place of uvicorn's logger in a connection: few errors of each address are told.
+    """Takes the place of uvicorn's logger in a connection: few errors per address are logged.
 
-    A body that is no JSON, sent again and again to an endpoint that expects it, was 27,000 lines of
-    tracebacks a second.
+    A body that was not JSON, sent over and over to an endpoint that expects it, caused 27,000 lines
+    of tracebacks a second.
     """
 
     def __init__(self, client: tuple[str, int] | None) -> None:
@@ -27,11 +27,11 @@ class Errors(logging.LoggerAdapter[logging.Logger]):
 
     @property
     def level(self) -> int:
-        """The logger's own."""
+        """The level of uvicorn's logger."""
         return self.logger.level
 
     def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
-        """Log it, or count it."""
+        """Log a record, or count one that is left out."""
         if level < logging.ERROR:
             self.logger.log(level, msg, *args, **kwargs)
             return

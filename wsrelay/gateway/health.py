@@ -12,7 +12,7 @@ __all__ = ["health_routes"]
 
 
 def health_routes(ready: Callable[[], bool]) -> list[Route]:
-    """Return the routes: 200 while the loop runs, and 200 or 503 by whether clients may come."""
+    """Return the routes: 200 while the loop runs, and 200 or 503 depending on `ready`."""
 
     async def healthz(_: Request) -> PlainTextResponse:
         return PlainTextResponse("ok\n")

@@ -1,8 +1,8 @@
-"""uvicorn's HTTP/1.1 protocol with the bounds that hold before a request is read.
+"""uvicorn's HTTP/1.1 protocol with the bounds that apply before a request is read.
 
-A connection too many is refused at once, a request's head that is too large as soon as it is, and
-one that does not come in time is cut off: by then nothing is known of the client, and nothing has
-been asked of the application.
+A connection too many is refused at once, and a request's head as soon as it is too large; if the
+head does not arrive in time, the connection is cut off. By then nothing is known of the client, and
+nothing has been asked of the application.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from .outgoing import Outgoing
 __all__ = ["HTTPProtocol", "SharedState", "end_our_side", "leave", "outgoing", "turn_away"]
 
 _LINGER: Final = 2.0
-"""Seconds that a refused client gets to take its answer."""
+"""Seconds that a refused client gets to read its response."""
 
 
 _TOO_MUCH: Final = "too much of what clients have begun is unfinished (max_buffered)"
@@ -44,14 +44,14 @@ class SharedState(ServerState):
         self.buffered = buffered
 
     def tell(self, client: tuple[str, int] | None, what: str) -> None:
-        """Say in the log why a client is sent away, as long as that is not said too often."""
+        """Log why a client is turned away, at a limited rate."""
         now = asyncio.get_running_loop().time()
         host = client[0] if client else None
         self.admission.lines.warning(now, "%s: %s", host, what, client=host)
 
 
 def leave(state: ServerState, client: tuple[str, int] | None) -> None:
-    """Count a connection out; another server of uvicorn's, into which we were put, counts none."""
+    """Count a connection out; a uvicorn server other than ours does not count them."""
     if isinstance(state, SharedState):
         state.admission.leave(client[0] if client else None)
 
@@ -59,7 +59,7 @@ def leave(state: ServerState, client: tuple[str, int] | None) -> None:
 def outgoing(
     transport: asyncio.Transport, state: SharedState, client: tuple[str, int] | None
 ) -> Outgoing:
-    """Return what watches a response that its client does not take."""
+    """Return an `Outgoing` for a response that its client does not read."""
 
     def give_up(why: str) -> None:
         state.tell(client, why)
@@ -68,23 +68,23 @@ def outgoing(
 
 
 def end_our_side(transport: asyncio.Transport) -> bool:
-    """Send EOF and go on reading; returns whether that can be done: TLS has no halves."""
+    """Send EOF and keep reading; returns whether that is possible: TLS cannot be half closed."""
     if transport.is_closing() or not transport.can_write_eof():
         return False
     try:
         transport.write_eof()
     except OSError:
-        return False  # the client is gone, which is about to be told
+        return False  # the client is gone, as `connection_lost` is about to report
     return True
 
 
 def turn_away(
     transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, status: int, text: str = ""
 ) -> asyncio.TimerHandle:
-    """Answer a client and end the connection; returns what drops it if the client does not end it.
+    """Answer a client and end the connection; returns the timer that drops it if the client stays.
 
-    What it still sends is to be read and dropped: closing the socket with bytes unread would make
-    the kernel send RST, which overtakes the answer. TLS sees to that by itself.
+    The caller must read and drop what the client still sends: closing the socket with unread bytes
+    would make the kernel send RST, which overtakes the response. TLS takes care of that itself.
     """
     headers = [(b"connection", b"close")]
     if status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
@@ -101,9 +101,9 @@ def turn_away(
 
 
 class _Requests(h11.Connection):
-    """h11's side of the server, which tells what it refuses instead of raising it.
+    """h11's server side, which reports errors to `refuse` instead of raising them.
 
-    A head counts in bytes, however it arrives: h11 itself counts only those that are incomplete.
+    A head is limited in bytes, however it arrives: h11 itself limits only incomplete ones.
     """
 
     def __init__(self, most: int, buffered: Buffered, refuse: Callable[[int, str], None]) -> None:
@@ -113,7 +113,7 @@ class _Requests(h11.Connection):
         self._refuse = refuse
 
     def next_event(self) -> Any:
-        """Return what `h11.Connection` does; a client that was refused says nothing more."""
+        """Return the next event, as `h11.Connection` does; a refused client causes no more."""
         try:
             return self._next_event()
         except h11.RemoteProtocolError as error:
@@ -144,18 +144,18 @@ class HTTPProtocol(H11Protocol):
     _deadline: asyncio.TimerHandle | None = None
     _upgraded = False
     _refusal = 0
-    """The status that refuses the connection; 0: it is in."""
+    """The status that refuses the connection; 0: it is admitted."""
     _answered = False
-    """It is refused, and was told."""
+    """It was refused, and the response is sent."""
     _next_look: asyncio.TimerHandle | None = None
     _heard = False
-    """Something of a body has come since the last look."""
+    """Part of a body has arrived since the last check."""
     _kept = 0
-    """Bytes of a body that are counted."""
+    """Bytes of a body that are counted as buffered."""
     _outgoing: Outgoing | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Let it in, or not."""
+        """Admit the connection, or refuse it."""
         super().connection_made(transport)
         state, host = self.server_state, self.client[0] if self.client else None
         self.logger: Any = Errors(self.client)
@@ -166,11 +166,11 @@ class HTTPProtocol(H11Protocol):
         elif state.admission.overrun:
             transport.abort()
         else:
-            # Clients do not expect an answer before they have asked.
+            # Clients do not expect a response before they have sent a request.
             self._deadline = self.loop.call_later(_LINGER, transport.abort)
 
     def data_received(self, data: bytes) -> None:
-        """Take bytes; from the first of a request on, its whole head is due in time."""
+        """Process bytes; the first one of a request starts the deadline of its head."""
         if self._refusal:
             self._refuse(self._refusal)
             return
@@ -178,60 +178,60 @@ class HTTPProtocol(H11Protocol):
         self._watch()
 
     def pause_writing(self) -> None:
-        """Learn that the transport holds enough."""
+        """Note that the transport's buffer is full."""
         super().pause_writing()
         self._look_out()
 
     def resume_writing(self) -> None:
-        """Learn that it has room again."""
+        """Note that the transport's buffer has room again."""
         super().resume_writing()
         if self._outgoing is not None:
             self._outgoing.look()
 
     def on_response_complete(self) -> None:
-        """See to what the client has not read of it; uvicorn calls this."""
+        """Watch what the client has not read of the response; uvicorn calls this."""
         self._keep(0)
         super().on_response_complete()
         if self.transport.get_write_buffer_size():
             self._look_out()
-        self._watch()  # the next request may have come already
+        self._watch()  # the next request may have arrived already
 
     def handle_websocket_upgrade(self, event: h11.Request) -> None:
-        """Hand the connection on to the WebSocket protocol, which sees to its end."""
+        """Hand the connection over to the WebSocket protocol, which handles its end."""
         self._upgraded = True
         self._forget()
-        # Lists, which uvicorn and wsproto do not know: each takes the last line, and one token.
+        # These may be lists, which uvicorn and wsproto do not expect: each takes the last line, and
+        # one token.
         rest = [one for one in self.headers if one[0] not in (b"upgrade", b"connection")]
         self.headers = [*rest, (b"upgrade", b"websocket"), (b"connection", b"upgrade")]
         super().handle_websocket_upgrade(event)
         early, _ = self.conn.trailing_data
         if early:
-            # uvicorn would forget it, and take what follows for the beginning of a frame.
+            # uvicorn would lose it, and take what follows for the beginning of a frame.
             protocol: Any = self.transport.get_protocol()
             protocol.data_received(early)
 
     def shutdown(self) -> None:
-        """End at the server's shutdown; uvicorn calls this."""
+        """Close at the server's shutdown; uvicorn calls this."""
         if self._answered:
             self.transport.close()
         else:
             super().shutdown()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """See to its end."""
+        """Clean up."""
         self._forget()
         super().connection_lost(exc)
         leave(self.server_state, self.client)
 
     def _should_upgrade(self) -> bool:
-        """Whether a WebSocket is asked for; `RelayProtocol` refuses what asks wrongly."""
+        """Whether a WebSocket is asked for; `RelayProtocol` refuses malformed requests for one."""
         return handshake.asks(self.headers)
 
     def _watch(self) -> None:
-        """See to it that what is due comes: the head of a request, and what follows of its body.
+        """Enforce the deadlines of a request: for its head, and then for the parts of its body.
 
-        Nothing is due where we wait for the application, and between requests, but for the time of
-        `keep_alive`.
+        There are none while we wait for the application or, within `keep_alive`, between requests.
         """
         if self._answered:
             return
@@ -248,7 +248,7 @@ class HTTPProtocol(H11Protocol):
                 self._look_later()
 
     def _forget(self) -> None:
-        """Watch and keep nothing any more."""
+        """Stop watching and counting."""
         self._unwatch()
         self._keep(0)
         if self._next_look is not None:
@@ -274,7 +274,7 @@ class HTTPProtocol(H11Protocol):
         return self.flow.read_paused or self.cycle.waiting_for_100_continue
 
     def _look_for_body(self) -> None:
-        """Give a client up that has sent nothing of a body for all the time since the last look."""
+        """Give up a client that has sent nothing of a body since the last check."""
         self._next_look = None
         if self._answered or self.conn.their_state is not h11.SEND_BODY:
             return
@@ -282,11 +282,11 @@ class HTTPProtocol(H11Protocol):
             self._look_later()
         else:
             timeout = self.server_state.options.body_timeout
-            why = f"nothing of the request's body for {timeout:g} s (timeouts.body)"
+            why = f"nothing of the request's body came for {timeout:g} s (timeouts.body)"
             self._give_up(HTTPStatus.REQUEST_TIMEOUT, why)
 
     def _keep(self, size: int) -> None:
-        """Count what has come of a body and the application has not taken."""
+        """Count what has arrived of a body and the application has not read yet."""
         buffered = self.server_state.buffered
         buffered.size += size - self._kept
         self._kept = size
@@ -294,25 +294,25 @@ class HTTPProtocol(H11Protocol):
             self._give_up(HTTPStatus.SERVICE_UNAVAILABLE, _TOO_MUCH)
 
     def _look_out(self) -> None:
-        """Watch what the client does not take of a response."""
+        """Watch the part of a response that the client has not read."""
         if self._outgoing is None:
             self._outgoing = outgoing(self.transport, self.server_state, self.client)
         self._outgoing.look()
 
     def _refuse_bytes(self, status: int, why: str) -> None:
-        """Refuse what is no HTTP, or too much; a request before it gets no other answer."""
+        """Refuse what is not HTTP or too much; an earlier request gets no other response."""
         if status == HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE:
             most = self.server_state.options.max_head_size
             why = f"the head of a request has more than {most} bytes (max_head_size)"
         elif status == HTTPStatus.SERVICE_UNAVAILABLE:
             why = _TOO_MUCH
         else:
-            why, _, _ = why.partition(":")  # behind it h11 quotes, and there may be a secret in it
+            why, _, _ = why.partition(":")  # what h11 quotes after it may be a secret
             why = f"not HTTP/1.1: {why}"
         self._give_up(status, why)
 
     def _give_up(self, status: int, why: str) -> None:
-        """End the connection, with an answer where none has begun."""
+        """End the connection, with a response if none has begun."""
         self.server_state.tell(self.client, f"{status}: {why}")
         if self.cycle is not None and not self.cycle.response_complete:
             self.cycle.disconnected = True

@@ -12,11 +12,11 @@ except ImportError:  # where the wheel was built without a C compiler
 __all__ = ["unmask"]
 
 _LARGE: Final = 4096
-"""Bytes that are better looked at in place than copied once more."""
+"""Size in bytes from which a payload is unmasked in place instead of being copied first."""
 
 
 def unmask(data: bytes | bytearray, start: int, end: int) -> bytes:
-    """Return the payload that is masked between `start` and `end`; the mask stands before it."""
+    """Return the payload that is masked between `start` and `end`; the mask precedes it."""
     mask = bytes(data[start - 4 : start])
     if end - start < _LARGE:
         return apply_mask(data[start:end], mask)

@@ -1,4 +1,4 @@
-"""What of a response waits for its client: counted, and dropped with one that takes nothing."""
+"""Response bytes that wait for a client: counted, and dropped if it does not read them."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _NOTHING: Final = "it has taken nothing of its response for %g s (timeouts.respo
 
 
 class Outgoing:
-    """Watches a transport that holds more of a response than the client takes.
+    """Watches a transport that holds response bytes which the client has not read yet.
 
-    It ends with the transport's last byte, or with `close`. `give_up` is called with the reason
+    Watching ends when the transport is empty, or with `close`. `give_up` is called with the reason
     before a client is dropped.
     """
 
@@ -40,16 +40,16 @@ class Outgoing:
         self._timer: asyncio.TimerHandle | None = None
 
     def look(self) -> None:
-        """Count what waits now, and watch it."""
+        """Count the bytes that wait now, and watch them."""
         self._count()
         if self._buffered.refuses(self._size):
-            # Not at once: who calls this may be in the middle of a write.
+            # Not at once: the caller may be in the middle of a write.
             self._loop.call_soon(self._drop, _TOO_MUCH)
         elif self._size and self._timeout and self._timer is None:
             self._watch()
 
     def close(self) -> None:
-        """Watch no longer."""
+        """Stop watching."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -1,4 +1,4 @@
-"""How far a client has taken what was sent to it, as the kernel tells."""
+"""How much of what was sent to a client it has received, as the kernel reports it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _BYTES_ACKED: Final = slice(120, 128)
 
 
 def tcp_socket(transport: asyncio.Transport) -> socket.socket | None:
-    """Return the socket of a transport where the system tells of it what is asked here."""
+    """Return a transport's socket, or None if the system does not report progress for it."""
     sock: socket.socket | None = transport.get_extra_info("socket")
     if sys.platform != "linux" or sock is None or sock.family == socket.AF_UNIX:
         return None
@@ -25,7 +25,7 @@ def tcp_socket(transport: asyncio.Transport) -> socket.socket | None:
 
 
 def bytes_acknowledged(transport: asyncio.Transport) -> int:
-    """Return how much the client's TCP has taken; 0 where the system does not tell."""
+    """Return how many bytes the client's TCP has acknowledged; 0 if the system does not say."""
     sock = tcp_socket(transport)
     if sock is None:
         return 0
@@ -34,7 +34,7 @@ def bytes_acknowledged(transport: asyncio.Transport) -> int:
 
 
 def bytes_unsent(transport: asyncio.Transport) -> int:
-    """Return how much waits for the client, here and in the kernel."""
+    """Return how many bytes wait for the client, here and in the kernel."""
     queued = array.array("i", [0])
     sock = tcp_socket(transport)
     if sock is not None:

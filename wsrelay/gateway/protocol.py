@@ -1,4 +1,4 @@
-"""uvicorn's wsproto protocol; relayed connections are handed over at their upgrade."""
+"""uvicorn's wsproto protocol, which hands relayed connections over at their upgrade."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ __all__ = ["RelayProtocol"]
 _refusals = RateLimitedLog(logging.getLogger(__name__))
 
 _EARLY: Final = 64 * 1024
-"""Bytes that a client may send before it knows whether there is an upgrade; none are due."""
+"""Bytes that a client may send before its upgrade is accepted, though it should send none."""
 
 
 class RelayProtocol(WSProtocol):
-    """A WebSocket connection of our front end until its upgrade, or one that is not relayed."""
+    """A WebSocket connection of our front end: until its upgrade, or to its end if not relayed."""
 
     _deadline: asyncio.TimerHandle | None = None
 
@@ -49,13 +49,13 @@ class RelayProtocol(WSProtocol):
         self._outgoing: Outgoing | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin with the request's head, which uvicorn hands over."""
+        """Take over the connection from uvicorn's HTTP protocol."""
         super().connection_made(transport)
         if isinstance(self._state, SharedState):
             self.logger: Any = Errors(self.client)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """See to its end."""
+        """Clean up."""
         if self._deadline is not None:
             self._deadline.cancel()
         if self._outgoing is not None:
@@ -64,10 +64,10 @@ class RelayProtocol(WSProtocol):
         leave(self._state, self.client)
 
     def data_received(self, data: bytes) -> None:
-        """Take bytes; what comes before the upgrade waits for it."""
+        """Process bytes; those that arrive before the upgrade wait for it."""
         refused = (ConnectionState.REJECTING, ConnectionState.CLOSED)
         if self.response_started or self.conn.state in refused:
-            return  # its answer may still be on its way: it may say no more
+            return  # its response may still be on its way: nothing more is accepted
         if not self._asked:
             self._ask(data)
         elif self.handshake_complete:
@@ -79,8 +79,8 @@ class RelayProtocol(WSProtocol):
             self._early += data
 
     def _ask(self, head: bytes) -> None:
-        """Take the request's head, or refuse what is no handshake before anybody is asked."""
-        http: Any = self.transport.get_protocol()  # uvicorn's, which has taken the head apart
+        """Process the request's head, or refuse it if it is not a handshake."""
+        http: Any = self.transport.get_protocol()  # uvicorn's, which has parsed the head
         scope = http.scope
         problem = handshake.problem(scope["method"], scope["http_version"], scope["headers"])
         if problem is None:
@@ -105,7 +105,7 @@ class RelayProtocol(WSProtocol):
         self._offered = event.extensions
 
     def handle_ping(self, event: events.Ping) -> None:
-        """Answer a ping; a client that takes nothing gets one pong, later, and is not read."""
+        """Answer a ping; a client that reads nothing gets one pong, later, and is not read."""
         if self.writable.is_set():
             super().handle_ping(event)
             return
@@ -115,7 +115,7 @@ class RelayProtocol(WSProtocol):
             self.transport.pause_reading()
 
     def resume_writing(self) -> None:
-        """Learn that the client takes more."""
+        """Note that the transport's buffer has room again."""
         super().resume_writing()
         due, self._due = self._due, None
         if due is None or self.close_sent or self.transport.is_closing():
@@ -126,7 +126,7 @@ class RelayProtocol(WSProtocol):
             self.transport.resume_reading()
 
     async def send(self, message: Any) -> None:
-        """Take an ASGI event; after the upgrade, what came early is taken in."""
+        """Process an ASGI event; after the upgrade, also the bytes that arrived before it."""
         await super().send(message)
         if self.response_started and isinstance(self._state, SharedState):
             if self._outgoing is None:
@@ -140,35 +140,35 @@ class RelayProtocol(WSProtocol):
             self.data_received(b"")
 
     def _claim(self) -> HandOver:
-        """Negotiate no extension, whatever the server's options are: `DirectProtocol` reads none.
+        """Negotiate no extensions, whatever the server's options: `DirectProtocol` reads none.
 
-        wsproto keeps this very list, and accepts nothing that is not in it.
+        wsproto keeps this same list, and accepts nothing that is not in it.
         """
         self._offered.clear()
         return self._hand_over
 
     def _hand_over(self, connection: DirectConnection) -> DirectProtocol:
-        """Leave the connection to the relay; nothing of it is left here."""
+        """Hand the connection over to the relay and keep nothing of it here."""
         self.stop_keepalive()
         self.connections.discard(self)
         extensions: Any = self.scope["extensions"]
-        del extensions[DIRECT]  # it leads back to this object, which is to go now
+        del extensions[DIRECT]  # it refers to this object, which is to be freed now
         direct = DirectProtocol(
             self.transport, connection, self.config, self._state, self.client, self._early
         )
         self.connections.add(direct)  # type: ignore[arg-type]
         self.transport.set_protocol(direct)
         self.transport = _HandedOver()
-        self.handshake_complete = True  # uvicorn would answer 500 where the client went meanwhile
+        self.handshake_complete = True  # else uvicorn answers 500 if the client has left
         return direct
 
 
 class _HandedOver(asyncio.Transport):
-    """What stays with uvicorn's protocol, which closes its transport as the application returns."""
+    """The transport left to uvicorn's protocol, which closes it when the application returns."""
 
     def close(self) -> None:
         """Do nothing."""
 
     def is_closing(self) -> bool:
-        """Let nothing be written."""
+        """Return True, so that nothing is written."""
         return True

@@ -1,4 +1,4 @@
-"""Processes that live as long as somebody is in them, and a while longer."""
+"""Rooms: processes that live while they have clients, and a while longer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from wsrelay.values.pid import PID
 __all__ = ["Rooms", "room_name"]
 
 _PATIENCE: Final = 15.0
-"""Seconds that a client who was asked in has for the upgrade; the start timeout is 10."""
+"""Seconds that an admitted client has for its upgrade; the start timeout is 10."""
 
 
 _ESCAPE: Final = re.compile("%(?=[0-9A-Fa-f]{2})")
@@ -23,10 +23,10 @@ _UNDECODED: Final = re.compile("[\udc80-\udcff]")
 
 
 def room_name(scope: Scope, path: str) -> str | None:
-    """Return the room that a request's URL names below `path`; None: it names none.
+    """Return the room that a request's URL names below `path`, or None if it names none.
 
-    It is the decoded text, but for what would make two rooms one: an encoded slash, bytes that are
-    no UTF-8, and a per cent sign that looks like the beginning of an escape stay encoded.
+    The name is decoded, except for what would merge two rooms into one: an encoded slash, bytes
+    that are not UTF-8, and a percent sign that looks like the start of an escape stay encoded.
     """
     asked = _decoded(scope).removeprefix(scope.get("root_path", ""))
     if asked == path:
@@ -37,7 +37,7 @@ def room_name(scope: Scope, path: str) -> str | None:
 def _decoded(scope: Scope) -> str:
     path: str = scope["path"]
     raw = (scope.get("raw_path") or b"").partition(b"?")[0].decode("latin-1")
-    if unquote(raw) != path:  # a server that has none, or something on the way has changed the path
+    if unquote(raw) != path:  # the server gives none, or something has changed the path
         raw = quote(path)
     return "/".join(map(_segment, raw.split("/")))
 
@@ -49,7 +49,7 @@ def _segment(raw: str) -> str:
 
 
 class Rooms:
-    """One process per room name; cancelled `linger` seconds after its last client left."""
+    """One process per room name, cancelled `linger` seconds after its last client has left."""
 
     def __init__(self, node: Node, target: str | Callable[..., Any], linger: float) -> None:
         self._node = node
@@ -58,7 +58,7 @@ class Rooms:
         self._rooms: dict[PID, _Room] = {}
 
     def enter(self, name: str) -> PID:
-        """Return the room's process, started if need be; raises `HostFull`."""
+        """Return the room's process, starting it if necessary; raises `HostFull`."""
         pid = self._node.get_or_spawn(f"room:{name}", self._target)
         if (room := self._rooms.get(pid)) is None:
             room = self._rooms[pid] = _Room(self._node, pid, self._linger)
@@ -74,7 +74,7 @@ class Rooms:
 
 
 class _Room:
-    """Counts who is in one room and who is on the way in."""
+    """Counts the clients in one room and those on their way in."""
 
     def __init__(self, node: Node, pid: PID, linger: float) -> None:
         self._node = node
@@ -84,16 +84,16 @@ class _Room:
         self._inside = 0
         self._expected = 0
         self._empty_until = self._loop.time() + linger
-        """When it may end at the earliest if it stays empty."""
+        """The earliest time at which it may end if it stays empty."""
         self._timer: asyncio.TimerHandle | None = None
 
     def expect(self) -> None:
-        """Wait for a client who was asked in; one who never comes is forgotten in time."""
+        """Wait for an admitted client; one that never arrives is eventually forgotten."""
         self._expected += 1
         self._end_at(max(self._empty_until, self._loop.time() + _PATIENCE))
 
     def clients(self, count: int) -> None:
-        """Learn how many are inside."""
+        """Note how many clients are inside."""
         if count > self._inside:
             self._expected = max(self._expected - 1, 0)
         self._inside = count
@@ -103,7 +103,7 @@ class _Room:
             self._end_at(max(self._empty_until, self._loop.time() + patience))
 
     def close(self) -> None:
-        """Learn that the process has ended."""
+        """Stop the timer."""
         if self._timer is not None:
             self._timer.cancel()
 

@@ -28,10 +28,10 @@ _GRACE: Final = 2
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server on what it is to listen on, with our WebSocket protocol.
+    """uvicorn's server on a given listener, with our WebSocket protocol.
 
-    `buffered` is the node's book; None: it has one of its own. Raises `AddressError` for a
-    certificate that cannot be used.
+    `buffered` is the node's count of buffered bytes; with None, the server keeps its own. Raises
+    `AddressError` for a certificate that cannot be used.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Server(uvicorn.Server):
         self._serving: asyncio.Task[None] | None = None
 
     async def prepare(self) -> None:
-        """Do all that may fail before it accepts; raises `AddressError`. `start` does it, too."""
+        """Do everything that may fail before accepting; `start` calls it. Raises `AddressError`."""
         if self.servers or self._closed:
             return
         loop, tls = asyncio.get_running_loop(), self.config.ssl
@@ -89,7 +89,7 @@ class Server(uvicorn.Server):
                     lambda: HTTPProtocol(self.config, self._state, {}),
                     sock=sock,
                     ssl=tls,
-                    # uvicorn's own gives TLS handshakes a minute.
+                    # The default for TLS handshakes is a minute.
                     ssl_handshake_timeout=self._state.options.header_timeout if tls else None,
                     backlog=self.config.backlog,
                     start_serving=False,
@@ -109,14 +109,14 @@ class Server(uvicorn.Server):
             self._serving.result()
 
     def stop_accepting(self) -> None:
-        """Let no more connections in; those that there are stay."""
+        """Stop accepting connections; existing ones stay open."""
         self._closed = True
         for server in self.servers:
             server.close()
         self.listener.close()
 
     def retire(self, ended: Callable[[], object]) -> None:
-        """Let no more connections in, end with the last of those that there are, and call back."""
+        """Stop accepting connections, end when the last existing one has, and call `ended`."""
         self.stop_accepting()
         self._retired = True
         if self._serving is not None:
@@ -129,13 +129,13 @@ class Server(uvicorn.Server):
         return await super().on_tick(counter) or is_over
 
     async def aclose(self) -> None:
-        """Close what is left of the connections, WebSockets with 1012."""
+        """Close the remaining connections, WebSockets with 1012."""
         self.should_exit = True
         if self._serving is not None:
             await self._serving
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002
-        """Start accepting what is prepared, unless it is over by now; uvicorn calls this."""
+        """Start accepting on the prepared sockets, unless already closed; uvicorn calls this."""
         for server in () if self._closed else self.servers:
             await server.start_serving()
         self.started = True
@@ -149,7 +149,7 @@ class Server(uvicorn.Server):
 class FrontEnd:
     """A node and its servers, from the first preloaded module to the last closed connection.
 
-    `spread` is how long the shutdown takes to close all connections, in seconds; it may change.
+    `spread` is how many seconds the shutdown takes to close all connections; it may be changed.
     """
 
     def __init__(self, node: Node, *, spread: float = 0.0) -> None:
@@ -161,19 +161,19 @@ class FrontEnd:
 
     @property
     def ready(self) -> bool:
-        """Whether the node has loaded what it should and does not shut down."""
+        """Whether the node has loaded everything and is not shutting down."""
         loaded = self._loading is not None and self._loading.done()
         return loaded and not self._stop.is_set()
 
     @property
     def stopping(self) -> bool:
-        """Whether the end has begun."""
+        """Whether the shutdown has begun."""
         return self._stop.is_set()
 
     async def run(self, servers: Iterable[Server], accepting: Callable[[], object]) -> None:
         """Load the node's hosts, then serve until `stop`; raises `HostFailed`.
 
-        `accepting` is called as soon as clients may come.
+        `accepting` is called as soon as clients may connect.
         """
         self._loading = asyncio.ensure_future(self._node.loaded())
         try:
@@ -195,11 +195,11 @@ class FrontEnd:
             await self.add(server)
 
     async def add(self, server: Server) -> None:
-        """Start one more server; once the end has begun, close it."""
+        """Start one more server, or close it if the shutdown has begun."""
         if self.stopping:
             server.stop_accepting()
             return
-        self.servers.append(server)  # so that an end meanwhile is its end, too
+        self.servers.append(server)  # so that a shutdown in the meantime ends it too
         try:
             await server.start()
         except BaseException:
@@ -208,7 +208,7 @@ class FrontEnd:
             raise
 
     async def remove(self, server: Server) -> None:
-        """Close a server and its connections, and those of retired ones of its application."""
+        """Close a server and its connections, and the retired servers of the same application."""
         gone = [one for one in self.servers if one.config.app is server.config.app]
         self.servers = [one for one in self.servers if one not in gone]
         for one in gone:
@@ -216,7 +216,7 @@ class FrontEnd:
         await asyncio.gather(*(one.aclose() for one in gone))
 
     def retire(self, server: Server) -> None:
-        """Let a server end with the last connection that it has."""
+        """Let a server end when its last connection has."""
 
         def forget() -> None:
             if server in self.servers:
@@ -225,7 +225,7 @@ class FrontEnd:
         server.retire(forget)
 
     def stop(self) -> None:
-        """End in order; called again, at once."""
+        """Shut down in order or, when called again, at once."""
         if self._stop.is_set():
             self._node.terminate_all()
             for server in self.servers:
@@ -240,7 +240,7 @@ def on_signals(
     callback: Callable[[], object],
     handled: Sequence[signal.Signals] = (signal.SIGINT, signal.SIGTERM),
 ) -> Generator[None, None, None]:
-    """Call back in the running event loop at each of these signals."""
+    """Call `callback` in the running event loop at each of these signals."""
     loop = asyncio.get_running_loop()
     for number in handled:
         loop.add_signal_handler(number, callback)

@@ -1,4 +1,4 @@
-"""What systemd and its like pass to a service: listening sockets, and where to send word.
+"""What systemd and the like pass to a service: listening sockets, and where to send notifications.
 
 The protocols of sd_listen_fds(3), sd_notify(3) and sd_watchdog_enabled(3), without the library.
 """
@@ -16,14 +16,14 @@ from typing import Final
 __all__ = ["InheritedSockets", "SystemdNotifier"]
 
 _FIRST: Final = 3
-"""The descriptor that the first socket has."""
+"""The descriptor of the first socket."""
 
 
 class InheritedSockets:
-    """The listening sockets that this process was started with; none is the usual case.
+    """The listening sockets that this process was started with, usually none.
 
-    They stay open in whoever passed them on, so a new process takes over from an old one without
-    a moment in which nobody listens.
+    They stay open in the process that passed them on, so a new process takes over from an old one
+    without a moment in which nobody is listening.
     """
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class InheritedSockets:
             self._sockets.append((names[i] if i < len(names) else "", listener))
 
     def take(self, name: str, address: object) -> socket.socket | None:
-        """Give the socket of that name or address away, or the only one; None if there is none.
+        """Remove and return the socket with that name or address; None if there is none.
 
         `address` is a port or a Unix socket's path.
         """
@@ -48,11 +48,11 @@ class InheritedSockets:
         return None
 
     def take_any(self) -> socket.socket | None:
-        """Give the first socket away."""
+        """Remove and return the first socket; None if there is none."""
         return self._sockets.pop(0)[1] if self._sockets else None
 
     def close(self) -> None:
-        """Close those that nobody took."""
+        """Close the sockets that were not taken."""
         for _, listener in self._sockets:
             listener.close()
         self._sockets.clear()
@@ -64,9 +64,9 @@ def _address(listener: socket.socket) -> str:
 
 
 class SystemdNotifier:
-    """Sends word of the service's state to who has started it; to nobody is the usual case.
+    """Notifies the service manager, if there is one, of the service's state.
 
-    The variables that say where go away, so that no worker can speak for the node.
+    The variables that say where to send are removed, so that no worker can speak for the node.
     """
 
     def __init__(self) -> None:
@@ -76,20 +76,20 @@ class SystemdNotifier:
         self._watchdog = int(microseconds) / 1e6 if mine and microseconds.isdecimal() else 0.0
 
     def ready(self) -> None:
-        """Say that clients may come, or that a reload is over."""
+        """Notify that clients may connect, or that a reload has finished."""
         self._send("READY=1")
 
     def reloading(self) -> None:
-        """Say that a reload begins."""
+        """Notify that a reload begins."""
         self._send(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def stopping(self) -> None:
-        """Say that the shutdown begins."""
+        """Notify that the shutdown begins."""
         self._send("STOPPING=1")
 
     @contextlib.asynccontextmanager
     async def watchdog(self) -> AsyncIterator[None]:
-        """Say twice per interval that the event loop runs, if that is wanted."""
+        """Notify twice per interval that the event loop runs, if the manager wants that."""
         task = asyncio.create_task(self._beat()) if self._watchdog else None
         try:
             yield
@@ -108,5 +108,5 @@ class SystemdNotifier:
         path = f"\0{self._path[1:]}" if self._path.startswith("@") else self._path
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
             sock.setblocking(False)
-            with contextlib.suppress(OSError):  # nobody listens any more, or not fast enough
+            with contextlib.suppress(OSError):  # nobody is listening any more, or not fast enough
                 sock.sendto(state.encode(), path)
