@@ -213,7 +213,7 @@ def test_the_page_shows_1012_when_the_server_is_terminated(window: Window) -> No
         assert running.wait() == 0
         page.click("#connect")
         expect(page.locator("#close-code")).to_have_text("1006")
-        expect(page.locator("#close-meaning")).to_contain_text("No connection came about")
+        expect(page.locator("#close-meaning")).to_contain_text("The connection failed")
 
 
 def test_closing_the_tab_ends_its_process(window: Window, echo: Running) -> None:

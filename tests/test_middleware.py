@@ -185,7 +185,7 @@ async def test_keys_made_up_push_no_bucket_out_and_the_address_counts_beyond_the
         answers = [await http.get("/who", headers={"X-Key": name}) for name in names]
         assert [one.status_code for one in answers] == [200, 200, 200, 429, 429]
         assert (await http.get("/who")).status_code == 429, "c took what the address has"
-    assert "127.0.0.1: its address counts in place of its header X-Key" in caplog.text
+    assert "127.0.0.1: its address counts instead of its header X-Key" in caplog.text
     assert "ratelimit.max.keys" in caplog.text
 
 
@@ -331,7 +331,7 @@ async def test_a_token_comes_by_subprotocol_and_is_never_the_selected_one(
         ):
             answer = await refused(f"{url}/ws", subprotocols=offer)
             assert answer.status_code == status
-    assert 'belongs beside it, as in ["chat", "bearer.TOKEN"]' in caplog.text
+    assert 'must also offer one that can be selected, as in ["chat", "bearer.TOKEN"]' in caplog.text
     assert "hush-hush" not in caplog.text
 
 
@@ -443,8 +443,8 @@ async def test_the_relay_s_options_are_its_own(node: Node) -> None:
                 (
                     "token_auth",
                     (
-                        "token_auth.secret cannot be part of a subprotocol: that has letters, "
-                        "digits and !#$%&'*+-.^_`|~ alone"
+                        "token_auth.secret cannot be part of a subprotocol, which may only have "
+                        "letters, digits and !#$%&'*+-.^_`|~"
                     ),
                 )
             ],

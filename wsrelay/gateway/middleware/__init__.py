@@ -1,4 +1,4 @@
-"""Middleware that a configuration names (`docs/configuration.md`)."""
+"""Middleware that a configuration can name (`docs/configuration.md`)."""
 
 from .registry import MIDDLEWARE, check, wrap
 

@@ -1,4 +1,4 @@
-"""At most so many requests per interval, each client for itself."""
+"""A limit on each client's requests per interval."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 _KEYS: Final = ("ip", "header:NAME", "query:NAME")
 
 _LONGEST: Final = 256
-"""Characters of a key that count."""
+"""Characters of a key that are significant."""
 
 
 def _key(text: str) -> str:
@@ -65,7 +65,7 @@ class Buckets:
         self._buckets: OrderedDict[str, Bucket] = OrderedDict()
 
     def __len__(self) -> int:
-        """Return how many there are."""
+        """Return the number of buckets."""
         return len(self._buckets)
 
     def take(self, key: str, now: float) -> float:
@@ -77,17 +77,17 @@ class Buckets:
         return bucket.take(now)
 
     def has_room(self, key: str, now: float) -> bool:
-        """Whether no bucket is forgotten for this key but one that a new one would equal."""
+        """Whether this key costs no other its bucket, except for a full one, which is like new."""
         if key in self._buckets or len(self._buckets) < self._most:
             return True
         return next(iter(self._buckets.values())).full(now)
 
 
 class RateLimit:
-    """Answers 429 to who asks too often, upgrades included, before anything is spawned for them.
+    """Answers 429 to clients that request too often, upgrades included, before spawning anything.
 
-    An address counts by its netblock. Keys that clients choose push no other out: where all buckets
-    are in use, it is the address that counts.
+    An address counts by its netblock. A key that a client chooses never displaces another: if all
+    buckets are in use, the client's address counts instead.
     """
 
     def __init__(self, app: App, options: RateLimitOptions) -> None:
@@ -102,7 +102,7 @@ class RateLimit:
 
     @classmethod
     def build(cls, app: App, options: RateLimitOptions, _node: Node | None) -> RateLimit:
-        """Put it around an application."""
+        """Wrap an application."""
         return cls(app, options)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -121,7 +121,7 @@ class RateLimit:
                 return self._keys.take(key, now)
             self._crowded.warning(
                 now,
-                "%.80s: its address counts in place of its %s %s: %d others are in use "
+                "%.80s: its address counts instead of its %s %s: %d others are in use "
                 "(ratelimit.max.keys)",
                 printable(host),
                 self._kind,
@@ -136,5 +136,5 @@ class RateLimit:
             given = connection.headers.getlist(self._name)
         elif self._kind == "query":
             given = connection.query_params.getlist(self._name)
-        # Of two, one may be forged to get a bucket of its own.
+        # If there are two, one may be forged to get a bucket of its own.
         return given[0][:_LONGEST] if len(given) == 1 else None

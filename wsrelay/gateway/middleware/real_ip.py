@@ -1,4 +1,4 @@
-"""The client's own address behind proxies that are trusted."""
+"""The client's own address, behind trusted proxies."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["RealIPOptions", "real_ip"]
 
 _UNIX: Final = "unix"
 _PEER: Final = (_UNIX, 0)
-"""What the peer of a Unix socket is called while the list of the trusted is looked at."""
+"""The name of a Unix socket's peer while the trusted subnets are checked."""
 
 
 def _subnets(names: list[str]) -> list[str]:
@@ -36,17 +36,17 @@ def _subnets(names: list[str]) -> list[str]:
 class RealIPOptions(Options):
     """`trusted`: subnets of the proxies whose X-Forwarded-For and X-Forwarded-Proto count.
 
-    `unix` stands for who connects over a Unix socket.
+    `unix` stands for clients that connect over a Unix socket.
     """
 
     trusted: Annotated[Names, AfterValidator(_subnets)] = Field(min_length=1)
 
 
 def real_ip(app: App, options: RealIPOptions, _node: Node | None) -> App:
-    """Take client and scheme from the headers of trusted proxies, from nobody else's."""
+    """Take client and scheme from the headers of trusted proxies only."""
 
     async def as_it_is(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope.get("client") == _PEER:  # the proxy named nobody
+        if scope.get("client") == _PEER:  # the proxy named no client
             scope["client"] = None
         await app(scope, receive, send)
 

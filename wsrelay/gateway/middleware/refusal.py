@@ -1,4 +1,4 @@
-"""The answer of middleware that lets a request no further, be it an upgrade or not."""
+"""The response of middleware that refuses a request, whether it is an upgrade or not."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["refuse"]
 async def refuse(
     scope: Scope, _receive: Receive, send: Send, status: int, *headers: tuple[bytes, bytes]
 ) -> None:
-    """Answer with a status and its name."""
+    """Answer with a status and its reason phrase."""
     body = f"{HTTPStatus(status).phrase}\n".encode()
     if scope["type"] == "websocket":
         await deny(scope, send, status, body, *headers)

@@ -1,4 +1,4 @@
-"""Which middleware there is, and how names and options become an application."""
+"""The available middleware, and how names and options become an application."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ MIDDLEWARE: Final[dict[str, _Kind]] = {
 }
 
 _RUNS_CODE: Final = {"token_auth"}
-"""Those that load a user's function when they are built; a check does not."""
+"""Middleware that loads a user's function when it is built, which a check must not do."""
 
 _PREFIXES: Final = {"websocket_relay": "wsrelay."}
 
@@ -44,7 +44,7 @@ def _prefix(name: str) -> str:
 
 
 def check(names: Sequence[str], options: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return what is wrong with names and options, as pairs of the name or key and a message."""
+    """Return what is wrong with names and options, as pairs of a name or key and a message."""
     problems: list[tuple[str, str]] = [
         (name, f"there is no middleware {name!r}; {nearest(name, MIDDLEWARE)}")
         for name in names
@@ -73,11 +73,11 @@ def check(names: Sequence[str], options: Mapping[str, Any]) -> list[tuple[str, s
 
 
 async def _nobody(_scope: Scope, _receive: Receive, _send: Send) -> None:
-    """Answer nothing: it stands where an application is to be."""
+    """Answer nothing, in place of an application."""
 
 
 def _tried(name: str, options: Options) -> list[tuple[str, str]]:
-    """Build a middleware around nothing, and return what it refuses."""
+    """Build a middleware around a dummy application, and return the options that it refuses."""
     if name in _RUNS_CODE:
         return []
     try:

@@ -1,4 +1,4 @@
-"""The relay itself, and what Starlette has: CORS and compression."""
+"""The relay itself, and Starlette's CORS and compression."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["CORSOptions", "CompressOptions", "RelayOptions", "compress", "cors",
 class RelayOptions(Options):
     """`wsrelay.allowed.origins`, `wsrelay.outbox.limit`, `.overflow` and `wsrelay.linger`.
 
-    What they may be is told by `WebSocketRelay`.
+    Their values are described in `WebSocketRelay`.
     """
 
     allowed_origins: str = ""
@@ -41,7 +41,7 @@ def relay(app: App, options: RelayOptions, node: Node | None) -> App:
 
 
 class CORSOptions(Options):
-    """Cross-origin requests of browsers (Fetch standard); WebSockets have origins instead."""
+    """Cross-origin requests of browsers (Fetch standard); for WebSockets see `RelayOptions`."""
 
     allow_origins: Names = Field(default=[])
     allow_methods: Names = Field(default=["GET"])
@@ -65,7 +65,7 @@ def cors(app: App, options: CORSOptions, _node: Node | None) -> App:
 
 
 class CompressOptions(Options):
-    """Responses of at least that size are compressed with gzip."""
+    """Responses of at least `minimum_size` are compressed with gzip."""
 
     minimum_size: Size = 500
     level: int = Field(default=6, ge=1, le=9)

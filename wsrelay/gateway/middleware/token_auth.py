@@ -1,4 +1,4 @@
-"""Only who has a token gets in: from a header, a query parameter, a subprotocol or a cookie."""
+"""Access with a token only, from a header, a query parameter, a subprotocol or a cookie."""
 
 from __future__ import annotations
 
@@ -51,10 +51,11 @@ def _target(text: str) -> str:
 
 
 class TokenAuthOptions(Options):
-    """Either a shared `secret`, or a `function` that gets the token and returns whether it is good.
+    """Either a shared `secret`, or a `function` that gets the token and says whether it is valid.
 
-    A browser cannot set headers on a WebSocket: `query`, `subprotocol` or `cookie` names where else
-    to look. `subprotocol` is a prefix: with `bearer.`, the page offers `["chat", "bearer.TOKEN"]`.
+    A browser cannot set headers on a WebSocket, so `query`, `subprotocol` or `cookie` say where
+    else to look. `subprotocol` is a prefix: with `bearer.`, the page offers
+    `["chat", "bearer.TOKEN"]`.
     """
 
     secret: SecretStr | None = None
@@ -75,14 +76,14 @@ class TokenAuthOptions(Options):
                 check_subprotocol(self.secret.get_secret_value())
             except ValueError:
                 raise ValueError(
-                    "token_auth.secret cannot be part of a subprotocol: that has letters, digits "
-                    "and !#$%&'*+-.^_`|~ alone"
+                    "token_auth.secret cannot be part of a subprotocol, which may only have "
+                    "letters, digits and !#$%&'*+-.^_`|~"
                 ) from None
         return self
 
 
 class TokenAuth:
-    """Answers 401 to who has no good token; what the function returned is `state.token`."""
+    """Answers 401 to clients without a valid token; `state.token` is what the function returned."""
 
     def __init__(self, app: App, options: TokenAuthOptions) -> None:
         self._app = app
@@ -92,7 +93,7 @@ class TokenAuth:
 
     @classmethod
     def build(cls, app: App, options: TokenAuthOptions, _node: Node | None) -> TokenAuth:
-        """Put it around an application; raises `ValueError` if the function cannot be loaded."""
+        """Wrap an application; raises `ValueError` if the function cannot be loaded."""
         return cls(app, options)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -107,8 +108,8 @@ class TokenAuth:
             if tokens and not others:
                 self._refusals.warning(
                     time.monotonic(),
-                    "%s: 400: the client offers its token and no other subprotocol; one that may "
-                    'be selected belongs beside it, as in ["chat", "%sTOKEN"]',
+                    "%s: 400: the client offers its token and no other subprotocol; it must also "
+                    'offer one that can be selected, as in ["chat", "%sTOKEN"]',
                     printable(scope["path"]),
                     self._options.subprotocol,
                     client=client_of(scope),
@@ -121,7 +122,7 @@ class TokenAuth:
         await self._app(scope, receive, send)
 
     def _offered(self, scope: Scope) -> tuple[list[str], list[str]]:
-        """Return the tokens among the subprotocols that are offered, and the others."""
+        """Return the tokens among the offered subprotocols, and the other subprotocols."""
         prefix = self._options.subprotocol
         if prefix is None:
             return [], []
@@ -157,7 +158,7 @@ class TokenAuth:
 
 
 def _without(scope: Scope, others: list[str]) -> Scope:
-    """Return the scope for the application: nobody inside can select the token, or log it."""
+    """Return the scope without the token, so that nothing inside can select it or log it."""
     headers = [(name, value) for name, value in scope["headers"] if name.lower() != _PROTOCOL]
     headers.append((_PROTOCOL, ", ".join(others).encode("latin-1")))
     extensions = scope["extensions"] = scope.get("extensions") or {}
@@ -166,9 +167,9 @@ def _without(scope: Scope, others: list[str]) -> Scope:
 
 
 def _selecting(subprotocol: str, send: Send) -> Send:
-    """Let an upgrade select that subprotocol where the application selects none.
+    """Have an upgrade select this subprotocol if the application selects none.
 
-    A browser that offers subprotocols closes the connection if it is told none of them.
+    A browser that offers subprotocols closes the connection if none of them is selected.
     """
 
     async def select(event: Event) -> None:
