@@ -70,4 +70,4 @@ def test_a_soak_tells_what_was_lost(fault: str, told: str) -> None:
     done = soak("--clients", "5", "--patience", "1", SOAK_FAULT=fault)
     assert done.returncode == 1, done.stdout + done.stderr
     assert told in done.stdout
-    assert done.stdout.splitlines()[-1] == "wrong"
+    assert done.stdout.splitlines()[-1] == "failed"

@@ -1,1 +1,1 @@
-"""Mixed traffic with faults for a long time: nothing may grow, nothing may be lost."""
+"""Mixed traffic with injected faults for a long time: nothing may grow, nothing may be lost."""

@@ -1,4 +1,4 @@
-"""`scripts/soak`: runs, prints a line a minute, and ends non-zero if anything grew or was lost."""
+"""`scripts/soak`: prints a line a minute, and exits non-zero if anything grew or was lost."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ HEADING = (
 
 
 def quantile(values: list[float], share: float) -> float:
-    """Return a quantile of what may be nothing."""
+    """Return a quantile, or 0 if there are no values."""
     return sorted(values)[int(share * (len(values) - 1))] if values else 0.0
 
 
 def line(seconds: float, sample: Sample, traffic: Traffic, since: Counter[str], took: float) -> str:
-    """Return a line of the table; rates are those since the line before."""
+    """Return a line of the table; its rates are since the previous line."""
     counts = traffic.counts
     latencies, traffic.latencies = traffic.latencies, []
     killed = counts["workers killed"] + counts["templates killed"]
@@ -48,7 +48,7 @@ def line(seconds: float, sample: Sample, traffic: Traffic, since: Counter[str], 
 
 
 async def watch(node: Node, traffic: Traffic, minutes: float, every: float) -> list[Sample]:
-    """Print a line every so many seconds until the time is over, or Ctrl-C; gives the samples."""
+    """Print a line every `every` seconds until the time is up or Ctrl-C; returns the samples."""
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -74,7 +74,7 @@ async def watch(node: Node, traffic: Traffic, minutes: float, every: float) -> l
 
 
 async def settled(node: Node) -> list[str]:
-    """Wait until nothing is left of the clients; says what stays."""
+    """Wait until nothing is left of the clients; returns what stays."""
     left = 0, 0
     for _ in range(100):
         info = await node.info()
@@ -84,7 +84,7 @@ async def settled(node: Node) -> list[str]:
         if left == (0, 0):
             return []
         await asyncio.sleep(0.1)
-    return [f"{left[0]} connections and {left[1]} processes stay when all clients have left"]
+    return [f"{left[0]} connections and {left[1]} processes stay after all clients have left"]
 
 
 async def ended(node: Node) -> list[str]:
@@ -97,7 +97,7 @@ async def ended(node: Node) -> list[str]:
 
 
 async def soak(minutes: float, clients: int, every: float, seed: int, patience: float) -> list[str]:
-    """Run it all; returns what was wrong."""
+    """Run everything; returns what went wrong."""
     problems: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
         node = Node(Path(folder))
@@ -112,7 +112,7 @@ async def soak(minutes: float, clients: int, every: float, seed: int, patience: 
             problems += traffic.problems + await settled(node)
             after = await node.sample()
             if at_rest is not None and after is not None and not problems:
-                # The node may have met a template meanwhile, and what imports keep open.
+                # A template may have been started meanwhile, and imports keep files open.
                 if after.descriptors > at_rest.descriptors + 4:
                     problems.append(
                         f"descriptors: {at_rest.descriptors}, {after.descriptors} after"
@@ -134,10 +134,10 @@ async def soak(minutes: float, clients: int, every: float, seed: int, patience: 
 @click.command()
 @click.option("--minutes", default=30.0, show_default=True)
 @click.option("--clients", default=56, show_default=True)
-@click.option("--every", default=60.0, show_default=True, help="Seconds from line to line.")
-@click.option("--seed", type=int, help="Makes the clients' choices the same again.")
+@click.option("--every", default=60.0, show_default=True, help="Seconds between lines.")
+@click.option("--seed", type=int, help="Makes the clients choose the same again.")
 @click.option("--patience", default=30.0, show_default=True, help="Seconds to wait for an answer.")
-@click.option("--latency", is_flag=True, help="Measure a healthy echo beside those that stall.")
+@click.option("--latency", is_flag=True, help="Measure a healthy echo beside stalled peers.")
 def main(
     *,
     minutes: float,
@@ -151,11 +151,11 @@ def main(
     if latency:
         asyncio.run(measure())
         return
-    seed = random.randrange(1 << 32) if seed is None else seed  # noqa: S311 - no secret
+    seed = random.randrange(1 << 32) if seed is None else seed  # noqa: S311 - not a secret
     problems = asyncio.run(soak(minutes, clients, every, seed, patience))
     for problem, count in Counter(problems).most_common(50):
         click.echo(f"WRONG: {problem}" + (f" ({count} times)" if count > 1 else ""))
-    click.echo("wrong" if problems else "nothing grew, nothing was lost")
+    click.echo("failed" if problems else "nothing grew, nothing was lost")
     sys.exit(1 if problems else 0)
 
 

@@ -1,4 +1,4 @@
-"""Clients that do what none should: whatever becomes of them, nobody else may notice."""
+"""Clients that do what no client should; whatever happens to them, nobody else may notice."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ ROOMS: Final = (
     *("print", "log", "receivers", "frames", "names", "groups", "spawn", "cancel", "control"),
     *("reason", "elements", "garbage", "drain"),
 )
-"""What the room `hostile` (site/hostile.py) can be told to do."""
+"""The attacks that the room `hostile` (site/hostile.py) can be told to run."""
 
 _PATIENCE: Final = 3.0
-"""Seconds that an attack goes on."""
+"""Seconds that an attack lasts."""
 
 
 class Attacker:
-    """Raw connections to a node, and what is done with them."""
+    """Attacks on a node over raw connections."""
 
     def __init__(self, url: str) -> None:
         host, port = url.removeprefix("ws://").split(":")
         self._address = host, int(port)
 
     async def unread_pongs(self) -> None:
-        """Send pings for ever and read none of the pongs."""
+        """Keep sending pings and read none of the pongs."""
         async with self._upgraded("close/echo/pings") as (_, writer):
             await _flood(writer, _frame(0x9, os.urandom(125)) * 500)
 
     async def short_visits(self) -> None:
-        """Come and go, over and over, at a room that computes."""
+        """Connect and leave, over and over, in a room that computes."""
         async with self._upgraded("close/busy/visited") as (_, writer):
             writer.write(_frame(0x1, b"2"))
             for _ in range(50):
@@ -67,7 +67,7 @@ class Attacker:
             await _flood(writer, b"GET /nowhere HTTP/1.1\r\nHost: soak\r\n\r\n" * 200)
 
     async def foreign_origins(self) -> None:
-        """Come from long and strange origins."""
+        """Connect with long and strange origins."""
         for _ in range(50):
             origin = "Origin: http://" + "\u202e\x1b[31mx".encode().decode("latin-1") * 500
             with contextlib.suppress(ConnectionError):
@@ -75,7 +75,7 @@ class Attacker:
                     pass
 
     async def garbage(self) -> None:
-        """Write anything, before the upgrade and after it."""
+        """Send random bytes, before the upgrade and after it."""
         for opened in (self._connected(), self._upgraded("close/echo/garbage")):
             async with opened as (reader, writer):
                 writer.write(os.urandom(10_000))
@@ -113,7 +113,7 @@ def _frame(opcode: int, payload: bytes) -> bytes:
 
 
 async def _flood(writer: asyncio.StreamWriter, data: bytes) -> None:
-    """Write as long as the node takes it."""
+    """Write for as long as the node accepts it."""
     with contextlib.suppress(TimeoutError, ConnectionError):
         async with asyncio.timeout(_PATIENCE):
             while True:

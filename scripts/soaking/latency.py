@@ -1,4 +1,4 @@
-"""`scripts/soak --latency`: an echo's latency alone, and beside parties that stall or flood."""
+"""`scripts/soak --latency`: an echo's latency alone, and beside peers that stall or flood."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _SETTINGS: Final[dict[str, Any]] = {
 
 @contextlib.asynccontextmanager
 async def nobody(_: Node) -> AsyncIterator[None]:
-    """Be alone."""
+    """Add no peer."""
     yield
 
 
@@ -49,7 +49,7 @@ async def _unread(url: str) -> AsyncIterator[ClientConnection]:
 
 @contextlib.asynccontextmanager
 async def client_that_reads_nothing(node: Node) -> AsyncIterator[None]:
-    """Let a worker wait for a client whose outbox is full."""
+    """Make a worker wait for a client whose outbox is full."""
     async with _unread(f"{node.url}/pause/feed/x") as websocket:
         await websocket.send("1000000")
         yield
@@ -58,7 +58,7 @@ async def client_that_reads_nothing(node: Node) -> AsyncIterator[None]:
 
 @contextlib.asynccontextmanager
 async def room_that_reads_nothing(node: Node) -> AsyncIterator[None]:
-    """Let a client send to a room that computes, until TCP stops it."""
+    """Have a client send to a room that computes, until TCP stops it."""
     async with connect(f"{node.url}/close/busy/x", write_limit=32 * 1024, **_SETTINGS) as websocket:
         await websocket.send("600")
         with contextlib.suppress(TimeoutError):
@@ -72,7 +72,7 @@ async def room_that_reads_nothing(node: Node) -> AsyncIterator[None]:
 
 @contextlib.asynccontextmanager
 async def room_that_floods(node: Node) -> AsyncIterator[None]:
-    """Let a room send as fast as it can to a client that reads nothing (policy drop)."""
+    """Have a room send as fast as it can to a client that reads nothing (policy `drop`)."""
     async with _unread(f"{node.url}/drop/feed/y") as websocket:
         await websocket.send("100000000")
         yield
@@ -100,11 +100,11 @@ async def _latencies(node: Node, name: str, seconds: float) -> list[float]:
 
 
 async def measure(rounds: int = 3, seconds: float = 3.0) -> None:
-    """Print p50 and p99 beside each party, and their ratio to those beside nobody."""
+    """Print p50 and p99 beside each peer, and their ratios to those beside nobody."""
     results: dict[str, list[tuple[float, float]]] = {}
     with tempfile.TemporaryDirectory() as folder:
         async with Node(Path(folder), PING="1h") as node:
-            for number in range(rounds):  # in turns, so that a noisy moment hits all alike
+            for number in range(rounds):  # in turns, so that noise affects all alike
                 for case in CASES:
                     async with case(node):
                         found = await _latencies(node, f"{case.__name__}-{number}", seconds)

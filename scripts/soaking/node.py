@@ -24,7 +24,7 @@ _PATIENCE = 20.0
 
 
 class Sample(NamedTuple):
-    """The node at one moment: bytes, and counts."""
+    """The node at one moment: sizes in bytes, and counts."""
 
     rss: int
     workers_rss: int
@@ -34,7 +34,7 @@ class Sample(NamedTuple):
 
 
 class Node:
-    """A node in `folder`, from its start to its end; `problems` are lines of its log."""
+    """A node in `folder`, from start to end; `problems` has lines of its log among others."""
 
     def __init__(self, folder: Path, **environment: str) -> None:
         self._folder = folder
@@ -82,13 +82,13 @@ class Node:
             if code:
                 self.problems.append(f"the node ended with {code}")
         except TimeoutError:
-            self.problems.append("the node did not end in order")
+            self.problems.append("the node did not shut down in time")
             self._process.kill()
             await self._process.wait()
         await self._reading
 
     async def _read_log(self) -> None:
-        """Keep what should not be there: tracebacks, and what the rooms complain of."""
+        """Keep the lines that should not be there: tracebacks, and complaints of the rooms."""
         assert self._process.stderr is not None  # noqa: S101 - it was asked for
         in_traceback = False
         async for raw in self._process.stderr:
@@ -107,26 +107,26 @@ class Node:
         return self._process.returncode is None
 
     def reload(self, *, edit: bool) -> None:
-        """Have it read its configuration again, with an edit of the rooms or without."""
+        """Make it reload its configuration, with an edit of the rooms or without."""
         if edit:
             with (self._folder / "rooms.py").open("a") as script:
                 script.write("#\n")
         self._process.send_signal(signal.SIGHUP)
 
     async def info(self) -> NodeInfo | None:
-        """Return what it has; None where it is gone."""
+        """Return a description of the node, or None if it is gone."""
         try:
             return await asyncio.to_thread(ControlClient(self._control.path).node)
         except NodeGone:
             return None
 
     async def kill(self, name: str) -> None:
-        """End a room that goes on without clients."""
+        """Terminate a room that runs on without clients."""
         with contextlib.suppress(NodeGone, ValueError):
             await asyncio.to_thread(ControlClient(self._control.path).kill, name)
 
     async def sample(self) -> Sample | None:
-        """Measure it; None where it is gone."""
+        """Return a measurement of the node, or None if it is gone."""
         info = await self.info()
         if info is None:
             return None

@@ -1,4 +1,4 @@
-"""The clients of the soak, each a task that lives and dies over and over."""
+"""The clients of the soak, each a task that connects and leaves over and over."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ from .node import Node
 __all__ = ["Traffic"]
 
 _KILLED: Final = ("SIGKILL", "template lost")
-"""What is found in close reasons after the soak's own kills."""
+"""Parts of the close reasons that the soak's own kills cause."""
 
 
 class Traffic:
-    """Clients and faults; counts what they did, and keeps what should not have happened."""
+    """Clients and faults; counts what they did, and records what should not have happened."""
 
     def __init__(self, node: Node, seed: int, patience: float) -> None:
         self.counts: Counter[str] = Counter()
         self.problems: list[str] = []
         self.latencies: list[float] = []
-        """Seconds from an echo's request to its answer, since the last look."""
+        """Seconds from an echo's request to its answer, since the last line of the table."""
         self._node = node
         self._patience = patience
-        self._random = random.Random(seed)  # noqa: S311 - no secret
+        self._random = random.Random(seed)  # noqa: S311 - not a secret
         self._tasks: list[asyncio.Task[None]] = []
         self._stopped = asyncio.Event()
 
     def start(self, clients: int, *, faults: bool = True) -> None:
-        """Start so many clients, most of them healthy."""
+        """Start this many clients, most of them healthy."""
         kinds = [self._echo] * 5 + [self._chat] * 3 + [self._busy, self._big, self._visitor]
         kinds += [self._slow, self._slow, self._vanish, self._attack] if faults else []
         for i in range(clients):
@@ -53,7 +53,7 @@ class Traffic:
             ]
 
     async def stop(self) -> None:
-        """Let every client finish what it does, and leave."""
+        """Let every client finish what it is doing and leave."""
         self._stopped.set()
         done, late = await asyncio.wait(self._tasks, timeout=5 * self._patience)
         for task in late:
@@ -64,7 +64,7 @@ class Traffic:
                 self.problems.append(f"a client failed: {error!r}")
 
     async def _pause(self, seconds: float) -> None:
-        """Wait for a random time around so many seconds, or until the end."""
+        """Wait for a random time around this many seconds, or until the end."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._random.uniform(0.5, 1.5) * seconds):
                 await self._stopped.wait()
@@ -79,7 +79,7 @@ class Traffic:
             except TimeoutError:
                 self.problems.append(f"{client.__name__} {number}: waited in vain")
             except (OSError, InvalidHandshake, EOFError) as error:
-                # A room may be killed while a client comes; then it is 503.
+                # A room may be killed while a client connects, which then gets 503.
                 self.counts["refused"] += 1
                 if "503" not in str(error):
                     self.problems.append(f"{client.__name__} {number}: {error!r}")
@@ -89,7 +89,7 @@ class Traffic:
         code = error.rcvd.code if error.rcvd else 1006
         reason = error.rcvd.reason if error.rcvd else ""
         self.counts[f"closed {code}"] += 1
-        # A room that was ending said 1013 to who just came; a killed one says so.
+        # A room that was ending closes a new client with 1013; a killed one says so.
         expected = (code == 1011 and any(how in reason for how in _KILLED)) or code == 1013  # noqa: PLR2004
         if not expected:
             self.problems.append(f"{client} was closed with {code} {reason!r}")
@@ -110,7 +110,7 @@ class Traffic:
         return data
 
     async def _ask(self, websocket: ClientConnection, data: str | bytes) -> None:
-        """Send, and expect just that back."""
+        """Send data, and expect the same back."""
         began = time.perf_counter()
         self.counts["out"] += 1
         await websocket.send(data)
@@ -122,7 +122,7 @@ class Traffic:
     # Healthy clients
 
     async def _echo(self, number: int) -> None:
-        """Talk for a while, and move between rooms meanwhile."""
+        """Talk for a while, moving between rooms."""
         async with self._connected(f"close/echo/{number % 7}") as websocket:
             for i in range(self._random.randrange(50, 1000)):
                 if self._stopped.is_set():
@@ -134,7 +134,7 @@ class Traffic:
                 await asyncio.sleep(0.02)
 
     async def _chat(self, number: int) -> None:
-        """Say numbered things, and get them back in order among the others'."""
+        """Send numbered messages, and get them back in order among the others'."""
         async with self._connected(f"close/chat/{number % 2}") as websocket:
             for i in range(self._random.randrange(10, 100)):
                 if self._stopped.is_set():
@@ -148,7 +148,7 @@ class Traffic:
                 await self._idle(websocket, 0.3)
 
     async def _idle(self, websocket: ClientConnection, seconds: float) -> None:
-        """Take what comes for a while."""
+        """Receive for a while."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 while True:
@@ -156,7 +156,7 @@ class Traffic:
                     self.counts["in"] += 1
 
     async def _visitor(self, number: int) -> None:
-        """Come, say something in a room that nobody else is in, and go."""
+        """Connect to a room of one's own, say something, and leave."""
         async with self._connected(f"close/echo/{number}-{self._random.random()}") as websocket:
             await self._ask(websocket, "hello")
 
@@ -165,7 +165,7 @@ class Traffic:
         async with self._connected(f"close/busy/{number}") as websocket:
             began = len(self.latencies)
             await self._ask(websocket, "0.5")
-            del self.latencies[began:]  # it says nothing of the relay
+            del self.latencies[began:]  # they say nothing about the relay
         await self._pause(3)
 
     async def _big(self, number: int) -> None:
@@ -213,7 +213,7 @@ class Traffic:
         await self._pause(2)
 
     async def _vanish(self, number: int) -> None:
-        """Go without a close frame: with RST, or with nothing at all until the port is closed."""
+        """Leave without a close frame, with RST."""
         async with self._connected(f"close/echo/vanish-{number}") as websocket:
             await self._ask(websocket, "here")
             sock = websocket.transport.get_extra_info("socket")
@@ -223,7 +223,7 @@ class Traffic:
         await self._pause(1)
 
     async def _attack(self, number: int) -> None:
-        """Be hostile, or have a hostile room at work; how that ends is nobody's loss."""
+        """Be hostile, or set a hostile room to work; it may end in any way."""
         name = self._random.choice((*CLIENTS, *ROOMS))
         self.counts[f"attacks ({name})"] += 1
         with contextlib.suppress(ConnectionClosed, InvalidHandshake, OSError, EOFError):
@@ -238,7 +238,7 @@ class Traffic:
     # Faults
 
     async def _kill(self) -> None:
-        """Kill a worker now and then, seldom a template."""
+        """Kill a worker now and then, and rarely a template."""
         while not self._stopped.is_set():
             await self._pause(1.5)
             info = await self._node.info()

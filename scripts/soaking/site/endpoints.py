@@ -1,4 +1,4 @@
-"""Who connects meets who is there under the same name."""
+"""Clients that connect under the same name meet in one room."""
 
 from wsrelay import RelayResponse, process
 

@@ -1,4 +1,4 @@
-"""A handler of somebody else's, in a host with walls: does what its client says."""
+"""A hostile handler in a walled-in host: it does what its client says."""
 
 import contextlib
 import logging
@@ -65,7 +65,7 @@ def spawn_elsewhere(_):
 
 def cancel_others(_):
     with contextlib.suppress(LookupError):
-        process.cancel(process.registry.lookup("echo 0"))  # its clients would not be silent
+        process.cancel(process.registry.lookup("echo 0"))  # its clients would report it
 
 
 def flood_control(client):

@@ -1,4 +1,4 @@
-"""The rooms of the soak. Each ends with its last client; what is wrong goes into the log."""
+"""The rooms of the soak. Each ends with its last client, and logs what goes wrong."""
 
 import logging
 import os
@@ -9,17 +9,17 @@ from wsrelay import process
 log = logging.getLogger("soak")
 
 FAULT = os.environ.get("SOAK_FAULT")
-"""Makes the echo misbehave, to see whether the soak notices."""
+"""Makes the echo misbehave, to test whether the soak notices."""
 
 RIGHT = (
     "is not alive",  # the room to move to was killed a moment ago
-    "may not cancel",  # by a room of the host with walls, as is the next
+    "may not cancel",  # caused by rooms of the walled-in host, as is the next
     "are allowed",
 )
 
 
 def clients():
-    """Give every message but joins and leaves; check that these come in pairs."""
+    """Yield every message, and check that joins and leaves come in pairs."""
     inside = set()
     for message in process.inbox():
         match message.topic:
@@ -44,7 +44,7 @@ def say(to, data):
 
 
 def echo():
-    """Send back what comes; `move NAME` moves the client to the echo room of that name."""
+    """Send back what arrives; `move NAME` moves the client to the echo room with that name."""
     for message in clients():
         if message.topic == "ws.message":
             data = message.payload["data"]
@@ -60,7 +60,7 @@ def echo():
 
 
 def chat():
-    """Send everybody what one says."""
+    """Send everybody what each client says."""
     group = f"chat {process.pid()}"
     for message in clients():
         if message.topic == "ws.join":
