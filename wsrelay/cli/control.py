@@ -162,7 +162,7 @@ def send(*, to: str, topic: str, payload: str, node: str | None) -> None:
 
 @click.command()
 @click.argument("to", shell_complete=_complete)
-@click.option("--reason", default="", help="The reason for its CANCEL event or its client.")
+@click.option("--reason", default="", help="The reason that its CANCEL event, or its client, gets.")
 @node_option
 def cancel(*, to: str, reason: str, node: str | None) -> None:
     """Ask a process or a connection to end."""
