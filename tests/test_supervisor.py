@@ -154,5 +154,5 @@ async def test_two_services_of_one_name_are_refused(journal: Journal) -> None:
 
 
 async def test_a_supervisor_comes_before_the_node_s_start(node: Node, journal: Journal) -> None:
-    with pytest.raises(RuntimeError, match="runs already"):
+    with pytest.raises(RuntimeError, match="is already running"):
         Supervisor(node, [recorder("late", journal)])

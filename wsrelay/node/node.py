@@ -1,6 +1,6 @@
 """The node: what its users call, and its life from start to end.
 
-All of it runs in one event loop's thread; what may be called from other threads says so.
+Everything here runs in the thread of one event loop, unless it says that other threads may call it.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ __all__ = ["Node"]
 logger = logging.getLogger(__name__)
 
 _MARGIN: Final = 5.0
-"""Seconds beyond the stop timeout in which the operating system must have ended a worker."""
+"""Seconds beyond the stop timeout within which the operating system must have ended a worker."""
 
 _NAMED: Final = 10
-"""Processes that a line of the log names."""
+"""The most processes that one log line names."""
 
 T = TypeVar("T")
 
@@ -64,16 +64,17 @@ class LifespanHook(Protocol):
         """Start, right after the node."""
 
     async def stop(self) -> None:
-        """Stop; everything that is not a companion's has ended by then."""
+        """Stop; every worker that does not belong to a companion has ended by then."""
 
 
 class Node:
     """A node: its process hosts, its workers and its connections.
 
-    `name` is the node part of its PIDs, of A-Z a-z 0-9 _ . - (else it raises `InvalidOptions`), the
-    first of `hosts` is where spawns without a host go, `entries` are ids that can be spawned like
-    targets, `max_buffered` is in bytes what clients may have begun and not finished. Building it
-    starts nothing; use `async with node:`, `lifespan`, or `start` and `aclose`, in one event loop.
+    `name` is the node part of its PIDs, made of A-Z a-z 0-9 _ . - (anything else raises
+    `InvalidOptions`). Spawns that name no host go to the first of `hosts`. `entries` are ids that
+    can be spawned like targets. `max_buffered` bounds, in bytes, what clients may have begun to
+    send and not finished. Creating a node starts nothing; use `async with node:`, `lifespan`, or
+    `start` and `aclose`, all in one event loop.
     """
 
     def __init__(
@@ -89,7 +90,7 @@ class Node:
                 [("name", f"is {name!r:.80} and must be made of A-Z a-z 0-9 _ . -")], "node"
             )
         self.buffered = Buffered(max_buffered)
-        """The book of what clients have begun, for all that serve them."""
+        """Accounts for the bytes that clients have begun to send, shared by all that serve them."""
         check(SimpleNamespace(max_buffered=max_buffered), {"max_buffered": MAX_BUFFERED}, "node")
         self.name = name
         self._templates = Templates(hosts or (HostOptions(),))
@@ -100,7 +101,7 @@ class Node:
         self._reset(entries or {})
 
     def _reset(self, entries: Mapping[str, TargetEntry]) -> None:
-        """Be new: nothing of a former life is left but templates' options and the PID."""
+        """Start afresh: only the templates' options and the PID survive from a former life."""
         self.engine = Engine(self.name, self._templates, entries, self._random)
         self.router = MessageRouter(self.engine, self._pid)
         self.clients = Connections(self.engine, self.router, self._ids)
@@ -108,9 +109,9 @@ class Node:
         self.engine.changed = self._look
         self._changed = asyncio.Event()
         self._closed: asyncio.Event | None = None
-        """Set at the end of the `aclose` that is under way."""
+        """Set when the `aclose` that is under way has finished."""
         self._life: object | None = None
-        """Another one from each start to the end that belongs to it."""
+        """A new object at each start, so that an end can be matched to its start."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = 0
 
@@ -119,8 +120,8 @@ class Node:
     def start(self) -> None:
         """Start in the running event loop; templates start when they are first needed.
 
-        A node whose former event loop is closed starts anew. Raises `RuntimeError` while that one
-        still runs.
+        A node whose former event loop has been closed starts again in this one. Raises
+        `RuntimeError` if the former loop still runs.
         """
         loop = asyncio.get_running_loop()
         self._check_loop(loop)
@@ -132,9 +133,9 @@ class Node:
         self._templates.start()
         current.nodes.append(self)
         warn_of_siblings()
-        # Without this, an application that never closes the node would wait for ever at its exit:
+        # Without this, an application that never closes the node would hang at exit:
         # multiprocessing joins the templates, and they live as long as their control sockets. (Its
-        # own finalizers come before that, in its child processes too; atexit is too late there.)
+        # finalizers run before that join, in its child processes too; atexit would be too late.)
         self._at_exit = Finalize(None, self._templates.abandon, exitpriority=100)
         self._life = object()
         self._guard = self._until_the_loop_ends(self._life)
@@ -149,24 +150,24 @@ class Node:
             raise
 
     def _check_loop(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Forget what a closed event loop has left; raises `RuntimeError` if another one runs."""
+        """Forget what a closed event loop left behind; raises `RuntimeError` if it still runs."""
         if self._loop is None or self._loop is loop:
             return
         if not self._loop.is_closed():
             raise RuntimeError(
-                f"node {self.name} belongs to another event loop, which still runs: all that uses "
-                "a node does so in one event loop. In tests, `with TestClient(app) as client:` "
-                "gives all requests and WebSockets the same one"
+                f"node {self.name} belongs to another event loop, which is still running: a node "
+                "must be used in one event loop only. In tests, `with TestClient(app) as client:` "
+                "runs all requests and WebSockets in the same one"
             )
-        logger.warning("node %s: its event loop was closed before it was", self.name)
+        logger.warning("node %s: its event loop was closed before the node was", self.name)
         self._templates.reap()
         self._forget()
 
     async def _until_the_loop_ends(self, life: object) -> AsyncGenerator[None, None]:
-        """Be ended by the event loop at its own end (`loop.shutdown_asyncgens`), and end the node.
+        """End the node when the event loop ends, which closes this (`loop.shutdown_asyncgens`).
 
         So an application that is never told to shut down (Starlette's `TestClient` without `with`)
-        leaves no processes and descriptors behind.
+        leaves no processes or descriptors behind.
         """
         try:
             yield
@@ -181,9 +182,9 @@ class Node:
                 await self._close_once(0.0, at_once=True)
 
     def accompany(self, companion: LifespanHook) -> None:
-        """Let a companion start and stop with the node; raises `RuntimeError` once it runs."""
+        """Have a companion start and stop with the node; raises `RuntimeError` once it runs."""
         if self._loop is not None:
-            raise RuntimeError(f"node {self.name} runs already")
+            raise RuntimeError(f"node {self.name} is already running")
         self._companions.append(companion)
 
     async def loaded(self) -> None:
@@ -197,10 +198,10 @@ class Node:
         entries: Mapping[str, TargetEntry],
         renew: Collection[str] = (),
     ) -> None:
-        """Take other hosts and entries for all that is spawned from now on.
+        """Use other hosts and entries for everything that is spawned from now on.
 
-        Hosts that changed, and those to `renew` because their code did, get a new template. What
-        runs goes on until it ends. Raises `HostFailed`; then nothing has changed.
+        Hosts that changed, and those in `renew` because their code changed, get a new template.
+        Running processes carry on until they end. If it raises `HostFailed`, nothing has changed.
         """
         await self._templates.exchange(hosts, renew)
         self.engine.reconfigure(entries)
@@ -208,8 +209,8 @@ class Node:
     def drain(self, spread: float = 0.0) -> None:
         """Begin to shut down: connections close with 1012, workers are cancelled, none start.
 
-        The connections close spread over so many seconds, and a worker that has some is cancelled
-        when the last of them has had its turn: till then it takes what they send.
+        The connections close spread over `spread` seconds. A worker that has connections is
+        cancelled when the last of them has had its turn; until then it gets what they send.
         """
         self.engine.draining = True
         self.clients.shut_down(spread)
@@ -218,7 +219,7 @@ class Node:
                 self.engine.dismiss(pid)
 
     def terminate_all(self) -> None:
-        """End all workers at once, and close what connections are left."""
+        """End all workers at once, and close the connections that are left."""
         self.clients.shut_down()
         for pid in list(self.engine.processes):
             self.engine.signal(pid, Signal.TERMINATE)
@@ -226,8 +227,8 @@ class Node:
     async def aclose(self, spread: float = 0.0) -> None:
         """Drain, wait until every worker has ended (at most its host's `stop_timeout`), stop.
 
-        Called again meanwhile, it waits for the same end. When it is cancelled, all that still runs
-        is killed.
+        A second call in the meantime waits for the same end. If it is cancelled, everything that
+        still runs is killed.
         """
         if self._loop is None:
             return
@@ -267,14 +268,14 @@ class Node:
                     self.engine.signal(pid, Signal.TERMINATE)
             for companion in reversed(self._companions):
                 await self._stop_companion(companion, patience)
-        except BaseException:  # it is cancelled: nobody waits any more
+        except BaseException:  # cancelled: nobody waits any longer
             self.terminate_all()
             raise
         finally:
             await self._templates.aclose()
 
     async def _all_ended(self, seconds: float) -> bool:
-        """Wait for the end of all turns and of all workers but the companions'."""
+        """Wait until all turns are over and all workers but the companions' have ended."""
         try:
             async with asyncio.timeout(seconds):
                 while self.clients.leaving or self._unattended():
@@ -285,16 +286,16 @@ class Node:
         return True
 
     def _unattended(self) -> set[PID]:
-        """Return the workers that no companion sees to the end of."""
+        """Return the workers that no companion takes care of ending."""
         return self.engine.processes.keys() - self.engine.when_ended.keys()
 
     def _all_options(self) -> list[HostOptions]:
-        """Return the options of all hosts, and of those as they were that some still run under."""
+        """Return the options of all hosts, including former ones that workers still run under."""
         running = [process.options for process in self.engine.processes.values()]
         return [*self.hosts.values(), *running]
 
     def _look(self) -> None:
-        """Let `aclose` look again at what is left."""
+        """Have `aclose` check again what is left."""
         self._changed.set()
 
     async def _stop_companion(self, companion: LifespanHook, patience: float) -> None:
@@ -307,13 +308,13 @@ class Node:
             logger.exception("node %s: %r cannot be stopped", self.name, companion)
 
     def _forget(self) -> None:
-        """Be as if it had never been started: its templates are gone, and its workers with them."""
+        """Return to the state before `start`: the templates are gone, and the workers with them."""
         engine = self.engine
         engine.draining = True
         gone = ExitError(ExitKind.KILLED, "SIGKILL: its node was closed")
         engine.unfinished.close()
         for process in list(engine.processes.values()):
-            with contextlib.suppress(RuntimeError):  # what waits for it has a closed event loop
+            with contextlib.suppress(RuntimeError):  # the loop of whoever waits for it is closed
                 process.incarnation.abandoned(gone)
         self._at_exit.cancel()
         current.nodes.remove(self)
@@ -328,11 +329,11 @@ class Node:
 
     @contextlib.asynccontextmanager
     async def lifespan(self, _app: object = None) -> AsyncIterator[None]:
-        """Be the lifespan of an application: `FastAPI(lifespan=node.lifespan)`."""
+        """Serve as the lifespan of an application: `FastAPI(lifespan=node.lifespan)`."""
         async with self:
             yield
 
-    # What handlers call on the node; from any thread
+    # What HTTP handlers call on the node, from any thread
 
     def pid(self) -> PID:
         """Return the node's own PID: the sender of what HTTP handlers send."""
@@ -345,7 +346,7 @@ class Node:
         self._here(self.router.route, Mail(self._pid, _topic(topic), content), receivers)
 
     def spawn(self, target: Any, host: str | None = None, /, *args: Any, **kwargs: Any) -> PID:
-        """Start a process and return its PID at once; raises as `wsrelay.process.spawn`."""
+        """Start a process and return its PID at once; raises as `wsrelay.process.spawn` does."""
         text, code = pack_target(target, args, kwargs, self.entries)
         pid = self._here(self.engine.launch, self._next_pid(target, host), text, code)
         if (note := current.spawned_by_request.get()) is not None:
@@ -355,7 +356,7 @@ class Node:
     def get_or_spawn(
         self, name: str, target: Any, host: str | None = None, /, *args: Any, **kwargs: Any
     ) -> PID:
-        """Return the process of that name or start one under it, atomically."""
+        """Return the process with that name or start one under it, atomically."""
         text, code = pack_target(target, args, kwargs, self.entries)
         pid = self._next_pid(target, host)
         there = self._here(self.engine.launch, pid, text, code, name)
@@ -366,7 +367,7 @@ class Node:
     def spawn_as(
         self, name: str, target: Any, host: str | None = None, args: tuple[Any, ...] = ()
     ) -> PID:
-        """Start a process under a name; raises `NameTaken` too, if another one has it."""
+        """Start a process under a name; raises also `NameTaken`, if another process has it."""
         text, code = pack_target(target, args, {}, self.entries)
         pid = self._next_pid(target, host)
         there = self._here(self.engine.launch, pid, text, code, name)
@@ -375,18 +376,18 @@ class Node:
         return pid
 
     def _next_pid(self, target: Any, host: str | None) -> PID:
-        """Make the PID of a worker: in the given host, its entry's, or the first one."""
+        """Make a worker's PID, in the given host, else its entry's host, else the first host."""
         home = self.engine.home(target) if isinstance(target, str) else None
         return self._ids.next(host or home or self._templates.names[0])
 
     def when_ended(self, pid: PID, callback: Callable[[Result], None]) -> None:
-        """Call back once when the worker has ended; draining leaves it to the caller to end it."""
+        """Call back once when the worker has ended; when draining, the caller has to end it."""
         self.engine.when_ended[pid] = callback
 
     def cancel(self, to: str, reason: str = "", *, restarts: bool = False) -> None:
         """Ask a process to end.
 
-        `restarts`: its clients are told to come again (1012), as it is when an operator cancels.
+        `restarts`: its clients are told to reconnect (1012), as when an operator cancels it.
         """
         reason = payload.writable(reason_of(reason), "reason")
         self._here(self.router.ask, self._pid, address(to), Signal.CANCEL, reason, restarts)
@@ -400,7 +401,7 @@ class Node:
         self._here(self.kernel.register, name, self._process(pid))
 
     def lookup(self, name: str) -> PID:
-        """Return the process of that name; raises `NameNotFound`."""
+        """Return the process with that name; raises `NameNotFound`."""
         return self._here(self.kernel.names.lookup, name)
 
     def unregister(self, name: str) -> None:
@@ -408,11 +409,11 @@ class Node:
         self._here(self.kernel.names.unregister, name)
 
     def join_group(self, group: str, pid: str | None) -> None:
-        """Let a process join a group."""
+        """Make a process join a group."""
         self._here(self.kernel.join_group, group, self._process(pid))
 
     def leave_group(self, group: str, pid: str | None) -> None:
-        """Let a process leave a group."""
+        """Make a process leave a group."""
         self._here(self.kernel.groups.leave, group, self._process(pid))
 
     def members(self, group: str) -> list[PID]:
@@ -431,11 +432,11 @@ class Node:
     def _process(self, pid: str | None) -> PID:
         """Return the PID in full; raises `InvalidPID`, and `NotAProcess` for None."""
         if pid is None:
-            raise NotAProcess("a node is no process: say which process you mean")
+            raise NotAProcess("a node is not a process: pass the PID of the process that you mean")
         return PID(pid).on(self.name)
 
     def _here(self, function: Callable[..., T], *args: Any) -> T:
-        """Call in the event loop's thread, and wait for it when this is another thread."""
+        """Call a function in the event loop's thread; from another thread, wait for the result."""
         loop = self._loop
         if loop is None or loop.is_closed():
             raise NotAProcess(f"node {self.name} is not running; use `async with node:` around it")
@@ -470,11 +471,11 @@ class Node:
         return pid in self.clients.connections
 
     def connection(self, pid: PID) -> Connection | None:
-        """Return the living connection of that PID."""
+        """Return the living connection with that PID, or None."""
         return self.clients.connections.get(pid)
 
     def is_unused(self, pid: PID) -> bool:
-        """Whether it is a worker without clients, and only who spawned it knows its PID."""
+        """Whether it is a worker without clients whose PID only its spawner knows."""
         process = self.engine.processes.get(pid)
         return process is not None and not process.clients and not process.found
 
@@ -485,12 +486,12 @@ class Node:
 
     @property
     def entries(self) -> dict[str, TargetEntry]:
-        """What can be spawned by an id."""
+        """What can be spawned by its id."""
         return self.engine.entries
 
     @property
     def draining(self) -> bool:
-        """Whether it shuts down."""
+        """Whether it is shutting down."""
         return self.engine.draining
 
     @property
@@ -500,7 +501,7 @@ class Node:
 
     @property
     def pid_prefix(self) -> str:
-        """What the ids of this node's PIDs begin with, from `|` on; no other node's do."""
+        """What the ids of this node's PIDs begin with, from the `|` on; no other node's do."""
         return f"|{self._random}."
 
     @property
@@ -510,7 +511,7 @@ class Node:
 
     @property
     def workers(self) -> dict[PID, int | None]:
-        """The living workers with their operating system's process ids (None: not forked yet)."""
+        """The living workers, each with its OS process id (None: not forked yet)."""
         return {pid: process.os_pid for pid, process in self.engine.processes.items()}
 
     @property
@@ -520,12 +521,12 @@ class Node:
 
     @property
     def hosts(self) -> dict[str, HostOptions]:
-        """The options of every process host, those that were taken away among them."""
+        """The options of every process host, including those that were removed."""
         return self._templates.options
 
     @property
     def templates(self) -> dict[str, int | None]:
-        """The hosts' templates with their operating system's process ids (None: not started)."""
+        """The hosts, each with the OS process id of its template (None: not started)."""
         return self._templates.os_pids
 
 
