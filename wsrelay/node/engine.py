@@ -1,7 +1,7 @@
-"""The engine: carries out the kernel's effects, starts processes, and tells who watches their ends.
+"""The engine: carries out the kernel's effects, starts processes, and reports when they end.
 
-Effects are carried out in order from one queue: what an exit brings about follows it, and does not
-happen in its middle.
+Effects are carried out in order from one queue: what an exit causes comes after the exit, and never
+in the middle of it.
 """
 
 from __future__ import annotations
@@ -52,24 +52,24 @@ logger = logging.getLogger(__name__)
 
 _LARGE_CODE: Final = 64 * 1024
 _MOST_CODE: Final = 256 * 1024 * 1024
-"""Bytes of one process's arguments that are counted, and of all that wait for one who spawns."""
+"""Bytes from which on one process's arguments count, and the most that may wait per parent."""
 
 _LONGEST_TRACEBACK: Final = 64 * 1024
-"""Characters of one in the log; a recursion without end has 80,000."""
+"""Characters of a traceback that are logged; that of an endless recursion has 80,000."""
 
 _TEMPLATE_START: Final = 10.0
-"""Seconds that a template may take to begin loading, on a machine with much else to do."""
+"""Seconds that a template may take to begin loading, on a busy machine."""
 
 FrameHandler = Callable[[wire.FromWorker], Iterator[None] | None]
-"""Takes a frame of a worker; what takes long is returned and goes on with each step."""
+"""Handles a frame of a worker; long work is returned as an iterator, to be done step by step."""
 
 
 class Engine:
     """The processes of a node, in one event loop.
 
-    `endpoints` is everyone who can be addressed by a PID, `processes` those among them that workers
-    run. Whoever is in `on_stop` is called when a process is asked to end, in `on_exit` when it has
-    ended, in order; `receiver` gives the handler of a process's frames.
+    `endpoints` holds everything that can be addressed by a PID, `processes` the workers among them.
+    The callbacks in `on_stop` are called when a process is asked to end, those in `on_exit` when it
+    has ended, in order. `receiver` returns the handler of a process's frames.
     """
 
     def __init__(
@@ -80,7 +80,8 @@ class Engine:
         self.entries = dict(entries)
         self.kernel = Kernel(templates.limits)
         self.unfinished = Unfinished()
-        """The book of what workers have begun. Not the clients' one: they would lock those out."""
+        """Accounts for what workers have begun to write; kept apart from the clients' account,
+        which workers could otherwise fill."""
         self.mistakes = MistakeLog()
         self.endpoints: dict[PID, Endpoint] = {}
         self.processes: dict[PID, WorkerProcess] = {}
@@ -88,9 +89,9 @@ class Engine:
         self.on_stop: list[Callable[[WorkerProcess], None]] = []
         self.on_exit: list[Callable[[WorkerProcess, Result], None]] = []
         self.when_ended: dict[PID, Callable[[Result], None]] = {}
-        """Whom to call, once, when a process has ended; they see to its end themselves."""
+        """What to call, once, when a process has ended; its owner takes care of ending it."""
         self.changed: Callable[[], None] = lambda: None
-        """Called when what a node that shuts down waits for may have become less."""
+        """Called when a node that is shutting down may have less left to wait for."""
         self.receiver: Callable[[WorkerProcess], FrameHandler]
         self._random = random
         self._known: wire.CatalogFrame | None = None
@@ -109,13 +110,14 @@ class Engine:
         sender: PID | None = None,
         because: ExitError | None = None,
     ) -> None:
-        """Give a signal to a process; the arguments are those of `Kernel.signal`."""
+        """Send a signal to a process; the arguments are those of `Kernel.signal`."""
         self.execute(self.kernel.signal(pid, signal, reason=reason, sender=sender, because=because))
 
     def execute(self, effects: Iterable[Effect]) -> None:
-        """Carry out effects, behind those that are being carried out.
+        """Carry out effects, after those that are being carried out already.
 
-        What an effect raises is raised here, and those behind it follow in the loop's next turn.
+        An exception of an effect is raised here, and the effects after it follow in the loop's next
+        iteration.
         """
         self._effects.extend(effects)
         if self._executing:
@@ -136,7 +138,7 @@ class Engine:
             return
         endpoint = self.endpoints.get(effect.pid)
         if endpoint is None:
-            return  # it has ended meanwhile
+            return  # it has ended in the meantime
         match effect:
             case StartedEffect():
                 self._on_start(self.processes[effect.pid])
@@ -148,7 +150,7 @@ class Engine:
                 endpoint.notify(effect.event)
             case BreakEffect():
                 endpoint.break_link()
-            case LaunchEffect():  # `launch` does that itself, since it may fail
+            case LaunchEffect():  # `launch` carries it out itself, since it may fail
                 raise AssertionError(effect)
 
     def _on_start(self, process: WorkerProcess) -> None:
@@ -163,8 +165,8 @@ class Engine:
             observer(process)
 
     def _exited(self, process: WorkerProcess, result: Result) -> None:
-        """Learn that what ran a process has ended, and the process with it."""
-        process.names = [*self.kernel.names.of(process.pid)] or process.names  # that frees them
+        """Handle the end of what ran a process, and so of the process itself."""
+        process.names = [*self.kernel.names.of(process.pid)] or process.names  # freed below
         process.exited(functools.partial(self.about, process))
         self.execute(self.kernel.exited(process.pid, result))
 
@@ -182,14 +184,14 @@ class Engine:
         self.changed()
 
     def dismiss(self, pid: PID) -> None:
-        """Cancel a process because the node shuts down, unless somebody sees to its end."""
+        """Cancel a process because the node shuts down, unless a companion will end it."""
         if pid not in self.when_ended:
             self.signal(pid, Signal.CANCEL, "node shuts down")
 
     # Starts
 
     def home(self, target: str | None) -> str | None:
-        """Return the host of the entry that the target is the id of, None if it is none."""
+        """Return the host of the entry whose id the target is, None if it is not an entry's id."""
         if target is None or (entry := self.entries.get(target)) is None:
             return None
         return entry.host or self.templates.names[0]
@@ -210,10 +212,10 @@ class Engine:
         *,
         plain: bool = False,
     ) -> PID:
-        """Start a worker, or return the one that has the name already.
+        """Start a worker, or return the one that already has the name.
 
-        Raises `UnknownHost`, `HostFull`, `HostFailed` while the node shuts down or the system has
-        no descriptors left, and `TooMany` for more arguments than wait for one who spawns.
+        Raises `UnknownHost`; `HostFull`; `HostFailed` if the node is shutting down or the system
+        has no descriptors left; and `TooMany` if too many of the parent's arguments wait already.
         """
         if name is not None and (there := self.kernel.names.get(name)) is not None:
             if (process := self.processes.get(there)) is not None:
@@ -223,17 +225,17 @@ class Engine:
             raise HostFailed(f"node {self.name} shuts down")
         if parent is not None and len(code) > _LARGE_CODE:
             self._check_code(parent, len(code))
-        # Its one effect is carried out here: who asked for the process is to hear if that fails.
+        # Its one effect is carried out here, so that the caller gets the error if that fails.
         self.kernel.spawn(pid, name, parent=parent, monitored=monitored, linked=linked)
         try:
             self._launch(pid, target, code, plain, parent)
         except HostFailed:
-            self.kernel.exited(pid, Result())  # whoever asked for it is told by this error
+            self.kernel.exited(pid, Result())  # the caller learns of it from this error
             raise
         return pid
 
     def _check_code(self, parent: PID, size: int) -> None:
-        """Raise `TooMany` if too many arguments of its processes wait for their starts."""
+        """Raise `TooMany` if too many arguments of the parent's processes wait for their starts."""
         mine = (process for process in self.processes.values() if process.parent == parent)
         if sum(process.waiting_code for process in mine) + size > _MOST_CODE:
             raise TooMany("arguments (of processes that have not started)", show(_MOST_CODE))
@@ -273,12 +275,12 @@ class Engine:
         template.launch(process.incarnation)
         timeout = process.options.start_timeout
         if template.loading:
-            # That has as long by itself, and tells better why it takes longer.
+            # The template has its own timeout, and reports better why loading takes too long.
             timeout += _TEMPLATE_START + timeout
         process.signal_after(timeout, Signal.START_TIMEOUT)
 
     def _incarnate(self, process: WorkerProcess) -> None:
-        """Give it what runs it; raises `HostFailed`."""
+        """Create the incarnation that runs a process; raises `HostFailed`."""
         process.runs_as(
             Incarnation(
                 process.pid,
@@ -293,7 +295,7 @@ class Engine:
         )
 
     def reconfigure(self, entries: Mapping[str, TargetEntry]) -> None:
-        """Take other entries, and the hosts that there are by now, and tell all workers."""
+        """Use other entries and the current hosts, and tell all workers."""
         self.kernel.set_hosts(self.templates.limits)
         self.entries = dict(entries)
         self._known = None
@@ -306,13 +308,13 @@ class Engine:
         return wire.CatalogFrame(self.templates.names, entries)
 
     def _catalog(self) -> wire.CatalogFrame:
-        """Return what each worker knows of the configuration, encoded once for all of them."""
+        """Return what each worker is told of the configuration, encoded once for all of them."""
         if self._known is None:
             self._known = wire.encoded(self._catalog_frame())
         return self._known
 
     async def started(self, pid: PID) -> str | None:
-        """Wait until the process runs its handler; returns why it cannot be a target, or None."""
+        """Wait until the process runs its handler; return why it cannot be a target, or None."""
         process = self.processes.get(pid)
         if process is not None and process.row.state is ProcessState.STARTING:
             return await asyncio.shield(process.wait_for_start())
@@ -335,24 +337,24 @@ class Engine:
             logger.debug("%s %s", process.pid, what, extra=self.about(process))
 
     def _log_exit(self, pid: PID, error: ExitError | None, about: dict[str, Any]) -> None:
-        """Tell how it ended, of one that crashed with its traceback unless they are too many.
+        """Log how it ended, with the traceback of a crash unless there are too many crashes.
 
-        Whoever connects may cause one: 20 clients made it 1,600 lines a second.
+        Any client may cause one: 20 clients caused 1,600 lines a second.
         """
         text = ""
         if error is not None and error.traceback:
             now = asyncio.get_running_loop().time()
-            untold = self.mistakes.again(f"crashes in {pid.host}", now)
-            if untold is None:
-                text = "(too many crash: the traceback is left out)"
+            skipped = self.mistakes.again(f"crashes in {pid.host}", now)
+            if skipped is None:
+                text = "(too many crashes: the traceback is left out)"
             else:
-                before = f"({untold} before it have no traceback here)\n" if untold else ""
+                before = f"({skipped} crashes before it: no traceback)\n" if skipped else ""
                 text = before + error.traceback.rstrip()
         _log_exit(pid, error, about, text)
 
 
 def _opened(result: Result) -> Result:
-    """Return the result with its value for whoever waits for it in this process."""
+    """Return the result with its value decoded, for a waiter in this process."""
     if type(result.value) is not Raw:
         return result
     try:
@@ -378,8 +380,8 @@ def _log_exit(pid: PID, error: ExitError | None, about: dict[str, Any], tracebac
     else:
         target, os_pid = about.get("wsrelay_target"), about.get("wsrelay_os_pid", "none yet")
         where = f"{target}, OS pid {os_pid}"
-        # That was somebody's wish, as when a client leaves in the middle of its process's work, or
-        # an `exec` takes too long, which is told to its caller.
-        wished = error.kind in (ExitKind.CANCELLED, ExitKind.TERMINATED)
-        level = logging.WARNING if wished else logging.ERROR
+        # Somebody requested it: a client left in the middle of its process's work, for example, or
+        # an `exec` timed out, which its caller is told.
+        requested = error.kind in (ExitKind.CANCELLED, ExitKind.TERMINATED)
+        level = logging.WARNING if requested else logging.ERROR
         logger.log(level, "%s ended: %s (%s)", who, shortened(str(error)), where, extra=about)

@@ -1,4 +1,4 @@
-"""What workers ask of their node: one method for each frame that a worker can write."""
+"""What workers request of their node: one method for each frame that a worker can write."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ logger = logging.getLogger(__name__)
 
 
 class Requests:
-    """Takes the frames of all workers.
+    """Handles the frames of all workers.
 
-    Those that no worker of ours writes, though they are well-formed, raise `WireError`.
+    A well-formed frame that our own worker code would never write raises `WireError`.
     """
 
     def __init__(self, engine: Engine, router: MessageRouter, connections: Connections) -> None:
@@ -51,10 +51,10 @@ class Requests:
         self._router = router
         self._connections = connections
         self._execs: dict[PID, tuple[WorkerProcess, int]] = {}
-        """Processes that run for an `exec`: who waits, and the request's number."""
+        """Processes that run for an `exec`, each with its caller and the request's number."""
         self._methods: dict[type[Any], Callable[[WorkerProcess, Any], Iterator[None] | None]] = {
             wire.SendFrame: self._send,
-            wire.AckFrame: self._taken,
+            wire.AckFrame: self._ack,
             wire.ReadyFrame: self._ready,
             wire.LogFrame: self._log,
             wire.DoneFrame: self._done,
@@ -80,27 +80,27 @@ class Requests:
         engine.on_exit.append(self._on_exit)
 
     def answer(self, kind: type[Any], method: Callable[[WorkerProcess, Any], Any]) -> None:
-        """Let a method answer requests of that kind.
+        """Have a method answer requests of that kind.
 
-        It returns the answer, or what comes to it later (a coroutine or future), or raises
-        `WsrelayError` or `ValueError`, which the worker's call raises.
+        It returns the answer, or an awaitable of it, or raises `WsrelayError` or `ValueError`,
+        which the call in the worker then raises.
         """
         self._answers[kind] = method
         self._methods.setdefault(kind, self._answer)
 
     def _receiver(self, process: WorkerProcess) -> FrameHandler:
-        """Return what takes the frames of a process."""
+        """Return the handler of a process's frames."""
         handle = self.handle if process.rights is None else self.handle_walled
         return functools.partial(handle, process)
 
     def handle(self, process: WorkerProcess, frame: wire.FromWorker) -> Iterator[None] | None:
-        """Do what a worker asks; one that asks for too much is ended.
+        """Do what a worker requests; a worker that requests too much is ended.
 
-        What takes long is returned: it goes on with each step of the iterator, to its end.
+        Long work is returned as an iterator, each step of which does a part of it.
         """
         try:
             return self._methods[type(frame)](process, frame)
-        except (TooMany, InvalidName) as error:  # of what gets no answer
+        except (TooMany, InvalidName) as error:  # from a frame that gets no answer
             kind = ExitKind.LIMIT if isinstance(error, TooMany) else ExitKind.ERROR
             because = ExitError(kind, str(error))
             self._engine.signal(process.pid, Signal.TERMINATE, because=because)
@@ -109,9 +109,9 @@ class Requests:
     def handle_walled(
         self, process: WorkerProcess, frame: wire.FromWorker
     ) -> Iterator[None] | None:
-        """Do what a worker of a walled-in host asks, as far as its host has the right to."""
+        """Do what a worker of a walled-in host requests, as far as its host's rights allow."""
         rule, rights = walls.RULES[type(frame)], process.rights
-        assert rights is not None  # noqa: S101 - that is who comes here
+        assert rights is not None  # noqa: S101 - `_receiver` chose this method by that
         try:
             reach = rule(frame, process.pid, rights, self) if rule is not None else None
         except NotAllowed as error:
@@ -122,7 +122,7 @@ class Requests:
         return self.handle(process, frame)
 
     def _on_exit(self, process: WorkerProcess, result: Result) -> None:
-        """Answer the `exec` that it ran for, and end what it ran by `exec` itself."""
+        """Answer the `exec` that it ran for, and end what it was running by `exec` itself."""
         if (waiting := self._execs.pop(process.pid, None)) is not None:
             caller, ref = waiting
             caller.pipe.post(wire.FinishedFrame(ref, wire.PackedResult.of(result)))
@@ -134,16 +134,16 @@ class Requests:
             future.cancel()
 
     def _pid(self, text: str) -> PID:
-        """Return the PID in full; a worker has looked at its form before it wrote it."""
+        """Return the PID in full; the worker checked its form before writing it."""
         try:
             return PID(text).on(self._engine.name)
         except InvalidPID as error:
             raise WireError(str(error)) from None
 
-    # What walls look at
+    # What the rules of `walls` look at (`NodeView`)
 
     def host_of(self, to: str) -> str | None:
-        """Return the host of a living process, for a connection that of its target."""
+        """Return the host of a living process (for a connection, its target's), or None."""
         if (process := self._kernel.find(to, self._engine.name)) is None:
             return None
         connection = self._connections.connections.get(process.pid)
@@ -155,7 +155,7 @@ class Requests:
         return process is not None and process.connection
 
     def home(self, target: str | None) -> str | None:
-        """Return the host of the entry of that id, None if there is none."""
+        """Return the host of the entry with that id, None if there is none."""
         return self._engine.home(target)
 
     def is_registered(self, name: str) -> bool:
@@ -163,13 +163,13 @@ class Requests:
         return self._kernel.names.get(name) is not None
 
     def awaits(self, caller: PID, pid: str) -> bool:
-        """Whether the process runs for an `exec` of the caller."""
+        """Whether the process was started by an `exec` of the caller that still waits."""
         process = self._kernel.find(pid, self._engine.name)
         waiting = None if process is None else self._execs.get(process.pid)
         return waiting is not None and waiting[0].pid == caller
 
     def _refuse(self, process: WorkerProcess, frame: wire.FromWorker, error: NotAllowed) -> None:
-        """Tell a process, and once the log, that nothing of a frame is done."""
+        """Report to a process, and once to the log, that its frame was refused."""
         if isinstance(frame, wire.SpawnFrame):
             self._own_pid(process, frame)
         elif isinstance(frame, wire.ExecFrame | wire.GetOrSpawnFrame):
@@ -203,7 +203,7 @@ class Requests:
         frame: wire.SendFrame | wire.BroadcastFrame,
         reach: walls.Reach,
     ) -> Iterator[None]:
-        """Deliver a message to those whom it may come to, and tell its sender of the others."""
+        """Deliver a message to the receivers it may reach, and report the others to its sender."""
         if isinstance(frame, wire.BroadcastFrame):
             receivers: Sequence[str] = self._kernel.groups.members(frame.group)
         else:
@@ -228,7 +228,7 @@ class Requests:
         self._router.route(mail, (frame.to,))
         return None
 
-    def _taken(self, process: WorkerProcess, frame: wire.AckFrame) -> None:
+    def _ack(self, process: WorkerProcess, frame: wire.AckFrame) -> None:
         process.pipe.taken(frame.total)
 
     def _ready(self, process: WorkerProcess, _: wire.ReadyFrame) -> None:
@@ -276,10 +276,10 @@ class Requests:
     # Starting processes
 
     def _own_pid(self, process: WorkerProcess, frame: wire.SpawnFrame) -> PID:
-        """Return the PID for a new process, which the worker has made itself."""
+        """Return the PID that the worker has made for a new process."""
         pid = self._pid(frame.pid)
         if not self._engine.ids(process.incarnation).made(pid) or pid.host != frame.host:
-            raise WireError(f"{pid} is not its to give to a process of {frame.host!r}")
+            raise WireError(f"it may not give {pid} to a process of {frame.host!r}")
         return pid
 
     def _launch(
@@ -308,7 +308,7 @@ class Requests:
     def _spawn_failed(
         self, process: WorkerProcess, frame: wire.SpawnFrame, error: Exception
     ) -> None:
-        """Tell the parent of a process that was not started."""
+        """Tell the parent that a process was not started."""
         pid, end = self._own_pid(process, frame), _not_started(error)
         monitored, linked = frame.monitored, frame.linked
         effects = self._kernel.spawn_failed(
@@ -319,11 +319,11 @@ class Requests:
     def _log_refusal(
         self, process: WorkerProcess, pid: PID, frame: wire.SpawnFrame, end: ExitError
     ) -> None:
-        """Log that a process was not started, if that was not logged just now, and often."""
-        untold = self._engine.mistakes.again(process.pid, time.monotonic())
-        if untold is not None:
+        """Log that a process was not started, unless that has just been logged many times."""
+        unlogged = self._engine.mistakes.again(process.pid, time.monotonic())
+        if unlogged is not None:
             about = fields(pid=pid, target=frame.target, host=pid.host, exit=end.kind.value)
-            more = f" (nor were {untold} others that {process.pid} asked for)" if untold else ""
+            more = f" (nor were {unlogged} others that {process.pid} spawned)" if unlogged else ""
             logger.error("%s was not started: %s%s", pid, shortened(end.message), more, extra=about)
 
     def _exec(self, process: WorkerProcess, frame: wire.ExecFrame) -> None:
@@ -337,7 +337,7 @@ class Requests:
     # With an answer
 
     def _answer(self, process: WorkerProcess, frame: wire.Request) -> None:
-        """Answer a request, now or when the answer comes."""
+        """Answer a request, now or when the answer is ready."""
         try:
             value = self._answers[type(frame)](process, frame)
         except WireError:
@@ -363,7 +363,7 @@ class Requests:
         future.add_done_callback(functools.partial(self._answered, process, frame.ref))
 
     def _answered(self, process: WorkerProcess, ref: int, future: asyncio.Future[Any]) -> None:
-        """Hand an answer on, unless nobody waits for it any more."""
+        """Pass an answer on, unless nobody waits for it any more."""
         if future.cancelled() or process.pending.pop(ref, None) is None:
             return
         error = future.exception()
@@ -401,7 +401,7 @@ class Requests:
     ) -> asyncio.Future[None] | None:
         connection = self._connections.connections.get(self._pid(frame.to))
         if connection is None:
-            return None  # nothing waits for one that is gone
+            return None  # a connection that is gone has nothing left to drain
         token = process.pid, frame.ref
         future = asyncio.get_running_loop().create_future()
 
@@ -432,11 +432,11 @@ _CALLS: Final[dict[type[wire.Frame], str]] = {
     wire.MembersFrame: "members",
     wire.DrainFrame: "drain",
 }
-"""What a handler calls, in `process`, to write a frame; the classes' names are not for users."""
+"""The function of `process` that writes each frame; users do not know the classes' names."""
 
 
 def _call(frame: wire.FromWorker) -> str:
-    """Return what a handler calls to write such a frame."""
+    """Return the name of the function that a handler calls to write such a frame."""
     match frame:
         case wire.RelateFrame():
             name: str = frame.kind
