@@ -247,7 +247,7 @@ async def test_a_busy_target_with_too_many_visits_to_hear_of_gets_no_more_for_no
             assert refused is not None
             assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
             assert f"(OS pid {node.workers[pid]}) is too busy" in caplog.text
-            assert "at most 100000 may; let it take them, or raise limits.mailbox" in caplog.text
+            assert "at most 100000 may; have it read them, or raise limits.mailbox" in caplog.text
             pipe = node.engine.processes[pid].pipe
             assert 100_000 < pipe.visits < 200_000
             [shown] = describe(node).processes
@@ -292,7 +292,7 @@ async def test_transfers_to_a_busy_target_are_refused_once_too_many_wait_there(
             for number in range(100):
                 target = (other, one)[number % 2]
                 node.send(me, "ws.control", {"target_pid": target})
-            assert "at most 100000 may; let it take them, or raise limits.mailbox" in caplog.text
+            assert "at most 100000 may; have it read them, or raise limits.mailbox" in caplog.text
             pipes = [node.engine.processes[pid].pipe for pid in (one, other)]
             assert max(pipe.visits for pipe in pipes) < 200_000
             connection = node.connection(me)

@@ -1,4 +1,4 @@
-"""The WebSocket connections of a node: whom they are bound to, and what the relay sends there."""
+"""The WebSocket connections of a node: their targets, and what the relay sends to these."""
 
 from __future__ import annotations
 
@@ -30,20 +30,21 @@ _NEVER_SENT: Final = 2**63
 
 _LOOK: Final = 0.02
 _LOOKS: Final = 3
-"""Seconds, and times: a timer that is late comes before the reading of sockets, a task after it."""
+"""Seconds between two looks, and their number: a late timer runs before sockets are read, a task
+after that."""
 
 _STRANGERS: Final = 8
-"""The part of a host's `mailbox` that clients may fill by coming and going: 8 MB by default.
+"""Clients may fill a host's `mailbox` divided by this by coming and going: 8 MB by default.
 
-Without a bound 3,000 short visits with heads of 60 KB were 430 MB. 2,000 browsers that come back
-at once, to a process that computes just then, are 5 MB.
+Without a bound, 3,000 short visits with heads of 60 KB took 430 MB. 2,000 browsers that come back
+at once to a process that is busy computing take 5 MB.
 """
 
 Watcher = Callable[[PID, int | None], None]
 
 
 class Connection(Endpoint, Protocol):
-    """What the node needs of a WebSocket connection beside what every endpoint can do."""
+    """What the node needs of a WebSocket connection, besides what every endpoint can do."""
 
     pid: PID
 
@@ -53,34 +54,37 @@ class Connection(Endpoint, Protocol):
 
     @property
     def message_count(self) -> int:
-        """How many messages of its client were taken."""
+        """How many messages of its client have been received."""
 
     def describe(self) -> ConnectionInfo:
-        """Return what an operator wants to see."""
+        """Return its state for operators."""
 
     def target_exited(
         self, target: PID, result: Result, *, join_read: bool, instead: tuple[int, str] | None
     ) -> None:
-        """Learn that the target is gone; `instead`: the close frame's code and reason."""
+        """Handle the exit of the target.
+
+        `instead` is the close frame's code and reason where the result does not decide them.
+        """
 
     def when_drained(self, token: Hashable, callback: Callable[[], None]) -> None:
-        """Call back, once, when most of what it was sent is on its way or it is over."""
+        """Call back once, when most of what it was sent has been written or it has ended."""
 
     def forget_drain(self, token: Hashable) -> None:
-        """Do not call back whoever waits under that token."""
+        """Drop the callback that has that token."""
 
     def shut_down(self) -> None:
         """Close because the node shuts down."""
 
 
 class Connections:
-    """The relay's way to the node."""
+    """The connections of a node, and the relay's way to their targets."""
 
     def __init__(self, engine: Engine, router: MessageRouter, ids: PIDSource) -> None:
         self.connections: dict[PID, Connection] = {}
         """The living connections."""
         self.leaving: dict[PID, asyncio.TimerHandle] = {}
-        """Connections that are to be closed in their turn because the node shuts down."""
+        """Connections that wait for their turn to be closed because the node shuts down."""
         self._engine = engine
         self._router = router
         self._ids = ids
@@ -89,16 +93,17 @@ class Connections:
         engine.on_stop.append(self._on_stop)
         engine.on_exit.append(self._on_exit)
 
-    # Their lives
+    # From connect to disconnect
 
     def new_pid(self) -> PID:
-        """Make the PID of a connection of the front end."""
+        """Make the PID of a new connection."""
         return self._ids.next("gateway")
 
     def connect(self, connection: Connection, target: PID) -> WorkerProcess:
-        """Add a connection and bind it to its target, whose exit it is told from now on.
+        """Add a connection, bind it to its target, and return the target.
 
-        The target has just been found alive; it is returned.
+        The target must have just been found alive. From now on its exit is reported to the
+        connection.
         """
         self._engine.kernel.connect(connection.pid)
         self.connections[connection.pid] = self._engine.endpoints[connection.pid] = connection
@@ -115,7 +120,7 @@ class Connections:
         self._engine.execute(self._engine.kernel.exited(pid, result))
 
     def _on_exit(self, process: WorkerProcess, result: Result) -> None:
-        """Tell all connections of a process that it is gone."""
+        """Tell all connections of a process that it has exited."""
         instead = None
         if self._engine.draining:
             instead = session.SHUT_DOWN
@@ -130,10 +135,10 @@ class Connections:
             watcher(process.pid, None)
 
     def shut_down(self, spread: float = 0.0) -> None:
-        """Close all connections because the node shuts down, spread over so many seconds.
+        """Close all connections because the node shuts down, spread over `spread` seconds.
 
-        Each has a turn drawn by lot, so that not all clients come back at one moment; one whose
-        target ends earlier, or takes no more messages, has its turn then.
+        Each gets a random turn, so that the clients do not all come back at the same moment. If a
+        target ends earlier, or stops taking messages, its connections have their turn then.
         """
         loop = asyncio.get_running_loop()
         self._turns_end = loop.time() + spread
@@ -147,7 +152,7 @@ class Connections:
         self._engine.changed()
 
     def _on_stop(self, process: WorkerProcess) -> None:
-        """While the node shuts down, let the turn of all come whose messages nobody takes now."""
+        """If the node is shutting down, close the clients whose messages nobody takes any more."""
         if not self._engine.draining:
             return
         for pid in list(process.clients):
@@ -162,10 +167,10 @@ class Connections:
         seen: int = 0,
         behind: bool = False,
     ) -> None:
-        """Close a connection once what its client has sent by now is read.
+        """Close a connection once everything that its client has sent so far has been read.
 
-        That takes some looks at its socket, and where its target is behind, as many as show
-        something new, and some more.
+        That takes a few looks at its socket. If its target is behind, looking goes on until a few
+        looks in a row have shown nothing new.
         """
         loop, connection = asyncio.get_running_loop(), self.connections[pid]
         process = self._engine.processes.get(connection.target)
@@ -188,9 +193,9 @@ class Connections:
     # What the relay sends to targets
 
     def join(self, client: PID, target: PID, metadata: dict[str, Any] | None) -> WorkerProcess:
-        """Bind a connection to a target and send it `ws.join`; returns the target.
+        """Bind a connection to a target, send the target `ws.join`, and return it.
 
-        It has just been found alive, but may have been asked to end since.
+        The target must have just been found alive, but may have been asked to end since.
         """
         process = self._engine.processes[target]
         if (number := process.join(client, metadata)) is None:
@@ -200,7 +205,7 @@ class Connections:
         return process
 
     def not_taken(self) -> None:
-        """Count a message of the relay that its target does not take any more."""
+        """Count a message of the relay that its target no longer takes."""
         self._router.dead_letters += 1
 
     def leave(self, client: PID, target: WorkerProcess, code: int, reason: str) -> None:
@@ -210,7 +215,7 @@ class Connections:
         self._unbind(client, target)
 
     def refuse(self, client: PID, sender: PID, topic: str, error: str) -> None:
-        """Answer a process that has sent a connection something unusable."""
+        """Answer a process that has sent a connection something that it cannot use."""
         content = {"client_pid": client, "topic": topic, "error": error}
         self._router.route(Mail(client, ERROR, payload.pack(content)), [sender])
         if self._engine.mistakes.first(sender, f"{topic}: {error}"):
@@ -229,14 +234,14 @@ class Connections:
     def crowded(self, target: PID) -> str | None:
         """Return why a target can take no more clients for now, or None if it can.
 
-        Those that are there already may leave all the same: each of them is told of once more.
+        The clients that it has may still leave, which adds one more message for each of them.
         """
         return self._crowded(target, _STRANGERS)
 
     def why_no_target(self, target: PID) -> str | None:
         """Return why a client cannot be transferred to that process, or None if it can.
 
-        Who transfers is a process: what it does may take as much as other processes' messages.
+        It is a process that transfers a client, so the bound is that of processes' messages.
         """
         return self._engine.kernel.why_no_target(target) or self._crowded(target, 1)
 
@@ -249,12 +254,12 @@ class Connections:
             return None
         return (
             f"{target} (OS pid {process.os_pid}) is too busy: {process.pipe.visits} bytes of joins "
-            f"and leaves wait for it, at most {limit} may; let it take them, "
+            f"and leaves wait for it, and at most {limit} may; have it read them, "
             "or raise limits.mailbox"
         )
 
     def hold(self, sender: PID, client: PID) -> bool:
-        """Let a worker's writes wait for a connection; False for senders that are no worker."""
+        """Make a worker's writes wait for a connection; False if the sender is not a worker."""
         if (process := self._engine.processes.get(sender)) is None:
             return False
         process.pipe.hold(client)
@@ -265,10 +270,10 @@ class Connections:
         if (process := self._engine.processes.get(sender)) is not None:
             process.pipe.release(client)
 
-    # Who is bound to whom
+    # Bindings
 
     def watch(self, target: PID, watcher: Watcher) -> None:
-        """Call back with the number of a worker's connections when it changes; None: it ended."""
+        """Call back with a worker's number of connections when it changes (None: it has ended)."""
         self._watchers[target] = watcher
 
     def _bind(self, client: PID, process: WorkerProcess, join: int) -> None:

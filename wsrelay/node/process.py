@@ -1,4 +1,4 @@
-"""A worker process: all that belongs to its PID, whatever OS process runs it."""
+"""A worker process: everything that belongs to its PID, whichever OS process runs it."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ __all__ = ["WorkerProcess"]
 logger = logging.getLogger(__name__)
 
 Signalling = Callable[..., None]
-"""Gives a signal to a process: its PID, the `Signal`, and `because` of which error."""
+"""Sends a signal to a process: takes its PID, the `Signal`, and the error `because` of which."""
 
 
 class WorkerProcess:
-    """An endpoint, from its launch to its exit.
+    """A worker as an endpoint, from its launch to its exit.
 
-    What runs it is its `incarnation`, an OS process behind a pipe. Everything here outlives that:
-    names, clients, timers, relations (`row` is the kernel's), the log's token bucket.
+    Its `incarnation`, an OS process behind a pipe, runs it. Everything here outlives that: names,
+    clients, timers, relations (in `row`, which is the kernel's), the log's token bucket.
     """
 
     def __init__(
@@ -50,24 +50,24 @@ class WorkerProcess:
         self.pid = row.pid
         self.row = row
         self.options = options
-        """Those of its host; they stay as they were at its start."""
+        """Those of its host, as they were at its start."""
         self.rights: Rights | None = options.rights
-        """Those of its host if that is walled in."""
+        """Those of its host if the host is walled in, else None."""
         self.target = target
         self.parent = parent
         self.started = time.monotonic()
         self.names: list[str] = []
-        """The names that it had last."""
+        """The last names that it had."""
         self.clients: dict[PID, int] = {}
         """Connections bound to it, each with the number of its `ws.join` frame."""
         self.pending: dict[int, asyncio.Future[Any]] = {}
-        """Its requests that are not answered yet, by their number."""
+        """Its requests that have not been answered yet, by their number."""
         self.waiting_code = 0
-        """Bytes of code and arguments that it takes at its start."""
+        """Bytes of code and arguments that wait for it to start."""
         self.found = False
-        """Whether somebody has asked for it by its name after it was spawned."""
+        """Whether a spawn under its name has returned it since it was spawned."""
         self.restarts = False
-        """An operator has cancelled it: its clients are to come again."""
+        """Whether an operator has cancelled it, so that its clients are told to reconnect."""
         self.log = Intake(str(row.pid), options.log_rate)
         self.incarnation: Incarnation
         self.pipe: NodePipe
@@ -78,13 +78,13 @@ class WorkerProcess:
         self._start: asyncio.Future[str | None] | None = None
 
     def runs_as(self, incarnation: Incarnation) -> None:
-        """Be run by that from now on."""
+        """Set the incarnation that runs it from now on."""
         self.incarnation = incarnation
         self.pipe = incarnation.pipe
 
     @property
     def os_pid(self) -> int | None:
-        """The number of the OS process, None before it was forked."""
+        """The id of the OS process, None before the fork."""
         return self.incarnation.os_pid
 
     @property
@@ -96,9 +96,12 @@ class WorkerProcess:
     # Endpoint
 
     def deliver(self, mail: Mail) -> bool:
-        """Put a message into its mailbox; beyond the limit it is ended: never a silent drop."""
+        """Put a message into its mailbox; beyond the limit the process is ended.
+
+        Returns whether the message was taken. Nothing is ever dropped silently.
+        """
         pipe, limit = self.pipe, self.options.mailbox
-        if not self.takes_mail or pipe.mailbox > limit:  # the latter: it is being ended for that
+        if not self.takes_mail or pipe.mailbox > limit:  # the latter: it is already being ended
             return False
         pipe.queue(mail.packed, mail=True)
         if pipe.mailbox > limit:
@@ -108,7 +111,7 @@ class WorkerProcess:
         return True
 
     def stop(self, reason: str, sender: PID) -> None:
-        """Close its inbox and send it CANCEL; interrupt and then kill it when its time is over."""
+        """Close its inbox and send it CANCEL; interrupt it, then kill it, if it does not end."""
         self._stopping(self)
         self.pipe.queue(wire.CloseInboxFrame())
         self.pipe.post(wire.SignalFrame("CANCEL", str(sender), reason))
@@ -116,14 +119,14 @@ class WorkerProcess:
         self._call_later(half, self.interrupt, half)
 
     def interrupt(self, rest: float) -> None:
-        """Interrupt a handler that goes on after its CANCEL, and let it end for the same time."""
-        if rest:  # else it was to be killed at once
-            logger.debug("%s goes on after its CANCEL and is interrupted", self.pid)
+        """Interrupt a handler that runs on after its CANCEL, and give it `rest` seconds to end."""
+        if rest:  # with 0 it is killed at once
+            logger.debug("%s runs on after its CANCEL and is interrupted", self.pid)
             self.incarnation.interrupt()
         self.signal_after(rest, Signal.STOP_TIMEOUT)
 
     def kill(self) -> None:
-        """SIGKILL it."""
+        """Send it SIGKILL."""
         self.incarnation.kill()
 
     def notify(self, event: Event) -> None:
@@ -132,13 +135,13 @@ class WorkerProcess:
         self.pipe.post(wire.SignalFrame(event.kind, str(event.sender), "", ended))
 
     def break_link(self) -> None:
-        """Kill it."""
+        """Kill it because a process that it is linked to has ended with an error."""
         self.incarnation.kill()
 
-    # Timers: it waits for one thing at a time
+    # Timers: it has one at a time
 
     def signal_after(self, seconds: float, signal: Signal) -> None:
-        """Give it a signal in so many seconds, in place of what it has a timer for now."""
+        """Send it a signal after so many seconds; replaces the timer that it has."""
         self._call_later(seconds, self._signal, self.pid, signal)
 
     def _call_later(self, seconds: float, function: Callable[..., None], *args: Any) -> None:
@@ -146,7 +149,7 @@ class WorkerProcess:
         self._timer = self._loop.call_later(seconds, function, *args)
 
     def stop_timer(self) -> None:
-        """Let nothing happen to it by itself."""
+        """Stop its timer, if it has one."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -159,21 +162,21 @@ class WorkerProcess:
         return self._start is not None
 
     def wait_for_start(self) -> asyncio.Future[str | None]:
-        """Return what is done when it runs, with None, or will not, with why."""
+        """Return a future: None once it runs, or the reason why it never will."""
         if self._start is None:
             self._start = self._loop.create_future()
         return self._start
 
     def tell_started(self, problem: str | None) -> None:
-        """Tell those who wait for its start."""
+        """Resolve the future of `wait_for_start`; `problem` is why it will not run, or None."""
         future, self._start = self._start, None
         if future is not None and not future.done():
             future.set_result(problem)
 
-    # What the relay sends it; False: it takes nothing any more, and that is a dead letter
+    # What the relay sends it; False or None: it no longer takes mail, so that is a dead letter
 
     def join(self, client: PID, metadata: dict[str, Any] | None) -> int | None:
-        """Send it `ws.join`; returns the frame's number, None where nothing is taken."""
+        """Send it `ws.join`; returns the frame's number, None if it was not taken."""
         if not self.takes_mail:
             return None
         pipe = self.pipe
@@ -181,14 +184,14 @@ class WorkerProcess:
         return pipe.queue(wire.RelayFrame(JOIN, str(client), {}), visit=True)
 
     def attach(self, client: PID, metadata: dict[str, Any] | None) -> None:
-        """Set the metadata of a client's messages from now on."""
+        """Set the metadata for a client's messages from now on."""
         if self.takes_mail:
             content = Raw(payload.pack(metadata))
             self.pipe.queue(wire.AttachFrame(str(client), content), visit=True)
 
     def tell(self, client: PID, topic: str, content: dict[str, Any]) -> bool:
-        """Send it a message of the relay."""
-        state = self.row.state  # `takes_mail` without the call: each client's message comes here
+        """Send it a message from the relay."""
+        state = self.row.state  # `takes_mail` inlined: every message from a client comes here
         if state is not ProcessState.RUNNING and state is not ProcessState.STARTING:
             return False
         self.pipe.queue(wire.RelayFrame(topic, str(client), content))
@@ -204,12 +207,12 @@ class WorkerProcess:
         return True
 
     def never_read(self, client: PID, join: int) -> bool:
-        """Whether it has returned and never took this client's `ws.join`."""
+        """Whether it has returned without ever reading this client's `ws.join`."""
         return self.incarnation.never_read(client, join)
 
     # Its end
 
     def exited(self, about: Callable[[], dict[str, Any]]) -> None:
-        """Let nothing more happen to it, and tell the log what is still to be told."""
+        """Stop its timer and log what its intake still holds."""
         self.stop_timer()
         self.log.end(about)
