@@ -1,9 +1,9 @@
-"""The node's side of one process host: its template process, and what leads to it and from it.
+"""The node's side of one process host: its template process, and the channels to and from it.
 
-A template runs user code, so nothing that it writes is believed: each frame must be one that may
-come now, and each process that it names its child. Where one is not, the template has been lost.
-It writes to pipes, for a socket takes descriptors: one of a TCP connection with SO_LINGER, to a
-peer that does not read, would hold up the node's loop for hours when it is closed here.
+A template runs user code, so nothing that it writes is trusted: each frame must be one that may
+come at that point, and each process that it names must be its child. Otherwise the template counts
+as lost. It writes to pipes because a socket can carry descriptors: that of a TCP connection with
+SO_LINGER, whose peer does not read, would block the node's loop for hours when it is closed here.
 """
 
 from __future__ import annotations
@@ -46,21 +46,21 @@ __all__ = ["ProcessHost"]
 logger = logging.getLogger(__name__)
 
 _PATIENCE: Final = 10.0
-"""Seconds that a guardian gets to end all that its template has left, where the event loop is
-held up; it takes 5 if the template does not end and something looks like a resource tracker."""
+"""Seconds that a guardian gets to end everything that its template has left, where the event loop
+is blocked; it takes 5 if the template does not end and something looks like a resource tracker."""
 
 _CHUNK: Final = 16 * 1024
-"""Bytes that are read of a template in one turn of the event loop: 2 ms of the shortest frames."""
+"""Bytes read from a template in one iteration of the event loop: 2 ms of the shortest frames."""
 
 _TOO_LARGE: Final = 2**31
-"""For the number of a process."""
+"""The least number that is too large for a process id."""
 
 _LONGEST_REPORT: Final = 256 * 1024
-"""Bytes of a stack; what user code has written there before it may be without end."""
+"""Bytes of a stack; the user code's own output before it may be endless."""
 
 
 class _Ends(NamedTuple):
-    """The node's ends: orders to a template go to `control`, what it writes comes from `told`."""
+    """The node's ends: requests to a template go to `control`, its frames come from `told`."""
 
     control: socket.socket
     told: int
@@ -73,9 +73,9 @@ class _Ends(NamedTuple):
 
 
 class ProcessHost:
-    """Starts the template when it is first needed, and again when it was lost.
+    """Starts the template when it is first needed, and again after it was lost.
 
-    Every method belongs to the event loop's thread; none waits but `loaded` and `join`.
+    Every method must be called in the event loop's thread; only `loaded`, `join` and `reap` wait.
     """
 
     def __init__(self, options: HostOptions) -> None:
@@ -83,41 +83,41 @@ class ProcessHost:
         self._loop = asyncio.get_running_loop()
         self._guardian: BaseProcess | None = None
         self._ending: list[BaseProcess] = []
-        """Guardians that were let go of."""
+        """Guardians that were released and may still be ending."""
         self._lifeline: socket.socket | None = None
         self._dying: list[_Ends] = []
-        """What leads to templates that are being killed."""
+        """The channels of templates that are being killed."""
         self._family: Family | None = None
-        """Who the template is; not known before it has told."""
+        """The template's identity; unknown until the guardian has reported it."""
         self._control: socket.socket | None = None
         self._told = self._report = -1
         self._reader = wire.from_template()
         self._workers: dict[int, Incarnation] = {}
         self._pending: deque[Incarnation] = deque()
         self._asked: set[int] = set()
-        """Those that the template was asked for and has not answered."""
+        """Workers requested from the template that it has not answered for."""
         self._forks = Bucket(options.spawn_rate, max(1.0, options.spawn_rate))
         self._next_fork: asyncio.TimerHandle | None = None
         self._log = Intake(f"process host {options.name}:", options.log_rate)
         self._output: Output | None = None
         self._out: deque[tuple[bytes, Incarnation | None]] = deque()
-        """Frames, each with the worker whose end of the pipe goes along."""
+        """Frames, each with the worker whose ends of the pipes go along with it."""
         self._reads_on = False
         self._loading: asyncio.Future[None] | None = None
         self._retiring = False
         self._retired: asyncio.Task[None] | None = None
         self._cgroup: Cgroup | None = None
         self._removals: set[asyncio.Future[None]] = set()
-        """The ends of the cgroups of templates that failed or were lost."""
+        """Removals under way: the cgroups of templates that failed or were lost."""
 
     def start(self) -> None:
-        """Start the template unless it runs; raises `HostFailed` if the system refuses."""
+        """Start the template unless it is running; raises `HostFailed` if the system refuses."""
         if self._control is not None:
             return
         try:
             self._start()
         except CgroupError as error:
-            raise HostFailed(f"the limits of the host as a whole cannot be kept: {error}") from None
+            raise HostFailed(f"the limits of the whole host cannot be enforced: {error}") from None
         except OSError as error:
             raise HostFailed(f"the template cannot be started: {_reason(error)}") from None
 
@@ -163,13 +163,13 @@ class ProcessHost:
     def _connect(
         self, control: socket.socket, told: int, report: int, lifeline: socket.socket
     ) -> None:
-        """Talk to a template and its guardian."""
+        """Begin to talk to a template and its guardian."""
         for one in (control.fileno(), told, report, lifeline.fileno()):
             os.set_blocking(one, False)
         self._control, self._told, self._report, self._lifeline = control, told, report, lifeline
         self._reader = wire.from_template()
         self._loading = self._loop.create_future()
-        # Nobody may wait for it; the failure is told to every worker that was to start.
+        # Possibly nobody awaits it; every worker that was to start is told of the failure.
         self._loading.add_done_callback(lambda future: future.exception())
         self._loop.add_reader(told, self._readable)
         self._loop.add_reader(lifeline, self._guardian_told)
@@ -182,7 +182,7 @@ class ProcessHost:
 
     @property
     def loading(self) -> bool:
-        """Whether the template is there and not ready to fork."""
+        """Whether the template has been started and is not ready to fork yet."""
         return self._loading is not None and not self._loading.done()
 
     @property
@@ -191,7 +191,7 @@ class ProcessHost:
         return self._family.template if self._family is not None else None
 
     def launch(self, worker: Incarnation) -> None:
-        """Have the worker forked, as soon as the template is ready."""
+        """Have the worker forked as soon as the template is ready."""
         try:
             self.start()
         except HostFailed as error:
@@ -208,7 +208,7 @@ class ProcessHost:
             self._launch_pending()
 
     def _launch_pending(self) -> None:
-        """Have forked as many as the rate lets, and come back for the others."""
+        """Have as many forked as the rate allows, and come back for the others."""
         self._next_fork = None
         while self._pending:
             if wait := self._forks.take(self._loop.time()):
@@ -228,13 +228,13 @@ class ProcessHost:
         elif unsent:
             self._out.remove(unsent[0])
             del self._workers[worker.ref]
-        # Else the template is about to fork it, or stalled: the fork is killed when it is told of.
+        # Otherwise the template is about to fork it, or stalled: the fork is killed when reported.
         worker.failed(ExitError(ExitKind.KILLED, "SIGKILL"))
 
     def close(self, *, at_once: bool = False) -> None:
-        """Let go of the template: it ends, and its guardian kills all that it has left.
+        """Release the template: it ends, and its guardian kills everything that it has left.
 
-        `at_once`: it is killed itself, as it is if it has not loaded yet.
+        With `at_once` the template is killed too, as it always is if it has not loaded yet.
         """
         if self._next_fork is not None:
             self._next_fork.cancel()
@@ -254,13 +254,13 @@ class ProcessHost:
             self._loading.set_exception(HostFailed("the process host was closed"))
 
     def retire(self) -> None:
-        """End as soon as the last of the workers has; no more are to be launched."""
+        """End as soon as the last worker has; no more may be launched."""
         self._retiring = True
         self._workers_changed()
 
     @property
     def over(self) -> bool:
-        """Whether there is no template."""
+        """Whether no template is left."""
         return self._guardian is None and not self._ending
 
     def _workers_changed(self) -> None:
@@ -269,7 +269,7 @@ class ProcessHost:
             self._retired = self._loop.create_task(self.join(10))
 
     def abandon(self) -> None:
-        """Let go of the template at the exit of the interpreter, or of its event loop."""
+        """Release the template when the interpreter exits, or its event loop has ended."""
         self._let_go()
         if self._output is not None:
             self._output.abandon()
@@ -284,7 +284,7 @@ class ProcessHost:
             if at_once:
                 with contextlib.suppress(OSError):
                     self._lifeline.send(guardian.AT_ONCE)
-                # Whoever writes still is to be killed at it, and not told by an error beforehand.
+                # Kept open: what still writes is to be killed, not warned by an error first.
                 self._dying.append(ends)
             else:
                 ends.close()
@@ -292,7 +292,7 @@ class ProcessHost:
         if self._guardian is not None:
             assert self._guardian.pid is not None  # noqa: S101 - it was started
             with contextlib.suppress(ProcessLookupError):
-                os.kill(self._guardian.pid, signal.SIGCONT)  # stopped it would end nothing
+                os.kill(self._guardian.pid, signal.SIGCONT)  # a stopped one would end nothing
             self._ending.append(self._guardian)
             self._guardian = None
 
@@ -307,7 +307,7 @@ class ProcessHost:
         killed.close()
 
     def reap(self) -> None:
-        """Wait for the end of the template after `abandon`, where no event loop can: some 10 ms."""
+        """Wait for the template to end after `abandon`, where no event loop can: about 10 ms."""
         for process in self._ending:
             process.join(_PATIENCE)
             self._reaped(process)
@@ -320,11 +320,11 @@ class ProcessHost:
             self._cgroup = None
 
     def _out_of_memory(self) -> bool:
-        """Whether the system has killed something for `memory_total` since this was last asked."""
+        """Whether the system has killed something for `memory_total` since the last call."""
         return self._cgroup is not None and self._cgroup.out_of_memory()
 
     async def join(self, timeout: float) -> None:  # noqa: ASYNC109 - bounds a thread
-        """Wait for the end of the template after `close`."""
+        """Wait for the template to end after `close`."""
         if self._retired is not None and self._retired is not asyncio.current_task():
             await self._retired
         for process in self._ending:
@@ -337,10 +337,10 @@ class ProcessHost:
 
     def _reaped(self, process: BaseProcess) -> None:
         if process.is_alive():
-            # Killed, it would leave what it cannot end to nobody: it goes on, and nobody waits.
+            # Not killed: nobody else would end what it has not ended yet. It goes on, unwaited for.
             logger.error(
-                "process host %s: what its processes have started does not end; OS process %d goes "
-                "on to kill it",
+                "process host %s: programs that its processes started have not ended; OS process "
+                "%d goes on killing them",
                 self.options.name,
                 process.pid,
             )
@@ -352,7 +352,7 @@ class ProcessHost:
         return fields(host=self.options.name, os_pid=self.os_pid)
 
     def _end_output(self) -> None:
-        """Log what it has printed last."""
+        """Log the last of what it has printed."""
         if self._output is not None:
             self._output.finish()
             self._output.tell_crash()
@@ -386,13 +386,13 @@ class ProcessHost:
             self._loop.add_writer(self._control, self._flush)
             return
         except OSError:
-            self._out.clear()  # the template is gone, which shows at the next read
+            self._out.clear()  # the template is gone, as the next read will show
         self._loop.remove_writer(self._control)
 
     # In
 
     def _guardian_told(self) -> None:
-        """Take in who the template is, or find its guardian gone."""
+        """Read the template's identity from the guardian, or find the guardian gone."""
         if self._lifeline is None or self._guardian is None:
             return
         try:
@@ -405,8 +405,8 @@ class ProcessHost:
             self._family = Family(told.pid, self._guardian.pid or 0, user)
 
     def _readable(self) -> None:
-        # To the last byte: libuv calls once for that and the end (it stops polling at a hangup). In
-        # turns, for one that never stops to write.
+        # To the last byte: libuv calls only once for data and the end together (it stops polling at
+        # a hangup). In turns, because of templates that never stop writing.
         if not self._reads_on:
             self._read_on()
 
@@ -416,7 +416,7 @@ class ProcessHost:
             self._loop.call_soon(self._read_on)
 
     def _read(self) -> bool:
-        """Take in what the template wrote; False when there is nothing more for now."""
+        """Read what the template wrote; False when there is nothing more for now."""
         control = self._control
         assert control is not None  # noqa: S101 - it is being read
         try:
@@ -428,7 +428,7 @@ class ProcessHost:
             for frame, _ in self._reader.feed(data):
                 self._receive(frame, printed)
                 if self._control is not control:
-                    return False  # that was its end
+                    return False  # that frame ended it
             if self._reader.partial:
                 self._reader.feed(b"")  # raises where more bytes would not make it a frame
         except WireError as error:
@@ -439,7 +439,7 @@ class ProcessHost:
         return bool(data)
 
     def _receive(self, frame: wire.FromTemplate, printed: int) -> None:
-        """Do what the frame says; raises `WireError` for one that cannot be true."""
+        """Do what the frame says; raises `WireError` for a frame that cannot be true."""
         assert self._loading is not None  # noqa: S101 - start() made it
         match frame:
             case wire.LogFrame():
@@ -447,7 +447,7 @@ class ProcessHost:
                     self._output.read_to(printed + frame.printed)
                 self._log.take(frame, self._about)
             case wire.LoadedFrame() if not self._loading.done():
-                self._guardian_told()  # it was written before, and may not have been looked at
+                self._guardian_told()  # written earlier, but possibly not read yet
                 if not self._loading.done():
                     self._obeys()
                     self._close_report()
@@ -473,11 +473,11 @@ class ProcessHost:
                 worker.reaped(frame.code)
                 self._workers_changed()
             case _:
-                raise WireError(f"{shortened(repr(frame), 200)} answers nothing that it was asked")
+                raise WireError(f"{shortened(repr(frame), 200)} answers no request of the node's")
 
     def _obeys(self) -> None:
-        """Know that the template has nothing more to do than what it is told."""
-        with contextlib.suppress(OSError):  # its guardian is gone, which shows at the next read
+        """Tell the guardian that from now on the template does only what the node requests."""
+        with contextlib.suppress(OSError):  # the guardian is gone, as the next read will show
             if self._lifeline is not None:
                 self._lifeline.send(guardian.OBEYS)
 
@@ -487,28 +487,28 @@ class ProcessHost:
 
     def _forked(self, worker: Incarnation, frame: wire.ForkedFrame) -> None:
         if not 0 < frame.os_pid < _TOO_LARGE:
-            raise WireError(f"{frame.os_pid} is the number of no OS process")
+            raise WireError(f"{frame.os_pid} is not the id of an OS process")
         pidfd = None
         if frame.has_pidfd:
-            with contextlib.suppress(AttributeError, OSError):  # it is gone, or our table is full
+            with contextlib.suppress(AttributeError, OSError):  # it has ended, or our table is full
                 pidfd = os.pidfd_open(frame.os_pid)
         if self._family is None or not self._family.has(frame.os_pid, pidfd):
             close_all([pidfd])
-            raise WireError(f"OS process {frame.os_pid} is no child of its, or not of its user")
+            raise WireError(f"OS process {frame.os_pid} is not its child, or not of its user")
         worker.forked(frame.os_pid, pidfd)
 
     def _fail(self, error: HostFailed, *, at_once: bool = False) -> None:
         """Give up on this template; the next launch tries a new one."""
         self._close_with(error, at_once=at_once)
         workers, self._workers, self._pending = self._workers, {}, deque()
-        if workers:  # else whoever waits in `loaded` reports it
+        if workers:  # otherwise whoever waits in `loaded` reports it
             details = f"\n{error.details}" if error.details else ""
             logger.error("process host %s cannot start: %s%s", self.options.name, error, details)
         for worker in workers.values():
             worker.failed(ExitError(ExitKind.START_FAILED, str(error), error.details or None))
 
     def _close_with(self, error: HostFailed, *, at_once: bool = False) -> None:
-        """Close, and let those who wait for the template know why."""
+        """Close, and tell those who wait for the template why."""
         loading = self._loading
         if loading is not None and not loading.done():
             loading.set_exception(error)
@@ -520,7 +520,7 @@ class ProcessHost:
             self._cgroup = None
 
     def _lost(self, lie: str) -> None:
-        """Find the template dead, or have it killed because it told what cannot be."""
+        """Handle the template's death, or have it killed because of what it wrote (`lie`)."""
         if lie:
             lie = f"it wrote what no template writes: {lie}"
         if self._loading is not None and not self._loading.done():
@@ -541,9 +541,9 @@ class ProcessHost:
         """Say why the template ended while it loaded."""
         if self._out_of_memory():
             reached = memory_total_reached(self.options.limits)
-            return HostFailed(f"{reached} by what it was told to preload; raise `memory_total`")
+            return HostFailed(f"{reached} while it was preloading; raise `memory_total`")
         report = b""
-        with contextlib.suppress(OSError):  # what it has started may hold the other end
+        with contextlib.suppress(OSError):  # a process that it started may hold the other end
             while len(report) < _LONGEST_REPORT and (data := os.read(self._report, 65536)):
                 report += data
         return preloading.why_lost(report, self.options.start_timeout)
@@ -552,14 +552,14 @@ class ProcessHost:
 def _pair(
     undo: contextlib.ExitStack, given: contextlib.ExitStack
 ) -> tuple[socket.socket, socket.socket]:
-    """Make a socket for the node, closed if all is undone, and one that is given away."""
+    """Make two sockets: the node's (closed by `undo`), and one that is handed over (`given`)."""
     ours, theirs = socket.socketpair()
     undo.callback(ours.close)
     return ours, given.enter_context(theirs)
 
 
 def _pipe(undo: contextlib.ExitStack, given: contextlib.ExitStack) -> tuple[int, Connection]:
-    """Make a pipe that the node reads, closed if all is undone, and whose end is given away."""
+    """Make a pipe: its reading end is the node's (closed by `undo`), the other is handed over."""
     reading, writing = os.pipe()
     undo.callback(os.close, reading)
     return reading, given.enter_context(Connection(writing, readable=False))
@@ -575,10 +575,10 @@ def _reason(error: OSError) -> str:
 
 @contextlib.contextmanager
 def _as_a_plain_process() -> Iterator[None]:
-    """Start a child of multiprocessing as if this process were nothing special.
+    """Let multiprocessing start a child as if this process were an ordinary one.
 
-    `__main__` is hidden, or multiprocessing would run it again in the child. A daemonic process, as
-    hypercorn's workers are, may have no children and passes that on to them.
+    `__main__` is hidden, or multiprocessing would run it again in the child. A daemonic process,
+    such as a worker of hypercorn's, may not have children, and they would inherit the flag.
     """
     main = sys.modules["__main__"]
     config = multiprocessing.process.current_process()._config  # type: ignore[attr-defined]  # noqa: SLF001
