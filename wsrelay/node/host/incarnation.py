@@ -1,4 +1,4 @@
-"""What runs a process now: an OS process, its pipe, its exit, and what is known of its end."""
+"""What runs a process: an OS process, its pipe, its exit, and what is known of how it ended."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ __all__ = ["Incarnation"]
 logger = logging.getLogger(__name__)
 
 _PATIENCE: Final = 1.0
-"""Seconds that a stalled template has to tell the exit status of a worker that is dead."""
+"""Seconds that a stalled template has to report the exit status of a worker that is dead."""
 
 
 class Incarnation:
-    """A worker from its launch to its exit, which is one OS process.
+    """A worker from its launch to its exit: one OS process.
 
     The kernel's pidfd says when it is dead, the template's report (or the worker's own last
-    frame) says how; what it left in its pipe and printed last is taken in before `exited` is
-    called, once. `about` gives the fields of its log records. Raises `HostFailed` where the system
-    has no descriptors left for its pipes.
+    frame) says how. What it left in its pipe and printed last is read before `exited` is called,
+    once. `about` returns the fields of its log records. Raises `HostFailed` if the system has no
+    descriptors left for its pipes.
     """
 
     def __init__(
@@ -57,14 +57,14 @@ class Incarnation:
     ) -> None:
         self.pid = pid
         self.ref = ref
-        """The number that its template knows it by, and that is in the PIDs it makes."""
+        """The number by which its template knows it; also part of the PIDs that it makes."""
         self.os_pid: int | None = None
         self.done: wire.DoneFrame | None = None
         self._account = unfinished.account(str(pid), self._overdue)
         self._exited = exited
         self._loop = asyncio.get_running_loop()
         self._log_read = self._printed = 0
-        """Which read of its pipe has brought log records last, and how much it had printed then."""
+        """The last read of its pipe that brought log records, and how much it had printed then."""
         self._about = about
         self._log = log
         try:
@@ -90,7 +90,7 @@ class Incarnation:
         self._patience: asyncio.TimerHandle | None = None
         self.limits = Limits()
         self.kill_by_host: Callable[[], None] | None = None
-        """How its process host ends it where there is no pidfd, or no process yet."""
+        """How its process host kills it where there is no pidfd, or no process yet."""
         self.interrupt_by_host: Callable[[], None] | None = None
         """How its process host interrupts it where there is no pidfd."""
 
@@ -107,28 +107,28 @@ class Incarnation:
         return output
 
     def never_read(self, client: PID, join: int) -> bool:
-        """Whether a worker that has returned never took this client's `ws.join`."""
+        """Whether a worker has returned without ever reading this client's `ws.join`."""
         done = self.done
         return done is not None and (join > done.received or client in done.unread)
 
     def says_done(self, frame: wire.DoneFrame) -> None:
-        """Learn how it ends; what it returns is kept until it has. Raises `WireError`."""
+        """Handle its last frame; the result is kept until it has ended. Raises `WireError`."""
         if self.done is not None:
-            raise WireError("a second Done")
+            raise WireError("a second DoneFrame")
         self.done = frame
         if (size := len(frame.value)) > LARGE:
             self._account.keep(size)
 
     def log(self, frame: wire.LogFrame) -> None:
-        """Log a record of it, behind what it had printed before."""
+        """Log a record of it, after what it had printed before."""
         if self._output is not None:
-            if self._log_read != self.pipe.reads:  # what came with it was read for it already
+            if self._log_read != self.pipe.reads:  # the output was read for the same chunk already
                 self._log_read, self._printed = self.pipe.reads, self._output.total
             self._output.read_to(self._printed + frame.printed)
         self._log.take(frame, self._about)
 
     def kill(self) -> None:
-        """SIGKILL; the template kills the rest of its process group when it reaps it."""
+        """Send SIGKILL; the template kills the rest of its process group when it reaps it."""
         self._doomed = True
         if self._is_dead:
             return
@@ -138,7 +138,7 @@ class Incarnation:
             self.kill_by_host()
 
     def interrupt(self) -> None:
-        """Have the handler interrupted, if it runs."""
+        """Have the handler interrupted, if it is running."""
         self._interrupted = True
         if self._is_dead:
             return
@@ -151,15 +151,15 @@ class Incarnation:
         try:
             signal.pidfd_send_signal(pidfd, number)
         except ProcessLookupError:
-            pass  # it is dead, which the loop is about to see
+            pass  # it is dead, as the loop is about to see
         except PermissionError:
-            logger.warning("%s: OS process %d has become another user's", self.pid, self.os_pid)
+            logger.warning("%s: OS process %d now belongs to another user", self.pid, self.os_pid)
 
-    # What the template and the kernel tell
+    # What the template and the operating system report
 
     @property
     def runs(self) -> bool:
-        """Whether the kernel says that it lives; False where there is no pidfd to ask."""
+        """Whether the operating system says that it is alive; False where there is no pidfd."""
         if self._pidfd is None:
             return False
         poll = select.poll()
@@ -167,7 +167,7 @@ class Incarnation:
         return not poll.poll(0)
 
     def forked(self, os_pid: int, pidfd: int | None) -> None:
-        """Learn that it runs."""
+        """Handle the fork: it runs now."""
         self.os_pid = os_pid
         if self._is_dead:  # it was given up before it was forked
             if pidfd is not None:
@@ -185,37 +185,37 @@ class Incarnation:
             self.interrupt()
 
     def reaped(self, exit_code: int) -> None:
-        """Learn from the template how it ended."""
+        """Handle the template's report of its exit status."""
         self._exit_code = exit_code
         self._dead()
 
     def out_of_memory(self) -> None:
-        """Learn that the system has killed it for its host's memory limit, if nobody else has."""
+        """Record the host's memory limit as what killed it, unless the node has killed it."""
         if not self._doomed:
             reached = memory_total_reached(self.limits)
             self._failure = self._failure or ExitError(ExitKind.LIMIT, reached)
 
     def failed(self, error: ExitError) -> None:
-        """Learn that it never came to life."""
+        """Handle a failed start, or the node's end: it counts as dead now, for this reason."""
         self._failure = error
         self._dead()
 
     def abandoned(self, error: ExitError) -> None:
-        """Learn that its node has ended: its exit is announced before this returns."""
+        """Handle the end of its node: its exit is announced before this returns."""
         self.pipe.take_in_at_once()
         self.failed(error)
 
     def template_lost(self) -> None:
-        """Learn that the template is gone, which takes the worker with it."""
+        """Handle the loss of the template, which ends the worker too."""
         lost = ExitError(ExitKind.TEMPLATE_LOST, "the process host's template was lost")
         self._failure = self._failure or lost
         if self._pidfd is not None:
-            self.kill()  # it is dying already where the kernel does that (PDEATHSIG)
+            self.kill()  # where there is PDEATHSIG it is dying already
             return
-        self._dead()  # its guardian kills it: a number that the template told is nothing to signal
+        self._dead()  # the guardian kills it: an id from the template must not be signalled
 
     def _garbage(self, problem: str) -> None:
-        self.done = None  # what it said of its end counts no more
+        self.done = None  # what it said about its end no longer counts
         self._account.close()
         self._failure = ExitError(
             ExitKind.ERROR, f"killed: it wrote garbage on its pipe: {problem}"
@@ -230,14 +230,14 @@ class Incarnation:
 
     def _overdue(self, problem: str) -> None:
         self._failure = ExitError(ExitKind.LIMIT, problem)
-        if self.done is not None:  # then that is what is told of its end
+        if self.done is not None:  # then its exit is reported with that, not with this problem
             logger.warning("%s is killed: %s", self.pid, problem, extra=self._about())
         self.kill()
 
     # The end
 
     def _dead(self) -> None:
-        """Take in what it left, and then announce the exit as soon as its cause is known too."""
+        """Read what it left, then announce the exit as soon as its cause is known too."""
         if not self._is_dead:
             self._is_dead = True
             if self._pidfd is not None:
@@ -250,14 +250,14 @@ class Incarnation:
             self._look()
 
     def _emptied(self) -> None:
-        """Learn that all it left in its pipe was taken in."""
+        """Handle the end of its pipe: everything that it left there has been read."""
         if self._output is not None:
             self._output.finish()
         self._is_emptied = True
         self._look()
 
     def _look(self) -> None:
-        """Announce the exit if its cause is known, or wait for that."""
+        """Announce the exit if its cause is known, or wait for the cause."""
         if self.done or self._failure or self._exit_code is not None:
             self._finish()
         elif self._patience is None:
@@ -273,7 +273,7 @@ class Incarnation:
         if self._output is not None and (result.error is None or result.error.traceback is None):
             self._output.tell_crash()
         self._exited(result)
-        if self.done is not None:  # those who watched it have it; only the collector frees a worker
+        if self.done is not None:  # delivered by now; only the garbage collector frees a worker
             self.done.value = b""
         self._account.close()
 
@@ -281,7 +281,7 @@ class Incarnation:
         if self.done is not None:
             said = self.done.error
             error = None if said is None else said.told()
-            return Result(Raw(self.done.value), error)  # opened by who reads it
+            return Result(Raw(self.done.value), error)  # decoded by its reader
         if self._failure is not None:
             return Result(error=self._failure)
         code = self._exit_code
@@ -298,7 +298,7 @@ class Incarnation:
             error = ExitError(
                 ExitKind.EXIT,
                 f"exit code {code}: it has closed the pipe to its node. A handler that closes "
-                "descriptors closes those that it has opened itself",
+                "descriptors must close only those that it has opened itself",
             )
         elif code > 0:
             error = ExitError(ExitKind.EXIT, f"exit code {code}")

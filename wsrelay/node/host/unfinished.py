@@ -1,7 +1,7 @@
-"""Room for what workers have begun to write and not finished: one book for all of a node.
+"""Memory for frames that workers have begun to write and not finished: one account for the node.
 
-The length of a frame is known from its first bytes. A large one has all of its room from then on,
-or waits for it: what is begun can always be finished, and nobody waits for what is never read.
+The length of a frame is known from its first bytes. A large frame gets room for all of it then, or
+waits: so what has begun can always be finished, and nobody waits for what is never read.
 """
 
 from __future__ import annotations
@@ -19,34 +19,34 @@ __all__ = ["LARGE", "Account", "Share", "Unfinished"]
 logger = logging.getLogger(__name__)
 
 LARGE: Final = 256 * 1024
-"""Bytes of a frame up to which it needs no room: ordinary messages wait for nobody's large ones,
-and 256 processes hold 64 MB of them at the most."""
+"""Frames of up to so many bytes need no room: ordinary messages never wait for large ones, and 256
+processes hold at most 64 MB of them."""
 
 MOST: Final = 4 * wire.MAX_FRAME
-"""Bytes for all large ones; what a process returns counts until it has ended."""
+"""Bytes for all large frames; a process's result counts until the process has ended."""
 
 _LOOK: Final = 1.0
-"""Seconds between two looks at those who have room while others wait."""
+"""Seconds between two looks at the frames that have room while others wait."""
 
 _LEAST: Final = 256 * 1024
-"""Bytes by which a frame gets on from look to look, or it does not get on: a loop that takes a
-quarter of a second for each turn reads as much of a worker that does its best."""
+"""Bytes that a frame must grow by between two looks to count as progressing: even a loop that takes
+a quarter of a second for each iteration reads that much from a worker that does its best."""
 
 _PATIENCE: Final = 10
-"""Looks at which a frame did not get on until its worker is ended."""
+"""Looks without progress after which a frame's worker is ended."""
 
 _TELL_EVERY: Final = 60.0
-"""Seconds between two lines of the log that tell of those who wait."""
+"""Seconds between two log lines about the processes that wait."""
 
 _NAMED: Final = 3
-"""How many it names of those who have the most."""
+"""How many of the largest holders such a line names."""
 
 
 class Account:
-    """What one worker has to do with the book.
+    """One worker's part of the account.
 
-    `who` names it in the log; `overdue` is called, with what is wrong, when it is to be ended since
-    what it has begun does not get on and others wait for the room.
+    `who` names the worker in the log. `overdue` is called, with a description of the problem, when
+    the worker must be ended because its frame makes no progress while others wait for room.
     """
 
     def __init__(self, book: Unfinished, who: str, overdue: Callable[[str], None]) -> None:
@@ -58,30 +58,30 @@ class Account:
     def begin(
         self, size: int, progress: Callable[[], int | None], granted: Callable[[Share], None]
     ) -> Share:
-        """Ask for room; `granted` is called when there is some, if there is not now.
+        """Request room; `granted` is called when there is some, if there is none now.
 
-        `progress` tells how many bytes of the frame are there; None when it is not for the worker
-        to bring it on.
+        `progress` returns how many bytes of the frame have arrived, or None while it is not the
+        worker that keeps it from progressing.
         """
         share = Share(self, size, progress, granted)
         self.book.enter(share)
         return share
 
     def keep(self, size: int) -> None:
-        """Count what it returns, which is there already and stays until `close`."""
+        """Count its result, which has arrived already and stays until `close`."""
         self._kept = share = Share(self, size, lambda: size, lambda _: None)
         share.is_whole, share.seen = True, size
         self.book.keep(share)
 
     def close(self) -> None:
-        """Count that no more."""
+        """Stop counting its result."""
         if self._kept is not None:
             self._kept.give_back()
             self._kept = None
 
 
 class Share:
-    """Room for one frame: `is_granted`, or waited for."""
+    """Room for one frame: `is_granted`, or being waited for."""
 
     def __init__(
         self,
@@ -96,26 +96,26 @@ class Share:
         self.granted = granted
         self.is_granted = False
         self.is_whole = False
-        """Whether all of it is there."""
+        """Whether the whole frame has arrived."""
         self.seen = 0
-        """Bytes that were there at the last look."""
+        """Bytes that had arrived at the last look."""
         self.looks = 0
-        """How often it had not got on."""
+        """How many looks found no progress."""
         self.is_ended = False
-        """Whether its worker was ended for that."""
+        """Whether its worker has been ended for that."""
 
     def give_back(self) -> None:
-        """Have, or wait for, room no more; again is no change."""
+        """Give up the room, or stop waiting for it; a second call does nothing."""
         self.account.book.leave(self)
 
     def look(self) -> bool:
-        """Look whether it gets on; returns whether it is overdue, since it did not too often."""
-        there = self.progress()
-        if there is None:
+        """Check its progress; returns whether it is overdue because of too many looks without."""
+        arrived = self.progress()
+        if arrived is None:
             return False
-        if there - self.seen < _LEAST:
+        if arrived - self.seen < _LEAST:
             self.looks += 1
-        self.seen = there
+        self.seen = arrived
         return self.looks >= _PATIENCE and not self.is_ended
 
     def end(self) -> None:
@@ -127,17 +127,17 @@ class Share:
         what = (
             f"it has returned {self.size} bytes and does not end"
             if self.is_whole
-            else f"{self.seen} bytes of its message of {self.size} came, and the rest does not"
+            else f"{self.seen} bytes of its message of {self.size} arrived, but the rest does not"
         )
         most = show(self.account.book.most)
-        # What stands before the first "of" is in the close frame of its clients.
+        # The part before the first "of" goes into the close frame of its clients.
         return f"unfinished message limit of {most} (of all processes) reached: {what}"
 
 
 class Unfinished:
-    """The book: `most` bytes in all, first come, first served.
+    """The account: `most` bytes in all, first come, first served.
 
-    A frame that is larger than all of it has room when nothing else has.
+    A frame that is larger than `most` gets room when nothing else has any.
     """
 
     def __init__(self, most: int | None = None) -> None:
@@ -151,16 +151,16 @@ class Unfinished:
         self._closed = False
 
     def account(self, who: str, overdue: Callable[[str], None]) -> Account:
-        """Open one for a worker."""
+        """Open an `Account` for a worker."""
         return Account(self, who, overdue)
 
     @property
     def waiting(self) -> int:
-        """How many wait."""
+        """How many frames wait for room."""
         return len(self._waiting)
 
     def enter(self, share: Share) -> None:
-        """Give room, or have it wait behind those who wait already."""
+        """Grant room, or queue the share behind those that wait already."""
         if not self._waiting and self._has_room(share):
             self.keep(share)
             return
@@ -169,13 +169,13 @@ class Unfinished:
             self._look_later()
 
     def keep(self, share: Share) -> None:
-        """Give room, whether there is some or not."""
+        """Grant room whether or not there is any left."""
         share.is_granted = True
         self._shares[share] = None
         self.size += share.size
 
     def leave(self, share: Share) -> None:
-        """Take room back, and give it to those who wait."""
+        """Take room back, and grant it to those that wait."""
         if share in self._shares:
             del self._shares[share]
             self.size -= share.size
@@ -185,7 +185,7 @@ class Unfinished:
             self._serve()
 
     def close(self) -> None:
-        """Serve nobody any more: the node ends, and its event loop may have ended before."""
+        """Grant nothing any more: the node ends, and its event loop may have ended already."""
         self._closed = True
         self._stop_looking()
 
@@ -216,9 +216,9 @@ class Unfinished:
     def _look(self) -> None:
         now = asyncio.get_running_loop().time()
         self._next_look = None
-        if now - self._due < _LOOK:  # else the node was held up, and the workers with it
+        if now - self._due < _LOOK:  # otherwise the node was held up, and the workers with it
             self._tell(now)
-            # One at a time: that may be enough for those who wait.
+            # One at a time: its room may be enough for those that wait.
             for share in [share for share in self._shares if share.look()][:1]:
                 share.end()
         if self._waiting and self._next_look is None:
