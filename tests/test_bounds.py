@@ -443,7 +443,7 @@ async def test_who_waits_for_room_and_leaves_is_forgotten(pipe: NodePipe) -> Non
 @pytest.mark.parametrize("size", [-1, 4 * KB + 1, 1 << 60])
 async def test_no_more_is_taken_than_was_sent(pipe: NodePipe, size: int) -> None:
     pipe.queue(deliver(4 * KB))
-    with pytest.raises(WireError, match="are said to be taken, 4096 were sent"):
+    with pytest.raises(WireError, match="were acknowledged, but 4096 were sent"):
         pipe.taken(size)
     pipe.taken(4 * KB)
     assert pipe._in_flight == 0

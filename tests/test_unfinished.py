@@ -283,7 +283,7 @@ async def test_who_stands_still_while_others_wait_is_ended_and_they_go_on(
     book._look()  # the first one told only how much there is
     said = (
         f"unfinished message limit of 1MB (of all processes) reached: {ROOM - 1} bytes of its "
-        f"message of {ROOM} arrived, but the rest does not"
+        f"message of {ROOM} arrived, but the rest did not"
     )
     assert first.problems == [said]
     await until(lambda: third.received, "it goes on")
@@ -433,7 +433,7 @@ async def test_a_process_that_does_not_finish_its_message_is_ended_when_another_
     assert error.kind == ExitKind.LIMIT
     assert error.message == (
         f"unfinished message limit of 1MB (of all processes) reached: {900 * KB + 3} bytes of its "
-        f"message of {900 * KB + 4} arrived, but the rest does not"
+        f"message of {900 * KB + 4} arrived, but the rest did not"
     )
     assert error.message in caplog.text
     assert close_for(Result(error=error), join_read=True) == (

@@ -1,4 +1,4 @@
-"""The node's end of a worker's pipe: never waits, two lanes out."""
+"""The node's end of a worker's pipe: it never waits, and has two lanes out."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from .unfinished import LARGE, Account, Share, Unfinished
 __all__ = ["NodePipe"]
 
 _CHUNK: Final = 64 * 1024
-"""Bytes of one read; more than 128 KiB would be mapped and unmapped by malloc each time."""
+"""Bytes of one read; malloc would map and unmap more than 128 KiB each time."""
 
 _TURN: Final = 0.0005
-"""Seconds that the frames of one worker take in a turn of the event loop, and the last of them.
+"""Seconds after which the frames of one worker wait for the event loop's next iteration.
 
-A worker can write thousands of small frames at once, each of which makes work, and everyone else
-waits meanwhile: where all of 64 KB came in one turn a neighbour's echo took 12 ms.
+A worker can write thousands of small frames at once, each of which causes work for which all others
+wait: when 64 KB were handled in one iteration, a neighbour's echo took 12 ms.
 """
 
 _AT_ONCE: Final = 128
@@ -41,33 +41,33 @@ _AT_ONCE: Final = 128
 _DONE: Final = object()
 
 _GATHERED: Final = 64
-"""Frames of one write; IOV_MAX is 1024."""
+"""Frames per write; IOV_MAX is 1024."""
 
 _FLOOD: Final = 16 * 1024 * 1024
-"""Bytes of replies and events that may wait; a hundred thousand of them."""
+"""Bytes of replies and events that may wait: a hundred thousand of them."""
 
 _RESULT: Final = 1024
-"""Bytes that an event or the end of an `exec` counts for at most: a result's size is for who
-returns it to choose, and there is one for each process that was asked about."""
+"""Bytes that an event or the end of an `exec` counts for at most: the size of a result is chosen by
+the process that returns it, and there is one for each process that was asked about."""
 
 _RESULTS: Final = 4 * wire.MAX_FRAME
-"""Bytes that may wait with them: of what ends then the result is left out, but not the end."""
+"""Bytes that may wait, results included: beyond that an end is reported without its result."""
 
 _FULL: Final = 64 * 1024
-"""Bytes waiting for a worker from which on its clients are not read any more."""
+"""Bytes waiting for a worker from which on its clients are no longer read."""
 
 
 class NodePipe:
     """Frames to and from one worker.
 
     `post` is for what may overtake (events, replies); `queue` keeps order and sends only what the
-    worker has room for: at most `wire.WINDOW` bytes and one frame ahead of what it has taken.
-    `receive` is called with each frame, and returns an iterator where the frame makes work in
-    portions: that is done before the next frame. What all of it takes is cut into turns, so that a
-    worker that makes much work is the only one who waits for it. `garbage` is called once if the
-    worker writes what is no frame, `flooded` once if more replies and events wait for it than it
-    will ever read. `account` has the room for large frames; while there is none for one that has
-    begun, nothing is read.
+    worker has room for: at most `wire.WINDOW` bytes and one frame ahead of what it has
+    acknowledged. `receive` is called with each frame, and returns an iterator if the frame causes
+    work in portions, which is done before the next frame. The work is cut into turns, so that only
+    the worker that causes it waits for it. `garbage` is called once if the worker writes something
+    that is not a frame, `flooded` once if more replies and events wait for it than it will ever
+    read. `account` grants the room for large frames; while it has none for a frame that has begun,
+    nothing is read.
     """
 
     def __init__(
@@ -81,11 +81,11 @@ class NodePipe:
         self.queued = 0
         """Data frames queued so far: the number of the newest one."""
         self.backlog = 0
-        """Bytes of data that wait here for room at the worker, `ITEM` for each frame included."""
+        """Bytes of data that wait here for room at the worker, including `ITEM` for each frame."""
         self.mailbox = 0
         """The part of the backlog that other processes sent."""
         self.visits = 0
-        """The part of the backlog that tells of clients who come and go."""
+        """The part of the backlog that reports clients joining and leaving."""
         self._ends = ends
         os.set_blocking(ends.reading, False)
         os.set_blocking(ends.writing, False)
@@ -101,27 +101,27 @@ class NodePipe:
         """Room for the large frame that has begun, until it is received and its work is done."""
         self._in_flight = 0
         self._taken = 0
-        """Bytes of data that the worker has taken so far."""
+        """Bytes of data that the worker has acknowledged so far."""
         self._waiting: deque[tuple[bytes, bool, bool]] = deque()
         """Data frames, each with `mail` and `visit` of `queue`."""
         self._out: deque[bytes | memoryview] = deque()
         self._outgoing = 0
-        """Bytes of them."""
+        """Bytes in `_out`."""
         self._counts: deque[int] = deque()
-        """For each of them what it adds to `_posted`."""
+        """For each entry of `_out`, what it adds to `_posted`."""
         self._arrived: deque[tuple[wire.FromWorker, int]] = deque()
-        """Frames that are not received yet because of a hold, or because their turn comes."""
+        """Frames that wait to be received, because of a hold or for the next turn."""
         self._work: Iterator[None] | None = None
-        """What is left to do for the frame that was received last."""
+        """The rest of the work for the frame that was received last."""
         self._next_turn: asyncio.Handle | None = None
         self._seconds = _TURN
         self._left = 0
-        """Bytes that a dead worker has left in the pipe."""
+        """Bytes that a dead worker left in the pipe and that have not been read yet."""
         self._when_over: Callable[[], None] | None = None
-        """Whom to tell when they are taken in."""
+        """What to call when they have been received."""
         self._holds: set[Hashable] = set()
         self.reads = 0
-        """How often it was read from."""
+        """How many reads have brought data."""
         self._at_end = False
         self._broken = False
         self._closed = False
@@ -146,12 +146,12 @@ class NodePipe:
     def queue(self, frame: wire.Frame | bytes, *, mail: bool = False, visit: bool = False) -> int:
         """Send a data frame in its turn; returns its number.
 
-        One that goes to many may be packed already. `mail`: it counts as mailbox; `visit`: it tells
-        of a client who comes or goes.
+        A frame for many receivers may be packed already. `mail`: it counts as mailbox; `visit`: it
+        reports a client that joins or leaves.
         """
         self.queued += 1
         if self._closed:
-            return self.queued  # nobody will take it, and nobody is to wait for room for it
+            return self.queued  # nobody will read it, and nobody must wait for its room
         data = frame if isinstance(frame, bytes) else wire.pack(frame)
         if self._waiting or self._in_flight >= wire.WINDOW:
             self._waiting.append((data, mail, visit))
@@ -169,15 +169,15 @@ class NodePipe:
             self.visits += size
 
     def taken(self, total: int) -> None:
-        """Learn that the worker has taken so many bytes of data in all.
+        """Handle the worker's acknowledgement of `total` bytes of data since its start.
 
-        Raises `WireError` for more than it was sent: it would never be waited for again.
+        Raises `WireError` for more than it was sent: the node would never wait for it again.
         """
         size = total - self._taken
         if total < 0 or size > self._in_flight:
-            raise WireError(f"{size} bytes are said to be taken, {self._in_flight} were sent")
+            raise WireError(f"{size} bytes were acknowledged, but {self._in_flight} were sent")
         if size <= 0:
-            return  # two of its threads have told it, the later one first
+            return  # two of its threads acknowledged, the later one first
         self._taken = total
         self._in_flight -= size
         while self._waiting and self._in_flight < wire.WINDOW:
@@ -194,15 +194,15 @@ class NodePipe:
         return self.backlog >= _FULL
 
     def when_room(self, token: Hashable, callback: Callable[[], None]) -> None:
-        """Call back, once, when there is room for clients' messages, or the worker is gone.
+        """Call back once, when there is room for clients' messages or the worker is gone.
 
-        One callback for each token, until `forget` of it.
+        There is one callback for each token; `forget` drops it.
         """
         self._when_room[token] = callback
         self._tell_room()
 
     def forget(self, token: Hashable) -> None:
-        """Call whoever waits under that token back no more."""
+        """Drop the callback that has that token."""
         self._when_room.pop(token, None)
 
     def _tell_room(self) -> None:
@@ -213,7 +213,7 @@ class NodePipe:
 
     def _write(self, data: bytes, count: int = 0) -> None:
         if self._closed:
-            return  # an answer that comes after its worker's end
+            return  # an answer that is too late: its worker has ended
         if not self._out:
             try:
                 sent = os.write(self._ends.writing, data)
@@ -226,7 +226,7 @@ class NodePipe:
             self._loop.add_writer(self._ends.writing, self._flush)
             self._out.append(memoryview(data)[sent:] if sent else data)
             self._outgoing = len(data) - sent
-            self._counts.append(0)  # nothing waits but this, however large: it is being read
+            self._counts.append(0)  # nothing else waits: this is being read, however large it is
         else:
             self._out.append(data)
             self._outgoing += len(data)
@@ -234,7 +234,7 @@ class NodePipe:
             self._posted += count
 
     def _flush(self) -> None:
-        """Write as much of what waits as the worker takes, many frames at once."""
+        """Write as much of what waits as the pipe takes, many frames at once."""
         try:
             while self._out:
                 sent = os.writev(self._ends.writing, list(itertools.islice(self._out, _GATHERED)))
@@ -255,31 +255,31 @@ class NodePipe:
     # In
 
     def hold(self, token: Hashable) -> None:
-        """Read nothing more, so that the worker's writes wait, until `release` of the token."""
+        """Stop reading until `release` of the token, so that the worker's writes wait."""
         self._holds.add(token)
         if not self._at_end:
             self._loop.remove_reader(self._ends.reading)
 
     def release(self, token: Hashable) -> None:
-        """Undo `hold`; the last token starts the reading again."""
+        """Undo `hold`; releasing the last token resumes reading."""
         if token in self._holds:
             self._holds.discard(token)
             if not self._holds and not self._at_end:
                 self._loop.add_reader(self._ends.reading, self._readable)
-                # Not here: the caller may stand inside of a frame's delivery.
+                # Not right now: the caller may be in the middle of delivering a frame.
                 self._come_back()
 
     def take_in(self) -> bool:
-        """Receive what is there, before the loop comes to it; returns whether that is all for now.
+        """Receive what has arrived, ahead of the loop; returns whether nothing is left for now.
 
-        What is held, by a slow client for example, is not waited for.
+        It does not wait for what is held, for example by a slow client.
         """
         if not self._holds and not self._at_end:
             self._readable()
         return self._next_turn is None or bool(self._holds)
 
     def _readable(self) -> None:
-        if self._next_turn is not None or self._holds:  # uvloop comes here before `hold` works
+        if self._next_turn is not None or self._holds:  # uvloop may still call this after `hold`
             return
         try:
             data = os.read(self._ends.reading, _CHUNK)
@@ -290,13 +290,13 @@ class NodePipe:
         if data:
             self._take_in(data)
         else:
-            # Closed by the worker; whether it ended, and how, is not for the pipe to say.
+            # Closed by the worker; the pipe cannot tell whether it has ended, or how.
             self._at_end = True
             self._loop.remove_reader(self._ends.reading)
             self._drop_partial()
 
     def _come_back(self) -> None:
-        """Go on in the next turn of the event loop."""
+        """Go on in the next iteration of the event loop."""
         if self._next_turn is None:
             self._next_turn = self._loop.call_soon(self._turn)
 
@@ -308,9 +308,9 @@ class NodePipe:
             self._take_the_rest()
 
     def _take_in(self, data: bytes) -> None:
-        """Receive the frames that are complete, as far as nothing holds them and for a turn.
+        """Receive the complete frames, until something holds them or the turn is over.
 
-        While some are left nothing is read: `data` is empty as long as there are such.
+        While some are left nothing more is read: `data` is empty until they have been received.
         """
         if self._broken:
             return
@@ -336,9 +336,10 @@ class NodePipe:
             self._garbage(str(error))
 
     def _reserve(self) -> None:
-        """Give back the room of a large frame that was received; have some for one that has begun.
+        """Give back the room of a large frame that was received; request it for one that has begun.
 
-        Not while a client holds the pipe: who has room is read, and need not wait for anybody.
+        Not while a client holds the pipe: a frame with room must be read without waiting for
+        anybody.
         """
         if self._next_turn is not None:
             return
@@ -360,7 +361,7 @@ class NodePipe:
         share.give_back()
 
     def _drop_partial(self) -> None:
-        """Keep nothing of a frame of which no more comes, or which is none."""
+        """Discard a partial frame that will not be completed, or that is not a frame."""
         self._reader.drop()
         if self._share is not None:
             self._give_back(self._share)
@@ -376,7 +377,7 @@ class NodePipe:
             elif arrived:
                 frame, _ = arrived.popleft()
                 self._work = self._receive(frame)
-            elif reader.partial:  # it raises where more bytes would not make it a frame
+            elif reader.partial:  # raises if no further bytes could make it a frame
                 arrived += reader.feed(b"", _AT_ONCE)
                 if not arrived:
                     return
@@ -390,10 +391,10 @@ class NodePipe:
                     return
 
     def finish(self, over: Callable[[], None]) -> None:
-        """Take in what the dead worker left in the pipe, close, and call `over`.
+        """Receive what the dead worker left in the pipe, close, and call `over`.
 
-        Reads what is there now and no more: a grandchild may hold the other end and write on. All
-        of that happens before this returns, unless it takes more than a turn.
+        Reads only what is there now: a grandchild may hold the other end and keep writing. All of
+        that happens before this returns, unless it takes more than a turn.
         """
         self._at_end = True
         self._loop.remove_reader(self._ends.reading)
@@ -404,7 +405,7 @@ class NodePipe:
             self._take_the_rest()
 
     def take_in_at_once(self) -> None:
-        """Take in what is left at once: there are no turns any more."""
+        """Receive what is left at once, without turns."""
         self._seconds = math.inf
         if self._when_over is not None and self._next_turn is not None:
             self._next_turn.cancel()
@@ -412,7 +413,7 @@ class NodePipe:
             self._take_the_rest()
 
     def _take_the_rest(self) -> None:
-        """Take in what is left, for a turn; what stands behind a hold is wanted all the same."""
+        """Receive what is left, for a turn; holds are ignored."""
         data, end = b"", time.perf_counter() + self._seconds
         while not self._broken:
             self._holds.clear()
@@ -440,7 +441,7 @@ class NodePipe:
             over()
 
     def close(self) -> None:
-        """Let go of the descriptor; queued data is dropped."""
+        """Close the descriptors; queued data is dropped."""
         self._at_end = self._closed = True
         self._when_over = None
         if self._next_turn is not None:
@@ -459,15 +460,15 @@ class NodePipe:
 
 
 def _without_result(frame: wire.Frame) -> wire.Frame:
-    """Return the frame of an end with its kind and a short message in the place of the result."""
+    """Return the frame of an end with its kind and a short message in place of the result."""
     if (
         isinstance(frame, wire.SignalFrame | wire.FinishedFrame)
         and (ended := frame.result) is not None
     ):
         error = ended.error
         if error is None:
-            said = f"{show(_RESULTS)} of results wait for this process already"
+            why = f"{show(_RESULTS)} of results wait for this process already"
             size = len(ended.value)
-            error = ExitError(ExitKind.LIMIT, f"its result of {size} bytes is left out: {said}")
+            error = ExitError(ExitKind.LIMIT, f"its result of {size} bytes is left out: {why}")
         frame.result = wire.PackedResult(b"\xc0", ExitError(error.kind, shortened(error.message)))
     return frame

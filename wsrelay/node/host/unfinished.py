@@ -127,7 +127,7 @@ class Share:
         what = (
             f"it has returned {self.size} bytes and does not end"
             if self.is_whole
-            else f"{self.seen} bytes of its message of {self.size} arrived, but the rest does not"
+            else f"{self.seen} bytes of its message of {self.size} arrived, but the rest did not"
         )
         most = show(self.account.book.most)
         # The part before the first "of" goes into the close frame of its clients.
