@@ -21,28 +21,28 @@ from wsrelay.wire.logrecord import LONGEST_NAME, MOST_EXTRA, is_extra
 __all__ = ["OUTPUT", "WORKER_LOG", "Intake", "own_text"]
 
 WORKER_LOG: Final = "wsrelay.worker"
-"""The logger of all that workers log; the records bear their own loggers' names."""
+"""The logger of everything that workers log; the records carry their own loggers' names."""
 
 OUTPUT: Final = "output"
-"""The name that the lines of standard output and error have in the place of a logger's."""
+"""The name that lines of standard output and error have in place of a logger's."""
 
 _LARGEST: Final = 64 * 1024
-"""Bytes of one record, its fields among them."""
+"""Bytes of one record, including its fields."""
 
 _BURST: Final = 4
-"""Seconds' worth of lines that may come at once: who prints a table does so in one go."""
+"""Seconds' worth of lines that may come at once: a table is printed in one go."""
 
 _LAST: Final = 50
-"""Lines that were left out last and are told at the end all the same: they may say why."""
+"""How many of the lines left out last are logged at the end after all: they may say why."""
 
 _LONGEST_LAST: Final = 1024
-"""Bytes of each of them."""
+"""Bytes of each of these lines."""
 
 _QUIET: Final = 60.0
-"""Seconds in which it is told once that a process waits."""
+"""Seconds between two warnings that a process waits."""
 
 _HIGHEST_LEVEL: Final = 100
-"""`logging` remembers each level that it has met: no worker is to make up any number of them."""
+"""`logging` remembers every level that it has seen, so workers must not make up any number."""
 
 _LINE: Final = "%s %s: %s"
 
@@ -52,24 +52,24 @@ worker_logger = logging.getLogger(WORKER_LOG)
 
 
 class _Record(logging.LogRecord):
-    """A record of another process; `own_text` is what it wrote, as it wrote it."""
+    """A record of another process; `own_text` is the text exactly as that process wrote it."""
 
-    __slots__ = ("own_text",)  # no field of the record: it stands in the message already
+    __slots__ = ("own_text",)  # not a field of the record: the message has it already
     own_text: str
 
 
 def own_text(record: logging.LogRecord) -> str:
-    """Return the record's message, of one that `Intake` took without what that put before it.
+    """Return the record's message, without the prefix if `Intake` put one before it.
 
-    It may hold control characters.
+    It may contain control characters.
     """
     return record.own_text if isinstance(record, _Record) else record.getMessage()
 
 
 class Intake:
-    """Takes the log records of one other process, which may be hostile, into the node's log.
+    """Takes the log records and output of another, possibly hostile, process into the node's log.
 
-    And the lines that it prints. `rate` a second pass of either, the others are counted.
+    Up to `rate` records and `rate` lines a second are logged; the others are counted.
     """
 
     def __init__(self, source: str, rate: float) -> None:
@@ -84,7 +84,7 @@ class Intake:
         self._told_of_waiting = -math.inf
 
     def take(self, frame: wire.LogFrame, about: _About) -> None:
-        """Log the record, with the fields that `about` gives."""
+        """Log the record, with the fields that `about` returns."""
         now = time.monotonic()
         if self._records.take(now):
             self._lost += 1
@@ -94,20 +94,20 @@ class Intake:
         if not worker_logger.isEnabledFor(level):
             return
         extra = frame.extra if len(frame.extra) <= _LARGEST // 2 else Raw(b"")
-        # Its own logger's name is the record's, and there is no logger of that name here: `logging`
-        # never forgets one.
+        # The record carries its own logger's name, but no logger of that name is created here:
+        # `logging` never forgets one.
         name = printable(frame.logger[:LONGEST_NAME])
         record = self._record(name, level, frame.text, _LARGEST - len(extra))
         if frame.level_name:
             record.levelname = printable(frame.level_name)
-        there = vars(record)
+        attributes = vars(record)
         for key, value in _extra(extra):
-            there[key] = value
-        there.update(about())
+            attributes[key] = value
+        attributes.update(about())
         worker_logger.handle(record)
 
     def line(self, line: bytes, about: _About) -> bool:
-        """Log a line of its output, whatever the log's level; returns whether it passed."""
+        """Log a line of its output, whatever the log's level; returns whether it was logged."""
         now = time.monotonic()
         if self._lines.take(now):
             self.leave_out((line,))
@@ -118,13 +118,13 @@ class Intake:
         return True
 
     def leave_out(self, lines: Collection[bytes]) -> None:
-        """Count lines of its output that do not pass."""
+        """Count lines of its output that are not logged."""
         self._lost_lines += len(lines)
         skipped = max(0, len(lines) - _LAST)
         self._last += (line[:_LONGEST_LAST] for line in itertools.islice(lines, skipped, None))
 
     def waits(self, size: float, about: _About) -> None:
-        """Log, once a minute, that it writes more bytes a second than are read, and waits."""
+        """Log at most once a minute that it waits: it writes faster than its output is read."""
         now = time.monotonic()
         if now - self._told_of_waiting >= _QUIET:
             self._told_of_waiting = now
@@ -135,7 +135,7 @@ class Intake:
             worker_logger.warning(what, self._source, size, extra=about())
 
     def end(self, about: _About) -> None:
-        """Log what is still to be told: how much did not pass, and its last words."""
+        """Log what is still outstanding: how much was left out, and its last lines."""
         last, self._last = self._last, deque(maxlen=_LAST)
         self._lost_lines -= len(last)
         self._tell_of_lost(about)
@@ -143,7 +143,7 @@ class Intake:
             self._log_line(line, about)
 
     def _tell_at_times(self, now: float, about: _About) -> None:
-        # Each of hundreds that pass would tell of some.
+        # At most once a second, or each of the hundreds that are logged would report some.
         if (self._lost or self._lost_lines) and now - self._told >= 1:
             self._told = now
             self._tell_of_lost(about)
@@ -171,9 +171,9 @@ class Intake:
         worker_logger.handle(record)
 
     def _record(self, name: str, level: int, text: str, most: int) -> _Record:
-        """Make a record whose text has so many bytes at most, escaped or not."""
+        """Make a record whose text has at most `most` bytes, escaped or not."""
         shown = indented(text[:most])
-        if len(text) > most or len(shown) > most // 4:  # of UTF-8 a character has up to four
+        if len(text) > most or len(shown) > most // 4:  # a character has up to 4 bytes in UTF-8
             data = shown.encode()
             if len(text) > most or len(data) > most:
                 cut = data[:most].decode(errors="ignore")
@@ -184,7 +184,7 @@ class Intake:
 
 
 def _extra(data: Raw) -> Iterable[tuple[str, Any]]:
-    """Give the fields that a record was given by its writer."""
+    """Yield the fields that the record's writer gave it."""
     try:
         given = payload.decode(data)
     except (ValueError, RecursionError):

@@ -19,40 +19,41 @@ from .log import Intake
 __all__ = ["Output"]
 
 _CHUNK: Final = 4096
-"""Bytes of one read: with what lines cost in the log, a few milliseconds of the loop's time."""
+"""Bytes of one read: including the cost of logging the lines, a few milliseconds of loop time."""
 
 _PIPE: Final = 64 * 1024
-"""Bytes that are read at once of a dead process's: what a pipe holds unless it was made larger."""
+"""Bytes of one read of a dead process's output: what a pipe holds unless it was made larger."""
 
 _AT_ONCE: Final = 32
-"""Lines that get into the log in one turn of the loop."""
+"""Lines that are logged in one iteration of the loop."""
 
 _LONGEST_LINE: Final = 16 * 1024
-"""Bytes from which on a line is told without waiting for its end."""
+"""Bytes from which on a line is logged without waiting for its end."""
 
 _PER_LINE: Final = 2048
-"""Bytes that are read for each line a second which may pass; short ones are left out, then."""
+"""Bytes read per second for each line per second that may be logged; if the lines are shorter than
+this, some are left out."""
 
 _LEAST_RATE: Final = 64 * 1024
-"""Bytes a second that are read in any case."""
+"""Bytes per second that are read in any case."""
 
 _LONGEST_CRASH: Final = 64 * 1024
 """Bytes; a stack of a hundred frames is 8 KB."""
 
 _PATIENCE: Final = 1.0
-"""Seconds in which a process is dead that has written its stack."""
+"""Seconds within which a process that has written its stack should be dead."""
 
 _BREAK: Final = re.compile(rb"\r\n|\n|\r(?!\Z)")
-"""A carriage return too, with which progress is shown; the last one may be half of a break."""
+"""Carriage returns count, since progress bars use them; the last one may be half of a break."""
 
 
 class Output:
     """One pipe for both streams, so that they keep their order; the node's end never waits.
 
-    Lines beyond `rate` a second are left out and counted. Beyond `_PER_LINE` bytes for each of
-    these nothing is read: whoever writes more waits. `first` is called before each read, for what
-    the process has logged before, and returns whether that is all taken in. Raises `OSError` where
-    the system has no descriptors left.
+    Lines beyond `rate` a second are left out and counted. Beyond `rate` times `_PER_LINE` bytes a
+    second nothing is read: a process that writes more waits. `first` is called before each read; it
+    receives the log records that the process wrote earlier, and returns whether all of them have
+    been received. Raises `OSError` if the system has no descriptors left.
     """
 
     def __init__(
@@ -73,19 +74,19 @@ class Output:
         self._then = self._loop.time()
         self._rest = b""
         self._lines: deque[bytes] = deque()
-        """Those that wait for the next turn of the loop; nothing is read meanwhile."""
+        """Lines that wait for the loop's next iteration; nothing is read in the meantime."""
         self._paused: asyncio.Handle | None = None
         self._over = False
         self.total = 0
         """Bytes read so far."""
         self.crash = b""
-        """What `faulthandler` has written: the node tells it with the end of the process."""
+        """What `faulthandler` has written: the node reports it with the end of the process."""
         self._crash_told: asyncio.Handle | None = None
         self._loop.add_reader(self._reading, self._readable)
 
     def read_to(self, total: int) -> None:
-        """Read on until it has been so many bytes in all, if they are there and may be read."""
-        self._tell(len(self._lines))  # they waited for their turn, and come before all that
+        """Read until `total` bytes have been read in all, as far as available and allowed."""
+        self._tell(len(self._lines))  # they have been waiting, and come before the rest
         while self.total < total and self._allowance >= 0 and not self._over:
             if not self._read(min(total - self.total, _CHUNK)):
                 return
@@ -97,7 +98,7 @@ class Output:
             self._tell(_AT_ONCE)
 
     def _read(self, size: int) -> int:
-        """Read lines; returns how many bytes were there."""
+        """Read lines; returns how many bytes were read."""
         self._renew_allowance()
         try:
             data = os.read(self._reading, size)
@@ -105,7 +106,7 @@ class Output:
             return 0
         except OSError:
             data = b""
-        if not data:  # every end of it is closed
+        if not data:  # every writing end is closed
             self._loop.remove_reader(self._reading)
             return 0
         self.total += len(data)
@@ -118,7 +119,7 @@ class Output:
         self._lines += lines
         while len(rest) > _LONGEST_LINE:
             cut = _LONGEST_LINE
-            while cut > _LONGEST_LINE - 4 and rest[cut] & 0xC0 == 0x80:  # noqa: PLR2004 - inside of a character of UTF-8
+            while cut > _LONGEST_LINE - 4 and rest[cut] & 0xC0 == 0x80:  # noqa: PLR2004 - inside a UTF-8 character
                 cut -= 1
             self._lines.append(rest[:cut])
             rest = rest[cut:]
@@ -136,12 +137,12 @@ class Output:
         self._tell(_AT_ONCE)
 
     def _tell(self, most: int) -> None:
-        """Log so many of the lines, and wait for the next turn, or until more may be read."""
+        """Log up to `most` lines; wait for the next iteration, or until more may be read."""
         while self._lines and most:
             if self._tell_line(self._lines.popleft()):
                 most -= 1
             elif not any(crashes.BEGIN in line for line in self._lines) and not self.crash:
-                # One by one they would keep the loop: 4,000 empty lines for 6 ms.
+                # One by one they would hold up the loop: 4,000 empty lines for 6 ms.
                 self._intake.leave_out(self._lines)
                 self._lines.clear()
         if self._over:
@@ -159,7 +160,7 @@ class Output:
         self._paused = self._loop.call_later(seconds, self._go_on)
 
     def _tell_line(self, line: bytes) -> bool:
-        """Log a line; returns whether it passed."""
+        """Log a line; returns whether it was logged."""
         if self.crash:
             self.crash += line[: _LONGEST_CRASH - len(self.crash)] + b"\n"
             return True
@@ -172,7 +173,7 @@ class Output:
         return passed
 
     def tell_crash(self) -> None:
-        """Log the stack as any other lines: it is not how this process ended."""
+        """Log the stack like any other lines: the process did not end by it."""
         if self._crash_told is not None:
             self._crash_told.cancel()
             self._crash_told = None
@@ -181,9 +182,9 @@ class Output:
             self._intake.line(line, self._about)
 
     def finish(self) -> None:
-        """Log what the dead process has left in the pipe, its last words in any case, and close.
+        """Log what the dead process left in the pipe, its last lines in any case, and close.
 
-        Reads what is there now and no more: a grandchild may hold the other end and write on.
+        Reads only what is there now: a grandchild may hold the other end and keep writing.
         """
         if self._over:
             return
@@ -209,7 +210,7 @@ class Output:
         os.close(self._reading)
 
     def abandon(self) -> None:
-        """Close it where no event loop runs any more."""
+        """Close it where no event loop is running any more."""
         if not self._over:
             self._over = True
             os.close(self._reading)
