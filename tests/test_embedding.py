@@ -1333,7 +1333,7 @@ async def test_an_answer_to_the_node_is_told_once_for_each_process(
         async with client(f"{url}/ws") as websocket:
             await websocket.send("x")
             assert await received(websocket) == "done"
-        told = await program.printed("(?m)^.*sent answer to the node, where nobody.*$", count)
+        told = await program.printed("(?m)^.*sent answer to the node, which has no inbox.*$", count)
         assert len(told) == count
         assert all("WARNING" in line and "Put the PID" in line for line in told)
 

@@ -143,7 +143,7 @@ async def test_a_process_that_answers_the_node_is_told_so_by_both_forms_of_its_p
     for to in (me, f"{{{me.host}|{me.id}}}"):
         caplog.clear()
         assert (await end_of(node, answer, to)).error is None
-        assert "sent answer to the node, where nobody takes it" in caplog.text
+        assert "sent answer to the node, which has no inbox" in caplog.text
 
 
 async def test_the_node_is_an_endpoint_that_nobody_can_end(node: Node) -> None:

@@ -19,7 +19,7 @@ __all__ = ["MessageRouter"]
 logger = logging.getLogger(__name__)
 
 _PORTION: Final = 64
-"""Receivers of a message that have their turn together: half a millisecond, if all are clients."""
+"""Receivers of a message that are served in one turn: half a millisecond if all are clients."""
 
 
 class MessageRouter:
@@ -32,24 +32,24 @@ class MessageRouter:
         self._engine = engine
         self._endpoints = engine.endpoints
         self._kernel = engine.kernel
-        # The kernel does not know the node, so it is here under both forms of its PID.
+        # The kernel does not know the node, so both forms of its PID are entered here.
         for form in (pid, PID.trusted(f"{{{pid.host}|{pid.id}}}")):
             self._endpoints[form] = _NodeEndpoint(engine)
 
     def _find(self, to: str) -> Endpoint | None:
-        """Return who has that name, or that PID without the node's part."""
+        """Return the endpoint with that name, or with that PID without the node's part."""
         process = self._kernel.find(to, self._engine.name)
         return None if process is None else self._endpoints.get(process.pid)
 
     def route(self, mail: Mail, receivers: Iterable[str]) -> None:
-        """Deliver a message to each receiver; one that is not alive makes it a dead letter."""
+        """Deliver a message to each receiver; for one that is not alive it is a dead letter."""
         for to in receivers:
             endpoint = self._endpoints.get(to) or self._find(to)  # type: ignore[call-overload]
             if endpoint is None or not endpoint.deliver(mail):
                 self.dead_letters += 1
 
     def route_in_portions(self, mail: Mail, receivers: Sequence[str]) -> Iterator[None]:
-        """Deliver a message to many; between two portions of them others may have their turn."""
+        """Deliver a message to many receivers, pausing after each portion to let others run."""
         for start in range(0, len(receivers), _PORTION):
             self.route(mail, receivers[start : start + _PORTION])
             yield
@@ -62,7 +62,7 @@ class MessageRouter:
         reason: str = "",
         restarts: bool = False,
     ) -> None:
-        """Give a signal in the name of a process to a PID or name; `restarts` as in `cancel`."""
+        """Send a signal to a PID or name on behalf of a process; `restarts` as in `Node.cancel`."""
         if (process := self._kernel.find(to, self._engine.name)) is None:
             self.dead_letters += 1
             return
@@ -72,20 +72,20 @@ class MessageRouter:
 
 
 class _NodeEndpoint:
-    """The node: it sends what HTTP handlers send, and takes nothing."""
+    """The node as an endpoint: it sends what HTTP handlers send, and takes nothing."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
     def deliver(self, mail: Mail) -> bool:
-        """Tell a process that answers the node what to do instead."""
+        """Tell the author of a process that answers the node what to do instead, in the log."""
         engine = self._engine
         process = engine.processes.get(mail.sender)
         if process is not None and engine.mistakes.first(mail.sender, "to the node"):
             logger.warning(
-                "%s sent %s to the node, where nobody takes it: what an HTTP handler sends has the "
-                "node as its sender, which has no inbox. Put the PID of a process that is to take "
-                "the answer into the payload (told once)",
+                "%s sent %s to the node, which has no inbox: messages that HTTP handlers send have "
+                "the node as their sender. Put the PID of a process that should get the answer "
+                "into the payload (told once)",
                 mail.sender,
                 printable(mail.topic),
                 extra=engine.about(process),
@@ -93,13 +93,13 @@ class _NodeEndpoint:
         return False
 
     def stop(self, reason: str, sender: PID) -> None:
-        """Go on: no process may end the node."""
+        """Do nothing: no process may end the node."""
 
     def kill(self) -> None:
-        """Go on."""
+        """Do nothing: no process may end the node."""
 
     def notify(self, event: Event) -> None:
-        """Watch nobody."""
+        """Do nothing: the node monitors nobody."""
 
     def break_link(self) -> None:
-        """Be linked to nobody."""
+        """Do nothing: the node is linked to nobody."""

@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 
 def warn_of_siblings() -> None:
-    """Say that a server with several worker processes has as many nodes."""
+    """Warn if the server runs several worker processes, since each has a node of its own."""
     if (workers := server_workers()) > 1:
         logger.warning(
             "this server runs %d worker processes and each has a node of its own: they share no "
@@ -26,11 +26,11 @@ def warn_of_siblings() -> None:
 
 
 def server_workers() -> int:
-    """Return how many worker processes the ASGI server was told to run, as far as it shows.
+    """Return how many worker processes the ASGI server was told to run, as far as can be seen.
 
-    uvicorn (its command, `fastapi run` and `uvicorn.run`) and hypercorn start each by
-    multiprocessing with their configuration; gunicorn forks, and leaves how it was called. What
-    stands in a configuration file of gunicorn's does not show.
+    uvicorn (its command, `fastapi run` and `uvicorn.run`) and hypercorn start each with
+    multiprocessing and pass it their configuration; gunicorn forks, and its command line remains.
+    A configuration file of gunicorn's is not seen.
     """
     given: Any = getattr(current_process(), "_kwargs", {})
     if isinstance(workers := getattr(given.get("config"), "workers", None), int):

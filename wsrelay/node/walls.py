@@ -1,8 +1,8 @@
-"""What the node does of what a walled-in host's processes ask: a rule for each frame of a worker.
+"""What processes of a walled-in host may do: a rule for each frame that a worker can write.
 
-A process of such a host may send to anyone, monitor anyone, and look up anyone. Beyond its host it
-starts, ends, links and moves nobody, and takes no name, but for what the `Rights` of its host add.
-The dead are not protected: what is asked of them concerns who asks alone.
+A process of such a host may send to anyone, monitor anyone, and look up anyone. Outside its host it
+may not start, end, link or move anyone, or take a name, unless the `Rights` of its host add that.
+The dead need no protection: a request about them affects only the caller.
 """
 
 from __future__ import annotations
@@ -21,32 +21,33 @@ from wsrelay.values.rights import Rights
 __all__ = ["RULES", "NodeView", "Reach", "Rule"]
 
 Reach = Callable[[str], None]
-"""Raises `NotAllowed` for a receiver of a message that it must not come to.
+"""Raises `NotAllowed` for a receiver that a message must not reach.
 
-It is asked when the receiver's turn comes: of many that may be later, and clients move meanwhile.
+It is called when the receiver's turn comes: with many receivers that may be later, and clients move
+in the meantime.
 """
 
 Rule = Callable[[Any, PID, Rights, "NodeView"], Reach | None]
-"""Given frame, process and rights: raises `NotAllowed` if nothing of the frame may be done."""
+"""Takes frame, process, rights and view; raises `NotAllowed` if the whole frame is refused."""
 
 
 class NodeView(Protocol):
     """What the rules look at; `to` is a PID or a name."""
 
     def host_of(self, to: str) -> str | None:
-        """Return the host of a living process, for a connection that of its target."""
+        """Return the host of a living process (for a connection, its target's), or None."""
 
     def is_connection(self, to: str) -> bool:
         """Whether it is a living connection."""
 
     def home(self, target: str | None) -> str | None:
-        """Return the host of the entry of that id, None if there is none."""
+        """Return the host of the entry with that id, None if there is none."""
 
     def is_registered(self, name: str) -> bool:
         """Whether a process is registered under the name."""
 
     def awaits(self, caller: PID, pid: str) -> bool:
-        """Whether the process runs for an `exec` of the caller."""
+        """Whether the process was started by an `exec` of the caller that still waits."""
 
 
 def _spawn(frame: wire.SpawnFrame, _: PID, rights: Rights, sight: NodeView) -> None:
@@ -59,7 +60,7 @@ def _exec(frame: wire.ExecFrame, me: PID, rights: Rights, sight: NodeView) -> No
 
 
 def _get_or_spawn(frame: wire.GetOrSpawnFrame, me: PID, rights: Rights, sight: NodeView) -> None:
-    if not sight.is_registered(frame.name):  # else it is no more than a lookup
+    if not sight.is_registered(frame.name):  # otherwise it is only a lookup
         rights.check_name(frame.name)
         _spawn(frame.spawn, me, rights, sight)
 
@@ -74,7 +75,7 @@ def _cancel(frame: wire.CancelFrame, _: PID, rights: Rights, sight: NodeView) ->
 
 
 def _terminate(frame: wire.TerminateFrame, me: PID, rights: Rights, sight: NodeView) -> None:
-    if not sight.awaits(me, frame.to):  # that is ended at the timeout of its `exec`
+    if not sight.awaits(me, frame.to):  # `exec` terminates what it runs at its timeout
         _control("terminate", frame.to, rights, sight)
 
 
@@ -109,10 +110,10 @@ def _broadcast(frame: wire.BroadcastFrame, _: PID, rights: Rights, sight: NodeVi
 
 
 def _reach(topic: str, content: bytes, rights: Rights, sight: NodeView) -> Reach | None:
-    """Look at each client that is to be closed or controlled, and at where it is to go.
+    """Check each client that is to be closed or controlled, and the target it is to move to.
 
-    It brings its metadata, which its new target believes: so nobody is moved to a process that may
-    not be controlled.
+    A client brings its metadata along, which its new target trusts: so no client may be moved to a
+    process that the sender may not control.
     """
     if topic not in (CLOSE, CONTROL):
         return None
@@ -120,7 +121,7 @@ def _reach(topic: str, content: bytes, rights: Rights, sight: NodeView) -> Reach
     target = given.target_pid if isinstance(given, command.ControlCommand) else UNSET
 
     def reach(to: str) -> None:
-        if sight.is_connection(to):  # to a worker it is a message like others
+        if sight.is_connection(to):  # for a worker it is a message like any other
             _control(f"send {topic} to", to, rights, sight)
             if target is not UNSET:
                 _control("transfer clients to", target, rights, sight)
@@ -129,13 +130,13 @@ def _reach(topic: str, content: bytes, rights: Rights, sight: NodeView) -> Reach
 
 
 RULES: Final[Mapping[type[wire.Frame], Rule | None]] = {
-    # What it tells of itself
+    # What it reports about itself
     wire.ReadyFrame: None,
     wire.AckFrame: None,
     wire.LogFrame: None,
     wire.DoneFrame: None,
     wire.TrapLinksFrame: None,
-    # What all may ask
+    # What all may request
     wire.LookupFrame: None,
     wire.MembersFrame: None,
     wire.DrainFrame: None,
