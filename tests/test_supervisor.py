@@ -149,7 +149,7 @@ async def test_a_node_that_ends_starts_no_failed_service_again() -> None:
 
 
 async def test_two_services_of_one_name_are_refused(journal: Journal) -> None:
-    with pytest.raises(ValueError, match="services of one name: same"):
+    with pytest.raises(ValueError, match="several services have the same name: same"):
         supervised(recorder("same", journal), recorder("same", journal))
 
 

@@ -1,4 +1,4 @@
-"""Whoever has a PID: what the node can do with it, whatever it is."""
+"""Endpoints: what the node can do with anything that has a PID."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Endpoint", "Mail"]
 
 
 class Mail(Struct, eq=False):
-    """A message on its way to any number of endpoints: what they make of it is made once."""
+    """A message on its way to any number of endpoints; each form of it is made only once."""
 
     sender: PID
     topic: str
@@ -25,7 +25,7 @@ class Mail(Struct, eq=False):
 
     @property
     def command(self) -> command.Command:
-        """What it tells a connection to do."""
+        """The command that it is to a connection."""
         if self._command is None:
             self._command = command.parse(self.topic, self.content)
         return self._command
@@ -43,7 +43,7 @@ class Endpoint(Protocol):
     """A worker process, a connection, or the node itself."""
 
     def deliver(self, mail: Mail) -> bool:
-        """Take a message; returns whether it was taken, else it is a dead letter."""
+        """Take a message; returns whether it was taken (if not, it is a dead letter)."""
 
     def stop(self, reason: str, sender: PID) -> None:
         """Ask it to end."""

@@ -1,4 +1,4 @@
-"""What processes do wrong and get no exception for: the log is to tell it, and not every time."""
+"""Mistakes for which a process gets no exception: the log reports them, but not every time."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from wsrelay.values.pid import PID
 __all__ = ["MistakeLog"]
 
 _MOST: Final = 20
-"""Kinds told of one process: each may quote what the process has made up."""
+"""Kinds logged for one process: each may quote what the process has made up."""
 
 _RATE: Final = 1.0
 _BURST: Final = 10
-"""Lines a second, and at once, of what is told each time."""
+"""Lines a second, and at once, of a mistake that is logged each time."""
 
 _LONGEST: Final = 500
 """Characters of a kind that are looked at."""
@@ -24,10 +24,10 @@ _VALUE: Final = re.compile(r"\{[^}]*\}|'[^']*'|[0-9]+")
 
 
 class MistakeLog:
-    """Knows what was told of which process.
+    """Remembers which mistakes of which process have been logged.
 
-    A loop makes a mistake at every message, and a handler that does not look for `ws.error` would
-    never know of it.
+    A loop makes its mistake at every message, and the author of a handler that ignores `ws.error`
+    would not know of it without the log.
     """
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class MistakeLog:
         self._often: dict[str, _Often] = {}
 
     def first(self, who: PID, kind: str) -> bool:
-        """Whether it is the first of its kind; the values that a text quotes make no other kind."""
+        """Whether it is the first of its kind; quoted values and numbers make no difference."""
         told = self._told.setdefault(who, set())
         kind = _VALUE.sub("", kind[:_LONGEST])
         if kind in told or len(told) >= _MOST:
@@ -44,10 +44,10 @@ class MistakeLog:
         return True
 
     def again(self, who: str, now: float) -> int | None:
-        """Return how many of the same were not told since the last that was; None: nor is this one.
+        """Return how many were skipped since the last one was logged; None: skip this one too.
 
-        For what is told each time, as long as it is not too often: one a second, and some at once.
-        `who` is a process, or what they have in common.
+        For mistakes that are logged each time unless they come too often: one a second, and ten at
+        once. `who` is a process, or what several processes have in common.
         """
         if (often := self._often.get(who)) is None:
             often = self._often[who] = _Often(now)
@@ -58,7 +58,7 @@ class MistakeLog:
         return untold
 
     def forget(self, who: PID) -> None:
-        """Let go of a process that has ended."""
+        """Forget a process that has ended."""
         self._told.pop(who, None)
         self._often.pop(who, None)
 

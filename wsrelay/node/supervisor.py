@@ -1,8 +1,8 @@
-"""Services: processes that start with the node, are started again when they fail, and have a name.
+"""Services: named processes that start with the node and are restarted when they fail.
 
-A service that returns has finished and stays so; one that ends with an error (it raised, was
-killed, could not start) is started again under its restart policy. A service is registered under
-its name while it lives, so it can be reached across restarts.
+A service that returns has finished and is not restarted; one that ends with an error (it raised,
+was killed, could not start) is restarted under its restart policy. A service is registered under
+its name while it is alive, so it can be reached across restarts.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _BOUNDS: Final = {"stable_threshold": Bounds(0, MOST, "0 seconds or more")}
 class Service(Struct, frozen=True, kw_only=True):
     """One service: `target`, `host` and `args` as in `process.spawn`.
 
-    It counts as stable, and its failures as forgotten, after `stable_threshold` seconds.
+    After `stable_threshold` seconds it counts as stable and its failures are forgotten.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Service(Struct, frozen=True, kw_only=True):
     restart: RestartPolicy = RestartPolicy()
 
     def __post_init__(self) -> None:
-        """Raise `InvalidOptions` for what cannot be."""
+        """Raise `InvalidOptions` for invalid values."""
         problems = wrong(self, _BOUNDS)
         try:
             nameable(self.name)
@@ -60,7 +60,7 @@ class Service(Struct, frozen=True, kw_only=True):
 class Supervisor:
     """Runs services beside a node: started with it in order, stopped with it in reverse order.
 
-    Building it starts nothing. Raises `ValueError` if two services have one name.
+    Creating it starts nothing. Raises `ValueError` if two services have the same name.
     """
 
     def __init__(self, node: Node, services: Sequence[Service]) -> None:
@@ -80,10 +80,10 @@ class Supervisor:
             await keeper.stop()
 
     async def reconfigure(self, services: Sequence[Service], renew: Collection[str] = ()) -> None:
-        """Take other services: stop what is gone, changed or to `renew`, start what is new.
+        """Use other services: stop those removed, changed or in `renew`, and start the new ones.
 
-        A node that shuts down starts nothing. Raises `ValueError` as the constructor; then nothing
-        has changed.
+        While the node is shutting down nothing is started. Raises `ValueError` as the constructor
+        does; then nothing has changed.
         """
         wanted = dict(_named(services))
         for name, keeper in reversed(self._keepers.items()):
@@ -102,22 +102,22 @@ class Supervisor:
                 keeper.start()
 
     def start_service(self, name: str) -> None:
-        """Start a service that does not run; its failures are forgotten. Raises `KeyError`."""
+        """Start a service that is not running; its failures are forgotten. Raises `KeyError`."""
         self._keepers[name].start()
 
     async def stop_service(self, name: str) -> None:
-        """Stop a service and leave it so. Raises `KeyError`."""
+        """Stop a service and leave it stopped. Raises `KeyError`."""
         await self._keepers[name].stop()
 
     def pid(self, name: str) -> PID | None:
-        """Return the PID of a service, None while it does not run. Raises `KeyError`."""
+        """Return the PID of a service, None while it is not running. Raises `KeyError`."""
         return self._keepers[name].pid
 
 
 def _named(services: Sequence[Service]) -> list[tuple[str, Service]]:
     names = [service.name for service in services]
     if twice := {name for name in names if names.count(name) > 1}:
-        raise ValueError(f"services of one name: {', '.join(sorted(twice))}")
+        raise ValueError(f"several services have the same name: {', '.join(sorted(twice))}")
     return [(service.name, service) for service in services]
 
 
@@ -156,7 +156,7 @@ class _Keeper:
         service = self.service
         self._timer = None
         if not self._node.running:
-            return  # it was killed in its end; a new start begins with all services
+            return  # the node was killed while closing; its next start starts all services
         self._ended = asyncio.Event()
         self._restarts.started(asyncio.get_running_loop().time())
         try:

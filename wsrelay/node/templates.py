@@ -1,4 +1,4 @@
-"""The process hosts of a node, and their exchange for others while it runs."""
+"""The process hosts of a node, and their replacement while it runs."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _PATIENCE: Final = 10.0
 
 
 class Templates:
-    """One template per process host; those that were exchanged end with their last worker.
+    """One template per process host; those that were replaced end with their last worker.
 
-    `options` has every host that there ever was, `names` those that take processes now.
+    `options` has every host that ever existed, `names` those that take processes now.
     """
 
     def __init__(self, hosts: Sequence[HostOptions]) -> None:
@@ -33,7 +33,7 @@ class Templates:
         self._running: dict[str, ProcessHost] = {}
         self._retired: list[ProcessHost] = []
         self._fresh: list[ProcessHost] = []
-        """Those that load before they take the place of others."""
+        """Those that are loading before they replace others."""
 
     def __getitem__(self, name: str) -> ProcessHost:
         """Return a running host."""
@@ -41,7 +41,7 @@ class Templates:
 
     @property
     def os_pids(self) -> dict[str, int | None]:
-        """The templates' process ids; None for one that was not needed yet."""
+        """The templates' process ids; None for one that has not been needed yet."""
         return {name: template.os_pid for name, template in self._running.items()}
 
     @property
@@ -50,7 +50,7 @@ class Templates:
         return {name: self.options[name].max_processes for name in self.names}
 
     def start(self) -> None:
-        """Be ready to start templates, each when it is first needed."""
+        """Prepare to start the templates, each when it is first needed."""
         self._running = {name: ProcessHost(self.options[name]) for name in self.names}
         _warn(self.options.values())
 
@@ -60,7 +60,7 @@ class Templates:
             await template.loaded()
 
     async def exchange(self, hosts: Sequence[HostOptions], renew: Collection[str]) -> None:
-        """Take other hosts; what changed, or is to be renewed, gets a new template.
+        """Use other hosts; those that changed, and those in `renew`, get a new template.
 
         Raises `HostFailed`, `InvalidOptions`; then nothing has changed.
         """
@@ -77,9 +77,9 @@ class Templates:
             for template in fresh.values():
                 await template.loaded()
         except BaseException:
-            await _end(self._taken(fresh))
+            await _end(self._take_back(fresh))
             raise
-        if len(self._taken(fresh)) < len(fresh):
+        if len(self._take_back(fresh)) < len(fresh):
             raise HostFailed("the node shuts down")
         _warn(
             host
@@ -96,18 +96,18 @@ class Templates:
         self.names = list(kept)
         self.options |= {host.name: host for host in hosts}
 
-    def _taken(self, fresh: Mapping[str, ProcessHost]) -> list[ProcessHost]:
-        """Take those back that are still to be loaded; `aclose` may have ended them."""
+    def _take_back(self, fresh: Mapping[str, ProcessHost]) -> list[ProcessHost]:
+        """Remove these from `_fresh` and return those found there; `close` may have ended some."""
         taken = [template for template in fresh.values() if template in self._fresh]
         self._fresh = [template for template in self._fresh if template not in taken]
         return taken
 
     async def aclose(self) -> None:
-        """End all templates, with all that they have."""
+        """End all templates and their workers."""
         await _end(self.close())
 
     def close(self) -> list[ProcessHost]:
-        """Let go of all, which then end with all that they have; returns them."""
+        """Release all templates, which then end with their workers; returns them."""
         ending = self._all()
         self._running, self._retired, self._fresh = {}, [], []
         for template in ending:
@@ -115,7 +115,7 @@ class Templates:
         return ending
 
     def abandon(self) -> list[ProcessHost]:
-        """Let go of all where there is no event loop any more; returns them."""
+        """Release all templates where there is no event loop any more; returns them."""
         ending = self._all()
         self._running, self._retired, self._fresh = {}, [], []
         for template in ending:
@@ -123,7 +123,7 @@ class Templates:
         return ending
 
     def reap(self) -> None:
-        """End all, and wait for it, where their event loop is closed."""
+        """End all templates and wait for them, where their event loop is closed."""
         for template in self.abandon():
             template.reap()
 
@@ -132,7 +132,7 @@ class Templates:
 
 
 def _check_rights(hosts: Sequence[HostOptions]) -> None:
-    """Raise `InvalidOptions` for rights over hosts that are not there, and for nested names."""
+    """Raise `InvalidOptions` for rights over hosts that do not exist, and for nested names."""
     names = [host.name for host in hosts]
     walled = [host.name for host in hosts if host.rights is not None]
     for host in hosts:
@@ -145,19 +145,19 @@ def _check_rights(hosts: Sequence[HostOptions]) -> None:
         outer = [name for name in walled if host.name.startswith(f"{name}/")]
         if outer and host.name in walled:
             problems.append(
-                ("name", f"begins with {outer[0]}/, as names that {outer[0]} may take do")
+                ("name", f"begins with {outer[0]}/, as do the names that {outer[0]} may take")
             )
         if problems:
             raise InvalidOptions(problems, f"host {host.name}")
 
 
 def _warn(hosts: Iterable[HostOptions]) -> None:
-    """Name the promises that need a user."""
+    """Log what the walls of these hosts cannot prevent without a `user`."""
     for host in hosts:
         if left := doubts(host.isolation):
             logger.warning(
-                "process host %s has no `user` of its own, so that in spite of its walls its "
-                "processes can %s. Give it a user: that needs a node that runs as root",
+                "process host %s has no `user` of its own, so its processes can, in spite of its "
+                "walls, %s. Give it a user, which requires that the node runs as root",
                 host.name,
                 "; ".join(left),
             )
