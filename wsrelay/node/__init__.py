@@ -1,4 +1,4 @@
-"""The node: carries out the kernel's effects, routes messages, serves what workers ask."""
+"""The node: carries out the kernel's effects, routes messages, serves workers' requests."""
 
 from __future__ import annotations
 

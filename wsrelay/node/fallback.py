@@ -1,7 +1,7 @@
-"""Lines of the log where nobody has set up logging, as under a plain `uvicorn app:app`.
+"""Log output where nobody has set up logging, as under a plain `uvicorn app:app`.
 
-uvicorn and hypercorn set up their own loggers alone: what processes log at INFO would be lost, and
-warnings would come without time and level.
+uvicorn and hypercorn set up only their own loggers: what processes log at INFO would be lost, and
+warnings would have no time and level.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class _Fallback(logging.StreamHandler[TextIO]):
             _logger.setLevel(logging.INFO)
 
     def handle(self, record: logging.LogRecord) -> bool:
-        """Write the record, or leave it to the handlers that there are by now."""
+        """Write the record, or leave it to the handlers that have been added since."""
         if not _is_set_up():
             return super().handle(record)
         if self.set_level:
@@ -38,17 +38,17 @@ class _Fallback(logging.StreamHandler[TextIO]):
 
 
 def _is_set_up() -> bool:
-    """Whether there is a handler for wsrelay's records that is not its own."""
+    """Whether there is a handler for wsrelay's records that is not wsrelay's own."""
     return bool(logging.root.handlers) or any(
         not type(handler).__module__.startswith("wsrelay.") for handler in _logger.handlers
     )
 
 
 def log_visibly() -> None:
-    """Write what wsrelay and its processes log to standard error while nobody else does.
+    """Write what wsrelay and its processes log to standard error, until logging is set up.
 
-    Unless it is told not to, `dictConfig` disables all loggers that were there before it: what
-    processes print would be nowhere.
+    Unless told not to, `dictConfig` disables all existing loggers, wsrelay's among them, and what
+    processes print would appear nowhere: those are enabled again.
     """
     worker.enable_own_loggers()
     if not _is_set_up() and not any(isinstance(one, _Fallback) for one in _logger.handlers):

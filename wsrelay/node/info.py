@@ -1,4 +1,4 @@
-"""What a node knows of itself, for those who watch it."""
+"""What a node knows about itself, for monitoring."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ __all__ = ["ConnectionInfo", "HostInfo", "NodeInfo", "ProcessInfo"]
 
 
 class ConnectionInfo(Struct, frozen=True, kw_only=True):
-    """One connection: its target, seconds since the upgrade, bytes that wait for the client.
+    """One connection.
 
-    `client` is the client's address and port (None over a Unix socket, port 0 behind a proxy that
-    does not tell it), `user` is the relay's
-    metadata's: its `user`, or that one's `name` or `id` if it is an object, else its `name`.
-    `dropped` counts the messages that it never got (outbox policy `drop`), `unfinished` the
-    bytes of what it has sent that are no message to the target yet.
+    `uptime` is in seconds since the upgrade. `client` is the client's address and port (None over a
+    Unix socket; the port is 0 behind a proxy that does not report it). `user` comes from the
+    relay's metadata: its `user` (the `name` or `id` of that if it is an object), else its `name`.
+    `messages` counts what the client has sent. `outbox` is the bytes that wait for the client,
+    `dropped` counts the messages that it never got (outbox policy `drop`), and `unfinished` is the
+    bytes that it has sent of messages that are not complete yet.
     """
 
     pid: str
@@ -31,10 +32,10 @@ class ConnectionInfo(Struct, frozen=True, kw_only=True):
 
 
 class ProcessInfo(Struct, frozen=True, kw_only=True):
-    """One worker; `parent` is who spawned it.
+    """One worker; `parent` is the process that spawned it, `uptime` in seconds.
 
-    `mailbox` is the bytes that wait for it at the node: messages of processes and clients, joins
-    and leaves, each with what it costs beside its payload. Of its names it has the first hundred.
+    `mailbox` is the bytes that wait for it at the node: messages from processes and clients, joins
+    and leaves, each with its overhead. `names` has at most the first hundred names.
     """
 
     pid: str
@@ -59,10 +60,11 @@ class HostInfo(Struct, frozen=True, kw_only=True):
 
 
 class NodeInfo(Struct, frozen=True, kw_only=True):
-    """A node and all that lives in it.
+    """A node and everything in it.
 
-    `application` is what it serves, `addresses` the URLs where, `uptime` in seconds: its control
-    socket knows them. `buffered` is the bytes that clients have begun and not finished.
+    `application` is what it serves, `addresses` are the URLs that it serves at, `uptime` is in
+    seconds; the control socket fills these in. `buffered` is the bytes of messages that clients
+    have begun and not finished.
     """
 
     name: str

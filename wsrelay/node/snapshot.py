@@ -1,4 +1,4 @@
-"""The state of a running node, for those who watch it."""
+"""The state of a running node, for monitoring."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from .node import Node
 __all__ = ["describe"]
 
 _MOST_NAMES: Final = 100
-"""Names of a process that are shown: it may have 10,000, and each process of its host."""
+"""Names that are shown of a process: each process of a host may have 10,000."""
 
 
 def describe(node: Node) -> NodeInfo:
-    """Return the state of a running node; belongs to its event loop's thread."""
+    """Return the state of a running node; must be called in its event loop's thread."""
     now = time.monotonic()
     processes = []
     for pid, process in node.engine.processes.items():
