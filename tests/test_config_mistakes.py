@@ -378,8 +378,8 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
                 ),
             ],
             (
-                "x.yaml:5: app:a: key 'post_options.wsrelay.outbox.overflow': is 'explode' and none "
-                "of close, pause, drop"
+                "x.yaml:5: app:a: key 'post_options.wsrelay.outbox.overflow': is 'explode' and "
+                "must be one of close, pause, drop"
             ),
         ),
         (

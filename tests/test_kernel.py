@@ -239,7 +239,7 @@ def test_a_connection_takes_no_place_on_a_host() -> None:
 
 
 def test_an_unknown_host_is_named_together_with_those_that_there_are() -> None:
-    with pytest.raises(UnknownHost, match=r"'other'.*large, small.*arguments of the target"):
+    with pytest.raises(UnknownHost, match=r"'other'.*large, small.*the target's arguments"):
         _kernel().spawn(PID("{local@other|1}"), "name")
 
 
