@@ -133,7 +133,7 @@ def test_the_page_says_where_things_are() -> None:
         "where is a client's message handed to its process?",
         "what happens when a process dies?",
         "where would a sleeping process go?",
-        "which options has a host?",
+        "which options does a host have?",
     ]
     for _, path in answers:
         assert (PACKAGE.parent / path).is_file(), path
