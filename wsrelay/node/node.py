@@ -157,7 +157,7 @@ class Node:
             raise RuntimeError(
                 f"node {self.name} belongs to another event loop, which is still running: a node "
                 "must be used in one event loop only. In tests, `with TestClient(app) as client:` "
-                "runs all requests and WebSockets in the same one"
+                "gives all requests and WebSockets the same one"
             )
         logger.warning("node %s: its event loop was closed before the node was", self.name)
         self._templates.reap()
@@ -432,7 +432,7 @@ class Node:
     def _process(self, pid: str | None) -> PID:
         """Return the PID in full; raises `InvalidPID`, and `NotAProcess` for None."""
         if pid is None:
-            raise NotAProcess("a node is not a process: pass the PID of the process that you mean")
+            raise NotAProcess("a node is not a process: say which process you mean")
         return PID(pid).on(self.name)
 
     def _here(self, function: Callable[..., T], *args: Any) -> T:

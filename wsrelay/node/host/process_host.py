@@ -117,7 +117,7 @@ class ProcessHost:
         try:
             self._start()
         except CgroupError as error:
-            raise HostFailed(f"the limits of the whole host cannot be enforced: {error}") from None
+            raise HostFailed(f"the limits of the host as a whole cannot be kept: {error}") from None
         except OSError as error:
             raise HostFailed(f"the template cannot be started: {_reason(error)}") from None
 
