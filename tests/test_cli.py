@@ -802,7 +802,7 @@ def test_a_script_that_ends_the_process_at_import_is_an_error_too(
         (["--heartbeat", "often"], "'often' is not a duration; write it like '30s'"),
         (["--heartbeat", "1us"], "'1us' is too short"),
         (["--origins", "example.com"], "allowed origin 'example.com' is none of"),
-        (["--path", "ws"], "'ws' is no path"),
+        (["--path", "ws"], "'ws' is not a path"),
         (["--room-linger", "5"], "'5' is not a duration"),
         (["--room-linger", "-1s"], "'-1s' is too short"),
         (["--start-timeout", "0s"], "'0s' is too short"),

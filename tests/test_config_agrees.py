@@ -149,7 +149,7 @@ def test_what_check_takes_can_be_built(written: Written, kind: str, key: str) ->
         assembly.hosts(configuration)
         assembly.services(configuration)
         for server in configuration.servers.values():
-            Server(None, Listener(), assembly.server_options(server))
+            Server(None, Listener(), server.build(ServerOptions))
     assert 0 < refused < len(VALUES)
 
 
@@ -290,7 +290,7 @@ def test_a_path_that_serve_cannot_route_is_refused(written: Written, path: str) 
         Route(f"/{{prefix}}{path}", lambda _: None)
     except (ValueError, AssertionError):
         assert written.keys() == ["path"]
-        assert "is no path" in written.problems()[0].message
+        assert "is not a path" in written.problems()[0].message
     else:
         assert written.problems() == []
 

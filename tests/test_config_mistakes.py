@@ -132,6 +132,13 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
             "x.yaml:4: app:a: key 'nice': is 20 and must be -20 to 19",
         ),
         (
+            ["{name: zimmé, kind: process.host}"],
+            (
+                "x.yaml:4: app:zimmé: key 'name': is 'app:zimmé' and must be made of A-Z a-z 0-9 _ "
+                ". : / -"
+            ),
+        ),
+        (
             ["{name: a, kind: process.host, umask: 027}"],
             "x.yaml:4: app:a: key 'umask': 23 is no umask; write it in quotes, as in '027'",
         ),

@@ -872,7 +872,7 @@ def raising(site: Site) -> str:
 
 def bad_path(site: Site) -> str:
     site.endpoint("text", "/{id:number}")
-    return "app:text.endpoint: key 'path': '/api/{id:number}' is no path: "
+    return "app:text.endpoint: key 'path': '/api/{id:number}' is not a path: "
 
 
 def no_certificate(site: Site) -> str:

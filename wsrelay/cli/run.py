@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import click
 import msgspec
 
-from wsrelay.errors import HostFailed, InvalidTarget
+from wsrelay.errors import HostFailed
 from wsrelay.gateway.address import AddressError, Listener, bind, url
 from wsrelay.gateway.script import Scope, ScriptOptions, script_app
 from wsrelay.gateway.server import FrontEnd, Server, ServerOptions, on_signals
@@ -28,182 +30,163 @@ from .running import controlled, fail, loop_factory, prepare_process, reload_on_
 __all__ = ["run"]
 
 
-def _target(_context: click.Context, _parameter: click.Parameter, text: str) -> str:
-    try:
-        parsed = targets.parse(text)
-    except InvalidTarget as error:
-        raise click.BadParameter(str(error)) from None
-    if parsed.script is not None:
-        script = Path(parsed.script).resolve()
-        return str(targets.Target(parsed.function, script=str(script)))
-    sys.path.insert(0, "")  # a module here is found, as with `python -m`
-    return text
+_HOST: Final = HostOptions()
+_SCRIPT: Final = ScriptOptions(target="")
+
+Callback = Callable[[click.Context, click.Parameter, Any], Any]
 
 
-def _duration(least: float) -> Any:
-    def convert(
-        _context: click.Context, _parameter: click.Parameter, text: str | None
-    ) -> float | None:
-        if text is None:
-            return None
+def _parsed(parse: Callable[[Any], Any]) -> Callback:
+    """Return a callback of click's that converts an option, whose mistake is a `ValueError`."""
+
+    def convert(_context: click.Context, _parameter: click.Parameter, given: Any) -> Any:
         try:
-            return durations.parse(text, least=least)
+            return None if given is None else parse(given)
         except ValueError as error:
             raise click.BadParameter(str(error)) from None
 
     return convert
 
 
-def _heartbeat(
-    _context: click.Context, _parameter: click.Parameter, text: str | None
-) -> str | None:
-    try:
-        header.heartbeat(text)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from None
+def _checked(check: Callable[[Any], object]) -> Callback:
+    """Return a callback of click's that leaves an option as it was written."""
+
+    def same(given: Any) -> Any:
+        check(given)
+        return given
+
+    return _parsed(same)
+
+
+def _target(text: str) -> str:
+    parsed = targets.parse(text)
+    if parsed.script is not None:
+        script = Path(parsed.script).resolve()
+        return str(targets.Target(parsed.function, script=str(script)))
+    sys.path.insert(0, "")  # so that a module in this folder is found, as by `python -m`
     return text
 
 
-def _size(_context: click.Context, _parameter: click.Parameter, text: str | None) -> int | None:
-    try:
-        return None if text is None else sizes.parse(text)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from None
+def _subprotocols(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(map(header.check_subprotocol, names))
 
 
-def _origins(_context: click.Context, _parameter: click.Parameter, text: str) -> str:
-    try:
-        origins.Origins(text)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from None
-    return text
-
-
-def _hosts(_context: click.Context, _parameter: click.Parameter, text: str | None) -> str | None:
-    try:
-        Hosts(text or "")
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from None
-    return text
-
-
-def _subprotocols(
-    _context: click.Context, _parameter: click.Parameter, names: tuple[str, ...]
-) -> tuple[str, ...]:
-    try:
-        return tuple(header.check_subprotocol(name) for name in names)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from None
-
-
-def _path(_context: click.Context, _parameter: click.Parameter, text: str) -> str:
+def _check_path(text: str) -> None:
     if not text.startswith("/") or "{" in text:
-        raise click.BadParameter(f"{text!r} is no path; it starts with / like /ws")
-    return text
+        raise ValueError(f"{text!r} is not a path; it starts with / like /ws")
 
 
 @click.command()
-@click.argument("target", callback=_target)
+@click.argument("target", callback=_parsed(_target))
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- ARGUMENTS]...")
 @click.option(
     "--scope",
     type=click.Choice([scope.value for scope in Scope]),
-    default=Scope.CONNECTION.value,
+    default=_SCRIPT.scope.value,
     show_default=True,
+    callback=_parsed(Scope),
     help="A process per connection, per room (the path under --path), or one for all.",
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True)
-@click.option("--path", default="/ws", show_default=True, callback=_path, help="WebSocket path.")
+@click.option(
+    "--path",
+    default=_SCRIPT.path,
+    show_default=True,
+    callback=_checked(_check_path),
+    help="WebSocket path.",
+)
 @click.option(
     "--origins",
-    default="",
-    callback=_origins,
+    default=_SCRIPT.origins,
+    callback=_checked(origins.Origins),
     help="Allowed origins besides the same one, e.g. 'https://*.example.com'.",
 )
 @click.option(
     "--allowed-hosts",
-    callback=_hosts,
-    help="Names besides localhost that it may be reached by, e.g. 'app.example.com, *.example.com' "
-    "or '*'; the default is none on a loopback address, else all.",
+    callback=_checked(Hosts),
+    help="Names besides localhost under which it may be reached, e.g. "
+    "'app.example.com, *.example.com' or '*'; the default is none on a loopback address, "
+    "otherwise all.",
 )
 @click.option(
     "--subprotocol",
     "subprotocols",
     multiple=True,
-    callback=_subprotocols,
-    help="One that the handler speaks, e.g. chat.v1; may be given several times. "
+    callback=_parsed(_subprotocols),
+    help="One that the handler speaks, e.g. chat.v1; may be repeated. "
     "A client gets the first of them that it offers.",
 )
-@click.option("--heartbeat", callback=_heartbeat, help="How often to send ws.heartbeat, e.g. 30s.")
-@click.option("--max-processes", type=click.IntRange(1), default=256, show_default=True)
+@click.option(
+    "--heartbeat",
+    callback=_checked(header.heartbeat),
+    help="How often to send ws.heartbeat, e.g. 30s.",
+)
+@click.option(
+    "--max-processes",
+    type=click.IntRange(int(_HOST.bounds["max_processes"].least)),
+    default=_HOST.max_processes,
+    show_default=True,
+    help="How many may run; beyond that, clients get 503.",
+)
 @click.option(
     "--warm",
     type=click.IntRange(0),
-    default=0,
+    default=_HOST.warm,
     show_default=True,
     help="Processes forked ahead that wait for a client; each takes 2 MB.",
 )
 @click.option(
-    "--memory", callback=_size, help="What each process may use, e.g. 512MB; beyond it, it ends."
+    "--memory",
+    callback=_parsed(sizes.parse),
+    help="What each process may use, e.g. 512MB; beyond that, it is ended.",
 )
 @click.option(
     "--start-timeout",
-    default="10s",
+    default=f"{_HOST.start_timeout:g}s",
     show_default=True,
-    callback=_duration(0.1),
+    callback=_parsed(partial(durations.parse, least=0.1)),
     help="How long TARGET may take to load, and a process to start.",
 )
 @click.option(
     "--room-linger",
-    default="5s",
+    default=f"{_SCRIPT.room_linger:g}s",
     show_default=True,
-    callback=_duration(0),
-    help="How long a room outlives its last client.",
+    callback=_parsed(durations.parse),
+    help="How long a room stays after its last client has left.",
 )
 @click.option(
     "--stop-timeout",
     default="2s",
     show_default=True,
-    callback=_duration(0),
-    help="How long a process may go on when it is to end; at half of it, it is interrupted.",
+    callback=_parsed(durations.parse),
+    help="How long a process may keep running once it should end; after half of that it is "
+    "interrupted.",
 )
 @click.option(
     "--static",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Serve this folder at / in place of the built-in page.",
+    help="Serve this folder at / instead of the built-in page.",
 )
-@click.option("--reload", is_flag=True, help="For development: start again when a file changes.")
+@click.option("--reload", is_flag=True, help="For development: restart when a file changes.")
 @click.option(
     "--raw-output",
     is_flag=True,
-    help="For development: what processes print goes to the terminal as it is, not into the log, "
+    help="For development: what processes print goes to the terminal unchanged, not into the log, "
     "and input(), breakpoint() and pdb read from there.",
 )
 @log_options
 def run(
     *,
     target: str,
-    arguments: tuple[str, ...],
-    scope: str,
     host: str,
     port: int,
-    path: str,
-    origins: str,
     allowed_hosts: str | None,
-    subprotocols: tuple[str, ...],
-    heartbeat: str | None,
-    max_processes: int,
-    warm: int,
     memory: int | None,
-    start_timeout: float,
-    room_linger: float,
-    stop_timeout: float,
-    static: Path | None,
     reload: bool,
-    raw_output: bool,
     log_format: str,
     log_level: str,
+    **given: Any,
 ) -> None:
     """Serve the handler script TARGET, e.g. handlers/echo.py or app.rooms:lobby.
 
@@ -212,37 +195,26 @@ def run(
     Each of its processes is a real OS process. Ctrl-C ends everything in order, a second one
     at once.
     """
-    if reload:
-        script = targets.parse(target).script
-        reload_on_edits([Path(script).parent if script else Path(), *([static] if static else [])])
-    set_up_logging(log_format, log_level)
-    options = ScriptOptions(
-        target=target,
-        scope=Scope(scope),
-        path=path,
-        origins=origins,
-        subprotocols=subprotocols,
-        heartbeat=heartbeat,
-        room_linger=room_linger,
-        static=static,
-    )
+    options = ScriptOptions(target=target, **_of(ScriptOptions, given))
     try:
         processes = HostOptions(
-            targets=(target,),
-            arguments=arguments,
-            max_processes=max_processes,
-            warm=warm,
-            start_timeout=start_timeout,
-            stop_timeout=stop_timeout,
-            raw_output=raw_output,
-            limits=Limits(memory=memory),
+            targets=(target,), limits=Limits(memory=memory), **_of(HostOptions, given)
         )
     except InvalidOptions as error:
         name, message = error.problems[0]
         option = f"--{name.removeprefix('limits.').replace('_', '-')}"
         raise click.BadParameter(message, param_hint=f"'{option}'") from None
+    if reload:
+        script, static = targets.parse(target).script, options.static
+        reload_on_edits([Path(script).parent if script else Path(), *([static] if static else [])])
+    set_up_logging(log_format, log_level)
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(_serve(options, processes, host, port, allowed_hosts))
+
+
+def _of(definition: type[msgspec.Struct], given: dict[str, Any]) -> dict[str, Any]:
+    """Return the options that a definition has."""
+    return {name: given[name] for name in definition.__struct_fields__ if name in given}
 
 
 async def _serve(

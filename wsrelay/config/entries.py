@@ -1,14 +1,22 @@
 """The kinds of entries and their keys (`docs/configuration.md`).
 
-Once loaded, references are full ids, paths absolute, durations seconds and sizes bytes. The
-bounds of values are told by what the entries become, `HostOptions` and the like, and not here.
+Once loaded, references are full ids, paths absolute, durations seconds and sizes bytes. Defaults
+and bounds are those of what an entry becomes (`Model.build`): `HostOptions`, `Service`,
+`ServerOptions`. Here are the keys, and how their values are written; `tests/test_options.py` checks
+that none is missing.
 """
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Final, Literal, Self
+from collections.abc import Mapping
+from typing import Any, ClassVar, Final, Literal, Self, TypeVar
 
+from msgspec import Struct
 from pydantic import BaseModel, ConfigDict, model_validator
+
+from wsrelay.confinement import HostOptions
+from wsrelay.node.supervisor import RestartPolicy, Service
+from wsrelay.values.server_options import ServerOptions
 
 from .values import (
     Address,
@@ -42,18 +50,49 @@ __all__ = [
     "Static",
 ]
 
-KB: Final = 1024
-MB: Final = 1024 * 1024
+_HOST: Final = HostOptions()
+_RESTART: Final = RestartPolicy()
+_SERVER: Final = ServerOptions()
+_SERVICE: Final = Service(name="defaults", target="")
+
+S = TypeVar("S", bound=Struct)
 
 
 class Model(BaseModel):
-    """Knows all its keys, and takes no text for a number."""
+    """A mapping that refuses unknown keys, and text where a number belongs."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
+    elsewhere: ClassVar[Mapping[str, str | None]] = {}
+    """Options that are not under a key of their own name, with their dotted key; None: no key."""
+
+    def build(self, definition: type[S], **given: Any) -> S:
+        """Return the options of a definition: those that are `given`, the others from their keys.
+
+        Raises `InvalidOptions`, with the options' names; `key_of` says where they are.
+        """
+        for name in definition.__struct_fields__:
+            if name not in given and (key := self.key_of(name)) is not None:
+                given[name] = self._value(key)
+        return definition(**given)
+
+    @classmethod
+    def key_of(cls, option: str) -> str | None:
+        """Return the dotted key of an option, or None if it cannot be configured."""
+        return cls.elsewhere.get(option, option)
+
+    def _value(self, key: str) -> Any:
+        value: Any = self
+        for part in key.split("."):
+            value = None if value is None else getattr(value, part)
+        return tuple(value) if isinstance(value, list) else value
+
 
 class ConfigEntry(Model):
-    """What all entries have. `references` maps keys to the kind that they, or their items, name."""
+    """What all entries have.
+
+    `references` maps keys to the kind of the entry that they, or their items, refer to.
+    """
 
     references: ClassVar[dict[tuple[str, ...], str]] = {}
 
@@ -63,10 +102,7 @@ class ConfigEntry(Model):
 
 
 class HostLimits(Model):
-    """What each worker may use: memory in bytes, CPU time in seconds; None: as the node may.
-
-    `cpus`, `memory_total` and `processes_total` are for the host as a whole.
-    """
+    """`Limits`, and the two of `HostOptions` that also bound what a worker uses."""
 
     memory: Size | None = None
     cpu_time: Duration | None = None
@@ -75,28 +111,35 @@ class HostLimits(Model):
     cpus: float | None = None
     memory_total: Size | None = None
     processes_total: int | None = None
-    mailbox: Size = 64 * MB
-    log_rate: float = 500.0
+    mailbox: Size = _HOST.mailbox
+    log_rate: float = _HOST.log_rate
 
 
 class HostFilesystem(Model):
-    """Files and folders that workers may read, and those that they may write too."""
+    """`Filesystem`: files and folders that workers may read, and those that they may also write."""
 
     read: list[AnyPath] = []
     write: list[AnyPath] = []
 
 
 class Host(ConfigEntry):
-    """`process.host`."""
+    """`process.host`: `HostOptions` with its `Limits` and its `Isolation`."""
 
     references = {("may_spawn",): "process.host", ("may_control",): "process.host"}
+    elsewhere = {
+        "mailbox": "limits.mailbox",
+        "log_rate": "limits.log_rate",
+        # Of `wsrelay run`, whose script is the only one.
+        "arguments": None,
+        "raw_output": None,
+    }
 
     preload: list[ModuleName] = []
-    max_processes: int = 256
-    warm: int = 0
-    start_timeout: Duration = 10.0
-    stop_timeout: Duration = 10.0
-    spawn_rate: float = 1000.0
+    max_processes: int = _HOST.max_processes
+    warm: int = _HOST.warm
+    start_timeout: Duration = _HOST.start_timeout
+    stop_timeout: Duration = _HOST.stop_timeout
+    spawn_rate: float = _HOST.spawn_rate
     limits: HostLimits = HostLimits()
     nice: int | None = None
     user: UserName | None = None
@@ -106,8 +149,8 @@ class Host(ConfigEntry):
     environment: list[str] | None = None
     filesystem: HostFilesystem | None = None
     network: Literal["host", "none"] = "host"
-    no_new_privs: bool = False
-    core_dumps: bool = False
+    no_new_privs: bool = _HOST.isolation.no_new_privs
+    core_dumps: bool = _HOST.isolation.core_dumps
     may_spawn: list[str] = []
     may_control: list[str] = []
     may_name: list[str] = []
@@ -133,7 +176,7 @@ class _Code(ConfigEntry):
 
 
 class PythonProcess(_Code):
-    """`process.python`: what a worker runs; `host` is where it is spawned by default."""
+    """`process.python`: what a worker runs; `host` is the default one to spawn it in."""
 
     references = {("host",): "process.host"}
 
@@ -152,15 +195,15 @@ class TLS(Model):
 
 
 class Timeouts(Model):
-    """Seconds; those of HTTP bodies and responses are without any progress."""
+    """Seconds, as in `ServerOptions`; `drain` is that of `FrontEnd`."""
 
-    keep_alive: Duration = 5.0
-    header: Duration = 10.0
-    message: Duration = 120.0
-    body: Duration = 60.0
-    response: Duration = 60.0
-    ping_interval: Duration = 20.0
-    ping_timeout: Duration = 20.0
+    keep_alive: Duration = _SERVER.keep_alive
+    header: Duration = _SERVER.header_timeout
+    message: Duration = _SERVER.message_timeout
+    body: Duration = _SERVER.body_timeout
+    response: Duration = _SERVER.response_timeout
+    ping_interval: Duration = _SERVER.ping_interval
+    ping_timeout: Duration = _SERVER.ping_timeout
     drain: Duration = 5.0
 
 
@@ -170,15 +213,30 @@ class _Wrapped(ConfigEntry):
 
 
 class ServerEntry(_Wrapped):
-    """`http.service`; with `health`, it answers `/healthz` and `/readyz`."""
+    """`http.service`: `ServerOptions`, an address and an application.
+
+    With `health`, the latter answers `/healthz` and `/readyz`.
+    """
+
+    elsewhere = {
+        "header_timeout": "timeouts.header",
+        "message_timeout": "timeouts.message",
+        "body_timeout": "timeouts.body",
+        "response_timeout": "timeouts.response",
+        "keep_alive": "timeouts.keep_alive",
+        "ping_interval": "timeouts.ping_interval",
+        "ping_timeout": "timeouts.ping_timeout",
+        "cert": "tls.cert",
+        "key": "tls.key",
+    }
 
     addr: AddressText
     allowed_hosts: HostNames = "*"
-    max_message_size: Size = 16 * MB
-    max_head_size: Size = 64 * KB
-    max_connections: int = 10_000
-    max_connections_per_ip: int = 1_000
-    max_buffered: Size = 256 * MB
+    max_message_size: Size = _SERVER.max_message_size
+    max_head_size: Size = _SERVER.max_head_size
+    max_connections: int = _SERVER.max_connections
+    max_connections_per_ip: int = _SERVER.max_connections_per_ip
+    max_buffered: Size = _SERVER.max_buffered
     tls: TLS | None = None
     timeouts: Timeouts = Timeouts()
     health: bool = True
@@ -197,7 +255,7 @@ class OfRouter(Model):
 
 
 class RouterEntry(_Wrapped):
-    """`http.router`: `middleware` sees all under its prefix, `post_middleware` what matched."""
+    """`http.router`: `middleware` sees all below the prefix, `post_middleware` what has matched."""
 
     references = {("meta", "server"): "http.service"}
 
@@ -229,27 +287,33 @@ class Static(ConfigEntry):
 
 
 class Restart(Model):
-    """Exponential backoff: delays in seconds, `jitter` a share of them, 0 attempts: for ever."""
+    """`RestartPolicy`."""
 
-    initial_delay: Duration = 1.0
-    max_delay: Duration = 90.0
-    backoff_factor: float = 2.0
-    jitter: float = 0.1
-    max_attempts: int = 0
+    initial_delay: Duration = _RESTART.initial_delay
+    max_delay: Duration = _RESTART.max_delay
+    backoff_factor: float = _RESTART.backoff_factor
+    jitter: float = _RESTART.jitter
+    max_attempts: int = _RESTART.max_attempts
 
 
 class Lifecycle(Model):
     """When a service is started, and started again."""
 
-    auto_start: bool = True
-    stable_threshold: Duration = 5.0
+    auto_start: bool = _SERVICE.auto_start
+    stable_threshold: Duration = _SERVICE.stable_threshold
     restart: Restart = Restart()
 
 
 class ServiceEntry(ConfigEntry):
-    """`process.service`: a process that is kept running under the entry's id."""
+    """`process.service`: `Service`, a process that is kept running under the entry's id."""
 
     references = {("process",): "process.python", ("host",): "process.host"}
+    elsewhere = {
+        "target": "process",
+        "auto_start": "lifecycle.auto_start",
+        "stable_threshold": "lifecycle.stable_threshold",
+        **{name: f"lifecycle.restart.{name}" for name in RestartPolicy.__struct_fields__},
+    }
 
     process: str
     host: str | None = None

@@ -1,9 +1,10 @@
-"""What a process host is told at its start."""
+"""Which options a process host has."""
 
 from __future__ import annotations
 
 import re
-from typing import Final
+from collections.abc import Mapping
+from typing import ClassVar, Final
 
 from msgspec import Struct
 
@@ -16,7 +17,7 @@ from .limits import Limits
 __all__ = ["HostOptions"]
 
 _NAME: Final = re.compile(r"[\w.:/-]+", re.ASCII)
-"""What stands in PIDs."""
+"""What may be part of a PID."""
 
 _NAME_SAID: Final = "A-Z a-z 0-9 _ . : / -"
 
@@ -24,39 +25,40 @@ _RIGHTS: Final = ("may_spawn", "may_control", "may_name")
 
 _LEAST: Final = 1e-9
 
-_BOUNDS: Final = {
-    "max_processes": Bounds(1, MOST, "1 or more", whole=True),
-    "start_timeout": Bounds(_LEAST, MOST, "more than 0 seconds"),
-    "stop_timeout": Bounds(0, MOST, "0 seconds or more"),
-    "mailbox": Bounds(0, MOST, "0 to 2**62 bytes", whole=True),
-    "spawn_rate": Bounds(_LEAST, MOST, "more than 0 a second"),
-    "log_rate": Bounds(1, MOST, "1 a second or more"),
-    "limits.memory": Bounds(1, MOST, "1 to 2**62 bytes", whole=True),
-    "limits.cpu_time": Bounds(1, MOST, "1s or more"),
-    "limits.open_files": Bounds(16, MOST, "16 or more", whole=True),
-    "limits.processes": Bounds(1, MOST, "1 or more", whole=True),
-    "limits.cpus": Bounds(0.01, 10_000, "0.01 to 10000"),
-    "limits.memory_total": Bounds(16 * 1024**2, MOST, "16MB to 2**62 bytes", whole=True),
-    "limits.processes_total": Bounds(2, 2**22, "2 to 2**22", whole=True),
-    "nice": Bounds(-20, 19, "-20 to 19", whole=True),
-}
-
 
 class HostOptions(Struct, frozen=True, kw_only=True):
-    """One process host: the kind `process.host` of `docs/configuration.md`.
+    """The options of one process host, the kind `process.host` of `docs/configuration.md`.
 
-    `preload` names modules and `targets` functions of scripts or modules; all are loaded once, in
-    the template, within `start_timeout`, and shared by every worker. `arguments` are in `sys.argv`,
-    behind the script's path. `warm` processes are forked ahead and wait, beside `max_processes`
-    and no more than these. Timeouts are seconds, `mailbox` is the bytes that other workers may have
-    sent to one that has not taken them yet. `spawn_rate` is how many are started in a second, the
-    others wait; `log_rate` how many log records a second one may write, and how many lines to its
-    standard output and error, the others are left out and counted. With `raw_output` these streams
-    are the node's own, and so is the terminal. `nice` is the workers' absolute niceness.
-    `may_spawn` and `may_control` (hosts' names) and `may_name` (patterns such as `room:*`) are what
-    processes of a walled-in host may do beyond it. Raises `InvalidOptions`, a `ValueError`, with
-    all that cannot be.
+    `preload` names modules and `targets` functions of scripts or modules; all of them are loaded
+    once, in the template, within `start_timeout`, and shared by every worker. `arguments` go into
+    `sys.argv`, after the script's path. `warm` processes are forked ahead and wait; they come on
+    top of `max_processes`, and there can be no more of them than that. Timeouts are in seconds.
+    `mailbox` is how many bytes other workers may have sent to one that has not yet taken them.
+    `spawn_rate` is how many are started in a second; further ones wait. `log_rate` is how many log
+    records a second one may write, and how many lines to its standard output and error; further
+    ones are left out and counted. With `raw_output` these streams, and the terminal, are the node's
+    own. `nice` is the workers' absolute niceness. `may_spawn` and `may_control` (hosts' names) and
+    `may_name` (patterns such as `room:*`) are what the processes of a walled-in host may do beyond
+    it. Raises `InvalidOptions`, a `ValueError`, with everything that is wrong.
     """
+
+    bounds: ClassVar[Mapping[str, Bounds]] = {
+        "max_processes": Bounds(1, MOST, "1 or more", whole=True),
+        "start_timeout": Bounds(_LEAST, MOST, "more than 0 seconds"),
+        "stop_timeout": Bounds(0, MOST, "0 seconds or more"),
+        "mailbox": Bounds(0, MOST, "0 to 2**62 bytes", whole=True),
+        "spawn_rate": Bounds(_LEAST, MOST, "more than 0 a second"),
+        "log_rate": Bounds(1, MOST, "1 a second or more"),
+        "limits.memory": Bounds(1, MOST, "1 to 2**62 bytes", whole=True),
+        "limits.cpu_time": Bounds(1, MOST, "1s or more"),
+        "limits.open_files": Bounds(16, MOST, "16 or more", whole=True),
+        "limits.processes": Bounds(1, MOST, "1 or more", whole=True),
+        "limits.cpus": Bounds(0.01, 10_000, "0.01 to 10000"),
+        "limits.memory_total": Bounds(16 * 1024**2, MOST, "16MB to 2**62 bytes", whole=True),
+        "limits.processes_total": Bounds(2, 2**22, "2 to 2**22", whole=True),
+        "nice": Bounds(-20, 19, "-20 to 19", whole=True),
+    }
+    """By option; `warm` is bounded by `max_processes`."""
 
     name: str = "processes"
     preload: tuple[str, ...] = ()
@@ -78,8 +80,8 @@ class HostOptions(Struct, frozen=True, kw_only=True):
     may_name: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be, before any process is started."""
-        problems = wrong(self, _BOUNDS)
+        """Refuse what is wrong before any process is started."""
+        problems = wrong(self, self.bounds)
         if _NAME.fullmatch(self.name) is None:
             problems.append(("name", f"is {self.name!r:.80} and must be made of {_NAME_SAID}"))
         if not any(name == "max_processes" for name, _ in problems):
@@ -94,7 +96,7 @@ class HostOptions(Struct, frozen=True, kw_only=True):
 
     @property
     def rights(self) -> Rights | None:
-        """What its processes may do to those of other hosts; None: whatever they like."""
+        """What its processes may do to those of other hosts; None: anything."""
         if not self.isolation.walled:
             return None
         return Rights(self.name, self.may_spawn, self.may_control, self.may_name)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.routing import Mount, Route
@@ -21,7 +20,7 @@ from wsrelay.relay.asgi import App, Receive, Scope, Send
 from wsrelay.session.hosts import Hosts
 from wsrelay.values import targets
 from wsrelay.values.bounds import InvalidOptions
-from wsrelay.values.buffered import Buffered
+from wsrelay.values.server_options import ServerOptions
 from wsrelay.values.targets import TargetEntry
 
 from . import address, middleware
@@ -29,7 +28,6 @@ from .allowed_hosts import AllowedHosts
 from .dispatch import Dispatch, Router
 from .endpoint import EndpointApp
 from .health import health_routes
-from .options import ServerOptions
 from .server import Server
 
 __all__ = [
@@ -40,7 +38,6 @@ __all__ = [
     "hosts",
     "load",
     "max_buffered",
-    "server_options",
     "services",
 ]
 
@@ -68,56 +65,41 @@ def load(paths: Sequence[Path], environment: Mapping[str, str] = os.environ) -> 
 def _mistakes(
     entry: config.ConfigEntry, others: Mapping[str, config.ConfigEntry]
 ) -> Iterator[tuple[str, str]]:
-    """Build what an entry becomes, and tell each key's mistake."""
+    """Build what an entry becomes, and yield each key with what is wrong with it."""
     match entry:
         case config.Host():
-            yield from (mistakes := _refused(functools.partial(_isolation, entry)))
-            # Where its walls are wrong, what needs walls is not told to be wrong too.
+            yield from (mistakes := _refused(entry, _isolation, entry))
+            # With a mistake in its walls, what needs walls is not refused for having none.
             isolation = Isolation(network="none") if mistakes else _isolation(entry)
-            yield from _refused(functools.partial(_host, entry, (), isolation))
-            yield from _refused(functools.partial(check_cgroup, _limits(entry)))
+            yield from _refused(entry, _host, entry, (), isolation)
+            yield from _refused(entry, check_cgroup, entry.limits.build(Limits))
         case config.ServiceEntry():
-            yield from _refused(functools.partial(_restart, entry))
-            yield from _refused(functools.partial(_service, entry, None, RestartPolicy()))
+            yield from _refused(entry, entry.lifecycle.restart.build, RestartPolicy)
+            yield from _refused(entry, _service, entry, None, RestartPolicy())
         case config.ServerEntry():
-            yield from _refused(functools.partial(address.check, entry.addr.host, entry.addr.path))
-            yield from _refused(functools.partial(_tried_server, entry))
+            yield from _refused(entry, address.check, entry.addr.host, entry.addr.path)
+            yield from _refused(entry, _tried_server, entry)
         case config.EndpointEntry():
             router = others.get(entry.meta.router)
             if isinstance(router, config.RouterEntry):
-                yield from _refused(functools.partial(_routes, entry, router, _nobody))
+                yield from _refused(entry, _routes, entry, router, _nobody)
         case config.Static():
-            yield from _refused(functools.partial(_folder, entry))
+            yield from _refused(entry, _folder, entry)
 
 
-_KEYS: Final = {
-    "mailbox": "limits.mailbox",
-    "log_rate": "limits.log_rate",
-    "stable_threshold": "lifecycle.stable_threshold",
-    **{name: f"lifecycle.restart.{name}" for name in RestartPolicy.__struct_fields__},
-    "header_timeout": "timeouts.header",
-    "message_timeout": "timeouts.message",
-    "body_timeout": "timeouts.body",
-    "response_timeout": "timeouts.response",
-    "keep_alive": "timeouts.keep_alive",
-    "ping_interval": "timeouts.ping_interval",
-    "ping_timeout": "timeouts.ping_timeout",
-    "cert": "tls.cert",
-}
-"""Where options stand in their entries that do not stand under their own name."""
-
-
-def _refused(build: Callable[[], object]) -> list[tuple[str, str]]:
+def _refused(
+    entry: config.ConfigEntry, build: Callable[..., object], *args: object
+) -> list[tuple[str, str]]:
     try:
-        build()
+        build(*args)
     except InvalidOptions as error:
-        return [(_KEYS.get(name, name), message) for name, message in error.problems]
+        return [(entry.key_of(name) or name, message) for name, message in error.problems]
     return []
 
 
 def _tried_server(server: config.ServerEntry) -> None:
-    """Build a server that listens nowhere: its certificate is loaded."""
-    options = server_options(server)
+    """Build a server that listens nowhere, which loads its certificate."""
+    options = server.build(ServerOptions)
     try:
         Server(_nobody, address.Listener(), options)
     except address.AddressError as error:
@@ -125,7 +107,7 @@ def _tried_server(server: config.ServerEntry) -> None:
 
 
 async def _nobody(_scope: Scope, _receive: Receive, _send: Send) -> None:
-    """Answer nothing: it stands where an application is to be."""
+    """Answer nothing, as a placeholder for an application."""
 
 
 def configured_node(configuration: Configuration, name: str) -> tuple[Node, Supervisor]:
@@ -140,13 +122,16 @@ def configured_node(configuration: Configuration, name: str) -> tuple[Node, Supe
 
 
 def max_buffered(configuration: Configuration) -> int:
-    """Return what clients of all servers may have begun: the largest of what the servers say."""
+    """Return what clients of all servers may have begun and not finished, in bytes.
+
+    It is the largest that a server allows.
+    """
     servers = configuration.servers.values()
-    return max((server.max_buffered for server in servers), default=Buffered().most)
+    return max((server.max_buffered for server in servers), default=ServerOptions().max_buffered)
 
 
 def hosts(configuration: Configuration) -> list[HostOptions]:
-    """Return the process hosts, each with the targets that it is to load."""
+    """Return the process hosts, each with the targets that its template loads."""
     if not configuration.hosts:
         everything = tuple(process.target for process in configuration.processes.values())
         return [HostOptions(targets=everything)]
@@ -156,52 +141,30 @@ def hosts(configuration: Configuration) -> list[HostOptions]:
         declared[process.host or first].append(process.target)
     for service in configuration.services.values():
         target = configuration.processes[service.process].target
-        if target not in (there := declared[_host_of(service, configuration) or first]):
-            there.append(target)
+        if target not in (its := declared[_host_of(service, configuration) or first]):
+            its.append(target)
     return [
         _host(host, declared[host.id], _isolation(host)) for host in configuration.hosts.values()
     ]
 
 
-def _limits(host: config.Host) -> Limits:
-    return Limits(**{name: getattr(host.limits, name) for name in Limits.__struct_fields__})
-
-
 def _host(host: config.Host, declared: Sequence[str], isolation: Isolation) -> HostOptions:
-    return HostOptions(
+    return host.build(
+        HostOptions,
         name=host.id,
-        preload=tuple(host.preload),
         targets=tuple(declared),
-        max_processes=host.max_processes,
-        warm=host.warm,
-        start_timeout=host.start_timeout,
-        stop_timeout=host.stop_timeout,
-        mailbox=host.limits.mailbox,
-        spawn_rate=host.spawn_rate,
-        log_rate=host.limits.log_rate,
-        limits=_limits(host),
-        nice=host.nice,
+        limits=host.limits.build(Limits),
         isolation=isolation,
-        may_spawn=tuple(host.may_spawn),
-        may_control=tuple(host.may_control),
-        may_name=tuple(host.may_name),
     )
 
 
 def _isolation(host: config.Host) -> Isolation:
     folder, files = host.working_directory, host.filesystem
-    return Isolation(
-        user=host.user,
-        group=host.group,
-        umask=host.umask,
-        working_directory=None if folder is None else str(folder),
-        environment=None if host.environment is None else tuple(host.environment),
-        filesystem=None
-        if files is None
-        else Filesystem(read=tuple(map(str, files.read)), write=tuple(map(str, files.write))),
-        network=host.network,
-        no_new_privs=host.no_new_privs,
-        core_dumps=host.core_dumps,
+    return host.build(
+        Isolation,
+        working_directory=folder and str(folder),
+        filesystem=files
+        and Filesystem(read=tuple(map(str, files.read)), write=tuple(map(str, files.write))),
     )
 
 
@@ -210,7 +173,7 @@ def _host_of(service: config.ServiceEntry, configuration: Configuration) -> str 
 
 
 def entries(configuration: Configuration) -> dict[str, TargetEntry]:
-    """Return what can be spawned by its id."""
+    """Return what can be spawned by the id of its entry."""
     return {
         name: TargetEntry(process.target, process.host)
         for name, process in configuration.processes.items()
@@ -220,53 +183,17 @@ def entries(configuration: Configuration) -> dict[str, TargetEntry]:
 def services(configuration: Configuration) -> list[Service]:
     """Return the services, each under the id of its entry."""
     return [
-        _service(service, _host_of(service, configuration), _restart(service))
+        _service(
+            service,
+            _host_of(service, configuration),
+            service.lifecycle.restart.build(RestartPolicy),
+        )
         for service in configuration.services.values()
     ]
 
 
 def _service(service: config.ServiceEntry, host: str | None, restart: RestartPolicy) -> Service:
-    lifecycle = service.lifecycle
-    return Service(
-        name=service.id,
-        target=service.process,
-        host=host,
-        args=tuple(service.args),
-        auto_start=lifecycle.auto_start,
-        stable_threshold=lifecycle.stable_threshold,
-        restart=restart,
-    )
-
-
-def _restart(service: config.ServiceEntry) -> RestartPolicy:
-    given = service.lifecycle.restart
-    return RestartPolicy(
-        initial_delay=given.initial_delay,
-        max_delay=given.max_delay,
-        backoff_factor=given.backoff_factor,
-        jitter=given.jitter,
-        max_attempts=given.max_attempts,
-    )
-
-
-def server_options(server: config.ServerEntry) -> ServerOptions:
-    """Return how a server treats its connections."""
-    return ServerOptions(
-        max_message_size=server.max_message_size,
-        max_head_size=server.max_head_size,
-        max_connections=server.max_connections,
-        max_connections_per_ip=server.max_connections_per_ip,
-        max_buffered=server.max_buffered,
-        header_timeout=server.timeouts.header,
-        message_timeout=server.timeouts.message,
-        body_timeout=server.timeouts.body,
-        response_timeout=server.timeouts.response,
-        keep_alive=server.timeouts.keep_alive,
-        ping_interval=server.timeouts.ping_interval,
-        ping_timeout=server.timeouts.ping_timeout,
-        cert=server.tls.cert if server.tls else None,
-        key=server.tls.key if server.tls else None,
-    )
+    return service.build(Service, name=service.id, host=host, restart=restart)
 
 
 def application(
@@ -314,14 +241,14 @@ def _routes(endpoint: config.EndpointEntry, router: config.RouterEntry, app: App
             for one in dict.fromkeys((path.rstrip("/") or "/", path))
         ]
     except (ValueError, AssertionError) as error:
-        raise InvalidOptions([("path", f"{path!r} is no path: {error}")]) from None
+        raise InvalidOptions([("path", f"{path!r} is not a path: {error}")]) from None
 
 
 def _folder(static: config.Static) -> Mount:
     try:
         return Mount(static.path.rstrip("/"), StaticFiles(directory=static.directory, html=True))
     except (ValueError, AssertionError) as error:
-        raise InvalidOptions([("path", f"{static.path!r} is no path: {error}")]) from None
+        raise InvalidOptions([("path", f"{static.path!r} is not a path: {error}")]) from None
 
 
 def _function(configuration: Configuration, name: str) -> Callable[..., Any]:

@@ -14,6 +14,7 @@ from wsrelay.config import Configuration, ServerEntry
 from wsrelay.errors import HostFailed
 from wsrelay.relay.asgi import App, Receive, Scope, Send
 from wsrelay.values.buffered import Buffered
+from wsrelay.values.server_options import ServerOptions
 
 from . import assembly
 from .address import Listener, bind, bind_unix, release
@@ -54,8 +55,7 @@ class _Running:
         self.path = path
         """That of a Unix socket which is to be removed in the end."""
         try:
-            options = assembly.server_options(entry)
-            self.server = Server(self.app, listener, options, buffered)
+            self.server = Server(self.app, listener, entry.build(ServerOptions), buffered)
         except BaseException:
             release(listener, path)
             raise

@@ -26,10 +26,10 @@ from wsrelay.relay.direct_connection import DirectConnection
 from wsrelay.relay.rate_limited_log import RateLimitedLog
 from wsrelay.session import rfc6455
 from wsrelay.session.machine import UNFINISHED
+from wsrelay.values.server_options import ServerOptions
 
 from .http import SharedState, end_our_side, leave
 from .masking import unmask
-from .options import ServerOptions
 from .progress import bytes_acknowledged, bytes_unsent, tcp_socket
 
 __all__ = ["DirectProtocol"]

@@ -19,10 +19,10 @@ from uvicorn.server import ServerState
 from wsrelay.relay.asgi import RETRY_AFTER, response
 from wsrelay.session import handshake
 from wsrelay.values.buffered import Buffered
+from wsrelay.values.server_options import ServerOptions
 
 from .admission import Admission
 from .errors import Errors
-from .options import ServerOptions
 from .outgoing import Outgoing
 
 __all__ = ["HTTPProtocol", "SharedState", "end_our_side", "leave", "outgoing", "turn_away"]

@@ -14,11 +14,11 @@ import uvicorn
 
 from wsrelay.node import Node
 from wsrelay.values.buffered import Buffered
+from wsrelay.values.server_options import ServerOptions
 
 from .address import AddressError, Listener
 from .admission import Admission
 from .http import HTTPProtocol, SharedState
-from .options import ServerOptions
 from .protocol import RelayProtocol
 
 __all__ = ["FrontEnd", "Server", "ServerOptions", "on_signals"]

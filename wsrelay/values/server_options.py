@@ -7,8 +7,8 @@ from typing import Final
 
 from msgspec import Struct
 
-from wsrelay.values.bounds import MOST, Bounds, check
-from wsrelay.values.buffered import MAX_BUFFERED, Buffered
+from .bounds import MOST, Bounds, check
+from .buffered import MAX_BUFFERED, Buffered
 
 __all__ = ["ServerOptions"]
 
@@ -29,14 +29,16 @@ _BOUNDS: Final = {
 
 
 class ServerOptions(Struct, frozen=True, kw_only=True):
-    """How a server treats its connections: sizes in bytes, times in seconds; 0 connections: any.
+    """How a server treats its connections: sizes in bytes, times in seconds.
 
-    A request's head is its request line and headers; a browser's upgrade has some 600 bytes.
-    `header_timeout` is for the head, from the
-    first byte on, and the TLS handshake; `message_timeout` for a WebSocket message from its first
-    byte on, while it is read. `body_timeout` and `response_timeout` are how long a client may send
-    nothing of a request's body, and take nothing of a response; 0: for ever. `max_buffered` is what
-    all clients may have begun and not finished, in `Buffered`.
+    `max_head_size` is for a request line and headers (some 600 bytes in a browser's upgrade), and
+    `header_timeout` for receiving them, from their first byte on, and for the TLS handshake.
+    `message_timeout` is for receiving a WebSocket message from its first byte on, while it is being
+    read. `body_timeout` is how long a client may pause within a request's body, `response_timeout`
+    how long it may accept nothing of a response; 0 turns these three off. `max_connections` and
+    `max_connections_per_ip` of 0 mean any number. `max_buffered` is what all clients together may
+    have begun and not finished (see `Buffered`). `cert` and `key` are PEM files. Raises
+    `InvalidOptions`, a `ValueError`, with everything that is out of bounds.
     """
 
     max_message_size: int = 16 * 1024 * 1024
@@ -55,5 +57,5 @@ class ServerOptions(Struct, frozen=True, kw_only=True):
     key: Path | None = None
 
     def __post_init__(self) -> None:
-        """Raise `InvalidOptions` for what cannot be."""
+        """Refuse what is out of bounds."""
         check(self, _BOUNDS)
