@@ -140,7 +140,7 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
         ),
         (
             ["{name: a, kind: process.host, umask: 027}"],
-            "x.yaml:4: app:a: key 'umask': 23 is no umask; write it in quotes, as in '027'",
+            "x.yaml:4: app:a: key 'umask': 23 is not a umask; write it in quotes, as in '027'",
         ),
         (
             ["{name: a, kind: process.host, network: off}"],
@@ -160,7 +160,7 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
         ),
         (
             ["{name: a, kind: process.host, preload: [a-b]}"],
-            "x.yaml:4: app:a: key 'preload.0': 'a-b' is no module name like 'package.module'",
+            "x.yaml:4: app:a: key 'preload.0': 'a-b' is not a module name like 'package.module'",
         ),
         (
             ["{name: a, kind: process.host, limits: 3}"],
@@ -187,14 +187,14 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
         (
             ["{name: a, kind: http.service, addr: localhost}"],
             (
-                "x.yaml:4: app:a: key 'addr': 'localhost' is no address; write ':8080', "
+                "x.yaml:4: app:a: key 'addr': 'localhost' is not an address; write ':8080', "
                 "'127.0.0.1:8080', '[::1]:8080' or 'unix:path.sock'"
             ),
         ),
         (
             ["{name: a, kind: http.service, addr: ':70000'}"],
             (
-                "x.yaml:4: app:a: key 'addr': ':70000' is no address; write ':8080', "
+                "x.yaml:4: app:a: key 'addr': ':70000' is not an address; write ':8080', "
                 "'127.0.0.1:8080', '[::1]:8080' or 'unix:path.sock'"
             ),
         ),
@@ -227,7 +227,7 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
         ),
         (
             ["{name: a, kind: process.python, module: app, method: 'a b'}"],
-            "x.yaml:4: app:a: key 'method': 'a b' is no function name",
+            "x.yaml:4: app:a: key 'method': 'a b' is not a function name",
         ),
         (
             ["{name: a, kind: process.host, network: none, may_control: [procesess]}", HOST],
@@ -299,7 +299,7 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
                 ),
             ],
             (
-                "x.yaml:7: app:a: key 'method': 'FETCH' is none of GET, HEAD, POST, PUT, PATCH, "
+                "x.yaml:7: app:a: key 'method': 'FETCH' is not one of GET, HEAD, POST, PUT, PATCH, "
                 "DELETE, OPTIONS"
             ),
         ),

@@ -34,7 +34,7 @@ _files = click.option(
     type=click.Path(path_type=Path),
     default=(Path("wsrelay.yaml"),),
     show_default="wsrelay.yaml",
-    help="A configuration file, or a folder of *.yaml; may be given several times.",
+    help="A configuration file, or a folder of *.yaml; may be repeated.",
 )
 
 
@@ -53,22 +53,22 @@ def _node_name(_context: click.Context, _option: click.Parameter, text: str) -> 
     callback=_node_name,
     help="The node's part of all PIDs.",
 )
-@click.option("--reload", is_flag=True, help="For development: start again when a file changes.")
+@click.option("--reload", is_flag=True, help="For development: restart when a file changes.")
 @log_options
 def serve(
     *, paths: tuple[Path, ...], name: str, reload: bool, log_format: str, log_level: str
 ) -> None:
     """Serve a configuration.
 
-    SIGHUP reads it again, as soon as it serves; Ctrl-C or SIGTERM ends everything in order, a
-    second one at once.
+    SIGHUP reads it again, once it serves; Ctrl-C or SIGTERM ends everything in order, a second one
+    at once.
     """
     if reload:
         reload_on_edits([path if path.is_dir() else path.parent for path in paths])
     hangups: list[int] = []
     signal.signal(signal.SIGHUP, lambda number, _: hangups.append(number))
     set_up_logging(log_format, log_level)
-    sys.path.insert(0, "")  # a module here is found, as with `python -m`
+    sys.path.insert(0, "")  # so that a module in this folder is found, as by `python -m`
     configuration = _load(paths)
     if not configuration.servers:
         fail("the configuration has no http.service entry: there is nothing to serve")
@@ -106,7 +106,7 @@ def _load(paths: tuple[Path, ...]) -> Configuration:
 async def _serve(
     configuration: Configuration, paths: tuple[Path, ...], name: str, hangups: list[int]
 ) -> None:
-    """Serve it; `hangups` are the SIGHUPs that came before."""
+    """Serve it; `hangups` are the SIGHUPs that have arrived so far."""
     inherited, notify = InheritedSockets(), SystemdNotifier()
     try:
         deployment = Deployment(configuration, name=name, inherited=inherited)
@@ -143,7 +143,7 @@ async def _serve(
 
 
 class _Reloads:
-    """Reads the configuration again when it is asked to: one at a time, and none before `begin`."""
+    """Reads the configuration again on request: one at a time, and not before `begin`."""
 
     def __init__(
         self, deployment: Deployment, paths: tuple[Path, ...], notify: SystemdNotifier
@@ -154,15 +154,15 @@ class _Reloads:
         self._serving = asyncio.Event()
         self._one_at_a_time = asyncio.Lock()
         self._next: asyncio.Task[None] | None = None
-        """One that was asked for and has read nothing yet."""
+        """The one that was requested and has not read anything yet."""
         self._tasks: set[asyncio.Task[None]] = set()
 
     def begin(self) -> None:
-        """Take what was asked for by now, and from now on: it serves."""
+        """Carry out requests, those made so far included: the deployment serves now."""
         self._serving.set()
 
     def ask(self) -> None:
-        """Read it again, unless that is about to be done anyway."""
+        """Read it again, unless that is about to happen anyway."""
         if self._next is None:
             self._next = asyncio.ensure_future(self._read_again())
             self._tasks.add(self._next)
@@ -187,7 +187,7 @@ async def _reload(deployment: Deployment, paths: tuple[Path, ...]) -> None:
         changed = await deployment.reload(assembly.load(paths))
     except ConfigError as error:
         for problem in error.problems:
-            logger.error("%s", problem)  # noqa: TRY400 - the user's mistake, no bug of ours
+            logger.error("%s", problem)  # noqa: TRY400 - the user's mistake, not our bug
         logger.error("the configuration stays as it was")  # noqa: TRY400
     except (assembly.AssemblyError, address.AddressError, HostFailed) as error:
         if details := getattr(error, "details", ""):

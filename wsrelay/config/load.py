@@ -21,10 +21,10 @@ from .source import Source
 __all__ = ["CheckEntry", "CheckMiddleware", "load"]
 
 CheckMiddleware = Callable[[list[str], Mapping[str, Any]], list[tuple[str, str]]]
-"""Given names and options, returns keys with what is wrong with them."""
+"""Takes the names and options of middleware and returns wrong keys, each with what is wrong."""
 
 CheckEntry = Callable[[ConfigEntry, Mapping[str, ConfigEntry]], Iterable[tuple[str, str]]]
-"""Given an entry and all others by id, returns dotted keys with what is wrong with them."""
+"""Takes an entry, and all entries by id, and returns wrong keys (dotted) with what is wrong."""
 
 VERSION: Final = "1.0"
 
@@ -64,7 +64,7 @@ class _Draft(Struct):
     data: dict[str, Any]
 
     def line(self, *key: str | int) -> int:
-        """Return the line of a key, or of the nearest one around it."""
+        """Return the line of a key or, if it is not in the file, of the nearest one around it."""
         path: tuple[str | int, ...] = ("entries", self.index, *key)
         while path not in self.source.lines:
             path = path[:-1]
@@ -139,8 +139,8 @@ class _Loader:
         line = source.lines["entries", index]
 
         def wrong(key: str, message: str, entry: str = "") -> None:
-            there = source.lines.get(("entries", index, key), line)
-            self.problems.append(ConfigProblem(source.file, there, entry, key, message))
+            at = source.lines.get(("entries", index, key), line)
+            self.problems.append(ConfigProblem(source.file, at, entry, key, message))
 
         if not isinstance(data, dict):
             wrong("", f"entry {index + 1} must be a mapping, not {data!r:.60}")
@@ -261,12 +261,12 @@ class _Loader:
         if not isinstance(name, str):
             return name
         full = name if ":" in name else f"{draft.namespace}:{name}"
-        there = known.get(full)
-        if there is None and full not in self._unknown:
+        target = known.get(full)
+        if target is None and full not in self._unknown:
             ids = [name for name, other in known.items() if other.kind == kind]
             self._wrong(draft, key, f"there is no entry {full!r}; {nearest(full, ids)}")
-        elif there is not None and there.kind != kind:
-            self._wrong(draft, key, f"{full!r} is of kind {there.kind}, not {kind}")
+        elif target is not None and target.kind != kind:
+            self._wrong(draft, key, f"{full!r} is of kind {target.kind}, not {kind}")
         return full
 
     def _conflicts(self, entries: Mapping[str, ConfigEntry], known: Mapping[str, _Draft]) -> None:

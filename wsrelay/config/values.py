@@ -1,4 +1,4 @@
-"""Types of values: durations, sizes, paths, addresses, each from its text."""
+"""Types of values: durations, sizes, paths, addresses, each parsed from its text."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 
 class Address(Struct, frozen=True):
-    """Where a server listens: host (empty: all interfaces) and port, or a Unix socket's path."""
+    """Where a server listens: host (empty: all interfaces) and port, or a Unix socket."""
 
     host: str | None = None
     port: int | None = None
@@ -52,7 +52,7 @@ class Address(Struct, frozen=True):
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"must be text, not {value!r}")  # noqa: TRY004 - pydantic wants this one
+        raise ValueError(f"must be text, not {value!r}")  # noqa: TRY004 - pydantic catches this one
     return value
 
 
@@ -78,14 +78,14 @@ def _script(value: Any, info: ValidationInfo) -> Path:
     if not _text(value).startswith("file://"):
         raise ValueError(f"{value!r} is not of the form 'file://path/to/script.py'")
     if not value.endswith(".py"):
-        raise ValueError(f"{value!r} is no Python script; its name does not end with .py")
+        raise ValueError(f"{value!r} is not a Python script: its name does not end with .py")
     return _file(value, info)
 
 
 def _folder(value: Any, info: ValidationInfo) -> Path:
     path = _path(value, info)
     if not path.is_dir():
-        raise ValueError(f"{path} {'is no folder' if path.exists() else 'does not exist'}")
+        raise ValueError(f"{path} {'is not a folder' if path.exists() else 'does not exist'}")
     return path
 
 
@@ -99,7 +99,7 @@ def _any_path(value: Any, info: ValidationInfo) -> Path:
 def _umask(value: Any) -> int:
     # A number would be ambiguous: YAML reads 027 as octal and 27 as decimal.
     if not isinstance(value, str) or _UMASK.fullmatch(value) is None:
-        raise ValueError(f"{value!r} is no umask; write it in quotes, as in '027'")
+        raise ValueError(f"{value!r} is not a umask; write it in quotes, as in '027'")
     return int(value, 8)
 
 
@@ -117,7 +117,7 @@ def _address(value: Any, info: ValidationInfo) -> Address:
     match = _ADDRESS.fullmatch(text)
     if match is None or int(match["port"]) > 65535:  # noqa: PLR2004 - the largest port
         raise ValueError(
-            f"{value!r} is no address; write ':8080', '127.0.0.1:8080', '[::1]:8080' or "
+            f"{value!r} is not an address; write ':8080', '127.0.0.1:8080', '[::1]:8080' or "
             "'unix:path.sock'"
         )
     return Address(match["v6"] or match["host"], int(match["port"]))
@@ -138,13 +138,13 @@ def _host_names(value: Any) -> str:
 
 def _identifier(value: Any) -> str:
     if not _text(value).isidentifier():
-        raise ValueError(f"{value!r} is no function name")
+        raise ValueError(f"{value!r} is not a function name")
     return str(value)
 
 
 def _module(value: Any) -> str:
     if _MODULE.fullmatch(_text(value)) is None:
-        raise ValueError(f"{value!r} is no module name like 'package.module'")
+        raise ValueError(f"{value!r} is not a module name like 'package.module'")
     return str(value)
 
 
@@ -152,7 +152,7 @@ def _methods(value: Any) -> list[str]:
     names = [_text(name).upper() for name in (value if isinstance(value, list) else [value])]
     for name in names:
         if name not in _METHODS:
-            raise ValueError(f"{name!r} is none of {', '.join(_METHODS)}")
+            raise ValueError(f"{name!r} is not one of {', '.join(_METHODS)}")
     if not names:
         raise ValueError("names no method")
     return names
@@ -171,7 +171,7 @@ UserName = Annotated[str, PlainValidator(_user)]
 """A user's or group's name or number."""
 AddressText = Annotated[Address, PlainValidator(_address)]
 HostNames = Annotated[str, PlainValidator(_host_names)]
-"""Patterns with commas, which may be written as a list."""
+"""Patterns separated by commas, which may also be written as a list."""
 HTTPPath = Annotated[str, PlainValidator(_http_path)]
 Identifier = Annotated[str, PlainValidator(_identifier)]
 ModuleName = Annotated[str, PlainValidator(_module)]

@@ -43,9 +43,9 @@ __all__ = [
 
 
 class AssemblyError(Exception):
-    """An entry is well-formed and cannot be used all the same.
+    """An entry is well-formed but cannot be used.
 
-    One line that names it, and the traceback of the user's code if that raised.
+    The text is one line that names it; `details` is the traceback if the user's code raised.
     """
 
     def __init__(self, message: str, details: str = "") -> None:
@@ -56,8 +56,8 @@ class AssemblyError(Exception):
 def load(paths: Sequence[Path], environment: Mapping[str, str] = os.environ) -> Configuration:
     """Read and check configuration files; raises `wsrelay.config.ConfigError`.
 
-    What each entry says is tried by building what it becomes: what that refuses, nothing serves.
-    Only user code is not run: whether it loads shows when it is served.
+    Each entry is tried by building what it becomes, so whatever passes can be served. Only user
+    code is not run: whether it loads shows when it is served.
     """
     return config.load(paths, environment, middleware.check, _mistakes)
 
@@ -235,7 +235,7 @@ def _router(configuration: Configuration, router: config.RouterEntry, node: Node
 def _routes(endpoint: config.EndpointEntry, router: config.RouterEntry, app: App) -> list[Route]:
     path = router.prefix.rstrip("/") + endpoint.path
     try:
-        # What is written with a slash at its end answers without it, too.
+        # A path that ends with a slash also answers without it.
         return [
             Route(one, app, methods=endpoint.method, name=endpoint.id)
             for one in dict.fromkeys((path.rstrip("/") or "/", path))

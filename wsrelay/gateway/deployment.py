@@ -1,4 +1,4 @@
-"""A configuration as it runs: node, services and servers, and its change into another one."""
+"""A running configuration: node, services and servers, and the change to another one."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from .systemd import InheritedSockets
 __all__ = ["Deployment"]
 
 _PATIENCE: Final = 10.0
-"""Seconds that a reload gets to end once the node has ended."""
+"""Seconds that a reload may take to end once the node has ended."""
 
 
 class _Current:
-    """An application that can be exchanged between two requests."""
+    """An application that can be replaced between two requests."""
 
     def __init__(self, app: App) -> None:
         self.app = app
@@ -38,7 +38,7 @@ class _Current:
 
 
 class _Running:
-    """One server entry as it listens; closes the listener if it cannot be built."""
+    """A server entry that listens; closes the listener if its server cannot be built."""
 
     def __init__(
         self,
@@ -49,11 +49,11 @@ class _Running:
         path: Path | None = None,
     ) -> None:
         self.entry = entry
-        self.certificate = _certificate(entry)  # before it is loaded: it may change meanwhile
+        self.certificate = _certificate(entry)  # read before it is loaded: it may change in between
         self.app = app
         self.listener = listener
         self.path = path
-        """That of a Unix socket which is to be removed in the end."""
+        """The Unix socket to remove in the end, if any."""
         try:
             self.server = Server(self.app, listener, entry.build(ServerOptions), buffered)
         except BaseException:
@@ -61,20 +61,20 @@ class _Running:
             raise
 
     def close(self) -> None:
-        """Let no more connections in."""
+        """Accept no more connections."""
         self.server.stop_accepting()
         release(self.listener, self.path)
 
     def serves(self, entry: ServerEntry) -> bool:
-        """Whether it is as the entry wants it, with the certificate that is on disk now."""
+        """Whether it is what the entry describes, with the certificate that is on disk now."""
         return entry == self.entry and _certificate(entry) == self.certificate
 
 
 class Deployment:
     """Runs a configuration.
 
-    Building it binds the sockets that were not inherited and loads the endpoint functions; raises
-    `AssemblyError` and `AddressError`, and leaves nothing open then.
+    Building it binds the sockets that were not inherited and loads the endpoint functions. Raises
+    `AssemblyError` or `AddressError`, and then leaves nothing open.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class Deployment:
 
     @property
     def addresses(self) -> list[tuple[str, Listener, bool]]:
-        """The servers' entry ids, what they listen on, and whether they speak TLS."""
+        """The id of each server's entry, what the server listens on, and whether it speaks TLS."""
         return [(r.entry.id, r.listener, r.entry.tls is not None) for r in self._running.values()]
 
     def close(self) -> None:
@@ -111,13 +111,13 @@ class Deployment:
             running.close()
 
     async def run(self, accepting: Callable[[], object]) -> None:
-        """Serve until `stop`; raises `HostFailed`. `accepting` is called when clients may come."""
+        """Serve until `stop`; raises `HostFailed`. Calls `accepting` once clients can connect."""
         try:
-            # An iterator lets go of what it gave: a reload may retire these servers.
+            # An iterator, which keeps no reference: a reload may retire these servers.
             servers = iter([running.server for running in self._running.values()])
             await self._front.run(servers, accepting)
         finally:
-            # A reload that is under way starts nothing any more, and ends on its own.
+            # A reload in progress starts nothing more, and ends by itself.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_PATIENCE), self._reloading:
                     pass
@@ -125,20 +125,20 @@ class Deployment:
 
     @property
     def stopping(self) -> bool:
-        """Whether the end has begun."""
+        """Whether the shutdown has begun."""
         return self._front.stopping
 
     def stop(self) -> None:
-        """End in order; called again, at once."""
+        """Shut down in order; the second call ends everything at once."""
         self._front.stop()
 
     async def reload(self, configuration: Configuration) -> list[str]:
-        """Change into another configuration and return the ids of the entries that changed.
+        """Change to another configuration and return the ids of the entries that changed.
 
-        Connections and processes that there are go on; what is spawned and asked for from now on
-        is the new configuration's, scripts that were edited included. A server that is gone closes
-        its connections; one of another name at the same address takes its listener over. Raises
-        `AssemblyError`, `AddressError`, `HostFailed`: then nothing has changed.
+        Existing connections and processes carry on; whatever is spawned and requested from now on
+        is the new configuration's, edited scripts included. A server that is gone closes its
+        connections; one of another name at the same address takes over its listener. Raises
+        `AssemblyError`, `AddressError` or `HostFailed`; then nothing has changed.
         """
         async with self._reloading:
             if self.stopping:
@@ -156,7 +156,7 @@ class Deployment:
         fresh: dict[str, _Running] = {}
         givers: dict[str, _Running] = {}
         try:
-            # All that may fail comes first.
+            # Everything that may fail comes first.
             for entry in new.servers.values():
                 self._renew(entry, new, apps[entry.id], fresh, givers)
             for running in fresh.values():
@@ -193,17 +193,18 @@ class Deployment:
         fresh: dict[str, _Running],
         givers: dict[str, _Running],
     ) -> None:
-        """Build the server of an entry, unless one runs that is as it should be.
+        """Build the server of an entry, unless it runs already as the entry describes it.
 
-        It listens on what one has that listens at its address and is to end: that is its giver.
+        If a server that is about to end listens at its address, that is its giver: the new server
+        takes over the listener.
         """
-        there = self._running.get(entry.id)
-        if there is not None and there.entry.addr == entry.addr:
-            if not there.serves(entry):
-                givers[entry.id] = there
-                # The application of old and new connections is one.
+        current = self._running.get(entry.id)
+        if current is not None and current.entry.addr == entry.addr:
+            if not current.serves(entry):
+                givers[entry.id] = current
+                # Old and new connections share one application.
                 fresh[entry.id] = _Running(
-                    entry, there.app, there.listener.dup(), self.node.buffered
+                    entry, current.app, current.listener.dup(), self.node.buffered
                 )
             return
         for name, running in self._running.items():
@@ -233,7 +234,7 @@ class Deployment:
                 await self._front.add(running.server)
         for name, running in before.items():
             if givers.get(name) is running:
-                # The old connections stay with the options and certificate that they began with.
+                # Old connections keep the options and the certificate that they began with.
                 self._front.retire(running.server)
             elif self._running.get(name) is not running:
                 await self._front.remove(running.server)
@@ -268,12 +269,12 @@ def _open(
 
 
 def _certificate(entry: ServerEntry) -> tuple[bytes, ...]:
-    """Return what is on disk of the server's certificate and key."""
+    """Return digests of the server's certificate and key as they are on disk."""
     files = (entry.tls.cert, entry.tls.key) if entry.tls else ()
     try:
         return tuple(hashlib.sha256(path.read_bytes()).digest() for path in files)
     except OSError:
-        return ()  # who loads it says why
+        return ()  # loading it reports why
 
 
 def _script(target: str) -> str | None:
@@ -282,7 +283,7 @@ def _script(target: str) -> str | None:
 
 
 def _sources(configuration: Configuration) -> dict[str, tuple[int, int]]:
-    """Return the scripts that the configuration names, each with what an edit changes."""
+    """Return the scripts that the configuration names, each with its modification time and size."""
     named = [*configuration.processes.values(), *configuration.functions.values()]
     paths = {str(entry.source) for entry in named if entry.source is not None}
     routers = configuration.routers.values()

@@ -41,10 +41,11 @@ class Scope(enum.StrEnum):
 
 
 class ScriptOptions(Struct, frozen=True, kw_only=True):
-    """How a script is served; `room_linger` in seconds.
+    """How a script is served: the options of `docs/command-line.md`.
 
-    `allowed_hosts` as in `Hosts`: empty, only loopback names pass. Of `subprotocols` a client gets
-    the first that it offers.
+    `allowed_hosts` is as in `Hosts`; if it is empty, only loopback names pass. A client gets the
+    first of `subprotocols` that it offers. `heartbeat` is a duration such as `30s`, `room_linger`
+    is in seconds.
     """
 
     target: str | Callable[..., Any]
@@ -59,7 +60,7 @@ class ScriptOptions(Struct, frozen=True, kw_only=True):
 
 
 def script_app(node: Node, options: ScriptOptions) -> App:
-    """Return the ASGI application; raises `ValueError` for a wrong origin or host pattern."""
+    """Return the ASGI application; raises `ValueError` for an invalid origin or host pattern."""
     path = options.path.rstrip("/")
     connect = _endpoint(node, options, path)
     routes: list[BaseRoute] = [
@@ -102,7 +103,7 @@ def _endpoint(
 
     async def connect(request: Request) -> Response:
         if request.headers.get("upgrade", "").lower() != "websocket":
-            # Not asked to relay: then nothing is to be spawned either.
+            # Nothing will be relayed, so nothing is spawned either.
             headers = {"upgrade": "websocket", "connection": "upgrade"}
             return Response("Upgrade Required: connect with a WebSocket\n", 426, headers)
         no_room = Response("There is no room of such a name\n", 404)
@@ -124,7 +125,7 @@ def _endpoint(
 
 
 def _metadata(request: Request, room: str) -> dict[str, Any]:
-    """Return what the handler learns of a client, with nothing left out."""
+    """Return everything that the handler learns about a client."""
     metadata: dict[str, Any] = {
         "path": request.url.path,
         "room": room,
@@ -142,14 +143,14 @@ def _metadata(request: Request, room: str) -> dict[str, Any]:
 def _repeated(params: QueryParams) -> dict[str, list[str]]:
     """Return all values of the keys that have several.
 
-    They are not in `query`, whose values a client could else turn into lists, which handlers that
-    expect texts do not survive.
+    They are not in `query`: a client could turn its values into lists, and handlers that expect
+    text would fail.
     """
     return {key: values for key in params if len(values := params.getlist(key)) > 1}
 
 
 def _joined(headers: Headers) -> dict[str, str]:
-    """Return the lines of each header as one (RFC 9110 section 5.3, RFC 6265 section 5.4)."""
+    """Join the lines of each header into one (RFC 9110 section 5.3, RFC 6265 section 5.4)."""
     return {
         name: ("; " if name == "cookie" else ", ").join(headers.getlist(name)) for name in headers
     }

@@ -33,9 +33,11 @@ _BOUNDS: Final = {"stable_threshold": Bounds(0, MOST, "0 seconds or more")}
 
 
 class Service(Struct, frozen=True, kw_only=True):
-    """One service: `target`, `host` and `args` as in `process.spawn`.
+    """One service, the kind `process.service` of `docs/configuration.md`.
 
-    After `stable_threshold` seconds it counts as stable and its failures are forgotten.
+    `target`, `host` and `args` are as in `process.spawn`. With `auto_start` it starts with the
+    node. Once it has run for `stable_threshold` seconds, earlier failures are forgotten. Raises
+    `InvalidOptions`, a `ValueError`, with everything that is wrong.
     """
 
     name: str
