@@ -15,7 +15,7 @@ from support import Journal, processes
 from wsrelay import Node
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def anyio_backend() -> tuple[str, dict[str, bool]]:
     return "asyncio", {"use_uvloop": os.environ.get("WSRELAY_TEST_LOOP") != "asyncio"}
 

@@ -2,8 +2,8 @@
 
 Once loaded, references are full ids, paths absolute, durations seconds and sizes bytes. Defaults
 and bounds are those of what an entry becomes (`Model.build`): `HostOptions`, `Service`,
-`ServerOptions`. Here are the keys, and how their values are written; `tests/test_options.py` checks
-that none is missing.
+`ServerOptions`. Here are the keys, and how their values are written;
+`tests/config/test_options.py` checks that none is missing.
 """
 
 from __future__ import annotations

@@ -1,0 +1,190 @@
+"""`wsrelay top`, and completion."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import os
+import pty
+import re
+import select
+import signal
+import struct
+import subprocess
+import sys
+import termios
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from controlled import idle, visited, wsrelay
+from support import room, until
+
+from wsrelay import Node
+from wsrelay.control import ControlServer
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("WSRELAY_RUNTIME_DIR", str(tmp_path / "run"))
+    return tmp_path / "run"
+
+
+@pytest.fixture
+async def controlled(node: Node, directory: Path) -> AsyncIterator[Node]:
+    async with ControlServer(node, directory):
+        yield node
+
+
+@contextlib.contextmanager
+def terminal() -> Iterator[tuple[int, int]]:
+    ours, theirs = pty.openpty()
+    try:
+        yield ours, theirs
+    finally:
+        os.close(ours)
+        os.close(theirs)
+
+
+async def test_top_refreshes_in_place_and_ends_with_q(controlled: Node) -> None:
+    pid = controlled.spawn(room("echo"))
+    await controlled.started(pid)
+    with terminal() as (ours, theirs):
+        top = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-m", "wsrelay", "top", "--interval", "100ms"),
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            env={**os.environ, "COLUMNS": "200", "TERM": "xterm"},
+        )
+        screen = b""
+
+        def refreshed() -> bool:
+            nonlocal screen
+            while select.select([ours], [], [], 0)[0]:
+                screen += os.read(ours, 65536)
+            return screen.count(b"dead letters") >= 3
+
+        await until(refreshed, "three screens")
+        os.write(ours, b"q")
+        assert await asyncio.wait_for(top.wait(), 10) == 0
+
+
+async def screens(columns: int, rows: int, *arguments: str, last: str = "") -> list[str]:
+    """Run a command in a terminal of that size until a line has `last`; gives the lines."""
+    with terminal() as (ours, theirs):
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+        environment = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES")}
+        command = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "wsrelay", *arguments),
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            env={**environment, "TERM": "xterm"},
+        )
+        screen = b""
+
+        def there() -> bool:
+            nonlocal screen
+            while select.select([ours], [], [], 0)[0]:
+                screen += os.read(ours, 65536)
+            return last.encode() in screen if last else command.returncode is not None
+
+        await until(there, f"{last!r} on the screen")
+        os.write(ours, b"q")
+        await asyncio.wait_for(command.wait(), 10)
+        there()
+    plain = re.sub(rb"\x1b\[[0-9;?]*[a-zA-Z]", b"", screen).decode()
+    return [line.rstrip() for line in plain.replace("\r", "\n").splitlines() if line.strip()]
+
+
+async def test_top_and_the_others_fit_into_80_columns(controlled: Node) -> None:
+    async with visited(controlled) as (pid, _):
+        await until(lambda: "obedient" in controlled.kernel.names.of(pid))  # type: ignore[arg-type]
+        short, os_pid = pid.rpartition("|")[2].rstrip("}"), controlled.workers[pid]  # type: ignore[index]
+        for command in ("top", "ps"):
+            lines = await screens(80, 24, command, last="obedient")
+            assert all(len(line) <= 80 for line in lines)
+            [headings] = {line.strip() for line in lines if "MAILBOX" in line}
+            assert headings.replace("OS PID", "OS_PID").split() == [
+                *("PID", "OS_PID", "UPTIME", "CPU", "MEMORY", "MAILBOX", "CLIENTS"),
+                *("NAME", "OR", "TARGET"),
+            ]
+            row = next(line for line in lines if "obedient" in line).split()
+            assert (row[0], row[1], row[-2], row[-1]) == (short, str(os_pid), "1", "obedient")
+        lines = await screens(80, 24, "connections")
+        assert all(len(line) <= 80 for line in lines)
+        assert "127.0.0.1:" in "".join(lines)
+        wide = await screens(200, 24, "top", last="obedient")
+        assert pid in "".join(wide)
+
+
+async def test_top_shows_the_busiest_that_have_room_and_says_how_many_more(
+    controlled: Node,
+) -> None:
+    pids = [controlled.spawn(idle) for _ in range(7)]
+    busy = controlled.spawn(spin)
+    for pid in (*pids, busy):
+        await controlled.started(pid)
+    lines = await screens(80, 10, "top", last="and 3 more")
+    [first] = [line for line in lines if busy.rpartition("|")[2].rstrip("}") in line][:1]
+    headings = next(i for i, line in enumerate(lines) if "MAILBOX" in line)
+    assert lines[headings + 1] == first
+    controlled.terminate(busy)
+
+
+def spin() -> None:
+    while True:
+        pass
+
+
+async def test_top_is_json_for_scripts_once_or_a_line_at_each_interval(controlled: Node) -> None:
+    async with visited(controlled) as (pid, _):
+        await until(lambda: len(controlled.workers) == 2)
+        [line] = (await wsrelay("top", "--json")).splitlines()
+        shown = json.loads(line)
+        assert (shown["name"], shown["os_pid"]) == ("local", os.getpid())
+        assert {one["pid"] for one in shown["processes"]} == set(controlled.workers)
+        assert all(one["memory"] > 1_000_000 for one in shown["processes"])
+        assert all(one["cpu_percent"] >= 0 for one in shown["processes"])
+        assert [one["target"] for one in shown["connections"]] == [pid]
+        follower = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "wsrelay", "top", "--json", "-f", "--interval", "100ms"),
+            stdout=subprocess.PIPE,
+        )
+        assert follower.stdout is not None
+        first, second = [json.loads(await follower.stdout.readline()) for _ in range(2)]
+        assert second["time"] - first["time"] >= 0.1
+        follower.send_signal(signal.SIGINT)
+        assert await asyncio.wait_for(follower.wait(), 10) == 0
+    assert "--follow needs --json" in await wsrelay("top", "-f", code=2)
+
+
+async def test_completion_knows_the_processes_of_the_running_node(controlled: Node) -> None:
+    pid = controlled.spawn(room("echo"))
+    controlled.register("the-echo", pid)
+    done = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        "from wsrelay.cli.main import main; main(prog_name='wsrelay')",
+        stdout=subprocess.PIPE,
+        env={
+            **os.environ,
+            "_WSRELAY_COMPLETE": "bash_complete",
+            "COMP_WORDS": "wsrelay kill ",
+            "COMP_CWORD": "2",
+        },
+    )
+    out, _ = await done.communicate()
+    offered = {line.partition(",")[2] for line in out.decode().splitlines()}
+    assert offered == {pid.rpartition("|")[2].rstrip("}"), "the-echo"}
+
+
+async def test_completion_is_a_script_of_the_shell() -> None:
+    for shell in ("bash", "zsh", "fish"):
+        assert "_WSRELAY_COMPLETE" in await wsrelay("completion", shell)
