@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import json
+import resource
 import signal
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
 
 import click
+import uvloop
 from msgspec.structs import replace
 
-from .load import Load
 from .machine import ROOT, Others, describe
 from .peers import PEERS, revision
 from .report import Report
@@ -24,28 +25,39 @@ from .workloads import WORKLOADS, Pace
 _QUICK = Pace(repeats=2, seconds=0.2, kills=5, idle=500, workers=15, hurried=True, budget=60)
 
 
+def _check(given: str, name: str, known: Iterable[str]) -> None:
+    if name not in known:
+        raise click.BadParameter(f"{given!r} is none of {', '.join(known)}")
+
+
 def _workloads(_context: click.Context, _option: click.Parameter, names: Sequence[str]) -> object:
     """Turn `echo` and `echo:32` into cases by workload."""
     chosen: dict[str, list[str]] = {}
     for part in names or WORKLOADS:
         name, _, case = part.partition(":")
-        known = WORKLOADS[name].cases if name in WORKLOADS else WORKLOADS
-        if name not in WORKLOADS or (case and case not in known):
-            raise click.BadParameter(f"{part!r} is none of {', '.join(known)}")
-        chosen.setdefault(name, []).extend([case] if case else known)
+        _check(part, name, WORKLOADS)
+        if case:
+            _check(part, case, WORKLOADS[name].cases)
+        chosen.setdefault(name, []).extend([case] if case else WORKLOADS[name].cases)
     return chosen
 
 
 def _peers(_context: click.Context, _option: click.Parameter, names: str) -> list[str]:
     chosen = [name.strip() for name in names.split(",")] if names else []
     for name in chosen:
-        if name not in PEERS:
-            raise click.BadParameter(f"{name!r} is none of {', '.join(PEERS)}")
+        _check(name, name, PEERS)
     return chosen
 
 
-def _ended(*_: object) -> NoReturn:
-    raise KeyboardInterrupt
+async def _measure(run: Run, chosen: Mapping[str, Sequence[str]]) -> None:
+    """Measure until the end or a signal, with as many open files as the system allows."""
+    _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
+    task = asyncio.create_task(run.measure(chosen))
+    # SIGINT, too: a shell starts what is to run in the background with it ignored, and that lasts.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    await task
 
 
 @click.command(name="scripts/bench")
@@ -91,27 +103,28 @@ def main(
     """Measure wsrelay beside its peers, in one run on this machine."""
     if sys.platform != "linux":
         raise click.ClickException("the bench reads /proc, so it needs Linux")
-    # SIGINT, too: a shell starts what is to run in the background with it ignored, and that lasts.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _ended)
     pace = _QUICK if quick else Pace()
     pace = replace(pace, repeats=repeats or pace.repeats, seconds=seconds or pace.seconds)
     peers = peers or (["wsrelay"] if against else list(PEERS))
-    missing = {name: what for name in peers if (what := PEERS[name].missing())}
-    present = [PEERS[name] for name in peers if name not in missing]
+    skipped = {name: what for name in peers if (what := PEERS[name].missing())}
+    present = [PEERS[name] for name in peers if name not in skipped]
     about, others = describe(), Others()
-    with tempfile.TemporaryDirectory(prefix="wsrelay-bench-") as folder, Load() as load:
+    with tempfile.TemporaryDirectory(prefix="wsrelay-bench-") as folder:
         if against:
             try:
                 present.append(revision(against, Path(folder)))
             except ValueError as error:
                 raise click.BadParameter(str(error), param_hint="--against") from None
-        run = Run(load, present, pace)
-        run.measure(chosen)
+        run = Run(present, pace)
+        try:
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                runner.run(_measure(run, chosen))
+        except asyncio.CancelledError:
+            raise click.Abort from None
     report = Report(
         about={**about, "others": others.text()},
         peers={peer.name: f"{peer.version()}; {peer.about}" for peer in present},
-        skipped=missing,
+        skipped=skipped,
         results=run.results,
         against=f"wsrelay@{against}" if against else None,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from pathlib import Path
 from typing import Any, Final
@@ -22,16 +23,15 @@ class Goal(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     figures: list[str]
     of_peer: str = ""
     of_figure: str = ""
-    at_least: float | None = None
-    at_most: float | None = None
+    at_least: float = 0.0
+    at_most: float = math.inf
     unit: str = "x"
     scale: float = 1.0
 
     @property
     def limit(self) -> float:
         """The one of its two limits that it has."""
-        [limit] = [limit for limit in (self.at_least, self.at_most) if limit is not None]
-        return limit
+        return self.at_least or self.at_most
 
     def value(self, results: Results) -> float | None:
         """Return what was measured, in the goal's unit; None if it was not."""
@@ -46,27 +46,22 @@ class Goal(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     def outcome(self, results: Results) -> dict[str, Any]:
         """Return the goal, what was measured, and `met`, `missed` or `not measured`."""
-        value, at_least = self.value(results), self.at_least is not None
-        if value is None:
-            verdict = "not measured"
-        else:
-            met = value >= self.limit if at_least else value <= self.limit
-            verdict = "met" if met else "missed"
+        value = self.value(results)
+        met = value is not None and self.at_least <= value <= self.at_most
         return {
             "goal": self.text,
             "limit": self.limit,
-            "at_least": at_least,
+            "at_least": bool(self.at_least),
             "unit": self.unit,
             "value": value,
-            "verdict": verdict,
+            "verdict": "not measured" if value is None else "met" if met else "missed",
         }
 
     def cells(self, results: Results) -> list[str]:
         """Return the same as a row of the table."""
-        outcome = self.outcome(results)
-        limit = f"{'≥' if outcome['at_least'] else '≤'} {plain(self.limit)} {self.unit}"
-        shown = "" if outcome["value"] is None else f"{plain(outcome['value'])} {self.unit}"
-        return [self.text, limit, shown, outcome["verdict"]]
+        value, verdict = self.value(results), self.outcome(results)["verdict"]
+        limit = f"{'≥' if self.at_least else '≤'} {plain(self.limit)} {self.unit}"
+        return [self.text, limit, "" if value is None else f"{plain(value)} {self.unit}", verdict]
 
 
 GOALS: Final = msgspec.convert(

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import psutil
 
-__all__ = ["Others", "describe", "git"]
+__all__ = ["ROOT", "Others", "describe", "git"]
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+"""The tree of which the bench is a part."""
 
 
 def git(*arguments: str) -> bytes:
@@ -22,32 +23,26 @@ def git(*arguments: str) -> bytes:
     return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, check=True).stdout
 
 
-def _commit() -> str:
-    try:
-        commit = git("rev-parse", "--short=10", "HEAD").decode().strip()
-        return commit + (" with changes" if git("status", "--porcelain") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-
-
-def _processor() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
 def describe() -> dict[str, str]:
     """Return what the table's head says."""
     cores, memory = len(os.sched_getaffinity(0)), psutil.virtual_memory().total / 2**30
+    models = [
+        line.partition(":")[2].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    ]
+    processor = models[0] if models else platform.machine()
+    commit = "unknown"
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
+        changes = " with changes" if git("status", "--porcelain") else ""
+        commit = git("rev-parse", "--short=10", "HEAD").decode().strip() + changes
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "machine": f"{_processor()}, {cores} cores, {memory:.0f} GiB, {platform.platform()}",
+        "machine": f"{processor}, {cores} cores, {memory:.0f} GiB, {platform.platform()}",
         "python": f"{platform.python_implementation()} {platform.python_version()}, "
         f"uvloop {version('uvloop')}",
         "generator": f"picows {version('picows')}",
-        "commit": _commit(),
+        "commit": commit,
     }
 
 
@@ -62,6 +57,7 @@ class Others:
 
     @staticmethod
     def _read() -> tuple[dict[int, float], float, float]:
+        """Return CPU seconds: of each other process by its ID, stolen, and in all."""
         times = psutil.cpu_times()
         own = {os.getpid(), *(child.pid for child in psutil.Process().children(recursive=True))}
         processes = {}

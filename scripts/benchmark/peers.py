@@ -6,28 +6,29 @@ is `echo` with processes forked ahead.
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from .machine import ROOT, git
-from .server import SCRIPTS, Command, Server, free_port
+from .server import SCRIPTS, Command, Server, free_port, running
 
 __all__ = ["PEERS", "Peer", "revision"]
 
 _SERVED = Path(__file__).with_name("served")
 
-_Start = Callable[[str], Server]
+_Running = AbstractAsyncContextManager[Server]
+_Start = Callable[[str], _Running]
+_Function = TypeVar("_Function", bound=_Start)
 
 
 class Peer(Struct, frozen=True, kw_only=True):
@@ -36,12 +37,12 @@ class Peer(Struct, frozen=True, kw_only=True):
     name: str
     about: str
     start: _Start
-    """Returns a server for a mode; it starts when it is entered."""
+    """Returns a server for a mode; it runs while it is entered."""
     modes: Sequence[str] = ("echo", "service", "room")
     packages: Sequence[str] = ()
     """Python packages that it needs."""
-    needs: Mapping[str, Callable[[], object]] = {}
-    """What else it needs, and how that is found."""
+    needs: Mapping[str, object] = {}
+    """What else it needs, and where this was found, if it was."""
     told: Callable[[], str] = str
     """Its version, where it is none of the packages'."""
     processes: int = sys.maxsize
@@ -50,7 +51,7 @@ class Peer(Struct, frozen=True, kw_only=True):
     def missing(self) -> str:
         """Say what is not installed, if anything."""
         lacking = [name for name in self.packages if not importlib.util.find_spec(name)]
-        return ", ".join(lacking + [name for name, find in self.needs.items() if not find()])
+        return ", ".join(lacking + [name for name, found in self.needs.items() if not found])
 
     def version(self) -> str:
         """Say what is measured."""
@@ -60,18 +61,14 @@ class Peer(Struct, frozen=True, kw_only=True):
 PEERS: Final[dict[str, Peer]] = {}
 
 
-def _peer(name: str, about: str, **more: Any) -> Callable[[_Start], _Start]:
+def _peer(name: str, about: str, **more: Any) -> Callable[[_Function], _Function]:
     """Add to the peers what the decorated function starts."""
 
-    def add(start: _Start) -> _Start:
+    def add(start: _Function) -> _Function:
         PEERS[name] = Peer(name=name, about=about, start=start, **more)
         return start
 
     return add
-
-
-def _programs(*names: str) -> dict[str, Callable[[], object]]:
-    return {name: functools.partial(shutil.which, name) for name in names}
 
 
 @_peer(
@@ -80,32 +77,28 @@ def _programs(*names: str) -> dict[str, Callable[[], object]]:
     modes=("echo", "service", "room", "warm"),
     packages=("wsrelay",),
 )
-def _wsrelay(mode: str) -> Server:
-    return _run_wsrelay(mode, ROOT)
-
-
-def _run_wsrelay(mode: str, root: Path) -> Server:
+def _wsrelay(mode: str, root: Path = ROOT) -> _Running:
     """Run the wsrelay of a tree, with its own echo, by its command: versions differ in modules."""
     port, echo = free_port(), str(root / "handlers" / "echo.py")
-    handler = echo if mode in {"echo", "warm"} else f"{_SERVED / 'rooms.py'}:{mode}"
     arguments = [
         *(sys.executable, "-m", "wsrelay", "run", "--port", str(port)),
         *("--log-level", "error", "--max-processes", "600"),
         *("--scope", "shared" if mode == "room" else "connection"),
-        *("--warm", "4" if mode == "warm" else "0", handler),
+        *("--warm", "4" if mode == "warm" else "0"),
+        echo if mode in {"echo", "warm"} else f"{_SERVED / 'rooms.py'}:room",
     ]
-    return Server(Command(arguments, port, {"PYTHONPATH": f"{root}:{SCRIPTS}"}))
+    return running(Command(arguments, port, {"PYTHONPATH": f"{root}:{SCRIPTS}"}))
 
 
-def _uvicorn(application: str, ws: str, **environment: str) -> Command:
+def _uvicorn(module: str, ws: str, mode: str, **environment: str) -> Command:
     port = free_port()
     arguments = [
-        *(sys.executable, "-m", "uvicorn", application, "--port", str(port), "--ws", ws),
-        *("--loop", "uvloop", "--log-level", "error", "--no-access-log", "--backlog", "2048"),
-        *("--timeout-graceful-shutdown", "1", "--ws-per-message-deflate", "false"),
-        *("--lifespan", "off"),
+        *(sys.executable, "-m", "uvicorn", f"benchmark.served.{module}:app", "--port", str(port)),
+        *("--ws", ws, "--ws-per-message-deflate", "false", "--loop", "uvloop", "--lifespan", "off"),
+        *("--log-level", "error", "--no-access-log", "--backlog", "2048"),
+        *("--timeout-graceful-shutdown", "1"),
     ]
-    return Command(arguments, port, environment)
+    return Command(arguments, port, {"BENCH_MODE": mode, **environment})
 
 
 @_peer(
@@ -113,8 +106,8 @@ def _uvicorn(application: str, ws: str, **environment: str) -> Command:
     "ASGI in uvicorn's own process, no process behind it",
     packages=("uvicorn", "wsproto"),
 )
-def _wsproto(mode: str) -> Server:
-    return Server(_uvicorn(f"benchmark.served.inprocess:{mode}", "wsproto"))
+def _wsproto(mode: str) -> _Running:
+    return running(_uvicorn("inprocess", "wsproto", mode))
 
 
 @_peer(
@@ -122,8 +115,8 @@ def _wsproto(mode: str) -> Server:
     "the same with uvicorn's websockets-sansio",
     packages=("uvicorn", "websockets"),
 )
-def _sansio(mode: str) -> Server:
-    return Server(_uvicorn(f"benchmark.served.inprocess:{mode}", "websockets-sansio"))
+def _sansio(mode: str) -> _Running:
+    return running(_uvicorn("inprocess", "websockets-sansio", mode))
 
 
 def _websocketd_version() -> str:
@@ -136,10 +129,10 @@ def _websocketd_version() -> str:
     "websocketd",
     "a Python process per connection, lines on its standard input and output",
     modes=("echo", "service"),
-    needs=_programs("websocketd"),
+    needs={"websocketd": shutil.which("websocketd")},
     told=_websocketd_version,
 )
-def _websocketd(mode: str) -> Server:
+def _websocketd(mode: str) -> _Running:
     port = free_port()
     # The interpreter without a virtual environment and site-packages is the lightest.
     python = getattr(sys, "_base_executable", sys.executable)
@@ -147,7 +140,7 @@ def _websocketd(mode: str) -> Server:
         *("websocketd", "--address", "127.0.0.1", "--port", str(port), "--loglevel", "fatal"),
         *("--passenv", "PATH,PYTHONPATH", python, "-S", str(_SERVED / "lines.py"), mode),
     ]
-    return Server(Command(arguments, port))
+    return running(Command(arguments, port))
 
 
 @_peer(
@@ -156,13 +149,8 @@ def _websocketd(mode: str) -> Server:
     packages=("fastapi", "uvicorn", "websockets"),
     processes=49,
 )
-def _bridge(mode: str) -> Server:
-    return Server(_uvicorn("benchmark.served.bridge:app", "websockets-sansio", BENCH_MODE=mode))
-
-
-def _redis() -> str:
-    """Return Redis's program; Debian ships the server in redis-tools under another name."""
-    return shutil.which("redis-server") or shutil.which("redis-check-rdb") or ""
+def _bridge(mode: str) -> _Running:
+    return running(_uvicorn("bridge", "websockets-sansio", mode))
 
 
 @_peer(
@@ -170,17 +158,17 @@ def _redis() -> str:
     "a Django Channels consumer, uvicorn, channels_redis (publish and subscribe)",
     modes=("room",),
     packages=("channels", "channels_redis", "django"),
-    needs={"redis-server": _redis},
+    needs={"redis-check-rdb": shutil.which("redis-check-rdb")},
 )
-def _channels(mode: str) -> Server:
+def _channels(mode: str) -> _Running:
     port = free_port()
-    redis = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", ""]
+    # One program is both, by its name; Debian has only this name of it without a running service.
+    redis = ["bash", "-c", 'exec -a redis-server redis-check-rdb "$@"', "redis-server"]
+    redis += ["--port", str(port), "--bind", "127.0.0.1", "--save", ""]
     layer = {"BENCH_REDIS": f"redis://127.0.0.1:{port}"}
-    application = _uvicorn(f"benchmark.served.group:{mode}", "websockets-sansio", **layer)
-    return Server(Command(redis, port, executable=_redis()), application)
+    return running(Command(redis, port), _uvicorn("group", "websockets-sansio", mode, **layer))
 
 
-@functools.cache
 def _beams() -> list[str]:
     """Return the folders of cowboy and of what it needs, or nothing."""
     debian = Path("usr/lib/rabbitmq/lib")
@@ -191,26 +179,21 @@ def _beams() -> list[str]:
     return []
 
 
-@functools.cache
-def _compiled() -> tempfile.TemporaryDirectory[str]:
-    folder = tempfile.TemporaryDirectory(prefix="wsrelay-bench-")
-    subprocess.run(["erlc", "-o", folder.name, str(_SERVED / "bench_cowboy.erl")], check=True)
-    return folder
+_BEAMS = _beams()
 
 
 @_peer(
     "cowboy",
     "Erlang: a connection is a process, the room a pg group",
     modes=("room",),
-    needs={**_programs("erl", "erlc"), "cowboy's beams": _beams},
-    told=lambda: Path(_beams()[0]).parent.name.replace("-", " "),
+    needs={"erl": shutil.which("erl"), "cowboy's beams": _BEAMS},
+    told=lambda: Path(_BEAMS[0]).parent.name.replace("-", " "),
 )
-def _cowboy(_mode: str) -> Server:
+def _cowboy(_mode: str) -> _Running:
     port = free_port()
-    arguments = ["erl", "-noinput", "-noshell", "+Q", "65536", "-port", str(port)]
-    for folder in (*_beams(), _compiled().name):
-        arguments += ["-pa", folder]
-    return Server(Command([*arguments, "-s", "bench_cowboy"], port))
+    start = f'{{ok, _}} = c:c("{_SERVED / "bench_cowboy.erl"}"), bench_cowboy:start({port}).'
+    arguments = ["erl", "-noinput", "+Q", "65536", "-pa", *_BEAMS, "-eval", start]
+    return running(Command(arguments, port))
 
 
 def revision(name: str, folder: Path) -> Peer:
@@ -228,6 +211,6 @@ def revision(name: str, folder: Path) -> Peer:
         PEERS["wsrelay"],
         name=f"wsrelay@{name}",
         about=f"{PEERS['wsrelay'].about}, as of {commit}",
-        start=lambda mode: _run_wsrelay(mode, folder),
+        start=lambda mode: _wsrelay(mode, folder),
         told=lambda: f"commit {commit}",
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 __all__ = ["Figure", "Key", "Results", "percentile", "plain"]
@@ -28,31 +28,25 @@ def plain(number: float) -> str:
     return f"{number:,.{decimals}f}"
 
 
-class Figure(NamedTuple):
-    """What the repetitions of one measure gave."""
+class Figure(tuple[float, ...]):
+    """What the repetitions of one measure gave, each in seconds, bytes or pieces a second."""
 
-    values: tuple[float, ...]
+    __slots__ = ()
 
     @property
     def median(self) -> float:
         """The value that stands for all."""
-        return statistics.median(self.values)
+        return statistics.median(self)
 
-    @property
-    def spread(self) -> float:
-        """Half the distance between the lowest and the highest, as a part of the median."""
-        if not self.median:
-            return 0.0
-        return (max(self.values) - min(self.values)) / 2 / abs(self.median)
+    def text(self, unit: str = "", scale: float = 1.0) -> str:
+        """Write the median in a unit of so many seconds or bytes, and ± half the range.
 
-    def divided(self, unit: float) -> Figure:
-        """Return it in another unit."""
-        return Figure(tuple(value / unit for value in self.values))
-
-    def text(self, unit: str = "") -> str:
-        """Write the median, and the spread if it was measured more than once."""
-        shown = f"{plain(self.median)} {unit}".rstrip()
-        return f"{shown} ±{self.spread:.0%}" if len(self.values) > 1 else shown
+        The latter is a part of the median, and is left out if it was measured only once.
+        """
+        shown = f"{plain(self.median / scale)} {unit}".rstrip()
+        if len(self) == 1 or not self.median:
+            return shown
+        return f"{shown} ±{(max(self) - min(self)) / 2 / abs(self.median):.0%}"
 
 
 class Key(NamedTuple):
@@ -72,26 +66,24 @@ class Results:
     """Figures by row and name, and why rows could not be measured."""
 
     def __init__(self) -> None:
-        self._values: dict[Key, dict[str, list[float]]] = {}
+        self.rows: dict[Key, dict[str, Figure]] = {}
+        """In the order in which they were first measured, or failed."""
         self.failed: dict[Key, str] = {}
 
     def add(self, key: Key, figures: Mapping[str, float]) -> None:
         """Take in one repetition."""
-        row = self._values.setdefault(key, {})
+        row = self.rows.setdefault(key, {})
         for name, value in figures.items():
-            row.setdefault(name, []).append(value)
+            row[name] = Figure((*row.get(name, ()), value))
 
-    def __iter__(self) -> Iterator[Key]:
-        """Give the rows in the order in which they were first measured, or failed."""
-        return iter(dict.fromkeys([*self._values, *self.failed]))
+    def fail(self, key: Key, why: str) -> None:
+        """Note why a row cannot be measured, or not once more; the first reason stays."""
+        self.rows.setdefault(key, {})
+        self.failed.setdefault(key, why)
 
-    def row(self, key: Key) -> dict[str, Figure]:
-        """Return the figures of one row by name; none if it was not measured."""
-        return {name: Figure(tuple(values)) for name, values in self._values.get(key, {}).items()}
-
-    def total(self, key: Key, names: Sequence[str]) -> float | None:
+    def total(self, key: Key, names: Iterable[str]) -> float | None:
         """Return the sum of some figures' medians; None if one was not measured."""
-        row = self.row(key)
-        if not all(name in row for name in names):
+        row = self.rows.get(key, {})
+        if any(name not in row for name in names):
             return None
         return sum(row[name].median for name in names)

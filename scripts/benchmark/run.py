@@ -2,40 +2,35 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-import resource
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 
 from .load import Load
 from .peers import Peer
 from .results import Key, Results
-from .server import MeasureError, Server
+from .server import MeasureError
 from .workloads import WORKLOADS, Pace
 
 __all__ = ["Run"]
 
-_SPARE_DESCRIPTORS = 100
-
-_Servers = list[tuple[Peer, Server]]
+_PATIENCE = 180.0
+"""Seconds that anything asked of a server may take, besides those for which it is measured."""
 
 
 class Run:
     """Takes measures and keeps the results; what fails is noted, and the rest goes on."""
 
-    def __init__(self, load: Load, peers: Sequence[Peer], pace: Pace) -> None:
+    def __init__(self, peers: Sequence[Peer], pace: Pace) -> None:
         self.results = Results()
-        self._load = load
         self._peers = peers
         self._pace = pace
         self._start = time.monotonic()
         self._share = 0.0
-        # For all processes of the bench: they inherit it.
-        _, self._descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (self._descriptors, self._descriptors))
 
-    def measure(self, chosen: Mapping[str, Sequence[str]]) -> None:
+    async def measure(self, chosen: Mapping[str, Sequence[str]]) -> None:
         """Measure workloads in some of their cases each."""
         total = sum(map(len, chosen.values()))
         for name, cases in chosen.items():
@@ -46,50 +41,54 @@ class Run:
                 for peer in self._peers
                 if peer.name.partition("@")[0] == role and workload.mode in peer.modes
             ]
-            with contextlib.ExitStack() as stack:
-                servers: _Servers = []
+            async with contextlib.AsyncExitStack() as stack:
+                loads: list[tuple[Peer, Load]] = []
                 for peer in () if workload.fresh else peers:
-                    with self._noted(Key(name, cases[0], peer.name)):
-                        servers.append((peer, stack.enter_context(peer.start(workload.mode))))
+                    async with self._noted(Key(name, cases[0], peer.name)):
+                        server = await stack.enter_async_context(peer.start(workload.mode))
+                        loads.append((peer, Load(server, workload)))
                 for case in cases:
                     self._share += 1 / total
                     if workload.fresh:
-                        self._measure_fresh(name, case, peers)
+                        await self._measure_fresh(name, case, peers)
                     elif not (self._pace.hurried and workload.cases[case].slow and len(cases) > 1):
-                        self._measure_case(name, case, servers)
+                        await self._measure_case(name, case, loads)
 
-    def _measure_fresh(self, name: str, case: str, peers: Sequence[Peer]) -> None:
+    async def _measure_fresh(self, name: str, case: str, peers: Sequence[Peer]) -> None:
+        workload = WORKLOADS[name]
         for turn in self._turns():
             for peer in peers:
                 key = Key(name, case, peer.name)
-                with self._noted(key), peer.start(WORKLOADS[name].mode) as server:
-                    self._take(key, turn, server)
-                    self._load.ask("close", url=server.url)
+                async with self._noted(key), peer.start(workload.mode) as server:
+                    load = Load(server, workload)
+                    await self._take(key, turn, load)
+                    await load.close()
 
-    def _measure_case(self, name: str, case_name: str, servers: _Servers) -> None:
+    async def _measure_case(
+        self, name: str, case_name: str, loads: Sequence[tuple[Peer, Load]]
+    ) -> None:
         workload = WORKLOADS[name]
         case = workload.cases[case_name]
+        processes = 1 if workload.mode == "room" else case.connections
         busy = {
-            Key(name, case_name, peer.name): server
-            for peer, server in servers
-            if not self._pace.hurried or workload.processes(case) <= peer.processes
+            Key(name, case_name, peer.name): load
+            for peer, load in loads
+            if not self._pace.hurried or processes <= peer.processes
         }
-        if case.connections * len(busy) + _SPARE_DESCRIPTORS > self._descriptors:
-            why = f"the limit of {self._descriptors} open files is too low"
-            self.results.failed.update(dict.fromkeys(busy, why))
-            return
-        for key, server in busy.items():
-            with self._noted(key):
-                workload.prepare(self._load, server, case)
+        for key, load in busy.items():
+            async with self._noted(key):
+                await load.prepare(case)
         for turn in self._turns():
-            for key, server in busy.items():
+            for key, load in busy.items():
                 if key not in self.results.failed:
-                    with self._noted(key):
-                        self._take(key, turn, server)
-        for key, server in busy.items():
-            with self._noted(key):
-                self._load.ask("close", url=server.url)
-            server.rest()
+                    async with self._noted(key):
+                        await self._take(key, turn, load)
+                        if not case.connections:
+                            await load.server.rest()
+        for key, load in busy.items():
+            async with self._noted(key):
+                await load.close()
+            await load.server.rest()
 
     def _turns(self) -> Iterator[int]:
         """Give a case's turns: at least one, and no more once the run is late."""
@@ -103,16 +102,21 @@ class Run:
     def _seconds(self) -> float:
         return time.monotonic() - self._start
 
-    def _take(self, key: Key, turn: int, server: Server) -> None:
+    async def _take(self, key: Key, turn: int, load: Load) -> None:
         turns = f"{turn + 1} of {self._pace.repeats}"
         print(f"{self._seconds:5.0f} s  {key.what}: {key.peer}, {turns}", file=sys.stderr)
-        workload = WORKLOADS[key.workload]
-        case = workload.cases[key.case]
-        self.results.add(key, workload.run(self._load, server, case, self._pace))
+        case = WORKLOADS[key.workload].cases[key.case]
+        self.results.add(key, await load.measure(case, self._pace))
 
-    @contextlib.contextmanager
-    def _noted(self, key: Key) -> Iterator[None]:
+    @contextlib.asynccontextmanager
+    async def _noted(self, key: Key) -> AsyncIterator[None]:
         try:
-            yield
-        except MeasureError as error:
-            self.results.failed.setdefault(key, str(error))
+            async with asyncio.timeout(_PATIENCE + 2 * self._pace.seconds):
+                yield
+        except TimeoutError:
+            self.results.fail(key, "the server did not answer in time")
+        except Exception as error:  # noqa: BLE001 (whatever it was, the rest goes on)
+            while isinstance(error, ExceptionGroup):
+                error = error.exceptions[0]
+            kind = "" if isinstance(error, MeasureError) else f"{type(error).__name__}: "
+            self.results.fail(key, f"{kind}{error}")

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ctypes
+import functools
+import math
 import os
 import signal
 import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import psutil
 
-__all__ = ["Command", "MeasureError", "Server", "Usage", "free_port"]
+__all__ = ["SCRIPTS", "Command", "MeasureError", "Server", "free_port", "memory", "running"]
 
 SCRIPTS = Path(__file__).resolve().parent.parent
 """The folder of this package, for those who run modules of `served`."""
@@ -30,14 +33,17 @@ _LASTING = 2
 
 _CPUCLOCK_SCHED = 2
 _PR_SET_PDEATHSIG = 1
+_die_with_the_bench = functools.partial(
+    ctypes.CDLL(None).prctl, _PR_SET_PDEATHSIG, int(signal.SIGKILL)
+)
 
 
 class MeasureError(Exception):
     """A measure could not be taken; the text says why."""
 
 
-class _Clock(NamedTuple):
-    """CPU time of a process in seconds, in all, in user and in system mode.
+class Clock(NamedTuple):
+    """CPU time of a process in seconds: in all, in user and in system mode.
 
     The first is from its CPU clock. The kernel rounds the others to hundredths and samples how they
     are divided: good for a share over seconds, not for a time.
@@ -48,38 +54,12 @@ class _Clock(NamedTuple):
     system: float
 
 
-def _clocks(pids: Iterable[int]) -> dict[int, _Clock]:
-    clocks = {}
-    for pid in pids:
-        with contextlib.suppress(OSError, psutil.Error):  # it has ended
-            total = time.clock_gettime((~pid << 3) | _CPUCLOCK_SCHED)
-            clocks[pid] = _Clock(total, *psutil.Process(pid).cpu_times()[:2])
-    return clocks
+class Command(NamedTuple):
+    """A program of a server, and the port that it listens on."""
 
-
-def _spent(before: Mapping[int, _Clock], after: Mapping[int, _Clock]) -> tuple[float, float]:
-    """Return the CPU seconds of those who lived at both readings, and how many in system mode."""
-    pairs = [(before[pid], clock) for pid, clock in after.items() if pid in before]
-    total, user, system = (sum(new[i] - old[i] for old, new in pairs) for i in range(3))
-    return total, total * system / (user + system) if user + system else 0.0
-
-
-class Usage(NamedTuple):
-    """CPU time of a server's processes at one moment, by process id."""
-
-    front: Mapping[int, _Clock]
-    workers: Mapping[int, _Clock]
-
-    def since(self, before: Usage) -> dict[str, float]:
-        """Return what front end and workers have used since then, and how much in system mode."""
-        front, front_system = _spent(before.front, self.front)
-        workers, worker_system = _spent(before.workers, self.workers)
-        return {
-            "front_cpu": front,
-            "worker_cpu": workers,
-            "front_system": front_system,
-            "worker_system": worker_system,
-        }
+    arguments: Sequence[str]
+    port: int
+    environment: Mapping[str, str] = {}
 
 
 def free_port() -> int:
@@ -89,127 +69,136 @@ def free_port() -> int:
         return port
 
 
+def memory(processes: Iterable[psutil.Process]) -> dict[str, int]:
+    """Return the bytes of some processes: with their share of shared pages (`pss`), and without."""
+    total = {"pss": 0, "uss": 0}
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            info = process.memory_full_info()
+            total["pss"] += info.pss
+            total["uss"] += info.uss
+    return total
+
+
 def _listens(port: int) -> bool:
     with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
         return True
     return False
 
 
-def _descendants(pid: int) -> list[psutil.Process]:
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return psutil.Process(pid).children(recursive=True)
-    return []
-
-
-_prctl = ctypes.CDLL(None, use_errno=True).prctl
-
-
-class Command(NamedTuple):
-    """A program of a server, and the port that it listens on."""
-
-    arguments: Sequence[str]
-    port: int
-    environment: Mapping[str, str] = {}
-    executable: str | None = None
-
-
 class Server:
-    """The programs of one peer; the last of them is the front end, all others are workers.
+    """The programs of one peer: the last is the front end, all other processes are workers."""
 
-    Entering waits until they listen; leaving ends them and all that they have started.
-    """
+    def __init__(self, url: str, folder: Path) -> None:
+        self.url = url
+        self.at_rest = 0
+        """How many workers it has without clients, at most."""
+        self._folder = folder
+        self._programs: list[psutil.Popen] = []
 
-    def __init__(self, *commands: Command) -> None:
-        self.url = f"ws://127.0.0.1:{commands[-1].port}/ws"
-        self._commands = commands
-        self._processes: list[subprocess.Popen[bytes]] = []
-
-    def __enter__(self) -> Self:
-        with contextlib.ExitStack() as stack:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="wsrelay-bench-")))
-            stack.callback(self._stop)
-            for command in self._commands:
-                self._start(command, folder)
-            self.settle()
-            self._at_rest = len(self.workers) + _LASTING
-            self._stack = stack.pop_all()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
-
-    def _start(self, command: Command, folder: Path) -> None:
-        parent = os.getpid()
-
-        def die_with_the_bench() -> None:
-            _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-            if os.getppid() != parent:  # it has ended before
-                os._exit(1)
-
-        log, environment = folder / "log", {"PYTHONPATH": str(SCRIPTS), **command.environment}
-        with log.open("ab") as output:
-            process = subprocess.Popen(
-                command.arguments,
-                executable=command.executable,
-                cwd=folder,
-                env={**os.environ, "TMPDIR": str(folder), **environment},
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-                preexec_fn=die_with_the_bench,  # noqa: PLW1509 (the bench has no threads)
-            )
-        self._processes.append(process)
+    async def start(self, command: Command) -> None:
+        """Start a program and wait until it listens; raises `MeasureError` after 20 s."""
+        program, log = self._start(command), self._folder / "log"
         deadline = time.monotonic() + _START
         while not _listens(command.port):
-            if process.poll() is not None or time.monotonic() > deadline:
+            if program.poll() is not None or time.monotonic() > deadline:
                 said = log.read_text(errors="replace").strip().splitlines() or ["it said nothing"]
                 raise MeasureError(f"it did not start: {said[-1]}")
-            time.sleep(0.02)
+            await asyncio.sleep(0.02)
 
-    def _stop(self) -> None:
-        family = [child for process in self._processes for child in _descendants(process.pid)]
-        for process in reversed(self._processes):
-            process.terminate()
-        deadline = time.monotonic() + _STOP
-        for process in self._processes:
-            try:
-                process.wait(max(deadline - time.monotonic(), 0))
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-        for child in family:
+    def _start(self, command: Command) -> psutil.Popen:
+        own = {"TMPDIR": str(self._folder), "PYTHONPATH": str(SCRIPTS), **command.environment}
+        with (self._folder / "log").open("ab") as log:
+            program = psutil.Popen(
+                command.arguments,
+                cwd=self._folder,
+                env={**os.environ, **own},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=_die_with_the_bench,
+            )
+        self._programs.append(program)
+        return program
+
+    def stop(self) -> None:
+        """End the programs in order, or after 4 s by force, and then all that they have left."""
+        family = [*self._programs, *self.workers]
+        for program in reversed(self._programs):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                program.terminate()
+        psutil.wait_procs(self._programs, _STOP)
+        for process in family:
             with contextlib.suppress(psutil.NoSuchProcess):  # psutil knows it from a later one
-                child.kill()
+                process.kill()
+        psutil.wait_procs(self._programs)
 
     @property
-    def front(self) -> int:
-        """The front end's process id."""
-        return self._processes[-1].pid
+    def front(self) -> psutil.Process:
+        """The front end's process."""
+        return self._programs[-1]
 
     @property
-    def workers(self) -> list[int]:
-        """The process ids of all its other processes."""
-        pids = [process.pid for process in self._processes]
-        return [*pids[:-1], *(child.pid for pid in pids for child in _descendants(pid))]
+    def workers(self) -> list[psutil.Process]:
+        """All its other processes."""
+        found: list[psutil.Process] = [*self._programs[:-1]]
+        for program in self._programs:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                found += program.children(recursive=True)
+        return found
 
-    def usage(self) -> Usage:
-        """Read the CPU clocks."""
-        return Usage(_clocks([self.front]), _clocks(self.workers))
+    def clocks(self) -> dict[int, Clock]:
+        """Read the CPU time of each process, by its ID."""
+        clocks = {}
+        for process in (self.front, *self.workers):
+            with contextlib.suppress(OSError, psutil.Error):  # it has ended
+                total = time.clock_gettime((~process.pid << 3) | _CPUCLOCK_SCHED)
+                clocks[process.pid] = Clock(total, *process.cpu_times()[:2])
+        return clocks
 
-    def settle(self, at_rest: int | None = None) -> None:
-        """Wait until hardly any CPU time is used, and there are no more workers than `at_rest`."""
-        deadline = time.monotonic() + _SETTLE
-        before = self.usage()
+    def used(self, before: Mapping[int, Clock]) -> dict[str, float]:
+        """Return the CPU seconds of front end and workers since then, and those in system mode.
+
+        Processes that did not live at both times are left out.
+        """
+        now, figures = self.clocks(), {}
+        lasting, front = before.keys() & now.keys(), {self.front.pid}
+        for name, pids in ("front", lasting & front), ("worker", lasting - front):
+            total, user, system = (sum(now[p][i] - before[p][i] for p in pids) for i in range(3))
+            figures[f"{name}_cpu"] = total
+            figures[f"{name}_system"] = total * system / (user + system) if user + system else 0.0
+        return figures
+
+    async def settle(self, workers: float = math.inf) -> None:
+        """Wait until hardly any CPU time is used and there are at most so many workers, or 4 s."""
+        deadline, now = time.monotonic() + _SETTLE, self.clocks()
         while time.monotonic() < deadline:
-            time.sleep(0.05)
-            now = self.usage()
-            used = now.since(before)
-            few = at_rest is None or len(now.workers) <= at_rest
-            if few and used["front_cpu"] + used["worker_cpu"] < _QUIET:
-                return
             before = now
+            await asyncio.sleep(0.05)
+            now = self.clocks()
+            used = sum(now[pid].total - before[pid].total for pid in before.keys() & now.keys())
+            if used < _QUIET and len(now) <= 1 + workers:
+                return
 
-    def rest(self) -> None:
+    async def rest(self) -> None:
         """Wait until the processes of clients who left are gone."""
-        self.settle(self._at_rest)
+        await self.settle(self.at_rest)
+
+
+@contextlib.asynccontextmanager
+async def running(*commands: Command) -> AsyncIterator[Server]:
+    """Start the programs of one peer, one after the other; leaving ends all that they started.
+
+    The last of them is the front end. Raises `MeasureError` if one does not start.
+    """
+    with tempfile.TemporaryDirectory(prefix="wsrelay-bench-") as folder:
+        server = Server(f"ws://127.0.0.1:{commands[-1].port}/ws", Path(folder))
+        try:
+            for command in commands:
+                await server.start(command)
+            await server.settle()
+            server.at_rest = len(server.workers) + _LASTING
+            yield server
+        finally:
+            server.stop()

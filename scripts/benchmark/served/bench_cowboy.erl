@@ -1,14 +1,13 @@
 %% A room in cowboy: every connection is an Erlang process, and all are in one pg group.
 -module(bench_cowboy).
--export([start/0, init/2, websocket_init/1, websocket_handle/2, websocket_info/2]).
+-export([start/1, init/2, websocket_init/1, websocket_handle/2, websocket_info/2]).
 
-start() ->
-    {ok, [[Port]]} = init:get_argument(port),
+start(Port) ->
     {ok, _} = application:ensure_all_started(cowboy),
     {ok, _} = pg:start(pg),
     Routes = cowboy_router:compile([{'_', [{"/ws", ?MODULE, []}]}]),
     {ok, _} = cowboy:start_clear(bench,
-        #{socket_opts => [{ip, {127, 0, 0, 1}}, {port, list_to_integer(Port)}, {backlog, 2048}],
+        #{socket_opts => [{ip, {127, 0, 0, 1}}, {port, Port}, {backlog, 2048}],
           max_connections => infinity},
         #{env => #{dispatch => Routes}}).
 

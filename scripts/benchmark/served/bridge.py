@@ -3,159 +3,102 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import multiprocessing
 import os
-from collections.abc import Callable
 from multiprocessing.connection import Connection
-from typing import Any
 
-from fastapi import FastAPI, WebSocket, WebSocketDisconnect
+from fastapi import FastAPI, WebSocket
 
-from benchmark.served import work
+from benchmark.served.work import ANSWERS
 
 __all__ = ["app"]
 
 _INTERNAL_ERROR = 1011
+_MODE = os.environ["BENCH_MODE"]
 
 _processes = multiprocessing.get_context("forkserver")
 app = FastAPI()
 
 
-def echo(pipe: Connection) -> None:
-    """Send each text back."""
-    while True:
-        pipe.send(pipe.recv())
+def work(pipe: Connection) -> None:
+    """Answer what a client says to all clients of this process."""
+    answer = ANSWERS[_MODE]
+    clients: set[int] = set()
+    with contextlib.suppress(EOFError, BrokenPipeError):  # the bridge has gone, or stops this
+        while True:
+            topic, client, text = pipe.recv()
+            if topic == "join":
+                clients.add(client)
+            elif topic == "leave":
+                clients.discard(client)
+            else:
+                pipe.send(([*clients], answer(text)))
 
 
-def service(pipe: Connection) -> None:
-    """Answer each text."""
-    while True:
-        pipe.send(work.serve(pipe.recv()))
+class Room:
+    """A process and the texts for its clients, which end with None; it starts at once."""
 
-
-def room(pipe: Connection) -> None:
-    """Say to which members each text goes: to all."""
-    members: set[int] = set()
-    while True:
-        topic, member, text = pipe.recv()
-        if topic == "join":
-            members.add(member)
-        elif topic == "leave":
-            members.discard(member)
-        else:
-            pipe.send(([*members], text))
-
-
-def _run(handler: Callable[[Connection], None], pipe: Connection) -> None:
-    try:
-        handler(pipe)
-    except (EOFError, BrokenPipeError):  # the bridge has gone, or wants this to end
-        pass
-
-
-class _Worker:
-    """A process, what it says, and what is called when it says so."""
-
-    def __init__(self, handler: Callable[[Connection], None], heard: Callable[[Any], None]) -> None:
+    def __init__(self) -> None:
+        self.clients: dict[int, asyncio.Queue[str | None]] = {}
         self.pipe, self._theirs = _processes.Pipe()
-        self._heard = heard
-        self._process = _processes.Process(target=_run, args=(handler, self._theirs), daemon=True)
-        self.ended = asyncio.Event()
+        self._process = _processes.Process(target=work, args=(self._theirs,), daemon=True)
+        self.started = asyncio.create_task(self._start())
 
-    async def start(self) -> None:
+    async def _start(self) -> None:
         await asyncio.to_thread(self._process.start)
         self._theirs.close()
         asyncio.get_running_loop().add_reader(self.pipe.fileno(), self._read)
         os.set_blocking(self.pipe.fileno(), True)  # uvloop had it otherwise
 
     def _read(self) -> None:
+        text: str | None
         try:
-            self._heard(self.pipe.recv())
+            clients, text = self.pipe.recv()
         except (EOFError, ConnectionError):
             asyncio.get_running_loop().remove_reader(self.pipe.fileno())
-            self.ended.set()
+            clients, text = [*self.clients], None
+        for client in clients:
+            if client in self.clients:
+                self.clients[client].put_nowait(text)
 
     async def stop(self) -> None:
+        """End the process."""
         asyncio.get_running_loop().remove_reader(self.pipe.fileno())
         self.pipe.close()
         await asyncio.to_thread(self._process.join)
 
 
-class _Room:
-    """The one room: its worker starts with its first member."""
-
-    def __init__(self) -> None:
-        self.members: dict[int, asyncio.Queue[str]] = {}
-        self._worker = _Worker(room, self._heard)
-        self._start: asyncio.Task[None] | None = None
-
-    async def started(self) -> Connection:
-        if self._start is None:
-            self._start = asyncio.create_task(self._worker.start())
-        await self._start
-        return self._worker.pipe
-
-    def _heard(self, order: tuple[list[int], str]) -> None:
-        members, text = order
-        for member in members:
-            if member in self.members:
-                self.members[member].put_nowait(text)
+_shared = functools.cache(Room)
 
 
-_room: list[_Room] = []
-
-
-async def _send(websocket: WebSocket, queue: asyncio.Queue[str]) -> None:
-    while True:
-        await websocket.send_text(await queue.get())
-
-
-async def _in_room(websocket: WebSocket) -> None:
-    if not _room:
-        _room.append(_Room())
-    [shared] = _room
-    pipe = await shared.started()
-    member, queue = id(websocket), asyncio.Queue[str]()
-    shared.members[member] = queue
-    sender = asyncio.create_task(_send(websocket, queue))
-    pipe.send(("join", member, ""))
-    await websocket.accept()
-    try:
-        async for text in websocket.iter_text():
-            pipe.send(("say", member, text))
-    finally:
-        sender.cancel()
-        del shared.members[member]
-        pipe.send(("leave", member, ""))
-
-
-async def _alone(websocket: WebSocket, handler: Callable[[Connection], None]) -> None:
-    queue = asyncio.Queue[str]()
-    worker = _Worker(handler, queue.put_nowait)
-    await worker.start()
-    await websocket.accept()
-
-    async def close() -> None:
-        await worker.ended.wait()
-        await websocket.close(_INTERNAL_ERROR)
-
-    tasks = [asyncio.create_task(_send(websocket, queue)), asyncio.create_task(close())]
-    try:
-        async for text in websocket.iter_text():
-            worker.pipe.send(text)
-    except (ConnectionError, WebSocketDisconnect):
-        pass
-    finally:
-        for task in tasks:
-            task.cancel()
-        await worker.stop()
+async def _send(websocket: WebSocket, texts: asyncio.Queue[str | None]) -> None:
+    while (text := await texts.get()) is not None:
+        await websocket.send_text(text)
+    await websocket.close(_INTERNAL_ERROR)
 
 
 @app.websocket("/ws")
 async def relay(websocket: WebSocket) -> None:
     """Relay one client."""
-    match os.environ["BENCH_MODE"]:
-        case "room":
-            await _in_room(websocket)
-        case mode:
-            await _alone(websocket, {"echo": echo, "service": service}[mode])
+    room = _shared() if _MODE == "room" else Room()
+    await room.started
+    client = id(websocket)
+    texts = asyncio.Queue[str | None]()
+    room.clients[client] = texts
+    room.pipe.send(("join", client, ""))
+    await websocket.accept()
+    sender = asyncio.create_task(_send(websocket, texts))
+    try:
+        async for text in websocket.iter_text():
+            room.pipe.send(("say", client, text))
+    except ConnectionError:
+        pass
+    finally:
+        sender.cancel()
+        del room.clients[client]
+        if _MODE == "room":
+            room.pipe.send(("leave", client, ""))
+        else:
+            await room.stop()

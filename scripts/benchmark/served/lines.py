@@ -5,18 +5,17 @@ import sys
 from benchmark.served.work import serve
 
 
-def echo() -> None:
-    """Send each line back."""
-    write, flush = sys.stdout.buffer.write, sys.stdout.buffer.flush
-    for line in sys.stdin.buffer:
-        write(line)
-        flush()
+def echo(line: bytes) -> bytes:
+    """Return the line."""
+    return line
 
 
-def service() -> None:
-    """Answer each line."""
-    for line in sys.stdin:
-        print(serve(line.rstrip("\n")), flush=True)
+def service(line: bytes) -> bytes:
+    """Answer the line."""
+    return serve(line[:-1].decode()).encode() + b"\n"
 
 
-{"echo": echo, "service": service}[sys.argv[1]]()
+answer = {"echo": echo, "service": service}[sys.argv[1]]
+for text in sys.stdin.buffer:
+    sys.stdout.buffer.write(answer(text))
+    sys.stdout.buffer.flush()

@@ -1,4 +1,4 @@
-"""The handlers of wsrelay; its echo is `handlers/echo.py`."""
+"""The handler of wsrelay; its echo is `handlers/echo.py`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from wsrelay import process
 
 
 def room() -> None:
-    """Send what anybody says to everybody."""
+    """Answer what a client says to all clients of this process."""
     members: list[str] = []
     for message in process.inbox():
         match message.topic:
@@ -16,13 +16,5 @@ def room() -> None:
             case "ws.leave":
                 members.remove(message.payload["client_pid"])
             case "ws.message":
-                data = message.payload["data"]
-                process.send(members, "ws.send", {"type": "text", "data": data})
-
-
-def service() -> None:
-    """Serve one client."""
-    for message in process.inbox():
-        if message.topic == "ws.message":
-            answer = {"type": "text", "data": serve(message.payload["data"])}
-            process.send(message.payload["client_pid"], "ws.send", answer)
+                answer = {"type": "text", "data": serve(message.payload["data"])}
+                process.send(members, "ws.send", answer)

@@ -1,15 +1,18 @@
-"""What every Python peer's service does with a text; standard library only."""
-
-from __future__ import annotations
+"""What the Python peers answer, by their mode; standard library only, for workers stay small."""
 
 import os
 import time
 
-__all__ = ["serve"]
+__all__ = ["ANSWERS", "serve"]
+
+
+def echo(text: str) -> str:
+    """Return the text."""
+    return text
 
 
 def serve(text: str) -> str:
-    """Answer `pid` with the process's id, `burn SECONDS` after computing so long, others as is."""
+    """Answer `pid` with the process's ID, `burn SECONDS` after computing so long, others as is."""
     if text == "pid":
         return str(os.getpid())
     if text.startswith("burn "):
@@ -18,3 +21,6 @@ def serve(text: str) -> str:
             pass
         return "burnt"
     return text
+
+
+ANSWERS = {"echo": echo, "room": echo, "service": serve}
