@@ -42,7 +42,7 @@ def _workloads(_context: click.Context, _option: click.Parameter, names: Sequenc
     return chosen
 
 
-def _peers(_context: click.Context, _option: click.Parameter, names: str) -> list[str]:
+def _peers(_context: click.Context, _option: click.Parameter, names: str | None) -> list[str]:
     chosen = [name.strip() for name in names.split(",")] if names else []
     for name in chosen:
         _check(name, name, PEERS)
@@ -61,26 +61,17 @@ async def _measure(run: Run, chosen: Mapping[str, Sequence[str]]) -> None:
 
 
 @click.command(name="scripts/bench")
+@click.option("--quick", is_flag=True, help="Less than two minutes: coarse, without the slowest.")
 @click.option(
-    "--quick",
-    is_flag=True,
-    help="Less than two minutes; coarser figures, without the slowest measures.",
-)
-@click.option(
-    "--only",
-    "chosen",
+    *("--only", "chosen"),
     multiple=True,
     callback=_workloads,
     metavar="WORK[:CASE]",
     help=f"What to measure, also repeated: {', '.join(WORKLOADS)}; e.g. echo:32.",
 )
+@click.option("--peers", callback=_peers, help=f"Whom, separated by commas: {', '.join(PEERS)}.")
 @click.option(
-    "--peers", default="", callback=_peers, help=f"Whom, separated by commas: {', '.join(PEERS)}."
-)
-@click.option(
-    "--against",
-    metavar="REV",
-    help="Measure another version of this tree, too; without --peers no others.",
+    "--against", metavar="REV", help="A version to compare with; without --peers no others."
 )
 @click.option("--repeats", type=click.IntRange(1), help="How often each measure is taken.")
 @click.option("--seconds", type=click.FloatRange(0.01), help="How long each takes.")

@@ -1,7 +1,7 @@
 """The peers, each in its best known form; one that is not installed says what is missing.
 
 Their modes: `echo` and `service` have a process per client, if any, `room` has one for all; `warm`
-is `echo` with processes forked ahead.
+is `echo` with processes forked ahead. Each has the modes of the workloads that name it.
 """
 
 from __future__ import annotations
@@ -27,8 +27,7 @@ __all__ = ["PEERS", "Peer", "revision"]
 _SERVED = Path(__file__).with_name("served")
 
 _Running = AbstractAsyncContextManager[Server]
-_Start = Callable[[str], _Running]
-_Function = TypeVar("_Function", bound=_Start)
+_Start = TypeVar("_Start", bound=Callable[[str], _Running])
 
 
 class Peer(Struct, frozen=True, kw_only=True):
@@ -36,10 +35,9 @@ class Peer(Struct, frozen=True, kw_only=True):
 
     name: str
     about: str
-    start: _Start
+    start: Callable[[str], _Running]
     """Returns a server for a mode; it runs while it is entered."""
-    modes: Sequence[str] = ("echo", "service", "room")
-    packages: Sequence[str] = ()
+    packages: Sequence[str]
     """Python packages that it needs."""
     needs: Mapping[str, object] = {}
     """What else it needs, and where this was found, if it was."""
@@ -61,22 +59,17 @@ class Peer(Struct, frozen=True, kw_only=True):
 PEERS: Final[dict[str, Peer]] = {}
 
 
-def _peer(name: str, about: str, **more: Any) -> Callable[[_Function], _Function]:
+def _peer(name: str, about: str, *packages: str, **more: Any) -> Callable[[_Start], _Start]:
     """Add to the peers what the decorated function starts."""
 
-    def add(start: _Function) -> _Function:
-        PEERS[name] = Peer(name=name, about=about, start=start, **more)
+    def add(start: _Start) -> _Start:
+        PEERS[name] = Peer(name=name, about=about, start=start, packages=packages, **more)
         return start
 
     return add
 
 
-@_peer(
-    "wsrelay",
-    "wsrelay run, a process per connection or one per room",
-    modes=("echo", "service", "room", "warm"),
-    packages=("wsrelay",),
-)
+@_peer("wsrelay", "wsrelay run, a process per connection or one per room", "wsrelay")
 def _wsrelay(mode: str, root: Path = ROOT) -> _Running:
     """Run the wsrelay of a tree, with its own echo, by its command: versions differ in modules."""
     port, echo = free_port(), str(root / "handlers" / "echo.py")
@@ -102,33 +95,26 @@ def _uvicorn(module: str, ws: str, mode: str, **environment: str) -> Command:
 
 
 @_peer(
-    "uvicorn-wsproto",
-    "ASGI in uvicorn's own process, no process behind it",
-    packages=("uvicorn", "wsproto"),
+    "uvicorn-wsproto", "ASGI in uvicorn's own process, no process behind it", "uvicorn", "wsproto"
 )
 def _wsproto(mode: str) -> _Running:
     return running(_uvicorn("inprocess", "wsproto", mode))
 
 
-@_peer(
-    "uvicorn-sansio",
-    "the same with uvicorn's websockets-sansio",
-    packages=("uvicorn", "websockets"),
-)
+@_peer("uvicorn-sansio", "the same with uvicorn's websockets-sansio", "uvicorn", "websockets")
 def _sansio(mode: str) -> _Running:
     return running(_uvicorn("inprocess", "websockets-sansio", mode))
 
 
 def _websocketd_version() -> str:
-    asked = ["dpkg-query", "--show", "--showformat=${Version}", "websocketd"]
+    asked = ["dpkg-query", "--show", "--showformat=${Package} ${Version}", "websocketd"]
     said = subprocess.run(asked, capture_output=True, text=True, check=False).stdout
-    return f"websocketd {said or '?'}"
+    return said or "websocketd ?"
 
 
 @_peer(
     "websocketd",
     "a Python process per connection, lines on its standard input and output",
-    modes=("echo", "service"),
     needs={"websocketd": shutil.which("websocketd")},
     told=_websocketd_version,
 )
@@ -146,7 +132,7 @@ def _websocketd(mode: str) -> _Running:
 @_peer(
     "bridge",
     "made by hand: FastAPI, multiprocessing (forkserver), a pipe per process",
-    packages=("fastapi", "uvicorn", "websockets"),
+    *("fastapi", "uvicorn", "websockets"),
     processes=49,
 )
 def _bridge(mode: str) -> _Running:
@@ -156,8 +142,7 @@ def _bridge(mode: str) -> _Running:
 @_peer(
     "channels",
     "a Django Channels consumer, uvicorn, channels_redis (publish and subscribe)",
-    modes=("room",),
-    packages=("channels", "channels_redis", "django"),
+    *("channels", "channels_redis", "django"),
     needs={"redis-check-rdb": shutil.which("redis-check-rdb")},
 )
 def _channels(mode: str) -> _Running:
@@ -185,7 +170,6 @@ _BEAMS = _beams()
 @_peer(
     "cowboy",
     "Erlang: a connection is a process, the room a pg group",
-    modes=("room",),
     needs={"erl": shutil.which("erl"), "cowboy's beams": _BEAMS},
     told=lambda: Path(_BEAMS[0]).parent.name.replace("-", " "),
 )

@@ -1,17 +1,20 @@
-"""The tables for people, and the same for programs."""
+"""The tables for people, with the goals of `goals.toml`, and the same for programs."""
 
 from __future__ import annotations
 
+import math
+import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
+import msgspec
 from msgspec import Struct
 
-from .goals import GOALS
 from .results import Figure, Key, Results, plain
 from .workloads import WORKLOADS
 
-__all__ = ["Report", "table"]
+__all__ = ["GOALS", "Goal", "Report", "table"]
 
 _SATURATED = 0.9
 """From this part of its core on, the generator may be what was measured."""
@@ -19,6 +22,21 @@ _SATURATED = 0.9
 _HEAD = ("work", "peer", "throughput", "p50", "p99", "CPU front end", "CPU workers", "else")
 _TIMES = {"s": 1.0, "ms": 1e-3, "µs": 1e-6}
 _BYTES = {"MB": 1e6, "KB": 1e3}
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Write a Markdown table whose columns are aligned in the source, too."""
+    lines = [head, *rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    lines.insert(1, ["-" * width for width in widths])
+    padded = [
+        [cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines
+    ]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in padded)
+
+
+def _listed(lines: Iterable[tuple[str, str]]) -> str:
+    return "\n".join(f"- {name}: {text}" for name, text in lines)
 
 
 def _in_unit(figure: Figure | None, units: Mapping[str, float]) -> str:
@@ -40,18 +58,54 @@ def _cpu(row: Mapping[str, Figure], of: str) -> str:
     return f"{text} ({plain(user * 1e6)} + {plain(system.median * 1e6)})"
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Write a Markdown table whose columns are aligned in the source, too."""
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    lines = [
-        " | ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
-        for cells in (head, ["-" * width for width in widths], *rows)
-    ]
-    return "\n".join(f"| {line} |" for line in lines)
+class Goal(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One goal; `goals.toml` says what its fields mean."""
+
+    text: str
+    workload: str
+    case: str = ""
+    figures: list[str]
+    of_peer: str = ""
+    of_figure: str = ""
+    at_least: float = 0.0
+    at_most: float = math.inf
+    unit: str = "x"
+    scale: float = 1.0
+
+    @property
+    def limit(self) -> float:
+        """The one of its two limits that it has."""
+        return self.at_least or self.at_most
+
+    def value(self, results: Results) -> float | None:
+        """Return what was measured, in the goal's unit; None if it was not."""
+        value = results.total(Key(self.workload, self.case, "wsrelay"), self.figures)
+        if value is None:
+            return None
+        if not (self.of_peer or self.of_figure):
+            return value / self.scale
+        key = Key(self.workload, self.case, self.of_peer or "wsrelay")
+        other = results.total(key, [self.of_figure] if self.of_figure else self.figures)
+        return value / other if other else None
+
+    def outcome(self, results: Results) -> dict[str, Any]:
+        """Return the goal, what was measured, and `met`, `missed` or `not measured`."""
+        value, verdict = self.value(results), "not measured"
+        if value is not None:
+            verdict = "met" if self.at_least <= value <= self.at_most else "missed"
+        limit = {"limit": self.limit, "at_least": bool(self.at_least), "unit": self.unit}
+        return {"goal": self.text, **limit, "value": value, "verdict": verdict}
+
+    def cells(self, results: Results) -> list[str]:
+        """Return the same as a row of the table."""
+        value, verdict = self.value(results), self.outcome(results)["verdict"]
+        limit = f"{'≥' if self.at_least else '≤'} {plain(self.limit)} {self.unit}"
+        return [self.text, limit, "" if value is None else f"{plain(value)} {self.unit}", verdict]
 
 
-def _listed(lines: Iterable[tuple[str, str]]) -> str:
-    return "\n".join(f"- {name}: {text}" for name, text in lines)
+GOALS: Final = msgspec.convert(
+    tomllib.loads(Path(__file__).with_name("goals.toml").read_text())["goals"], list[Goal]
+)
 
 
 class Report(Struct, kw_only=True):
@@ -87,11 +141,8 @@ class Report(Struct, kw_only=True):
         for key, row in self.results.rows.items():
             if key.peer == "wsrelay":
                 theirs = self.results.rows.get(key._replace(peer=other), {})
-                ratios = [
-                    f"{name} {figure.median / theirs[name].median:.3f}"
-                    for name, figure in row.items()
-                    if name in theirs and theirs[name].median
-                ]
+                shared = [name for name in row if name in theirs and theirs[name].median]
+                ratios = [f"{name} {row[name].median / theirs[name].median:.3f}" for name in shared]
                 lines.append([key.what, ", ".join(ratios)])
         return table(("work", f"of {other}"), lines)
 
@@ -112,35 +163,23 @@ class Report(Struct, kw_only=True):
             yield f"code {row['code'].median:.0f}"
         if "busy_rate" in row and row["busy_rate"].median:
             yield f"beside {plain(row['busy_rate'].median)} msg/s"
-        if max(row.get("load", (0.0,))) >= _SATURATED:
+        if "load" in row and max(row["load"]) >= _SATURATED:
             yield f"generator at {max(row['load']):.0%} of its core"
         if key in self.results.failed:
             yield f"failed: {self.results.failed[key]}"
 
     def data(self) -> dict[str, Any]:
         """Return it for programs; times in seconds, memory in bytes."""
+        rows = []
+        for key, row in self.results.rows.items():
+            about = {"work": key.workload, "case": key.case, "peer": key.peer}
+            about["unit"] = WORKLOADS[key.workload].unit
+            figures = {name: figure.data() for name, figure in row.items()}
+            rows.append({**about, "failed": self.results.failed.get(key), "figures": figures})
         return {
             "about": self.about,
             "peers": self.peers,
             "skipped": self.skipped,
-            "rows": [
-                {
-                    "work": key.workload,
-                    "case": key.case,
-                    "peer": key.peer,
-                    "unit": WORKLOADS[key.workload].unit,
-                    "failed": self.results.failed.get(key),
-                    "figures": {
-                        name: {
-                            "median": figure.median,
-                            "least": min(figure),
-                            "most": max(figure),
-                            "values": list(figure),
-                        }
-                        for name, figure in row.items()
-                    },
-                }
-                for key, row in self.results.rows.items()
-            ],
+            "rows": rows,
             "goals": [goal.outcome(self.results) for goal in GOALS],
         }

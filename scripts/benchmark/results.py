@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 __all__ = ["Figure", "Key", "Results", "percentile", "plain"]
 
@@ -47,6 +47,11 @@ class Figure(tuple[float, ...]):
         if len(self) == 1 or not self.median:
             return shown
         return f"{shown} ±{(max(self) - min(self)) / 2 / abs(self.median):.0%}"
+
+    def data(self) -> dict[str, Any]:
+        """Return it for programs."""
+        values = list(self)
+        return {"median": self.median, "least": min(self), "most": max(self), "values": values}
 
 
 class Key(NamedTuple):

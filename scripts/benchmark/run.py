@@ -39,7 +39,7 @@ class Run:
                 peer
                 for role in workload.peers
                 for peer in self._peers
-                if peer.name.partition("@")[0] == role and workload.mode in peer.modes
+                if peer.name.partition("@")[0] == role
             ]
             async with contextlib.AsyncExitStack() as stack:
                 loads: list[tuple[Peer, Load]] = []

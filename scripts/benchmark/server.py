@@ -38,20 +38,11 @@ _die_with_the_bench = functools.partial(
 )
 
 
+_Clocks = Mapping[int, tuple[float, float, float]]
+
+
 class MeasureError(Exception):
     """A measure could not be taken; the text says why."""
-
-
-class Clock(NamedTuple):
-    """CPU time of a process in seconds: in all, in user and in system mode.
-
-    The first is from its CPU clock. The kernel rounds the others to hundredths and samples how they
-    are divided: good for a share over seconds, not for a time.
-    """
-
-    total: float
-    user: float
-    system: float
 
 
 class Command(NamedTuple):
@@ -86,6 +77,22 @@ def _listens(port: int) -> bool:
     return False
 
 
+def _popen(command: Command, log: Path) -> psutil.Popen:
+    """Start a program in the folder of its log."""
+    own = {"TMPDIR": str(log.parent), "PYTHONPATH": str(SCRIPTS), **command.environment}
+    with log.open("ab") as output:
+        return psutil.Popen(
+            command.arguments,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            cwd=log.parent,
+            env=os.environ | own,
+            start_new_session=True,
+            preexec_fn=_die_with_the_bench,
+        )
+
+
 class Server:
     """The programs of one peer: the last is the front end, all other processes are workers."""
 
@@ -98,29 +105,13 @@ class Server:
 
     async def start(self, command: Command) -> None:
         """Start a program and wait until it listens; raises `MeasureError` after 20 s."""
-        program, log = self._start(command), self._folder / "log"
-        deadline = time.monotonic() + _START
+        log, deadline = self._folder / "log", time.monotonic() + _START
+        self._programs.append(_popen(command, log))
         while not _listens(command.port):
-            if program.poll() is not None or time.monotonic() > deadline:
+            if self._programs[-1].poll() is not None or time.monotonic() > deadline:
                 said = log.read_text(errors="replace").strip().splitlines() or ["it said nothing"]
                 raise MeasureError(f"it did not start: {said[-1]}")
             await asyncio.sleep(0.02)
-
-    def _start(self, command: Command) -> psutil.Popen:
-        own = {"TMPDIR": str(self._folder), "PYTHONPATH": str(SCRIPTS), **command.environment}
-        with (self._folder / "log").open("ab") as log:
-            program = psutil.Popen(
-                command.arguments,
-                cwd=self._folder,
-                env={**os.environ, **own},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                preexec_fn=_die_with_the_bench,
-            )
-        self._programs.append(program)
-        return program
 
     def stop(self) -> None:
         """End the programs in order, or after 4 s by force, and then all that they have left."""
@@ -148,16 +139,20 @@ class Server:
                 found += program.children(recursive=True)
         return found
 
-    def clocks(self) -> dict[int, Clock]:
-        """Read the CPU time of each process, by its ID."""
+    def clocks(self) -> _Clocks:
+        """Read the CPU time of each process in seconds, by its ID: in all, in user, in system mode.
+
+        The first is from its CPU clock. The kernel rounds the others to hundredths and samples how
+        they are divided: good for a share over seconds, not for a time.
+        """
         clocks = {}
         for process in (self.front, *self.workers):
             with contextlib.suppress(OSError, psutil.Error):  # it has ended
                 total = time.clock_gettime((~process.pid << 3) | _CPUCLOCK_SCHED)
-                clocks[process.pid] = Clock(total, *process.cpu_times()[:2])
+                clocks[process.pid] = (total, *process.cpu_times()[:2])
         return clocks
 
-    def used(self, before: Mapping[int, Clock]) -> dict[str, float]:
+    def used(self, before: _Clocks) -> dict[str, float]:
         """Return the CPU seconds of front end and workers since then, and those in system mode.
 
         Processes that did not live at both times are left out.
@@ -177,7 +172,7 @@ class Server:
             before = now
             await asyncio.sleep(0.05)
             now = self.clocks()
-            used = sum(now[pid].total - before[pid].total for pid in before.keys() & now.keys())
+            used = sum(now[pid][0] - before[pid][0] for pid in before.keys() & now.keys())
             if used < _QUIET and len(now) <= 1 + workers:
                 return
 
