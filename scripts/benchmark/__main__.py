@@ -9,7 +9,7 @@ import resource
 import signal
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import click
@@ -25,28 +25,16 @@ from .workloads import WORKLOADS, Pace
 _QUICK = Pace(repeats=2, seconds=0.2, kills=5, idle=500, workers=15, hurried=True, budget=60)
 
 
-def _check(given: str, name: str, known: Iterable[str]) -> None:
-    if name not in known:
-        raise click.BadParameter(f"{given!r} is none of {', '.join(known)}")
+_WORK = [
+    choice
+    for name, work in WORKLOADS.items()
+    for choice in (name, *(f"{name}:{c}" for c in work.cases if c))
+]
+_PEER = click.Choice(list(PEERS))
 
 
-def _workloads(_context: click.Context, _option: click.Parameter, names: Sequence[str]) -> object:
-    """Turn `echo` and `echo:32` into cases by workload."""
-    chosen: dict[str, list[str]] = {}
-    for part in names or WORKLOADS:
-        name, _, case = part.partition(":")
-        _check(part, name, WORKLOADS)
-        if case:
-            _check(part, case, WORKLOADS[name].cases)
-        chosen.setdefault(name, []).extend([case] if case else WORKLOADS[name].cases)
-    return chosen
-
-
-def _peers(_context: click.Context, _option: click.Parameter, names: str | None) -> list[str]:
-    chosen = [name.strip() for name in names.split(",")] if names else []
-    for name in chosen:
-        _check(name, name, PEERS)
-    return chosen
+def _peers(context: click.Context, option: click.Parameter, names: str) -> list[str]:
+    return [_PEER.convert(name.strip(), option, context) for name in names.split(",") if name]
 
 
 async def _measure(run: Run, chosen: Mapping[str, Sequence[str]]) -> None:
@@ -63,13 +51,15 @@ async def _measure(run: Run, chosen: Mapping[str, Sequence[str]]) -> None:
 @click.command(name="scripts/bench")
 @click.option("--quick", is_flag=True, help="Less than two minutes: coarse, without the slowest.")
 @click.option(
-    *("--only", "chosen"),
+    "--only",
+    type=click.Choice(_WORK),
     multiple=True,
-    callback=_workloads,
     metavar="WORK[:CASE]",
     help=f"What to measure, also repeated: {', '.join(WORKLOADS)}; e.g. echo:32.",
 )
-@click.option("--peers", callback=_peers, help=f"Whom, separated by commas: {', '.join(PEERS)}.")
+@click.option(
+    "--peers", default="", callback=_peers, help=f"Whom, separated by commas: {', '.join(PEERS)}."
+)
 @click.option(
     "--against", metavar="REV", help="A version to compare with; without --peers no others."
 )
@@ -84,7 +74,7 @@ async def _measure(run: Run, chosen: Mapping[str, Sequence[str]]) -> None:
 def main(
     *,
     quick: bool,
-    chosen: dict[str, list[str]],
+    only: Sequence[str],
     peers: list[str],
     against: str | None,
     repeats: int | None,
@@ -99,6 +89,10 @@ def main(
     peers = peers or (["wsrelay"] if against else list(PEERS))
     skipped = {name: what for name in peers if (what := PEERS[name].missing())}
     present = [PEERS[name] for name in peers if name not in skipped]
+    chosen: dict[str, list[str]] = {}
+    for part in only or WORKLOADS:
+        name, _, case = part.partition(":")
+        chosen.setdefault(name, []).extend([case] if case else WORKLOADS[name].cases)
     about, others = describe(), Others()
     with tempfile.TemporaryDirectory(prefix="wsrelay-bench-") as folder:
         if against:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import re
 import subprocess
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -26,12 +27,9 @@ def git(*arguments: str) -> bytes:
 def describe() -> dict[str, str]:
     """Return what the table's head says."""
     cores, memory = len(os.sched_getaffinity(0)), psutil.virtual_memory().total / 2**30
-    models = [
-        line.partition(":")[2].strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
-        if line.startswith("model name")
-    ]
-    processor = models[0] if models else platform.machine()
+    model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    processor = model[1] if model else platform.machine()
+    python = f"{platform.python_implementation()} {platform.python_version()}"
     commit = "unknown"
     with contextlib.suppress(OSError, subprocess.CalledProcessError):
         changes = " with changes" if git("status", "--porcelain") else ""
@@ -39,8 +37,7 @@ def describe() -> dict[str, str]:
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "machine": f"{processor}, {cores} cores, {memory:.0f} GiB, {platform.platform()}",
-        "python": f"{platform.python_implementation()} {platform.python_version()}, "
-        f"uvloop {version('uvloop')}",
+        "python": f"{python}, uvloop {version('uvloop')}",
         "generator": f"picows {version('picows')}",
         "commit": commit,
     }

@@ -269,9 +269,9 @@ def test_an_interrupted_run_leaves_no_process_behind(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--only", "nothing"), "'nothing' is none of echo, fanout"),
-        (("--only", "echo:7"), "'echo:7' is none of 1, 32, 256"),
-        (("--peers", "apache"), "'apache' is none of wsrelay"),
+        (("--only", "nothing"), "'nothing' is not one of 'echo', 'echo:1'"),
+        (("--only", "echo:7"), "'echo:7' is not one of 'echo', 'echo:1', 'echo:32'"),
+        (("--peers", "apache"), "'apache' is not one of 'wsrelay'"),
         (("--against", "no-such-branch"), "'no-such-branch' is no revision"),
     ],
 )
