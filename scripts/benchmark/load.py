@@ -41,6 +41,7 @@ class Load:
     def __init__(self, server: Server, workload: Workload) -> None:
         self.server = server
         self._workload = workload
+        self._room = workload.mode == "room"
         self._clients: list[Client] = []
 
     async def measure(self, case: Case, pace: Pace) -> _Figures:
@@ -69,7 +70,7 @@ class Load:
         async def add() -> None:
             client = await connect(self.server.url)
             self._clients.append(client)
-            if self._workload.mode != "room" and await client.ask(payload) != payload:
+            if not self._room and await client.ask(payload) != payload:
                 raise MeasureError("the echo is not what was sent")
 
         while (missing := count - len(self._clients)) > 0:
@@ -80,8 +81,7 @@ class Load:
 
         The CPU time is that of each message, or of each delivery.
         """
-        room = self._workload.mode == "room"
-        groups = [self._clients] if room else [[client] for client in self._clients]
+        groups = [self._clients] if self._room else [[client] for client in self._clients]
         before = self.server.clocks()
         with _gauge() as gauge:
             times, seconds = await _rounds(groups, pace.seconds, _payload(case.size))
@@ -94,7 +94,6 @@ class Load:
     async def connect(self, case: Case, pace: Pace) -> _Figures:
         """Connect, say something, hear it, leave, pause; so many at a time."""
         times, now, payload = array("d"), time.perf_counter, _payload(_TEXT)
-        start = now()
 
         async def one_after_the_other() -> None:
             while now() - start < pace.seconds:
@@ -106,30 +105,25 @@ class Load:
                 await asyncio.sleep(case.pause)
 
         with _gauge() as gauge:
+            start = now()
             await together(one_after_the_other() for _ in range(case.parallel))
         # With pauses it would tell how long these are.
         rate = {} if case.pause else {"rate": len(times) / (now() - start)}
         return {**rate, **_percentiles(times), **gauge}
 
-    async def worker_memory(self, case: Case, pace: Pace) -> _Figures:
-        """Measure how much more all workers have for each more connection."""
-        return await self._growth(lambda: self.server.workers, pace.workers, case)
+    async def memory(self, case: Case, pace: Pace) -> _Figures:
+        """Measure how much more the workers have for each more connection; in a room the front end.
 
-    async def idle_memory(self, case: Case, pace: Pace) -> _Figures:
-        """Measure how much more the front end has for each more connection."""
-        grown = await self._growth(lambda: [self.server.front], pace.idle, case)
-        return {"uss": grown["uss"]}
-
-    async def _growth(
-        self, processes: Callable[[], Sequence[psutil.Process]], count: int, case: Case
-    ) -> _Figures:
+        Of the latter only what it shares with no other process.
+        """
+        count, kinds = (pace.idle, ["uss"]) if self._room else (pace.workers, ["pss", "uss"])
         readings = []
         for opened in (count // 5, count):
             await self._open(opened, case.size)
             await self.server.settle()
-            readings.append(memory(processes()))
+            readings.append(memory([self.server.front] if self._room else self.server.workers))
         few, many = readings
-        return {kind: (many[kind] - few[kind]) / (count - count // 5) for kind in many}
+        return {kind: (many[kind] - few[kind]) / (count - count // 5) for kind in kinds}
 
     async def kill(self, case: Case, pace: Pace) -> _Figures:
         """Kill the process of one connection after the other, while the open ones keep busy.

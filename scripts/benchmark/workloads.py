@@ -41,7 +41,7 @@ class Workload(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One kind of work."""
 
     title: str
-    measure: Literal["echo", "connect", "worker_memory", "idle_memory", "kill", "light"]
+    measure: Literal["echo", "connect", "memory", "kill", "light"]
     peers: list[str]
     cases: dict[str, Case] = field(default_factory=lambda: {"": Case()})
     unit: str = ""

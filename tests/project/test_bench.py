@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -14,12 +15,15 @@ from pathlib import Path
 
 import psutil
 import pytest
+from benchmark.client import connect
 from benchmark.machine import ROOT
 from benchmark.peers import PEERS
 from benchmark.report import GOALS, Goal, Report, table
 from benchmark.results import Figure, Key, Results, percentile, plain
+from benchmark.server import MeasureError
 from benchmark.workloads import WORKLOADS
 from running import TIMEOUT, gone, until
+from websockets.asyncio.server import ServerConnection, serve
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the bench reads /proc")
 
@@ -240,6 +244,40 @@ def test_figures_are_compared_with_those_of_another_version() -> None:
     one = Report(about={}, peers={}, skipped={}, results=results, against="wsrelay@v1")
     assert "| echo 32  | rate 1.500, front_cpu 0.500 |" in one.text()
     assert "20.0 µs (15.0 + 5.00)" in one.text()
+
+
+def test_a_peer_that_fails_is_noted_and_the_others_are_measured(tmp_path: Path) -> None:
+    fake = tmp_path / "websocketd"
+    fake.write_text("#!/bin/sh\necho not today; exit 1\n")
+    fake.chmod(0o755)
+    options = ["--only", "echo:1", "--peers", "wsrelay,websocketd", "--repeats", "1"]
+    options += ["--seconds", "0.05", "--out", str(tmp_path)]
+    with bench(*options, PATH=f"{tmp_path}:{os.environ['PATH']}") as process:
+        said, complained = process.communicate(timeout=6 * TIMEOUT)
+    assert process.returncode == 1, complained
+    failed = {
+        row["peer"]: row["failed"]
+        for row in json.loads((tmp_path / "bench.json").read_text())["rows"]
+    }
+    assert failed == {"wsrelay": None, "websocketd": "it did not start: not today"}
+    assert "failed: it did not start: not today" in said
+
+
+def test_a_question_fails_with_the_code_that_the_server_closed_with() -> None:
+    async def refuse(connection: ServerConnection) -> None:
+        await connection.recv()
+        await connection.close(1013)
+
+    async def ask() -> None:
+        async with serve(refuse, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            client = await connect(f"ws://127.0.0.1:{port}/")
+            for _ in range(2):  # the second when it has been closed already
+                with pytest.raises(MeasureError, match="closed with 1013"):
+                    await client.ask(b"is anybody there?")
+            await client.close()
+
+    asyncio.run(asyncio.wait_for(ask(), TIMEOUT))
 
 
 def in_the_background() -> None:
