@@ -42,7 +42,7 @@ async def _measure(run: Run, chosen: Mapping[str, Sequence[str]]) -> None:
     _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
     task = asyncio.create_task(run.measure(chosen))
-    # SIGINT, too: a shell starts what is to run in the background with it ignored, and that lasts.
+    # SIGINT too: a shell starts background jobs with SIGINT ignored, and that is inherited.
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     await task
@@ -58,7 +58,10 @@ async def _measure(run: Run, chosen: Mapping[str, Sequence[str]]) -> None:
     help=f"What to measure, also repeated: {', '.join(WORKLOADS)}; e.g. echo:32.",
 )
 @click.option(
-    "--peers", default="", callback=_peers, help=f"Whom, separated by commas: {', '.join(PEERS)}."
+    "--peers",
+    default="",
+    callback=_peers,
+    help=f"Which peers, separated by commas: {', '.join(PEERS)}.",
 )
 @click.option(
     "--against", metavar="REV", help="A version to compare with; without --peers no others."

@@ -20,7 +20,7 @@ _MAX_FRAME = 32 * 1024 * 1024
 _NO_FRAME = 1006
 _TEXT, _CLOSE = WSMsgType.TEXT, WSMsgType.CLOSE
 
-# It warns when large messages have to wait.
+# picows warns when large messages have to wait.
 logging.getLogger("picows").setLevel(logging.ERROR)
 
 
@@ -56,7 +56,7 @@ class Client(WSListener):
             self.transport.disconnect()
 
     def on_ws_disconnected(self, _transport: WSTransport) -> None:
-        """Take the end of the TCP connection for that of the WebSocket, if none came before."""
+        """Count this as the end of the WebSocket, unless a close frame came before."""
         self._end(_NO_FRAME)
 
     def _end(self, code: int) -> None:
@@ -90,7 +90,7 @@ class Client(WSListener):
         return await answer
 
     async def close(self) -> None:
-        """Close it in order, or after two seconds by force."""
+        """Close it with a handshake, or after 2 s without one."""
         self.on_text = _ignore
         if not self.close_code:
             self.transport.send_close(WSCloseCode.OK)

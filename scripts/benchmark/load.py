@@ -33,9 +33,9 @@ _Figures = dict[str, float]
 class Load:
     """Puts the load of a workload on one server.
 
-    The methods that `Workload.measure` names each measure once and return figures by name. They and
-    all others raise `MeasureError` when the server does otherwise than it should, also as a part
-    of an `ExceptionGroup`, or what the connections raise.
+    The methods that `Workload.measure` names measure once and return figures by name. All methods
+    raise `MeasureError`, also within an `ExceptionGroup`, when the server does not do what it
+    should, and they pass on the errors of the connections.
     """
 
     def __init__(self, server: Server, workload: Workload) -> None:
@@ -64,7 +64,7 @@ class Load:
         await together(client.close() for client in clients)
 
     async def _open(self, count: int, size: int) -> None:
-        """Open connections until there are so many; a process of its own echoes once for each."""
+        """Open connections until there are so many; outside rooms each of them echoes once."""
         payload = _payload(size)
 
         async def add() -> None:
@@ -77,7 +77,7 @@ class Load:
             await together(add() for _ in range(min(missing, _PARALLEL)))
 
     async def echo(self, case: Case, pace: Pace) -> _Figures:
-        """Keep a message in flight on each connection; in a room one, which all of them hear.
+        """Keep a message in flight on each connection, or in a room one that all of them hear.
 
         The CPU time is that of each message, or of each delivery.
         """
@@ -92,7 +92,7 @@ class Load:
         return {"rate": rate, **_percentiles(times), **cpu, **gauge}
 
     async def connect(self, case: Case, pace: Pace) -> _Figures:
-        """Connect, say something, hear it, leave, pause; so many at a time."""
+        """Connect, send a text, get it back, leave and pause, several at a time."""
         times, now, payload = array("d"), time.perf_counter, _payload(_TEXT)
 
         async def one_after_the_other() -> None:
@@ -107,14 +107,14 @@ class Load:
         with _gauge() as gauge:
             start = now()
             await together(one_after_the_other() for _ in range(case.parallel))
-        # With pauses it would tell how long these are.
+        # With pauses, the rate would only say how long they are.
         rate = {} if case.pause else {"rate": len(times) / (now() - start)}
         return {**rate, **_percentiles(times), **gauge}
 
     async def memory(self, case: Case, pace: Pace) -> _Figures:
-        """Measure how much more the workers have for each more connection; in a room the front end.
+        """Measure the workers' memory, or in a room the front end's, for each further connection.
 
-        Of the latter only what it shares with no other process.
+        Of the front end, only the memory that it shares with no other process is reported.
         """
         count, kinds = (pace.idle, ["uss"]) if self._room else (pace.workers, ["pss", "uss"])
         readings = []
@@ -172,7 +172,7 @@ def _percentiles(times: Sequence[float], prefix: str = "") -> _Figures:
 
 @contextlib.contextmanager
 def _gauge() -> Iterator[_Figures]:
-    """Give, at the end, which part of its core the generator used; collect no garbage meanwhile."""
+    """Report the part of a core that the generator used as `load`; garbage collection is off."""
     figures: _Figures = {}
     gc.collect()
     gc.disable()
@@ -244,7 +244,7 @@ def _repeat(client: Client, text: bytes) -> None:
 
 @contextlib.contextmanager
 def _busy(clients: Sequence[Client], case: Case) -> Iterator[Callable[[], int]]:
-    """Keep connections busy meanwhile; what is given tells how many answers came.
+    """Keep connections busy meanwhile; yields a function that counts the answers so far.
 
     Each sends `rate` messages a second, or with `flood` the next one after each answer.
     """

@@ -46,7 +46,7 @@ def describe() -> dict[str, str]:
 class Others:
     """Measures how much of the machine others take: processes that live on, and the hypervisor.
 
-    What came and went meanwhile is not seen.
+    Processes that came and went in between are not seen.
     """
 
     def __init__(self) -> None:
@@ -65,7 +65,7 @@ class Others:
         return processes, times.steal, sum(times) - times.guest - times.guest_nice
 
     def text(self) -> str:
-        """Say it for the time since this was made."""
+        """Describe the time since this object was made."""
         processes, stolen, total = self._read()
         used = sum(max(cpu - self._processes.get(pid, 0.0), 0.0) for pid, cpu in processes.items())
         passed = (total - self._total) or 1.0

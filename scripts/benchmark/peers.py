@@ -1,7 +1,7 @@
 """The peers, each in its best known form; one that is not installed says what is missing.
 
 Their modes: `echo` and `service` have a process per client, if any, `room` has one for all; `warm`
-is `echo` with processes forked ahead. Each has the modes of the workloads that name it.
+is `echo` with processes forked ahead. A peer supports the modes of the workloads that list it.
 """
 
 from __future__ import annotations
@@ -40,20 +40,20 @@ class Peer(Struct, frozen=True, kw_only=True):
     packages: Sequence[str]
     """Python packages that it needs."""
     needs: Mapping[str, object] = {}
-    """What else it needs, and where this was found, if it was."""
-    told: Callable[[], str] = str
-    """Its version, where it is none of the packages'."""
+    """What else it needs, and where that was found, if at all."""
+    release: Callable[[], str] = str
+    """Returns its name and version, if these are not those of the packages."""
     processes: int = sys.maxsize
-    """How many it starts within reasonable time; a hurried run leaves out what needs more."""
+    """How many it starts in reasonable time; a hurried run skips cases that need more."""
 
     def missing(self) -> str:
-        """Say what is not installed, if anything."""
+        """Return what is not installed, separated by commas."""
         lacking = [name for name in self.packages if not importlib.util.find_spec(name)]
         return ", ".join(lacking + [name for name, found in self.needs.items() if not found])
 
     def version(self) -> str:
-        """Say what is measured."""
-        return self.told() or ", ".join(f"{name} {version(name)}" for name in self.packages)
+        """Return what is measured: names and versions."""
+        return self.release() or ", ".join(f"{name} {version(name)}" for name in self.packages)
 
 
 PEERS: Final[dict[str, Peer]] = {}
@@ -116,7 +116,7 @@ def _websocketd_version() -> str:
     "websocketd",
     "a Python process per connection, lines on its standard input and output",
     needs={"websocketd": shutil.which("websocketd")},
-    told=_websocketd_version,
+    release=_websocketd_version,
 )
 def _websocketd(mode: str) -> _Running:
     port = free_port()
@@ -147,7 +147,7 @@ def _bridge(mode: str) -> _Running:
 )
 def _channels(mode: str) -> _Running:
     port = free_port()
-    # One program is both, by its name; Debian has only this name of it without a running service.
+    # Called redis-server, this program is the server; Debian's redis-tools has it under this name.
     redis = ["bash", "-c", 'exec -a redis-server redis-check-rdb "$@"', "redis-server"]
     redis += ["--port", str(port), "--bind", "127.0.0.1", "--save", ""]
     layer = {"BENCH_REDIS": f"redis://127.0.0.1:{port}"}
@@ -171,7 +171,7 @@ _BEAMS = _beams()
     "cowboy",
     "Erlang: a connection is a process, the room a pg group",
     needs={"erl": shutil.which("erl"), "cowboy's beams": _BEAMS},
-    told=lambda: Path(_BEAMS[0]).parent.name.replace("-", " "),
+    release=lambda: Path(_BEAMS[0]).parent.name.replace("-", " "),
 )
 def _cowboy(_mode: str) -> _Running:
     port = free_port()
@@ -196,5 +196,5 @@ def revision(name: str, folder: Path) -> Peer:
         name=f"wsrelay@{name}",
         about=f"{PEERS['wsrelay'].about}, as of {commit}",
         start=lambda mode: _wsrelay(mode, folder),
-        told=lambda: f"commit {commit}",
+        release=lambda: f"commit {commit}",
     )

@@ -40,7 +40,7 @@ def _listed(lines: Iterable[tuple[str, str]]) -> str:
 
 
 def _in_unit(figure: Figure | None, units: Mapping[str, float]) -> str:
-    """Write it in the first of the units that is not too large, or else in the last."""
+    """Write it in the first of the units that is not too large, otherwise in the last."""
     if figure is None or not any(figure):
         return ""
     fitting = [unit for unit, scale in units.items() if figure.median >= scale]
@@ -49,7 +49,7 @@ def _in_unit(figure: Figure | None, units: Mapping[str, float]) -> str:
 
 
 def _cpu(row: Mapping[str, Figure], of: str) -> str:
-    """Write the time for each piece, and how much of it was user and system time."""
+    """Write the time per message, and how much of it was user and system time."""
     total, system = row.get(f"{of}_cpu"), row.get(f"{of}_system")
     text = _in_unit(total, {"µs": 1e-6})
     if not (text and total and system):
@@ -109,7 +109,7 @@ GOALS: Final = msgspec.convert(
 
 
 class Report(Struct, kw_only=True):
-    """All that a run has to tell."""
+    """All that a run has found."""
 
     about: Mapping[str, str]
     peers: Mapping[str, str]

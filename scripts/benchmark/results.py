@@ -82,7 +82,7 @@ class Results:
             row[name] = Figure((*row.get(name, ()), value))
 
     def fail(self, key: Key, why: str) -> None:
-        """Note why a row cannot be measured, or not once more; the first reason stays."""
+        """Note why a row cannot be measured (again); the first reason stays."""
         self.rows.setdefault(key, {})
         self.failed.setdefault(key, why)
 

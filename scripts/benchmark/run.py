@@ -91,7 +91,7 @@ class Run:
             await load.server.rest()
 
     def _turns(self) -> Iterator[int]:
-        """Give a case's turns: at least one, and no more once the run is late."""
+        """Yield a case's turns: at least one, and no more once the run is late."""
         for turn in range(self._pace.repeats):
             budget = self._pace.budget
             if turn and budget and self._seconds > budget * self._share:

@@ -22,7 +22,7 @@ import psutil
 __all__ = ["SCRIPTS", "Command", "MeasureError", "Server", "free_port", "memory", "running"]
 
 SCRIPTS = Path(__file__).resolve().parent.parent
-"""The folder of this package, for those who run modules of `served`."""
+"""The folder of this package, for the programs that run modules of `served`."""
 
 _START = 20.0
 _STOP = 4.0
@@ -61,7 +61,7 @@ def free_port() -> int:
 
 
 def memory(processes: Iterable[psutil.Process]) -> dict[str, int]:
-    """Return the bytes of some processes: with their share of shared pages (`pss`), and without."""
+    """Return the bytes of some processes, with their share of shared pages (`pss`) and without."""
     total = {"pss": 0, "uss": 0}
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -99,7 +99,7 @@ class Server:
     def __init__(self, url: str, folder: Path) -> None:
         self.url = url
         self.at_rest = 0
-        """How many workers it has without clients, at most."""
+        """The most workers that it has without clients."""
         self._folder = folder
         self._programs: list[psutil.Popen] = []
 
@@ -114,14 +114,16 @@ class Server:
             await asyncio.sleep(0.02)
 
     def stop(self) -> None:
-        """End the programs in order, or after 4 s by force, and then all that they have left."""
+        """Terminate the programs, kill them after 4 s, and kill whatever they leave behind."""
         family = [*self._programs, *self.workers]
         for program in reversed(self._programs):
             with contextlib.suppress(psutil.NoSuchProcess):
                 program.terminate()
         psutil.wait_procs(self._programs, _STOP)
         for process in family:
-            with contextlib.suppress(psutil.NoSuchProcess):  # psutil knows it from a later one
+            with contextlib.suppress(
+                psutil.NoSuchProcess
+            ):  # psutil notices when the PID was reused
                 process.kill()
         psutil.wait_procs(self._programs)
 
@@ -153,9 +155,9 @@ class Server:
         return clocks
 
     def used(self, before: _Clocks) -> dict[str, float]:
-        """Return the CPU seconds of front end and workers since then, and those in system mode.
+        """Return the CPU seconds that front end and workers used since, also those in system mode.
 
-        Processes that did not live at both times are left out.
+        Processes that were not alive at both times are left out.
         """
         now, figures = self.clocks(), {}
         lasting, front = before.keys() & now.keys(), {self.front.pid}
@@ -166,7 +168,7 @@ class Server:
         return figures
 
     async def settle(self, workers: float = math.inf) -> None:
-        """Wait until hardly any CPU time is used and there are at most so many workers, or 4 s."""
+        """Wait up to 4 s until hardly any CPU time is used and at most so many workers are left."""
         deadline, now = time.monotonic() + _SETTLE, self.clocks()
         while time.monotonic() < deadline:
             before = now
@@ -177,7 +179,7 @@ class Server:
                 return
 
     async def rest(self) -> None:
-        """Wait until the processes of clients who left are gone."""
+        """Wait until the processes of clients that left are gone."""
         await self.settle(self.at_rest)
 
 

@@ -1,1 +1,1 @@
-"""What the peers serve: an echo, a room in which all hear all, and a service that tells its PID."""
+"""What the peers serve: an echo, a room whose members hear each other, and a service."""

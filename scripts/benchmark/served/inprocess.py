@@ -19,7 +19,7 @@ _everybody: set[Send] = set()
 
 
 async def app(_scope: Message, receive: Receive, send: Send) -> None:
-    """Answer each text, in a room to everybody; what it computes, it computes in the event loop."""
+    """Answer each text, in a room to everyone; computing an answer blocks the event loop."""
     answer = ANSWERS[_MODE]
     members = _everybody if _MODE == "room" else set()
     await receive()

@@ -1,4 +1,4 @@
-"""What the Python peers answer, by their mode; standard library only, for workers stay small."""
+"""What the Python peers answer in each mode; standard library only, to keep workers small."""
 
 import os
 import time
