@@ -121,9 +121,8 @@ class Server:
                 program.terminate()
         psutil.wait_procs(self._programs, _STOP)
         for process in family:
-            with contextlib.suppress(
-                psutil.NoSuchProcess
-            ):  # psutil notices when the PID was reused
+            # It is raised, too, if the PID belongs to another process now.
+            with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         psutil.wait_procs(self._programs)
 
