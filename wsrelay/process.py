@@ -1,8 +1,8 @@
-"""What handlers import: `from wsrelay import process`.
+"""The functions that handlers call: `from wsrelay import process`.
 
-In a worker each function speaks for that worker. In an HTTP handler the functions that do not
-wait speak for the node: `spawn`, `get_or_spawn`, `send`, `cancel`, `terminate`, `registry` and
-`groups`; the others raise `NotAProcess` there.
+In a worker, each function acts for that worker. In an HTTP handler, the functions that do not wait
+act for the node: `spawn`, `get_or_spawn`, `send`, `cancel`, `terminate`, `registry` and `groups`.
+The others raise `NotAProcess`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .values import current
 from .values.message import Event, Message, sendable
 from .values.pid import PID
 
-if TYPE_CHECKING:  # whoever has a worker has loaded it, and nobody else needs it
+if TYPE_CHECKING:  # a worker has loaded these already, and nothing else needs them
     from .worker.calls import WorkerContext
     from .worker.mailbox import Mailbox, Queue
 
@@ -51,12 +51,12 @@ T = TypeVar("T")
 
 
 def _worker() -> WorkerContext:
-    """Return the worker that this OS process is; raises `NotAProcess`."""
+    """Return the worker that this OS process is; raises `NotAProcess` if it is not one."""
     return cast("WorkerContext", current.worker())
 
 
 class Channel(Generic[T]):
-    """Where items arrive; iterating ends once it is closed and everything has been taken."""
+    """A stream of arriving items; iteration ends once it is closed and all have been taken."""
 
     def __init__(self, mailbox: Mailbox, queue: Queue[T]) -> None:
         self._mailbox = mailbox
@@ -69,7 +69,7 @@ class Channel(Generic[T]):
         return id(self._queue)
 
     def receive(self, timeout: float | None = None) -> T:
-        """Wait for the next item, up to `timeout` seconds (None: for ever).
+        """Wait for the next item, up to `timeout` seconds (None: forever).
 
         Raises `TimeoutError` at the deadline and `ChannelClosed` once the channel is closed and
         empty.
@@ -111,10 +111,11 @@ def events() -> Channel[Event]:
 
 
 def listen(topic: str) -> Channel[Message]:
-    """Return a channel to which messages of this topic come from now on, past the inbox.
+    """Return a channel that from now on receives the messages of this topic instead of the inbox.
 
-    For the same topic it is the same channel. What is not taken from it counts as unread like
-    what is in the inbox, so a channel that nobody reads holds up its senders in time.
+    Listening to the same topic again gives the same channel. Messages that are not taken from it
+    count as unread, like those in the inbox, so a channel that nobody reads eventually holds up its
+    senders.
     """
     mailbox = _worker().mailbox
     return Channel(mailbox, mailbox.listen(sendable(topic)))
@@ -122,7 +123,7 @@ def listen(topic: str) -> Channel[Message]:
 
 def unlisten(channel: Channel[Message]) -> None:
     """Close a channel of `listen`: what it holds can be taken, later messages go to the inbox."""
-    _worker().mailbox.unlisten(channel._queue)  # noqa: SLF001 - its own kind
+    _worker().mailbox.unlisten(channel._queue)  # noqa: SLF001 - a class of this module
 
 
 @overload
@@ -130,11 +131,12 @@ def select(*channels: Channel[T], timeout: float | None = None) -> tuple[Channel
 @overload
 def select(*channels: Channel[Any], timeout: float | None = None) -> tuple[Channel[Any], Any]: ...
 def select(*channels: Channel[Any], timeout: float | None = None) -> tuple[Channel[Any], Any]:
-    """Wait for the first item of any of the channels; the first named wins where several have one.
+    """Wait for the next item of any of the channels and return the channel and the item.
 
+    If several channels have an item, the first of them in the order of the arguments is chosen.
     Raises `TimeoutError` after `timeout` seconds and `ChannelClosed` once all are closed and empty.
     """
-    queues = [channel._queue for channel in channels]  # noqa: SLF001 - its own kind
+    queues = [channel._queue for channel in channels]  # noqa: SLF001 - a class of this module
     queue, item = _worker().mailbox.take(*queues, timeout=timeout)
     return channels[queues.index(queue)], item
 
@@ -145,12 +147,12 @@ def select(*channels: Channel[Any], timeout: float | None = None) -> tuple[Chann
 def send(to: str | Iterable[str], topic: str, payload: Any = None) -> None:
     """Send a message to a PID, a registered name, or many of them at once.
 
-    On return the kernel has the bytes, so they survive the sender's death. Does not wait for the
-    receiver, except for a connection whose outbox is at its limit under the policy `pause`. In a
-    coroutine neither this nor any other call waits for that: what has no room is kept in the order
-    of the calls and written by a thread. `wsrelay.aio.process.send` is awaited until it is.
-    Raises `ReservedTopic`, `PayloadError` and `InvalidPID`; a receiver that is not alive is no
-    error.
+    On return, the operating system has the bytes, so they survive the sender's death. Does not wait
+    for the receiver, unless it is a connection whose outbox is at its limit under the policy
+    `pause`. In a coroutine, neither this nor any other call waits for that: what there is no room
+    for is kept in the order of the calls and written by a thread. Awaiting
+    `wsrelay.aio.process.send` waits until it has been written. Raises `ReservedTopic`,
+    `PayloadError` and `InvalidPID`; it is not an error if the receiver is not alive.
     """
     current.caller().send(to, topic, payload)
 
@@ -158,8 +160,8 @@ def send(to: str | Iterable[str], topic: str, payload: Any = None) -> None:
 def drain(to: str, timeout: float | None = None) -> None:
     """Wait until most of what was sent to a connection is on its way, or the connection is gone.
 
-    A quarter of its outbox's limit may still wait then. Raises `TimeoutError` after `timeout`
-    seconds, and `InvalidPID`.
+    Up to a quarter of its outbox's limit may still be waiting on return. Raises `TimeoutError`
+    after `timeout` seconds, and `InvalidPID`.
     """
     me = _worker()
     frame = me.drain_frame(to)
@@ -177,21 +179,22 @@ def spawn(target: Any, host: str | None = None, /, *args: Any, **kwargs: Any) ->
     """Start a process and return its PID at once.
 
     `target` is `path/to/script.py:function`, `module:function` or any callable; `host` names the
-    process host (None: one's own, on the node its first). Raises `InvalidTarget`, `UnknownHost`,
-    `PayloadError`, on the node `HostFull`, and in a walled-in host `NotAllowed`: it starts only
-    entries of hosts that its `may_spawn` lists, and what it hands them is data.
+    process host (None: the caller's own; when the node calls, its first). Raises `InvalidTarget`,
+    `UnknownHost`, `PayloadError`, on the node also `HostFull`, and in a walled-in host also
+    `NotAllowed`: in other hosts it can start only entries of those that its `may_spawn` lists, and
+    the arguments must be data.
     """
     return current.caller().spawn(target, host, *args, **kwargs)
 
 
 def spawn_monitored(target: Any, host: str | None = None, /, *args: Any, **kwargs: Any) -> PID:
-    """Do `spawn` and `monitor` as one: no end of the process is missed."""
+    """Do `spawn` and `monitor` in one step, so that the end of the process cannot be missed."""
     me = _worker()
     return me.start(me.spawn_frame(target, host, args, kwargs, monitored=True))
 
 
 def spawn_linked(target: Any, host: str | None = None, /, *args: Any, **kwargs: Any) -> PID:
-    """Do `spawn` and `link` as one."""
+    """Do `spawn` and `link` in one step."""
     me = _worker()
     return me.start(me.spawn_frame(target, host, args, kwargs, linked=True))
 
@@ -199,7 +202,7 @@ def spawn_linked(target: Any, host: str | None = None, /, *args: Any, **kwargs: 
 def spawn_linked_monitored(
     target: Any, host: str | None = None, /, *args: Any, **kwargs: Any
 ) -> PID:
-    """Do `spawn`, `link` and `monitor` as one."""
+    """Do `spawn`, `link` and `monitor` in one step."""
     me = _worker()
     return me.start(me.spawn_frame(target, host, args, kwargs, monitored=True, linked=True))
 
@@ -209,7 +212,7 @@ def get_or_spawn(
 ) -> PID:
     """Return the process registered under `name`, or start one under that name, atomically.
 
-    Errors are those of `spawn`, `HostFull` in a worker too.
+    Raises the same errors as `spawn`, and `HostFull` in a worker too.
     """
     return current.caller().get_or_spawn(name, target, host, *args, **kwargs)
 
@@ -249,10 +252,10 @@ def exec(
     timeout: float | None = None,
     **kwargs: Any,
 ) -> Any:
-    """Start a process, wait for its end and return its value.
+    """Start a process, wait for it to end and return its value.
 
-    Raises `ProcessError` if it ends with an error, with its traceback as text; `TimeoutError` after
-    `timeout` seconds, and then the process is terminated. It does not outlive its caller.
+    Raises `ProcessError`, with the traceback as text, if it ends with an error. After `timeout`
+    seconds, terminates the process and raises `TimeoutError`. It does not outlive its caller.
     """
     me = _worker()
     frame = me.exec_frame(target, host, args, kwargs)
@@ -264,7 +267,7 @@ def exec(
     except ProcessError:
         raise
     except BaseException:
-        me.terminate(frame.spawn.pid)  # nobody waits for it any more
+        me.terminate(frame.spawn.pid)  # nothing waits for it any more
         raise
 
 
@@ -272,23 +275,23 @@ def exec(
 
 
 def monitor(to: str) -> None:
-    """Get one `EXIT` event when that process ends; at once if it is not alive.
+    """Get one `EXIT` event when that process ends, or at once if it is not alive.
 
-    Again is no change: there is one `EXIT` for one monitor. Raises `InvalidPID`.
+    Monitoring it again changes nothing: there is still only one `EXIT`. Raises `InvalidPID`.
     """
     _worker().relate("monitor", to)
 
 
 def unmonitor(to: str) -> None:
-    """Undo `monitor`; an `EXIT` that is on its way already still arrives."""
+    """Undo `monitor`; an `EXIT` that is already on its way still arrives."""
     _worker().relate("unmonitor", to)
 
 
 def link(to: str) -> None:
-    """Tie this process's end to that one's: if either ends with an error, so does the other.
+    """Link this process and that one: if either ends with an error, so does the other.
 
-    A process that traps links gets a `LINK_DOWN` event instead. Linking to one that is not alive is
-    as if it had ended with an error. Raises `InvalidPID`.
+    A process that traps links gets a `LINK_DOWN` event instead. Linking to a process that is not
+    alive has the same effect as if it had ended with an error. Raises `InvalidPID`.
     """
     _worker().relate("link", to)
 
@@ -299,7 +302,7 @@ def unlink(to: str) -> None:
 
 
 def set_options(*, trap_links: bool) -> None:
-    """Choose whether a linked process's end is an event (`LINK_DOWN`) or this one's end too."""
+    """Choose whether the end of a linked process is an event (`LINK_DOWN`) or ends this one too."""
     _worker().set_options(trap_links=trap_links)
 
 
@@ -311,14 +314,14 @@ def get_options() -> dict[str, bool]:
 def cancel(to: str, reason: str = "") -> None:
     """Ask a process to end: its names are free at once and its inbox closes.
 
-    A worker that goes on is killed after its host's `stop_timeout`; a connection is closed with
-    code 1000 and the reason. Of a reason the first 1,000 characters are told.
+    A worker that keeps running is killed after its host's `stop_timeout`; a connection is closed
+    with code 1000 and the reason. A reason is cut to 1,000 characters.
     """
     current.caller().cancel(to, reason)
 
 
 def terminate(to: str) -> None:
-    """End a process at once: SIGKILL to a worker's process group, a dropped connection."""
+    """End a process at once: SIGKILL a worker's process group, or drop a connection."""
     current.caller().terminate(to)
 
 
@@ -329,14 +332,14 @@ class registry:  # noqa: N801 - used like a module
     def register(name: str, pid: str | None = None) -> None:
         """Give a name to a living process (None: this one).
 
-        Raises `NameTaken`, `InvalidPID`, `InvalidName` for a process that is not alive, and in a
+        Raises `NameTaken`, `InvalidPID`, `InvalidName` (also if the process is not alive), and in a
         walled-in host `NotAllowed`, as `unregister` does.
         """
         current.caller().register(name, pid)
 
     @staticmethod
     def lookup(name: str) -> PID:
-        """Return the process of that name; raises `NameNotFound`."""
+        """Return the process with that name; raises `NameNotFound`."""
         return current.caller().lookup(name)
 
     @staticmethod
@@ -346,11 +349,11 @@ class registry:  # noqa: N801 - used like a module
 
 
 class groups:  # noqa: N801 - used like a module
-    """Named groups of processes, connections among them; the dead leave by themselves."""
+    """Named groups of processes, including connections; a process that ends leaves its groups."""
 
     @staticmethod
     def join(group: str, pid: str | None = None) -> None:
-        """Let a process (None: this one) join; the dead do not.
+        """Add a process (None: this one) to the group, unless it is not alive.
 
         Raises `InvalidPID`, `InvalidName`; a process may be in 10,000 groups.
         """
@@ -358,7 +361,7 @@ class groups:  # noqa: N801 - used like a module
 
     @staticmethod
     def leave(group: str, pid: str | None = None) -> None:
-        """Let a process (None: this one) leave; raises `InvalidPID`."""
+        """Remove a process (None: this one) from the group; raises `InvalidPID`."""
         current.caller().leave_group(group, pid)
 
     @staticmethod
@@ -368,5 +371,5 @@ class groups:  # noqa: N801 - used like a module
 
     @staticmethod
     def broadcast(group: str, topic: str, payload: Any = None) -> None:
-        """Send a message to all members, the sender among them; it crosses the pipe once."""
+        """Send a message to all members, including the sender; it crosses the pipe once."""
         current.caller().broadcast(group, topic, payload)
