@@ -1,8 +1,8 @@
-"""`wsrelay.process` for `async def` handlers: what can wait is awaitable.
+"""`wsrelay.process` for `async def` handlers: whatever can wait is awaitable.
 
-Awaited here: `send`, `drain`, `exec`, `select`, `get_or_spawn`, `Channel.receive`, all of
+These are awaited: `send`, `drain`, `exec`, `select`, `get_or_spawn`, `Channel.receive`, all of
 `registry`, `groups.members` and `groups.broadcast`; channels are asynchronous iterators. Everything
-else is the same function as in `wsrelay.process`.
+else is called as in `wsrelay.process`.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ T = TypeVar("T")
 
 
 class Channel(Generic[T]):
-    """Where items arrive; `async for` ends once it is closed and everything has been taken."""
+    """A stream of arriving items; `async for` ends once it is closed and all have been taken."""
 
     def __init__(self, mailbox: Mailbox, queue: Queue[T]) -> None:
         self._mailbox = mailbox
@@ -80,7 +80,7 @@ class Channel(Generic[T]):
         return id(self._queue)
 
     async def receive(self, timeout: float | None = None) -> T:
-        """Wait for the next item, up to `timeout` seconds (None: for ever).
+        """Wait for the next item, up to `timeout` seconds (None: forever).
 
         Raises `TimeoutError` at the deadline and `ChannelClosed` once the channel is closed and
         empty.
@@ -117,7 +117,7 @@ def listen(topic: str) -> Channel[Message]:
 
 def unlisten(channel: Channel[Message]) -> None:
     """Close a channel of `listen`; see `wsrelay.process.unlisten`."""
-    _worker().mailbox.unlisten(channel._queue)  # noqa: SLF001 - its own kind
+    _worker().mailbox.unlisten(channel._queue)  # noqa: SLF001 - a class of this module
 
 
 @overload
@@ -130,8 +130,8 @@ async def select(
     *channels: Channel[Any],
     timeout: float | None = None,
 ) -> tuple[Channel[Any], Any]:
-    """Wait for the first item of any of the channels; see `wsrelay.process.select`."""
-    queues = [channel._queue for channel in channels]  # noqa: SLF001 - its own kind
+    """Wait for the next item of any of the channels; see `wsrelay.process.select`."""
+    queues = [channel._queue for channel in channels]  # noqa: SLF001 - a class of this module
     queue, item = await _worker().mailbox.take_async(*queues, timeout=timeout)
     return channels[queues.index(queue)], item
 
@@ -140,7 +140,7 @@ async def send(to: str | Iterable[str], topic: str, payload: Any = None) -> None
     """Send a message to a PID, a registered name, or many of them; see `wsrelay.process.send`."""
     me = _worker()
     *others, last = me.send_frames(to, topic, payload)
-    for frame in others:  # without a pause, in which another task's message would go between
+    for frame in others:  # without awaiting, or another task's message could come in between
         me.pipe.post(frame)
     await me.pipe.write_async(last)
 
@@ -200,9 +200,9 @@ async def exec(
     timeout: float | None = None,
     **kwargs: Any,
 ) -> Any:
-    """Start a process, wait for its end and return its value; see `wsrelay.process.exec`.
+    """Start a process, wait for it to end and return its value; see `wsrelay.process.exec`.
 
-    A cancelled task terminates the process too.
+    Cancelling the task terminates the process too.
     """
     me = _worker()
     frame = me.exec_frame(target, host, args, kwargs)
@@ -214,7 +214,8 @@ async def exec(
     except ProcessError:
         raise
     except BaseException:
-        # Nobody waits any more. Behind the request itself, which may still wait for room.
+        # Nothing waits for it any more. This is queued after the request, which may still be
+        # waiting for room.
         me.terminate(frame.spawn.pid)
         raise
 
@@ -230,7 +231,7 @@ class registry:  # noqa: N801 - used like a module
 
     @staticmethod
     async def lookup(name: str) -> PID:
-        """Return the process of that name; raises `NameNotFound`."""
+        """Return the process with that name; raises `NameNotFound`."""
         me = _worker()
         return PID.trusted(await me.ask_async(wire.LookupFrame(me.ref(), name)))
 
