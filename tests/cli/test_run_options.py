@@ -130,7 +130,7 @@ def test_a_script_whose_top_level_does_not_end_is_given_up_and_says_where_it_sta
     script = write("endless.py", "while True:\n    pass\n")
     line = run_to_the_end(script, "--start-timeout", "500ms").splitlines()[-1]
     assert "loading takes longer than the start timeout of 0.5 s" in line
-    assert re.search(f"stands at line [12] of {script}[.] .*--start-timeout", line)
+    assert re.search(f"is now at line [12] of {script}[.] .*--start-timeout", line)
 
 
 @pytest.mark.parametrize("leaves", [True, False])

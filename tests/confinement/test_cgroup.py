@@ -118,12 +118,12 @@ def test_a_container_sees_a_part_of_the_tree_as_the_whole(tree: Tree) -> None:
     tree.node_in("/docker/1f/inner")
     assert tree.find() == Place(inner, occupied=True)
     tree.node_in("/docker/1f0")
-    assert "no cgroup v2 at hand" in tree.refusal()
+    assert "no cgroup v2 is available" in tree.refusal()
     tree.node_in("/../1f")
-    assert "no cgroup v2 at hand" in tree.refusal()
+    assert "no cgroup v2 is available" in tree.refusal()
     tree.mounts(root="/..")
     tree.node_in("/")
-    assert "no cgroup v2 at hand" in tree.refusal()
+    assert "no cgroup v2 is available" in tree.refusal()
 
 
 def test_under_systemd_the_cgroup_must_be_delegated(

@@ -156,7 +156,7 @@ async def test_loading_that_does_not_end_says_where_it_stands(tmp_path: Path) ->
     async with Node(hosts=[processes(targets=(script,), start_timeout=0.5)]) as node:
         with pytest.raises(HostFailed) as failed:
             await node.loaded()
-    assert f"start timeout of 0.5 s, and stands at line 5 of {script}" in str(failed.value)
+    assert f"start timeout of 0.5 s, and is now at line 5 of {script}" in str(failed.value)
     assert "start_timeout" in str(failed.value)
     assert 'hangs.py", line 3, in wait\n    time.sleep(600)' in failed.value.details
     assert "importlib" not in failed.value.details

@@ -1,12 +1,12 @@
-"""Limits of a host as a whole, set by cgroup v2: they hold for all that its processes start, too.
+"""Limits of a host as a whole, set by cgroup v2: they also hold for all that its processes start.
 
-Each template lives in a cgroup of its own below the node's, and so do its workers, their children,
-daemons and memfds. A cgroup with children may hold no processes itself (but for the root), so the
-node steps into a leaf first:
+Each template lives in a cgroup of its own below the node's, along with its workers, their children,
+daemons and memfds. A cgroup with children must not hold processes itself (except for the root), so
+the node moves into a leaf first:
 
     /system.slice/wsrelay.service        delegated to the node (`Delegate=yes`)
-        wsrelay.node                     the node, and what was there with it
-        wsrelay.app-processes.71.4242.1  a host: process id and start of its node, and a number
+        wsrelay.node                     the node, and what was in its cgroup with it
+        wsrelay.app-processes.71.4242.1  a host: its node's process id and start time, and a number
 """
 
 from __future__ import annotations
@@ -28,29 +28,29 @@ from .limits import Limits
 __all__ = ["Cgroup", "CgroupError", "Place", "asked", "check", "enter", "find", "settings"]
 
 _CONTROLLERS: Final = {"cpus": "cpu", "memory_total": "memory", "processes_total": "pids"}
-"""What keeps each of the limits."""
+"""The controller that enforces each of the limits."""
 
 _PREFIX: Final = "wsrelay."
 _NODE: Final = "wsrelay.node"
 
 _PERIOD: Final = 100_000
-"""Microseconds; `cpu.max` is how many of them may be computed in each."""
+"""Microseconds; `cpu.max` is how many of CPU time may be used in each such period."""
 
 _LONGEST_NAME: Final = 100
 
 _PATIENCE: Final = 5.0
-"""Seconds that killed processes have to be gone."""
+"""Seconds that killed processes have to disappear."""
 
 _PAUSE: Final = 0.005
 
 _MOVES: Final = 100
-"""Rounds of moving what is beside the node, which may fork meanwhile."""
+"""Rounds of moving the processes beside the node, which may fork meanwhile."""
 
 _numbers = itertools.count(1)
 
 
 class CgroupError(Exception):
-    """The system has no cgroup v2, or not for this node; the text says what to do."""
+    """The system has no cgroup v2, or none for this node; the text says what to do."""
 
 
 class Place(NamedTuple):
@@ -61,12 +61,12 @@ class Place(NamedTuple):
 
 
 def asked(limits: Limits) -> list[str]:
-    """Return the names of the limits for the host as a whole that are given."""
+    """Return the names of the limits that are set for the host as a whole."""
     return [name for name in _CONTROLLERS if getattr(limits, name) is not None]
 
 
 def check(limits: Limits) -> None:
-    """See whether such limits can be set here; raises `InvalidOptions`."""
+    """Check that such limits can be set here; raises `InvalidOptions`."""
     if names := asked(limits):
         try:
             find(limits)
@@ -75,7 +75,7 @@ def check(limits: Limits) -> None:
 
 
 def settings(limits: Limits) -> dict[str, str]:
-    """Return the files of a cgroup, each with what is to be written there."""
+    """Return the files of a cgroup to write, each with its text."""
     texts = {}
     if limits.cpus is not None:
         texts["cpu.max"] = f"{round(limits.cpus * _PERIOD)} {_PERIOD}"
@@ -92,25 +92,25 @@ def find(
 ) -> Place:
     """Return where hosts with these limits can have their cgroups; raises `CgroupError`.
 
-    Nothing is changed by it.
+    Changes nothing.
     """
     place = _place(_own(proc), systemd.exists())
     folder = place.folder
     try:
-        there = (folder / "cgroup.controllers").read_text().split()
+        available = (folder / "cgroup.controllers").read_text().split()
     except OSError as error:
         raise CgroupError(f"the node's cgroup {folder}: {error.strerror}") from None
-    if missing := [name for name in _controllers(limits) if name not in there]:
+    if missing := [name for name in _controllers(limits) if name not in available]:
         raise CgroupError(
             f"the cgroup {folder} has no controller {', '.join(missing)} (it has: "
-            f"{' '.join(there) or 'none'}). {_why_missing(missing, proc)}"
+            f"{' '.join(available) or 'none'}). {_why_missing(missing, proc)}"
         )
     needed = (folder, folder / "cgroup.procs", folder / "cgroup.subtree_control")
     if not all(os.access(path, os.W_OK) for path in needed):
         raise CgroupError(
             f"the node may not write to its cgroup {folder}. Run it as a systemd service with "
             "`Delegate=yes`; a container needs /sys/fs/cgroup mounted writable, or limits of its "
-            "own in place of the host's"
+            "own instead of the host's"
         )
     return place
 
@@ -126,7 +126,7 @@ def _own(proc: Path) -> Path:
         mounts = (proc / "self/mountinfo").read_text().splitlines()
     except OSError:
         raise CgroupError("only Linux has cgroups") from None
-    # What begins with /.. lies outside of the namespace's root.
+    # Paths that begin with /.. are outside the namespace's root.
     paths = [Path(line[3:]) for line in lines if re.match(r"0::/(?!\.\.)", line)]
     for path, mount in itertools.product(paths, mounts):
         fields = mount.split()
@@ -134,29 +134,29 @@ def _own(proc: Path) -> Path:
         if fields[fields.index("-") + 1] == "cgroup2" and path.is_relative_to(root):
             return point / path.relative_to(root)
     raise CgroupError(
-        "the system has no cgroup v2 at hand: mount it (`mount -t cgroup2 none /sys/fs/cgroup`), "
+        "no cgroup v2 is available: mount it (`mount -t cgroup2 none /sys/fs/cgroup`), "
         "or start the system with systemd.unified_cgroup_hierarchy=1"
     )
 
 
 def _unescaped(field: str) -> str:
-    """Return a field of mountinfo, where blanks and the like are written in octal digits."""
+    """Return a field of mountinfo with its octal escapes (for blanks and the like) undone."""
     return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), field)
 
 
 def _place(own: Path, systemd: bool) -> Place:
-    """Choose the node's cgroup, or that around it if the node is in a leaf already."""
+    """Choose the node's cgroup, or its parent if the node is already in a leaf."""
     if own.name == _NODE:
         return Place(own.parent, occupied=False)
     if not (own / "cgroup.type").exists():  # the root's, in which processes may stay
         return Place(own, occupied=False)
     if not systemd or _delegated(own):
         return Place(own, occupied=True)
-    if _delegated(own.parent):  # DelegateSubgroup= has done the step
+    if _delegated(own.parent):  # DelegateSubgroup= has moved it already
         return Place(own.parent, occupied=False)
     raise CgroupError(
         f"systemd has not delegated the cgroup {own} to the node, and would undo what is set "
-        "there. Write `Delegate=yes` into the [Service] of its unit, or start it with "
+        "in it. Write `Delegate=yes` into the [Service] of its unit, or start it with "
         "`systemd-run --scope -p Delegate=yes wsrelay ...` (not as root: with --user, too)"
     )
 
@@ -193,7 +193,7 @@ def enter(folder: Path) -> None:
 class Cgroup:
     """The cgroup of one template and all that it starts; raises `CgroupError`.
 
-    What nodes have left that are no more is removed first.
+    What exited nodes have left behind is removed first.
     """
 
     def __init__(self, host: str, limits: Limits) -> None:
@@ -224,7 +224,7 @@ class Cgroup:
                 raise CgroupError(f"{self.folder / file} = {text}: {error.strerror}") from None
 
     def out_of_memory(self) -> bool:
-        """Whether the system has killed processes for `memory_total` since this was last asked."""
+        """Whether the system has killed processes due to `memory_total` since the last call."""
         try:
             text = (self.folder / "memory.events").read_text()
         except OSError:
@@ -234,7 +234,7 @@ class Cgroup:
         return self._killed > before
 
     def remove(self, patience: float = 0.0) -> None:
-        """Remove it, having killed what is left there after so many seconds; it may be gone."""
+        """Kill what is left after `patience` seconds, then remove the cgroup, which may be gone."""
         deadline = time.monotonic() + patience
         while time.monotonic() < deadline and _populated(self.folder):
             time.sleep(_PAUSE)
@@ -242,26 +242,26 @@ class Cgroup:
 
 
 def _step_aside(folder: Path) -> None:
-    """Move all that is in a cgroup into a leaf below."""
+    """Move all processes of a cgroup into a leaf below it."""
     (folder / _NODE).mkdir(exist_ok=True)
     for _ in range(_MOVES):
-        there = (folder / "cgroup.procs").read_text().split()
-        for pid in there:
+        pids = (folder / "cgroup.procs").read_text().split()
+        for pid in pids:
             with contextlib.suppress(ProcessLookupError):
                 _write(folder / _NODE / "cgroup.procs", pid)
-        if not there:
+        if not pids:
             return
 
 
 def _enable(folder: Path, controllers: list[str]) -> None:
     file = folder / "cgroup.subtree_control"
-    there = file.read_text().split()
-    if wanted := [f"+{name}" for name in controllers if name not in there]:
+    enabled = file.read_text().split()
+    if wanted := [f"+{name}" for name in controllers if name not in enabled]:
         _write(file, " ".join(wanted))
 
 
 def _alive(pid: str, started: str) -> bool:
-    """Whether the node with this process id and start is there."""
+    """Whether the node with this process id and start time is still running."""
     return not pid.isdecimal() or str(linux.started(int(pid))) == started
 
 
@@ -272,12 +272,12 @@ def _populated(folder: Path) -> bool:
 
 
 def _remove(folder: Path) -> None:
-    """Kill all that is in a cgroup and below, and remove them."""
+    """Kill all processes in a cgroup and those below it, and remove these cgroups."""
     deadline = time.monotonic() + _PATIENCE
     while folder.exists() and time.monotonic() < deadline:
         _kill(folder)
         for inner, _, _ in os.walk(folder, topdown=False):
-            with contextlib.suppress(OSError):  # until what was killed is gone
+            with contextlib.suppress(OSError):  # fails until the killed processes are gone
                 Path(inner).rmdir()
         if folder.exists():
             time.sleep(_PAUSE)

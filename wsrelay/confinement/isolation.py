@@ -28,11 +28,11 @@ _ALL_MODES: Final = 0o777
 
 
 class IsolationError(Exception):
-    """The operating system lacks an isolation or refuses it; the text says which and why."""
+    """The operating system lacks or refuses a kind of isolation; the text says which and why."""
 
 
 class Filesystem(Struct, frozen=True, kw_only=True):
-    """Files and folders that may be read (and executed), and those that may be written too."""
+    """Files and folders that may be read (and executed), and those that may also be written."""
 
     read: tuple[str, ...] = ()
     write: tuple[str, ...] = ()
@@ -41,10 +41,10 @@ class Filesystem(Struct, frozen=True, kw_only=True):
 class Isolation(Struct, frozen=True, kw_only=True):
     """How the workers of a host are kept apart from the rest of the system.
 
-    `user` and `group` are names or numbers and need a node that runs as root; `environment` are
+    `user` and `group` are names or numbers and need a node that runs as root; `environment` holds
     names or patterns (`LC_*`) of the variables that workers see, None: all. `filesystem` and
-    `network="none"` (no sockets at all) need Linux. With `user`, `filesystem` or `network` a host
-    is walled in: that implies `no_new_privs`, and no capabilities.
+    `network="none"` (no sockets except pairs of streams) need Linux. With `user`, `filesystem` or
+    `network` a host is walled in: that implies `no_new_privs` and no capabilities.
     """
 
     user: str | None = None
@@ -58,7 +58,7 @@ class Isolation(Struct, frozen=True, kw_only=True):
     core_dumps: bool = False
 
     def __post_init__(self) -> None:
-        """Raise `InvalidOptions` for what cannot be, before any process is started."""
+        """Raise `InvalidOptions` for impossible values, before any process is started."""
         problems = []
         if self.umask is not None and not 0 <= self.umask <= _ALL_MODES:
             problems.append(("umask", f"is {self.umask:#o} and must be 0 to 0o777"))
@@ -71,14 +71,14 @@ class Isolation(Struct, frozen=True, kw_only=True):
 
     @property
     def walled(self) -> bool:
-        """Whether it keeps processes from what is not their host's: then they have few rights."""
+        """Whether it keeps processes from what is not their host's; these have few rights."""
         return self.user is not None or self.filesystem is not None or self.network != "host"
 
 
 def enter(isolation: Isolation, scripts: Iterable[Path]) -> None:
     """Enter the isolation for good; raises `IsolationError`.
 
-    `scripts` may be read whatever `filesystem` says.
+    `scripts` may be read regardless of `filesystem`.
     """
     _require_linux(isolation)
     if not isolation.core_dumps:
@@ -105,11 +105,11 @@ def _require_linux(isolation: Isolation) -> None:
         "filesystem": isolation.filesystem is not None,
         "network": isolation.network != "host",
         "no_new_privs": isolation.no_new_privs,
-        # Elsewhere other processes may read what the process was started with.
+        # Elsewhere other processes may read the environment that this one was started with.
         "environment": isolation.environment is not None,
     }
     if sys.platform != "linux" and (names := [name for name, is_set in wanted.items() if is_set]):
-        raise IsolationError(f"{', '.join(names)}: only Linux has that, this is {sys.platform}")
+        raise IsolationError(f"{', '.join(names)}: only Linux has that, and this is {sys.platform}")
 
 
 def _keep_variables(patterns: tuple[str, ...]) -> None:
@@ -184,17 +184,17 @@ _SYSTEM: Final = (
     "/dev/random",
     "/dev/urandom",
     "/dev/zero",
-    # The template finds orphans there, and a child its own self, whose number nobody knows before.
-    # Of others only that is seen which `ps` shows to all users: environments, memory, descriptors
-    # and folders need the right to trace a process, and Landlock gives it for those inside alone.
-    # (Root with CAP_PERFMON reads memory all the same, from Linux 6.15 on: it is dropped.)
+    # The template finds orphans in it, and a child its own folder, whose number is unknown before.
+    # Of others only what `ps` shows to all users can be seen: environments, memory, descriptors and
+    # folders need the right to trace a process, and Landlock grants that only for those inside.
+    # (Root with CAP_PERFMON could still read memory, since Linux 6.15: the capability is dropped.)
     "/proc",
 )
 _PACKAGE: Final = Path(__file__).resolve().parent.parent
 
 
 def _keep_files(filesystem: Filesystem, scripts: Iterable[Path]) -> None:
-    """Give up all files but these and what Python itself needs."""
+    """Give up all files except for these and what Python itself needs."""
     needed = [Path(sys.base_prefix), Path(sys.prefix), _PACKAGE, *map(Path, _SYSTEM), *scripts]
     read = [path for path in needed if os.path.exists(path)]  # noqa: PTH110 - never raises
     write = [Path(os.devnull)]
@@ -218,7 +218,7 @@ def _wall_in(isolation: Isolation, scripts: Iterable[Path]) -> None:
         _keep_files(isolation.filesystem, scripts)
         calls["filesystem"] = syscalls.FILES
     elif isolation.network == "none":
-        # What a kernel without it leaves open, `doubts` has told.
+        # `doubts` has reported what a kernel without it leaves open.
         with contextlib.suppress(landlock.LandlockError):
             landlock.keep_to_itself()
     if isolation.network == "none":
@@ -232,19 +232,19 @@ def _wall_in(isolation: Isolation, scripts: Iterable[Path]) -> None:
 
 
 def doubts(isolation: Isolation) -> list[str]:
-    """Say what the walls of a host leave open only because it has no `user` of its own."""
+    """List what the walls of a host leave open only because it has no `user` of its own."""
     no_files, no_network = isolation.filesystem is not None, isolation.network == "none"
     if isolation.user is not None or not (no_files or no_network) or sys.platform != "linux":
         return []
     try:
-        there = landlock.version()
+        supported = landlock.version()
     except landlock.LandlockError:
-        there = 0
+        supported = 0
     left = {
         "write the files of the node's user, and so what others run": no_files,
         "connect to its Unix sockets, the node's control socket among them": no_network,
         "read and change its processes' memory (before Linux 6.7)": no_files
-        or there >= landlock.KNOWS_TCP,
-        "signal its processes (before Linux 6.12)": there >= landlock.KNOWS_SCOPES,
+        or supported >= landlock.KNOWS_TCP,
+        "signal its processes (before Linux 6.12)": supported >= landlock.KNOWS_SCOPES,
     }
     return [what for what, is_prevented in left.items() if not is_prevented]

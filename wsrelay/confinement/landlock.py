@@ -1,6 +1,6 @@
 """Landlock: Linux lets a process give up parts of the file system (`man 7 landlock`).
 
-The plain system calls: their numbers are the same on every architecture.
+Uses the plain system calls: their numbers are the same on every architecture.
 """
 
 from __future__ import annotations
@@ -44,16 +44,16 @@ _UP_TO_TRUNCATE: Final = (1 << 15) - 1
 _READ: Final = _EXECUTE | _READ_FILE | _READ_DIR
 _OF_FILES: Final = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE | _IOCTL_DEV
 _OF_FOLDERS: Final = ~(_MAKE_CHAR | _MAKE_BLOCK | _IOCTL_DEV)
-"""No devices are made in folders that may be written, and those that are there take no orders."""
+"""In writable folders no devices can be created, and existing ones accept no ioctl."""
 
 _OLDEST: Final = 3
-"""Before it (Linux 6.2) files that may only be read could be truncated all the same."""
+"""Before this version (Linux 6.2) files that may only be read could still be truncated."""
 
 _TCP: Final = 0b11
-"""To bind and to connect (from version 4 on)."""
+"""To bind and to connect (since version 4)."""
 
 _SCOPES: Final = 0b11
-"""No abstract Unix sockets of, and no signals to, processes outside (from version 6 on)."""
+"""No abstract Unix sockets of processes outside, and no signals to them (since version 6)."""
 
 KNOWS_TCP: Final = 4
 _KNOWS_IOCTL: Final = 5
@@ -61,26 +61,26 @@ KNOWS_SCOPES: Final = 6
 
 
 class LandlockError(Exception):
-    """The kernel cannot do it; the text says why."""
+    """The kernel cannot restrict a process like this; the text says why."""
 
 
 def restrict(read: Iterable[Path], write: Iterable[Path]) -> None:
     """Leave this process and its children only these files and folders, with all below them.
 
-    What may be read may be executed too, what may be written may be read; no device is made, and
-    only one that is itself in `write` takes orders (ioctl). Files that are open stay so. The
-    processes inside are kept to themselves, too: see `keep_to_itself`. Privileges must not be
-    gained any more (`linux.no_new_privileges`). Raises `LandlockError` where the kernel lacks
+    What may be read may also be executed, and what may be written may also be read. No device can
+    be created, and only a device that is itself in `write` accepts ioctl. Open files stay open. The
+    processes inside are kept to themselves, too: see `keep_to_itself`. Gaining privileges must
+    already be ruled out (`linux.no_new_privileges`). Raises `LandlockError` where the kernel lacks
     Landlock, `OSError` for a path that cannot be opened.
     """
-    there = version()
-    if there < _OLDEST:
+    supported = version()
+    if supported < _OLDEST:
         raise LandlockError(
-            f"this kernel's Landlock is version {there} and needs to be {_OLDEST} (Linux 6.2), "
+            f"this kernel's Landlock is version {supported} and needs to be {_OLDEST} (Linux 6.2), "
             "or files that may only be read could be truncated"
         )
-    handled = _UP_TO_TRUNCATE | (_IOCTL_DEV if there >= _KNOWS_IOCTL else 0)
-    ruleset = _ruleset(there, files=handled)
+    handled = _UP_TO_TRUNCATE | (_IOCTL_DEV if supported >= _KNOWS_IOCTL else 0)
+    ruleset = _ruleset(supported, files=handled)
     try:
         for path in read:
             _allow(ruleset, path, _READ)
@@ -92,16 +92,16 @@ def restrict(read: Iterable[Path], write: Iterable[Path]) -> None:
 
 
 def keep_to_itself() -> None:
-    """Reach no process outside from now on: neither this process nor its children.
+    """Keep this process and its children from reaching any process outside from now on.
 
-    No memory, environment, descriptors and folders in `/proc`, no tracing; from version 6 on
-    (Linux 6.12) no signals and no abstract Unix sockets. Raises `LandlockError` before version 4
-    (Linux 6.7), since until then there is nothing but files to restrict.
+    That is, from its memory, and its environment, descriptors and folders in `/proc`, and from
+    tracing it; since version 6 (Linux 6.12) also from signals and abstract Unix sockets. Raises
+    `LandlockError` before version 4 (Linux 6.7), which could restrict nothing but files.
     """
-    there = version()
-    if there < KNOWS_TCP:
-        raise LandlockError(f"this kernel's Landlock is version {there} and needs to be 4")
-    ruleset = _ruleset(there, tcp=_TCP)
+    supported = version()
+    if supported < KNOWS_TCP:
+        raise LandlockError(f"this kernel's Landlock is version {supported} and needs to be 4")
+    ruleset = _ruleset(supported, tcp=_TCP)
     try:
         _call(_RESTRICT_SELF, ruleset, 0)
     finally:
@@ -109,17 +109,17 @@ def keep_to_itself() -> None:
 
 
 def version() -> int:
-    """Return the version of this kernel's Landlock; raises `LandlockError` where there is none."""
+    """Return the version of this kernel's Landlock; raises `LandlockError` if it has none."""
     try:
         return _call(_CREATE_RULESET, None, ctypes.c_size_t(0), _VERSION)
     except OSError as error:
         raise LandlockError(f"this kernel has no Landlock ({error.strerror})") from None
 
 
-def _ruleset(there: int, *, files: int = 0, tcp: int = 0) -> int:
+def _ruleset(supported: int, *, files: int = 0, tcp: int = 0) -> int:
     attributes = struct.pack("=QQQ", files, tcp, _SCOPES)
-    # An older kernel refuses what it does not know, even where it is zero.
-    size = 24 if there >= KNOWS_SCOPES else 16 if there >= KNOWS_TCP else 8
+    # An older kernel refuses fields that it does not know, even if they are zero.
+    size = 24 if supported >= KNOWS_SCOPES else 16 if supported >= KNOWS_TCP else 8
     return _call(_CREATE_RULESET, attributes[:size], ctypes.c_size_t(size), 0)
 
 

@@ -17,11 +17,11 @@ __all__ = ["MACHINES", "Machine", "SeccompError", "assemble", "forbid"]
 
 
 class SeccompError(Exception):
-    """It is not known how, on this machine; the text says why."""
+    """System calls cannot be filtered on this machine; the text says why."""
 
 
 class Machine(NamedTuple):
-    """What the kernel calls the architecture, and whose numbers its calls have."""
+    """The kernel's name for an architecture, and which numbers its calls have."""
 
     audit: int
     is_x86_64: bool = False
@@ -33,7 +33,7 @@ MACHINES: Final = {
     "riscv64": Machine(0xC00000F3),
     "loongarch64": Machine(0xC0000102),
 }
-"""By `uname -m`. All of them are little-endian, and take the flags of `clone` as its first."""
+"""By `uname -m`. All are little-endian, and on all the flags of `clone` are its first argument."""
 
 _WIDE: Final = 2**32
 
@@ -54,11 +54,11 @@ _ARGUMENT: Final = 8
 
 
 def forbid(calls: Iterable[SyscallRule]) -> None:
-    """Have these calls fail from now on, in this process and its children.
+    """Make these calls fail from now on, in this process and its children.
 
-    So do all that are newer than those known here, and all of other architectures and of x32.
-    Privileges must not be gained any more (`linux.no_new_privileges`). Raises `SeccompError`, or
-    `OSError` where the kernel lacks it.
+    All calls newer than those known here fail too, as do all of other architectures and of x32.
+    Gaining privileges must already be ruled out (`linux.no_new_privileges`). Raises `SeccompError`,
+    or `OSError` where the kernel lacks seccomp.
     """
     machine = MACHINES.get(os.uname().machine)
     if machine is None or sys.maxsize < _WIDE:
@@ -71,10 +71,10 @@ def forbid(calls: Iterable[SyscallRule]) -> None:
 
 
 def assemble(calls: Iterable[SyscallRule], machine: Machine) -> bytes:
-    """Return the filter for a machine; of two entries for one call the later one counts.
+    """Return the filter for a machine; of two entries for one call, the later one counts.
 
-    One call after the other: for those that always pass the kernel finds that out beforehand (from
-    Linux 5.11 on), for others 100 comparisons take 0.1 µs.
+    It compares with one call after the other: the kernel finds out beforehand which calls always
+    pass (since Linux 5.11); for the others 100 comparisons take 0.1 µs.
     """
     bodies = {
         number: _body(call)
@@ -86,7 +86,7 @@ def assemble(calls: Iterable[SyscallRule], machine: Machine) -> bytes:
         (_EQUAL, 1, 0, machine.audit),
         (_RETURN, 0, 0, _FAIL | errno.ENOSYS),
         (_LOAD, 0, 0, _NUMBER),
-        # x32's numbers are far beyond.
+        # The numbers of x32 are far above.
         (_AT_LEAST, 0, 1, FIRST_UNKNOWN),
         (_RETURN, 0, 0, _FAIL | errno.ENOSYS),
     ]
@@ -97,7 +97,7 @@ def assemble(calls: Iterable[SyscallRule], machine: Machine) -> bytes:
 
 
 def _body(call: SyscallRule) -> list[_Line]:
-    """Decide about a call that was made: no line behind these is reached."""
+    """Return the lines that decide about one call; all their paths end in a return."""
     fail = (_RETURN, 0, 0, _FAIL | call.error)
     if not call.unless:
         return [fail]

@@ -1,7 +1,7 @@
-"""The system calls that a walled host's processes are refused, and with which arguments.
+"""The system calls that a walled-in host's processes may not make, and with which arguments.
 
-Everything else passes, up to the newest call that was known when this was written; what is newer
-fails with ENOSYS, as on the Linux of that time, so that it is nobody's way around these tables.
+Everything else passes, up to the newest call known when this was written; newer calls fail with
+ENOSYS, as on the Linux of that time, so that they offer no way around these tables.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ WORD: Final = 0xFFFFFFFF
 
 
 class Condition(NamedTuple):
-    """Whether the lower 32 bits of an argument, under a mask, are this value, or are not.
+    """Whether the lower 32 bits of an argument, under a mask, equal this value or differ from it.
 
-    No argument that is looked at here has more: the kernel takes each as an `int`, or defines no
-    flag beyond.
+    No argument that is tested here needs more: the kernel takes each as an `int`, or defines no
+    higher flag.
     """
 
     argument: int
@@ -34,7 +34,7 @@ class Condition(NamedTuple):
 class SyscallRule(NamedTuple):
     """A system call that fails with `error`, unless it has conditions and all of them hold.
 
-    Its numbers are those of x86-64 and of asm-generic (AArch64, RISC-V, LoongArch); None where it
+    It has a number for x86-64 and one for asm-generic (AArch64, RISC-V, LoongArch), None where it
     does not exist.
     """
 
@@ -49,17 +49,17 @@ _NAMESPACES: Final = 0x7E020080
 """CLONE_NEWTIME, -NS, -CGROUP, -UTS, -IPC, -USER, -PID, -NET."""
 
 _CLONE_NEWTIME: Final = 0x80
-"""In `clone` this bit belongs to the number of a signal."""
+"""In `clone` this bit is part of a signal number."""
 
 _SELF: Final = (Condition(0, 0),)
-"""The calling thread, by the process id 0."""
+"""The calling thread, as process id 0."""
 
 _IOPRIO_WHO_PROCESS: Final = 1
 _SOCK_TYPE: Final = 0xF
 """What is left without SOCK_NONBLOCK and SOCK_CLOEXEC."""
 
 _TERMINAL_INPUT: Final = (0x5412, 0x541C)
-"""TIOCSTI and TIOCLINUX: input for who reads the terminal, a shell for example."""
+"""TIOCSTI and TIOCLINUX: input for whatever reads the terminal, such as a shell."""
 
 _FILE_FLAGS: Final = (
     *(0x40086602, 0x40046602, 0x401C5820),  # FS_IOC_SETFLAGS, FS_IOC32_SETFLAGS, FS_IOC_FSSETXATTR
@@ -70,10 +70,10 @@ _FILE_FLAGS: Final = (
     *(0x50009401, 0x50009417, 0x5000940E, 0x50009418, 0x5000940F, 0x5000943F),
     *(0x4008941A, 0xC0C89425),
 )
-"""What changes a file, or what is in a folder, and needs no more than one that is open to read."""
+"""What changes a file or a folder's contents, and only needs it to be open for reading."""
 
 _NO_SUCH_FEATURE: Final = errno.EOPNOTSUPP
-"""What a file system without extended attributes says; `ls` and `cp` know it."""
+"""The error of a file system without extended attributes; `ls` and `cp` handle it."""
 
 
 def _none_of(argument: int, values: tuple[int, ...]) -> tuple[Condition, ...]:
@@ -81,7 +81,7 @@ def _none_of(argument: int, values: tuple[int, ...]) -> tuple[Condition, ...]:
 
 
 OTHERS: Final[tuple[SyscallRule, ...]] = (
-    # Other processes: Landlock keeps from their memory alone.
+    # Other processes: Landlock protects only their memory.
     SyscallRule("ptrace", 101, 117),
     SyscallRule("process_vm_readv", 310, 270),
     SyscallRule("process_vm_writev", 311, 271),
@@ -97,9 +97,8 @@ OTHERS: Final[tuple[SyscallRule, ...]] = (
     SyscallRule("sched_setattr", 314, 274, unless=_SELF),
     SyscallRule("migrate_pages", 256, 238, unless=_SELF),
     SyscallRule("move_pages", 279, 239, unless=_SELF),
-    # What all processes of a user, or of the machine, have in common and is no file (syslog is the
-    # kernel's log). With the
-    # number of one, which can be guessed, nobody has to ask for it by its key first.
+    # What all processes of a user, or of the machine, share besides files (syslog is the
+    # kernel's log). Calls that take an id are refused too, since ids can be guessed.
     SyscallRule("shmget", 29, 194),
     SyscallRule("shmat", 30, 196),
     SyscallRule("shmctl", 31, 195),
@@ -117,13 +116,13 @@ OTHERS: Final[tuple[SyscallRule, ...]] = (
     SyscallRule("request_key", 249, 218),
     SyscallRule("keyctl", 250, 219),
     SyscallRule("syslog", 103, 116),
-    # Namespaces: inside one of its own a process has all capabilities. The flags of clone3 lie in
-    # memory, where no filter looks; glibc takes clone if there is none.
+    # Namespaces: inside its own a process has all capabilities. The flags of clone3 are in memory,
+    # which a filter cannot read; glibc falls back to clone if clone3 does not exist.
     SyscallRule("clone", 56, 220, unless=(Condition(0, 0, _NAMESPACES & ~_CLONE_NEWTIME),)),
     SyscallRule("clone3", 435, 435, errno.ENOSYS),
     SyscallRule("unshare", 272, 97, unless=(Condition(0, 0, _NAMESPACES),)),
     SyscallRule("setns", 308, 268),
-    # Mounts, also the descriptors of ones that are not mounted anywhere, and files without a path.
+    # Mounts, including descriptors of detached ones, and opening files without a path.
     SyscallRule("mount", 165, 40),
     SyscallRule("umount2", 166, 39),
     SyscallRule("pivot_root", 155, 41),
@@ -138,8 +137,8 @@ OTHERS: Final[tuple[SyscallRule, ...]] = (
     SyscallRule("mount_setattr", 442, 442),
     SyscallRule("name_to_handle_at", 303, 264),
     SyscallRule("open_by_handle_at", 304, 265),
-    # Parts of the kernel that do what other calls do, past this filter, or that are most of its
-    # holes. Programs take something else where there is no io_uring.
+    # Parts of the kernel that do what other calls do while bypassing this filter, or that have most
+    # of its vulnerabilities. Programs fall back to something else if io_uring does not exist.
     SyscallRule("io_uring_setup", 425, 425, errno.ENOSYS),
     SyscallRule("io_uring_enter", 426, 426, errno.ENOSYS),
     SyscallRule("io_uring_register", 427, 427, errno.ENOSYS),
@@ -153,10 +152,10 @@ OTHERS: Final[tuple[SyscallRule, ...]] = (
     SyscallRule("kexec_file_load", 320, 294),
     SyscallRule("ioctl", 16, 29, unless=_none_of(1, _TERMINAL_INPUT)),
 )
-"""For every walled host: what reaches other processes, or more of the kernel than programs need."""
+"""For every walled-in host: what reaches other processes, or more of the kernel than needed."""
 
 FILES: Final[tuple[SyscallRule, ...]] = (
-    # Landlock knows nothing of these, and a filter sees no path: they are refused for all files.
+    # Landlock does not cover these, and a filter sees no paths: they are refused for all files.
     SyscallRule("chmod", 90, None),
     SyscallRule("fchmod", 91, 52),
     SyscallRule("fchmodat", 268, 53),
@@ -171,7 +170,7 @@ FILES: Final[tuple[SyscallRule, ...]] = (
     SyscallRule("utimensat", 280, 88),
     SyscallRule("file_setattr", 469, 469),
     SyscallRule("ioctl", 16, 29, unless=_none_of(1, _TERMINAL_INPUT + _FILE_FLAGS)),
-    # Those of a file that is open may be read: whoever opened it may read the file itself.
+    # Attributes of an open file may be read: whoever opened it may read the file itself.
     SyscallRule("setxattr", 188, 5, _NO_SUCH_FEATURE),
     SyscallRule("lsetxattr", 189, 6, _NO_SUCH_FEATURE),
     SyscallRule("fsetxattr", 190, 7, _NO_SUCH_FEATURE),
@@ -186,16 +185,16 @@ FILES: Final[tuple[SyscallRule, ...]] = (
     SyscallRule("lremovexattr", 198, 15, _NO_SUCH_FEATURE),
     SyscallRule("fremovexattr", 199, 16, _NO_SUCH_FEATURE),
     SyscallRule("removexattrat", 466, 466, _NO_SUCH_FEATURE),
-    # The names of files in folders that cannot be listed.
+    # These reveal the names of files in folders that cannot be listed.
     SyscallRule("inotify_add_watch", 254, 27),
     SyscallRule("fanotify_init", 300, 262),
 )
-"""For hosts with `filesystem`: what changes, or tells of, files that may not even be opened."""
+"""For hosts with `filesystem`: what changes or reveals files that may not even be opened."""
 
 SOCKETS: Final[tuple[SyscallRule, ...]] = (
     SyscallRule("socket", 41, 198, errno.EACCES),
-    # A stream's end is bound to the other one for good. One for datagrams can send to any socket of
-    # the machine, and be sent to, descriptors too.
+    # The ends of a stream pair stay bound to each other. A datagram socket can exchange data, and
+    # descriptors, with any socket of the machine.
     SyscallRule(
         "socketpair",
         53,

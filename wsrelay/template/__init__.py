@@ -1,4 +1,4 @@
-"""What runs beside the workers of a process host: the template that forks them, its guardian."""
+"""What runs beside the workers of a host: the template that forks them, and its guardian."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from typing import Final
 __all__ = ["BEGIN", "SIGNALS", "stack"]
 
 BEGIN: Final = b"Fatal Python error: "
-"""It writes this in one piece."""
+"""What a report begins with; written in one piece."""
 
 SIGNALS: Final = {
     signal.SIGSEGV,
@@ -22,7 +22,7 @@ SIGNALS: Final = {
     signal.SIGBUS,
     signal.SIGILL,
 }
-"""At these."""
+"""The signals that it reports."""
 
 _PACKAGE = Path(__file__).parent.parent
 _OURS: Final = (
@@ -35,7 +35,7 @@ _OURS: Final = (
 
 
 def stack(written: bytes) -> str:
-    """Return it as text, without what the stack of every worker and template begins with."""
+    """Return a report as text, without the frames that every worker and template has in common."""
     text = written.decode(errors="replace")
     lines = [line for line in text.splitlines() if not line.startswith(_OURS)]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip()

@@ -1,4 +1,4 @@
-"""How a template gets its guardian, and the node's word of who the template is."""
+"""How a template gets its guardian, and how the node learns who the template is."""
 
 from __future__ import annotations
 
@@ -27,20 +27,21 @@ _about = struct.Struct("=qq")
 
 
 class Told(NamedTuple):
-    """A template's process id, and the user whom it and its children belong to."""
+    """A template's process id, and the user that owns it and its children."""
 
     pid: int
     user: int
 
 
 def enter(lifeline: socket.socket, given: Iterable[Given], host: str) -> int:
-    """Go on in a fork, and guard it in this process; returns the guardian's process id.
+    """Continue in a fork, and guard it from this process; returns the guardian's process id.
 
-    `lifeline` leads to the node and is the guardian's, `given` is the template's.
+    `lifeline` leads to the node and belongs to the guardian, `given` to the template.
     """
     linux.become_subreaper()
-    # Ctrl-C, Ctrl-Z and a kill of the node's process group are not for us; and all groups that
-    # descendants can have are in sessions without a stranger, so that they can be killed as such.
+    # Ctrl-C, Ctrl-Z and a kill of the node's process group are not meant for us. And every group
+    # that descendants can be in belongs to a session without strangers, so whole groups can be
+    # killed.
     os.setsid()
     parent = os.getpid()
     template = os.fork()
@@ -57,14 +58,14 @@ def _guard(lifeline: socket.socket, given: Iterable[Given], host: str, template:
         os.dup2(null, 0)
         for number in _NOT_FOR_IT:
             signal.signal(number, signal.SIG_IGN)
-        for one in given:  # multiprocessing lets them be inherited
+        for one in given:  # multiprocessing makes them inheritable
             one.close()
         lifeline.set_inheritable(True)
         descriptor = lifeline.detach()
         program = [sys.executable, "-I", "-S", guardian.__file__, str(descriptor), str(template)]
-        if not getattr(sys, "frozen", False):  # there Python is a part of the user's program
+        if not getattr(sys, "frozen", False):  # if frozen, Python is part of the user's program
             with contextlib.suppress(OSError):
-                os.execv(sys.executable, [*program, host])  # noqa: S606 - it is ours
+                os.execv(sys.executable, [*program, host])  # noqa: S606 - our own program
         guardian.serve(descriptor, template)
         code = 0
     except BaseException:  # noqa: BLE001 - a defect of ours; nothing above would show it
@@ -74,13 +75,13 @@ def _guard(lifeline: socket.socket, given: Iterable[Given], host: str, template:
 
 
 def tell(lifeline: socket.socket) -> None:
-    """Let the node know who this template is; comes before any user code, for it is believed."""
+    """Tell the node who this template is; precedes all user code, since the node believes it."""
     with lifeline:
         lifeline.send(_about.pack(os.getpid(), os.getuid()))
 
 
 def told(lifeline: socket.socket) -> Told | None:
-    """Return what `tell` wrote; None if nothing is there yet. Raises `EOFError`, `OSError`."""
+    """Return what `tell` wrote; None if nothing has arrived yet. Raises `EOFError`, `OSError`."""
     try:
         data = lifeline.recv(_about.size)
     except BlockingIOError:

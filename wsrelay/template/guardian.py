@@ -1,13 +1,13 @@
-"""A program of its own, between a node and a template: it ends whatever has come of the template.
+"""A separate program between a node and a template: it ends all that the template has started.
 
-A template runs user code, and so may hang, be stopped, or lie. Its guardian runs none: it is there
-until nothing is left of the template's descendants, whatever they did to get out of reach (a
-session of their own, PDEATHSIG taken back, `clone` with CLONE_PARENT), for the kernel gives it all
-orphans among them. The node itself is no subreaper: it may be a part of somebody else's program,
-which would get children that it never started, and reap none of them.
+A template runs user code, so it may hang, be stopped, or lie. Its guardian runs none: it stays
+until none of the template's descendants are left, whatever they did to get out of reach (a session
+of their own, PDEATHSIG cleared, `clone` with CLONE_PARENT), because the kernel gives it all orphans
+among them. The node itself is not a subreaper: it may be part of somebody else's program, which
+would get children that it never started and would not reap.
 
-It imports next to nothing: forked from the template and no more it took 9 MB for each host, with
-`socket`, `pathlib` and `typing` 6, and so 4.
+It imports next to nothing and takes 4 MB per host. Merely forked from the template it took 9 MB;
+with `socket`, `pathlib` and `typing` imported, 6 MB.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ AT_ONCE = b"!"
 """What the node writes to have the template killed."""
 
 OBEYS = b"."
-"""What the node writes when the template does nothing but wait for its orders: from then on it may
-end by itself when the socket does. User code that is loaded before that is not waited for."""
+"""What the node writes once the template does nothing but wait for orders: from then on it is given
+time to end by itself when the socket closes. Before that, loading user code is not waited for."""
 
 _PATIENCE = 3.0
-"""Seconds that a template has to end by itself, exit handlers of preloaded code and all."""
+"""Seconds that a template has to end by itself, including exit handlers of preloaded code."""
 
 _TRACKERS_PATIENCE = 2.0
-"""Seconds that resource trackers have to remove what dead workers have left; 20 ms are usual."""
+"""Seconds that resource trackers have to remove what exited workers have left; 20 ms is usual."""
 
 _PAUSE = 0.002
 
@@ -40,13 +40,13 @@ _TRACKER = b"multiprocessing.resource_tracker"
 
 
 def serve(lifeline: int, template: int) -> None:
-    """Return when the template is gone, with all that it had, as the node's word or end wants.
+    """End the template and all its descendants when the node says so or exits, then return.
 
-    `lifeline` is the descriptor of a socket to the node; the process is the template's parent, a
-    subreaper and the leader of its session.
+    `lifeline` is the descriptor of a socket to the node. This process must be the template's
+    parent, a subreaper, and the leader of its session.
     """
     try:
-        with open("/proc/self/comm", "w") as name:  # noqa: PTH123 - see above
+        with open("/proc/self/comm", "w") as name:  # noqa: PTH123 - pathlib costs memory
             name.write(_NAME)
     except OSError:
         pass
@@ -58,7 +58,7 @@ class _Guardian:
         self._node = node
         self._template = template
         self._runs = True
-        # A child's death interrupts the poll by way of this pipe.
+        # A child's exit interrupts the poll through this pipe.
         self._woken, self._wakeup = os.pipe()
         os.set_blocking(self._woken, False)
         os.set_blocking(self._wakeup, False)
@@ -67,25 +67,29 @@ class _Guardian:
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(self._wakeup, warn_on_full_buffer=False)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
-        self._reap()  # what ended before there was somebody to wake
+        self._reap()  # children that exited before the handler was installed
         patience = 0.0
         while self._wait(None) and (said := self._said()):
             patience = _PATIENCE if said == OBEYS else 0.0
             if said == AT_ONCE:
                 break
         if self._runs and patience:
-            os.kill(self._template, signal.SIGCONT)  # stopped it could not end
+            os.kill(self._template, signal.SIGCONT)  # a stopped process could not end
             self._wait(patience)
         self._end_all()
 
     def _said(self) -> bytes:
         try:
             return os.read(self._node, 1)
-        except OSError:  # the node ended before it had read who the template is
+        except OSError:  # the node exited before reading who the template is
             return b""
 
     def _wait(self, patience: float | None) -> bool:
-        """Wait for the template's end, for so many seconds; or, which is True, for the node."""
+        """Wait until the template exits, or `patience` seconds.
+
+        With None there is no timeout; then it also returns, with True, when the node writes or
+        closes its end.
+        """
         deadline = None if patience is None else time.monotonic() + patience
         poll = select.poll()
         poll.register(self._woken, select.POLLIN)
@@ -104,7 +108,7 @@ class _Guardian:
         return False
 
     def _reap(self) -> bool:
-        """Reap all dead children, adopted ones too; returns whether others are left."""
+        """Reap all exited children, adopted ones too; returns whether any others are left."""
         try:
             while (pid := os.waitpid(-1, os.WNOHANG)[0]) != 0:
                 self._runs = self._runs and pid != self._template
@@ -116,19 +120,19 @@ class _Guardian:
     def _end_all(self) -> None:
         """Kill every descendant and wait until they are gone.
 
-        A resource tracker ends by itself once nobody is left to need what it removes.
+        A resource tracker ends by itself once no process is left that needs what it removes.
         """
         patience = time.monotonic() + _TRACKERS_PATIENCE
         while True:
-            # Whatever outlived its parent is our child now: killing it may bring up more. None of
-            # their numbers can be used anew before they are reaped.
-            there = _children()
-            trackers = [pid for pid in there if _is_tracker(pid)]
+            # Whatever outlived its parent is our child now; killing it may orphan more. None of
+            # their process ids can be reused before they are reaped.
+            children = _children()
+            trackers = [pid for pid in children if _is_tracker(pid)]
             if time.monotonic() > patience:
                 trackers = []
-            killed = [_killed(pid) for pid in there if pid not in trackers]
+            killed = [_killed(pid) for pid in children if pid not in trackers]
             if not any(killed) and not trackers:
-                return  # what is left, if anything, a handler has started with `sudo`
+                return  # whatever is left was started by a handler with `sudo`
             if not self._reap():
                 return
             time.sleep(_PAUSE)
@@ -138,10 +142,10 @@ def _children() -> list[int]:
     """Return the process ids of this process's children, zombies too (Linux; elsewhere none)."""
     found: list[int] = []
     me = os.getpid()
-    for name in os.listdir("/proc") if sys.platform == "linux" else ():  # noqa: PTH208 - see above
+    for name in os.listdir("/proc") if sys.platform == "linux" else ():  # noqa: PTH208 - no pathlib
         if name.isdecimal():
             stat = _read(f"/proc/{name}/stat")
-            # The name stands in parentheses and may hold anything; the parent is second after it.
+            # The name is in parentheses and may contain anything; the parent is second after it.
             if stat and int(stat[stat.rindex(b")") + 2 :].split()[1]) == me:
                 found.append(int(name))
     return found
@@ -154,17 +158,17 @@ def _is_tracker(pid: int) -> bool:
 
 def _read(path: str) -> bytes:
     try:
-        with open(path, "rb") as file:  # noqa: PTH123 - see above
+        with open(path, "rb") as file:  # noqa: PTH123 - pathlib costs memory
             return file.read()
-    except OSError:  # it ended while we looked
+    except OSError:  # it exited meanwhile
         return b""
 
 
 def _killed(pid: int) -> bool:
     """Kill a child together with its process group.
 
-    One that forks and ends, again and again, is caught by its group's number alone. All groups are
-    in sessions that have nobody but descendants of this process in them.
+    A process that forks and exits, again and again, can only be caught through its group. All
+    groups are in sessions that contain only descendants of this process.
     """
     try:
         if (group := os.getpgid(pid)) != os.getpgrp():

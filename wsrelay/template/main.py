@@ -34,12 +34,12 @@ from . import guarded, preloading, titles, warm_up
 __all__ = ["main"]
 
 _SMALL: Final = range(0, 480, 16)
-"""Sizes of bytes, one for each size of blocks that Python has a pool of."""
+"""Lengths of `bytes` objects, one for each block size that Python's allocator has pools for."""
 
 _STANDARD_ERROR: Final = 2
 
 _LONGEST: Final = 128 * 1024
-"""Characters of what is told of a failure: the node reads no frame of a megabyte."""
+"""Characters of what is reported about a failure: the node does not read frames of a megabyte."""
 
 
 def main(
@@ -53,17 +53,17 @@ def main(
     log_level: int,
     cgroup_folder: Path | None,
 ) -> None:
-    """Be a guardian, and its template until the node's end of `control` closes.
+    """Run as the template, under a guardian, until the node's end of `control` closes.
 
-    `telling` takes frames for the node, `report` where the loading stands if it takes too long,
-    `output` what is printed. `lifeline` is the guardian's.
+    `telling` takes frames for the node, `report` the stack if loading takes too long, `output` what
+    is printed. `lifeline` belongs to the guardian.
     """
     parent = _enter(control, telling, report, lifeline, output, options)
     worker.load.set_arguments(options.arguments)
     worker.forks.watch()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(line_buffering=True)  # what a killed worker printed is not lost
+            stream.reconfigure(line_buffering=True)  # or a killed worker's output is lost
     template = Template(control, telling, options)
     worker.log_to(worker.NodeLog(template.tell, log_level))
     try:
@@ -74,7 +74,7 @@ def main(
         limits.raise_priority(options.nice)
         isolation.enter(options.isolation, files)
         limits.enter_template(options.limits)
-        linux.die_with_parent(parent)  # a change of user takes it back, so it comes after that
+        linux.die_with_parent(parent)  # a change of user clears it, so this comes after
         guarded.tell(lifeline)
         with report:
             preloading.preload(options, declared, report)
@@ -97,7 +97,7 @@ def main(
     template.serve()
 
 
-def _enter(  # noqa: PLR0917 - what `main` is given
+def _enter(  # noqa: PLR0917 - the arguments of `main`
     control: socket.socket,
     telling: Connection,
     report: Connection,
@@ -105,7 +105,7 @@ def _enter(  # noqa: PLR0917 - what `main` is given
     output: Connection | None,
     options: HostOptions,
 ) -> int:
-    """Get a guardian, and let go of what is the node's; returns the guardian's process id."""
+    """Get a guardian, and let go of what belongs to the node; returns the guardian's process id."""
     worker.signals.hold_back()
     worker.multiprocess.enter_template()
     printing = () if output is None else (output,)
@@ -126,7 +126,7 @@ def _enter(  # noqa: PLR0917 - what `main` is given
 
 def _empty_stdin() -> None:
     null = os.open(os.devnull, os.O_RDONLY)
-    if null != 0:  # it was closed, as some daemons do
+    if null != 0:  # it was closed, as some daemons leave it
         os.dup2(null, 0)
         os.close(null)
     sys.stdin = open(0, closefd=False)  # noqa: SIM115 - lives as long as the process
@@ -147,44 +147,45 @@ def _terminal_as_stdin() -> bool:
 
 
 class Template:
-    """The loop: control frames and children's deaths in, forks and reports out."""
+    """The loop: control frames and children's exits in, forks and reports out."""
 
     def __init__(self, control: socket.socket, telling: Connection, options: HostOptions) -> None:
         self._control = control
         self._node = telling
         self._options = options
         self._ends = 2 if options.raw_output else 3
-        """Descriptors that come with each `Fork`: the worker's pipe, and that of its output."""
+        """Descriptors that come with each `Fork`: the worker's pipe, and that for its output."""
         self._reader = wire.to_template()
         self._telling = threading.Lock()
         """Threads of preloaded code may log while a frame is being written."""
         self._descriptors: list[int | None] = []
         self._refs: dict[int, int] = {}  # process id to ref
         self._warm: dict[int, socket.socket] = {}
-        """Processes forked ahead, each with the socket over which it gets its pipe."""
+        """Processes forked ahead, each with the socket through which it gets its pipe."""
         self.refill = False
-        """Whether to fork ahead what is missing: from each order of the node on until it is done.
+        """Whether to fork ahead what is missing: set by each order to fork, until enough wait.
 
-        Or until it fails, or one of them ends: to try that again at once would be a busy loop.
+        It ends early when a fork fails or a waiting process exits: retrying at once would be a
+        busy loop.
         """
         self.signal_handlers: dict[int, worker.signals.Handler] = {}
-        """What workers begin with."""
+        """Those that workers start with."""
         self._filling: list[bytes] = []
-        # A child's death interrupts the poll by way of this pair.
+        # A child's exit interrupts the poll through this pair.
         self._wakeup, self._woken = socket.socketpair()
         self._wakeup.setblocking(False)
         self._woken.setblocking(False)
 
     def fill_gaps(self) -> None:
-        """Take what is free between objects, so that what workers make comes to pages of its own.
+        """Fill the free blocks between objects, so that new objects of workers go to fresh pages.
 
-        In gaps it would have the pages around them copied: a worker has 2.39 MB with this and 2.46
-        MB without; it takes 0.8 MB here.
+        In the gaps they would cause the surrounding pages to be copied: a worker has 2.39 MB with
+        this and 2.46 MB without; it takes 0.8 MB in the template.
         """
         self._filling = [bytes(size) for size in _SMALL for _ in range(100)]
 
     def tell(self, frame: wire.Frame) -> None:
-        """Write a frame to the node; a node that is gone shows at the next read."""
+        """Write a frame to the node; the next read will notice if the node is gone."""
         data = memoryview(wire.pack(frame))
         try:
             with self._telling:
@@ -194,7 +195,7 @@ class Template:
             pass
 
     def serve(self) -> None:
-        """Work until the node is gone, then kill the workers; the guardian sees to the rest."""
+        """Serve until the node is gone, then kill the workers; the guardian does the rest."""
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(self._wakeup.fileno(), warn_on_full_buffer=False)
         poll = select.poll()
@@ -204,7 +205,7 @@ class Template:
             while True:
                 self.refill = self.refill and len(self._warm) < self._options.warm
                 ready = [fd for fd, _ in poll.poll(0 if self.refill else None)]
-                if not ready:  # one at a time, for an order may come meanwhile
+                if not ready:  # one at a time, since an order may come meanwhile
                     self._fork_ahead()
                 if self._woken.fileno() in ready:
                     self._drain_wakeups()
@@ -222,13 +223,13 @@ class Template:
             pass
 
     def _obey(self) -> bool:
-        """Carry out what the node wrote; False when it is gone."""
+        """Carry out the node's orders; returns False when the node is gone."""
         try:
             data, descriptors, flags, _ = socket.recv_fds(self._control, 65536, 64)
         except ConnectionResetError:
             return False
         self._descriptors += descriptors
-        if flags & socket.MSG_CTRUNC:  # preloaded code has taken all that there are
+        if flags & socket.MSG_CTRUNC:  # preloaded code has used up all descriptors
             self._descriptors += [None] * (self._ends - len(descriptors))
         for frame, _ in self._reader.feed(data):
             match frame:
@@ -244,7 +245,7 @@ class Template:
         return bool(data)
 
     def _each(self, ref: int, do: Callable[[int], None]) -> None:
-        """Do that to the worker of this number, unless it was reaped."""
+        """Call `do` with the process id of this worker, unless it was reaped."""
         for pid, other in self._refs.items():
             if other == ref:
                 do(pid)
@@ -267,7 +268,7 @@ class Template:
         self.tell(wire.ForkedFrame(ref, pid, hasattr(os, "pidfd_open")))
 
     def _fork_ahead(self) -> None:
-        """Fork a process that waits for its pipe."""
+        """Fork one process that waits for its pipe."""
         try:
             ours, theirs = socket.socketpair()
             with theirs, contextlib.ExitStack() as undo:
@@ -281,7 +282,7 @@ class Template:
             self._warm[pid] = ours
 
     def _take_warm(self, ends: Duplex) -> int | None:
-        """Give the pipe to a process that waits for one, if there is one; return its id."""
+        """Give the pipe to a process that waits for one; return its id, or None."""
         while self._warm:
             pid = next(iter(self._warm))
             with self._warm.pop(pid) as waiting:
@@ -295,8 +296,8 @@ class Template:
     def _forked(self, wait: Callable[[], Duplex]) -> int:
         """Fork a worker that gets its pipe from `wait`, and return its process id."""
         template = os.getpid()
-        # Not a Process of multiprocessing: that one costs each worker another 0.5 MB and 0.4 ms,
-        # and three descriptors.
+        # Not `multiprocessing.Process`, which costs each worker another 0.5 MB, 0.4 ms, and three
+        # descriptors.
         pid = worker.forks.fork_worker()
         if pid == 0:
             self._child(wait, template)
@@ -306,7 +307,7 @@ class Template:
         try:
             signal.set_wakeup_fd(-1)
             worker.multiprocess.enter_worker()
-            # Only what is the template's own: preloaded code may hold files that the worker needs.
+            # Only the template's own: preloaded code may hold files that the worker needs.
             self._node.close()
             for mine in (self._control, self._wakeup, self._woken, *self._warm.values()):
                 mine.close()
@@ -317,14 +318,14 @@ class Template:
             os._exit(1)
 
     def _reap(self) -> None:
-        """Reap all dead children, and report the workers among them."""
-        while (pid := _dead_child()) is not None:
+        """Reap all exited children, and report the workers among them."""
+        while (pid := _exited_child()) is not None:
             ref = self._refs.pop(pid, None)
             if (waiting := self._warm.pop(pid, None)) is not None:
                 waiting.close()
                 self.refill = False
             if ref is not None:
-                # Before the reaping: until then nobody else can get this process group's number.
+                # Before reaping it: until then this process group's id cannot be reused.
                 _kill_group(pid)
             _, status, used = os.wait4(pid, 0)
             if ref is not None:
@@ -332,7 +333,7 @@ class Template:
                 if code == -signal.SIGKILL and limits.hard_limit_reached(
                     self._options.limits, used
                 ):
-                    code = -signal.SIGXCPU  # it ignored that one, and then came the hard limit
+                    code = -signal.SIGXCPU  # it ignored SIGXCPU and then hit the hard limit
                 self.tell(wire.ExitedFrame(ref, code))
 
     def _end(self) -> None:
@@ -342,7 +343,10 @@ class Template:
 
 
 def _received(waiting: socket.socket, template: socket.socket, title: str) -> Duplex:
-    """Wait for a pipe at one of two ends of a socket; raises `EOFError`."""
+    """Wait for a pipe to arrive through `waiting`; raises `EOFError`.
+
+    `template` is the other end, which this fork has inherited.
+    """
     setproctitle(title)
     template.close()
     with waiting:
@@ -352,17 +356,17 @@ def _received(waiting: socket.socket, template: socket.socket, title: str) -> Du
     return Duplex(*descriptors)
 
 
-def _dead_child() -> int | None:
-    """Return a dead child without reaping it, or None."""
+def _exited_child() -> int | None:
+    """Return the process id of an exited child without reaping it, or None."""
     try:
-        dead = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        exited = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except ChildProcessError:
         return None
-    return None if dead is None else dead.si_pid
+    return None if exited is None else exited.si_pid
 
 
 def _kill_group(pid: int) -> None:
-    # Before its setsid() a fresh worker is no group leader yet; then it is killed alone.
+    # Before its setsid() a new worker is not a group leader yet; then it alone is killed.
     for kill in (os.killpg, os.kill):
         try:
             kill(pid, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""Loading users' code into the template, and looking at what it leaves behind there."""
+"""Load users' code into the template, and check what it leaves behind."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ _THREAD_LIMITS: Final = (
 )
 
 _LONGEST: Final = 1e6
-"""Seconds; more is not counted."""
+"""Seconds; the longest timeout that is passed to `faulthandler`."""
 
 _PATIENCE: Final = 1.0
-"""Seconds for a thread to be gone that has nothing left to do."""
+"""Seconds to wait for a thread that has nothing left to do to disappear."""
 
 _PAUSE: Final = 0.0002
 
@@ -62,20 +62,20 @@ _KERNEL_OBJECTS: Final = {
 def preload(options: HostOptions, declared: Iterable[targets.Target], report: Connection) -> None:
     """Load modules and the functions of targets; raises `worker.LoadError`.
 
-    Warns of what the forks would share, or lack. If it takes longer than the start timeout, this
-    process ends, and `report` has where it stood: see `why_lost`.
+    Warns about what the forks would share or lack. If it takes longer than the start timeout,
+    this process ends, and `report` holds the stack: see `why_lost`.
     """
     # Libraries that start a thread pool at import would leave dead threads in every fork.
     limited = [name for name in _THREAD_LIMITS if name not in os.environ]
     os.environ.update(dict.fromkeys(limited, "1"))
     bounded = _bounded(options.start_timeout, report)
-    # The innermost: in a child that user code forks faulthandler's thread is gone, and to cancel it
-    # would wait for ever.
+    # ChildBoundary is innermost: in a child that user code forks, faulthandler's thread is gone,
+    # and cancelling it would wait forever.
     with worker.generators.watched(), bounded, worker.forks.ChildBoundary():
         for name in options.preload:
             with _warned_of_what_stays_open(name):
                 worker.load_module(name)
-        # Modules come first: what is imported without a script's folder is the same for all.
+        # Modules come first: what they import without a script's folder is the same for all.
         for target in sorted(declared, key=lambda target: target.script is not None):
             with _warned_of_what_stays_open(target.script or str(target.module)):
                 worker.load_target(target)
@@ -131,13 +131,13 @@ def _descriptors() -> set[int]:
 def _is_open(descriptor: int) -> bool:
     try:
         os.fstat(descriptor)
-    except OSError:  # the one that listed the others
+    except OSError:  # the descriptor that listed the others
         return False
     return True
 
 
 def _shared_thing(descriptor: int) -> str | None:
-    """Say what a descriptor is, if it is something that two processes cannot use at once."""
+    """Describe a descriptor that two processes cannot use at once; None for any other."""
     try:
         mode = os.fstat(descriptor).st_mode
         if stat.S_ISSOCK(mode):
@@ -146,8 +146,8 @@ def _shared_thing(descriptor: int) -> str | None:
         if stat.S_ISREG(mode):
             is_database = os.pread(descriptor, len(_SQLITE), 0) == _SQLITE
             return "an SQLite database" if is_database else None
-        kind = os.readlink(f"/proc/self/fd/{descriptor}")  # noqa: PTH115 - text, no path
-    except OSError:  # there is no /proc
+        kind = os.readlink(f"/proc/self/fd/{descriptor}")  # noqa: PTH115 - text, not a path
+    except OSError:  # no /proc
         return None
     return _KERNEL_OBJECTS.get(re.sub(r"^anon_inode:\[?|\]$", "", kind))
 
@@ -171,7 +171,7 @@ def _address(address: Any) -> str:
 
 
 def _name_of(descriptor: int) -> str | None:
-    """Find the global variable that holds it, itself or in an attribute."""
+    """Find the global variable that holds a descriptor, itself or in an attribute."""
     for module in list(sys.modules.values()):
         for name, value in list(getattr(module, "__dict__", {}).items()):
             if isinstance(value, type) or type(value).__module__ == "builtins":
@@ -196,15 +196,15 @@ def _fileno(value: Any) -> int | None:
 
 @contextlib.contextmanager
 def _bounded(seconds: float, report: Connection) -> Iterator[None]:
-    """End this process if it takes longer, having written into `report` where it stood.
+    """End this process if the block takes longer, after writing its stack to `report`.
 
-    So does a fatal signal, SIGSEGV for example.
+    A fatal signal, such as SIGSEGV, writes one too.
     """
     faulthandler.enable(report.fileno())
     before = _native_threads()
     try:
         faulthandler.dump_traceback_later(min(seconds, _LONGEST), file=report.fileno(), exit=True)
-    except RuntimeError as error:  # its thread needs 8 MB of addresses
+    except RuntimeError as error:  # its thread needs 8 MB of address space
         raise worker.LoadError(f"there is no room to load anything: {error}") from None
     watching = _native_threads() - before
     try:
@@ -212,8 +212,8 @@ def _bounded(seconds: float, report: Connection) -> Iterator[None]:
     finally:
         faulthandler.cancel_dump_traceback_later()
         faulthandler.disable()
-        # Its thread is told to end and not waited for: it would be warned of as a library's, in
-        # one of three short loads.
+        # Cancelling does not wait until its thread is gone; without this wait, one of three short
+        # loads would warn of it as a library's.
         deadline = time.monotonic() + _PATIENCE
         while watching & _native_threads() and time.monotonic() < deadline:
             time.sleep(_PAUSE)
@@ -223,7 +223,7 @@ def why_lost(report: bytes, seconds: float) -> HostFailed:
     """Return the error of a template that ended while it loaded."""
     if report.startswith(b"Timeout"):
         return _took_too_long(report.decode(errors="replace"), seconds)
-    ended = "what it was told to preload ended the template's process"
+    ended = "the code that it preloads ended the template's process"
     if report.startswith(crashes.BEGIN):
         stack = crashes.stack(report)
         cause, _, _ = stack.removeprefix(crashes.BEGIN.decode()).partition("\n")
@@ -235,15 +235,15 @@ def _took_too_long(report: str, seconds: float) -> HostFailed:
     main_thread = report.rpartition("(most recent call first):")[2]
     frames = [found.groups() for line in main_thread.splitlines() if (found := _FRAME.match(line))]
     frames.reverse()
-    # What comes before the user's own code is ours and the import system's.
+    # The frames before the user's own code are ours and the import system's.
     files = [file for file, *_ in frames]
     begin = files.index(_LOADER) if _LOADER in files else len(files)
     passed = (_LOADER, "<frozen importlib", importlib.__file__)
     frames = [frame for frame in frames[begin:] if not frame[0].startswith(passed)]
     text = "".join(traceback.format_list([(f, int(n), name, None) for f, n, name in frames]))
-    where = f", and stands at line {frames[0][1]} of {frames[0][0]}" if frames else ""
+    where = f", and is now at line {frames[0][1]} of {frames[0][0]}" if frames else ""
     return HostFailed(
-        f"loading takes longer than the start timeout of {seconds:g} s{where}. If it needs that "
-        "long, raise `start_timeout`, or --start-timeout of `wsrelay run`",
+        f"loading takes longer than the start timeout of {seconds:g} s{where}. If it needs more "
+        "time, raise `start_timeout`, or --start-timeout of `wsrelay run`",
         f"Stack at the time (most recent call last):\n{text}" if frames else "",
     )

@@ -1,6 +1,6 @@
 """What `ps`, `top` and `htop` show of templates and workers in place of a command line.
 
-The text is visible to all users of the machine, as command lines are.
+Like command lines, the text is visible to all users of the machine.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from wsrelay.values.printable import printable
 __all__ = ["enter_template", "waiting_title", "worker_title"]
 
 _LONGEST_NAME: Final = 60
-"""Characters: what is written over is the template's own command line, of about 150 bytes."""
+"""Characters: titles overwrite the template's own command line, of about 150 bytes."""
 
 
 def enter_template(host: str) -> None:
     """Show this process as a template; its forks can be given titles of their own.
 
-    Comes before the environment is changed, for that lies behind the command line and is how the
-    library finds it.
+    Must be called before the environment is changed: it lies behind the command line, which is how
+    the library finds that.
     """
-    # Else a title may take the place of /proc/PID/environ too, which operators want to read.
+    # Otherwise a title may also overwrite /proc/PID/environ, which operators want to read.
     given = "SPT_NOENV" in os.environ
     os.environ.setdefault("SPT_NOENV", "1")
     setproctitle(f"wsrelay: template of {host}")
@@ -35,7 +35,7 @@ def enter_template(host: str) -> None:
 
 
 def worker_title(pid: PID, names: Iterable[str], target: str) -> str:
-    """Return the title of a worker: its names first, and what may be cut off last."""
+    """Return the title of a worker: its first name comes first, what may be cut off comes last."""
     shown = [printable(name)[:_LONGEST_NAME] for name in sorted(names)[:1]]
     return " ".join(["wsrelay:", *shown, pid, printable(target)])
 

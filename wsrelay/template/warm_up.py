@@ -1,8 +1,8 @@
-"""What all workers do, done in the template before it forks the first.
+"""Do in the template what all workers do, before it forks the first.
 
-CPython adapts code while it runs it the first few times (PEP 659), by writing into it. After a fork
-each of these writes costs the worker a page of its own, and all workers would make the same ones: a
-worker has 2.24 MB with this and 2.51 MB without.
+CPython specializes code while it runs the first few times (PEP 659), by writing to it. After a fork
+each of these writes costs the worker a page of its own, and all workers would make the same writes:
+a worker has 2.24 MB with this and 2.51 MB without.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from wsrelay.worker.pipe import WorkerPipe
 __all__ = ["rehearse"]
 
 _TIMES: Final = 40
-"""Code is adapted from its eighth run on."""
+"""Code is specialized from its eighth run on."""
 
 _ME: Final = "{local@rehearsal|1}"
 _CLIENT: Final = "{local@rehearsal|2}"
 
 
 def rehearse(targets: Sequence[Target], *, redirects: bool) -> None:
-    """Live as a worker that runs the first of the targets, which are loaded, as an echo.
+    """Act as a worker that runs the first of the targets, which must be loaded, as an echo.
 
-    `redirects`: its output is redirected, as that of this process is.
+    `redirects`: its output is redirected, like that of this process.
     """
     target = str(targets[0]) if targets else "os:fspath"
     start = wire.StartFrame(_ME, "1", wire.CatalogFrame([], {}), target, b"", 0, _ME)
