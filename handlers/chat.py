@@ -1,6 +1,7 @@
-"""A chat: everybody on one path shares one process, and one send reaches the whole room.
+"""A chat: all clients on one path share one process, and one send reaches the whole room.
 
-A client is named by `?name=Ada` or `{"name": "Ada"}`, and speaks by `{"text": "hi"}` or plain text.
+A client sets its name with `?name=Ada` or `{"name": "Ada"}`, and says something with
+`{"text": "hi"}` or plain text.
 
 wsrelay run handlers/chat.py --scope room
 """
@@ -14,32 +15,32 @@ MAX_NAME = 40
 
 
 class Room:
-    """The members of one room; what happens to one of them is told to all."""
+    """The members of one room; all of them learn what happens to each."""
 
     def __init__(self) -> None:
         self._names: dict[str, str] = {}
         self._guests = itertools.count(1)
 
     def join(self, client: str, name: str) -> None:
-        """Let a client in, as a guest if it brings no name."""
+        """Add a client, as a guest if it has no name."""
         name = tidy(name) or f"guest-{next(self._guests)}"
         self._names[client] = name
         self._broadcast("joined", name, f"{name} joined")
 
     def rename(self, client: str, name: str) -> None:
-        """Give a member another name; an empty one changes nothing."""
+        """Give a member another name; an empty name changes nothing."""
         old, new = self._names[client], tidy(name)
         if new and new != old:
             self._names[client] = new
             self._broadcast("joined", new, f"{old} is now {new}")
 
     def say(self, client: str, text: str) -> None:
-        """Pass a member's words on, if there are any."""
+        """Send a member's text to the room, unless it is empty."""
         if text:
             self._broadcast("said", self._names[client], text)
 
     def leave(self, client: str) -> None:
-        """Strike a member off the list."""
+        """Remove a member."""
         name = self._names.pop(client)
         self._broadcast("left", name, f"{name} left")
 
@@ -49,7 +50,7 @@ class Room:
 
 
 def tidy(name: str) -> str:
-    """Return a name that fits on a line."""
+    """Return a name as a single line of at most `MAX_NAME` characters."""
     return " ".join(name.split())[:MAX_NAME]
 
 
@@ -83,7 +84,7 @@ def handler() -> None:
     room = Room()
     for message in process.inbox():
         if (client := message.client) is None:
-            continue  # another process has sent it, whatever it says
+            continue  # sent by another process, not by a client
         match message.topic:
             case "ws.join":
                 room.join(client, requested_name(message.payload["metadata"]))

@@ -12,12 +12,12 @@ async def connect(request: Request) -> Response:
 
 
 async def connect_beside(request: Request) -> Response:
-    """Answer the same beside the pictures of `mandelbrot.yaml`."""
+    """Do the same for `mandelbrot.yaml`, beside its pictures."""
     return room(request, "mandelbrot:room")
 
 
 def room(request: Request, entry: str) -> Response:
-    """Return the answer that binds the client to its room, which is started if need be."""
+    """Return the response that binds the client to its room, which is started if needed."""
     if request.headers.get("upgrade", "").lower() != "websocket":
         return Response("Connect with a WebSocket\n", 426)  # a plain request spawns nothing
     name = request.path_params["room"]

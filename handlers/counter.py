@@ -3,8 +3,8 @@
     uvicorn --app-dir handlers counter:app --ws wsproto --http h11
 
 Clients of ws://127.0.0.1:8000/ talk to the process that is registered as `counter`. `up` counts;
-`crash` makes it crash: its clients are closed with 1011, the supervisor starts it again under the
-same name, and whoever connects then is served by the new one. What it kept in memory is gone.
+`crash` makes it crash: its clients are closed with 1011, the supervisor restarts it under the same
+name, and clients that connect after that are served by the new process. What was in memory is gone.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def counter() -> None:
 
 
 async def connect(_: Request) -> Response:
-    """Hand the client to the service, whichever process that is now."""
+    """Connect the client to the service, whichever process that is now."""
     try:
         return RelayResponse(process.registry.lookup("counter"))
     except NameNotFound:

@@ -1,4 +1,4 @@
-"""Echo: what a client sends, text or binary, comes back to it; each connection has its own process.
+"""Echo: clients get their own messages back, text or binary; each connection has its own process.
 
 wsrelay run handlers/echo.py
 """
@@ -7,7 +7,7 @@ from wsrelay import process
 
 
 def handler() -> None:
-    """Send each message back to where it came from."""
+    """Send each message back to its client."""
     for message in process.inbox():
         if message.client and message.topic == "ws.message":
             kind, data = message.payload["type"], message.payload["data"]

@@ -1,6 +1,6 @@
-"""Conway's Game of Life on a torus: a simulation per room, at a steady rate, for all its clients.
+"""Conway's Game of Life on a torus: one simulation per room, at a steady rate, for all its clients.
 
-A generation is one binary message, in which the cell (x, y) is bit `y * width + x`, lowest first.
+A generation is one binary message, where the cell (x, y) is bit `y * width + x`, lowest first.
 Clients send JSON, one command each: `{"set": [[x, y], ...]}`, `{"clear": true}`,
 `{"random": true}`, `{"rate": 10}` (generations per second) or `{"pause": true}`.
 
@@ -72,7 +72,7 @@ def cell(point: object) -> int:
 
 
 class Life:
-    """One board and the clients that look at it."""
+    """One board and the clients that watch it."""
 
     def __init__(self) -> None:
         self.cells = soup()
@@ -87,24 +87,24 @@ class Life:
         return not self._clients or (self.paused and not self._touched)
 
     def tick(self) -> None:
-        """Show all clients the next generation, or while paused what was drawn by hand."""
+        """Show all clients the next generation or, while paused, what was drawn by hand."""
         if not self.paused:
             self.cells = step(self.cells)
         self._touched = False
         self._show(self._clients)
 
     def join(self, client: str) -> None:
-        """Tell a new client how the simulation stands and show it the board."""
+        """Tell a new client the state of the simulation and show it the board."""
         self._tell({client}, self._state())
         self._show({client})
         self._clients.add(client)
 
     def leave(self, client: str) -> None:
-        """Show this client nothing more."""
+        """Stop showing this client the board."""
         self._clients.discard(client)
 
     def obey(self, client: str, text: str | bytes) -> None:
-        """Do what a client commands; what is no command is answered and changes nothing."""
+        """Carry out a client's command; an invalid one gets an error and changes nothing."""
         try:
             self._command(json.loads(text))
         except (ValueError, RecursionError) as error:
@@ -147,7 +147,7 @@ class Life:
 
 
 def handler() -> None:
-    """Run one simulation: tick when the time has come, and in between do what clients say."""
+    """Run one simulation: tick when it is due, and in between carry out clients' commands."""
     life = Life()
     inbox = process.inbox()
     last_tick = time.monotonic()
@@ -159,7 +159,7 @@ def handler() -> None:
             elapsed = now - last_tick
             if elapsed >= period:
                 life.tick()
-                # The beat this tick belongs to, not the time it came: lateness never adds up.
+                # The time at which this tick was due, not when it ran, so that delays never add up.
                 last_tick = now - elapsed % period
             timeout = max(0.0, last_tick + period - time.monotonic())
         try:

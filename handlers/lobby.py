@@ -1,4 +1,4 @@
-"""A lobby: players wait in one process, and each pair is transferred to a game process of its own.
+"""A lobby: players wait in one process, and each pair is transferred to its own game process.
 
 The game is tic-tac-toe; a move is a text message `1` to `9`, the cells from the top left.
 
@@ -28,7 +28,7 @@ def dismiss(clients: Iterable[str], reason: str, code: int = 1000) -> None:
 
 
 def handler() -> None:
-    """Pair the players in the order in which they come."""
+    """Pair the players in the order in which they arrive."""
     waiting: list[str] = []
     for message in process.inbox():
         client = message.client
@@ -41,7 +41,7 @@ def handler() -> None:
                     waiting = []
             case "ws.leave" if client in waiting:
                 waiting.remove(client)
-            case "ws.error":  # no client has sent it, and the sender is who it is about
+            case "ws.error":  # not from a client; the sender is the client that it is about
                 dismiss([message.sender], "no game, please come again", code=1013)
 
 
@@ -67,7 +67,7 @@ class Board:
         return None if FREE in self.cells else "a draw"
 
     def play(self, mark: str, move: str | bytes) -> None:
-        """Set `mark` on the cell named by `move`; ValueError if that is no move now."""
+        """Put `mark` on the cell that `move` names; raises `ValueError` for an invalid move."""
         if mark != self.turn:
             raise ValueError("it is your opponent's turn")
         free = {str(n): n - 1 for n in range(1, 10) if self.cells[n - 1] == FREE}
@@ -84,7 +84,7 @@ def game() -> None:
 
 
 def seat(marks: dict[str, str]) -> str | None:
-    """Give the clients that join their marks; return why if there can be no game."""
+    """Give the clients that join their marks; return the reason if there can be no game."""
     inbox = process.inbox()
     while len(marks) < len(MARKS):
         try:
@@ -127,6 +127,6 @@ def play(marks: dict[str, str]) -> str:
 
 
 def show(board: Board, marks: dict[str, str]) -> None:
-    """Send each player the board as it stands."""
+    """Send each player the current board."""
     for client, mark in marks.items():
         tell(client, you=mark, turn=board.turn, board=board.rows, result=board.result)

@@ -1,6 +1,6 @@
-"""A service: it is always there, is started again when it fails, and is found by its name.
+"""A service: it runs all the time, is restarted when it fails, and is found by its name.
 
-It keeps a roll of rooms: send it `opened` or `closed` with a room's name, and `roll` to be told.
+It keeps a list of rooms: send it `opened` or `closed` with a room's name, and `roll` to get it.
 
 wsrelay send app:manager.service opened '"blue"'
 """
@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 
 
 def handler() -> None:
-    """Keep the roll until the node ends."""
+    """Keep the list until the node stops."""
     rooms: set[str] = set()
     for message in process.inbox():
         match message.topic, message.payload:

@@ -1,9 +1,9 @@
-"""CPU-heavy rendering: a viewer's process computes tiles, a new request ends the old.
+"""CPU-heavy rendering: a viewer's process computes tiles; a new request replaces the old one.
 
 A request is JSON: `{"id": 1, "x": -0.5, "y": 0, "scale": 0.004, "width": 640, "height": 480}`,
 where `scale` is the size of a pixel and `x`, `y` the centre. Each tile is one binary message: id,
-left, top, width and height as little-endian uint32, then a byte per pixel: the share of the
-iterations after which it escaped, 255 for none.
+left, top, width and height as little-endian uint32, then a byte per pixel: the share of iterations
+after which it escaped, as 0 to 254, or 255 if it did not.
 
 wsrelay serve -c handlers/mandelbrot.yaml
 """
@@ -26,7 +26,7 @@ ESCAPED = 4
 
 
 class Picture:
-    """What one request asks for; raises `ValueError` for one that makes no sense."""
+    """The picture that a request asks for; raises `ValueError` for an invalid request."""
 
     def __init__(self, data: object) -> None:
         try:
@@ -37,12 +37,12 @@ class Picture:
         except (ValueError, TypeError, KeyError, OverflowError):
             raise ValueError("send {id, x, y, scale, width, height} as JSON numbers") from None
         if not (0 < self.width <= LARGEST and 0 < self.height <= LARGEST):
-            raise ValueError(f"width and height are 1 to {LARGEST}")
+            raise ValueError(f"width and height must be 1 to {LARGEST}")
         if not np.isfinite([self.x, self.y, self.scale]).all() or self.scale <= 0:
-            raise ValueError("x, y and scale are finite, scale is above 0")
+            raise ValueError("x, y and scale must be finite, and scale above 0")
 
     def tiles(self) -> Iterator[bytes]:
-        """Render one tile after the other."""
+        """Render one tile after another."""
         for top in range(0, self.height, TILE):
             for left in range(0, self.width, TILE):
                 yield self._tile(left, top)
@@ -56,7 +56,7 @@ class Picture:
 
 
 def escapes(points: NDArray[np.complex128]) -> NDArray[np.uint8]:
-    """Return for each point when it escapes, as 0 to 254; 255 if it does not."""
+    """Return when each point escapes, as 0 to 254; 255 if it does not."""
     shades = np.full(points.shape, 255, np.uint8)
     z = np.zeros_like(points)
     inside = np.ones(points.shape, bool)
@@ -71,7 +71,7 @@ def escapes(points: NDArray[np.complex128]) -> NDArray[np.uint8]:
 
 
 def handler() -> None:
-    """Render for one viewer, and look for a newer request between two tiles."""
+    """Render for one viewer, and check for a newer request between tiles."""
     inbox = process.inbox()
     viewer = ""
     tiles: Iterator[bytes] = iter(())
@@ -90,7 +90,7 @@ def handler() -> None:
 
 
 def requested(message: Message) -> Iterator[bytes] | None:
-    """Return the tiles of the picture that a message asks for, if it does."""
+    """Return the tiles of the picture that a message requests, None if it requests none."""
     if message.topic != "ws.message":
         return None
     try:
@@ -102,7 +102,7 @@ def requested(message: Message) -> Iterator[bytes] | None:
 
 
 def connect(request: Request) -> Response:
-    """Answer an upgrade: a process for this viewer alone, who does not read waits (`pause`)."""
+    """Answer an upgrade with a process for this viewer; it waits while they do not read (`pause`)."""
     if request.headers.get("upgrade", "").lower() != "websocket":
         return Response("Connect with a WebSocket\n", 426)  # a plain request spawns nothing
     return RelayResponse(process.spawn("mandelbrot:viewer"), cancel_on_leave=True)

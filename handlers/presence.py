@@ -1,9 +1,9 @@
-"""Who is here: monitors the connections of a room and broadcasts each coming and going to a group.
+"""Presence: monitors the connections of a room and broadcasts arrivals and departures to a group.
 
     wsrelay run handlers/presence.py --scope room
 
-Connect as /ws/<room>?name=Ada. The group holds the connections themselves: a client that vanishes
-leaves it without being told, and the EXIT event of its connection says how it went.
+Connect to /ws/<room>?name=Ada. The group consists of the connections themselves: a client that
+vanishes is removed from it by the node, and the EXIT event of its connection says how it ended.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""An endpoint that sets the relay's header by hand, with everything that may stand in it."""
+"""An endpoint that sets the relay's header by hand, with every field that it may have."""
 
 import json
 from pathlib import Path

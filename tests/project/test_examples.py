@@ -73,7 +73,7 @@ def test_a_wrong_request_is_told_and_harms_nobody(data: str | bytes) -> None:
         viewer.send(data)
         viewer.expect({"error": "send {id, x, y, scale, width, height} as JSON numbers"})
         ask(viewer, width=10**9)
-        viewer.expect({"error": "width and height are 1 to 4096"})
+        viewer.expect({"error": "width and height must be 1 to 4096"})
         ask(viewer)
         tile(viewer.receive())
 
