@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import hypercorn
 import hypercorn.asyncio
+import rooms
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -27,17 +28,19 @@ from wsrelay.gateway import address
 from wsrelay.gateway.protocol import RelayProtocol
 from wsrelay.gateway.server import Server, ServerOptions
 
-ROOMS = str(Path(__file__).with_name("rooms.py"))
+ROOMS = rooms.__file__
 TIMEOUT = 60.0
 
 
-def room(function: str) -> str:
-    return f"{ROOMS}:{function}"
+def room(handler: Callable[..., Any]) -> str:
+    """The target of one of the handlers in rooms.py, which is preloaded as a script."""
+    assert handler.__module__ == rooms.__name__
+    return f"{ROOMS}:{handler.__name__}"
 
 
 def processes(**options: Any) -> HostOptions:
     """A process host with the tests' handlers preloaded."""
-    return HostOptions(**{"targets": (room("echo"),), "stop_timeout": 2.0, **options})
+    return HostOptions(**{"targets": (room(rooms.echo),), "stop_timeout": 2.0, **options})
 
 
 async def until(condition: Callable[[], Any], what: str = "") -> Any:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import rooms
 from controlled import idle, visited, wsrelay
 from support import client, closed, processes, received, relay_to, room, serving, until
 
@@ -352,7 +353,7 @@ async def test_a_wrong_order_is_one_clear_line(controlled: Node) -> None:
     assert await wsrelay("kill", nobody, code=1) == expected
     assert "is not JSON" in await wsrelay("send", nobody, "topic", "{", code=1)
     assert "is not a PID" in await wsrelay("kill", "{nonsense", code=1)
-    pid = controlled.spawn(room("echo"))
+    pid = controlled.spawn(room(rooms.echo))
     assert "@" in await wsrelay("send", pid, "@reserved", code=1)
 
 
@@ -367,7 +368,7 @@ async def test_without_a_node_commands_say_how_to_start_one(directory: Path) -> 
 async def test_with_several_nodes_one_has_to_be_chosen(controlled: Node, directory: Path) -> None:
     async with Node(name="other", hosts=[processes()]) as other, ControlServer(other, directory):
         assert "2 nodes are running; choose one with --node" in await wsrelay("ps", code=1)
-        pid = other.spawn(room("echo"))
+        pid = other.spawn(room(rooms.echo))
         [shown] = json.loads(await wsrelay("ps", "--json", "--node", "other"))
         assert shown["pid"] == pid
         assert json.loads(await wsrelay("ps", "--json", "--node", controlled.name)) == []

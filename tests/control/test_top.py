@@ -19,6 +19,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+import rooms
 from controlled import idle, visited, wsrelay
 from support import room, until
 
@@ -51,7 +52,7 @@ def terminal() -> Iterator[tuple[int, int]]:
 
 
 async def test_top_refreshes_in_place_and_ends_with_q(controlled: Node) -> None:
-    pid = controlled.spawn(room("echo"))
+    pid = controlled.spawn(room(rooms.echo))
     await controlled.started(pid)
     with terminal() as (ours, theirs):
         top = await asyncio.create_subprocess_exec(
@@ -166,7 +167,7 @@ async def test_top_is_json_for_scripts_once_or_a_line_at_each_interval(controlle
 
 
 async def test_completion_knows_the_processes_of_the_running_node(controlled: Node) -> None:
-    pid = controlled.spawn(room("echo"))
+    pid = controlled.spawn(room(rooms.echo))
     controlled.register("the-echo", pid)
     done = await asyncio.create_subprocess_exec(
         sys.executable,

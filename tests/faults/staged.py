@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+import rooms
 from support import client, fronted, processes, received, relay_to, room, until
 from websockets.asyncio.client import ClientConnection
 
@@ -113,7 +114,7 @@ class Scene:
         """The healthy room answers, and new rooms come to life."""
         await self.healthy.send("well?")
         assert await received(self.healthy) == "well?"
-        fresh = self.node.spawn(room("echo"))
+        fresh = self.node.spawn(room(rooms.echo))
         assert await self.node.started(fresh) is None
         self.node.terminate(fresh)
 
@@ -129,7 +130,7 @@ class Scene:
 async def staged(**options: Any) -> AsyncIterator[Scene]:
     async with Node(hosts=[processes(**options)]) as node:
         await node.loaded()
-        healthy, hit = node.spawn(room("echo")), node.spawn(victim)
+        healthy, hit = node.spawn(room(rooms.echo)), node.spawn(victim)
         node.register("healthy", healthy)
         app = switch(node, healthy, hit)
         async with (

@@ -13,6 +13,7 @@ import socket
 import time
 
 import pytest
+import rooms
 from staged import linux, staged
 from support import client, closed, drop_all, received, room, until
 from websockets.exceptions import ConnectionClosed
@@ -44,7 +45,7 @@ async def test_kill_9_of_a_template() -> None:
         assert await closed(scene.hit) == (1011, "target process killed (template lost)")
         assert await closed(scene.healthy) == (1011, "target process killed (template lost)")
         await until(lambda: not scene.node.workers, "its workers are gone with it")
-        fresh = scene.node.spawn(room("echo"))
+        fresh = scene.node.spawn(room(rooms.echo))
         assert await scene.node.started(fresh) is None, "there is a new one"
 
 
@@ -54,7 +55,7 @@ async def test_kill_9_of_a_template_that_is_asked_for_many_workers() -> None:
         assert template is not None
         results: list[Result] = []
         for _ in range(20):
-            scene.node.when_ended(scene.node.spawn(room("echo")), results.append)
+            scene.node.when_ended(scene.node.spawn(room(rooms.echo)), results.append)
         os.kill(template, signal.SIGKILL)
         await until(lambda: len(results) == 20, "the end of each is told")
         assert {r.error.kind for r in results if r.error} == {ExitKind.TEMPLATE_LOST}
@@ -90,7 +91,7 @@ async def test_sigstop_of_a_template_stops_no_worker_and_bounds_every_start() ->
         try:
             await scene.healthy.send("well?")
             assert await received(scene.healthy) == "well?"
-            late = scene.node.spawn(room("echo"))
+            late = scene.node.spawn(room(rooms.echo))
             assert "did not start within its start timeout" in (
                 await scene.node.started(late) or ""
             )

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import rooms
 from staged import linux, staged
 from support import processes, received, room, until
 
@@ -53,7 +54,7 @@ async def test_a_node_without_descriptors_refuses_spawns_and_goes_on() -> None:
     async with staged() as scene:
         with few_descriptors(1):
             with pytest.raises(HostFailed, match="no process can be started: Too many open files"):
-                scene.node.spawn(room("echo"))
+                scene.node.spawn(room(rooms.echo))
             await scene.healthy.send("well?")
             assert await received(scene.healthy) == "well?"
         assert len(scene.node.kernel.processes) == 4, "two rooms, two connections"
@@ -74,7 +75,7 @@ async def test_a_pidfd_that_finds_no_room_is_no_loss() -> None:
     """The pipe was made, but the pidfd that comes from the template has no place."""
     async with staged() as scene:
         results: list[Result] = []
-        pid = scene.node.spawn(room("echo"))
+        pid = scene.node.spawn(room(rooms.echo))
         scene.node.when_ended(pid, results.append)
         with few_descriptors(0):
             await until(lambda: scene.node.workers[pid], "it is forked")
@@ -90,13 +91,13 @@ async def test_a_template_that_cannot_be_started_is_told() -> None:
     async with Node(hosts=[processes()]) as node:
         results: list[Result] = []
         with few_descriptors(6):
-            node.when_ended(node.spawn(room("echo")), results.append)
+            node.when_ended(node.spawn(room(rooms.echo)), results.append)
         await until(lambda: results, "its end is told")
         error = results[0].error
         assert error is not None
         assert error.kind is ExitKind.START_FAILED
         assert error.message == "the template cannot be started: Too many open files"
-        assert await node.started(node.spawn(room("echo"))) is None
+        assert await node.started(node.spawn(room(rooms.echo))) is None
 
 
 # A system that refuses to fork

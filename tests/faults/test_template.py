@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import rooms
 from running import gone
 from support import processes, room, until, value_of
 
@@ -139,7 +140,7 @@ async def test_a_template_that_tells_what_cannot_be_is_lost_and_its_processes_wi
     target = script(tmp_path, bystander.pid, lie)
     hosts = [processes(), processes(name="liar", targets=(target,))]
     async with Node(hosts=hosts) as node:
-        healthy = node.spawn(room("wait"))
+        healthy = node.spawn(room(rooms.wait))
         assert await node.started(healthy) is None
         await node.loaded()
         template = psutil.Process(node.templates["liar"])
@@ -153,7 +154,7 @@ async def test_a_template_that_tells_what_cannot_be_is_lost_and_its_processes_wi
         assert error.kind is ExitKind.TEMPLATE_LOST
         await until(lambda: gone(template) and gone(guardian), "it is gone, with all that it had")
         assert bystander.poll() is None
-        assert await value_of(node, room("return_at_once"), "fine") == "fine"
+        assert await value_of(node, room(rooms.return_at_once), "fine") == "fine"
         assert healthy in node.workers
     [line] = [one.getMessage() for one in caplog.records if "liar was lost" in one.getMessage()]
     assert ("and is killed: it wrote what no template writes: " in line) is (".close()" not in lie)
@@ -196,5 +197,5 @@ async def test_one_that_never_stops_to_write_holds_up_nobody_else(
         node.spawn(target, "liar")
         await until(lambda: host._log._lost > 20_000, "it writes and writes")
         for number in range(5):
-            assert await value_of(node, room("return_at_once"), number) == number
+            assert await value_of(node, room(rooms.return_at_once), number) == number
         psutil.Process(node.templates["liar"]).kill()

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import rooms
 import trustme
 from hypothesis import given
 from hypothesis import strategies as st
@@ -83,7 +84,7 @@ async def test_up_to_max_connections_are_served_and_the_next_gets_503() -> None:
 
 
 async def test_websockets_count_for_as_long_as_they_live(node: Node) -> None:
-    app = WebSocketRelay(relay_to(node.spawn(room("echo"))), node=node)
+    app = WebSocketRelay(relay_to(node.spawn(room(rooms.echo))), node=node)
     async with fronted(app, max_connections=1) as (server, url):
         async with client(url) as websocket:
             await websocket.send("in")
@@ -286,7 +287,9 @@ async def test_a_head_in_time_is_served_however_long_the_answer_takes() -> None:
 
 
 async def test_a_websocket_outlives_the_header_timeout(node: Node) -> None:
-    app = WebSocketRelay(relay_to(node.spawn(room("echo")), heartbeat_interval="50ms"), node=node)
+    app = WebSocketRelay(
+        relay_to(node.spawn(room(rooms.echo)), heartbeat_interval="50ms"), node=node
+    )
     async with fronted(app, header_timeout=0.5) as (_, url), client(url) as websocket:
         loop = asyncio.get_running_loop()
         late = loop.create_future()
@@ -371,7 +374,7 @@ async def test_an_answer_reaches_a_client_that_is_still_sending() -> None:
 
 
 async def test_cookies_of_sixty_kilobytes_pass_by_default(node: Node) -> None:
-    app = WebSocketRelay(relay_to(node.spawn(room("echo"))), node=node)
+    app = WebSocketRelay(relay_to(node.spawn(room(rooms.echo))), node=node)
     cookies = {"Cookie": "x" * 60_000}
     async with fronted(app) as (_, url), client(url, additional_headers=cookies) as websocket:
         await websocket.send("hello")
@@ -418,7 +421,7 @@ async def test_a_client_of_a_busy_target_that_vanishes_is_noticed_before_the_tar
 ) -> None:
     """While nobody reads the client no pong is due: the kernel has to notice."""
     go = tmp_path / "go"
-    pid = node.spawn(room("read_on"), None, str(go))
+    pid = node.spawn(room(rooms.read_on), None, str(go))
     app = WebSocketRelay(relay_to(pid), node=node)
     async with fronted(app, ping_interval=0.2, ping_timeout=0.2) as (_, url):
         async with client(url) as websocket:

@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+import rooms
 from support import client, closed, fronted, received, relay_to, room, serving, until
 from unfinished_clients import MEGABYTE, OPENED, UPGRADE, http_socket, kept
 from websockets.asyncio.client import ClientConnection
@@ -46,7 +47,7 @@ def put(websocket: ClientConnection, data: bytes) -> None:
 
 @contextlib.asynccontextmanager
 async def relaying(node: Node, **options: Any) -> AsyncIterator[tuple[Server, str]]:
-    app = WebSocketRelay(relay_to(node.spawn(room("echo"))), node=node)
+    app = WebSocketRelay(relay_to(node.spawn(room(rooms.echo))), node=node)
     async with fronted(app, **options) as (server, url):
         yield server, url
 
@@ -124,7 +125,7 @@ async def test_without_a_timeout_a_message_takes_any_time(node: Node) -> None:
 
 async def test_nothing_is_due_while_the_target_is_busy(node: Node, tmp_path: Path) -> None:
     go, timeout = tmp_path / "go", 0.2
-    app = WebSocketRelay(relay_to(node.spawn(room("read_on"), None, str(go))), node=node)
+    app = WebSocketRelay(relay_to(node.spawn(room(rooms.read_on), None, str(go))), node=node)
     async with (
         fronted(app, message_timeout=timeout) as (server, url),
         client(url) as websocket,
@@ -243,7 +244,7 @@ async def test_a_large_message_waits_outside_while_its_target_is_busy(
 ) -> None:
     """One message of each client is not taken ahead if it is a large one."""
     go, many = tmp_path / "go", 5
-    busy = node.spawn(room("read_on"), None, str(go))
+    busy = node.spawn(room(rooms.read_on), None, str(go))
     app = WebSocketRelay(relay_to(busy), node=node)
     whole = head(MEGABYTE) + bytes(MEGABYTE)
     async with fronted(app) as (server, url), contextlib.AsyncExitStack() as stack:
@@ -263,7 +264,7 @@ async def test_a_large_message_waits_outside_while_its_target_is_busy(
 async def test_under_another_server_a_large_message_that_waits_is_counted(tmp_path: Path) -> None:
     go = tmp_path / "go"
     async with Node(max_buffered=1_500_000) as node:
-        busy = node.spawn(room("read_on"), None, str(go))
+        busy = node.spawn(room(rooms.read_on), None, str(go))
         app = WebSocketRelay(relay_to(busy), node=node)
         async with (
             serving(app, "uvicorn") as url,
@@ -288,7 +289,7 @@ async def test_under_another_server_a_large_message_that_waits_is_counted(tmp_pa
 async def test_under_another_server_too_upgrades_get_503_while_the_book_is_full(
     node: Node, caplog: pytest.LogCaptureFixture
 ) -> None:
-    app = WebSocketRelay(relay_to(node.spawn(room("echo"))), node=node)
+    app = WebSocketRelay(relay_to(node.spawn(room(rooms.echo))), node=node)
     node.buffered.size += node.buffered.most
     async with serving(app, "uvicorn") as url:
         with pytest.raises(InvalidStatus) as refused:

@@ -9,6 +9,7 @@ import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
+import rooms
 from support import client, closed, fronted, received, relay_to, room, serving, until
 from wsproto import events
 from wsproto.connection import Connection, ConnectionType
@@ -53,7 +54,7 @@ async def asked(
 
 
 async def test_an_idle_connection_has_no_task(node: Node) -> None:
-    app = WebSocketRelay(relay_to(node.spawn(room("echo"))), node=node)
+    app = WebSocketRelay(relay_to(node.spawn(room(rooms.echo))), node=node)
     async with fronted(app) as (server, url):
         before = len(asyncio.all_tasks())
         clients = [client(url, ping_interval=None) for _ in range(40)]
@@ -71,7 +72,7 @@ async def test_an_idle_connection_has_no_task(node: Node) -> None:
 
 
 async def test_a_shutdown_of_the_server_alone_closes_with_1012(node: Node) -> None:
-    app = WebSocketRelay(relay_to(node.spawn(room("echo"))), node=node)
+    app = WebSocketRelay(relay_to(node.spawn(room(rooms.echo))), node=node)
     async with fronted(app) as (server, url), client(url) as websocket:
         await server.aclose()
         assert (await closed(websocket))[0] == 1012
@@ -79,7 +80,7 @@ async def test_a_shutdown_of_the_server_alone_closes_with_1012(node: Node) -> No
 
 
 async def test_outer_middleware_sees_the_request_end_at_the_upgrade(node: Node) -> None:
-    relay = WebSocketRelay(relay_to(node.spawn(room("echo"))), node=node)
+    relay = WebSocketRelay(relay_to(node.spawn(room(rooms.echo))), node=node)
     over = asyncio.Event()
 
     async def outer(scope: Scope, receive: Receive, send: Send) -> None:
@@ -98,7 +99,7 @@ async def test_outer_middleware_sees_the_request_end_at_the_upgrade(node: Node) 
 async def test_what_a_client_sends_before_its_upgrade_is_not_lost(
     node: Node, at_once: bool
 ) -> None:
-    app = WebSocketRelay(relay_to(node.spawn(room("echo"))), node=node)
+    app = WebSocketRelay(relay_to(node.spawn(room(rooms.echo))), node=node)
     data = masked(b"early") + masked(b"half")
     async with fronted(app) as (_, url), asked(url, data[:-5] if at_once else b"") as streams:
         reader, writer = streams
@@ -115,7 +116,7 @@ async def test_what_comes_behind_an_upgrade_that_is_refused_goes_nowhere(
 ) -> None:
     problems: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: problems.append(context))
-    app = WebSocketRelay(relay_to(node.spawn(room("echo"))), node=node)
+    app = WebSocketRelay(relay_to(node.spawn(room(rooms.echo))), node=node)
     broken = handshake.replace(*wrong)
     async with fronted(app) as (_, url), asked(url, early, broken) as (reader, _):
         assert (await reader.readline()).startswith(b"HTTP/1.1 4")
@@ -171,7 +172,7 @@ async def test_a_client_that_sends_much_before_its_upgrade_is_cut_off(node: Node
 
 
 async def test_many_small_messages_in_one_read_arrive_in_order(node: Node) -> None:
-    app = WebSocketRelay(relay_to(node.spawn(room("echo"))), node=node)
+    app = WebSocketRelay(relay_to(node.spawn(room(rooms.echo))), node=node)
     texts = [f"{number}".encode() for number in range(500)]
     async with serving(app) as url, asked(url) as (reader, writer):
         await reader.readuntil(b"\r\n\r\n")
@@ -181,7 +182,7 @@ async def test_many_small_messages_in_one_read_arrive_in_order(node: Node) -> No
 
 
 async def test_frames_that_come_byte_by_byte_are_put_together(node: Node) -> None:
-    app = WebSocketRelay(relay_to(node.spawn(room("echo"))), node=node)
+    app = WebSocketRelay(relay_to(node.spawn(room(rooms.echo))), node=node)
     ping = Connection(ConnectionType.CLIENT).send(events.Ping(b"are you there"))
     async with serving(app) as url, asked(url) as (reader, writer):
         sock: socket.socket = writer.get_extra_info("socket")
@@ -229,7 +230,7 @@ async def test_a_flood_of_small_frames_leaves_all_others_their_turns(
             super()._pass_on(data)
 
     monkeypatch.setattr(protocol, "DirectProtocol", Counting)
-    app = WebSocketRelay(relay_to(node.spawn(room("echo"))), node=node)
+    app = WebSocketRelay(relay_to(node.spawn(room(rooms.echo))), node=node)
     flood = b"\x02\x81\0\0\0\0a" + b"\x80\x81\0\0\0\0b"
     async with fronted(app) as (_, url), asked(url) as (reader, writer):
         await reader.readuntil(b"\r\n\r\n")

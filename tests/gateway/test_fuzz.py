@@ -19,6 +19,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import rooms
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rfc6455_client import close, frame, request
@@ -321,7 +322,7 @@ class Place:
     async def start(self) -> None:
         self.node = Node(hosts=[processes()])
         self.node.start()
-        pid = self.node.spawn(room("echo"))
+        pid = self.node.spawn(room(rooms.echo))
         self.node.clients.watch(pid, lambda _, count: self.joins.append(count))
         app = WebSocketRelay(relay_to(pid), node=self.node)
         listener = bind("127.0.0.1", 0)

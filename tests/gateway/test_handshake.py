@@ -8,6 +8,7 @@ import logging
 from collections.abc import AsyncIterator
 
 import pytest
+import rooms
 from starlette.requests import Request
 from starlette.responses import Response
 from support import endpoint, fronted, room, serving
@@ -75,7 +76,7 @@ class Place:
 
     def _answer(self, request: Request) -> Response:
         self.asked.append(request.method)
-        return RelayResponse(self._node.spawn(room("echo")))
+        return RelayResponse(self._node.spawn(room(rooms.echo)))
 
     async def answer(self, data: bytes, *, ends: bool = False) -> tuple[int, dict[str, str], str]:
         """Status, headers and body; `ends`: then the server ends the connection."""

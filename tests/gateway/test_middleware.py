@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+import rooms
 from hypothesis import given
 from hypothesis import strategies as st
 from starlette.applications import Starlette
@@ -30,7 +31,7 @@ pytestmark = pytest.mark.anyio
 
 def application(node: Node) -> Starlette:
     def connect(_: Request) -> Response:
-        return RelayResponse(node.spawn(room("echo")), cancel_on_leave=True)
+        return RelayResponse(node.spawn(room(rooms.echo)), cancel_on_leave=True)
 
     def who(request: Request) -> Response:
         token = getattr(request.state, "token", None)
@@ -305,7 +306,7 @@ async def test_a_token_comes_by_subprotocol_and_is_never_the_selected_one(
     def connect(request: Request) -> Response:
         seen[:] = request.scope["subprotocols"]
         chosen = "chat.v2" if "chat.v2" in seen else None
-        pid = node.spawn(room("echo"))
+        pid = node.spawn(room(rooms.echo))
         return RelayResponse(pid, cancel_on_leave=True, subprotocol=chosen)
 
     options = {"token_auth.secret": "hush-hush", "token_auth.subprotocol": "bearer."}

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import rooms
 import trustme
 from rfc6455_client import BINARY, CLOSE, PING, PONG, TEXT, Frame, Place, close, frame, request
 from support import Journal, fronted, relay_to, room
@@ -25,7 +26,7 @@ LIMIT = 1000
 @pytest.fixture
 async def place(node: Node, tmp_path: Path) -> AsyncIterator[Place]:
     journal = Journal(tmp_path / "journal")
-    pid = node.spawn(room("record"), None, str(journal.path))
+    pid = node.spawn(room(rooms.record), None, str(journal.path))
     app = WebSocketRelay(relay_to(pid), node=node)
     async with fronted(app, max_message_size=LIMIT) as (_, url):
         yield Place(url, journal)
@@ -40,7 +41,7 @@ async def secure(node: Node, tmp_path: Path) -> AsyncIterator[Place]:
     context = ssl.create_default_context()
     authority.configure_trust(context)
     journal = Journal(tmp_path / "journal")
-    pid = node.spawn(room("record"), None, str(journal.path))
+    pid = node.spawn(room(rooms.record), None, str(journal.path))
     app = WebSocketRelay(relay_to(pid), node=node)
     async with fronted(app, max_message_size=LIMIT, cert=pem, key=pem) as (_, url):
         yield Place(url, journal, context)
@@ -48,7 +49,7 @@ async def secure(node: Node, tmp_path: Path) -> AsyncIterator[Place]:
 
 @pytest.fixture
 async def echo(node: Node, tmp_path: Path) -> AsyncIterator[Place]:
-    app = WebSocketRelay(relay_to(node.spawn(room("echo"))), node=node)
+    app = WebSocketRelay(relay_to(node.spawn(room(rooms.echo))), node=node)
     async with fronted(app, max_message_size=70_000) as (_, url):
         yield Place(url, Journal(tmp_path / "none"))
 
@@ -380,7 +381,7 @@ async def test_pings_and_messages_behind_our_close_frame_do_not_cut_the_handshak
 
 @pytest.mark.usefixtures("patience")
 async def test_a_server_that_shuts_down_waits_for_the_client_s_close_frame(node: Node) -> None:
-    app = WebSocketRelay(relay_to(node.spawn(room("echo"))), node=node)
+    app = WebSocketRelay(relay_to(node.spawn(room(rooms.echo))), node=node)
     async with fronted(app) as (server, url), Place(url, Journal(Path())).opened() as client:
         ended = asyncio.ensure_future(server.aclose())
         assert await client.frame() == Frame(CLOSE, struct.pack(">H", 1012))

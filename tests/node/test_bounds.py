@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import rooms
 from support import end_of, processes, room, until
 
 from wsrelay import (
@@ -300,7 +301,7 @@ async def test_spawns_beyond_the_rate_wait_and_all_come_to_life() -> None:
     async with Node(hosts=[host]) as node:
         await node.loaded()
         began = time.monotonic()
-        pids = [node.spawn(room("echo")) for _ in range(25)]
+        pids = [node.spawn(room(rooms.echo)) for _ in range(25)]
         started = 25 - len(node._templates["processes"]._pending)
         assert 20 <= started <= 20 + 20 * (time.monotonic() - began), "the burst is on its way"
         await until(lambda: all(node.workers[pid] for pid in pids), "all are forked")
@@ -309,9 +310,9 @@ async def test_spawns_beyond_the_rate_wait_and_all_come_to_life() -> None:
 async def test_one_that_waits_for_its_turn_can_be_ended() -> None:
     async with Node(hosts=[processes(spawn_rate=1)]) as node:
         await node.loaded()
-        node.spawn(room("echo"))
+        node.spawn(room(rooms.echo))
         results: list[Result] = []
-        waiting = node.spawn(room("echo"))
+        waiting = node.spawn(room(rooms.echo))
         node.when_ended(waiting, results.append)
         node.terminate(waiting)
         await until(lambda: results, "it has ended")
@@ -323,8 +324,8 @@ async def test_one_that_waits_for_its_turn_can_be_ended() -> None:
 async def test_waiting_for_a_turn_ends_at_the_start_timeout() -> None:
     async with Node(hosts=[processes(spawn_rate=0.1, start_timeout=0.2)]) as node:
         await node.loaded()
-        node.spawn(room("echo"))
-        error = (await end_of(node, room("echo"))).error
+        node.spawn(room(rooms.echo))
+        error = (await end_of(node, room(rooms.echo))).error
         assert error is not None
         assert error.kind is ExitKind.START_FAILED
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import msgspec
 import psutil
 import pytest
+import rooms
 from hostile import next_one, own_pipe
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -197,7 +198,7 @@ def send_bomb(to: str) -> str:
 async def test_five_megabytes_of_empty_arrays_for_a_client_stay_that_in_the_node(
     node: Node,
 ) -> None:
-    app = WebSocketRelay(relay_to(node.spawn(room("echo"))), node=node)
+    app = WebSocketRelay(relay_to(node.spawn(room(rooms.echo))), node=node)
     async with serving(app) as url, client(url) as websocket:
         [to] = await until(lambda: list(node.connections))
         before = psutil.Process().memory_info().rss

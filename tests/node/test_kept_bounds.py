@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+import rooms
 from hostile import next_one, own_pipe
 from support import client, end_of, not_reading, processes, relay_to, room, serving, until, value_of
 
@@ -123,7 +124,7 @@ async def test_a_worker_is_told_of_texts_that_are_too_long_and_lives(node: Node)
 
 
 async def test_more_than_a_frame_holds_is_told_at_the_caller_on_the_node_too(node: Node) -> None:
-    to = node.spawn(room("echo"))
+    to = node.spawn(room(rooms.echo))
     with pytest.raises(PayloadError, match="are more than a message may hold, 67108864"):
         node.send(to, "large", bytes(wire.MAX_FRAME + 1))
     with pytest.raises(PayloadError, match="are more than a message may hold, 67108864"):
@@ -149,7 +150,7 @@ async def test_a_worker_waits_for_so_many_drains_and_takes_them_with_it(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(requests, "MOST", 5)
-    app = WebSocketRelay(relay_to(node.spawn(room("echo"))), node=node, outbox_limit=64 * MB)
+    app = WebSocketRelay(relay_to(node.spawn(room(rooms.echo))), node=node, outbox_limit=64 * MB)
     async with serving(app) as url, client(url) as websocket:
         [pid] = await until(lambda: list(node.connections))
         relay: Any = node.connection(pid)
@@ -313,7 +314,7 @@ async def test_a_worker_that_names_others_without_end_is_told_or_ended(
 ) -> None:
     monkeypatch.setattr("wsrelay.kernel.ledger.MOST_FOR_OTHERS", 1000)
     said = f"{what} (of others, host processes) limit of 1000B reached"
-    result = await end_of(node, name_others, node.spawn(room("echo")), what)
+    result = await end_of(node, name_others, node.spawn(room(rooms.echo)), what)
     if what == "name":
         assert result == Result(said)
     else:
@@ -441,7 +442,7 @@ async def test_an_error_s_line_and_its_traceback_are_told_in_64_kilobytes_each(n
 async def test_what_is_shown_of_a_process_has_a_hundred_of_its_names(node: Node) -> None:
     from wsrelay.node import describe  # noqa: PLC0415 - what this is about
 
-    pid = node.spawn(room("echo"))
+    pid = node.spawn(room(rooms.echo))
     for number in range(1000):
         node.register(f"name {number:04}", pid)
     [shown] = describe(node).processes

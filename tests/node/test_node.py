@@ -13,6 +13,7 @@ from typing import Any
 
 import psutil
 import pytest
+import rooms
 from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -81,14 +82,14 @@ def all_of(node: Node) -> Any:
         lambda node, _: node.spawn("nonsense"),
         lambda node, _: node.spawn(f"{SURROGATE}.py:handler"),
         lambda node, _: node.spawn(f"module:{SURROGATE}"),
-        lambda node, _: node.spawn(room("echo"), "no such host"),
-        lambda node, _: node.spawn(room("echo"), "full"),
-        lambda node, _: node.spawn(room("echo"), None, (one for one in "generator")),
-        lambda node, _: node.get_or_spawn("", room("echo")),
-        lambda node, _: node.get_or_spawn(SURROGATE, room("echo")),
-        lambda node, _: node.get_or_spawn("other", room("echo"), "full"),
-        lambda node, _: node.get_or_spawn("other", room("echo"), "no such host"),
-        lambda node, _: node.spawn_as("name", room("echo")),
+        lambda node, _: node.spawn(room(rooms.echo), "no such host"),
+        lambda node, _: node.spawn(room(rooms.echo), "full"),
+        lambda node, _: node.spawn(room(rooms.echo), None, (one for one in "generator")),
+        lambda node, _: node.get_or_spawn("", room(rooms.echo)),
+        lambda node, _: node.get_or_spawn(SURROGATE, room(rooms.echo)),
+        lambda node, _: node.get_or_spawn("other", room(rooms.echo), "full"),
+        lambda node, _: node.get_or_spawn("other", room(rooms.echo), "no such host"),
+        lambda node, _: node.spawn_as("name", room(rooms.echo)),
         lambda node, pid: node.register("{name", pid),
         lambda node, pid: node.register(SURROGATE, pid),
         lambda node, _: node.register("other", None),
@@ -105,8 +106,8 @@ async def test_whatever_raises_on_a_node_has_changed_nothing(
 ) -> None:
     hosts = [processes(), processes(name="full", max_processes=1)]
     async with Node(hosts=hosts) as node:
-        pid = node.spawn_as("name", room("echo"))
-        node.spawn(room("echo"), "full")
+        pid = node.spawn_as("name", room(rooms.echo))
+        node.spawn(room(rooms.echo), "full")
         node.join_group("group", pid)
         before = all_of(node)
         with pytest.raises((WsrelayError, ValueError)):
@@ -193,8 +194,8 @@ async def test_who_asks_and_gives_up_does_not_shorten_a_room_s_linger(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("wsrelay.gateway.rooms._PATIENCE", 0.01)
-    long = Rooms(node, room("echo"), linger=3600).enter("long")
-    short = Rooms(node, room("echo"), linger=0).enter("short")
+    long = Rooms(node, room(rooms.echo), linger=3600).enter("long")
+    short = Rooms(node, room(rooms.echo), linger=0).enter("short")
     await until(lambda: short not in node.workers, "the one without a linger has ended")
     assert node.lookup("room:long") == long
 
@@ -265,7 +266,7 @@ async def test_who_closes_a_node_that_is_closing_waits_for_the_same_end() -> Non
     companion = Slow()
     node.accompany(companion)
     node.start()
-    await node.started(node.spawn(room("echo")))
+    await node.started(node.spawn(room(rooms.echo)))
     closings = [asyncio.create_task(node.aclose()) for _ in range(3)]
     await until(lambda: "stop" in companion.events)
     late = asyncio.create_task(node.aclose())
@@ -292,7 +293,7 @@ async def test_a_node_whose_end_is_cancelled_kills_all_and_can_start_anew() -> N
     assert not node.running
     assert not psutil.pid_exists(os_pid or 0)
     async with node:
-        assert await node.started(node.spawn(room("echo"))) is None
+        assert await node.started(node.spawn(room(rooms.echo))) is None
 
 
 async def test_a_node_can_be_closed_while_its_templates_load(tmp_path: Path) -> None:
@@ -301,7 +302,7 @@ async def test_a_node_can_be_closed_while_its_templates_load(tmp_path: Path) -> 
     node = Node(hosts=[processes(targets=(str(script),), stop_timeout=0.1)])
     loading = asyncio.create_task(node.loaded())
     await until(lambda: node.running and any(node.templates.values()))
-    pid = node.spawn(room("echo"))
+    pid = node.spawn(room(rooms.echo))
     await node.aclose()
     with pytest.raises(HostFailed):
         await loading
@@ -363,7 +364,7 @@ def started_in_a_loop_of_its_own(node: Node, *, orderly: bool = True) -> int:
 
     async def use() -> int:
         node.start()
-        pid = node.spawn(room("echo"))
+        pid = node.spawn(room(rooms.echo))
         assert await node.started(pid) is None
         # Its own word that it runs may be here before that of its template.
         return int(await until(lambda: node.workers[pid]))
@@ -380,7 +381,7 @@ def started_in_a_loop_of_its_own(node: Node, *, orderly: bool = True) -> int:
 @pytest.mark.parametrize("orderly", [True, False], ids=["asyncio.run", "loop.close"])
 def test_a_node_whose_event_loop_is_over_starts_anew_in_the_next(orderly: bool) -> None:
     node = Node(hosts=[processes()])
-    Supervisor(node, [Service(name="service", target=room("echo"))])
+    Supervisor(node, [Service(name="service", target=room(rooms.echo))])
     before = descriptors()
     os_pids = [started_in_a_loop_of_its_own(node, orderly=orderly) for _ in range(3)]
 
@@ -412,10 +413,10 @@ def test_a_loop_that_ends_ends_its_node_and_says_that_nobody_has_closed_it(
 
 def endpoints() -> WebSocketRelay:
     async def connect(_: Request) -> Response:
-        return RelayResponse(process.get_or_spawn("room", room("echo")))
+        return RelayResponse(process.get_or_spawn("room", room(rooms.echo)))
 
     async def plain(_: Request) -> Response:
-        return PlainTextResponse(process.get_or_spawn("room", room("echo")))
+        return PlainTextResponse(process.get_or_spawn("room", room(rooms.echo)))
 
     app = FastAPI()
     app.router.routes += [Route("/ws", connect), Route("/plain", plain)]

@@ -8,6 +8,7 @@ import signal
 from typing import Any
 
 import pytest
+import rooms
 from exits import Exits
 from support import Journal, processes, room, until
 
@@ -19,7 +20,7 @@ SOON = RestartPolicy(initial_delay=0.01, max_delay=0.05)
 
 
 def recorder(name: str, journal: Journal, **options: Any) -> Service:
-    target = room("record")
+    target = room(rooms.record)
     return Service(name=name, target=target, args=(str(journal.path),), restart=SOON, **options)
 
 
@@ -77,7 +78,7 @@ async def test_a_service_that_keeps_failing_is_given_up_with_a_clear_line(
 ) -> None:
     policy = RestartPolicy(initial_delay=0.01, max_attempts=3)
     node, supervisor = supervised(
-        Service(name="hopeless", target=room("raise_at_once"), restart=policy)
+        Service(name="hopeless", target=room(rooms.raise_at_once), restart=policy)
     )
     async with node:
         exits = Exits(node)
@@ -93,7 +94,9 @@ async def test_a_service_that_keeps_failing_is_given_up_with_a_clear_line(
 
 async def test_a_service_that_cannot_start_is_tried_again(caplog: pytest.LogCaptureFixture) -> None:
     policy = RestartPolicy(initial_delay=0.01, max_attempts=3)
-    node, _ = supervised(Service(name="lost", target=room("no_such_function"), restart=policy))
+    node, _ = supervised(
+        Service(name="lost", target=f"{rooms.__file__}:no_such_function", restart=policy)
+    )
     async with node:
         await until(lambda: "is given up after 3" in caplog.text, "it is given up")
     assert "no function 'no_such_function'" in caplog.text
@@ -104,7 +107,7 @@ async def test_a_name_that_is_taken_counts_as_a_failure(
 ) -> None:
     node, supervisor = supervised(recorder("service", journal, auto_start=False))
     async with node:
-        thief = node.get_or_spawn("service", room("echo"))
+        thief = node.get_or_spawn("service", room(rooms.echo))
         supervisor.start_service("service")
         await until(lambda: f"belongs to {thief}" in caplog.text, "it failed")
         node.terminate(thief)
@@ -117,7 +120,7 @@ async def test_services_stop_in_reverse_order_after_everything_else(journal: Jou
         exits = Exits(node)
         one = await next_pid(supervisor, "one")
         two = await next_pid(supervisor, "two")
-        other = node.spawn(room("record"), None, str(journal.path))
+        other = node.spawn(room(rooms.record), None, str(journal.path))
         await until(lambda: all(node.workers.values()), "all run")
     assert list(exits.results) == [other, two, one]
     assert all(result.error is None for result in exits.results.values())
@@ -140,7 +143,7 @@ def failed_twice(exits: Exits) -> bool:
 
 async def test_a_node_that_ends_starts_no_failed_service_again() -> None:
     policy = RestartPolicy(initial_delay=0.01)
-    node, _ = supervised(Service(name="failing", target=room("raise_at_once"), restart=policy))
+    node, _ = supervised(Service(name="failing", target=room(rooms.raise_at_once), restart=policy))
     for _ in range(3):
         async with node:
             exits = Exits(node)

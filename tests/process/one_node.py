@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 import pytest
 import relating
+import rooms
 from exits import Exits
 from starlette.requests import Request
 from support import client, endpoint, processes, received, room, serving, until
@@ -30,7 +31,7 @@ NOBODY = ["{processes|none}", "{local@processes|none}", "{other@processes|1}", "
 @contextlib.asynccontextmanager
 async def one_node() -> AsyncIterator[Node]:
     """A node with four hosts, one of which is full."""
-    targets = (room("echo"), f"{relating.__file__}:mortal")
+    targets = (room(rooms.echo), f"{relating.__file__}:mortal")
     hosts = [
         processes(targets=targets, stop_timeout=5.0),
         processes(targets=targets, name="hasty", stop_timeout=0.05),
@@ -98,7 +99,7 @@ async def connection(
     node: Node, front: str, target: str | None = None
 ) -> AsyncIterator[tuple[ClientConnection, PID]]:
     """A client, and the PID of its connection; the target echoes."""
-    target = target or node.spawn(room("echo"))
+    target = target or node.spawn(room(rooms.echo))
     before = node.connections
     async with client(f"{front}/?target={quote(target)}", max_size=None) as websocket:
         await websocket.send("hello")

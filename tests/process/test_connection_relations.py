@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
+import rooms
 from connection_handlers import (
     close_connection,
     end_connection,
@@ -114,7 +115,7 @@ async def test_the_end_of_a_target_is_the_exit_of_its_connections(
     node: Node, front: str, face: Face
 ) -> None:
     exits = Exits(node)
-    target = node.spawn(room("echo"))
+    target = node.spawn(room(rooms.echo))
     async with connection(node, front, target) as (websocket, pid):
         watcher = node.spawn(face(watch_connection), None, pid)
         assert await received(websocket) == "watching"
@@ -232,7 +233,7 @@ async def test_a_target_linked_to_its_connection_closes_it_with_its_own_cause(
     node: Node, front: str
 ) -> None:
     """The target's end says more than the link's."""
-    pid = node.spawn(room("echo"))
+    pid = node.spawn(room(rooms.echo))
     async with connection(node, front, pid) as (websocket, me):
         node.kernel.link(pid, me)
         node.terminate(pid)

@@ -10,6 +10,7 @@ from typing import Any
 
 import callers
 import pytest
+import rooms
 from exec_handlers import (
     MEGABYTES,
     drain_others,
@@ -158,7 +159,7 @@ async def test_a_cancelled_exec_terminates_its_process_even_behind_a_full_pipe(
     """The order to end must not overtake the order to start, which still waits to be written."""
     cancelled = tmp_path / "cancelled"
     async with Node(hosts=[processes()]) as node:
-        target = node.spawn(room("echo"))
+        target = node.spawn(room(rooms.echo))
         app = WebSocketRelay(
             endpoint(lambda _: RelayResponse(target)),
             node=node,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import rooms
 from support import client, endpoint, received, relay_to, room, serving, until
 from websockets.exceptions import InvalidStatus
 from websockets.typing import Origin
@@ -66,7 +67,7 @@ async def test_query_strings_and_cookies_are_in_no_log(
     caplog.set_level(logging.INFO)
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     path, headers = "/x?token=hunter2", {"Cookie": "session=hunter2", "Authorization": "hunter2"}
-    gone = node.spawn(room("echo"))
+    gone = node.spawn(room(rooms.echo))
     node.terminate(gone)
     await until(lambda: gone not in node.workers, "it is gone")
     answers = {
@@ -80,7 +81,7 @@ async def test_query_strings_and_cookies_are_in_no_log(
             with pytest.raises(InvalidStatus):
                 async with client(f"{url}{path}", additional_headers=headers, origin=origin):
                     pass
-    alive = WebSocketRelay(relay_to(node.spawn(room("echo"))), node=node)
+    alive = WebSocketRelay(relay_to(node.spawn(room(rooms.echo))), node=node)
     async with (
         serving(alive) as url,
         client(f"{url}{path}", additional_headers=headers) as websocket,

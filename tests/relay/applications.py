@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import httpx
 import pytest
+import rooms
 from fastapi import FastAPI
 from starlette.applications import Starlette
 from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
@@ -49,7 +50,7 @@ def relayed(app: Starlette, place: str, **options: Any) -> Any:
 
 
 async def echo(_: Request) -> Response:
-    return RelayResponse(process.spawn(room("echo")))
+    return RelayResponse(process.spawn(room(rooms.echo)))
 
 
 async def echoes(websocket: ClientConnection, data: str = "hello") -> None:

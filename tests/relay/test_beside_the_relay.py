@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
+import rooms
 from applications import (
     Stamp,
     Telling,
@@ -44,7 +45,7 @@ async def test_the_client_talks_while_a_background_task_still_runs(
         ran.append("to its end")
 
     async def ws(_: Request) -> Response:
-        response = RelayResponse(process.spawn(room("echo")))
+        response = RelayResponse(process.spawn(room(rooms.echo)))
         response.background = BackgroundTask(background)
         return response
 
@@ -70,7 +71,7 @@ async def test_a_background_task_runs_to_its_end_after_its_client_has_gone(middl
         ran.append("to its end")
 
     async def ws(_: Request) -> Response:
-        response = RelayResponse(process.spawn(room("echo")), cancel_on_leave=True)
+        response = RelayResponse(process.spawn(room(rooms.echo)), cancel_on_leave=True)
         response.background = BackgroundTask(background)
         return response
 
@@ -96,7 +97,7 @@ async def test_a_background_task_that_fails_costs_the_client_nothing(
         raise ZeroDivisionError
 
     async def ws(_: Request) -> Response:
-        response = RelayResponse(process.spawn(room("echo")))
+        response = RelayResponse(process.spawn(room(rooms.echo)))
         response.background = BackgroundTask(background)
         return response
 
@@ -119,7 +120,7 @@ async def test_a_streaming_response_relays_and_its_body_goes_nowhere(
             yield f"chunk {number}"
 
     async def ws(_: Request) -> Response:
-        relay = RelayResponse(process.spawn(room("echo"))).headers["x-ws-relay"]
+        relay = RelayResponse(process.spawn(room(rooms.echo))).headers["x-ws-relay"]
         return StreamingResponse(body(), headers={"X-WS-Relay": relay})
 
     app = application(framework, ws=ws)
@@ -138,7 +139,7 @@ async def test_an_endless_streaming_response_ends_with_its_client() -> None:
             await asyncio.sleep(0.005)
 
     async def ws(_: Request) -> Response:
-        relay = RelayResponse(process.spawn(room("echo"))).headers["x-ws-relay"]
+        relay = RelayResponse(process.spawn(room(rooms.echo))).headers["x-ws-relay"]
         return Telling(ended.set, body(), headers={"X-WS-Relay": relay})
 
     async with serving(relayed(application("starlette", ws=ws), "inside")) as url:
@@ -166,7 +167,7 @@ async def test_a_response_that_streams_without_pause_does_not_starve_the_relay()
             yield b"chunk"
 
     async def ws(_: Request) -> Response:
-        relay = RelayResponse(process.spawn(room("echo"))).headers["x-ws-relay"]
+        relay = RelayResponse(process.spawn(room(rooms.echo))).headers["x-ws-relay"]
         return StreamingResponse(body(), headers={"X-WS-Relay": relay})
 
     app = WebSocketRelay(application("starlette", ws=ws))
@@ -181,7 +182,7 @@ async def test_receive_blocks_until_the_client_is_gone() -> None:
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         assert scope["type"] == "http"
-        relay = RelayResponse(process.spawn(room("echo"))).raw_headers
+        relay = RelayResponse(process.spawn(room(rooms.echo))).raw_headers
         await send({"type": "http.response.start", "status": 200, "headers": relay})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
         seen.extend([await receive(), await receive(), await receive()])
@@ -208,7 +209,7 @@ async def test_is_disconnected_tells_when_the_client_is_gone() -> None:
 
     async def ws(request: Request) -> Response:
         assert not await request.is_disconnected()
-        response = RelayResponse(process.spawn(room("echo")))
+        response = RelayResponse(process.spawn(room(rooms.echo)))
         response.background = BackgroundTask(watch, request)
         return response
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
+import rooms
 from applications import Stamp, application, browser, each_way, echo, echoes, refusal, relayed
 from fastapi import Body, Depends, FastAPI, HTTPException
 from starlette.requests import Request
@@ -30,7 +31,7 @@ def one_at_most() -> Node:
 
 
 def echo_process() -> str:
-    return process.spawn(room("echo"))
+    return process.spawn(room(rooms.echo))
 
 
 # The node's functions in endpoints
@@ -66,13 +67,13 @@ async def test_endpoints_spawn_send_cancel_and_terminate(kind: str, tmp_path: Pa
 
         one, two = Journal(tmp_path / "one"), Journal(tmp_path / "two")
         assert await call("pid") == node.pid()
-        first = await call("spawn", room("record"), None, str(one.path))
+        first = await call("spawn", room(rooms.record), None, str(one.path))
         await call("send", first, "note", {"n": 1})
         note = await one.line("note")
         assert (note["sender"], note["payload"]) == (node.pid(), {"n": 1})
 
-        desk = await call("get_or_spawn", "desk", room("record"), None, str(two.path))
-        assert await call("get_or_spawn", "desk", room("record"), None, str(two.path)) == desk
+        desk = await call("get_or_spawn", "desk", room(rooms.record), None, str(two.path))
+        assert await call("get_or_spawn", "desk", room(rooms.record), None, str(two.path)) == desk
         await call("send", "desk", "note", "by its name")
         assert (await two.line("note"))["payload"] == "by its name"
         await call("send", [first, "desk"], "all", None)
@@ -95,7 +96,7 @@ async def test_many_threads_that_get_or_spawn_one_name_get_one_process() -> None
     app = WebSocketRelay(switchboard("def"), node=node)
     async with serving(app) as url, browser(url) as http:
         answers = await asyncio.gather(
-            *(http.post("/call/get_or_spawn", json=["lobby", room("echo")]) for _ in range(20))
+            *(http.post("/call/get_or_spawn", json=["lobby", room(rooms.echo)]) for _ in range(20))
         )
         pids = {answer.json() for answer in answers}
         assert len(pids) == 1
@@ -103,7 +104,11 @@ async def test_many_threads_that_get_or_spawn_one_name_get_one_process() -> None
 
 
 async def test_without_a_node_the_error_says_where_one_comes_from() -> None:
-    for call in (process.pid, lambda: process.spawn(room("echo")), lambda: process.send("x", "y")):
+    for call in (
+        process.pid,
+        lambda: process.spawn(room(rooms.echo)),
+        lambda: process.send("x", "y"),
+    ):
         with pytest.raises(NotAProcess, match=r"wrapped by WebSocketRelay.*async with Node\(\)"):
             call()
 
@@ -128,7 +133,7 @@ async def test_a_full_host_is_raised_at_the_endpoint_that_spawns(kind: str) -> N
 
     def sync() -> Response:
         try:
-            return RelayResponse(process.spawn(room("echo")))
+            return RelayResponse(process.spawn(room(rooms.echo)))
         except HostFull as error:
             return PlainTextResponse(str(error), 429)
 
@@ -161,7 +166,7 @@ async def test_a_full_host_that_nobody_catches_becomes_503_with_retry_after(
     framework: str, place: str, kind: str
 ) -> None:
     def sync(_: Request) -> Response:
-        return RelayResponse(process.spawn(room("echo")))
+        return RelayResponse(process.spawn(room(rooms.echo)))
 
     def depending(pid: Annotated[str, Depends(echo_process)]) -> Response:
         return RelayResponse(pid)

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 import pytest
+import rooms
 from applications import (
     Stamp,
     application,
@@ -98,7 +99,7 @@ async def test_gzip_neither_disturbs_a_relay_nor_a_refusal(framework: str, place
         return PlainTextResponse(reason, 402)
 
     async def long(_: Request) -> Response:
-        headers = RelayResponse(process.spawn(room("echo"))).headers
+        headers = RelayResponse(process.spawn(room(rooms.echo))).headers
         return PlainTextResponse(reason, headers={"x-ws-relay": headers["x-ws-relay"]})
 
     app = application(framework, ws=echo, long=long, refused=refused)
@@ -125,7 +126,7 @@ async def test_a_session_is_read_and_its_new_cookie_travels_with_the_101(
 
     async def ws(request: Request) -> Response:
         request.session["visits"] = request.session.get("visits", 0) + 1
-        pid = process.spawn(room("record"), None, str(journal.path))
+        pid = process.spawn(room(rooms.record), None, str(journal.path))
         return RelayResponse(pid, metadata=dict(request.session))
 
     app = application(framework, login=login, ws=ws)
@@ -148,7 +149,7 @@ async def test_a_base_http_middleware_sees_the_request_and_the_response(
     framework: str, place: str, journal: Journal
 ) -> None:
     async def ws(request: Request) -> Response:
-        pid = process.spawn(room("record"), None, str(journal.path))
+        pid = process.spawn(room(rooms.record), None, str(journal.path))
         return RelayResponse(pid, metadata={"user": request.state.user})
 
     app = application(framework, ws=ws)
@@ -208,7 +209,7 @@ async def test_dependencies_are_resolved_and_closed_beside_the_relay(
         database: Annotated[str, Depends(database)],
         limit: int = 10,
     ) -> Response:
-        pid = process.spawn(room("record"), None, str(journal.path))
+        pid = process.spawn(room(rooms.record), None, str(journal.path))
         metadata = {"room": name, "user": user, "database": database, "limit": limit}
         return RelayResponse(pid, metadata=metadata)
 
@@ -235,7 +236,7 @@ async def test_the_header_can_be_set_on_fastapi_s_own_response_parameter() -> No
 
     @app.get("/ws")
     def connect(response: FastAPIResponse) -> dict[str, str]:
-        relay = {"target_pid": process.spawn(room("echo"))}
+        relay = {"target_pid": process.spawn(room(rooms.echo))}
         response.headers["X-WS-Relay"] = json.dumps(relay)
         return {"the": "body is dropped"}
 
@@ -259,7 +260,7 @@ async def test_url_for_and_the_request_are_those_of_a_get_at_the_same_address(
         return leaf
 
     def relay(request: Request, url: Any) -> Response:
-        pid = process.spawn(room("record"), None, str(journal.path))
+        pid = process.spawn(room(rooms.record), None, str(journal.path))
         seen = [request.method, str(request.url), str(url), request.client is not None]
         return RelayResponse(pid, metadata={"seen": seen})
 
@@ -294,7 +295,7 @@ async def test_a_root_path_and_the_lifespan_s_state_reach_the_endpoint(
 
     @app.get("/ws")
     async def connect(request: Request) -> Response:
-        pid = process.spawn(room("record"), None, str(journal.path))
+        pid = process.spawn(room(rooms.record), None, str(journal.path))
         seen = [request.state.greeting, request.scope["root_path"], request.url_for("connect").path]
         return RelayResponse(pid, metadata={"seen": seen})
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import rooms
 from starlette.applications import Starlette
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket
@@ -52,7 +53,7 @@ async def test_a_client_that_pings_and_never_reads_is_not_read_either(
 ) -> None:
     """Its pongs wait nowhere; once it reads it gets that of its newest ping, and is heard."""
     native = Starlette(routes=[WebSocketRoute("/", native_echo)])
-    app = WebSocketRelay(native if is_native else relay_to(node.spawn(room("echo"))), node=node)
+    app = WebSocketRelay(native if is_native else relay_to(node.spawn(room(rooms.echo))), node=node)
     async with (
         fronted(app) as (server, url),
         client(url, sock=await connected(url)) as websocket,
@@ -79,7 +80,7 @@ async def test_a_client_that_pings_and_never_reads_is_not_read_either(
 
 
 async def test_a_client_that_answers_no_ping_is_closed(node: Node, journal: Journal) -> None:
-    pid = node.spawn(room("record"), None, str(journal.path))
+    pid = node.spawn(room(rooms.record), None, str(journal.path))
     app = WebSocketRelay(relay_to(pid), node=node)
     keepalive: dict[str, Any] = {"ws_ping_interval": 0.05, "ws_ping_timeout": 0.1}
     async with serving(app, **keepalive) as url, client(url) as websocket:
@@ -93,7 +94,9 @@ async def test_a_client_that_answers_no_ping_is_closed(node: Node, journal: Jour
 
 async def test_a_client_that_reads_slowly_but_reads_is_kept(node: Node) -> None:
     """Its pongs are late: each ping is behind megabytes that it has yet to take."""
-    app = WebSocketRelay(relay_to(node.spawn(room("echo"))), node=node, outbox_limit=100 * MEGABYTE)
+    app = WebSocketRelay(
+        relay_to(node.spawn(room(rooms.echo))), node=node, outbox_limit=100 * MEGABYTE
+    )
     settings: dict[str, Any] = {"ws_ping_interval": 0.3, "ws_ping_timeout": 0.3}
     async with (
         serving(app, **settings) as url,
@@ -122,7 +125,7 @@ async def test_a_healthy_client_outlives_any_computation_of_its_target(
 ) -> None:
     """The pongs lie unread behind its messages, for many times the ping timeout."""
     go = tmp_path / "go"
-    busy = node.spawn(room("read_on"), None, str(go))
+    busy = node.spawn(room(rooms.read_on), None, str(go))
     keepalive: dict[str, Any] = {"ws_ping_interval": 0.1, "ws_ping_timeout": 0.1}
     async with (
         serving(WebSocketRelay(relay_to(busy), node=node), **keepalive) as url,
@@ -142,7 +145,7 @@ async def test_two_hundred_clients_who_ask_for_a_room_at_once_meet_in_one_proces
     from wsrelay.gateway.script import Scope, ScriptOptions, script_app  # noqa: PLC0415
 
     async with Node(hosts=[processes()]) as node:
-        app = script_app(node, ScriptOptions(target=room("record_pid"), scope=Scope.ROOM))
+        app = script_app(node, ScriptOptions(target=room(rooms.record_pid), scope=Scope.ROOM))
 
         async def ask(url: str) -> str:
             async with client(f"{url}/ws/same") as websocket:
@@ -158,7 +161,7 @@ async def test_under_pause_what_the_node_sends_is_bounded_too(
     node: Node, journal: Journal, front_end: str
 ) -> None:
     """An HTTP handler cannot be made to wait: at twice the limit the client is too slow."""
-    pid = node.spawn(room("record"), None, str(journal.path))
+    pid = node.spawn(room(rooms.record), None, str(journal.path))
     app = WebSocketRelay(
         relay_to(pid), node=node, outbox_limit=MEGABYTE, outbox_overflow="pause", linger=0.2
     )

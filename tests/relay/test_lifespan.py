@@ -10,6 +10,7 @@ import threading
 from pathlib import Path
 
 import pytest
+import rooms
 from fastapi import FastAPI
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -53,7 +54,7 @@ async def test_a_node_is_the_lifespan_of_an_application(framework: type[Starlett
     app = framework(lifespan=node.lifespan)
 
     async def connect(_: Request) -> Response:
-        return RelayResponse(process.spawn(room("echo")), cancel_on_leave=True)
+        return RelayResponse(process.spawn(room(rooms.echo)), cancel_on_leave=True)
 
     app.router.routes.append(Route("/ws", connect))
     app.add_middleware(WebSocketRelay, node=node)
@@ -99,7 +100,7 @@ async def test_several_nodes_live_in_one_process() -> None:
         clients = []
         for name in ("one", "other"):
             node = await stack.enter_async_context(Node(name=name, hosts=[processes()]))
-            pid = node.spawn(room("echo"))
+            pid = node.spawn(room(rooms.echo))
             app = WebSocketRelay(relay_to(pid), node=node)
             url = await stack.enter_async_context(serving(app))
             clients.append(await stack.enter_async_context(client(url)))
@@ -113,7 +114,7 @@ async def test_several_nodes_live_in_one_process() -> None:
 
 
 async def test_clients_are_closed_in_turns_spread_over_a_while(node: Node) -> None:
-    app = WebSocketRelay(relay_to(node.spawn(room("echo"))), node=node)
+    app = WebSocketRelay(relay_to(node.spawn(room(rooms.echo))), node=node)
     async with serving(app) as url, contextlib.AsyncExitStack() as stack:
         clients = [await stack.enter_async_context(client(url)) for _ in range(20)]
         await until(lambda: len(node.connections) == 20)
@@ -132,7 +133,7 @@ async def test_clients_are_closed_in_turns_spread_over_a_while(node: Node) -> No
 
 
 async def test_a_hurry_is_every_client_s_turn(node: Node) -> None:
-    app = WebSocketRelay(relay_to(node.spawn(room("echo"))), node=node)
+    app = WebSocketRelay(relay_to(node.spawn(room(rooms.echo))), node=node)
     async with serving(app) as url, client(url) as one:
         await until(lambda: node.connections)
         closing = asyncio.create_task(node.aclose(spread=3600))
@@ -144,7 +145,7 @@ async def test_a_hurry_is_every_client_s_turn(node: Node) -> None:
 
 
 async def test_a_client_that_goes_before_its_turn_does_not_hold_the_shutdown_up(node: Node) -> None:
-    app = WebSocketRelay(relay_to(node.spawn(room("echo"))), node=node)
+    app = WebSocketRelay(relay_to(node.spawn(room(rooms.echo))), node=node)
     async with serving(app) as url:
         async with client(url):
             await until(lambda: node.connections)
@@ -169,8 +170,8 @@ def turns(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 async def test_a_room_takes_messages_until_its_last_client_has_had_its_turn(
     node: Node, journal: Journal, turns: list[float], front: str
 ) -> None:
-    pid = node.spawn(room("record"), None, str(journal.path))
-    idle = node.spawn(room("record"), None, str(journal.path))
+    pid = node.spawn(room(rooms.record), None, str(journal.path))
+    idle = node.spawn(room(rooms.record), None, str(journal.path))
     app = WebSocketRelay(relay_to(pid), node=node)
     async with serving(app, front) as url, client(url) as one, client(url) as other:
         await until(lambda: len(node.connections) == 2)
@@ -200,7 +201,7 @@ async def is_closed_first(one: ClientConnection, other: ClientConnection) -> boo
 async def test_what_a_client_sent_before_its_turn_reaches_its_busy_room(
     node: Node, journal: Journal, turns: list[float], front: str
 ) -> None:
-    pid = node.spawn(room("record"), None, str(journal.path))
+    pid = node.spawn(room(rooms.record), None, str(journal.path))
     app = WebSocketRelay(relay_to(pid), node=node)
     async with serving(app, front, ws_ping_interval=None) as url, client(url) as one:
         await until(lambda: node.connections)
@@ -220,7 +221,7 @@ async def test_what_a_client_sent_before_its_turn_reaches_its_busy_room(
 async def test_a_client_whose_room_ends_by_itself_is_closed_at_that_moment(
     node: Node, journal: Journal
 ) -> None:
-    pid = node.spawn(room("record"), None, str(journal.path))
+    pid = node.spawn(room(rooms.record), None, str(journal.path))
     app = WebSocketRelay(relay_to(pid), node=node)
     async with serving(app) as url, client(url) as one:
         await journal.line("ws.join")
@@ -254,7 +255,7 @@ async def test_a_client_that_moves_while_the_node_drains_is_heard_in_its_new_roo
     node: Node, tmp_path: Path
 ) -> None:
     old, new = Journal(tmp_path / "old"), Journal(tmp_path / "new")
-    pids = [node.spawn(room("record"), None, str(journal.path)) for journal in (old, new)]
+    pids = [node.spawn(room(rooms.record), None, str(journal.path)) for journal in (old, new)]
     apps = [WebSocketRelay(relay_to(pid), node=node) for pid in pids]
     async with contextlib.AsyncExitStack() as stack:
         urls = [await stack.enter_async_context(serving(app)) for app in apps]
@@ -276,7 +277,7 @@ async def test_a_client_that_moves_while_the_node_drains_is_heard_in_its_new_roo
 async def test_a_room_that_goes_on_while_the_node_drains_is_found_by_its_name(
     node: Node, journal: Journal
 ) -> None:
-    pid = node.get_or_spawn("blue", room("record"), None, str(journal.path))
+    pid = node.get_or_spawn("blue", room(rooms.record), None, str(journal.path))
     app = WebSocketRelay(relay_to(pid), node=node)
     async with serving(app) as url, client(url) as one:
         await journal.line("ws.join")
@@ -292,7 +293,7 @@ async def test_a_room_that_goes_on_while_the_node_drains_is_found_by_its_name(
 async def test_a_client_cannot_move_to_a_room_that_takes_no_more_messages(
     node: Node, journal: Journal
 ) -> None:
-    pid = node.spawn(room("record"), None, str(journal.path))
+    pid = node.spawn(room(rooms.record), None, str(journal.path))
     empty = node.spawn(busy)
     app = WebSocketRelay(relay_to(pid), node=node)
     async with serving(app) as url, client(url) as one:

@@ -11,6 +11,7 @@ from typing import Any, cast
 import httpx
 import pytest
 import quart
+import rooms
 import socketio
 from fastapi import FastAPI
 from starlette.applications import Starlette
@@ -193,7 +194,7 @@ def quart_app() -> quart.Quart:
 
     @app.route("/relay")
     async def relay() -> quart.Response:
-        header = RelayResponse(process.spawn(room("echo")), cancel_on_leave=True).headers
+        header = RelayResponse(process.spawn(room(rooms.echo)), cancel_on_leave=True).headers
         return quart.Response("", headers={"X-WS-Relay": header["x-ws-relay"]})
 
     @app.websocket("/ws")
@@ -223,7 +224,7 @@ async def test_socket_io_beside_the_relay_gets_its_upgrades(front_end: str) -> N
     server.on("connect", lambda _sid, _environ: heard.append("connect"))
 
     async def echo(_: Request) -> Response:
-        return RelayResponse(process.spawn(room("echo")), cancel_on_leave=True)
+        return RelayResponse(process.spawn(room(rooms.echo)), cancel_on_leave=True)
 
     app = socketio.ASGIApp(server, Starlette(routes=[Route("/relay", echo)]))
     async with serving(WebSocketRelay(app), front_end) as url:
@@ -330,7 +331,7 @@ class Spawning:
         self.app = WebSocketRelay(Starlette(routes=routes), node=node, **options)
 
     def spawn(self) -> str:
-        self.pids.append(process.spawn(room("echo")))
+        self.pids.append(process.spawn(room(rooms.echo)))
         return self.pids[-1]
 
     async def each(self, _: Request) -> Response:
@@ -340,7 +341,7 @@ class Spawning:
         return RelayResponse(self.spawn())
 
     async def room(self, _: Request) -> Response:
-        return RelayResponse(process.get_or_spawn("room", room("echo")))
+        return RelayResponse(process.get_or_spawn("room", room(rooms.echo)))
 
     async def fails(self, _: Request) -> Response:
         self.spawn()

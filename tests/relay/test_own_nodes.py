@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import psutil
 import pytest
+import rooms
 from applications import application, browser, echo, echoes, refusal, relayed, without_lifespan
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -49,7 +50,7 @@ async def test_the_own_node_lives_from_the_lifespan_s_start_to_its_end(place: st
 
 async def test_a_given_node_that_runs_already_outlives_the_application(place: str) -> None:
     async with Node() as node:
-        kept = node.spawn(room("echo"))
+        kept = node.spawn(room(rooms.echo))
         app = relayed(application("starlette", ws=echo), place, node=node)
         for _ in range(2):
             async with serving(app) as url, client(f"{url}/ws") as websocket:
@@ -92,7 +93,7 @@ def chatting(place: str) -> Any:
     """An application that answers with the PID of its process `lobby`, and relays to any PID."""
 
     async def lobby(_: Request) -> Response:
-        return PlainTextResponse(process.get_or_spawn("lobby", room("echo")))
+        return PlainTextResponse(process.get_or_spawn("lobby", room(rooms.echo)))
 
     async def ws(request: Request) -> Response:
         return RelayResponse(request.query_params["to"])
@@ -135,7 +136,7 @@ async def test_each_application_s_lifespan_finds_its_own_node(place: str, tmp_pa
             mine = [who_calls()]
             callers.append(mine)
             with contextlib.suppress(NotAProcess):
-                process.get_or_spawn("lobby", room("record"), None, str(journal.path))
+                process.get_or_spawn("lobby", room(rooms.record), None, str(journal.path))
             yield {}
             mine.append(who_calls())
             with contextlib.suppress(NotAProcess):
@@ -172,7 +173,7 @@ async def test_a_startup_that_fails_leaves_no_node_behind(place: str) -> None:
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        process.spawn(room("echo"))
+        process.spawn(room(rooms.echo))
         raise ZeroDivisionError
         yield  # type: ignore[unreachable]
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import rooms
 from support import (
     Journal,
     client,
@@ -41,8 +42,8 @@ async def test_a_busy_target_stops_its_clients_and_fills_nothing(
 ) -> None:
     """What a client sends to a target that does not read waits at the client."""
     go = tmp_path / "go"
-    busy = node.spawn(room("read_on"), None, str(go))
-    light = node.spawn(room("echo"))
+    busy = node.spawn(room(rooms.read_on), None, str(go))
+    light = node.spawn(room(rooms.echo))
     async with (
         serving(WebSocketRelay(relay_to(busy), node=node)) as url,
         serving(WebSocketRelay(relay_to(light), node=node)) as other,
@@ -64,7 +65,7 @@ async def test_a_client_of_a_busy_target_that_vanishes_is_noticed(
     node: Node, tmp_path: Path
 ) -> None:
     go = tmp_path / "go"
-    busy = node.spawn(room("read_on"), None, str(go))
+    busy = node.spawn(room(rooms.read_on), None, str(go))
     async with (
         serving(WebSocketRelay(relay_to(busy), node=node)) as url,
         client(url) as websocket,
@@ -79,7 +80,7 @@ async def test_a_client_of_a_busy_target_that_vanishes_is_noticed(
 async def test_a_client_that_does_not_read_is_closed_and_its_room_goes_on(
     node: Node, journal: Journal, front_end: str
 ) -> None:
-    pid = node.spawn(room("record"), None, str(journal.path))
+    pid = node.spawn(room(rooms.record), None, str(journal.path))
     app = WebSocketRelay(relay_to(pid), node=node, outbox_limit=MEGABYTE, linger=0.2)
     async with serving(app, front_end) as url, client(url) as fast:
         slow = await connected(url)
@@ -104,7 +105,7 @@ async def test_a_client_that_does_not_read_is_closed_and_its_room_goes_on(
 async def test_under_pause_the_worker_waits_for_its_client_and_nothing_is_lost(
     node: Node, journal: Journal
 ) -> None:
-    pid = node.spawn(room("record"), None, str(journal.path))
+    pid = node.spawn(room(rooms.record), None, str(journal.path))
     limit = 500_000
     app = WebSocketRelay(relay_to(pid), node=node, outbox_limit=limit, outbox_overflow="pause")
     async with serving(app) as url:
@@ -127,7 +128,7 @@ async def test_under_pause_the_worker_waits_for_its_client_and_nothing_is_lost(
 async def test_under_drop_a_slow_client_misses_the_newest_and_keeps_its_connection(
     node: Node, journal: Journal
 ) -> None:
-    pid = node.spawn(room("record"), None, str(journal.path))
+    pid = node.spawn(room(rooms.record), None, str(journal.path))
     limit = 500_000
     app = WebSocketRelay(relay_to(pid), node=node, outbox_limit=limit, outbox_overflow="drop")
     async with serving(app) as url, client(url) as fast:
@@ -155,7 +156,7 @@ async def test_under_drop_a_slow_client_misses_the_newest_and_keeps_its_connecti
 async def test_under_pause_a_client_that_goes_frees_its_worker(
     node: Node, journal: Journal
 ) -> None:
-    pid = node.spawn(room("record"), None, str(journal.path))
+    pid = node.spawn(room(rooms.record), None, str(journal.path))
     app = WebSocketRelay(relay_to(pid), node=node, outbox_limit=500_000, outbox_overflow="pause")
     async with serving(app) as url:
         sock = await connected(url)
@@ -174,7 +175,7 @@ async def test_under_pause_what_a_held_worker_left_behind_arrives(
     node: Node, journal: Journal
 ) -> None:
     """It dies while it waits for its client; what the kernel has arrives all the same."""
-    pid = node.spawn(room("record"), None, str(journal.path))
+    pid = node.spawn(room(rooms.record), None, str(journal.path))
     app = WebSocketRelay(relay_to(pid), node=node, outbox_limit=100_000, outbox_overflow="pause")
     async with serving(app) as url:
         sock = await connected(url)
@@ -197,7 +198,7 @@ async def test_under_pause_what_a_held_worker_left_behind_arrives(
 
 
 async def test_a_message_as_large_as_the_limit_allows_goes_both_ways(node: Node) -> None:
-    pid = node.spawn(room("echo"))
+    pid = node.spawn(room(rooms.echo))
     async with (
         serving(WebSocketRelay(relay_to(pid), node=node)) as url,
         client(url, max_size=None) as websocket,
@@ -255,7 +256,7 @@ async def test_a_busy_target_with_too_many_visits_to_hear_of_gets_no_more_for_no
 
 async def test_small_visits_count_for_what_they_cost(node: Node) -> None:
     """With metadata of a few bytes they are 1 KB each."""
-    busy = node.spawn(room("wait"))
+    busy = node.spawn(room(rooms.wait))
     async with serving(WebSocketRelay(relay_to(busy), node=node)) as url:
         pipe = node.engine.processes[busy].pipe
         while not pipe.backlog:
@@ -274,7 +275,7 @@ async def test_transfers_to_a_busy_target_are_refused_once_too_many_wait_there(
 ) -> None:
     """And then nothing changes: the client stays where it is."""
     async with Node(hosts=[processes(mailbox=100_000)]) as node:
-        one, other = node.spawn(room("wait")), node.spawn(room("wait"))
+        one, other = node.spawn(room(rooms.wait)), node.spawn(room(rooms.wait))
         app = WebSocketRelay(relay_to(one, metadata={"query": "x" * 20_000}), node=node)
         async with serving(app) as url, client(url):
             await until(lambda: node.connections, "it is connected")

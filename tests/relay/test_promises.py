@@ -13,6 +13,7 @@ from typing import Any
 
 import psutil
 import pytest
+import rooms
 from support import (
     Journal,
     client,
@@ -64,7 +65,7 @@ async def test_the_client_s_own_close_code_reaches_the_target(
     node: Node, journal: Journal, column: str
 ) -> None:
     """Hypercorn reports 1006 for every client that goes."""
-    pid = node.spawn(room("record"), None, str(journal.path))
+    pid = node.spawn(room(rooms.record), None, str(journal.path))
     async with served(WebSocketRelay(relay_to(pid), node=node), column) as url:
         async with client(url) as websocket:
             await journal.line("ws.join")
@@ -77,7 +78,7 @@ async def test_the_client_s_own_close_code_reaches_the_target(
 async def test_pongs_of_a_busy_target_s_clients(node: Node, tmp_path: Path, column: str) -> None:
     """uvicorn's own deadline counts while a pong lies unread; hypercorn has no deadline."""
     go = tmp_path / "go"
-    app = WebSocketRelay(relay_to(node.spawn(room("read_on"), None, str(go))), node=node)
+    app = WebSocketRelay(relay_to(node.spawn(room(rooms.read_on), None, str(go))), node=node)
     async with served(app, column, impatient=True) as url, client(url) as websocket:
         try:
             count = await send_until_blocked(websocket, bytes(100_000))
@@ -93,7 +94,7 @@ async def test_pongs_of_a_busy_target_s_clients(node: Node, tmp_path: Path, colu
 
 
 async def test_the_code_at_the_server_s_shutdown(node: Node, column: str) -> None:
-    app = WebSocketRelay(relay_to(node.spawn(room("echo"))), node=node)
+    app = WebSocketRelay(relay_to(node.spawn(room(rooms.echo))), node=node)
     async with contextlib.AsyncExitStack() as stack:
         async with served(app, column) as url:
             websocket = await stack.enter_async_context(client(url))
@@ -106,7 +107,7 @@ async def test_the_code_at_the_server_s_shutdown(node: Node, column: str) -> Non
 
 async def test_a_client_that_never_reads(node: Node, journal: Journal, column: str) -> None:
     """Its process is done with it at once; plain uvicorn keeps the socket until the client goes."""
-    pid = node.spawn(room("record"), None, str(journal.path))
+    pid = node.spawn(room(rooms.record), None, str(journal.path))
     app = WebSocketRelay(relay_to(pid), node=node, outbox_limit=1_000_000, linger=0.2)
     async with served(app, column) as url:
         sock = await connected(url)

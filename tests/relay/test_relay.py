@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import rooms
 from relayed import client, relayed
 from starlette.requests import Request
 from starlette.responses import Response
@@ -27,9 +28,9 @@ def front_end(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.mark.parametrize("handler", ["echo", "aio_echo"])
+@pytest.mark.parametrize("handler", [rooms.echo, rooms.aio_echo])
 async def test_text_and_binary_go_to_the_target_and_back(
-    node: Node, front_end: str, handler: str
+    node: Node, front_end: str, handler: Callable[..., Any]
 ) -> None:
     app = relayed(node, relay_to(node.spawn(room(handler))))
     async with serving(app, front_end) as url, client(url) as websocket:
@@ -39,7 +40,7 @@ async def test_text_and_binary_go_to_the_target_and_back(
 
 
 async def test_where_compression_is_negotiated(node: Node, front_end: str) -> None:
-    app = relayed(node, relay_to(node.spawn(room("echo"))))
+    app = relayed(node, relay_to(node.spawn(room(rooms.echo))))
     async with serving(app, front_end) as url, client(url) as websocket:
         negotiated = [extension.name for extension in websocket.protocol.extensions]
         assert negotiated == ([] if front_end == "direct" else ["permessage-deflate"])
@@ -55,7 +56,7 @@ def as_told(front_end: str, code: int, reason: str) -> tuple[int, str]:
 async def test_join_message_and_leave_carry_what_the_contract_says(
     node: Node, front_end: str, journal: Journal
 ) -> None:
-    pid = node.spawn(room("record"), None, str(journal.path))
+    pid = node.spawn(room(rooms.record), None, str(journal.path))
     metadata = {"user": "ada", "nested": {"list": [1, None]}}
     app = relayed(node, relay_to(pid, metadata=metadata))
     async with serving(app, front_end) as url:
@@ -84,7 +85,7 @@ async def test_join_message_and_leave_carry_what_the_contract_says(
 
 
 async def test_messages_can_have_a_topic_of_their_own(node: Node, journal: Journal) -> None:
-    pid = node.spawn(room("record"), None, str(journal.path))
+    pid = node.spawn(room(rooms.record), None, str(journal.path))
     app = relayed(node, relay_to(pid, message_topic="chat"))
     async with serving(app) as url, client(url) as websocket:
         await websocket.send("hello")
@@ -92,7 +93,7 @@ async def test_messages_can_have_a_topic_of_their_own(node: Node, journal: Journ
 
 
 async def test_heartbeats_tell_uptime_and_message_count(node: Node, journal: Journal) -> None:
-    pid = node.spawn(room("record"), None, str(journal.path))
+    pid = node.spawn(room(rooms.record), None, str(journal.path))
     app = relayed(node, relay_to(pid, heartbeat_interval="20ms"))
     async with serving(app) as url, client(url) as websocket:
         await websocket.send("one")
@@ -106,7 +107,7 @@ async def test_heartbeats_tell_uptime_and_message_count(node: Node, journal: Jou
 
 
 async def test_any_other_topic_becomes_a_json_text_message(node: Node, journal: Journal) -> None:
-    pid = node.spawn(room("record"), None, str(journal.path))
+    pid = node.spawn(room(rooms.record), None, str(journal.path))
     async with serving(relayed(node, relay_to(pid))) as url, client(url) as websocket:
         me = (await journal.line("ws.join"))["sender"]
         node.send(me, "score", {"points": 3, "raw": b"\x01\x02"})
@@ -117,7 +118,7 @@ async def test_any_other_topic_becomes_a_json_text_message(node: Node, journal: 
 async def test_ws_close_closes_with_its_code_and_reason(
     node: Node, front_end: str, journal: Journal
 ) -> None:
-    pid = node.spawn(room("record"), None, str(journal.path))
+    pid = node.spawn(room(rooms.record), None, str(journal.path))
     async with serving(relayed(node, relay_to(pid)), front_end) as url, client(url) as websocket:
         await say(websocket, "send", None, "ws.send", {"type": "text", "data": "last"})
         await say(websocket, "send", None, "ws.close", {"code": 4321, "reason": "enough"})
@@ -128,14 +129,14 @@ async def test_ws_close_closes_with_its_code_and_reason(
 
 
 async def test_a_close_without_payload_is_a_normal_one(node: Node, journal: Journal) -> None:
-    pid = node.spawn(room("record"), None, str(journal.path))
+    pid = node.spawn(room(rooms.record), None, str(journal.path))
     async with serving(relayed(node, relay_to(pid))) as url, client(url) as websocket:
         await say(websocket, "send", None, "ws.close", None)
         assert await closed(websocket) == (1000, "")
 
 
 async def test_a_long_reason_is_cut_at_a_character(node: Node, journal: Journal) -> None:
-    pid = node.spawn(room("record"), None, str(journal.path))
+    pid = node.spawn(room(rooms.record), None, str(journal.path))
     async with serving(relayed(node, relay_to(pid))) as url, client(url) as websocket:
         await say(websocket, "send", None, "ws.close", {"reason": "ab" + "é" * 100})
         assert await closed(websocket) == (1000, "ab" + "é" * 60)
@@ -160,7 +161,7 @@ async def test_a_long_reason_is_cut_at_a_character(node: Node, journal: Journal)
 async def test_an_unusable_command_is_answered_with_ws_error(
     node: Node, journal: Journal, topic: str, payload: Any, error: str
 ) -> None:
-    pid = node.spawn(room("record"), None, str(journal.path))
+    pid = node.spawn(room(rooms.record), None, str(journal.path))
     async with serving(relayed(node, relay_to(pid))) as url, client(url) as websocket:
         await say(websocket, "send", None, topic, payload)
         answer = await journal.line("ws.error")
@@ -178,8 +179,8 @@ async def test_a_transfer_moves_the_client_without_losing_or_doubling_messages(
     node: Node, front_end: str, tmp_path: Path
 ) -> None:
     old, new = Journal(tmp_path / "old"), Journal(tmp_path / "new")
-    first = node.spawn(room("record"), None, str(old.path))
-    second = node.spawn(room("record"), None, str(new.path))
+    first = node.spawn(room(rooms.record), None, str(old.path))
+    second = node.spawn(room(rooms.record), None, str(new.path))
     app = relayed(node, relay_to(first, metadata={"n": 1}))
     async with serving(app, front_end) as url, client(url) as websocket:
         sent = 0
@@ -210,7 +211,7 @@ async def test_a_transfer_moves_the_client_without_losing_or_doubling_messages(
 
 
 async def test_the_same_target_again_is_no_transfer(node: Node, journal: Journal) -> None:
-    pid = node.spawn(room("record"), None, str(journal.path))
+    pid = node.spawn(room(rooms.record), None, str(journal.path))
     async with serving(relayed(node, relay_to(pid))) as url, client(url) as websocket:
         control = {"target_pid": pid, "metadata": {"new": True}}
         await say(websocket, "send", None, "ws.control", control)
@@ -224,7 +225,7 @@ async def test_the_same_target_again_is_no_transfer(node: Node, journal: Journal
 
 
 async def test_a_connection_cannot_be_a_target(node: Node, journal: Journal) -> None:
-    pid = node.spawn(room("record"), None, str(journal.path))
+    pid = node.spawn(room(rooms.record), None, str(journal.path))
     async with serving(relayed(node, relay_to(pid))) as url, client(url) as websocket:
         me = (await journal.line("ws.join"))["sender"]
         await say(websocket, "send", None, "ws.control", {"target_pid": me})
@@ -254,7 +255,7 @@ async def test_a_connection_cannot_be_a_target(node: Node, journal: Journal) -> 
 async def test_the_target_s_end_is_the_close_code(
     node: Node, front_end: str, journal: Journal, order: list[Any], code: int, reason: str
 ) -> None:
-    pid = node.spawn(room("record"), None, str(journal.path))
+    pid = node.spawn(room(rooms.record), None, str(journal.path))
     async with serving(relayed(node, relay_to(pid)), front_end) as url, client(url) as websocket:
         await say(websocket, *order)
         assert await closed(websocket) == (code, reason)
@@ -263,7 +264,7 @@ async def test_the_target_s_end_is_the_close_code(
 async def test_kill_9_closes_its_clients_with_1011_and_others_notice_nothing(
     node: Node, front_end: str
 ) -> None:
-    victim, other = node.spawn(room("echo")), node.spawn(room("echo"))
+    victim, other = node.spawn(room(rooms.echo)), node.spawn(room(rooms.echo))
     app = endpoint(lambda r: RelayResponse(victim if r.url.path == "/victim" else other))
     async with (
         serving(relayed(node, app), front_end) as url,
@@ -281,7 +282,7 @@ async def test_kill_9_closes_its_clients_with_1011_and_others_notice_nothing(
 async def test_a_client_that_a_closing_room_never_saw_is_asked_to_come_again(
     node: Node, tmp_path: Path
 ) -> None:
-    pid = node.spawn(room("return_on"), None, str(tmp_path / "now"))
+    pid = node.spawn(room(rooms.return_on), None, str(tmp_path / "now"))
     async with serving(relayed(node, relay_to(pid))) as url, client(url) as websocket:
         (tmp_path / "now").touch()
         assert await closed(websocket) == (1013, "target process exited")
@@ -290,7 +291,7 @@ async def test_a_client_that_a_closing_room_never_saw_is_asked_to_come_again(
 async def test_all_that_a_target_sent_arrives_before_the_close_frame(
     node: Node, front_end: str
 ) -> None:
-    pid = node.spawn(room("burst_and_return"))
+    pid = node.spawn(room(rooms.burst_and_return))
     async with serving(relayed(node, relay_to(pid)), front_end) as url, client(url) as websocket:
         await websocket.send("10000")
         texts = [await received(websocket) for _ in range(10_000)]
@@ -299,14 +300,14 @@ async def test_all_that_a_target_sent_arrives_before_the_close_frame(
 
 
 async def test_cancel_on_a_connection_closes_it_normally(node: Node, journal: Journal) -> None:
-    pid = node.spawn(room("record"), None, str(journal.path))
+    pid = node.spawn(room(rooms.record), None, str(journal.path))
     async with serving(relayed(node, relay_to(pid))) as url, client(url) as websocket:
         node.cancel((await journal.line("ws.join"))["sender"], "moved")
         assert await closed(websocket) == (1000, "moved")
 
 
 async def test_terminate_on_a_connection_drops_it(node: Node, journal: Journal) -> None:
-    pid = node.spawn(room("record"), None, str(journal.path))
+    pid = node.spawn(room(rooms.record), None, str(journal.path))
     async with serving(relayed(node, relay_to(pid))) as url, client(url) as websocket:
         node.terminate((await journal.line("ws.join"))["sender"])
         assert await closed(websocket) == (1006, "")
@@ -316,7 +317,7 @@ async def test_terminate_on_a_connection_drops_it(node: Node, journal: Journal) 
 async def test_a_client_that_vanishes_leaves_with_1006(
     node: Node, front_end: str, journal: Journal
 ) -> None:
-    pid = node.spawn(room("record"), None, str(journal.path))
+    pid = node.spawn(room(rooms.record), None, str(journal.path))
     async with serving(relayed(node, relay_to(pid)), front_end) as url, client(url) as websocket:
         await journal.line("ws.join")
         websocket.transport.abort()
@@ -327,7 +328,7 @@ async def test_a_client_that_vanishes_leaves_with_1006(
 async def test_a_message_over_the_size_limit_closes_with_1009(
     node: Node, front_end: str, journal: Journal
 ) -> None:
-    pid = node.spawn(room("record"), None, str(journal.path))
+    pid = node.spawn(room(rooms.record), None, str(journal.path))
     app = relayed(node, relay_to(pid))
     async with serving(app, front_end, ws_max_size=1000) as url, client(url) as websocket:
         await websocket.send("x" * 1000)
@@ -344,7 +345,7 @@ async def test_a_message_over_the_size_limit_closes_with_1009(
 async def test_cancel_on_leave_ends_the_target_with_its_connection(
     node: Node, front_end: str, journal: Journal
 ) -> None:
-    pid = node.spawn(room("record"), None, str(journal.path))
+    pid = node.spawn(room(rooms.record), None, str(journal.path))
     app = relayed(node, relay_to(pid, cancel_on_leave=True))
     async with serving(app, front_end) as url:
         async with client(url):
@@ -359,7 +360,7 @@ async def test_cancel_on_leave_ends_the_target_of_an_upgrade_that_does_not_come_
     pids = []
 
     def answer(_: Request) -> Response:
-        pids.append(node.spawn(room("echo")))
+        pids.append(node.spawn(room(rooms.echo)))
         return RelayResponse(
             pids[-1], cancel_on_leave=True, headers={"sec-websocket-protocol": "not-offered"}
         )

@@ -15,6 +15,7 @@ from typing import Any, cast
 
 import psutil
 import pytest
+import rooms
 from applications import Telling, application, echo, echoes, refusal
 from starlette.requests import Request
 from starlette.responses import Response
@@ -62,7 +63,7 @@ async def test_the_relay_works_with_uvicorn_s_other_protocols(
     protocol: str, journal: Journal
 ) -> None:
     async def ws(_: Request) -> Response:
-        return RelayResponse(process.spawn(room("record"), None, str(journal.path)))
+        return RelayResponse(process.spawn(room(rooms.record), None, str(journal.path)))
 
     app = WebSocketRelay(application("starlette", ws=ws, echo=echo))
     async with serving(app, "uvicorn", ws=protocol) as url:
@@ -90,7 +91,7 @@ async def test_the_relay_works_with_uvicorn_s_other_protocols(
 
 async def test_the_relay_works_with_hypercorn(journal: Journal) -> None:
     async def ws(_: Request) -> Response:
-        return RelayResponse(process.spawn(room("record"), None, str(journal.path)))
+        return RelayResponse(process.spawn(room(rooms.record), None, str(journal.path)))
 
     app = WebSocketRelay(application("starlette", ws=ws, echo=echo))
     async with hypercorn_serving(app) as url:
@@ -129,7 +130,7 @@ async def test_an_endless_streaming_response_ends_with_its_client_on_hypercorn_t
             await asyncio.sleep(0.005)
 
     async def ws(_: Request) -> Response:
-        relay = RelayResponse(process.spawn(room("echo"))).headers["x-ws-relay"]
+        relay = RelayResponse(process.spawn(room(rooms.echo))).headers["x-ws-relay"]
         return Telling(lambda: ended.append("streaming"), body(), headers={"X-WS-Relay": relay})
 
     async with hypercorn_serving(WebSocketRelay(application("starlette", ws=ws))) as url:

@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
+import rooms
 from relayed import client, relayed
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -36,7 +37,7 @@ async def test_a_foreign_origin_gets_403_and_spawns_nothing(
 
     def answer(_: Request) -> Response:
         asked.append(1)
-        return RelayResponse(node.spawn(room("echo")))
+        return RelayResponse(node.spawn(room(rooms.echo)))
 
     async with serving(relayed(node, endpoint(answer)), front_end) as url:
         response = await refusal(url, origin="https://evil.example")
@@ -51,7 +52,7 @@ async def test_a_foreign_origin_gets_403_and_spawns_nothing(
 async def test_a_path_cannot_forge_a_line_of_the_log(
     node: Node, caplog: pytest.LogCaptureFixture
 ) -> None:
-    app = WebSocketRelay(relay_to(node.spawn(room("echo"))), node=node)
+    app = WebSocketRelay(relay_to(node.spawn(room(rooms.echo))), node=node)
     async with serving(app) as url:
         await refusal(f"{url}/a%0AERROR%20forged%1B[2J", origin="https://evil.example")
     assert r"/a\nERROR forged\x1b[2J" in caplog.text
@@ -59,7 +60,9 @@ async def test_a_path_cannot_forge_a_line_of_the_log(
 
 
 async def test_the_same_origin_and_an_allowed_one_pass(node: Node, front_end: str) -> None:
-    app = relayed(node, relay_to(node.spawn(room("echo"))), allowed_origins="https://*.example.com")
+    app = relayed(
+        node, relay_to(node.spawn(room(rooms.echo))), allowed_origins="https://*.example.com"
+    )
     async with serving(app, front_end) as url:
         for origin in (url.replace("ws", "http"), "https://app.example.com"):
             async with client(url, origin=origin) as websocket:
@@ -102,7 +105,7 @@ async def test_a_wrong_header_gets_500_and_a_reason_in_the_log(
 
 
 async def test_a_dead_target_gets_503(node: Node, front_end: str) -> None:
-    pid = node.spawn(room("return_at_once"))
+    pid = node.spawn(room(rooms.return_at_once))
     await until(lambda: pid not in node.workers, "the target has ended")
     async with serving(relayed(node, relay_to(pid)), front_end) as url:
         assert (await refusal(url)).status_code == 503
@@ -116,7 +119,7 @@ async def test_a_target_of_another_node_gets_503(node: Node) -> None:
 async def test_a_target_that_cannot_be_loaded_gets_503(
     node: Node, caplog: pytest.LogCaptureFixture
 ) -> None:
-    app = endpoint(lambda _: RelayResponse(node.spawn(room("no_such_function"))))
+    app = endpoint(lambda _: RelayResponse(node.spawn(f"{rooms.__file__}:no_such_function")))
     async with serving(relayed(node, app)) as url:
         assert (await refusal(url)).status_code == 503
     assert "no function 'no_such_function'" in caplog.text
@@ -124,7 +127,7 @@ async def test_a_target_that_cannot_be_loaded_gets_503(
 
 async def test_a_full_host_gets_503_with_retry_after() -> None:
     async with Node(hosts=[HostOptions(max_processes=1)]) as node:
-        app = endpoint(lambda _: RelayResponse(node.spawn(room("echo"))))
+        app = endpoint(lambda _: RelayResponse(node.spawn(room(rooms.echo))))
         async with serving(relayed(node, app)) as url, client(url) as websocket:
             response = await refusal(url)
             assert response.status_code == 503
@@ -152,7 +155,7 @@ async def test_cookies_travel_with_the_101_and_the_relay_header_does_not(
     def answer(request: Request) -> Response:
         assert "x-ws-relay" not in request.headers
         headers = {"set-cookie": "a=b", "x-mine": "1", "content-language": "de"}
-        return RelayResponse(node.spawn(room("echo")), headers=headers)
+        return RelayResponse(node.spawn(room(rooms.echo)), headers=headers)
 
     app = relayed(node, endpoint(answer))
     header = {"X-WS-Relay": '{"target_pid": "{a|b}"}'}
@@ -170,7 +173,7 @@ async def test_cookies_travel_with_the_101_and_the_relay_header_does_not(
 
 async def test_the_answer_selects_the_subprotocol(node: Node, front_end: str) -> None:
     headers = {"Sec-WebSocket-Protocol": "v2"}
-    app = relayed(node, relay_to(node.spawn(room("echo")), headers=headers))
+    app = relayed(node, relay_to(node.spawn(room(rooms.echo)), headers=headers))
     async with (
         serving(app, front_end) as url,
         client(url, subprotocols=["v1", "v2"]) as websocket,
@@ -185,7 +188,7 @@ async def test_the_application_sees_the_offered_subprotocols_and_selects_one(
 
     def answer(request: Request) -> Response:
         seen[:] = [request.scope["subprotocols"], request.headers.get("sec-websocket-protocol")]
-        pid = node.spawn(room("echo"))
+        pid = node.spawn(room(rooms.echo))
         return RelayResponse(pid, cancel_on_leave=True, subprotocol="chat.v1" if seen[1] else None)
 
     async with serving(relayed(node, endpoint(answer)), front_end) as url:
@@ -201,7 +204,7 @@ async def test_the_application_sees_the_offered_subprotocols_and_selects_one(
 async def test_a_subprotocol_that_was_not_offered_is_500_and_what_was_is_not_logged(
     node: Node, caplog: pytest.LogCaptureFixture
 ) -> None:
-    app = relayed(node, relay_to(node.spawn(room("echo")), subprotocol="chat.v2"))
+    app = relayed(node, relay_to(node.spawn(room(rooms.echo)), subprotocol="chat.v2"))
     async with serving(app) as url:
         response = await refusal(url, subprotocols=["token.abc"])
     assert response.status_code == 500
@@ -216,7 +219,7 @@ async def test_the_same_origin_passes_under_an_international_name(
 
     def answer(request: Request) -> Response:
         seen.append(request.headers["host"])
-        return RelayResponse(node.spawn(room("echo")), cancel_on_leave=True)
+        return RelayResponse(node.spawn(room(rooms.echo)), cancel_on_leave=True)
 
     host = "xn--bcher-kva.example:8000"
     async with serving(relayed(node, endpoint(answer)), front_end) as url:
@@ -229,7 +232,7 @@ async def test_the_same_origin_passes_under_an_international_name(
 
 
 async def test_plain_http_gets_426_and_its_target_does_not_stay(node: Node) -> None:
-    app = endpoint(lambda _: RelayResponse(node.spawn(room("echo")), cancel_on_leave=True))
+    app = endpoint(lambda _: RelayResponse(node.spawn(room(rooms.echo)), cancel_on_leave=True))
     async with serving(relayed(node, app)) as url:
         response = await http(url, "/")
         await until(lambda: not node.workers, "the target has ended")
@@ -264,7 +267,7 @@ async def test_a_client_that_vanishes_during_the_handshake_leaves_no_half_relay(
     async def answer(_: Request) -> Response:
         asked.set()
         await gone.wait()
-        pid = node.spawn(room("record"), None, str(journal.path))
+        pid = node.spawn(room(rooms.record), None, str(journal.path))
         return RelayResponse(pid, cancel_on_leave=True)
 
     async with serving(relayed(node, endpoint(answer)), front_end) as url:
@@ -282,7 +285,7 @@ async def test_a_client_that_vanishes_during_the_handshake_leaves_no_half_relay(
 async def test_joins_and_leaves_come_in_pairs_whenever_clients_vanish(
     node: Node, front_end: str, journal: Journal
 ) -> None:
-    pid = node.spawn(room("record"), None, str(journal.path))
+    pid = node.spawn(room(rooms.record), None, str(journal.path))
     async with serving(relayed(node, relay_to(pid)), front_end) as url:
         host, port = url.removeprefix("ws://").split(":")
         for turns in range(40):
@@ -308,7 +311,7 @@ async def test_an_offer_of_subprotocols_of_which_none_is_selected_is_told_once(
 ) -> None:
     def connect(request: Request) -> Response:
         chosen = "chat.v2" if "chat.v2" in request.scope["subprotocols"] else None
-        return RelayResponse(node.spawn(room("echo")), cancel_on_leave=True, subprotocol=chosen)
+        return RelayResponse(node.spawn(room(rooms.echo)), cancel_on_leave=True, subprotocol=chosen)
 
     told = "none of the subprotocols that the client offers is selected"
     async with serving(WebSocketRelay(endpoint(connect), node=node), front_end) as url:

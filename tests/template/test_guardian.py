@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import rooms
 from exits import Exits, template_of
 from running import Running, gone
 from running import client as sync_client
@@ -111,7 +112,7 @@ async def test_a_killed_template_takes_all_along_that_its_workers_have_started(
         os.kill(template_of(node), signal.SIGKILL)
         assert (await exits.error(pid)).kind == "template_lost"
         await until(lambda: all(map(gone, left)), "none of them is left")
-        assert await value_of(node, room("return_at_once"), 1) == 1, "the node goes on"
+        assert await value_of(node, room(rooms.return_at_once), 1) == 1, "the node goes on"
 
 
 @as_root
@@ -194,7 +195,7 @@ async def test_a_killed_guardian_takes_template_and_workers_along_and_is_replace
 ) -> None:
     async with Node(hosts=[options(folder)]) as node:
         exits = Exits(node)
-        pid = node.spawn(room("wait"))
+        pid = node.spawn(room(rooms.wait))
         assert await node.started(pid) is None
         template = psutil.Process(template_of(node))
         left = [template, psutil.Process(node.workers[pid])]
@@ -203,7 +204,7 @@ async def test_a_killed_guardian_takes_template_and_workers_along_and_is_replace
         guardian.kill()
         assert (await exits.error(pid)).kind == "template_lost"
         await until(lambda: all(map(gone, left)), "none of them is left")
-        assert await value_of(node, room("return_at_once"), 1) == 1
+        assert await value_of(node, room(rooms.return_at_once), 1) == 1
 
 
 async def test_signals_that_are_for_the_node_do_not_end_a_guardian(node: Node) -> None:
@@ -214,7 +215,7 @@ async def test_signals_that_are_for_the_node_do_not_end_a_guardian(node: Node) -
     assert guardian.cmdline()[-1] == "processes", "ps tells whose it is"
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         guardian.send_signal(number)
-    assert await value_of(node, room("return_at_once"), 1) == 1
+    assert await value_of(node, room(rooms.return_at_once), 1) == 1
     assert guardian.is_running()
     assert os.getsid(guardian.pid) == guardian.pid != os.getsid(0)
 

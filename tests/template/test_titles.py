@@ -7,6 +7,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import rooms
 from support import processes, room, until
 
 from wsrelay import Node, process
@@ -31,8 +32,8 @@ def busy() -> None:
 
 
 async def test_a_worker_has_its_name_pid_and_target_as_title(node: Node) -> None:
-    named = node.get_or_spawn("room:blue", room("echo"))
-    unnamed = node.spawn(room("echo"))
+    named = node.get_or_spawn("room:blue", room(rooms.echo))
+    unnamed = node.spawn(room(rooms.echo))
     for pid in (named, unnamed):
         assert await node.started(pid) is None
     assert title(node.workers[named]).startswith(f"wsrelay: room:blue {named} /")
@@ -41,7 +42,7 @@ async def test_a_worker_has_its_name_pid_and_target_as_title(node: Node) -> None
 
 
 async def test_a_name_can_neither_forge_a_title_nor_push_the_pid_out_of_it(node: Node) -> None:
-    pid = node.get_or_spawn("room\n\x1b\0" + "x" * 500, room("echo"))
+    pid = node.get_or_spawn("room\n\x1b\0" + "x" * 500, room(rooms.echo))
     assert await node.started(pid) is None
     shown = title(node.workers[pid])
     assert shown.startswith(r"wsrelay: room\n\x1b\x00xxx")
@@ -56,7 +57,7 @@ async def test_templates_and_processes_that_wait_say_what_they_are() -> None:
         await until(
             lambda: [title(p.pid) for p in template.children()] == ["wsrelay: waiting in processes"]
         )
-        pid = node.spawn(room("echo"))
+        pid = node.spawn(room(rooms.echo))
         assert await node.started(pid) is None
         await until(lambda: node.workers[pid], "the template has told which process it is")
         assert str(pid) in title(node.workers[pid])
@@ -74,7 +75,7 @@ async def test_the_environment_stays_where_operators_read_it(
 ) -> None:
     monkeypatch.setenv("WSRELAY_TEST_OPERATOR", "looks")
     async with Node(hosts=[processes()]) as node:
-        pid = node.spawn(room("echo"))
+        pid = node.spawn(room(rooms.echo))
         assert await node.started(pid) is None
         environment = psutil.Process(node.workers[pid]).environ()
         assert environment["WSRELAY_TEST_OPERATOR"] == "looks"

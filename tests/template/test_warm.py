@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import rooms
 from support import client, os_pids, processes, received, relay_to, room, serving, until
 
 from wsrelay import HostOptions, Node, WebSocketRelay
@@ -56,7 +57,7 @@ async def test_a_spawn_takes_a_process_that_waits_and_another_one_takes_its_plac
     node: Node,
 ) -> None:
     before = await full(node)
-    pid = node.spawn(room("echo"))
+    pid = node.spawn(room(rooms.echo))
     await until(lambda: node.workers[pid], "it has a process")
     assert node.workers[pid] in before
     assert await echoes(node, pid)
@@ -65,7 +66,7 @@ async def test_a_spawn_takes_a_process_that_waits_and_another_one_takes_its_plac
 
 async def test_more_spawns_than_processes_that_wait_all_come_to_life(node: Node) -> None:
     before = await full(node)
-    pids = [node.spawn(room("echo")) for _ in range(2 * WARM)]
+    pids = [node.spawn(room(rooms.echo)) for _ in range(2 * WARM)]
     for pid in pids:
         assert await echoes(node, pid)
     assert len(set(os_pids(node))) == 2 * WARM
@@ -76,7 +77,7 @@ async def test_those_that_wait_are_no_processes_of_the_node(node: Node) -> None:
     assert not node.workers
     assert not node.kernel.processes
     for _ in range(8):
-        node.spawn(room("echo"))
+        node.spawn(room(rooms.echo))
     await until(lambda: all(node.workers.values()), "all that the host may have are there")
 
 
@@ -85,7 +86,7 @@ async def test_a_process_that_was_killed_while_it_waited_is_not_used(node: Node)
     for pid in dead:
         os.kill(pid, signal.SIGKILL)
     await until(lambda: not any(map(psutil.pid_exists, dead)), "they were reaped")
-    one = node.spawn(room("echo"))
+    one = node.spawn(room(rooms.echo))
     await until(lambda: node.workers[one], "it has a process")
     assert await echoes(node, one)
     assert not await full(node) & dead
@@ -98,7 +99,7 @@ async def test_one_that_is_killed_is_not_replaced_before_the_next_spawn(node: No
     os.kill(victim, signal.SIGKILL)
     await until(lambda: not psutil.pid_exists(victim), "it was reaped")
     assert waiting(node) == before - {victim}
-    pid = node.spawn(room("echo"))
+    pid = node.spawn(room(rooms.echo))
     await until(lambda: node.workers[pid], "it has a process")
     assert await echoes(node, pid)
     await full(node)
@@ -121,7 +122,7 @@ async def test_they_end_with_the_template(node: Node) -> None:
     os.kill(lost, signal.SIGKILL)
     await until(lambda: not any(map(psutil.pid_exists, left)), "they are gone")
     await until(lambda: node.templates["processes"] != lost, "the node knows")
-    assert await echoes(node, node.spawn(room("echo")))
+    assert await echoes(node, node.spawn(room(rooms.echo)))
 
 
 async def test_a_fork_that_is_refused_ends_neither_the_template_nor_what_waits() -> None:
@@ -129,10 +130,10 @@ async def test_a_fork_that_is_refused_ends_neither_the_template_nor_what_waits()
     async with Node(hosts=[processes(warm=WARM, preload=("two_forks",))]) as node:
         await node.loaded()
         await until(lambda: len(waiting(node)) == 2, "two were forked")
-        first, second = node.spawn(room("echo")), node.spawn(room("echo"))
+        first, second = node.spawn(room(rooms.echo)), node.spawn(room(rooms.echo))
         assert await echoes(node, first)
         assert await echoes(node, second)
-        third = node.spawn(room("echo"))
+        third = node.spawn(room(rooms.echo))
         await until(lambda: third not in node.workers, "there is none for the third")
         assert await echoes(node, first)
 
@@ -144,7 +145,7 @@ async def test_limits_and_isolation_are_those_of_the_host() -> None:
     async with Node(hosts=[host]) as node:
         await node.loaded()
         before = await full(node)
-        pid = node.spawn(room("echo"))
+        pid = node.spawn(room(rooms.echo))
         await until(lambda: node.workers[pid], "it has a process")
         os_pid = node.workers[pid]
         assert os_pid in before

@@ -2,9 +2,12 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections.abc import Callable
+from typing import Any
 
 import msgspec
 import pytest
+import rooms
 from support import Journal, client, relay_to, room, serving, until, value_of
 
 from wsrelay import PID, Message, Node, WebSocketRelay
@@ -16,9 +19,9 @@ JOIN = {"client_pid": CLIENT, "metadata": None}
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("handler", ["witness", "aio_witness"])
+@pytest.mark.parametrize("handler", [rooms.witness, rooms.aio_witness])
 async def test_what_the_relay_sends_has_a_client_and_nothing_else_has(
-    node: Node, journal: Journal, handler: str
+    node: Node, journal: Journal, handler: Callable[..., Any]
 ) -> None:
     pid = node.spawn(room(handler), None, str(journal.path))
     app = WebSocketRelay(relay_to(pid, heartbeat_interval="10ms"), node=node)
@@ -34,7 +37,7 @@ async def test_what_the_relay_sends_has_a_client_and_nothing_else_has(
         await websocket.send("hello")
         assert (await journal.line("chat"))["client"] == me
         real = len(journal.lines())
-        await value_of(node, room("forge"), pid, me)
+        await value_of(node, room(rooms.forge), pid, me)
         await until(lambda: len(journal.lines()) == real + 3 * 6 + 1, "all that was forged")
         forged = journal.lines()[real:]
         assert {line["client"] for line in forged} == {None}
@@ -46,8 +49,8 @@ async def test_what_the_relay_sends_has_a_client_and_nothing_else_has(
 async def test_an_error_of_the_relay_answers_a_process_and_has_no_client(
     node: Node, journal: Journal
 ) -> None:
-    witness = node.spawn(room("witness"), None, str(journal.path))
-    pid = node.spawn(room("record"), None, str(journal.path))
+    witness = node.spawn(room(rooms.witness), None, str(journal.path))
+    pid = node.spawn(room(rooms.record), None, str(journal.path))
     app = WebSocketRelay(relay_to(witness), node=node)
     async with serving(app) as url, client(url):
         me = (await journal.line("ws.join"))["client"]

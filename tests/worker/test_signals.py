@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import rooms
 from exits import Exits, template_of
 from running import Running
 from running import client as sync_client
@@ -205,7 +206,7 @@ async def test_a_process_killed_after_its_client_has_left_is_a_warning(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with Node(hosts=[processes(stop_timeout=0.1)]) as node:
-        pid = node.spawn(room("deaf"))
+        pid = node.spawn(room(rooms.deaf))
         app = WebSocketRelay(relay_to(pid, cancel_on_leave=True), node=node)
         async with serving(app) as url, client(url):
             pass

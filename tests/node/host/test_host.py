@@ -12,6 +12,7 @@ from typing import Any
 
 import psutil
 import pytest
+import rooms
 from exits import Exits, driven, template_of
 from support import Journal, closed, processes, received, room, say, until
 
@@ -46,7 +47,7 @@ def has_no_workers(node: Node) -> bool:
 
 
 async def test_a_worker_is_an_os_process_of_its_own(node: Node) -> None:
-    pids = [node.spawn(room("echo")) for _ in range(3)]
+    pids = [node.spawn(room(rooms.echo)) for _ in range(3)]
     await until(lambda: all(node.workers.values()), "all are forked")
     os_pids = [node.workers[pid] for pid in pids]
     assert len({*os_pids, os.getpid(), template_of(node)}) == 5
@@ -57,7 +58,7 @@ async def test_a_worker_is_an_os_process_of_its_own(node: Node) -> None:
 async def test_spawn_returns_its_pid_at_once_and_messages_wait_for_the_start(
     node: Node, journal: Journal
 ) -> None:
-    pid = node.spawn(room("record"), None, str(journal.path))
+    pid = node.spawn(room(rooms.record), None, str(journal.path))
     for number in range(100):
         node.send(pid, "early", number)
     assert pid.node == "local"
@@ -86,7 +87,7 @@ async def test_pids_are_never_used_twice() -> None:
     seen = set()
     for _ in range(3):
         async with Node(hosts=[processes()]) as node:
-            pids = [node.spawn(room("return_at_once")) for _ in range(20)]
+            pids = [node.spawn(room(rooms.return_at_once)) for _ in range(20)]
             await until(functools.partial(has_no_workers, node), "all have ended")
             seen.update(pids)
     assert len(seen) == 60
@@ -101,24 +102,24 @@ async def test_a_malformed_target_is_refused_at_the_caller(node: Node, target: A
 
 async def test_an_unknown_host_is_refused_and_reminds_of_the_order(node: Node) -> None:
     with pytest.raises(UnknownHost, match="the target's arguments come after it"):
-        node.spawn(room("echo"), "some argument")
+        node.spawn(room(rooms.echo), "some argument")
     assert not node.workers
 
 
 async def test_what_cannot_be_pickled_is_refused_at_the_caller(node: Node) -> None:
     with pytest.raises(PayloadError, match="pickle"):
-        node.spawn(room("echo"), None, sys._getframe())
+        node.spawn(room(rooms.echo), None, sys._getframe())
 
 
 async def test_a_full_host_refuses_until_there_is_room() -> None:
     async with Node(hosts=[processes(max_processes=2)]) as node:
-        first = node.spawn(room("echo"))
-        node.spawn(room("echo"))
+        first = node.spawn(room(rooms.echo))
+        node.spawn(room(rooms.echo))
         with pytest.raises(HostFull, match="processes is full: 2 of 2"):
-            node.spawn(room("echo"))
+            node.spawn(room(rooms.echo))
         node.terminate(first)
         await until(lambda: first not in node.workers, "the first has ended")
-        node.spawn(room("echo"))
+        node.spawn(room(rooms.echo))
 
 
 async def test_a_preloaded_script_is_loaded_once_and_not_in_the_node(tmp_path: Path) -> None:
@@ -168,7 +169,7 @@ async def test_a_script_that_cannot_be_preloaded_says_why(
 async def test_a_worker_of_a_host_that_cannot_load_ends_as_start_failed() -> None:
     async with Node(hosts=[HostOptions(preload=("no_such_module_anywhere",))]) as node:
         exits = Exits(node)
-        error = await exits.error(node.spawn(room("echo")))
+        error = await exits.error(node.spawn(room(rooms.echo)))
         assert error.kind == "start_failed"
         assert "no_such_module_anywhere" in error.message
 
@@ -212,7 +213,7 @@ async def test_an_exit_tells_its_cause(
     any_node: Node, journal: Journal, order: list[Any], kind: str, message: str
 ) -> None:
     exits = Exits(any_node)
-    pid = any_node.spawn(room("record"), None, str(journal.path))
+    pid = any_node.spawn(room(rooms.record), None, str(journal.path))
     any_node.send(pid, "do", [order[0], order[1:]])
     error = await exits.error(pid)
     assert (error.kind, error.message) == (kind, message)
@@ -224,7 +225,7 @@ async def test_a_zero_exit_code_is_a_normal_end(
     any_node: Node, journal: Journal, order: list[Any]
 ) -> None:
     exits = Exits(any_node)
-    pid = any_node.spawn(room("record"), None, str(journal.path))
+    pid = any_node.spawn(room(rooms.record), None, str(journal.path))
     any_node.send(pid, "do", [order[0], order[1:]])
     assert await exits.of(pid) == Result()
 
@@ -232,14 +233,14 @@ async def test_a_zero_exit_code_is_a_normal_end(
 async def test_the_returned_value_is_the_result(any_node: Node) -> None:
     exits = Exits(any_node)
     value = {"list": [1, 2.5, None, True], "bytes": b"\x00"}
-    assert await exits.of(any_node.spawn(room("return_at_once"), None, value)) == Result(value)
+    assert await exits.of(any_node.spawn(room(rooms.return_at_once), None, value)) == Result(value)
 
 
 async def test_a_returned_value_that_is_no_data_becomes_none_with_a_warning(
     node: Node, caplog: pytest.LogCaptureFixture
 ) -> None:
     exits = Exits(node)
-    assert await exits.of(node.spawn(room("return_at_once"), None, object())) == Result(None)
+    assert await exits.of(node.spawn(room(rooms.return_at_once), None, object())) == Result(None)
     assert "builtins.object is not data" in caplog.text
 
 
@@ -247,7 +248,7 @@ async def test_cancel_closes_the_inbox_behind_what_is_queued(
     any_node: Node, journal: Journal
 ) -> None:
     exits = Exits(any_node)
-    pid = any_node.spawn(room("record"), None, str(journal.path))
+    pid = any_node.spawn(room(rooms.record), None, str(journal.path))
     for number in range(50):
         any_node.send(pid, "queued", number)
     any_node.cancel(pid, "enough")
@@ -257,10 +258,10 @@ async def test_cancel_closes_the_inbox_behind_what_is_queued(
 
 
 async def test_a_cancelled_process_gives_its_names_up_at_once(node: Node) -> None:
-    first = node.get_or_spawn("room", room("wait"))
-    assert node.get_or_spawn("room", room("wait")) == first
+    first = node.get_or_spawn("room", room(rooms.wait))
+    assert node.get_or_spawn("room", room(rooms.wait)) == first
     node.cancel(first)
-    second = node.get_or_spawn("room", room("wait"))
+    second = node.get_or_spawn("room", room(rooms.wait))
     assert second != first
     node.terminate(first)
     node.terminate(second)
@@ -269,7 +270,7 @@ async def test_a_cancelled_process_gives_its_names_up_at_once(node: Node) -> Non
 async def test_a_cancelled_process_that_goes_on_is_killed_after_the_stop_timeout() -> None:
     async with Node(hosts=[processes(stop_timeout=0.2)]) as node:
         exits = Exits(node)
-        pids = [node.spawn(room(name)) for name in ("deaf", "aio_deaf")]
+        pids = [node.spawn(room(deaf)) for deaf in (rooms.deaf, rooms.aio_deaf)]
         await until(lambda: all(node.workers.values()), "all run")
         for pid in pids:
             node.cancel(pid)
@@ -279,14 +280,14 @@ async def test_a_cancelled_process_that_goes_on_is_killed_after_the_stop_timeout
 
 async def test_a_process_cancelled_before_it_starts_ends_too(node: Node) -> None:
     exits = Exits(node)
-    pid = node.spawn(room("echo"))
+    pid = node.spawn(room(rooms.echo))
     node.cancel(pid)
     assert (await exits.of(pid)).error is None
 
 
 async def test_sigterm_to_a_worker_is_a_cancel(any_node: Node, journal: Journal) -> None:
     exits = Exits(any_node)
-    pid = any_node.spawn(room("record"), None, str(journal.path))
+    pid = any_node.spawn(room(rooms.record), None, str(journal.path))
     any_node.send(pid, "hello")
     await journal.line("hello")
     os.kill(any_node.workers[pid] or 0, signal.SIGTERM)
@@ -295,7 +296,7 @@ async def test_sigterm_to_a_worker_is_a_cancel(any_node: Node, journal: Journal)
 
 async def test_terminate_ends_a_spinning_process_at_once(any_node: Node) -> None:
     exits = Exits(any_node)
-    pid = any_node.spawn(room("spin"))
+    pid = any_node.spawn(room(rooms.spin))
     await until(lambda: any_node.workers[pid], "it runs")
     any_node.terminate(pid)
     assert (await exits.error(pid)).kind == "terminated"
@@ -303,7 +304,7 @@ async def test_terminate_ends_a_spinning_process_at_once(any_node: Node) -> None
 
 async def test_terminate_ends_a_process_that_does_not_run_yet(any_node: Node) -> None:
     exits = Exits(any_node)
-    pid = any_node.spawn(room("wait"))
+    pid = any_node.spawn(room(rooms.wait))
     any_node.terminate(pid)
     assert (await exits.error(pid)).kind == "terminated"
 
@@ -311,7 +312,7 @@ async def test_terminate_ends_a_process_that_does_not_run_yet(any_node: Node) ->
 async def test_grandchildren_of_its_process_group_end_with_a_worker(
     node: Node, journal: Journal
 ) -> None:
-    pid = node.spawn(room("record"), None, str(journal.path))
+    pid = node.spawn(room(rooms.record), None, str(journal.path))
     async with driven(node, pid) as websocket:
         await say(websocket, "grandchild", False)
         grandchild = psutil.Process(int(await received(websocket)))
@@ -322,7 +323,7 @@ async def test_grandchildren_of_its_process_group_end_with_a_worker(
 
 async def test_a_grandchild_that_holds_the_pipe_does_not_delay_the_exit(node: Node) -> None:
     exits = Exits(node)
-    pid = node.spawn(room("hold_pipe"))
+    pid = node.spawn(room(rooms.hold_pipe))
     assert (await exits.of(pid)).value == "gone"
 
 
@@ -330,7 +331,7 @@ async def test_the_node_s_end_takes_grandchildren_in_their_own_sessions_with_it(
     journal: Journal,
 ) -> None:
     async with Node(hosts=[processes()]) as node:
-        pid = node.spawn(room("record"), None, str(journal.path))
+        pid = node.spawn(room(rooms.record), None, str(journal.path))
         async with driven(node, pid) as websocket:
             await say(websocket, "grandchild", True)
             grandchild = psutil.Process(int(await received(websocket)))

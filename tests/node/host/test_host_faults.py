@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 
 import psutil
 import pytest
+import rooms
 from exits import Exits, driven, template_of
 from support import Journal, closed, processes, received, room, say, until
 
@@ -28,14 +29,14 @@ async def any_node(request: pytest.FixtureRequest) -> AsyncIterator[Node]:
 
 async def test_a_killed_template_takes_its_workers_along_and_is_replaced(any_node: Node) -> None:
     exits = Exits(any_node)
-    pids = [any_node.spawn(room("wait")) for _ in range(3)]
+    pids = [any_node.spawn(room(rooms.wait)) for _ in range(3)]
     await until(lambda: all(any_node.workers.values()), "all run")
     os_pids = [pid for pid in any_node.workers.values() if pid is not None]
     os.kill(template_of(any_node), signal.SIGKILL)
     errors = [await exits.error(pid) for pid in pids]
     assert {error.kind for error in errors} == {"template_lost"}
     await until(lambda: not any(map(psutil.pid_exists, os_pids)), "all workers are gone")
-    assert (await exits.of(any_node.spawn(room("return_at_once"), None, 1))).value == 1
+    assert (await exits.of(any_node.spawn(room(rooms.return_at_once), None, 1))).value == 1
 
 
 async def test_a_template_killed_with_frames_unread_on_both_sides_is_lost_too(node: Node) -> None:
@@ -45,10 +46,10 @@ async def test_a_template_killed_with_frames_unread_on_both_sides_is_lost_too(no
     assert template is not None
     assert control is not None
     results: list[Result] = []
-    node.when_ended(node.spawn(room("echo")), results.append)
+    node.when_ended(node.spawn(room(rooms.echo)), results.append)
     select.select([control], [], [], 10)  # it has answered, and the event loop has not seen it
     os.kill(template, signal.SIGSTOP)
-    node.when_ended(node.spawn(room("echo")), results.append)
+    node.when_ended(node.spawn(room(rooms.echo)), results.append)
     pidfd = os.pidfd_open(template)
     os.kill(template, signal.SIGKILL)
     assert select.select([pidfd], [], [], 10)[0], "it is dead, and the event loop has waited"
@@ -58,7 +59,7 @@ async def test_a_template_killed_with_frames_unread_on_both_sides_is_lost_too(no
 
 
 async def test_a_stalled_template_does_not_hide_a_death(node: Node, journal: Journal) -> None:
-    pid = node.spawn(room("record"), None, str(journal.path))
+    pid = node.spawn(room(rooms.record), None, str(journal.path))
     async with driven(node, pid) as websocket:
         await journal.line("ws.join")
         template = template_of(node)
@@ -74,8 +75,8 @@ async def test_garbage_on_the_pipe_ends_its_worker_and_nobody_else(
     node: Node, journal: Journal
 ) -> None:
     exits = Exits(node)
-    other = node.spawn(room("echo"))
-    pid = node.spawn(room("record"), None, str(journal.path))
+    other = node.spawn(room(rooms.echo))
+    pid = node.spawn(room(rooms.record), None, str(journal.path))
     async with driven(node, pid) as websocket:
         await say(websocket, "garbage")
         assert await closed(websocket) == (1011, "target process crashed")
@@ -88,7 +89,7 @@ async def test_garbage_on_the_pipe_ends_its_worker_and_nobody_else(
 async def test_a_frame_cut_by_death_is_dropped_and_what_came_before_it_is_not(
     node: Node, journal: Journal
 ) -> None:
-    pid = node.spawn(room("record"), None, str(journal.path))
+    pid = node.spawn(room(rooms.record), None, str(journal.path))
     async with driven(node, pid) as websocket:
         await say(websocket, "half_frame")
         assert await received(websocket) == "whole"
@@ -98,8 +99,8 @@ async def test_a_frame_cut_by_death_is_dropped_and_what_came_before_it_is_not(
 async def test_a_worker_that_floods_another_ends_that_one_loudly(journal: Journal) -> None:
     async with Node(hosts=[processes(mailbox=1_000_000)]) as node:
         exits = Exits(node)
-        stalled = node.spawn(room("wait"))
-        pid = node.spawn(room("record"), None, str(journal.path))
+        stalled = node.spawn(room(rooms.wait))
+        pid = node.spawn(room(rooms.record), None, str(journal.path))
         async with driven(node, pid) as websocket:
             for _ in range(20):
                 await say(websocket, "send", stalled, "data", "x" * 100_000)
@@ -113,7 +114,7 @@ async def test_hundreds_of_spawns_leave_everything_as_it_was(node: Node) -> None
     exits = Exits(node)
 
     async def cycle(count: int) -> None:
-        pids = [node.spawn(room("return_at_once"), None, number) for number in range(count)]
+        pids = [node.spawn(room(rooms.return_at_once), None, number) for number in range(count)]
         for number, pid in enumerate(pids):
             assert (await exits.of(pid)).value == number
         exits.results.clear()

@@ -10,6 +10,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import rooms
 from exits import Exits
 from support import Journal, processes, room, until
 
@@ -25,7 +26,7 @@ async def test_logging_arrives_in_the_node_s_log_with_the_worker_s_pid(
     node: Node, journal: Journal, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    pid = node.spawn(room("record"), None, str(journal.path))
+    pid = node.spawn(room(rooms.record), None, str(journal.path))
     node.send(pid, "do", ["log", [logging.WARNING, "it is %s", "hot"]])
     await until(lambda: "it is hot" in caplog.text, "the record")
     record = next(r for r in caplog.records if "it is hot" in r.getMessage())
@@ -37,7 +38,7 @@ async def test_logging_arrives_in_the_node_s_log_with_the_worker_s_pid(
 async def test_a_crash_is_in_the_log_with_pid_and_traceback(
     node: Node, caplog: pytest.LogCaptureFixture
 ) -> None:
-    pid = node.spawn(room("raise_at_once"))
+    pid = node.spawn(room(rooms.raise_at_once))
     await until(lambda: not node.workers, "it has ended")
     text = next(r.getMessage() for r in caplog.records if r.levelno == logging.ERROR)
     assert text.startswith(f"{pid} crashed: ZeroDivisionError: on purpose")
@@ -49,7 +50,7 @@ async def test_print_goes_to_the_log_at_once_and_never_into_the_pipe(
     journal: Journal, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with Node(hosts=[processes()]) as node:
-        pid = node.spawn(room("record"), None, str(journal.path))
+        pid = node.spawn(room(rooms.record), None, str(journal.path))
         node.send(pid, "do", ["print", ["visible at once"]])
         node.send(pid, "do", ["print", ["\x00\xff" * 100]])
         node.send(pid, "hello")
@@ -62,8 +63,8 @@ async def test_a_worker_has_an_empty_standard_input_and_no_foreign_descriptors(
     node: Node, tmp_path: Path
 ) -> None:
     exits = Exits(node)
-    node.spawn(room("wait"))
-    value = (await exits.of(node.spawn(room("look_around")))).value
+    node.spawn(room(rooms.wait))
+    value = (await exits.of(node.spawn(room(rooms.look_around)))).value
     assert value["stdin"] == ""
     assert "has no" in value["breakpoint"] or "none" in value["breakpoint"]
     kinds = Counter(link.partition(":")[0] for link in value["descriptors"])
@@ -127,7 +128,7 @@ async def test_the_stack_of_a_handler_s_child_goes_to_its_output(
         exits = Exits(node)
         assert (await exits.of(node.spawn(str(script), None, True))).value == -signal.SIGSEGV
         assert any("output: " in line and "line 4 in deep" in line for line in caplog.messages)
-        node.terminate(pid := node.spawn(room("wait")))
+        node.terminate(pid := node.spawn(room(rooms.wait)))
         assert (await exits.error(pid)).traceback is None
 
 
