@@ -60,7 +60,7 @@ def run_to_the_end(target: str | Path, *options: str, **settings: Any) -> str:
         ("package_that_is_not_there.rooms:handler", "no module 'package_that_is_not_there'"),
         ("good.py:nothing", "has no function 'nothing'; it defines handler, other"),
         ("good:nothing", "has no function 'nothing'; it defines handler, other"),
-        ("good.py:NUMBER", "'NUMBER' is no function"),
+        ("good.py:NUMBER", "'NUMBER' is not a function"),
         ("empty.py", "has no function 'handler'; it defines no function"),
     ],
 )

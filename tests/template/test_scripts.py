@@ -208,7 +208,7 @@ async def test_what_needs_a_terminal_says_what_to_do_without(tmp_path: Path, cal
     async with Node(hosts=[processes()]) as node:
         error = (await end_of(node, script)).error
     assert error is not None
-    assert "needs a terminal and a worker has none" in error.message
+    assert "needs a terminal, and a worker has none" in error.message
     assert "debugpy.listen(port)" in error.message
 
 

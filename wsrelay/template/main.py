@@ -86,7 +86,7 @@ def main(
         message = shortened(f"{error.message}{under}", _LONGEST)
         template.tell(wire.LoadFailedFrame(message, shortened(error.details, _LONGEST)))
     else:
-        worker.crashes.tell_on_standard_error()
+        worker.crashes.report_on_standard_error()
         warm_up.rehearse(declared, redirects=not options.raw_output)
         gc.collect()
         template.fill_gaps()

@@ -19,10 +19,10 @@ __all__ = ["HandlerCall"]
 class HandlerCall:
     """Calls the handler, once.
 
-    `interrupt` takes the signal that ends a handler which goes on after its CANCEL, in such a way
-    that its `finally` runs: the main task of an `async def` is cancelled, in others `SystemExit` is
-    raised. Before and after the handler it does nothing. `attach` is told the event loop of an
-    `async def`.
+    `interrupt` handles the signal that ends a handler still running after its CANCEL, in such a way
+    that its `finally` blocks run: the main task of an `async def` handler is cancelled, in others
+    `SystemExit` is raised. Before and after the handler it does nothing. `attach` is called with
+    the event loop of an `async def` handler.
     """
 
     def __init__(self, attach: Callable[[asyncio.AbstractEventLoop], None]) -> None:
@@ -34,7 +34,7 @@ class HandlerCall:
     def __call__(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Return what the handler returns and raise what it raises.
 
-        If it gave in to an interrupt that is `SystemExit` with code 0.
+        If the handler gave in to an interrupt, this raises `SystemExit` with code 0.
         """
         try:
             with forks.ChildBoundary():
@@ -68,7 +68,8 @@ class HandlerCall:
 
         self._cancel = lambda: loop.call_soon_threadsafe(cancel_main_task)
         try:
-            # A child has to leave before the runner tidies up: the selector is its parent's too.
+            # A forked child has to exit before the runner cleans up: the selector is shared with
+            # its parent.
             with forks.ChildBoundary():
                 return runner.run(coroutine)
         finally:
@@ -76,7 +77,7 @@ class HandlerCall:
             runner.close()
 
     def interrupt(self, _number: int, frame: FrameType | None) -> None:
-        """Interrupt the handler if it runs; where the frame is our own it has just returned."""
+        """Interrupt the handler if it is running; if the frame is our own, it has just returned."""
         if self._interrupted:
             return
         self._interrupted = True
@@ -87,7 +88,7 @@ class HandlerCall:
 
 
 def _gave_in(error: BaseException) -> bool:
-    """Whether it is what an interrupt raises (in a group, with libraries that make such)."""
+    """Whether this is what an interrupt raises (in a group, if a library makes one of it)."""
     if isinstance(error, BaseExceptionGroup):
         return all(_gave_in(one) for one in error.exceptions)
     if isinstance(error, SystemExit):

@@ -1,4 +1,4 @@
-"""What a worker can do: the calls of `wsrelay.process`, seen from inside the worker."""
+"""What a worker can do: the worker's side of the functions in `wsrelay.process`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 class WorkerContext:
     """The worker's side of everything that handlers call.
 
-    Methods build a frame and write it; the `*_frame` ones are shared with the asynchronous face.
+    Methods build a frame and write it; those named `*_frame` only build it, for both faces.
     """
 
     def __init__(self, pipe: WorkerPipe, start: wire.StartFrame) -> None:
@@ -46,12 +46,12 @@ class WorkerContext:
         self.pipe.shut()
         self.mailbox.shut()
 
-    # Frames: what the synchronous and the asynchronous face write alike
+    # Frames, which the synchronous and the asynchronous face write
 
     def send_frames(
         self, to: str | Iterable[str], topic: str, content: Any
     ) -> list[wire.SendFrame]:
-        """Build the frames of a message, which are several where it goes to more than 10,000.
+        """Build the frames of a message; there are several if it has more than 10,000 receivers.
 
         Raises `ReservedTopic`, `PayloadError`, `InvalidPID`, `InvalidName`.
         """
@@ -65,7 +65,7 @@ class WorkerContext:
         """Build the frame of a message to a group."""
         return wire.BroadcastFrame(group, sendable(topic), payload.encode(content))
 
-    def spawn_frame(  # noqa: PLR0917 - the face's own order
+    def spawn_frame(  # noqa: PLR0917 - the order of the public functions
         self,
         target: Any,
         host: str | None,
@@ -74,9 +74,9 @@ class WorkerContext:
         monitored: bool = False,
         linked: bool = False,
     ) -> wire.SpawnFrame:
-        """Build the frame that starts a process; its PID is made here.
+        """Build the frame that starts a process, whose PID is made here.
 
-        Raises `NotAllowed`, `UnknownHost` and as `pack_target`.
+        Raises `NotAllowed`, `UnknownHost` and what `pack_target` raises.
         """
         known = self.mailbox.known
         own = known.entries.get(target) if isinstance(target, str) else None
@@ -101,7 +101,7 @@ class WorkerContext:
         return wire.GetOrSpawnFrame(self.ref(), nameable(name), spawn)
 
     def exec_frame(self, target: Any, host: str | None, args: Any, kwargs: Any) -> wire.ExecFrame:
-        """Build the frame that starts a process and asks for its end."""
+        """Build the frame that starts a process and asks for its result."""
         return wire.ExecFrame(self.ref(), self.spawn_frame(target, host, args, kwargs))
 
     def register_frame(self, name: str, pid: str | None) -> wire.RegisterFrame:
@@ -113,17 +113,17 @@ class WorkerContext:
         return wire.DrainFrame(self.ref(), str(PID(to)))
 
     def give_up(self, frame: wire.DrainFrame) -> None:
-        """Tell the node that nobody waits for that any more."""
+        """Tell the node that nothing waits for that any more."""
         self.pipe.post(wire.DrainFrame(frame.ref, frame.to, waits=False))
 
     def ref(self) -> int:
         """Return the number of a new request."""
         return next(self._refs)
 
-    # What needs no answer
+    # Calls that need no answer
 
     def send(self, to: str | Iterable[str], topic: str, content: Any = None) -> None:
-        """Send a message; the kernel has it on return."""
+        """Send a message; on return, the operating system has it."""
         for frame in self.send_frames(to, topic, content):
             self.pipe.write(frame)
 
@@ -168,7 +168,7 @@ class WorkerContext:
         """Send a message to all members of a group."""
         self.pipe.write(self.broadcast_frame(group, topic, content))
 
-    # What waits for an answer
+    # Calls that wait for an answer
 
     def get_or_spawn(
         self, name: str, target: Any, host: str | None = None, /, *args: Any, **kwargs: Any
@@ -181,7 +181,7 @@ class WorkerContext:
         self.ask(self.register_frame(name, pid))
 
     def lookup(self, name: str) -> PID:
-        """Return the process of that name."""
+        """Return the process with that name."""
         return PID.trusted(self.ask(wire.LookupFrame(self.ref(), name)))
 
     def unregister(self, name: str) -> None:
@@ -193,7 +193,7 @@ class WorkerContext:
         return [PID.trusted(pid) for pid in self.ask(wire.MembersFrame(self.ref(), group))]
 
     def ask(self, frame: wire.Request | wire.ExecFrame, timeout: float | None = None) -> Any:
-        """Write a request and wait for its answer; raises what it says, or `TimeoutError`."""
+        """Write a request and return its answer; raises the error in it, or `TimeoutError`."""
         queue = self.mailbox.expect(frame.ref)
         try:
             self.pipe.write(frame)

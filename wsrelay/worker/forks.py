@@ -1,7 +1,7 @@
-"""Children that user code forks: processes of its own, with no part in what is their parent's.
+"""Children that user code forks: its own processes, which take no part in their parent's role.
 
-Without this they would write into the worker's pipe, take its mail, cancel it when they get a
-SIGTERM, and tell its end as theirs.
+Without this, they would write to the worker's pipe, take its messages, cancel it when they get a
+SIGTERM, and report their own end as the worker's.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ __all__ = ["ChildBoundary", "exit_code", "flush", "fork_worker", "leave", "watch
 _forking_worker = False
 _is_child = False
 _masks: dict[int, set[int]] = {}
-"""The signals that a thread in the middle of a fork had blocked before."""
+"""The signals that were blocked before the fork, by thread that is forking."""
 
 
 def watch() -> None:
-    """Make each child what it should be, from now on (multiprocessing and `preexec_fn` too)."""
+    """Detach each child from its parent's role from now on (multiprocessing, `preexec_fn` too)."""
     os.register_at_fork(
         before=_before, after_in_parent=_after_in_parent, after_in_child=_after_in_child
     )
 
 
 def fork_worker() -> int:
-    """Fork the one child that goes on with what its parent began."""
-    global _forking_worker  # noqa: PLW0603 - what is forked inherits it
+    """Fork a worker: the only kind of child that continues what its parent began."""
+    global _forking_worker  # noqa: PLW0603 - the fork inherits it
     _forking_worker = True
     try:
         return os.fork()
@@ -43,7 +43,7 @@ def fork_worker() -> int:
 
 
 def rehearse() -> None:
-    """Do what a fork of a worker calls, without the fork."""
+    """Run the code that runs around the fork of a worker, without the fork."""
     global _forking_worker  # noqa: PLW0603 - as above
     _forking_worker = True
     _before()
@@ -52,7 +52,7 @@ def rehearse() -> None:
 
 
 def _before() -> None:
-    """Let a signal that comes early wait: `terminate()` right after `start()` is not to be lost."""
+    """Hold early signals back: a `terminate()` right after `start()` must not be lost."""
     if not _forking_worker:
         _masks[threading.get_ident()] = signals.block()
 
@@ -64,14 +64,14 @@ def _after_in_parent() -> None:
 
 def _after_in_child() -> None:
     if not _masks:
-        return  # a worker's own fork, in which each step costs it pages of its own
+        return  # the fork of a worker, where each step costs it pages of its own
     if (mask := _masks.pop(threading.get_ident(), None)) is not None:
         _become_child()
         signals.unblock(mask)
 
 
 def _become_child() -> None:
-    global _is_child  # noqa: PLW0603 - it is so from here on
+    global _is_child  # noqa: PLW0603 - true from here on
     _is_child = True
     signals.reset()
     if (worker := current.leave_worker()) is not None:
@@ -79,10 +79,10 @@ def _become_child() -> None:
 
 
 class ChildBoundary:
-    """Lets no child that is forked inside come out: it ends here, as a script would end."""
+    """Lets no child that is forked inside get out: it exits here, as a script would."""
 
     def __enter__(self) -> None:
-        """Nothing is to be done."""
+        """Do nothing."""
 
     def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
         """End this process if it is such a child."""
@@ -90,7 +90,7 @@ class ChildBoundary:
             return
         code = 0
         if isinstance(error, LoadError):
-            error = error.__context__ or error  # what the user's code has raised
+            error = error.__context__ or error  # what user code raised
         if isinstance(error, SystemExit):
             code = exit_code(error)
         elif error is not None:
@@ -112,23 +112,23 @@ def exit_code(leaving: SystemExit) -> int:
 def remove_sockets() -> None:
     """Remove the folder with the sockets of this worker's own managers and fork servers, if any.
 
-    `multiprocessing` would do it at the exit of the interpreter, which a worker never comes to.
+    `multiprocessing` would do this when the interpreter exits, which never happens in a worker.
     """
     me: Any = process.current_process()
     if folder := me._config.get("tempdir"):  # noqa: SLF001 - there is no other way to it
-        import shutil  # noqa: PLC0415 - who has such a folder has imported it
+        import shutil  # noqa: PLC0415 - a process with such a folder has imported it already
 
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def leave(code: int) -> Never:
-    """End this process now; nothing of the template's own life (exit handlers, threads) is run."""
+    """End this process now; nothing that belongs to the template (exit handlers, threads) runs."""
     flush()
     os._exit(code)
 
 
 def flush() -> None:
-    """Write out what was printed, as far as there is somewhere to write it."""
+    """Flush what was printed, if there is still somewhere to write it."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

@@ -1,6 +1,6 @@
-"""Random generators made before the fork: their numbers are not to be those of other workers.
+"""Random generators made before the fork: no two workers may draw the same numbers from them.
 
-`random` renews its global generator after a fork by itself. For others see `watched`.
+`random` reseeds its global generator after a fork by itself. For others, see `watched`.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ _renewals: list[Callable[[], object]] = []
 
 @contextlib.contextmanager
 def watched() -> Iterator[None]:
-    """Note the generators that are made meanwhile without a seed, for `renew`.
+    """Record the generators that are made meanwhile without a seed, for `renew`.
 
-    Those are `random.Random()`, numpy's `default_rng()`, `RandomState()` and bit generators. Who
-    gives a seed wants the same numbers each time, and gets them.
+    These are `random.Random()`, numpy's `default_rng()`, `RandomState()` and bit generators. A
+    generator that is given a seed is meant to give the same numbers each time, and does.
     """
     unseeded: weakref.WeakSet[random.Random] = weakref.WeakSet()
     drawn: set[int] = set()
@@ -35,7 +35,7 @@ def watched() -> Iterator[None]:
         (unseeded.add if a is None else unseeded.discard)(self)
 
     def noting_randbits(k: int) -> int:
-        # numpy draws a seed with it, and keeps the seed with what it makes of it.
+        # numpy draws a seed with this, and keeps it in the generator that it makes from it.
         value = randbits(k)
         drawn.add(value)
         return value
@@ -53,7 +53,7 @@ def watched() -> Iterator[None]:
             numpy.randbits = randbits
             for found in gc.get_objects():
                 if isinstance(found, numpy.BitGenerator):
-                    # RandomState(seed) has none, and so it is in old versions for all.
+                    # RandomState(seed) has none, and in old versions no generator has one.
                     origin = getattr(found, "seed_seq", None)
                     if origin is not None and getattr(origin, "entropy", None) in drawn:
                         _renewals.append(_renewal(found))
@@ -67,7 +67,7 @@ def _renewal(bits: Any) -> Callable[[], object]:
 
 
 def renew() -> None:
-    """Go on with other numbers than every other fork."""
+    """Reseed them, so that this fork draws different numbers from every other."""
     for renewal in _renewals:
         renewal()
     if (numpy_random := sys.modules.get("numpy.random")) is not None:

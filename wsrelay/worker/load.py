@@ -1,4 +1,4 @@
-"""Finding the function that a target names. The user's code runs here, so all may be raised."""
+"""Finding the function that a target names. User code runs here, so anything may be raised."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ __all__ = [
 class _Compiling(SourceFileLoader):
     """Compiles a script whenever it is loaded, as `python script.py` does.
 
-    Cached byte code is known by the second and the size of its source: after an edit within the
-    same second that leaves the size as it was, the old script would run.
+    Cached bytecode is matched to its source by size and by modification time in whole seconds:
+    after an edit within the same second that leaves the size as it was, the old script would run.
     """
 
     def get_code(self, fullname: str) -> CodeType:
@@ -47,7 +47,7 @@ _arguments: tuple[str, ...] = ()
 
 
 class LoadError(Exception):
-    """The target cannot be loaded: one line, and the traceback of the user's code if it raised."""
+    """The target cannot be loaded: has one line, and the traceback if user code raised."""
 
     def __init__(self, message: str, details: str = "") -> None:
         super().__init__(message)
@@ -56,7 +56,7 @@ class LoadError(Exception):
 
 
 def set_arguments(arguments: tuple[str, ...]) -> None:
-    """Let what `load_target` loads from now on find these in `sys.argv`, behind its own path."""
+    """Put these into the `sys.argv` of what `load_target` loads from now on, after its own path."""
     global _arguments  # noqa: PLW0603 - as `sys.argv` is
     _arguments = arguments
     sys.argv = ["", *arguments]
@@ -65,7 +65,7 @@ def set_arguments(arguments: tuple[str, ...]) -> None:
 def load_target(target: Target) -> Callable[..., Any]:
     """Return the function that the target names, in a process of its own; raises `LoadError`.
 
-    From then on the process imports what a script's folder has, and no other script's.
+    From then on, the process imports from the folder of this script and of no other.
     """
     if target.script is not None:
         sys.argv = [target.script, *_arguments]
@@ -78,7 +78,7 @@ def load_target(target: Target) -> Callable[..., Any]:
 
 
 def load_function(target: Target) -> Callable[..., Any]:
-    """Return the function that the target names, in a process of many; raises `LoadError`."""
+    """Return the function that the target names, in a process of several; raises `LoadError`."""
     if target.script is not None:
         return _function(_load_script(target.script, _share), target)
     return _function(load_module(str(target.module)), target)
@@ -102,10 +102,10 @@ def _function(module: ModuleType, target: Target) -> Callable[..., Any]:
             and getattr(value, "__module__", None) == module.__name__
             and not name.startswith("_")
         ]
-        there = f"it defines {', '.join(names)}" if names else "it defines no function at all"
-        raise LoadError(f"{place} has no function {target.function!r}; {there}")
+        defined = f"it defines {', '.join(names)}" if names else "it defines no functions"
+        raise LoadError(f"{place} has no function {target.function!r}; {defined}")
     if not callable(function):
-        raise LoadError(f"{place}: {target.function!r} is no function but {function!r:.80}")
+        raise LoadError(f"{place}: {target.function!r} is not a function but {function!r:.80}")
     return function  # type: ignore[no-any-return]
 
 
@@ -125,11 +125,11 @@ def _load_script(path: str, enter: Callable[[str], None]) -> ModuleType:
     """Run a script once and return it as a module; raises `LoadError`.
 
     Its folder comes first on `sys.path`, as for `python script.py`, but `__name__` is the file's
-    stem, so a `__main__` guard stays shut.
+    stem, so code under a `__main__` guard does not run.
     """
     if (module := _scripts.get(path)) is not None:
         enter(path.rpartition(os.sep)[0] or os.sep)
-        return module  # the way of a worker, where each step costs it pages of its own
+        return module  # the path of a worker, where each step costs it pages of its own
     file = Path(path).resolve()
     path = str(file)
     if not file.is_file():
@@ -141,11 +141,11 @@ def _load_script(path: str, enter: Callable[[str], None]) -> ModuleType:
     name = scripts.module_name(file)
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        raise LoadError(f"{path} is no Python file")
+        raise LoadError(f"{path} is not a Python file")
     if type(spec.loader) is SourceFileLoader:
         spec.loader = _Compiling(name, path)
     module = importlib.util.module_from_spec(spec)
-    module.__package__ = ""  # that of a script, whatever its module's name is
+    module.__package__ = ""  # as for any script, whatever its module is named
     sys.modules[name] = _scripts[path] = module
     try:
         spec.loader.exec_module(module)
@@ -156,7 +156,7 @@ def _load_script(path: str, enter: Callable[[str], None]) -> ModuleType:
 
 
 def forget_script(path: str) -> None:
-    """Let the next `load_script` run the script again, because it was edited."""
+    """Let the next load run the script again, because it was edited."""
     if (module := _scripts.pop(str(Path(path).resolve()), None)) is not None:
         sys.modules.pop(module.__name__, None)
 
@@ -180,7 +180,7 @@ def user_frames(error: BaseException) -> TracebackType | None:
 
 
 def user_traceback(error: BaseException) -> str:
-    """Return the text of the error's traceback, as `user_frames` has it."""
+    """Return the error as text, with the traceback that `user_frames` returns."""
     if (advice := _advice(error)) is not None:
         error.add_note(advice)
     return "".join(traceback.format_exception(type(error), error, user_frames(error)))
@@ -193,6 +193,6 @@ def _advice(error: BaseException) -> str | None:
     written = traceback.extract_tb(error.__traceback__)[-1].line or "from .util import x"
     right = re.sub(r"^from \.+(?=\w)", "from ", re.sub(r"^from \.+ import", "import", written))
     return (
-        f"a script is no part of a package: write `{right}` in place of `{written}`, or name it as "
-        "a module of one, package.module:function"
+        f"a script is not part of a package: write `{right}` in place of `{written}`, or name it "
+        "as a module of a package, package.module:function"
     )

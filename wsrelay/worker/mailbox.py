@@ -1,4 +1,4 @@
-"""What has arrived at a worker and waits to be taken."""
+"""What has arrived at a worker and is waiting to be taken."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ __all__ = ["Mailbox", "Queue"]
 logger = logging.getLogger(__name__)
 
 _ACKNOWLEDGE: Final = wire.WINDOW // 4
-"""Bytes taken before the node is told; the window's rest keeps it sending meanwhile."""
+"""Bytes taken before the node is told; the rest of the window keeps it sending meanwhile."""
 
 
-_NOBODY: Final = 0
-"""The number of a request whose answer nobody waits for."""
+_UNANSWERED: Final = 0
+"""The number of a request whose answer nothing waits for."""
 
 _COUNTED: Final = 0
-"""The size of what goes back to its queue: it was counted as taken."""
+"""The size of an item that goes back to its queue: it was already counted as taken."""
 
 _LOOK_AGAIN: Final = 1.0
-"""Seconds after which a thread sees that the event loop it waits for was closed."""
+"""Seconds after which a thread notices that the event loop that it waits for was closed."""
 
 
 T = TypeVar("T")
 
 
 class Queue(Generic[T]):
-    """Items in order of arrival, each with the bytes that its taking makes room for."""
+    """Items in order of arrival, each with the number of bytes that taking it frees."""
 
     __slots__ = ("closed", "items")
 
@@ -52,25 +52,25 @@ class Queue(Generic[T]):
 
 
 class Mailbox:
-    """Takes frames off the pipe and sorts them into queues.
+    """Reads frames from the pipe and sorts them into queues.
 
-    Whoever waits reads the pipe for all: one thread at a time reads, the others wait for what it
-    brings. Once a coroutine has waited, the event loop reads instead and nobody else does. Two that
-    read would tear frames apart.
+    A thread that waits reads the pipe for all: one thread at a time reads, the others wait for what
+    it brings. Once a coroutine has waited, only the event loop reads. Two readers at once would
+    tear frames apart.
 
-    A signal handler may raise anywhere in here (see `pipe`). Nothing is lost by it: what was read
-    is sorted by whoever reads next, and what was taken goes back to its queue.
+    A signal handler may raise anywhere in here (see `pipe`). Nothing is lost: what was read is
+    sorted by the next reader, and what was taken goes back to its queue.
     """
 
     def __init__(self, pipe: WorkerPipe) -> None:
         self.inbox: Queue[Message] = Queue()
         self.events: Queue[Event] = Queue()
         self.received = 0
-        """Data frames received; with `unread` it tells the node what was never seen here."""
+        """Data frames received; with `unread`, it tells the node what was never seen here."""
         self._replies: dict[int, Queue[Any]] = {}
         self._listeners: dict[str, Queue[Message]] = {}
         self._former: list[Queue[Message]] = []
-        """Queues of `unlisten` that were not empty."""
+        """Queues that were not empty when `unlisten` closed them."""
         self._metadata: dict[str, tuple[PID, Any]] = {}
         self._pipe = pipe
         self._lock: Any = threading.Lock()
@@ -88,27 +88,27 @@ class Mailbox:
         self.known = wire.CatalogFrame([], {})
         """What can be spawned."""
         self._arrived: deque[tuple[wire.ToWorker, int]] = deque()
-        """Frames that were read and are not sorted yet."""
+        """Frames that were read and are not yet sorted."""
         self._in_read = False
-        """A thread reads the pipe, without the lock."""
+        """Whether a thread is reading the pipe, without the lock."""
         self._reserved = False
-        """No thread is to begin to: the event loop reads, or the handler has returned."""
+        """Whether no thread may start to: the event loop reads, or the handler has returned."""
         self._over = False
         self._taken = 0
         """Bytes of data taken from the queues, in all."""
-        self._told = 0
+        self._acknowledged = 0
         """How many of them the node knows of."""
         self._sleepers: set[SimpleQueue[None]] = set()
-        """Threads that wait for what somebody else reads."""
+        """Threads that wait for what another reader brings."""
         self._waiters: set[asyncio.Future[None]] = set()
         """Coroutines that wait."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._loop_thread = 0
 
     def shut(self) -> None:
-        """Give nothing any more, in a child: what is here is its parent's mail."""
+        """Give out nothing more, in a child: what is here belongs to its parent."""
         self._lock = ShutLock()
-        vars(self)["_attach"] = current.worker  # coroutines are told, too
+        vars(self)["_attach"] = current.worker  # raises in coroutines, too
 
     def take(  # noqa: C901, PLR0912 - flat, for the exceptions of signal handlers and for speed
         self, *queues: Queue[Any], timeout: float | None = None
@@ -128,19 +128,19 @@ class Mailbox:
                         self._sort()
                         self._in_read = reading = False
                         if self._sleepers or self._waiters:
-                            self._tell_all()
+                            self._wake_all()
                     if (taken := self._pop(queues)) is not None:
                         break
                     if timeout is not None and timeout < 0:
                         raise TimeoutError  # noqa: TRY301
-                    if (self._in_read or self._reserved) and self._somebody_reads():
+                    if (self._in_read or self._reserved) and self._other_reads():
                         sleeper = SimpleQueue[None]()
                         self._sleepers.add(sleeper)
                     else:
                         self._in_read = reading = True
                 if reading:
                     try:
-                        if not self._arrived:  # else it was not sorted when a handler raised
+                        if not self._arrived:  # else a signal handler raised before the sorting
                             self._arrived += self._pipe.read(timeout)
                     except EOFError:
                         with self._lock:
@@ -149,7 +149,7 @@ class Mailbox:
                     self._sleep(sleeper, timeout)
                 if timeout is not None:
                     timeout = deadline - time.monotonic()
-            if self._taken - self._told >= _ACKNOWLEDGE:
+            if self._taken - self._acknowledged >= _ACKNOWLEDGE:
                 self._acknowledge()
         except BaseException:
             if reading:
@@ -160,7 +160,7 @@ class Mailbox:
                 self._sleepers.discard(sleeper)
             if reading or taken is not None:
                 with self._lock:
-                    self._tell_all()
+                    self._wake_all()
             raise
         return taken
 
@@ -183,18 +183,18 @@ class Mailbox:
                 else:
                     async with asyncio.timeout(timeout):
                         taken = await self._next(queues)
-            if self._taken - self._told >= _ACKNOWLEDGE:
+            if self._taken - self._acknowledged >= _ACKNOWLEDGE:
                 self._acknowledge()
         except BaseException:
             if taken is not None:
                 taken[0].items.appendleft((taken[1], _COUNTED))
                 with self._lock:
-                    self._tell_all()
+                    self._wake_all()
             raise
         return taken
 
     async def _next(self, queues: tuple[Queue[Any], ...]) -> tuple[Queue[Any], Any]:
-        """Wait for the next item and take it; once it is taken nothing is awaited any more."""
+        """Wait for the next item and take it; nothing is awaited once it is taken."""
         taken = None
         try:
             while True:
@@ -211,12 +211,12 @@ class Mailbox:
             if taken is not None:
                 taken[0].items.appendleft((taken[1], _COUNTED))
                 with self._lock:
-                    self._tell_all()
+                    self._wake_all()
             raise
         return taken
 
     def listen(self, topic: str) -> Queue[Message]:
-        """Return the queue that messages of this topic come to from now on."""
+        """Return the queue that receives messages of this topic from now on."""
         with self._lock:
             queue = self._listeners.get(topic)
             if queue is None:
@@ -225,30 +225,30 @@ class Mailbox:
             return queue
 
     def unlisten(self, queue: Queue[Any]) -> None:
-        """Close a queue of `listen`; later messages of its topic come to the inbox again.
+        """Close a queue of `listen`; later messages of its topic go to the inbox again.
 
         Raises `ValueError` for any other queue.
         """
         with self._lock:
             topic = next((t for t, other in self._listeners.items() if other is queue), None)
             if topic is None and (queue is self.inbox or queue is self.events):
-                raise ValueError("only a channel of listen() can be given to unlisten()")
+                raise ValueError("unlisten() takes only a channel that listen() returned")
             if topic is not None:
                 del self._listeners[topic]
                 self._former = [other for other in (*self._former, queue) if other.items]
             queue.closed = True
-            self._tell_all()
+            self._wake_all()
             read_elsewhere = self._in_read
-        if read_elsewhere:  # by a thread that waits for this very queue, perhaps
-            self._call_back()
+        if read_elsewhere:  # perhaps by a thread that waits for this very queue
+            self._wake_reader()
 
     def expect(self, ref: int) -> Queue[Any]:
-        """Return the queue that the reply to the call `ref` will come to."""
+        """Return the queue that will receive the reply to the request `ref`."""
         queue = self._replies[ref] = Queue()
         return queue
 
     def forget(self, ref: int) -> None:
-        """Expect no reply any more."""
+        """Stop expecting that reply."""
         self._replies.pop(ref, None)
 
     @property
@@ -258,14 +258,14 @@ class Mailbox:
         return {item.sender for queue in queues for item, _ in queue.items if item.topic == JOIN}
 
     def read_the_rest(self) -> None:
-        """Take in what has arrived, so that `received` and `unread` are exact at the end."""
+        """Read what has arrived, so that `received` and `unread` are exact at the end."""
         sleeper: SimpleQueue[None] = SimpleQueue()
         with self._lock:
             self._reserved = self._over = True
             self._sleepers.add(sleeper)
             read_elsewhere = self._in_read
         if read_elsewhere:
-            self._call_back()
+            self._wake_reader()
             while self._in_read:
                 sleeper.get()
         with self._lock:
@@ -284,9 +284,9 @@ class Mailbox:
     def _sort(self) -> None:
         """Put what has arrived into the queues; the lock is held.
 
-        A sorter takes its frame off when nothing is left to do but what cannot be interrupted:
-        lines without a call, and one call at the most, as the last of them. What it does before can
-        be done twice.
+        A sorter removes its frame once all that is left to do cannot be interrupted: lines without
+        a call, and at most one call, in the last of them. What it does before that may be done
+        twice.
         """
         arrived, sorters = self._arrived, self._sorters
         while arrived:
@@ -311,12 +311,12 @@ class Mailbox:
         return None
 
     def _acknowledge(self) -> None:
-        """Tell the node what was taken, so that it sends on."""
+        """Tell the node what was taken, so that it goes on sending."""
         taken = self._taken
         self._pipe.write(wire.AckFrame(taken))
-        self._told = taken
+        self._acknowledged = taken
 
-    def _somebody_reads(self) -> bool:
+    def _other_reads(self) -> bool:
         """Whether another thread, or an event loop in another thread, reads the pipe for us."""
         if self._loop is not None and self._loop.is_closed():
             self._loop = None
@@ -325,7 +325,7 @@ class Mailbox:
         return self._in_read or (self._reserved and not mine)
 
     def _sleep(self, sleeper: SimpleQueue[None], timeout: float | None) -> None:
-        """Wait for what somebody else reads."""
+        """Wait for what another reader brings."""
         if self._loop is not None:
             timeout = _LOOK_AGAIN if timeout is None else min(timeout, _LOOK_AGAIN)
         try:
@@ -334,23 +334,23 @@ class Mailbox:
             pass
         self._sleepers.discard(sleeper)
 
-    def _call_back(self) -> None:
+    def _wake_reader(self) -> None:
         """Have the thread that reads look at its queue again.
 
-        Nothing but bytes wakes it, so the node is asked a question that nobody waits for.
+        Only bytes wake it, so the node is sent a request whose answer nothing waits for.
         """
-        self._pipe.write(wire.MembersFrame(_NOBODY, ""))
+        self._pipe.write(wire.MembersFrame(_UNANSWERED, ""))
 
     def _attach(self) -> None:
         """Let the running event loop do the reading from now on.
 
-        A thread that reads at this moment finishes, and what it reads is for all.
+        A thread that is reading at this moment finishes, and what it reads is for all.
         """
         loop = asyncio.get_running_loop()
         if self._loop is loop:
             return
         if self._loop is not None and not self._loop.is_closed():
-            raise RuntimeError("wsrelay.aio serves one event loop of a process, this is a second")
+            raise RuntimeError("wsrelay.aio serves one event loop per process; this is a second")
         with self._lock:
             self._loop, self._loop_thread = loop, threading.get_ident()
             self._reserved = True
@@ -372,14 +372,14 @@ class Mailbox:
                     if self._loop is not None:
                         self._loop.remove_reader(self._pipe.ends)
                     self._close()
-                self._tell_all()
+                self._wake_all()
         except BaseException:
             if self._loop is not None and self._arrived:
                 self._loop.call_soon(self._readable)
             raise
 
-    def _tell_all(self) -> None:
-        """Wake all that wait, to look for themselves; the lock is held."""
+    def _wake_all(self) -> None:
+        """Wake all that wait, to look at their queues again; the lock is held."""
         for sleeper in tuple(self._sleepers):
             sleeper.put(None)
         if self._waiters and self._loop is not None:
@@ -394,7 +394,7 @@ class Mailbox:
             if not waiter.done():
                 waiter.set_result(None)
 
-    # What arrives
+    # Sorters
 
     def _relayed(self, frame: wire.RelayFrame, size: int) -> None:
         content = frame.payload
@@ -411,7 +411,7 @@ class Mailbox:
         try:
             content = payload.decode(frame.payload)
         except (ValueError, RecursionError) as error:
-            logger.error("a message of %s is no data: %s", sender, error)  # noqa: TRY400
+            logger.error("a message from %s is not data: %s", sender, error)  # noqa: TRY400
             self._seen(size)
             return
         queue = self._listeners.get(frame.topic, self.inbox)
@@ -435,7 +435,7 @@ class Mailbox:
         self._seen(size)
 
     def _seen(self, size: int) -> None:
-        """Count a data frame of which nothing is left to be taken."""
+        """Count a data frame that leaves nothing to be taken."""
         del self._arrived[0]
         self.received += 1
         self._taken += size

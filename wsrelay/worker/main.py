@@ -33,12 +33,12 @@ __all__ = ["run"]
 logger = logging.getLogger(__name__)
 
 _RESERVE = 256 * 1024
-"""Bytes that are let go when memory is out, so that the end can be told; no page is touched."""
+"""Bytes released when memory runs out, so that the end can be reported; no page is ever touched."""
 
 _SIGNALS = signal.valid_signals()
 
 _LONGEST = 64 * 1024
-"""Characters of a traceback, and of an error's line; a recursion without end has 80,000."""
+"""Characters of a traceback, and of an error's line; an infinite recursion has 80,000."""
 
 _NOTHING = payload.encode(None)
 
@@ -49,11 +49,11 @@ def run(
     confine: Callable[[], None],
     handlers: dict[int, signals.Handler],
 ) -> Never:
-    """Be a worker: `wait` gives the pipe to the node, `template` is the parent's process id.
+    """Run a worker: `wait` returns the pipe to the node, `template` is the parent's process id.
 
-    `confine` enters the limits of its host, `handlers` are those of its signals.
+    `confine` applies the limits of its host, `handlers` are its signal handlers.
 
-    Never returns, so that nothing of the template's own life (exit handlers, threads) is run here.
+    Never returns, so that nothing that belongs to the template (exit handlers, threads) runs here.
     """
     code = 1
     try:
@@ -61,10 +61,10 @@ def run(
         ends = wait()
         ends.redirect_output()
         code = _live(WorkerPipe(ends), confine)
-    except (EOFError, OSError) as error:  # the node is gone: there is nobody left to tell
+    except (EOFError, OSError) as error:  # the node is gone, so there is nothing to report to
         if isinstance(error, OSError) and error.errno == errno.EBADF:
-            code = wire.PIPE_CLOSED  # or it is not, and the handler has closed the way to it
-    except BaseException:  # noqa: BLE001 - a defect of ours; nothing above would show it
+            code = wire.PIPE_CLOSED  # or it is not, and the handler has closed the pipe to it
+    except BaseException:  # noqa: BLE001 - a bug in wsrelay; nothing above would show it
         traceback.print_exc()
     finally:
         forks.leave(code)
@@ -78,7 +78,7 @@ def _enter(template: int, handlers: dict[int, signals.Handler]) -> None:
 
 
 def _begin(pipe: WorkerPipe) -> tuple[wire.StartFrame, WorkerContext]:
-    """Wait for the first frame; what arrives together with it is mail already."""
+    """Wait for the first frame; frames that arrive together with it go into the mailbox."""
     frames: list[tuple[wire.ToWorker, int]] = []
     while not frames:
         frames = pipe.read(None)
@@ -119,7 +119,7 @@ def _live(pipe: WorkerPipe, confine: Callable[[], None]) -> int:
         try:
             try:
                 value = _data(call(function, args, kwargs))
-            finally:  # what its signal handlers raise is the handler's, and ends with it
+            finally:  # what signal handlers raise ends the handler; afterwards none may run
                 signal.setitimer(signal.ITIMER_REAL, 0)
                 signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         except SystemExit as leaving:
@@ -137,7 +137,7 @@ def _live(pipe: WorkerPipe, confine: Callable[[], None]) -> int:
     try:
         pipe.write(done)
     except PayloadError as problem:
-        logger.warning("the handler's return value is dropped, %s", problem)
+        logger.warning("the handler's return value is dropped: %s", problem)
         done.value = _NOTHING
         pipe.write(done)
     logs.flush()
@@ -145,16 +145,16 @@ def _live(pipe: WorkerPipe, confine: Callable[[], None]) -> int:
 
 
 def _error(kind: ExitKind, line: str, trace: str | None = None) -> wire.WorkerError:
-    """Make an error of texts of any length."""
+    """Make an error from texts of any length."""
     return wire.WorkerError(kind, _cut(line), trace and _cut(trace))
 
 
 def _failure(error: BaseException, kind: ExitKind) -> wire.WorkerError:
-    """Tell what was raised, and a memory limit that was reached from other errors."""
+    """Make the error for what was raised, distinguishing a memory limit that was reached."""
     text = user_traceback(error)
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     if isinstance(error, MemoryError) and limit != resource.RLIM_INFINITY:
-        traceback.clear_frames(error.__traceback__)  # what filled the memory is let go
+        traceback.clear_frames(error.__traceback__)  # releases what filled the memory
         return _error(ExitKind.LIMIT, f"memory limit of {sizes.show(limit)} reached", text)
     return _error(kind, _line(error), text)
 
@@ -163,7 +163,7 @@ def _data(result: Any) -> bytes:
     try:
         return payload.encode(result)
     except PayloadError as error:
-        logger.warning("the handler's return value is dropped, %s", error)
+        logger.warning("the handler's return value is dropped: %s", error)
         return _NOTHING
 
 

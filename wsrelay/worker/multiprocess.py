@@ -1,7 +1,7 @@
-"""What makes `multiprocessing` in a handler what it is in `python script.py`.
+"""Makes `multiprocessing` work in a handler as it does in `python script.py`.
 
-The template is a child of multiprocessing itself, which shows in whatever it forks; and workers end
-as no process of multiprocessing does, by `os._exit` and together with their process group.
+The template is itself a child of multiprocessing, which shows in whatever it forks; and workers end
+as no process of multiprocessing does: by `os._exit`, and together with their process group.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ _preparation_data = _spawn.get_preparation_data
 
 
 def enter_template() -> None:
-    """Be nobody's child, before user code is loaded.
+    """Stop being a child of multiprocessing, before user code is loaded.
 
-    The start method is the platform's again, and still free to be chosen. Workers could have the
-    node's resource tracker remove shared memory of others.
+    The start method is the platform's again, and can still be chosen. The node's resource tracker
+    is let go of, since workers could have it remove the shared memory of others.
     """
     leave_tracker()
     parent = multiprocessing.parent_process()
@@ -50,30 +50,30 @@ def enter_template() -> None:
 
 
 def enter_worker() -> None:
-    """Be a main process of one's own, with nothing of what the template has begun."""
-    leave_tracker()  # it would keep what is this worker's until the template's end
+    """Become a main process, with nothing of what the template has begun."""
+    leave_tracker()  # it would keep what belongs to this worker until the template ends
     me: Any = process.current_process()
     me._config.pop("tempdir", None)  # noqa: SLF001 - the template's, which removes it
-    _util._finalizer_registry.clear()  # noqa: SLF001 - as its own children do
-    if _util._afterfork_registry.data:  # noqa: SLF001 - else 20 pages of a worker to see that
+    _util._finalizer_registry.clear()  # noqa: SLF001 - as multiprocessing's own children do
+    if _util._afterfork_registry.data:  # noqa: SLF001 - even if empty, the call costs 20 pages
         _util._run_after_forkers()  # noqa: SLF001
 
 
 def leave_tracker() -> None:
-    """Let go of the resource tracker: who needs one starts one of its own."""
+    """Let go of the resource tracker: a process that needs one starts its own."""
     if _tracker._fd is not None:  # noqa: SLF001
         os.close(_tracker._fd)  # noqa: SLF001
         _tracker._fd = _tracker._pid = None  # noqa: SLF001
 
 
 def leave_sentinel(*, keep: Collection[int]) -> None:
-    """Close the pipe whose end tells the node's multiprocessing that its child has ended.
+    """Close the pipe whose closing tells the node's multiprocessing that its child has ended.
 
-    It is passed to the child and named nowhere: the one pipe to write to that is open, beside the
-    standard streams and `keep`, before anybody's code has run.
+    The child inherits it without being given its number: it is the only pipe open for writing,
+    apart from the standard streams and `keep`, before any user code has run.
     """
-    for name in os.listdir("/dev/fd"):  # noqa: PTH208 - these are no files
-        with contextlib.suppress(OSError):  # the one that lists the others is closed by now
+    for name in os.listdir("/dev/fd"):  # noqa: PTH208 - these are not files
+        with contextlib.suppress(OSError):  # the one that listed the others is closed by now
             if (
                 (descriptor := int(name)) > _STANDARD_ERROR
                 and descriptor not in keep
@@ -86,13 +86,13 @@ def leave_sentinel(*, keep: Collection[int]) -> None:
 def _start(path: bytes, args: Sequence[str], passfds: Sequence[int]) -> int:
     """Start a program for multiprocessing: a resource tracker in a session of its own.
 
-    Killed with its worker's process group it could not remove what the worker has left. It ends at
-    the end of the last process that can reach it.
+    If it were killed with its worker's process group, it could not remove what the worker has left.
+    It ends when the last process that can reach it has ended.
     """
     if _TRACKER not in args[-1]:
         pid: int = _spawn_child(path, args, passfds)
         return pid
-    import subprocess  # noqa: PLC0415 - unlike the call above it knows of sessions
+    import subprocess  # noqa: PLC0415 - unlike the call above, it can start a session
 
     tracker = subprocess.Popen(  # noqa: S603 - what multiprocessing asks for
         args,
@@ -101,11 +101,11 @@ def _start(path: bytes, args: Sequence[str], passfds: Sequence[int]) -> int:
         restore_signals=False,
         start_new_session=True,
     )
-    tracker.returncode = 0  # whoever waits for it is multiprocessing
+    tracker.returncode = 0  # multiprocessing waits for it, not this object
     return tracker.pid
 
 
 def _prepare(name: str) -> dict[str, Any]:
-    """Return what a fresh interpreter is told before it unpickles anything of the handler's."""
+    """Return what a new interpreter is given before it unpickles anything of the handler's."""
     data: dict[str, Any] = _preparation_data(name)
     return {**data, "wsrelay": parentage.Origin()}

@@ -1,9 +1,9 @@
 """The worker's end of its pipe: blocking, write-through, one frame at a time.
 
-A signal handler of user code may raise in the middle of all this, and may write itself. CPython
-calls it after a call, where a function begins and where a loop jumps back, and nowhere else: so
-what has to happen as one, such as a system call and the note of what it did, stands in lines
-without a call, and the system call is made by `map` while these lines step on it.
+A signal handler of user code may raise in the middle of all this, and may itself write. CPython
+runs it after a call, where a function begins and where a loop jumps back, and nowhere else. So
+whatever must happen as one, such as a system call and the record of what it did, is in lines
+without a call, and the system call is made by `map` as these lines iterate over it.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ _CHUNK: Final = 64 * 1024
 """Bytes of one read; more than 128 KiB would be mapped and unmapped by malloc each time."""
 
 _WHOLE: Final = select.PIPE_BUF
-"""Bytes that a pipe takes as a whole or not at all (pipe(7)): no frame of these is ever cut."""
+"""Bytes that a pipe takes as a whole or not at all (pipe(7)): no frame up to this size is cut."""
 
-_PATIENT: Final = 16 * 1024 * 1024
-"""Bytes in line from which on not even a coroutine's plain calls return before there is room."""
+_LONGEST_LINE: Final = 16 * 1024 * 1024
+"""Bytes in line from which on even a coroutine's plain calls wait until there is room."""
 
 
 class _Waiting:
-    """A frame in line: what is left of it, and whom to tell when nothing is."""
+    """A frame in line: what is left to write of it, and the future to resolve when nothing is."""
 
-    __slots__ = ("gone", "rest", "size")
+    __slots__ = ("rest", "size", "written")
 
     def __init__(self, data: bytes) -> None:
         self.rest = memoryview(data)
         self.size = len(data)
-        self.gone: asyncio.Future[None] | None = None
+        self.written: asyncio.Future[None] | None = None
 
 
 _first = operator.itemgetter(0)
@@ -51,10 +51,10 @@ _rest = operator.attrgetter("rest")
 
 
 class ShutLock:
-    """A lock that nobody gets: raises `NotAProcess`, as all that a child calls."""
+    """A lock that cannot be acquired: it raises `NotAProcess`, as every call in a child does."""
 
     def acquire(self, *_: object, **__: object) -> bool:
-        """Say whose child this is."""
+        """Raise, saying whose child this is."""
         current.worker()
         return False
 
@@ -67,14 +67,14 @@ class ShutLock:
 
 
 class WorkerPipe:
-    """Frames out and in.
+    """Writes and reads frames.
 
-    When `write` returns the kernel has the bytes, so they survive the death of this process (a
-    buffer of 64 KB here would lose hundreds of messages at a SIGKILL). Any thread may write; one
-    at a time may read.
+    When `write` returns, the operating system has the bytes, so they survive the death of this
+    process (a buffer of 64 KB here would lose hundreds of messages at a SIGKILL). Any thread may
+    write; one at a time may read.
 
-    Frames that the pipe has no room for stand in one line. Whoever wrote them waits; in the thread
-    of an event loop that is attached nobody does, and a thread of the pipe's own sees them through.
+    Frames that the pipe has no room for wait in one line, and so do their writers. In the thread of
+    an attached event loop, writers do not wait: a thread of the pipe's own writes the frames.
     """
 
     def __init__(self, ends: Duplex) -> None:
@@ -85,40 +85,41 @@ class WorkerPipe:
         self._reader = wire.to_worker()
         self._reads = map(os.read, itertools.repeat(ends.reading), itertools.repeat(_CHUNK))
         self._data = b""
-        """What was read and not taken apart yet, because a signal handler raised."""
+        """What was read and not yet split into frames, because a signal handler raised."""
         self._writing: Any = threading.RLock()  # a signal handler may write while its thread has it
         self._line: deque[_Waiting] = deque()
-        """Frames without room; the first may have begun."""
+        """Frames that wait for room; the first may be partly written."""
         self._waiting = 0
         """Bytes in line."""
-        self._gone: deque[asyncio.Future[None]] = deque()
-        """Those whose frames have left the line and who were not told yet."""
+        self._written: deque[asyncio.Future[None]] = deque()
+        """Futures of frames that have left the line, which are not yet resolved."""
         self._work: SimpleQueue[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._loop_thread = 0
 
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Let what is written in this thread while the loop runs never wait."""
+        """Never let a write in this thread wait while the loop runs."""
         self._loop_thread = threading.get_ident()
         self._loop = loop
 
     def shut(self) -> None:
-        """Write and read nothing any more, in a child whose parent goes on to use the pipe.
+        """Stop writing and reading, in a child whose parent goes on using the pipe.
 
-        Whoever holds on to it is told by the lock, so that it costs nobody else anything.
+        The lock raises for code that still uses it, so that the check costs no other process
+        anything.
         """
         self.ends.close()
         self._writing = ShutLock()
 
     def write(self, frame: wire.Frame) -> None:
-        """Write a frame; waits while the pipe is full, but for the thread of a running event loop.
+        """Write a frame; wait while the pipe is full, except in the thread of a running event loop.
 
-        Raises `PayloadError` for a frame that the node could not read, `OSError` when it is gone.
-        What a signal handler raises meanwhile is raised too; a frame that had begun by then is
-        written to its end all the same, one that had not is not written.
+        Raises `PayloadError` for a frame that the node could not read, `OSError` if the node is
+        gone. What a signal handler raises meanwhile is raised too; a frame that was partly written
+        by then is still written to its end, one that was not begun is not written.
         """
         data = wire.pack_request(frame)
-        if self._loop is not None and self._in_loop() and self._waiting < _PATIENT:
+        if self._loop is not None and self._in_loop() and self._waiting < _LONGEST_LINE:
             self._post(data)
             return
         with self._writing:
@@ -134,21 +135,21 @@ class WorkerPipe:
     async def write_async(self, frame: wire.Frame) -> None:
         """Do what `write` does without holding up the event loop.
 
-        A frame that has begun to wait is written all the same when its writer is cancelled.
+        A frame that is already in line is written even if its writer is cancelled.
         """
         data = wire.pack_request(frame)
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
             self.attach(loop)
-        if (gone := self._post(data, loop)) is not None:
-            await gone
+        if (written := self._post(data, loop)) is not None:
+            await written
 
     def post(self, frame: wire.Frame) -> None:
         """Write a frame without ever waiting: for signal handlers."""
         self._post(wire.pack_request(frame))
 
     def _in_loop(self) -> bool:
-        """Whether this is the thread of the event loop, and it runs."""
+        """Whether this is the thread of the event loop, and the loop is running."""
         return (
             self._loop_thread == threading.get_ident()
             and self._loop is not None
@@ -160,7 +161,7 @@ class WorkerPipe:
     def _post(
         self, data: bytes, loop: asyncio.AbstractEventLoop | None = None
     ) -> asyncio.Future[None] | None:
-        """Write a frame behind all that is in line; returns what the loop can await, if it must."""
+        """Write a frame after all in line; return a future to await if it is not yet written."""
         waiting = None
         try:
             with self._writing:
@@ -176,12 +177,12 @@ class WorkerPipe:
                 if self._line[0] is waiting and self._advance():
                     return None
                 if loop is not None:
-                    waiting.gone = loop.create_future()
+                    waiting.written = loop.create_future()
         except BaseException:
             self._leave(waiting)
             raise
-        self._see_through()
-        return waiting.gone
+        self._write_in_thread()
+        return waiting.written
 
     def _wait_in_line(self, data: bytes) -> None:
         waiting = _Waiting(data)
@@ -199,7 +200,7 @@ class WorkerPipe:
             self._waiting += waiting.size
 
     def _leave(self, waiting: _Waiting | None) -> None:
-        """Wait for a frame no more: if it has begun it goes out all the same, else it does not."""
+        """Stop waiting for a frame: withdraw it, unless it is partly written already."""
         with self._writing:
             if (
                 waiting is not None
@@ -209,35 +210,35 @@ class WorkerPipe:
                 self._waiting -= waiting.size
                 self._line.remove(waiting)
         if self._line:
-            self._see_through()
+            self._write_in_thread()
 
     def _advance(self) -> bool:
-        """Write what is in line as far as there is room; whether all of it went."""
+        """Write what is in line as far as there is room; return whether all of it was written."""
         with self._writing:
             line = self._line
             try:
                 while line:
-                    first = map(_rest, map(_first, (line,)))  # as it is when the write is made
+                    first = map(_rest, map(_first, (line,)))  # evaluated when the write is made
                     for sent in map(os.write, (self.ends.writing,), first):
-                        # No call down to the last line of this block.
+                        # There must be no call before the last line of this block.
                         waiting = line[0]
                         waiting.rest = waiting.rest[sent:]
                         self._waiting -= sent
                         if not waiting.rest:
                             del line[0]
-                            if waiting.gone is not None:
-                                self._gone += (waiting.gone,)
+                            if waiting.written is not None:
+                                self._written += (waiting.written,)
             except BlockingIOError:
                 pass
             except IndexError:
                 if line:
                     raise
                 # A signal handler has written the last of it.
-            while self._gone:
-                gone = self._gone[0]
-                _tell(gone)
-                if self._gone and self._gone[0] is gone:
-                    del self._gone[0]
+            while self._written:
+                written = self._written[0]
+                _resolve(written)
+                if self._written and self._written[0] is written:
+                    del self._written[0]
             return not line
 
     def _wait_for_room(self) -> None:
@@ -245,7 +246,7 @@ class WorkerPipe:
         poll.register(self.ends.writing, select.POLLOUT)
         poll.poll()
 
-    def _see_through(self) -> None:
+    def _write_in_thread(self) -> None:
         """Have the line written by the pipe's own thread."""
         if self._work is None:
             work: SimpleQueue[None] = SimpleQueue()
@@ -256,7 +257,7 @@ class WorkerPipe:
             except RuntimeError as error:
                 if "new thread" not in str(error):
                     raise
-                # There may be no more threads here: better late than never.
+                # No thread can be started: waiting is better than never writing it.
                 while not self._advance():
                     self._wait_for_room()
         else:
@@ -268,20 +269,20 @@ class WorkerPipe:
             try:
                 while not self._advance():
                     self._wait_for_room()
-            except OSError as error:  # the node is gone, and this process about to be
+            except OSError as error:  # the node is gone, and this process soon will be
                 with self._writing:
                     for waiting in self._line:
-                        if waiting.gone is not None:
-                            _tell(waiting.gone, error)
+                        if waiting.written is not None:
+                            _resolve(waiting.written, error)
                     self._line.clear()
                     self._waiting = 0
 
-    # In
+    # Reading
 
     def read(self, timeout: float | None) -> list[tuple[wire.ToWorker, int]]:
-        """Wait up to `timeout` seconds (None: for ever) for bytes and give the complete frames.
+        """Wait up to `timeout` seconds (None: forever) for bytes and return the complete frames.
 
-        Raises `EOFError` when the node is gone.
+        Raises `EOFError` if the node is gone.
         """
         if not self._data:
             if timeout is not None and not self._poll.poll(max(timeout, 0) * 1000):
@@ -289,7 +290,7 @@ class WorkerPipe:
             try:
                 for self._data in self._reads:  # noqa: B020 - once
                     break
-            except BlockingIOError:  # uvloop watches it, and has it so; or its loop was quicker
+            except BlockingIOError:  # uvloop makes what it watches non-blocking, or was quicker
                 if timeout is None:
                     self._poll.poll()
                 return []
@@ -300,18 +301,18 @@ class WorkerPipe:
         return frames
 
 
-def _tell(gone: asyncio.Future[None], error: OSError | None = None) -> None:
-    """Let a coroutine go on; from any thread."""
+def _resolve(written: asyncio.Future[None], error: OSError | None = None) -> None:
+    """Let the coroutine that awaits this future go on; from any thread."""
 
-    def tell() -> None:
-        if gone.done():
+    def resolve() -> None:
+        if written.done():
             return
         if error is None:
-            gone.set_result(None)
+            written.set_result(None)
         else:
-            gone.set_exception(error)
+            written.set_exception(error)
 
     try:
-        gone.get_loop().call_soon_threadsafe(tell)
+        written.get_loop().call_soon_threadsafe(resolve)
     except RuntimeError:
-        pass  # the loop is closed, and nobody waits any more
+        pass  # the loop is closed, and nothing waits any more

@@ -1,4 +1,4 @@
-"""What needs a terminal says that there is none, instead of finding the end of an empty input."""
+"""Calls that need a terminal say that there is none, instead of reading the end of empty input."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ from typing import Any, Never
 __all__ = ["explain_absence"]
 
 _ADVICE = (
-    "a terminal and a worker has none. `wsrelay run --raw-output` gives it yours. Or call the "
-    "handler's functions directly in a script or test, or listen with debugpy.listen(port) and "
-    "attach to it"
+    "a terminal, and a worker has none. `wsrelay run --raw-output` gives it yours. Or call the "
+    "handler's functions directly in a script or test, or use debugpy.listen(port) and attach to it"
 )
 
 _builtin_input = builtins.input
 
 
 def explain_absence() -> None:
-    """Have `breakpoint()`, `input()` and `pdb`, which reads with `input()`, raise advice."""
+    """Have `breakpoint()`, `input()` and `pdb`, which reads with `input()`, raise with advice."""
     if not os.environ.get("PYTHONBREAKPOINT"):
         sys.breakpointhook = _breakpoint
     builtins.input = _input
@@ -30,12 +29,12 @@ def _breakpoint(*_args: Any, **_kwargs: Any) -> Never:
 
 
 def _input(prompt: object = "", /) -> str:
-    """Read a line if the handler has put something in the place of the empty input."""
+    """Read a line if the handler has replaced the empty input."""
     try:
         nothing = os.path.samestat(os.fstat(sys.stdin.fileno()), os.stat(os.devnull))  # noqa: PTH116 - as it is
     except (OSError, ValueError, AttributeError):
         nothing = False
     if nothing:
-        # No EOFError: a debugger would take that for the wish to quit, and not show it.
-        raise RuntimeError(f"input(), and pdb with it, needs {_ADVICE}")
+        # Not EOFError: a debugger would take that as a request to quit, and not show it.
+        raise RuntimeError(f"input(), which pdb uses too, needs {_ADVICE}")
     return _builtin_input(prompt)

@@ -148,7 +148,7 @@ async def test_a_preloaded_script_is_loaded_once_and_not_in_the_node(tmp_path: P
         ("import no_such_module_anywhere", "no_such_module_anywhere", "line 1"),
         ("raise SystemExit(3)", "SystemExit: 3", "raise SystemExit(3)"),
         ("def other(): pass", "has no function 'handler'; it defines other", ""),
-        ("handler = 3", "'handler' is no function but 3", ""),
+        ("handler = 3", "'handler' is not a function but 3", ""),
     ],
 )
 async def test_a_script_that_cannot_be_preloaded_says_why(
