@@ -150,7 +150,7 @@ def send(to: str | Iterable[str], topic: str, payload: Any = None) -> None:
     On return, the operating system has the bytes, so they survive the sender's death. Does not wait
     for the receiver, unless it is a connection whose outbox is at its limit under the policy
     `pause`. In a coroutine, neither this nor any other call waits for that: what there is no room
-    for is kept in the order of the calls and written by a thread. Awaiting
+    for is kept in the order of the calls and written by a thread, up to 16 MB. Awaiting
     `wsrelay.aio.process.send` waits until it has been written. Raises `ReservedTopic`,
     `PayloadError` and `InvalidPID`; it is not an error if the receiver is not alive.
     """
