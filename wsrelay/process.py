@@ -179,7 +179,7 @@ def spawn(target: Any, host: str | None = None, /, *args: Any, **kwargs: Any) ->
     """Start a process and return its PID at once.
 
     `target` is `path/to/script.py:function`, `module:function` or any callable; `host` names the
-    process host (None: the caller's own; when the node calls, its first). Raises `InvalidTarget`,
+    process host (None: the caller's own; on the node, its first host). Raises `InvalidTarget`,
     `UnknownHost`, `PayloadError`, on the node also `HostFull`, and in a walled-in host also
     `NotAllowed`: in other hosts it can start only entries of those that its `may_spawn` lists, and
     the arguments must be data.

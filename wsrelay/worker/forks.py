@@ -22,7 +22,7 @@ __all__ = ["ChildBoundary", "exit_code", "flush", "fork_worker", "leave", "watch
 _forking_worker = False
 _is_child = False
 _masks: dict[int, set[int]] = {}
-"""The signals that were blocked before the fork, by thread that is forking."""
+"""The signals that were blocked before the fork, by the thread that is forking."""
 
 
 def watch() -> None:

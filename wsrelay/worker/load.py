@@ -78,7 +78,7 @@ def load_target(target: Target) -> Callable[..., Any]:
 
 
 def load_function(target: Target) -> Callable[..., Any]:
-    """Return the function that the target names, in a process of several; raises `LoadError`."""
+    """Return the function of one of a process's several targets; raises `LoadError`."""
     if target.script is not None:
         return _function(_load_script(target.script, _share), target)
     return _function(load_module(str(target.module)), target)

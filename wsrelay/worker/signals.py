@@ -85,7 +85,7 @@ def install(number: int, handler: Handler) -> None:
 
 
 def block() -> set[int]:
-    """Block the signals that wsrelay handles in this thread; return what was blocked before."""
+    """Block, in this thread, the signals that wsrelay handles; return those blocked before."""
     return set(signal.pthread_sigmask(signal.SIG_BLOCK, _installed))
 
 
