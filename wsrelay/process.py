@@ -50,9 +50,8 @@ __all__ = [
 T = TypeVar("T")
 
 
-def _worker() -> WorkerContext:
-    """Return the worker that this OS process is; raises `NotAProcess` if it is not one."""
-    return cast("WorkerContext", current.worker())
+_worker = cast("Callable[[], WorkerContext]", current.worker)
+"""Returns the worker that this OS process is; raises `NotAProcess`."""
 
 
 class Channel(Generic[T]):
