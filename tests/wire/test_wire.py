@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import enum
 import itertools
+import random
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -247,6 +248,33 @@ def test_frames_before_a_length_above_the_limit_are_given() -> None:
     assert reader.feed(taken + (101).to_bytes(4, "big")) == [(wire.AckFrame(5), len(taken))]
     with pytest.raises(WireError, match="101 bytes are not a frame"):
         reader.feed(b"")
+
+
+@pytest.mark.parametrize("read", [1, 4096, 300_000])
+def test_the_rest_of_a_large_frame_can_be_read_straight_to_where_it_belongs(read: int) -> None:
+    frame, begun = wire.SendFrame("to", "topic", random.Random(1).randbytes(300_000)), 290_000  # noqa: S311 - no secret
+    data = wire.pack(frame)
+    reader = wire.from_worker()
+    assert reader.feed(wire.pack(wire.AckFrame(5)) + data[:begun]) == [(wire.AckFrame(5), 7)]
+    while reader.partial:
+        space, done = reader.space(), reader.partial
+        size = min(read, len(space))
+        space[:size] = data[done : done + size]
+        assert reader.missing == len(space) == len(data) - done
+        frames = reader.feed(space[:size])
+    assert frames == [(frame, len(data))]
+    assert (reader.partial, reader.wanted, reader.missing) == (0, 0, 0)
+    assert reader.feed(wire.pack(wire.AckFrame(6))) == [(wire.AckFrame(6), 7)]
+
+
+def test_a_large_frame_that_was_read_to_where_it_belongs_is_checked_like_others() -> None:
+    data = wire.pack(wire.SendFrame(["x" * 1000] * 1200, "topic", b""))
+    reader = wire.from_worker()
+    reader.feed(data[:10])
+    space = reader.space()
+    space[:] = data[10:]
+    with pytest.raises(WireError, match=r"besides the payload, at most 1048576 are allowed"):
+        reader.feed(space)
 
 
 def test_a_pid_in_a_frame_travels_as_its_text() -> None:

@@ -205,12 +205,15 @@ def test_a_signal_handler_may_write_itself(other: Other) -> None:
     assert sorted(cancels) == list(range(1, count + 1))
 
 
-def test_an_exception_of_a_signal_handler_loses_no_message(other: Other) -> None:
+@pytest.mark.parametrize(("count", "sizes"), [(20_000, SIZES[:4]), (500, SIZES)])
+def test_an_exception_of_a_signal_handler_loses_no_message(
+    other: Other, count: int, sizes: tuple[int, ...]
+) -> None:
     """Neither while it is read, nor while it is sorted, taken or acknowledged."""
     other.start()
-    count, ring = 20_000, Ring()
+    ring = Ring()
     chance = random.Random(2)  # noqa: S311 - no secret
-    frames = [wire.pack(delivered(n, chance.choice(SIZES[:4]))) for n in range(count)]
+    frames = [wire.pack(delivered(n, chance.choice(sizes))) for n in range(count)]
     feeder = threading.Thread(target=other.ends.write_all, args=(b"".join(frames),))
     feeder.start()
     taken: list[int] = []

@@ -43,7 +43,6 @@ _FILTER_LINE = 8
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
 _LARGEST_BUFFER = 32 * 1024 * 1024
-_MOST_KEPT = 2 * _LARGEST_BUFFER
 _FIELD = re.compile(r"^(\w+):[ \t]*(.*)$", re.MULTILINE)
 
 # Loaded once, before any fork: a dlopen costs more than all the rest of a worker's start.
@@ -115,17 +114,17 @@ def forget_environment() -> None:
     ctypes.memset(start, 0, end - start)
 
 
-def keep_freed_memory() -> None:
-    """Let the C library keep up to 64 MB of freed memory for reuse (glibc).
+def keep_freed_memory(most: int = 2 * _LARGEST_BUFFER) -> None:
+    """Let the C library keep up to `most` bytes of freed memory for reuse (glibc).
 
     By default it returns the buffers of each large message to the system, and clean pages for the
-    next message cost more than the message itself. These are the values that it arrives at by
-    itself once a buffer of 32 MB has been freed (mallopt(3)).
+    next message cost more than the message itself. 64 MB is what it arrives at by itself once a
+    buffer of 32 MB has been freed (mallopt(3)).
     """
     mallopt = getattr(_libc, "mallopt", None)
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, _LARGEST_BUFFER)
-        mallopt(_M_TRIM_THRESHOLD, _MOST_KEPT)
+        mallopt(_M_TRIM_THRESHOLD, most)
 
 
 def become_subreaper() -> None:

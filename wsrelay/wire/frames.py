@@ -624,7 +624,7 @@ def portions(receivers: list[str]) -> Iterator[list[str]]:
     yield portion
 
 
-def _check_head(body: bytes) -> None:
+def _check_head(body: bytes | memoryview) -> None:
     """Raise `ValueError` for a frame that would become too large when decoded."""
     size = payload.size_to_decode(body, _MOST_ELEMENTS)
     if size > MAX_HEAD:
@@ -632,7 +632,7 @@ def _check_head(body: bytes) -> None:
 
 
 @functools.cache
-def _decoder(kind: Any) -> Callable[[bytes], Any]:
+def _decoder(kind: Any) -> Callable[[bytes | memoryview], Any]:
     """Return the decoder for frames of a kind; made once, before any fork, since it is large."""
     return msgspec.msgpack.Decoder(kind).decode
 
@@ -643,6 +643,9 @@ class FrameReader(Generic[T]):
     Call `feed` with what was read; it returns `(frame, size in bytes)` for each complete frame. For
     bytes that are not a frame of the expected kind it raises `WireError`: at once, or in the next
     call if there were frames before them to return. `feed(b"")` is such a call.
+
+    Of a frame that is larger than one read, the rest can be read straight into `space()`. What was
+    read into it is fed like everything else, and is not copied.
     """
 
     def __init__(self, kind: Any, *, limit: int = MAX_FRAME, bounded: bool = False) -> None:
@@ -652,36 +655,46 @@ class FrameReader(Generic[T]):
         self._longest = limit + _PREFIX
         self._rest: bytes | bytearray = b""
         """Bytes that were read of frames that have not been returned yet."""
-        self._wanted = 0
-        """Bytes that `_rest` must have before it is worth looking at."""
+        self._space: memoryview | None = None
+        """The end of `_rest` that is still to be read, if there is room for the whole frame."""
+        self.wanted = 0
+        """Size in bytes of the frame that has begun, or 0 until its length is known."""
 
     @property
     def partial(self) -> int:
         """Bytes held that have not been returned as frames."""
-        return len(self._rest)
-
-    @property
-    def wanted(self) -> int:
-        """Size in bytes of the frame that has begun, or 0 until its length is known."""
-        return self._wanted
+        return len(self._rest) - len(self._space or b"")
 
     @property
     def missing(self) -> int:
         """Bytes that this frame still lacks, as far as is known."""
-        return max(self._wanted - len(self._rest), 0)
+        return max(self.wanted - self.partial, 0)
 
     def drop(self) -> None:
         """Forget the incomplete frame: the rest of it will not come."""
-        self._rest, self._wanted = b"", 0
+        self._rest, self._space, self.wanted = b"", None, 0
 
-    def feed(self, data: bytes, most: int = sys.maxsize) -> list[tuple[T, int]]:
+    def space(self) -> memoryview:
+        """Return where the rest of the frame that has begun belongs, and take memory for all of it.
+
+        From then on, `feed` takes only the beginning of it, once something has been read into that.
+        """
+        if self._space is None:
+            whole, read = bytearray(self.wanted), len(self._rest)
+            whole[:read] = self._rest
+            self._rest, self._space = whole, memoryview(whole)[read:]
+        return self._space
+
+    def feed(self, data: bytes | memoryview, most: int = sys.maxsize) -> list[tuple[T, int]]:
         """Add bytes that were read and return at most `most` of the frames that are now complete.
 
         If there may be more, call `feed(b"")` to get them. If a signal handler raises in here,
         nothing has been added, and the same bytes can be fed again.
         """
         if self._rest:
-            if len(self._rest) + len(data) < self._wanted:
+            if self._space is not None:
+                return self._feed_space(len(data))
+            if len(self._rest) + len(data) < self.wanted:
                 self._rest += data
                 return []
             # A copy, because a Raw inside a frame must not pin a buffer that still grows.
@@ -708,10 +721,31 @@ class FrameReader(Generic[T]):
                 break
             start = stop
         rest = bytearray(data[start:]) if start < end else b""
-        self._rest, self._wanted = rest, wanted
+        self._rest, self.wanted = rest, wanted
         if problem and not frames:
-            raise WireError(f"{size - _PREFIX} bytes are not a frame: {problem}")
+            raise _not_a_frame(size, problem)
         return frames
+
+    def _feed_space(self, read: int) -> list[tuple[T, int]]:
+        """Go on after so many bytes have been read into `space()`."""
+        assert self._space is not None  # noqa: S101 - checked before
+        space, size = self._space[read:], self.wanted
+        if space:
+            self._space = space
+            return []
+        body = memoryview(self._rest)[_PREFIX:]
+        try:
+            if size > _SMALL and self._bounded:
+                _check_head(body)
+            frames = [(self._decode(body), size)]
+        except (ValueError, RecursionError) as error:
+            raise _not_a_frame(size, str(error)) from None
+        self._rest, self._space, self.wanted = b"", None, 0
+        return frames
+
+
+def _not_a_frame(size: int, problem: str) -> WireError:
+    return WireError(f"{size - _PREFIX} bytes are not a frame: {problem}")
 
 
 def from_worker() -> FrameReader[FromWorker]:

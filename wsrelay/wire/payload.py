@@ -101,7 +101,7 @@ def _element_sizes() -> bytes:
 _SIZES: Final = _element_sizes()
 
 
-def size_to_decode(data: bytes, most: int) -> int:
+def size_to_decode(data: bytes | memoryview, most: int) -> int:
     """Return how many bytes of the data become objects: all but the content of bytes objects.
 
     Raises `ValueError` for more than `most` elements. Nothing is decoded: MessagePack is a flat

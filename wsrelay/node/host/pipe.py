@@ -282,7 +282,7 @@ class NodePipe:
         if self._next_turn is not None or self._holds:  # uvloop may still call this after `hold`
             return
         try:
-            data = os.read(self._ends.reading, _CHUNK)
+            data = self._read(_CHUNK)
         except BlockingIOError:
             return
         except OSError:
@@ -294,6 +294,13 @@ class NodePipe:
             self._at_end = True
             self._loop.remove_reader(self._ends.reading)
             self._drop_partial()
+
+    def _read(self, most: int) -> bytes | memoryview:
+        """Read up to `most` bytes, or as much as there is of a large frame that has begun."""
+        if self._reader.wanted <= _CHUNK:
+            return os.read(self._ends.reading, most)
+        space = self._reader.space()
+        return space[: os.readv(self._ends.reading, (space,))]
 
     def _come_back(self) -> None:
         """Go on in the next iteration of the event loop."""
@@ -307,7 +314,7 @@ class NodePipe:
         else:
             self._take_the_rest()
 
-    def _take_in(self, data: bytes) -> None:
+    def _take_in(self, data: bytes | memoryview) -> None:
         """Receive the complete frames, until something holds them or the turn is over.
 
         While some are left nothing more is read: `data` is empty until they have been received.
@@ -414,7 +421,8 @@ class NodePipe:
 
     def _take_the_rest(self) -> None:
         """Receive what is left, for a turn; holds are ignored."""
-        data, end = b"", time.perf_counter() + self._seconds
+        data: bytes | memoryview = b""
+        end = time.perf_counter() + self._seconds
         while not self._broken:
             self._holds.clear()
             self._take_in(data)
@@ -429,7 +437,7 @@ class NodePipe:
             if self._left <= 0 or self._left < self._reader.missing:
                 break
             try:
-                data = os.read(self._ends.reading, min(self._left, _CHUNK))
+                data = self._read(min(self._left, _CHUNK))
             except OSError:
                 break
             if not data:
