@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import random
 import signal
+import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -166,7 +168,7 @@ def test_an_exception_of_a_signal_handler_cuts_no_frame(other: Other, way: str) 
 
 def test_a_frame_that_had_begun_goes_out_though_nothing_else_is_written(other: Other) -> None:
     """And the exception does not wait for the other side to read it."""
-    write, large = other.pipe.write, message(1, 300_000)
+    write, large = other.pipe.write, message(1, 1_000_000)
     with pytest.raises(Alarm), alarms(0.01, Ring()):
         write(large)  # nobody reads
     other.start()
@@ -232,6 +234,38 @@ def test_an_exception_of_a_signal_handler_loses_no_message(
     told = [frame.total for frame in other.frames if isinstance(frame, wire.AckFrame)]
     assert told == sorted(told)
     assert 0 <= sum(map(len, frames)) - told[-1] < wire.WINDOW // 4, "all is told but a rest"
+
+
+# Large frames
+
+
+def capacity(descriptor: int) -> int:
+    return fcntl.fcntl(descriptor, fcntl.F_GETPIPE_SZ)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can resize pipes")
+def test_a_pipe_has_room_for_a_large_frame_only_until_that_is_read(other: Other) -> None:
+    before = capacity(other.ends.reading)
+    other.pipe.write(message(0, 300_000))  # would wait forever
+    assert capacity(other.ends.reading) > 300_000
+    other.ends.widen()
+    other.tell(delivered(1, 300_000))
+    _, item = other.mailbox.take(other.mailbox.inbox, timeout=TIMEOUT)
+    assert item.payload == [1, bytes(300_000)]
+    assert capacity(other.pipe.ends.reading) == before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can resize pipes")
+def test_a_pipe_in_which_there_is_more_is_not_narrowed_and_loses_nothing(other: Other) -> None:
+    other.ends.widen()
+    other.tell(delivered(1, 200_000), delivered(2, 200_000), delivered(3, 10))
+    sizes = []
+    for number, size in ((1, 200_000), (2, 200_000), (3, 10)):
+        _, item = other.mailbox.take(other.mailbox.inbox, timeout=TIMEOUT)
+        assert item.payload == [number, bytes(size)]
+        sizes.append(capacity(other.pipe.ends.reading))
+    assert sizes[0] > 200_000
+    assert sizes[-1] == 64 * 1024
 
 
 # Many that receive

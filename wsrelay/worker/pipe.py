@@ -205,6 +205,8 @@ class WorkerPipe:
 
     def _join(self, waiting: _Waiting) -> None:
         with self._writing:
+            if waiting.size > _CHUNK:
+                self.ends.widen()
             self._line += (waiting,)
             self._waiting += waiting.size
 
@@ -320,6 +322,8 @@ class WorkerPipe:
         space = self._reader.space()
         for size in map(os.readv, (self.ends.reading,), ((space,),)):
             self._data = space[:size]
+            if size == len(space):
+                self.ends.narrow()
 
 
 def _resolve(written: asyncio.Future[None], error: OSError | None = None) -> None:

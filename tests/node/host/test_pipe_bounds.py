@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import sys
 import time
 from collections.abc import AsyncIterator
 
@@ -88,13 +90,13 @@ async def test_clients_wait_from_64_kilobytes_of_backlog_on(pipe: NodePipe) -> N
 
 async def test_small_frames_count_as_what_they_cost(pipe: NodePipe) -> None:
     """Those that wait for room, mail among them, and answers that nobody reads."""
-    pipe.queue(deliver(128 * KB))
+    pipe.queue(deliver(MB))
     frame = wire.DeliverFrame("t", str(ME), msgspec.Raw(b"\xc0"))
     size = len(wire.pack(frame)) + ITEM
     for _ in range(100):
         pipe.queue(frame, mail=True)
     assert (pipe.backlog, pipe.mailbox) == (100 * size, 100 * size)
-    pipe.taken(128 * KB)
+    pipe.taken(MB)
     assert (pipe.backlog, pipe.mailbox) == (0, 0)
     reply = wire.ReplyFrame(1)
     for _ in range(100):
@@ -166,6 +168,28 @@ async def test_garbage_right_behind_a_frame_is_noticed_at_once(*, held: bool) ->
         await until(lambda: problems, "the garbage was noticed")
         assert received == [wire.AckFrame(0), wire.ReadyFrame()]
         assert ["1 bytes are not a frame" in problem for problem in problems] == [True]
+        pipe.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can resize pipes")
+async def test_the_pipes_of_a_worker_are_wide_only_while_a_large_frame_is_in_them() -> None:
+    ours, theirs = Duplex.pair()
+    received: list[wire.FromWorker] = []
+    problems: list[str] = []
+    frame = wire.SendFrame("room", "topic", bytes(300 * KB))
+    with theirs:
+        pipe = NodePipe(ours, received.append, problems.append, lambda: None)
+        before = fcntl.fcntl(ours.writing, fcntl.F_GETPIPE_SZ)
+        pipe.queue(deliver(4 * KB))
+        assert fcntl.fcntl(ours.writing, fcntl.F_GETPIPE_SZ) == before
+        pipe.queue(deliver(300 * KB))
+        assert fcntl.fcntl(ours.writing, fcntl.F_GETPIPE_SZ) > 300 * KB
+        assert not pipe._out, "all of it is in the pipe"
+        theirs.widen()
+        theirs.write_all(wire.pack(frame))
+        await until(lambda: received or problems, "it is read")
+        assert (received, problems) == ([frame], [])
+        assert fcntl.fcntl(ours.reading, fcntl.F_GETPIPE_SZ) == before
         pipe.close()
 
 

@@ -214,6 +214,9 @@ class NodePipe:
     def _write(self, data: bytes, count: int = 0) -> None:
         if self._closed:
             return  # an answer that is too late: its worker has ended
+        size = len(data)
+        if size > _CHUNK:
+            self._ends.widen()
         if not self._out:
             try:
                 sent = os.write(self._ends.writing, data)
@@ -221,15 +224,15 @@ class NodePipe:
                 sent = 0
             except OSError:
                 return  # the worker is dying; its exit is announced by the kernel
-            if sent == len(data):
+            if sent == size:
                 return
             self._loop.add_writer(self._ends.writing, self._flush)
             self._out.append(memoryview(data)[sent:] if sent else data)
-            self._outgoing = len(data) - sent
+            self._outgoing = size - sent
             self._counts.append(0)  # nothing else waits: this is being read, however large it is
         else:
             self._out.append(data)
-            self._outgoing += len(data)
+            self._outgoing += size
             self._counts.append(count)
             self._posted += count
 
@@ -300,7 +303,10 @@ class NodePipe:
         if self._reader.wanted <= _CHUNK:
             return os.read(self._ends.reading, most)
         space = self._reader.space()
-        return space[: os.readv(self._ends.reading, (space,))]
+        read = os.readv(self._ends.reading, (space,))
+        if read == len(space):
+            self._ends.narrow()
+        return space[:read]
 
     def _come_back(self) -> None:
         """Go on in the next iteration of the event loop."""
