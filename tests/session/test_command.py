@@ -54,6 +54,42 @@ def test_bytes_are_sent_as_binary(data: bytes) -> None:
     assert _parse(SEND, {"type": "binary", "data": data}) == SendCommand(data)
 
 
+@pytest.mark.parametrize("kind", ["text", "binary"])
+@pytest.mark.parametrize("size", [65_536, 300_000])
+def test_a_large_message_is_sent_as_it_was_written(kind: str, size: int) -> None:
+    data: str | bytes = "ä" * (size // 2) if kind == "text" else b"\xff" * size
+    content = memoryview(bytearray(payload.encode({"type": kind, "data": data})))
+    usual, large = command.parse(SEND, bytes(content)), command.parse(SEND, content)
+    assert isinstance(usual, SendCommand)
+    assert isinstance(large, command.LargeSendCommand)
+    assert large.content.obj is content.obj, "it is not copied"
+    assert (large.data, large.size, large.frame) == (usual.data, usual.size, usual.frame)
+    assert b"".join((large.head, large.content)) == usual.frame
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        payload.encode({"type": "text", "data": "x" * 70_000})[:-1] + b"\xff",
+        payload.encode({"type": "text", "data": "x" * 70_000}) + b"x",
+        payload.encode({"type": "text", "data": "x" * 70_000})[:-1],
+        payload.encode({"type": "binary", "data": b"x" * 70_000})[:-1],
+        payload.encode({"type": "binary", "data": b"x" * 70_000, "more": 1}),
+    ],
+    ids=["not UTF-8", "too long", "too short", "bytes too short", "a third key"],
+)
+def test_a_large_send_that_is_wrong_is_as_unusable_as_a_small_one(content: bytes) -> None:
+    usual = command.parse(SEND, content)
+    assert isinstance(usual, InvalidCommand)
+    assert command.parse(SEND, memoryview(content)) == usual
+
+
+def test_a_large_send_in_another_order_is_sent_all_the_same() -> None:
+    data = "x" * 70_000
+    content = memoryview(payload.encode({"data": data, "type": "text"}))
+    assert command.parse(SEND, content) == SendCommand(data)
+
+
 @pytest.mark.parametrize(
     "content",
     [

@@ -267,6 +267,35 @@ def test_the_rest_of_a_large_frame_can_be_read_straight_to_where_it_belongs(read
     assert reader.feed(wire.pack(wire.AckFrame(6))) == [(wire.AckFrame(6), 7)]
 
 
+@pytest.mark.parametrize(
+    ("receivers", "stays"), [(["somebody"], True), (["x" * 100] * 2000, False)]
+)
+def test_the_payload_of_a_large_message_stays_in_its_frame_if_that_is_most_of_it(
+    receivers: list[str], *, stays: bool
+) -> None:
+    frame = wire.SendFrame(receivers, "topic", bytes(100_000))
+    reader = wire.from_worker()
+    read = _read_in_place(reader, wire.pack(frame))
+    assert read == frame
+    assert isinstance(read.payload, memoryview) == stays
+
+
+def test_other_large_frames_are_decoded_like_small_ones() -> None:
+    frame = wire.BroadcastFrame("group", "topic", bytes(100_000))
+    assert _read_in_place(wire.from_worker(), wire.pack(frame)) == frame
+    done = wire.DoneFrame(bytes(100_000), None, 1, [])
+    assert _read_in_place(wire.from_worker(), wire.pack(done)) == done
+
+
+def _read_in_place(reader: Reader, data: bytes) -> Any:
+    assert reader.feed(data[:10]) == []
+    space = reader.space()
+    space[:] = data[10:]
+    [(frame, size)] = reader.feed(space)
+    assert size == len(data)
+    return frame
+
+
 def test_a_large_frame_that_was_read_to_where_it_belongs_is_checked_like_others() -> None:
     data = wire.pack(wire.SendFrame(["x" * 1000] * 1200, "topic", b""))
     reader = wire.from_worker()

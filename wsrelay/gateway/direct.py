@@ -121,7 +121,8 @@ class DirectProtocol(asyncio.Protocol):
         early: bytes,
     ) -> None:
         self.writable = True
-        self.write: Callable[[bytes], None] = transport.write  # it gathers the writes of a turn
+        # It gathers the writes of a turn.
+        self.write: Callable[[bytes | memoryview], None] = transport.write
         self._transport = transport
         self._connection: DirectConnection | None = connection
         self._config = config

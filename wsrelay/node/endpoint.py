@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, cast
 
 from msgspec import Struct
 
@@ -19,7 +19,7 @@ class Mail(Struct, eq=False):
 
     sender: PID
     topic: str
-    content: bytes
+    content: bytes | memoryview
     _command: command.Command | None = None
     _packed: bytes | None = None
 
@@ -34,7 +34,7 @@ class Mail(Struct, eq=False):
     def packed(self) -> bytes:
         """The frame that a worker reads."""
         if self._packed is None:
-            frame = wire.DeliverFrame(self.topic, str(self.sender), self.content)
+            frame = wire.DeliverFrame(self.topic, str(self.sender), cast("bytes", self.content))
             self._packed = wire.pack(frame)
         return self._packed
 

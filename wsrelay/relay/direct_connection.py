@@ -29,8 +29,8 @@ class Wire(Protocol):
     writable: bool
     """Whether the client can take more; `DirectConnection.writable` is called when it can again."""
 
-    write: Callable[[bytes], None]
-    """Send a frame."""
+    write: Callable[[bytes | memoryview], None]
+    """Send a frame, or a part of one."""
 
     unfinished: int
     """Bytes that the client has sent of a message that is not complete yet."""
@@ -137,7 +137,12 @@ class DirectConnection(RelayedConnection):
         if wire is None or self._is_over:
             return
         while outbox and wire.writable:
-            wire.write(outbox.get().frame)
+            message = outbox.get()
+            if type(message) is command.LargeSendCommand:  # joining them would copy it
+                wire.write(message.head)
+                wire.write(message.content)
+            else:
+                wire.write(message.frame)
             self._wrote()
         if self._closing is not None and not outbox and wire.writable:
             wire.close(self._closing.code, self._closing.reason)

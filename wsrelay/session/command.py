@@ -25,6 +25,7 @@ __all__ = [
     "Command",
     "ControlCommand",
     "InvalidCommand",
+    "LargeSendCommand",
     "SendCommand",
     "may_be_sent",
     "parse",
@@ -71,6 +72,29 @@ class SendCommand:
         self.size = len(content)
         self.frame = rfc6455.frame(rfc6455.TEXT if is_text else rfc6455.BINARY, content)
         return self.size if name == "size" else self.frame
+
+
+class LargeSendCommand(SendCommand):
+    """A large message for the client: `content`, its payload, is a part of what a process wrote.
+
+    `head` belongs before it. `data` is decoded only for those who ask for it.
+    """
+
+    __slots__ = ("content", "head", "is_text")
+
+    def __init__(self, content: memoryview, *, is_text: bool) -> None:
+        self.content = content
+        self.size = len(content)
+        self.is_text = is_text
+        self.head = rfc6455.large_head(rfc6455.TEXT if is_text else rfc6455.BINARY, self.size)
+
+    def __getattr__(self, name: str) -> Any:
+        """Compute `data` or `frame`, which are not kept."""
+        if name == "data":
+            return str(self.content, "utf-8") if self.is_text else bytes(self.content)
+        if name == "frame":
+            return b"".join((self.head, self.content))
+        raise AttributeError(name)
 
 
 class CloseCommand(Struct, frozen=True):
@@ -132,6 +156,15 @@ _ORDERS: Final = {CLOSE, CONTROL}
 _MOST_IN_ORDER: Final = 16 * 1024
 """Elements; the connection keeps its metadata, and 256 KB could take 18 MB once decoded."""
 
+_LENGTH: Final = 4
+"""Bytes of the length of a text or of bytes of 64 KiB or more in MessagePack."""
+
+_LARGE_SENDS: Final = (
+    (msgspec.msgpack.encode({"type": "text", "data": "x" * 65536})[: -65536 - _LENGTH], True),
+    (msgspec.msgpack.encode({"type": "binary", "data": bytes(65536)})[: -65536 - _LENGTH], False),
+)
+"""How the payloads of large messages begin, and whether that is text."""
+
 _decode_send = msgspec.msgpack.Decoder(_Text | _Binary).decode
 _decode_close = msgspec.msgpack.Decoder(_Close | None).decode
 _decode_control = msgspec.msgpack.Decoder(_Control).decode
@@ -142,13 +175,15 @@ def may_be_sent(code: int) -> bool:
     return 1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999  # noqa: PLR2004
 
 
-def parse(topic: str, content: bytes) -> Command:
+def parse(topic: str, content: bytes | memoryview) -> Command:
     """Parse a message to a connection; a mistake in it is returned as `InvalidCommand`."""
     try:
         if topic in _ORDERS and len(content) > _MOST_IN_ORDER:
             _check_order(content)
         match topic:
             case "ws.send":
+                if type(content) is memoryview and (large := _large_send(content)) is not None:
+                    return large
                 return SendCommand(_decode_send(content).data)
             case "ws.close":
                 return _close(_decode_close(content) or _Close())
@@ -172,7 +207,24 @@ def parse(topic: str, content: bytes) -> Command:
 assert (SEND, CLOSE, CONTROL) == ("ws.send", "ws.close", "ws.control")  # noqa: S101 - match needs literals
 
 
-def _check_order(content: bytes) -> None:
+def _large_send(content: memoryview) -> LargeSendCommand | None:
+    """Return the command of a large message, or None if it has not the form that workers write."""
+    for head, is_text in _LARGE_SENDS:
+        start = len(head) + _LENGTH
+        if content[: len(head)] == head:
+            data = content[start:]
+            if int.from_bytes(content[len(head) : start], "big") != len(data):
+                return None
+            if is_text:
+                try:
+                    str(data, "utf-8")
+                except UnicodeDecodeError:
+                    return None
+            return LargeSendCommand(data, is_text=is_text)
+    return None
+
+
+def _check_order(content: bytes | memoryview) -> None:
     """Raise `ValueError` for an order that would be too large once decoded."""
     if len(content) > MOST_METADATA:
         raise ValueError(

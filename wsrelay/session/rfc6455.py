@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["BINARY", "CLOSE", "PING", "PONG", "TEXT", "frame", "head"]
+__all__ = ["BINARY", "CLOSE", "PING", "PONG", "TEXT", "frame", "head", "large_head"]
 
 _FIN: Final = 0x80
 TEXT: Final = _FIN | 0x1
@@ -29,7 +29,12 @@ def frame(first: int, data: bytes) -> bytes:
         return bytes((first, size)) + data
     if size < 1 << 16:
         return bytes((first, _TWO_BYTES)) + size.to_bytes(2, "big") + data
-    return bytes((first, _TWO_BYTES + 1)) + size.to_bytes(8, "big") + data
+    return large_head(first, size) + data
+
+
+def large_head(first: int, size: int) -> bytes:
+    """Return what precedes the payload of a server's frame, which has 64 KiB or more."""
+    return bytes((first, _TWO_BYTES + 1)) + size.to_bytes(8, "big")
 
 
 def head(data: bytes | bytearray, start: int, end: int) -> tuple[int, int, bool] | None:

@@ -291,6 +291,14 @@ class SendFrame(Frame, tag=1):
     payload: bytes
 
 
+class _LargeSendFrame(Frame, tag=1):
+    """A `SendFrame` whose payload is decoded as a part of the frame, not as a copy."""
+
+    to: Text | Annotated[list[Text], Meta(max_length=MAX_RECEIVERS)]
+    topic: Text
+    payload: memoryview
+
+
 class SpawnFrame(Frame, tag=2):
     """Start a process under the PID that the worker made; the target is as in `StartFrame`."""
 
@@ -551,6 +559,10 @@ _ROOM_FOR_RECEIVERS: Final = MAX_HEAD - 64 * 1024
 
 _length = struct.Struct(">I").unpack_from
 _decode_request = msgspec.msgpack.Decoder(FromWorker).decode
+_decode_large_send = msgspec.msgpack.Decoder(_LargeSendFrame).decode
+
+_SEND: Final = SendFrame.__struct_config__.tag
+"""The second byte of a message's frame, behind the length of the array."""
 
 T = TypeVar("T")
 F = TypeVar("F", bound="Frame")
@@ -648,8 +660,17 @@ class FrameReader(Generic[T]):
     read into it is fed like everything else, and is not copied.
     """
 
-    def __init__(self, kind: Any, *, limit: int = MAX_FRAME, bounded: bool = False) -> None:
+    def __init__(
+        self,
+        kind: Any,
+        *,
+        limit: int = MAX_FRAME,
+        bounded: bool = False,
+        decode_large: Callable[[memoryview], T] | None = None,
+    ) -> None:
         self._decode = _decoder(kind)
+        self._decode_large = decode_large or self._decode
+        """Decodes what was read into `space()`."""
         self._bounded = bounded
         """Whether bounds are checked before decoding."""
         self._longest = limit + _PREFIX
@@ -737,7 +758,7 @@ class FrameReader(Generic[T]):
         try:
             if size > _SMALL and self._bounded:
                 _check_head(body)
-            frames = [(self._decode(body), size)]
+            frames = [(self._decode_large(body), size)]
         except (ValueError, RecursionError) as error:
             raise _not_a_frame(size, str(error)) from None
         self._rest, self._space, self.wanted = b"", None, 0
@@ -750,7 +771,18 @@ def _not_a_frame(size: int, problem: str) -> WireError:
 
 def from_worker() -> FrameReader[FromWorker]:
     """Make the node's reader for a worker's pipe."""
-    return FrameReader(FromWorker, bounded=True)
+    return FrameReader(FromWorker, bounded=True, decode_large=_decode_large_request)
+
+
+def _decode_large_request(body: memoryview) -> FromWorker:
+    """Decode a worker's frame; the payload of a message stays in it, if it is most of the frame."""
+    if body[1] != _SEND:
+        other: FromWorker = _decode_request(body)
+        return other
+    frame = _decode_large_send(body)
+    content = frame.payload
+    is_most = 2 * len(content) > len(body)  # otherwise it would keep more memory than is counted
+    return SendFrame(frame.to, frame.topic, cast("bytes", content) if is_most else bytes(content))
 
 
 def to_worker() -> FrameReader[ToWorker]:

@@ -127,7 +127,7 @@ def size_to_decode(data: bytes | memoryview, most: int) -> int:
     return size
 
 
-def decode_bounded(data: bytes) -> Any:
+def decode_bounded(data: bytes | memoryview) -> Any:
     """Decode what a stranger wrote; also raises `ValueError` for more than `MOST_ELEMENTS`."""
     if len(data) > MOST_ELEMENTS:  # each has at least one byte
         size_to_decode(data, MOST_ELEMENTS)
