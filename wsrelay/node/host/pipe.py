@@ -285,7 +285,10 @@ class NodePipe:
         if self._next_turn is not None or self._holds:  # uvloop may still call this after `hold`
             return
         try:
-            data = self._read(_CHUNK)
+            if self._reader.wanted > _CHUNK:
+                data: bytes | memoryview = self._read_in_place()
+            else:
+                data = os.read(self._ends.reading, _CHUNK)
         except BlockingIOError:
             return
         except OSError:
@@ -298,10 +301,8 @@ class NodePipe:
             self._loop.remove_reader(self._ends.reading)
             self._drop_partial()
 
-    def _read(self, most: int) -> bytes | memoryview:
-        """Read up to `most` bytes, or as much as there is of a large frame that has begun."""
-        if self._reader.wanted <= _CHUNK:
-            return os.read(self._ends.reading, most)
+    def _read_in_place(self) -> memoryview:
+        """Read more of a large frame that has begun, straight to where it belongs."""
         space = self._reader.space()
         read = os.readv(self._ends.reading, (space,))
         if read == len(space):
@@ -443,7 +444,10 @@ class NodePipe:
             if self._left <= 0 or self._left < self._reader.missing:
                 break
             try:
-                data = self._read(min(self._left, _CHUNK))
+                if self._reader.wanted > _CHUNK:
+                    data = self._read_in_place()
+                else:
+                    data = os.read(self._ends.reading, min(self._left, _CHUNK))
             except OSError:
                 break
             if not data:
