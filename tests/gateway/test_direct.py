@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 import rooms
+from rfc6455_client import BINARY, PING, TEXT, frame
 from support import client, closed, fronted, received, relay_to, room, serving, until
 from wsproto import events
 from wsproto.connection import Connection, ConnectionType
@@ -199,6 +200,61 @@ async def test_frames_that_come_byte_by_byte_are_put_together(node: Node) -> Non
         )
         said = await reader.readexactly(sum(map(len, expected)))
     assert all(part in said for part in expected)
+
+
+async def test_whole_messages_keep_their_place_among_all_else(node: Node) -> None:
+    """However a client's writes are cut: each is read before the next one is written."""
+    app = WebSocketRelay(relay_to(node.spawn(room(rooms.echo))), node=node)
+    small, other = frame(BINARY, b"small"), frame(TEXT, "größer".encode())
+    begin, end = frame(TEXT, b"in ", fin=False), frame(0, b"two")
+    long = frame(BINARY, b"x" * 300)
+    writes = {
+        small: [b"\x82\x05small"],
+        other: [b"\x81\x08" + "größer".encode()],
+        small[:5]: [],
+        small[5:] + other + small[:1]: [b"\x82\x05small", b"\x81\x08" + "größer".encode()],
+        small[1:]: [b"\x82\x05small"],
+        begin: [],
+        frame(PING): [b"\x8a\x00"],
+        end: [b"\x81\x06in two"],
+        frame(BINARY): [b"\x82\x00"],
+        long: [b"\x82\x7e\x01\x2c" + b"x" * 300],
+        small + frame(PING, b"last"): [b"\x8a\x04last", b"\x82\x05small"],
+    }
+    async with fronted(app) as (server, url), asked(url) as (reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        [connection] = server.server_state.connections
+        assert isinstance(connection, direct.DirectProtocol)
+        for data, answers in writes.items():
+            writer.write(data)
+            for answer in answers:
+                assert await reader.readexactly(len(answer)) == answer
+            if not answers:
+                await until(lambda: connection._since, "it has begun")
+
+
+async def test_a_message_that_is_no_text_fails_a_connection_that_has_said_much(node: Node) -> None:
+    app = WebSocketRelay(relay_to(node.spawn(room(rooms.echo))), node=node)
+    async with serving(app) as url, asked(url) as (reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        for _ in range(3):
+            writer.write(frame(TEXT, b"text"))
+            assert await reader.readexactly(6) == b"\x81\x04text"
+        writer.write(frame(TEXT, b"\xff"))
+        assert (await reader.read())[2:4] == (1007).to_bytes(2, "big")
+
+
+async def test_a_message_above_a_tiny_limit_fails_a_connection_that_has_said_much(
+    node: Node,
+) -> None:
+    app = WebSocketRelay(relay_to(node.spawn(room(rooms.echo))), node=node)
+    async with serving(app, ws_max_size=10) as url, asked(url) as (reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        for _ in range(3):
+            writer.write(frame(TEXT, b"text"))
+            assert await reader.readexactly(6) == b"\x81\x04text"
+        writer.write(frame(TEXT, b"eleven char"))
+        assert (await reader.readexactly(4))[2:] == (1009).to_bytes(2, "big")
 
 
 @contextlib.contextmanager

@@ -172,6 +172,8 @@ class KernelHistory(RuleBasedStateMachine):
     @invariant()
     def the_living_are_those_of_the_model(self) -> None:
         assert {pid: process.state for pid, process in self.kernel.processes.items()} == self.alive
+        for process in self.kernel.processes.values():
+            assert process.takes_mail is (process.state in (STARTING, RUNNING))
 
     @invariant()
     def every_name_shows_a_process_that_is_neither_dead_nor_cancelled(self) -> None:

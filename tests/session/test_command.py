@@ -118,6 +118,24 @@ def test_a_send_of_another_shape_is_unusable(content: Any) -> None:
 # ws.close
 
 
+@pytest.mark.parametrize("size", [0, 1, 125, 126, 65_535, 65_536])
+@pytest.mark.parametrize("data", ["x", "é", b"x"])
+def test_the_frame_of_a_send_is_that_of_its_command(data: str | bytes, size: int) -> None:
+    kind = "text" if isinstance(data, str) else "binary"
+    for content in ({"type": kind, "data": data * size}, {"data": data * size, "type": kind}):
+        assert command.frame_of(payload.encode(content)) == SendCommand(data * size).frame
+
+
+@settings(deadline=None)
+@given(st.binary() | st.builds(payload.pack, st.dictionaries(st.text(), st.text() | st.binary())))
+@example(payload.pack({"type": "text", "data": "x", "more": 1}))
+@example(payload.pack({"type": "text", "data": b"x"}))
+@example(b"\x82\xa4type\xa4text\xa4data\xa1\xff")
+def test_what_is_no_right_send_has_no_frame(content: bytes) -> None:
+    is_right = isinstance(command.parse(SEND, content), SendCommand)
+    assert bool(command.frame_of(content)) is is_right
+
+
 def test_a_close_has_defaults_for_all_it_says() -> None:
     assert _parse(CLOSE, None) == CloseCommand(1000, "")
     assert _parse(CLOSE, {}) == CloseCommand(1000, "")

@@ -74,6 +74,27 @@ def test_every_input_while_open() -> None:
         assert session.state is after, name
 
 
+def test_messages_that_only_have_to_be_passed_on_need_no_call_until_something_changes() -> None:
+    for name, give in INPUTS.items():
+        session = a_session(OPEN, metadata=METADATA)
+        heads = [session.head]
+        session.message("text")
+        heads.append(session.head)
+        give(session)
+        keeps = session.state is OPEN and "ws.control" not in name
+        assert [bool(head) for head in (*heads, session.head)] == [False, True, keeps], name
+
+
+def test_a_topic_of_its_own_is_that_of_the_messages_that_are_passed_on() -> None:
+    session = a_session(OPEN)
+    session.message("text")
+    before = session.head
+    control(session, message_topic="chat")
+    session.message("text")
+    assert b"chat" in session.head
+    assert b"chat" not in before
+
+
 def test_nothing_but_its_own_end_leaves_the_handshake() -> None:
     for name, give in INPUTS.items():
         session = a_session(HANDSHAKING, metadata=METADATA)

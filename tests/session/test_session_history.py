@@ -17,6 +17,7 @@ from hypothesis.stateful import (
 )
 from sessions import CLIENT, CLOSED, CLOSING, HANDSHAKING, OPEN, RETURNED, SENDER, A, B, exit_of
 
+from wsrelay import wire
 from wsrelay.session import command
 from wsrelay.session.command import ControlCommand
 from wsrelay.session.header import RelayHeader
@@ -163,7 +164,17 @@ class SessionHistory(RuleBasedStateMachine):
     @rule(data=_DATA)
     def the_client_sends(self, data: str | bytes) -> None:
         before = self.session.message_count
-        effects = self.session.message(data)
+        if self.session.head:
+            assert self.session.state is OPEN
+            is_text = isinstance(data, str)
+            content = data.encode() if isinstance(data, str) else data
+            kind = "text" if is_text else "binary"
+            frame = wire.RelayFrame("ws.message", str(CLIENT), {"type": kind, "data": data})
+            assert wire.relayed(self.session.head, content, is_text) == wire.pack(frame)
+            [only] = effects = self.session.message(data)
+            assert isinstance(only, SendToTarget), "there is nothing else to do"
+        else:
+            effects = self.session.message(data)
         self._do(effects)
         if self.session.state is OPEN or self.parting:
             kind = "text" if isinstance(data, str) else "binary"

@@ -306,6 +306,48 @@ def test_a_large_frame_that_was_read_to_where_it_belongs_is_checked_like_others(
         reader.feed(space)
 
 
+@pytest.mark.parametrize("data", ["text é", b"bytes", "", b""])
+@pytest.mark.parametrize("size", [0, 1, 31, 32, 255, 256, 65_535, 65_536])
+def test_a_message_of_a_client_is_relayed_in_the_bytes_of_its_frame(
+    data: str | bytes, size: int
+) -> None:
+    client = PID("{local@gateway|k3f9.0-1}")
+    content = data.encode() if isinstance(data, str) else data
+    if content:
+        filler = "x" if isinstance(data, str) else b"x"
+        data += filler * (size - len(content))  # type: ignore[operator]
+        content = data.encode() if isinstance(data, str) else data
+    is_text = isinstance(data, str)
+    payload = {"type": "text" if is_text else "binary", "data": data}
+    packed = wire.pack(wire.RelayFrame("a topic", str(client), payload))
+    assert wire.relayed(wire.relay_head("a topic", client), content, is_text) == packed
+
+
+@settings(deadline=None, max_examples=200)
+@given(DIRECTIONS, st.data())
+def test_a_frame_that_comes_alone_is_the_one_that_feed_gives(
+    direction: str, data: st.DataObject
+) -> None:
+    frame = data.draw(FRAMES[direction])
+    packed, reader = wire.pack(frame), READERS[direction][0]()
+    assert _comparable(reader.one(packed)) == _comparable(frame)
+    assert reader.partial == 0
+    for other in (b"", packed[:-1], packed + b"\0", packed + packed, packed[:4]):
+        assert reader.one(other) is None
+    reader.feed(packed[:-1])
+    assert reader.one(packed) is None, "the beginning of another is held"
+    assert _read(reader, [packed[-1:]]) == [(_comparable(frame), len(packed))]
+
+
+def test_what_is_no_frame_is_left_to_feed_although_it_comes_alone() -> None:
+    reader = wire.from_worker()
+    large = wire.pack(wire.SendFrame("to", "topic", bytes(64 * 1024)))
+    for garbage in (b"\0\0\0\1\xc1", b"\0\0\0\2\x91\x63", large):
+        assert reader.one(garbage) is None
+    with pytest.raises(WireError, match="1 bytes are not a frame"):
+        reader.feed(b"\0\0\0\1\xc1")
+
+
 def test_a_pid_in_a_frame_travels_as_its_text() -> None:
     pid = PID("{local@host|1}")
     frame = wire.CancelFrame(pid, "why")

@@ -29,7 +29,7 @@ from wsrelay.session.machine import UNFINISHED
 from wsrelay.values.server_options import ServerOptions
 
 from .http import SharedState, end_our_side, leave
-from .masking import unmask
+from .masking import apply_mask, unmask
 from .progress import bytes_acknowledged, bytes_unsent, tcp_socket
 
 __all__ = ["DirectProtocol"]
@@ -62,6 +62,9 @@ _SHORT: Final = 6
 
 _MOST_CONTROL: Final = 125
 """The maximum payload of a control frame in bytes (RFC 6455 section 5.5)."""
+
+_MASKED: Final = 0x80
+"""The bit of the second byte that every frame of a client has (RFC 6455 section 5.1)."""
 
 _AT_ONCE: Final = 128
 """Frames that are parsed in one turn of the event loop; the others wait for the next.
@@ -99,6 +102,7 @@ class DirectProtocol(asyncio.Protocol):
         "_ping",
         "_ping_sent",
         "_read_late",
+        "_ready",
         "_rest",
         "_since",
         "_state",
@@ -160,6 +164,8 @@ class DirectProtocol(asyncio.Protocol):
         """The payload of the client's newest ping, while its pong waits for room."""
         self._answered = False
         """The frame that goes to wsproto is the client's close frame."""
+        self._ready: DirectConnection | None = None
+        """The connection while a new frame is due and there is room for its message, else None."""
         self._over = False
         """The connection is finished: whatever still arrives is ignored."""
         self._timer: asyncio.TimerHandle | None = None
@@ -208,7 +214,20 @@ class DirectProtocol(asyncio.Protocol):
     # The transport's side
 
     def data_received(self, data: bytes) -> None:
-        """Process bytes from the client."""
+        """Process bytes from the client: here if they are one small message, as most are."""
+        connection, size = self._ready, len(data) - _SHORT
+        if (
+            connection is not None
+            and 0 <= size <= _MOST_CONTROL
+            and data[1] == _MASKED | size
+            and ((is_text := data[0] == rfc6455.TEXT) or data[0] == rfc6455.BINARY)
+        ):
+            content = apply_mask(data[_SHORT:], data[_SHORT - 4 : _SHORT])
+            if not is_text or content.isascii() or _is_utf8(content):
+                if not connection.received(content, is_text):
+                    self._held = self._read_late = True
+                    self._ready = None
+                return
         if not self._over:
             self._take(data)
 
@@ -254,6 +273,7 @@ class DirectProtocol(asyncio.Protocol):
 
         With `lost`, the client is gone: nothing more will arrive, and room does not matter.
         """
+        self._ready = None
         if self._rest:
             if isinstance(self._rest, bytes):
                 self._rest = bytearray(self._rest)
@@ -338,6 +358,12 @@ class DirectProtocol(asyncio.Protocol):
             self._count()
         elif self._since:
             self._count()
+        if (
+            not (self._rest or self._inside or self._dropping or self._held or self._since)
+            and self._fragments is None
+            and self._large >= _MOST_CONTROL
+        ):
+            self._ready = self._connection
 
     def _go_on(self, whole: bytes | bytearray, start: int, end: int) -> int:
         """Continue a frame that goes to wsproto or is dropped; returns where it ends."""
@@ -355,16 +381,14 @@ class DirectProtocol(asyncio.Protocol):
         """Give a whole message to the connection."""
         connection = self._connection
         assert connection is not None  # noqa: S101 - checked before
-        if first == rfc6455.TEXT:
+        is_text = first == rfc6455.TEXT
+        if is_text and not data.isascii():
             try:
-                text = data.decode()
+                data.decode()
             except UnicodeDecodeError as error:
                 self._fail(1007, f"Invalid UTF-8: {error.reason}")
                 return
-            room = connection.received(text)
-        else:
-            room = connection.received(data)
-        if not room:
+        if not connection.received(data, is_text):
             self._held = self._read_late = True
 
     def _pass_on(self, data: bytes) -> None:
@@ -394,7 +418,8 @@ class DirectProtocol(asyncio.Protocol):
             message: Any = self._fragments.to_message()
             self._fragments = None
             text = message.get("text")
-            if not connection.received(message["bytes"] if text is None else text):
+            content = message["bytes"] if text is None else text.encode()
+            if not connection.received(content, text is not None):
                 self._held = self._read_late = True
 
     def _closed(self, event: events.CloseConnection) -> None:
@@ -607,7 +632,7 @@ class DirectProtocol(asyncio.Protocol):
 
     def _detach(self) -> None:
         """Ignore everything that the client still sends, except for its close frame."""
-        self._connection = None
+        self._connection = self._ready = None
         self._dropping += self._inside
         self._inside = self._wanted = 0
         self._fragments = None
@@ -621,3 +646,11 @@ class DirectProtocol(asyncio.Protocol):
         self._forget()
         self._transport.close()
         self._timer = self._loop.call_later(_LINGER, self.abort)
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

@@ -9,7 +9,7 @@ try:
 except ImportError:  # where the wheel was built without a C compiler
     from websockets.utils import apply_mask
 
-__all__ = ["unmask"]
+__all__ = ["apply_mask", "unmask"]
 
 _LARGE: Final = 4096
 """Size in bytes from which a payload is unmasked in place instead of being copied first."""

@@ -111,6 +111,8 @@ class Process(Struct, eq=False):
     pid: PID
     state: ProcessState
     connection: bool
+    takes_mail: bool = True
+    """Whether its inbox still takes messages."""
     ended_by: ExitError | None = None
     """Why wsrelay itself killed it; replaces the bare signal in its result."""
     traps_links: bool = False
@@ -297,6 +299,7 @@ class Kernel:
             case Action.START:
                 return [StartedEffect(pid)]
             case Action.STOP:
+                process.takes_mail = False
                 self.names.release(pid)
                 self.groups.release(pid)
                 return [StopEffect(pid, reason, sender or pid)]
@@ -310,6 +313,7 @@ class Kernel:
         if (process := self._processes.pop(pid, None)) is None:
             return []
         process.state = ProcessState.EXITED
+        process.takes_mail = False
         self.names.release(pid)
         self.groups.release(pid)
         watchers, linked = self.relations.release(pid)

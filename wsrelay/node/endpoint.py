@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from wsrelay import wire
 from wsrelay.session import command
-from wsrelay.values.message import Event
+from wsrelay.values.message import SEND, Event
 from wsrelay.values.pid import PID
 
 __all__ = ["Endpoint", "Mail"]
@@ -21,6 +21,7 @@ class Mail(Struct, eq=False):
     topic: str
     content: bytes | memoryview
     _command: command.Command | None = None
+    _frame: bytes | None = None
     _packed: bytes | None = None
 
     @property
@@ -29,6 +30,13 @@ class Mail(Struct, eq=False):
         if self._command is None:
             self._command = command.parse(self.topic, self.content)
         return self._command
+
+    @property
+    def frame(self) -> bytes:
+        """The WebSocket frame that it is to a client; empty if it is not a right `ws.send`."""
+        if self._frame is None:
+            self._frame = command.frame_of(self.content) if self.topic == SEND else b""
+        return self._frame
 
     @property
     def packed(self) -> bytes:
@@ -41,6 +49,12 @@ class Mail(Struct, eq=False):
 
 class Endpoint(Protocol):
     """A worker process, a connection, or the node itself."""
+
+    def write_through(self, frame: bytes) -> bool:
+        """Write a WebSocket frame to the client at once, if nothing is in the way.
+
+        Otherwise, and if there is no client, it returns False, having done nothing.
+        """
 
     def deliver(self, mail: Mail) -> bool:
         """Take a message; returns whether it was taken (if not, it is a dead letter)."""

@@ -13,7 +13,7 @@ from msgspec import Raw
 from wsrelay import wire
 from wsrelay.confinement import HostOptions
 from wsrelay.kernel import Process as Row
-from wsrelay.kernel import ProcessState, Signal
+from wsrelay.kernel import Signal
 from wsrelay.values.message import JOIN, LEAVE, Event, ExitError, ExitKind
 from wsrelay.values.pid import PID
 from wsrelay.values.rights import Rights
@@ -90,10 +90,14 @@ class WorkerProcess:
     @property
     def takes_mail(self) -> bool:
         """Whether its inbox still takes messages."""
-        state = self.row.state
-        return state is ProcessState.RUNNING or state is ProcessState.STARTING
+        return self.row.takes_mail
 
     # Endpoint
+
+    def write_through(self, frame: bytes) -> bool:
+        """Do nothing: it is no client."""
+        del frame
+        return False
 
     def deliver(self, mail: Mail) -> bool:
         """Put a message into its mailbox; beyond the limit the process is ended.
@@ -191,8 +195,7 @@ class WorkerProcess:
 
     def tell(self, client: PID, topic: str, content: dict[str, Any]) -> bool:
         """Send it a message from the relay."""
-        state = self.row.state  # `takes_mail` inlined: every message from a client comes here
-        if state is not ProcessState.RUNNING and state is not ProcessState.STARTING:
+        if not self.takes_mail:
             return False
         self.pipe.queue(wire.RelayFrame(topic, str(client), content))
         return True

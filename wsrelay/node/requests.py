@@ -21,7 +21,8 @@ from wsrelay.errors import (
 )
 from wsrelay.kernel import Signal
 from wsrelay.kernel.names import MOST
-from wsrelay.values.message import ERROR, ExitError, ExitKind, Result
+from wsrelay.session import command
+from wsrelay.values.message import ERROR, SEND, ExitError, ExitKind, Result
 from wsrelay.values.pid import PID
 from wsrelay.values.printable import shortened
 from wsrelay.wire import payload
@@ -91,7 +92,22 @@ class Requests:
     def _receiver(self, process: WorkerProcess) -> FrameHandler:
         """Return the handler of a process's frames."""
         handle = self.handle if process.rights is None else self.handle_walled
-        return functools.partial(handle, process)
+        endpoints, frame_of = self._engine.endpoints, command.frame_of
+
+        def receive(frame: wire.FromWorker) -> Iterator[None] | None:
+            # Most frames are messages for one client, which everybody may send.
+            if (
+                type(frame) is wire.SendFrame
+                and frame.topic == SEND
+                and type(frame.to) is str
+                and (endpoint := endpoints.get(frame.to)) is not None  # type: ignore[call-overload]
+                and (data := frame_of(frame.payload))
+                and endpoint.write_through(data)
+            ):
+                return None
+            return handle(process, frame)
+
+        return receive
 
     def handle(self, process: WorkerProcess, frame: wire.FromWorker) -> Iterator[None] | None:
         """Do what a worker requests; a worker that requests too much is ended.

@@ -43,9 +43,12 @@ class MessageRouter:
 
     def route(self, mail: Mail, receivers: Iterable[str]) -> None:
         """Deliver a message to each receiver; for one that is not alive it is a dead letter."""
+        frame = mail.frame
         for to in receivers:
             endpoint = self._endpoints.get(to) or self._find(to)  # type: ignore[call-overload]
-            if endpoint is None or not endpoint.deliver(mail):
+            if endpoint is None or not (
+                (frame and endpoint.write_through(frame)) or endpoint.deliver(mail)
+            ):
                 self.dead_letters += 1
 
     def route_in_portions(self, mail: Mail, receivers: Sequence[str]) -> Iterator[None]:
@@ -76,6 +79,11 @@ class _NodeEndpoint:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+
+    def write_through(self, frame: bytes) -> bool:
+        """Do nothing: the node is no client."""
+        del frame
+        return False
 
     def deliver(self, mail: Mail) -> bool:
         """Tell the author of a process that answers the node what to do instead, in the log."""

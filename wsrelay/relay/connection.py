@@ -182,6 +182,11 @@ class RelayedConnection(ABC):
         """The node's account of unfinished client data."""
         return self._node.buffered
 
+    def write_through(self, frame: bytes) -> bool:
+        """Do nothing: messages for the client wait in the outbox."""
+        del frame
+        return False
+
     def deliver(self, mail: Mail) -> bool:
         """Carry out what a process sent."""
         effects = self._session.command(mail.command, mail.sender, self._clients.why_no_target)

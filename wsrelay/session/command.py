@@ -27,6 +27,7 @@ __all__ = [
     "InvalidCommand",
     "LargeSendCommand",
     "SendCommand",
+    "frame_of",
     "may_be_sent",
     "parse",
 ]
@@ -173,6 +174,20 @@ _decode_control = msgspec.msgpack.Decoder(_Control).decode
 def may_be_sent(code: int) -> bool:
     """Whether RFC 6455 section 7.4 lets an endpoint send this close code."""
     return 1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999  # noqa: PLR2004
+
+
+def frame_of(content: bytes) -> bytes:
+    """Return the frame that a client gets for the payload of a `ws.send`.
+
+    It is empty if the payload is not right, which `parse` explains.
+    """
+    try:
+        data = _decode_send(content).data
+    except (ValueError, RecursionError):
+        return b""
+    if type(data) is str:
+        return rfc6455.frame(rfc6455.TEXT, data.encode())
+    return rfc6455.frame(rfc6455.BINARY, data)
 
 
 def parse(topic: str, content: bytes | memoryview) -> Command:

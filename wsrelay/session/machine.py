@@ -17,6 +17,7 @@ from msgspec import UNSET, Struct
 
 from wsrelay.values.message import HEARTBEAT, ExitError, ExitKind, Result
 from wsrelay.values.pid import PID
+from wsrelay.wire import relay_head
 
 from .command import CloseCommand, Command, ControlCommand, SendCommand
 from .header import RelayHeader
@@ -164,6 +165,11 @@ class Session:
         self.target = relay.target_pid
         self.outbox = Outbox(limit)
         self.message_count = 0
+        self.head = b""
+        """For `wire.relayed`, while the client's messages only have to be passed on to the target.
+
+        Whoever does that counts them. It is empty while `message` has to be called instead.
+        """
         self.dropped = 0
         """Messages that the client never got because it reads too slowly."""
         self._topic = relay.message_topic
@@ -213,8 +219,13 @@ class Session:
             return []
         self.message_count += 1
         kind = "text" if isinstance(data, str) else "binary"
-        tell = SendToTarget(self.target, self._topic, {"type": kind, "data": data})
-        return [*self._attach(), tell] if self._is_news else [tell]
+        effects = [
+            *self._attach(),
+            SendToTarget(self.target, self._topic, {"type": kind, "data": data}),
+        ]
+        if self.state is ConnectionState.OPEN:
+            self.head = relay_head(self._topic, self.pid)
+        return effects
 
     def client_gone(self, code: int, reason: str = "", *, known: bool = True) -> list[Effect]:
         """Record that the transport is closed; the code is the client's, or 1006 if it vanished.
@@ -232,7 +243,7 @@ class Session:
         elif self._parting:
             effects = self._leave(*self._end)
         self._parting = False
-        self.state = ConnectionState.CLOSED
+        self._leave_open(ConnectionState.CLOSED)
         self.outbox.clear()
         result = _result(*self._end)
         if is_open and not known:
@@ -327,7 +338,7 @@ class Session:
             return self._close(*SHUT_DOWN, lingering=True)
         self._end = SHUT_DOWN
         self._parting = True
-        self.state = ConnectionState.CLOSING
+        self._leave_open(ConnectionState.CLOSING)
         effects: list[Effect] = [] if self._interval is None else [SetHeartbeat(None)]
         return [*effects, CloseClient(*SHUT_DOWN, lingering=True)]
 
@@ -357,8 +368,12 @@ class Session:
         if self.state is not ConnectionState.OPEN:
             return []
         effects = self._leave(code, close.reason)
-        self.state = ConnectionState.CLOSING
+        self._leave_open(ConnectionState.CLOSING)
         return [*effects, close]
+
+    def _leave_open(self, state: ConnectionState) -> None:
+        self.state = state
+        self.head = b""
 
     def _leave(self, code: int, reason: str) -> list[Effect]:
         """Leave the target for good."""
@@ -399,6 +414,7 @@ class Session:
         moves = target != self.target
         if moves and (why := why_no_target(target)) is not None:
             return [RejectCommand(sender, "ws.control", why)]
+        self.head = b""
         if moves:
             effects += [
                 *self._attach(),

@@ -21,12 +21,17 @@ _MASKED: Final = 0x80
 _TWO_BYTES: Final = 126
 """From this size on, the size is held by two further bytes, or by eight."""
 
+_HEADS: Final = {
+    first: [bytes((first, size)) for size in range(_TWO_BYTES)]
+    for first in (TEXT, BINARY, PING, PONG)
+}
+
 
 def frame(first: int, data: bytes) -> bytes:
     """Return a server's frame: `first` is its first byte, and the payload is not masked."""
     size = len(data)
     if size < _TWO_BYTES:
-        return bytes((first, size)) + data
+        return _HEADS[first][size] + data
     if size < 1 << 16:
         return bytes((first, _TWO_BYTES)) + size.to_bytes(2, "big") + data
     return large_head(first, size) + data

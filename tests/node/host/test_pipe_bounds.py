@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -64,6 +65,41 @@ async def test_the_window_and_one_frame_are_on_their_way_and_the_rest_waits(pipe
     assert (pipe._in_flight, pipe.backlog) == (128 * KB, 4 * KB + ITEM), "above it"
     pipe.taken(4 * KB)
     assert (pipe._in_flight, pipe.backlog) == (128 * KB, 0)
+
+
+async def test_what_clients_say_keeps_its_place_and_the_window() -> None:
+    """Whether or not the pipe is full, or something waits for room at the worker."""
+    ours, theirs = Duplex.pair()
+    pipe = NodePipe(ours, lambda _: None, lambda _: None, lambda: None)
+    frames = [wire.DeliverFrame(f"{number}", str(ME), bytes(4000)) for number in range(60)]
+    for number, frame in enumerate(frames):
+        if number % 3:
+            assert pipe.relay(wire.pack(frame)) is not pipe.full
+        else:
+            pipe.queue(frame)
+    assert pipe.queued == len(frames)
+    assert wire.WINDOW <= pipe._in_flight < wire.WINDOW + 4 * KB
+    assert pipe.full
+    reader, taken, seen = wire.to_worker(), 0, 0
+    with theirs:
+        while seen < len(frames):
+            for arrived, size in reader.feed(os.read(theirs.reading, MB)):
+                assert arrived == frames[seen]
+                seen, taken = seen + 1, taken + size
+            pipe.taken(taken)
+            pipe._flush()
+        assert (pipe._in_flight, pipe.backlog) == (0, 0)
+        pipe.close()
+        assert pipe.relay(b"nobody reads it, and nobody waits for its room")
+
+
+async def test_what_is_relayed_to_a_worker_that_is_dying_goes_nowhere() -> None:
+    ours, theirs = Duplex.pair()
+    pipe = NodePipe(ours, lambda _: None, lambda _: None, lambda: None)
+    theirs.close()
+    assert pipe.relay(b"its exit is announced by the kernel")
+    assert (pipe.queued, pipe._outgoing) == (1, 0)
+    pipe.close()
 
 
 async def test_one_frame_may_be_as_large_as_it_likes(pipe: NodePipe) -> None:

@@ -12,6 +12,7 @@ import termios
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator
+from select import PIPE_BUF
 from typing import Final
 
 from wsrelay import wire
@@ -87,6 +88,7 @@ class NodePipe:
         self.visits = 0
         """The part of the backlog that reports clients joining and leaving."""
         self._ends = ends
+        self._reading, self._writing = ends.reading, ends.writing
         os.set_blocking(ends.reading, False)
         os.set_blocking(ends.writing, False)
         self._loop = asyncio.get_running_loop()
@@ -160,6 +162,29 @@ class NodePipe:
             self._in_flight += len(data)
             self._write(data)
         return self.queued
+
+    def relay(self, data: bytes) -> bool:
+        """Do what `queue` does with a client's message, but quickly if nothing is in the way.
+
+        Returns whether there is room for another.
+        """
+        if (
+            len(data) <= PIPE_BUF  # so it is written as a whole or not at all
+            and not self._waiting
+            and not self._out
+            and self._in_flight < wire.WINDOW
+            and not self._closed
+        ):
+            try:
+                os.write(self._writing, data)
+            except OSError:
+                pass  # it is full, or the worker is dying
+            else:
+                self._in_flight += len(data)
+                self.queued += 1
+                return True
+        self.queue(data)
+        return not self.full
 
     def _count(self, size: int, mail: bool, visit: bool) -> None:
         self.backlog += size
@@ -282,18 +307,28 @@ class NodePipe:
         return self._next_turn is None or bool(self._holds)
 
     def _readable(self) -> None:
-        if self._next_turn is not None or self._holds:  # uvloop may still call this after `hold`
+        # uvloop may still call this after `remove_reader`.
+        if self._next_turn is not None or self._holds or self._at_end:
             return
         try:
             if self._reader.wanted > _CHUNK:
                 data: bytes | memoryview = self._read_in_place()
             else:
-                data = os.read(self._ends.reading, _CHUNK)
+                data = os.read(self._reading, _CHUNK)
         except BlockingIOError:
             return
         except OSError:
             data = b""
-        if data:
+        if (frame := self._reader.one(data)) is not None:  # as it is most of the time
+            self.reads += 1
+            try:
+                self._work = self._receive(frame)
+            except WireError as error:
+                self._end_as_garbage(error)
+            else:
+                if self._work is not None:
+                    self._take_in(b"")
+        elif data:
             self._take_in(data)
         else:
             # Closed by the worker; the pipe cannot tell whether it has ended, or how.
@@ -334,20 +369,17 @@ class NodePipe:
                 frames = self._reader.feed(data, _AT_ONCE)
                 if self._share is not None:
                     self._share.is_whole = bool(frames)
-                    self._arrived += frames
-                elif len(frames) == 1 and not self._reader.partial:  # as it is most of the time
-                    self._work = self._receive(frames[0][0])
-                    if self._work is None:
-                        return
-                else:
-                    self._arrived += frames
+                self._arrived += frames
             self._receive_arrived()
             self._reserve()
         except WireError as error:
-            self._at_end = self._broken = True
-            self._loop.remove_reader(self._ends.reading)
-            self._drop_partial()
-            self._garbage(str(error))
+            self._end_as_garbage(error)
+
+    def _end_as_garbage(self, error: WireError) -> None:
+        self._at_end = self._broken = True
+        self._loop.remove_reader(self._ends.reading)
+        self._drop_partial()
+        self._garbage(str(error))
 
     def _reserve(self) -> None:
         """Give back the room of a large frame that was received; request it for one that has begun.
@@ -468,6 +500,7 @@ class NodePipe:
         self._loop.remove_reader(self._ends.reading)
         self._loop.remove_writer(self._ends.writing)
         self._ends.close()
+        self._reading = self._writing = -1
         self._out.clear()
         self._counts.clear()
         self._waiting.clear()
