@@ -244,17 +244,44 @@ async def test_a_message_that_is_no_text_fails_a_connection_that_has_said_much(n
         assert (await reader.read())[2:4] == (1007).to_bytes(2, "big")
 
 
-async def test_a_message_above_a_tiny_limit_fails_a_connection_that_has_said_much(
-    node: Node,
+@pytest.mark.parametrize("most", [10, 125, 126, 300])
+async def test_a_message_above_the_limit_fails_a_connection_that_has_said_much(
+    node: Node, most: int
 ) -> None:
     app = WebSocketRelay(relay_to(node.spawn(room(rooms.echo))), node=node)
-    async with serving(app, ws_max_size=10) as url, asked(url) as (reader, writer):
+    async with serving(app, ws_max_size=most) as url, asked(url) as (reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        for _ in range(3):
+            writer.write(frame(TEXT, b"x" * most))
+            await reader.readuntil(b"x" * most)
+        writer.write(frame(TEXT, b"x" * (most + 1)))
+        assert (await reader.readexactly(4))[2:] == (1009).to_bytes(2, "big")
+
+
+@pytest.mark.parametrize("size", [0, 1, 125, 126, 127, 4096, 65_535, 65_536])
+async def test_messages_of_any_size_follow_each_other(node: Node, size: int) -> None:
+    app = WebSocketRelay(relay_to(node.spawn(room(rooms.echo))), node=node)
+    async with serving(app) as url, client(url, max_size=None) as websocket:
+        for data in ("x" * size, bytes(size), "é" * (size // 2), "x" * size):
+            await websocket.send(data)
+            assert await received(websocket) == data
+
+
+@pytest.mark.parametrize(
+    "header", [b"\x82\xfe\x00\x7d", b"\x82\xff" + (200).to_bytes(8, "big"), b"\x82\x7e\x00\xc8"]
+)
+async def test_a_wrong_header_fails_a_connection_that_has_said_much(
+    node: Node, header: bytes
+) -> None:
+    """A length that is longer than need be, or no mask."""
+    app = WebSocketRelay(relay_to(node.spawn(room(rooms.echo))), node=node)
+    async with serving(app) as url, asked(url) as (reader, writer):
         await reader.readuntil(b"\r\n\r\n")
         for _ in range(3):
             writer.write(frame(TEXT, b"text"))
             assert await reader.readexactly(6) == b"\x81\x04text"
-        writer.write(frame(TEXT, b"eleven char"))
-        assert (await reader.readexactly(4))[2:] == (1009).to_bytes(2, "big")
+        writer.write(header + bytes(4 + (125 if header[1] == 0xFE else 200)))
+        assert (await reader.readexactly(4))[2:] == (1002).to_bytes(2, "big")
 
 
 @contextlib.contextmanager

@@ -41,6 +41,7 @@ from wsrelay.session.outbox import Overflow
 from wsrelay.values.message import ExitKind, Result
 from wsrelay.values.pid import PID
 from wsrelay.values.sizes import ITEM
+from wsrelay.wire.relayed import relayed
 
 C = PID("{local@app:processes|k.0-4}")
 
@@ -170,7 +171,7 @@ class SessionHistory(RuleBasedStateMachine):
             content = data.encode() if isinstance(data, str) else data
             kind = "text" if is_text else "binary"
             frame = wire.RelayFrame("ws.message", str(CLIENT), {"type": kind, "data": data})
-            assert wire.relayed(self.session.head, content, is_text) == wire.pack(frame)
+            assert relayed(self.session.head, content, is_text) == wire.pack(frame)
             [only] = effects = self.session.message(data)
             assert isinstance(only, SendToTarget), "there is nothing else to do"
         else:

@@ -306,23 +306,6 @@ def test_a_large_frame_that_was_read_to_where_it_belongs_is_checked_like_others(
         reader.feed(space)
 
 
-@pytest.mark.parametrize("data", ["text é", b"bytes", "", b""])
-@pytest.mark.parametrize("size", [0, 1, 31, 32, 255, 256, 65_535, 65_536])
-def test_a_message_of_a_client_is_relayed_in_the_bytes_of_its_frame(
-    data: str | bytes, size: int
-) -> None:
-    client = PID("{local@gateway|k3f9.0-1}")
-    content = data.encode() if isinstance(data, str) else data
-    if content:
-        filler = "x" if isinstance(data, str) else b"x"
-        data += filler * (size - len(content))  # type: ignore[operator]
-        content = data.encode() if isinstance(data, str) else data
-    is_text = isinstance(data, str)
-    payload = {"type": "text" if is_text else "binary", "data": data}
-    packed = wire.pack(wire.RelayFrame("a topic", str(client), payload))
-    assert wire.relayed(wire.relay_head("a topic", client), content, is_text) == packed
-
-
 @settings(deadline=None, max_examples=200)
 @given(DIRECTIONS, st.data())
 def test_a_frame_that_comes_alone_is_the_one_that_feed_gives(
@@ -337,6 +320,14 @@ def test_a_frame_that_comes_alone_is_the_one_that_feed_gives(
     reader.feed(packed[:-1])
     assert reader.one(packed) is None, "the beginning of another is held"
     assert _read(reader, [packed[-1:]]) == [(_comparable(frame), len(packed))]
+
+
+def test_a_frame_above_the_limit_is_left_to_feed_although_it_comes_alone() -> None:
+    packed = wire.pack(wire.TerminateFrame("x" * 30))
+    reader: Reader = wire.FrameReader(wire.FromWorker, limit=len(packed) - 5)
+    assert reader.one(packed) is None
+    with pytest.raises(WireError, match="are allowed"):
+        reader.feed(packed)
 
 
 def test_what_is_no_frame_is_left_to_feed_although_it_comes_alone() -> None:

@@ -63,8 +63,12 @@ _SHORT: Final = 6
 _MOST_CONTROL: Final = 125
 """The maximum payload of a control frame in bytes (RFC 6455 section 5.5)."""
 
+_LONG: Final = 8
+"""Header bytes of a masked frame with a payload under 64 KB that is not short."""
+
 _MASKED: Final = 0x80
-"""The bit of the second byte that every frame of a client has (RFC 6455 section 5.1)."""
+_LONGER: Final = _MASKED | 126
+"""The second byte of a client's frame, plus its size if that is short (RFC 6455 section 5.2)."""
 
 _AT_ONCE: Final = 128
 """Frames that are parsed in one turn of the event loop; the others wait for the next.
@@ -214,16 +218,21 @@ class DirectProtocol(asyncio.Protocol):
     # The transport's side
 
     def data_received(self, data: bytes) -> None:
-        """Process bytes from the client: here if they are one small message, as most are."""
-        connection, size = self._ready, len(data) - _SHORT
+        """Process bytes from the client: here if they are one message of up to 64 KB."""
+        connection, end, content = self._ready, len(data), None
         if (
             connection is not None
-            and 0 <= size <= _MOST_CONTROL
-            and data[1] == _MASKED | size
+            and end >= _SHORT
             and ((is_text := data[0] == rfc6455.TEXT) or data[0] == rfc6455.BINARY)
         ):
-            content = apply_mask(data[_SHORT:], data[_SHORT - 4 : _SHORT])
-            if not is_text or content.isascii() or _is_utf8(content):
+            if data[1] == _MASKED + end - _SHORT < _LONGER:
+                content = apply_mask(data[_SHORT:], data[_SHORT - 4 : _SHORT])
+            elif (
+                data[1] == _LONGER
+                and _MOST_CONTROL < end - _LONG == int.from_bytes(data[2:4], "big") <= self._large
+            ):
+                content = unmask(data, _LONG, end)
+            if content is not None and (not is_text or content.isascii() or _is_utf8(content)):
                 if not connection.received(content, is_text):
                     self._held = self._read_late = True
                     self._ready = None

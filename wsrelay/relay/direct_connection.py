@@ -9,11 +9,11 @@ import asyncio
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from wsrelay import wire
 from wsrelay.node import Mail, Node
 from wsrelay.session import command
 from wsrelay.session.header import RelayHeader
 from wsrelay.session.machine import ConnectionState
+from wsrelay.wire.relayed import relayed
 
 from .asgi import Event, Send
 from .connection import ConnectionLimits, Peer, RelayedConnection
@@ -94,7 +94,7 @@ class DirectConnection(RelayedConnection):
         session, process = self._session, self._process
         if (head := session.head) and process.row.takes_mail:
             session.message_count += 1
-            if process.pipe.relay(wire.relayed(head, content, is_text)):
+            if process.pipe.relay(relayed(head, content, is_text)):
                 return True
         else:
             self._do(session.message(content.decode() if is_text else content))

@@ -17,7 +17,7 @@ from msgspec import UNSET, Struct
 
 from wsrelay.values.message import HEARTBEAT, ExitError, ExitKind, Result
 from wsrelay.values.pid import PID
-from wsrelay.wire import relay_head
+from wsrelay.wire.relayed import relay_head
 
 from .command import CloseCommand, Command, ControlCommand, SendCommand
 from .header import RelayHeader
@@ -166,7 +166,7 @@ class Session:
         self.outbox = Outbox(limit)
         self.message_count = 0
         self.head = b""
-        """For `wire.relayed`, while the client's messages only have to be passed on to the target.
+        """For `relayed`, while the client's messages only have to be passed on to the target.
 
         Whoever does that counts them. It is empty while `message` has to be called instead.
         """

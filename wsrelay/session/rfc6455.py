@@ -5,6 +5,7 @@ Everything else (fragments, control frames, errors) is left to wsproto.
 
 from __future__ import annotations
 
+import struct
 from typing import Final
 
 __all__ = ["BINARY", "CLOSE", "PING", "PONG", "TEXT", "frame", "head", "large_head"]
@@ -21,6 +22,8 @@ _MASKED: Final = 0x80
 _TWO_BYTES: Final = 126
 """From this size on, the size is held by two further bytes, or by eight."""
 
+_longer = struct.Struct(">BBH").pack
+_longest = struct.Struct(">BBQ").pack
 _HEADS: Final = {
     first: [bytes((first, size)) for size in range(_TWO_BYTES)]
     for first in (TEXT, BINARY, PING, PONG)
@@ -33,13 +36,13 @@ def frame(first: int, data: bytes) -> bytes:
     if size < _TWO_BYTES:
         return _HEADS[first][size] + data
     if size < 1 << 16:
-        return bytes((first, _TWO_BYTES)) + size.to_bytes(2, "big") + data
+        return _longer(first, _TWO_BYTES, size) + data
     return large_head(first, size) + data
 
 
 def large_head(first: int, size: int) -> bytes:
     """Return what precedes the payload of a server's frame, which has 64 KiB or more."""
-    return bytes((first, _TWO_BYTES + 1)) + size.to_bytes(8, "big")
+    return _longest(first, _TWO_BYTES + 1, size)
 
 
 def head(data: bytes | bytearray, start: int, end: int) -> tuple[int, int, bool] | None:

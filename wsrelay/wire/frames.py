@@ -87,8 +87,6 @@ __all__ = [
     "pack",
     "pack_request",
     "portions",
-    "relay_head",
-    "relayed",
     "to_template",
     "to_worker",
 ]
@@ -586,39 +584,6 @@ def pack(frame: Frame) -> bytes:
     return len(body).to_bytes(_PREFIX, "big") + body
 
 
-def relay_head(topic: str, client: str) -> bytes:
-    """Return what is the same in all frames that relay a client's messages; for `relayed`."""
-    return b"\x94\x03" + _encode(topic) + _encode(str(client)) + b"\x82\xa4type"
-
-
-def relayed(head: bytes, content: bytes, is_text: bool) -> bytes:
-    """Return the packed `RelayFrame` of a client's message; `content` of a text is valid UTF-8."""
-    size = len(content)
-    kinds = _TEXTS if is_text else _BINARIES
-    kind = kinds[size] if size < _FEW else _preamble(size, is_text)
-    return b"".join(((len(head) + len(kind) + size).to_bytes(_PREFIX, "big"), head, kind, content))
-
-
-def _preamble(size: int, is_text: bool) -> bytes:
-    """Return what precedes the content of a message in its payload, as msgspec encodes it."""
-    if is_text:
-        first, kind = b"\xd9\xda\xdb", b"\xa4text\xa4data"
-        if size < _SHORT_TEXT:
-            return kind + bytes((0xA0 | size,))
-    else:
-        first, kind = b"\xc4\xc5\xc6", b"\xa6binary\xa4data"
-    width = 0 if size < 1 << 8 else 1 if size < 1 << 16 else 2
-    return kind + first[width : width + 1] + size.to_bytes(1 << width, "big")
-
-
-_FEW: Final = 256
-_SHORT_TEXT: Final = 32
-"""Bytes of a text from which on its length takes bytes of its own in MessagePack."""
-
-_TEXTS: Final = [_preamble(size, is_text=True) for size in range(_FEW)]
-_BINARIES: Final = [_preamble(size, is_text=False) for size in range(_FEW)]
-
-
 def encoded(frame: F) -> F:
     """Encode a frame once; the returned value stands for it inside other frames."""
     return cast("F", Raw(_encode(frame)))
@@ -709,6 +674,7 @@ class FrameReader(Generic[T]):
         self._bounded = bounded
         """Whether bounds are checked before decoding."""
         self._longest = limit + _PREFIX
+        self._small = min(_SMALL, self._longest)
         self._rest: bytes | bytearray = b""
         """Bytes that were read of frames that have not been returned yet."""
         self._space: memoryview | None = None
@@ -731,13 +697,13 @@ class FrameReader(Generic[T]):
         self._rest, self._space, self.wanted = b"", None, 0
 
     def one(self, data: bytes) -> T | None:
-        """Return the frame if what was read is one small frame and nothing else is held.
+        """Return the frame if these bytes are one small frame and nothing else, and none is held.
 
-        Otherwise nothing has been done, and `feed` takes the bytes: most reads bring one frame, for
-        which `feed` takes three times as long.
+        Otherwise it returns None, having done nothing, and `feed` takes the bytes. Most reads bring
+        one such frame, which `feed` would return in a list.
         """
         size = len(data)
-        if self._rest or not _PREFIX < size <= _SMALL or _length(data)[0] != size - _PREFIX:
+        if self._rest or not _PREFIX < size <= self._small or _length(data)[0] != size - _PREFIX:
             return None
         try:
             frame: T = self._decode(data[_PREFIX:])
