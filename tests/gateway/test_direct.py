@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 
 import pytest
 import rooms
@@ -18,6 +19,7 @@ from wsproto.connection import Connection, ConnectionType
 from wsrelay import Node, WebSocketRelay
 from wsrelay.gateway import direct, protocol
 from wsrelay.relay.asgi import Receive, Scope, Send
+from wsrelay.session.command import SendCommand
 from wsrelay.session.rfc6455 import PONG
 
 pytestmark = pytest.mark.anyio
@@ -256,6 +258,71 @@ async def test_a_message_above_the_limit_fails_a_connection_that_has_said_much(
             await reader.readuntil(b"x" * most)
         writer.write(frame(TEXT, b"x" * (most + 1)))
         assert (await reader.readexactly(4))[2:] == (1009).to_bytes(2, "big")
+
+
+async def test_messages_that_come_one_by_one_wait_for_a_busy_target_too(
+    node: Node, tmp_path: Path
+) -> None:
+    go = tmp_path / "go"
+    app = WebSocketRelay(relay_to(node.spawn(room(rooms.read_on), None, str(go))), node=node)
+    async with fronted(app) as (server, url), client(url, max_size=None) as websocket:
+        [protocol] = server.server_state.connections
+        assert isinstance(protocol, direct.DirectProtocol)
+        connection = protocol._connection
+        assert connection is not None
+        sent = 0
+        while not protocol._held and sent < 20:  # 1.2 MB
+            sent += 1
+            await websocket.send(f"{sent:060000}")
+            await until(lambda: connection.message_count == sent)  # noqa: B023 - at once
+        assert protocol._held
+        await websocket.send("one more")
+        await until(lambda: protocol._rest, "it was read and waits")
+        assert connection.message_count == sent
+        go.touch()
+        for number in range(1, sent + 1):
+            assert await received(websocket) == f"{number:060000}"
+        assert await received(websocket) == "one more"
+
+
+async def test_a_frame_is_written_at_once_only_if_nothing_is_in_its_way(node: Node) -> None:
+    pid = node.spawn(room(rooms.echo))
+    app = WebSocketRelay(relay_to(pid), node=node)
+    async with fronted(app) as (server, url), client(url) as websocket:
+        [protocol] = server.server_state.connections
+        assert isinstance(protocol, direct.DirectProtocol)
+        connection = protocol._connection
+        assert connection is not None
+        assert connection.write_through(b"\x81\x01a")
+        connection._session.outbox.put(SendCommand("b"))
+        assert not connection.write_through(b"\x81\x01c"), "it would overtake"
+        protocol.resume_writing()
+        protocol.pause_writing()
+        assert not connection.write_through(b"\x81\x01d"), "the client does not read"
+        protocol.resume_writing()
+        assert connection.write_through(b"\x81\x01e")
+        assert [await received(websocket) for _ in range(3)] == ["a", "b", "e"]
+        connection.stop("enough", pid)
+        assert not connection.write_through(b"\x81\x01f"), "nothing follows a close frame"
+        assert await closed(websocket) == (1000, "enough")
+
+
+async def test_a_cancelled_target_that_has_been_told_much_is_told_no_more(node: Node) -> None:
+    pid = node.spawn(room(rooms.deaf))
+    app = WebSocketRelay(relay_to(pid), node=node)
+    async with fronted(app) as (server, url), client(url) as websocket:
+        [protocol] = server.server_state.connections
+        assert isinstance(protocol, direct.DirectProtocol)
+        connection = protocol._connection
+        assert connection is not None
+        for count in (1, 2, 3):
+            await websocket.send("hello")
+            await until(lambda: connection.message_count == count)  # noqa: B023 - at once
+        before = node.dead_letters
+        node.cancel(pid)
+        await websocket.send("hello")
+        await until(lambda: node.dead_letters == before + 1, "it is a dead letter")
+        node.terminate(pid)
 
 
 @pytest.mark.parametrize("size", [0, 1, 125, 126, 127, 4096, 65_535, 65_536])

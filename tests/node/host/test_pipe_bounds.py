@@ -93,6 +93,52 @@ async def test_what_clients_say_keeps_its_place_and_the_window() -> None:
         assert pipe.relay(b"nobody reads it, and nobody waits for its room")
 
 
+async def test_what_a_client_says_does_not_overtake_what_the_full_pipe_left() -> None:
+    ours, theirs = Duplex.pair()
+    pipe = NodePipe(ours, lambda _: None, lambda _: None, lambda: None)
+    frames = [wire.DeliverFrame(f"{number}", str(ME), bytes(4000)) for number in range(25)]
+    for frame in frames[:-1]:
+        pipe.relay(wire.pack(frame))
+    assert pipe._outgoing
+    assert pipe._in_flight < wire.WINDOW
+    reader = wire.to_worker()
+    with theirs:
+        arrived = reader.feed(os.read(theirs.reading, MB))
+        assert pipe.relay(wire.pack(frames[-1])), "there is room in the pipe again"
+        while len(arrived) < len(frames):
+            pipe._flush()
+            arrived += reader.feed(os.read(theirs.reading, MB))
+        pipe.close()
+    assert [frame for frame, _ in arrived] == frames
+
+
+async def test_nothing_is_received_behind_garbage_whatever_is_called_then() -> None:
+    ours, theirs = Duplex.pair()
+    received: list[wire.FromWorker] = []
+    problems: list[str] = []
+    with theirs:
+        pipe = NodePipe(ours, received.append, problems.append, lambda: None)
+        theirs.write_all(b"\0\0\0\1\xc1")
+        await until(lambda: problems, "the garbage was noticed")
+        theirs.write_all(wire.pack(wire.ReadyFrame()))
+        pipe._readable()  # as uvloop may do it once more
+        pipe.close()
+    assert (received, len(problems)) == ([], 1)
+
+
+async def test_every_read_that_brings_data_is_counted() -> None:
+    """A process's log records are put behind what it had printed by the same read."""
+    ours, theirs = Duplex.pair()
+    received: list[wire.FromWorker] = []
+    pipe = NodePipe(ours, received.append, lambda _: None, lambda: None)
+    with theirs:
+        for number in range(1, 4):
+            theirs.write_all(number * wire.pack(wire.LogFrame(20, "name", "text")))
+            await until(lambda: len(received) == number * (number + 1) / 2)  # noqa: B023 - at once
+            assert pipe.reads == number
+        pipe.close()
+
+
 async def test_what_is_relayed_to_a_worker_that_is_dying_goes_nowhere() -> None:
     ours, theirs = Duplex.pair()
     pipe = NodePipe(ours, lambda _: None, lambda _: None, lambda: None)
