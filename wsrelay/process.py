@@ -73,14 +73,19 @@ class Channel(Generic[T]):
         Raises `TimeoutError` at the deadline and `ChannelClosed` once the channel is closed and
         empty.
         """
+        if timeout is None and self._queue is self._mailbox.inbox:
+            for message in self._mailbox.pipe:
+                return message  # type: ignore[return-value]
         item: T = self._mailbox.take(self._queue, timeout=timeout)[1]
         return item
 
     def __iter__(self) -> Iterator[T]:
-        take, queue = self._mailbox.take, self._queue
+        mailbox, queue = self._mailbox, self._queue
+        by_short_way: Any = mailbox.pipe if queue is mailbox.inbox else ()
         while True:
+            yield from by_short_way
             try:
-                _, item = take(queue)
+                _, item = mailbox.take(queue)
             except ChannelClosed:
                 return
             yield item
@@ -153,7 +158,9 @@ def send(to: str | Iterable[str], topic: str, payload: Any = None) -> None:
     `wsrelay.aio.process.send` waits until it has been written. Raises `ReservedTopic`,
     `PayloadError` and `InvalidPID`; it is not an error if the receiver is not alive.
     """
-    current.caller().send(to, topic, payload)
+    worker: WorkerContext | None = current.here  # type: ignore[assignment]
+    if worker is None or not worker.pipe.send_short(to, topic, payload):
+        current.caller().send(to, topic, payload)
 
 
 def drain(to: str, timeout: float | None = None) -> None:

@@ -334,7 +334,7 @@ async def plain_calls_behind_a_full_pipe(path: str) -> str:
     client = (await aio_process.inbox().receive()).sender
     text = {"type": "text", "data": "x" * 100_000}
     stuck = asyncio.create_task(aio_process.send(client, "ws.send", text))
-    while not (pipe._line and held.exists()):
+    while not (pipe.line and held.exists()):
         if stuck.done():
             stuck = asyncio.create_task(aio_process.send(client, "ws.send", text))
         await asyncio.sleep(0.001)

@@ -82,7 +82,7 @@ def unlisten_while_a_thread_waits() -> list[str]:
     thread = threading.Thread(target=wait)
     thread.start()
     mailbox = process._worker().mailbox
-    while not mailbox._in_read:
+    while not mailbox.pipe.in_read:
         time.sleep(0)
     process.unlisten(channel)
     thread.join(2)

@@ -107,10 +107,10 @@ async def exec_cancelled_behind_a_full_pipe(client: str, path: str) -> str:
         asyncio.create_task(aio_process.send(client, "ws.send", data)) for _ in range(MEGABYTES)
     ]
     await next_payload(aio_process)  # the node reads nothing more of ours
-    before = len(pipe._line)
+    before = len(pipe.line)
     task: asyncio.Task[None] = asyncio.create_task(aio_process.exec(deaf))
     await asyncio.sleep(0)
-    assert len(pipe._line) == before + 1 > 1
+    assert len(pipe.line) == before + 1 > 1
     task.cancel()
     Path(path).touch()
     await asyncio.gather(task, *sending, return_exceptions=True)

@@ -15,21 +15,23 @@ from collections.abc import Awaitable, Callable, Iterator
 from types import FrameType
 from typing import Any
 
+import msgspec
 import pytest
 from support import TIMEOUT, until
 
-from wsrelay import wire
+from wsrelay import process, wire
 from wsrelay.errors import ChannelClosed
+from wsrelay.values.message import Message
 from wsrelay.wire import payload
 from wsrelay.wire.pipe_pair import Duplex
-from wsrelay.worker import mailbox, pipe
+from wsrelay.worker import mailbox, pipe, short_way
 from wsrelay.worker.mailbox import Mailbox
 from wsrelay.worker.pipe import WorkerPipe
 
 pytestmark = pytest.mark.anyio
 
 CLIENT = "{local@gateway|1.0-1}"
-OURS = tuple(module.__file__ for module in (wire, pipe, mailbox))
+OURS = tuple(module.__file__ for module in (wire, pipe, mailbox, process, short_way))
 SIZES = (10, 100, 3000, 5000, 100_000, 300_000)
 
 
@@ -66,7 +68,7 @@ class Other:
         if self._thread.ident is None:
             self.start()
         deadline = time.monotonic() + TIMEOUT
-        while self.pipe._line and time.monotonic() < deadline:
+        while self.pipe.line and time.monotonic() < deadline:
             time.sleep(0.01)
         self.pipe.ends.close_writing()
         self._thread.join(TIMEOUT)
@@ -111,6 +113,21 @@ def message(number: int, size: int = 10) -> wire.SendFrame:
 def delivered(number: int, size: int = 10) -> wire.DeliverFrame:
     content = payload.encode([number, bytes(size)])
     return wire.DeliverFrame("topic", "{local@processes|1.0-2}", content)
+
+
+ATTACHED = wire.AttachFrame(CLIENT, msgspec.Raw(payload.pack({"user": "ann"})))
+
+
+def relayed(number: int, size: int = 0) -> wire.RelayFrame:
+    data = str(number).ljust(size)
+    return wire.RelayFrame("ws.message", CLIENT, {"type": "text", "data": data})
+
+
+def number_of(item: Message) -> int:
+    """The number in a message of the client, which has everything that it should have."""
+    assert item.client == item.sender == item.payload["client_pid"] == CLIENT
+    assert item.payload["metadata"] == {"user": "ann"}
+    return int(item.payload["data"])
 
 
 @contextlib.contextmanager
@@ -229,7 +246,37 @@ def test_an_exception_of_a_signal_handler_loses_no_message(
     feeder.join()
     assert ring.count > 50
     assert taken == list(range(count))
-    assert other.mailbox.received == count
+    assert other.pipe.received == count
+    other.numbers()
+    told = [frame.total for frame in other.frames if isinstance(frame, wire.AckFrame)]
+    assert told == sorted(told)
+    assert 0 <= sum(map(len, frames)) - told[-1] < wire.WINDOW // 4, "all is told but a rest"
+
+
+def test_an_exception_of_a_signal_handler_loses_no_message_of_a_client(other: Other) -> None:
+    """Not on the short way either, nor where it begins and ends."""
+    other.start()
+    ring, count = Ring(), 30_000
+    chance = random.Random(3)  # noqa: S311 - no secret
+    sizes = [chance.choice((0, 0, 0, 100, 3000)) for _ in range(count)]
+    sizes[:: count // 20] = [70_000] * len(sizes[:: count // 20])
+    frames = [wire.pack(ATTACHED), *(wire.pack(relayed(*each)) for each in enumerate(sizes))]
+    feeder = threading.Thread(target=other.ends.write_all, args=(b"".join(frames),))
+    feeder.start()
+    taken: list[int] = []
+    with alarms(0.0003, ring):
+        while len(taken) < count:
+            try:
+                for item in process.Channel(other.mailbox, other.mailbox.inbox):
+                    taken += (number_of(item),)
+                    if len(taken) == count:
+                        break
+            except Alarm:
+                pass
+    feeder.join()
+    assert ring.count > 50
+    assert taken == list(range(count))
+    assert other.pipe.received == count + 1
     other.numbers()
     told = [frame.total for frame in other.frames if isinstance(frame, wire.AckFrame)]
     assert told == sorted(told)
@@ -273,7 +320,16 @@ def test_a_pipe_in_which_there_is_more_is_not_narrowed_and_loses_nothing(other: 
 
 @pytest.mark.parametrize(
     "receivers",
-    [("thread", "thread"), ("thread", "task"), ("task", "task"), ("thread", "task", "cancelled")],
+    [
+        ("thread", "thread"),
+        ("loop", "loop"),
+        ("loop", "thread", "loop"),
+        ("thread", "task"),
+        ("loop", "task"),
+        ("task", "task"),
+        ("thread", "task", "cancelled"),
+        ("loop", "task", "cancelled"),
+    ],
     ids=" and ".join,
 )
 async def test_those_who_receive_from_one_inbox_share_it(
@@ -287,12 +343,16 @@ async def test_those_who_receive_from_one_inbox_share_it(
     def receive() -> None:
         with contextlib.suppress(ChannelClosed):
             while True:
-                taken.append(box.take(box.inbox)[1].payload[0])
+                taken.append(number_of(box.take(box.inbox)[1]))
+
+    def loop() -> None:
+        for item in process.Channel(box, box.inbox):
+            taken.append(number_of(item))  # noqa: PERF401 - of several threads
 
     async def receive_async() -> None:
         with contextlib.suppress(ChannelClosed):
             while True:
-                taken.append((await box.take_async(box.inbox))[1].payload[0])
+                taken.append(number_of((await box.take_async(box.inbox))[1]))
 
     async def receive_cancelled() -> None:
         with contextlib.suppress(ChannelClosed):
@@ -300,22 +360,23 @@ async def test_those_who_receive_from_one_inbox_share_it(
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(0.0005):
                         item = (await box.take_async(box.inbox))[1]
-                        taken.append(item.payload[0])
+                        taken.append(number_of(item))
 
     ways: dict[str, Callable[[], Awaitable[None]]] = {
         "thread": lambda: asyncio.to_thread(receive),
+        "loop": lambda: asyncio.to_thread(loop),
         "task": receive_async,
         "cancelled": receive_cancelled,
     }
-    frames = [*map(delivered, range(count)), wire.CloseInboxFrame()]
+    frames = [ATTACHED, *map(relayed, range(count)), wire.CloseInboxFrame()]
     feeder = threading.Thread(target=lambda: [*map(other.tell, frames)])
     feeder.start()
     async with asyncio.timeout(TIMEOUT):
         await asyncio.gather(*(ways[receiver]() for receiver in receivers))
     feeder.join()
     assert sorted(taken) == list(range(count))
-    assert not box._sleepers
-    assert not box._waiters
+    assert not box.pipe.sleepers
+    assert not box.pipe.waiters
 
 
 async def test_a_thread_that_waits_goes_on_when_the_event_loop_is_closed(other: Other) -> None:
@@ -329,10 +390,10 @@ async def test_a_thread_that_waits_goes_on_when_the_event_loop_is_closed(other: 
         asyncio.run(receive())
 
     first = asyncio.create_task(asyncio.to_thread(run_a_loop))
-    await until(lambda: box._waiters, "the loop receives")
+    await until(lambda: box.pipe.waiters, "the loop receives")
     while not first.done():  # as long as the thread is quicker the loop gets none
         second = asyncio.create_task(asyncio.to_thread(box.take, box.inbox))
-        await until(lambda: box._sleepers, "the thread waits")
+        await until(lambda: box.pipe.sleepers, "the thread waits")
         other.tell(delivered(1))
         await asyncio.wait({first, second}, return_when=asyncio.FIRST_COMPLETED)
     other.tell(delivered(2))
@@ -346,14 +407,14 @@ async def test_a_deadline_and_a_cancellation_leave_nothing_behind(other: Other) 
         with pytest.raises(TimeoutError):
             await box.take_async(box.inbox, box.events, timeout=0.001)
         task = asyncio.create_task(box.take_async(box.inbox))
-        await until(lambda: box._waiters, "it waits")
+        await until(lambda: box.pipe.waiters, "it waits")
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
         with pytest.raises(TimeoutError):
             await asyncio.to_thread(box.take, box.inbox, timeout=0.001)
-    assert not box._waiters
-    assert not box._sleepers
+    assert not box.pipe.waiters
+    assert not box.pipe.sleepers
 
 
 # In an event loop

@@ -89,9 +89,10 @@ class Channel(Generic[T]):
         return item
 
     async def __aiter__(self) -> AsyncIterator[T]:
+        next_async, queue = self._mailbox.next_async, self._queue
         while True:
             try:
-                item = await self.receive()
+                _, item = await next_async(queue)
             except ChannelClosed:
                 return
             yield item
@@ -139,6 +140,8 @@ async def select(
 async def send(to: str | Iterable[str], topic: str, payload: Any = None) -> None:
     """Send a message to a PID, a registered name, or many of them; see `wsrelay.process.send`."""
     me = _worker()
+    if me.pipe.send_short(to, topic, payload):
+        return
     *others, last = me.send_frames(to, topic, payload)
     for frame in others:  # without awaiting, or another task's message could come in between
         me.pipe.post(frame)

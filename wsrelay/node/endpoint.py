@@ -33,9 +33,15 @@ class Mail(Struct, eq=False):
 
     @property
     def frame(self) -> bytes:
-        """The WebSocket frame that it is to a client; empty if it is not a right `ws.send`."""
+        """The WebSocket frame that it is to a client.
+
+        It is empty if it is not a right `ws.send`, or a large one, which must not be copied.
+        """
         if self._frame is None:
-            self._frame = command.frame_of(self.content) if self.topic == SEND else b""
+            content = self.content
+            self._frame = b""
+            if self.topic == SEND and isinstance(content, bytes):
+                self._frame = command.frame_of(content)
         return self._frame
 
     @property

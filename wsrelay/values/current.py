@@ -77,7 +77,9 @@ class Worker(Caller, Protocol):
         """Read and write nothing any more: this is a child that the handler has forked."""
 
 
-_worker: Worker | None = None
+here: Worker | None = None
+"""The worker that this OS process is."""
+
 _parent: str | None = None
 """The process that this OS process is a child of, if a handler started it."""
 
@@ -95,14 +97,14 @@ spawned_by_request: ContextVar[Callable[[PID], None] | None] = ContextVar(
 
 def enter_worker(worker: Worker) -> None:
     """Make this OS process a worker, for good."""
-    global _worker  # noqa: PLW0603 - a process is one worker, once
-    _worker = worker
+    global here  # noqa: PLW0603 - a process is one worker, once
+    here = worker
 
 
 def leave_worker() -> Worker | None:
     """Become a child of the worker, which is returned (None if this was not a worker)."""
-    global _worker
-    former, _worker = _worker, None
+    global here
+    former, here = here, None
     if former is not None:
         enter_child(former.pid())
     return former
@@ -116,25 +118,25 @@ def enter_child(parent: str) -> None:
 
 def process() -> str | None:
     """Return the PID of the process that this OS process is, or is a child of."""
-    return _parent if _worker is None else str(_worker.pid())
+    return _parent if here is None else str(here.pid())
 
 
 def worker() -> Worker:
     """Return this OS process's worker; raises `NotAProcess`."""
-    if _worker is None:
+    if here is None:
         if _parent is not None:
             raise _a_child()
         raise NotAProcess(
             "only a process can do this: a handler that wsrelay runs in a worker. "
             "In an HTTP handler use process.spawn, send, cancel and the like"
         )
-    return _worker
+    return here
 
 
 def caller() -> Caller:
     """Return the current caller; raises `NotAProcess`."""
-    if _worker is not None:
-        return _worker
+    if here is not None:
+        return here
     if (node := node_of_request.get(None)) is not None:
         return node
     if len(nodes) == 1:

@@ -82,14 +82,13 @@ class Relayed(Message, frozen=True):
     is a class and not a field, so that data that is converted or sent on cannot carry it along.
     """
 
-    @property
-    def client(self) -> PID:
-        """The connection's PID."""
-        return self.sender
-
     def __reduce__(self) -> tuple[type[Message], tuple[str, Any, PID]]:
         """Pickle as an ordinary message: whoever unpickles it got it from this process."""
         return Message, (self.topic, self.payload, self.sender)
+
+
+# The field itself, since a property of Python would be called for each message.
+Relayed.client = Message.__dict__["sender"]  # type: ignore[method-assign]
 
 
 class ExitKind(enum.StrEnum):

@@ -81,6 +81,7 @@ __all__ = [
     "UnregisterFrame",
     "WorkerError",
     "check_size",
+    "decode_to_worker",
     "encoded",
     "from_template",
     "from_worker",
@@ -675,17 +676,17 @@ class FrameReader(Generic[T]):
         """Whether bounds are checked before decoding."""
         self._longest = limit + _PREFIX
         self._small = min(_SMALL, self._longest)
-        self._rest: bytes | bytearray = b""
+        self.rest: bytes | bytearray = b""
         """Bytes that were read of frames that have not been returned yet."""
         self._space: memoryview | None = None
-        """The end of `_rest` that is still to be read, if there is room for the whole frame."""
+        """The end of `rest` that is still to be read, if there is room for the whole frame."""
         self.wanted = 0
         """Size in bytes of the frame that has begun, or 0 until its length is known."""
 
     @property
     def partial(self) -> int:
         """Bytes held that have not been returned as frames."""
-        return len(self._rest) - len(self._space or b"")
+        return len(self.rest) - len(self._space or b"")
 
     @property
     def missing(self) -> int:
@@ -694,16 +695,16 @@ class FrameReader(Generic[T]):
 
     def drop(self) -> None:
         """Forget the incomplete frame: the rest of it will not come."""
-        self._rest, self._space, self.wanted = b"", None, 0
+        self.rest, self._space, self.wanted = b"", None, 0
 
-    def one(self, data: bytes) -> T | None:
+    def one(self, data: bytes | memoryview) -> T | None:
         """Return the frame if these bytes are one small frame and nothing else, and none is held.
 
         Otherwise it returns None, having done nothing, and `feed` takes the bytes. Most reads bring
         one such frame, which `feed` would return in a list.
         """
         size = len(data)
-        if self._rest or not _PREFIX < size <= self._small or _length(data)[0] != size - _PREFIX:
+        if self.rest or not _PREFIX < size <= self._small or _length(data)[0] != size - _PREFIX:
             return None
         try:
             frame: T = self._decode(data[_PREFIX:])
@@ -717,9 +718,9 @@ class FrameReader(Generic[T]):
         From then on, `feed` takes only the beginning of it, once something has been read into that.
         """
         if self._space is None:
-            whole, read = bytearray(self.wanted), len(self._rest)
-            whole[:read] = self._rest
-            self._rest, self._space = whole, memoryview(whole)[read:]
+            whole, read = bytearray(self.wanted), len(self.rest)
+            whole[:read] = self.rest
+            self.rest, self._space = whole, memoryview(whole)[read:]
         return self._space
 
     def feed(self, data: bytes | memoryview, most: int = sys.maxsize) -> list[tuple[T, int]]:
@@ -728,14 +729,14 @@ class FrameReader(Generic[T]):
         If there may be more, call `feed(b"")` to get them. If a signal handler raises in here,
         nothing has been added, and the same bytes can be fed again.
         """
-        if self._rest:
+        if self.rest:
             if self._space is not None:
                 return self._feed_space(len(data))
-            if len(self._rest) + len(data) < self.wanted:
-                self._rest += data
+            if len(self.rest) + len(data) < self.wanted:
+                self.rest += data
                 return []
             # A copy, because a Raw inside a frame must not pin a buffer that still grows.
-            data = b"".join((self._rest, data))
+            data = b"".join((self.rest, data))
         frames: list[tuple[T, int]] = []
         start, end, wanted = 0, len(data), 0
         problem = ""
@@ -758,7 +759,7 @@ class FrameReader(Generic[T]):
                 break
             start = stop
         rest = bytearray(data[start:]) if start < end else b""
-        self._rest, self.wanted = rest, wanted
+        self.rest, self.wanted = rest, wanted
         if problem and not frames:
             raise _not_a_frame(size, problem)
         return frames
@@ -770,14 +771,14 @@ class FrameReader(Generic[T]):
         if space:
             self._space = space
             return []
-        body = memoryview(self._rest)[_PREFIX:]
+        body = memoryview(self.rest)[_PREFIX:]
         try:
             if size > _SMALL and self._bounded:
                 _check_head(body)
             frames = [(self._decode_large(body), size)]
         except (ValueError, RecursionError) as error:
             raise _not_a_frame(size, str(error)) from None
-        self._rest, self._space, self.wanted = b"", None, 0
+        self.rest, self._space, self.wanted = b"", None, 0
         return frames
 
 
@@ -816,5 +817,8 @@ def to_template() -> FrameReader[ToTemplate]:
     return FrameReader(ToTemplate)
 
 
-for _kind in (FromWorker, ToWorker, FromTemplate, ToTemplate):
+decode_to_worker: Callable[[bytes | memoryview], ToWorker] = _decoder(ToWorker)
+"""Decodes what follows the length of a worker's frame; raises `msgspec.MsgspecError`."""
+
+for _kind in (FromWorker, FromTemplate, ToTemplate):
     _decoder(_kind)

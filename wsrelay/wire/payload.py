@@ -10,7 +10,7 @@ import msgspec
 
 from wsrelay.errors import PayloadError
 
-__all__ = ["decode", "decode_bounded", "encode", "pack", "size_to_decode", "writable"]
+__all__ = ["decode", "decode_bounded", "encode", "is_plain", "pack", "size_to_decode", "writable"]
 
 _FLAT = (str, bytes)
 
@@ -23,18 +23,22 @@ def encode(payload: Any) -> bytes:
     """
     try:
         data = _encoder.encode(payload)
-        # The form of `ws.send` is known to be data without a trial.
-        if not (
-            type(payload) is dict
-            and len(payload) == 2  # noqa: PLR2004 - `type` and `data`
-            and type(payload.get("type")) is str
-            and type(payload.get("data")) in _FLAT
-        ):
+        if not is_plain(payload):
             decode(data)
     except _ERRORS as error:
         where, problem = _find(payload, "payload", ())
         raise PayloadError(f"{where}: {problem or error}") from None
     return data
+
+
+def is_plain(payload: Any) -> bool:
+    """Whether it has the form of a `ws.send`, which is known to be data without a trial."""
+    return (
+        type(payload) is dict
+        and len(payload) == 2  # noqa: PLR2004 - `type` and `data`
+        and type(payload.get("type")) is str
+        and type(payload.get("data")) in _FLAT
+    )
 
 
 def _plain(value: Any) -> Any:

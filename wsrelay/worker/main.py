@@ -133,7 +133,7 @@ def _live(pipe: WorkerPipe, confine: Callable[[], None]) -> int:
     forks.remove_sockets()
     mailbox = context.mailbox
     mailbox.read_the_rest()
-    done = wire.DoneFrame(value, error, mailbox.received, sorted(mailbox.unread))
+    done = wire.DoneFrame(value, error, pipe.received, sorted(mailbox.unread))
     try:
         pipe.write(done)
     except PayloadError as problem:

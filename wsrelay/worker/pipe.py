@@ -17,16 +17,15 @@ import select
 import threading
 from collections import deque
 from queue import SimpleQueue
-from typing import Any, Final
+from typing import Final
 
 from wsrelay import wire
 from wsrelay.values import current, linux
 from wsrelay.wire.pipe_pair import Duplex
 
-__all__ = ["WorkerPipe"]
+from .short_way import CHUNK, WHOLE, ShortWay
 
-_CHUNK: Final = 64 * 1024
-"""Bytes of one read; more than 128 KiB would be mapped and unmapped by malloc each time."""
+__all__ = ["WorkerPipe"]
 
 _KEPT: Final = 16 * 1024 * 1024
 """Bytes of freed memory that a worker keeps once it has read a large frame.
@@ -34,9 +33,6 @@ _KEPT: Final = 16 * 1024 * 1024
 It takes three or four buffers to echo a message. When malloc gave those of 1 MiB back each time,
 their 600 page faults took longer than everything else (2 ms).
 """
-
-_WHOLE: Final = select.PIPE_BUF
-"""Bytes that a pipe takes as a whole or not at all (pipe(7)): no frame up to this size is cut."""
 
 _LONGEST_LINE: Final = 16 * 1024 * 1024
 """Bytes in line from which on even a coroutine's plain calls wait until there is room."""
@@ -73,7 +69,7 @@ class ShutLock:
     def release(self) -> None: ...
 
 
-class WorkerPipe:
+class WorkerPipe(ShortWay):
     """Writes and reads frames.
 
     When `write` returns, the operating system has the bytes, so they survive the death of this
@@ -85,19 +81,23 @@ class WorkerPipe:
     """
 
     def __init__(self, ends: Duplex) -> None:
+        super().__init__(ends.reading, ends.writing)
         self.ends = ends
         os.set_blocking(ends.writing, False)
+        self.lock = threading.RLock()  # a signal handler may write while its thread has it
+        self.line: deque[_Waiting] = deque()
+        """Frames that wait for room; the first may be partly written."""
+        self.reads = map(os.read, itertools.repeat(ends.reading), itertools.repeat(CHUNK))
+        self.arrived, self.items = deque(), deque()
+        self.sleepers, self.waiters = set(), set()
+        self.listeners, self.clients = {}, {}
         self._poll = select.poll()
         self._poll.register(ends.reading, select.POLLIN)
         self._reader = wire.to_worker()
-        self._reads = map(os.read, itertools.repeat(ends.reading), itertools.repeat(_CHUNK))
-        self._data: bytes | memoryview = b""
-        """What was read and not yet split into frames, because a signal handler raised."""
+        self._blocks = True
+        """Whether a read waits if nothing is there."""
         self._keeps_memory = False
         """Whether freed memory is kept for the next large frame."""
-        self._writing: Any = threading.RLock()  # a signal handler may write while its thread has it
-        self._line: deque[_Waiting] = deque()
-        """Frames that wait for room; the first may be partly written."""
         self._waiting = 0
         """Bytes in line."""
         self._written: deque[asyncio.Future[None]] = deque()
@@ -111,6 +111,11 @@ class WorkerPipe:
         self._loop_thread = threading.get_ident()
         self._loop = loop
 
+    def never_block(self) -> None:
+        """Let reads raise `BlockingIOError` if nothing is there, which saves asking before each."""
+        os.set_blocking(self.ends.reading, False)
+        self._blocks = False
+
     def shut(self) -> None:
         """Stop writing and reading, in a child whose parent goes on using the pipe.
 
@@ -118,7 +123,9 @@ class WorkerPipe:
         anything.
         """
         self.ends.close()
-        self._writing = ShutLock()
+        self.reading = self.writing = -1
+        self.is_simple = False
+        self.lock = ShutLock()
 
     def write(self, frame: wire.Frame) -> None:
         """Write a frame; wait while the pipe is full, except in the thread of a running event loop.
@@ -131,8 +138,8 @@ class WorkerPipe:
         if self._loop is not None and self._in_loop() and self._waiting < _LONGEST_LINE:
             self._post(data)
             return
-        with self._writing:
-            if len(data) <= _WHOLE and not self._line:
+        with self.lock:
+            if len(data) <= WHOLE and not self.line:
                 try:
                     os.write(self.ends.writing, data)
                 except BlockingIOError:
@@ -173,8 +180,8 @@ class WorkerPipe:
         """Write a frame after all in line; return a future to await if it is not yet written."""
         waiting = None
         try:
-            with self._writing:
-                if len(data) <= _WHOLE and not self._line:
+            with self.lock:
+                if len(data) <= WHOLE and not self.line:
                     try:
                         os.write(self.ends.writing, data)
                     except BlockingIOError:
@@ -183,7 +190,7 @@ class WorkerPipe:
                         return None
                 waiting = _Waiting(data)
                 self._join(waiting)
-                if self._line[0] is waiting and self._advance():
+                if self.line[0] is waiting and self._advance():
                     return None
                 if loop is not None:
                     waiting.written = loop.create_future()
@@ -204,29 +211,25 @@ class WorkerPipe:
             raise
 
     def _join(self, waiting: _Waiting) -> None:
-        with self._writing:
-            if waiting.size > _CHUNK:
+        with self.lock:
+            if waiting.size > CHUNK:
                 self.ends.widen()
-            self._line += (waiting,)
+            self.line += (waiting,)
             self._waiting += waiting.size
 
     def _leave(self, waiting: _Waiting | None) -> None:
         """Stop waiting for a frame: withdraw it, unless it is partly written already."""
-        with self._writing:
-            if (
-                waiting is not None
-                and waiting in self._line
-                and waiting.rest.nbytes == waiting.size
-            ):
+        with self.lock:
+            if waiting is not None and waiting in self.line and waiting.rest.nbytes == waiting.size:
                 self._waiting -= waiting.size
-                self._line.remove(waiting)
-        if self._line:
+                self.line.remove(waiting)
+        if self.line:
             self._write_in_thread()
 
     def _advance(self) -> bool:
         """Write what is in line as far as there is room; return whether all of it was written."""
-        with self._writing:
-            line = self._line
+        with self.lock:
+            line = self.line
             try:
                 while line:
                     first = map(_rest, map(_first, (line,)))  # evaluated when the write is made
@@ -281,11 +284,11 @@ class WorkerPipe:
                 while not self._advance():
                     self._wait_for_room()
             except OSError as error:  # the node is gone, and this process soon will be
-                with self._writing:
-                    for waiting in self._line:
+                with self.lock:
+                    for waiting in self.line:
                         if waiting.written is not None:
                             _resolve(waiting.written, error)
-                    self._line.clear()
+                    self.line.clear()
                     self._waiting = 0
 
     # Reading
@@ -293,25 +296,38 @@ class WorkerPipe:
     def read(self, timeout: float | None) -> list[tuple[wire.ToWorker, int]]:
         """Wait up to `timeout` seconds (None: forever) for bytes and return the complete frames.
 
+        It does not wait if some are left of what was read before.
+
         Raises `EOFError` if the node is gone.
         """
-        if not self._data:
-            if timeout is not None and not self._poll.poll(max(timeout, 0) * 1000):
+        if self.data and (frames := self._split()):
+            return frames
+        if not self.data:
+            waits = self._blocks or (timeout is not None and timeout > 0)
+            if waits and timeout is not None and not self._poll.poll(max(timeout, 0) * 1000):
                 return []
             try:
-                if self._reader.wanted > _CHUNK:
+                if self._reader.wanted > CHUNK:
                     self._read_in_place()
                 else:
-                    for self._data in self._reads:  # noqa: B020 - once
+                    for self.data in self.reads:  # noqa: B020 - once
                         break
-            except BlockingIOError:  # uvloop makes what it watches non-blocking, or was quicker
+            except BlockingIOError:  # the event loop was quicker
                 if timeout is None:
                     self._poll.poll()
                 return []
-            if not self._data:
+            if not self.data:
                 raise EOFError
-        frames = self._reader.feed(self._data)
-        self._data = b""
+        return self._split()
+
+    def _split(self) -> list[tuple[wire.ToWorker, int]]:
+        """Return the complete frames of what was read, and keep the rest for the next ones."""
+        data = self.data[self.at :] if self.at else self.data
+        frame = self._reader.one(data)  # as most reads bring one
+        frames = self._reader.feed(data) if frame is None else [(frame, len(data))]
+        # No call may follow before the frames are where they belong.
+        self.has_begun = not not self._reader.rest  # noqa: SIM208 - `bool` is a call
+        self.data, self.at = b"", 0
         return frames
 
     def _read_in_place(self) -> None:
@@ -321,7 +337,7 @@ class WorkerPipe:
             self._keeps_memory = True
         space = self._reader.space()
         for size in map(os.readv, (self.ends.reading,), ((space,),)):
-            self._data = space[:size]
+            self.data = space[:size]
             if size == len(space):
                 self.ends.narrow()
 
