@@ -180,6 +180,17 @@ def _cowboy(_mode: str) -> _Running:
     return running(Command(arguments, port))
 
 
+def _build(tree: Path) -> None:
+    """Build what a tree has in C, to where it is imported from."""
+    if not any((tree / "wsrelay").rglob("*.c")):
+        return
+    built = tree / "build" / "installed"
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, "--no-deps", "--target", built, tree], check=True)
+    for library in built.rglob("wsrelay/**/*.so"):
+        shutil.copy(library, tree / library.relative_to(built))
+
+
 def revision(name: str, folder: Path) -> Peer:
     """Take another version of this tree from its history into a folder.
 
@@ -189,8 +200,9 @@ def revision(name: str, folder: Path) -> Peer:
         commit = git("rev-parse", "--verify", "--short", f"{name}^{{commit}}").decode().strip()
     except subprocess.CalledProcessError:
         raise ValueError(f"{name!r} is no revision of {ROOT}") from None
-    archive = git("archive", commit, "wsrelay", "handlers")
+    archive = git("archive", commit)
     subprocess.run(["tar", "-x", "-C", folder], input=archive, check=True)
+    _build(folder)
     return replace(
         PEERS["wsrelay"],
         name=f"wsrelay@{name}",
