@@ -197,6 +197,65 @@ def test_who_waits_is_woken_by_what_is_read(ends: Ends, those: str) -> None:
     assert not ends.way.in_read
 
 
+def test_who_waits_is_woken_though_a_signal_handler_raises_meanwhile(ends: Ends) -> None:
+    def wake() -> None:
+        ends.wake()
+        if ends.woken == 1:
+            raise ArithmeticError
+
+    ends.way.wake = wake
+    ends.way.sleepers.add(None)
+    ends.tell(relayed("a"))
+    with pytest.raises(ArithmeticError):
+        next(ends.way)
+    assert (ends.woken, ends.way.in_read) == (2, False)
+    assert ends.way.data == relayed("a")
+
+
+def test_a_message_that_comes_back_to_the_inbox_during_a_read_is_first(ends: Ends) -> None:
+    def handle(*_: object) -> None:
+        ends.way.items.append(None)
+        ends.tell(relayed("a"))
+
+    with handled(handle):
+        assert list(ends.way) == []
+    assert ends.way.data == relayed("a")
+
+
+def test_a_read_that_finds_nothing_is_left_to_the_longer_way(ends: Ends) -> None:
+    os.set_blocking(ends.worker.reading, False)
+    assert list(ends.way) == []
+    assert (ends.way.data, ends.way.in_read) == (b"", False)
+
+
+def test_nothing_that_was_read_is_lost_when_there_is_no_memory(ends: Ends) -> None:
+    if isinstance(ends.way, PyShortWay):
+        pytest.skip("os.read of Python itself can lose what it has read then")
+    testcapi = pytest.importorskip("_testcapi")
+    frames = [relayed("one"), relayed("two" * 1000)]
+    for count in range(1, 40):
+        ends.tell(*frames)
+        taken: list[Any] = [None]  # so that the test itself needs no memory
+        failed = False
+        testcapi.set_nomemory(count, count + 1)
+        try:
+            taken[0] = next(ends.way, None)
+        except MemoryError:
+            failed = True
+        finally:
+            testcapi.remove_mem_hooks()
+        got = [each for each in taken if each is not None]
+        while len(got) < 2:
+            assert ends.way.data or unread(ends), f"lost at allocation {count}, failed: {failed}"
+            got.append(next(ends.way))
+        assert got == [message("one"), message("two" * 1000)]
+
+
+def unread(ends: Ends) -> bool:
+    """Whether anything lies in the pipe to the worker."""
+    return bool(select.select([ends.worker.reading], [], [], 0)[0])
+
+
 def test_a_signal_handler_that_raises_ends_the_wait_and_wakes_others(ends: Ends) -> None:
     def handle(*_: object) -> None:
         assert ends.way.in_read
@@ -321,6 +380,23 @@ NOT_SENT: dict[str, tuple[Any, Any, Any]] = {
 def test_what_is_not_common_is_not_sent(ends: Ends, arguments: tuple[Any, Any, Any]) -> None:
     assert ends.way.send_short(*arguments) is False
     assert ends.said() == b""
+
+
+def test_a_key_whose_comparison_runs_code_does_no_harm(ends: Ends) -> None:
+    content: dict[str, Any] = {}
+
+    class Key(str):
+        __slots__ = ()
+        __hash__ = str.__hash__
+
+        def __eq__(self, other: object) -> bool:
+            content["type"] = "binary"
+            return str(self) == other
+
+    content.update({"type": str(b"text", "ascii"), Key("data"): "a"})
+    sent = ends.way.send_short(CLIENT, "ws.send", content)
+    assert sent == bool(ends.said())
+    assert not sent or isinstance(ends.way, PyShortWay)
 
 
 def test_nothing_is_sent_before_what_waits_in_line(ends: Ends) -> None:

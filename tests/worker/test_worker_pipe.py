@@ -379,6 +379,28 @@ async def test_those_who_receive_from_one_inbox_share_it(
     assert not box.pipe.waiters
 
 
+def test_a_topic_is_kept_as_plain_text(other: Other) -> None:
+    """The comparison of a subclass could run code where none may run."""
+
+    class Topic(str):
+        __slots__ = ()
+
+    other.mailbox.listen(Topic("topic"))
+    assert [type(topic) for topic in other.pipe.listeners] == [str]
+
+
+async def test_what_a_thread_has_read_and_not_taken_wakes_the_event_loop(other: Other) -> None:
+    """The loop began to wait while a thread was reading, and an exception ended that thread."""
+    box, pipe = other.mailbox, other.pipe
+    received = asyncio.ensure_future(box.take_async(box.inbox))
+    await until(lambda: pipe.waiters, "the loop receives")
+    pipe.data = b"".join(map(wire.pack, (ATTACHED, relayed(1))))  # without a byte in the pipe
+    await asyncio.to_thread(pipe.wake)
+    async with asyncio.timeout(TIMEOUT):
+        _, item = await received
+    assert number_of(item) == 1
+
+
 async def test_a_thread_that_waits_goes_on_when_the_event_loop_is_closed(other: Other) -> None:
     """It reads for itself from then on."""
     box = other.mailbox

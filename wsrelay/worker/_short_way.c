@@ -26,7 +26,7 @@ typedef struct {
     long long received, taken, due;
     PyObject *data, *line, *arrived, *items, *sleepers, *waiters, *listeners, *clients, *wake;
     PyObject *topic;              /* that of the last message, since the next one has the same */
-    unsigned char *chunk;         /* what was read last; only pages that were ever filled exist */
+    PyObject *chunk;              /* bytes that were read last; only pages ever filled exist */
 } ShortWay;
 
 /* MessagePack */
@@ -62,6 +62,9 @@ take_sized(Cursor *c, int width, Span *span)
     }
     for (int i = 0; i < width; i++) {
         size = size << 8 | *c->at++;
+    }
+    if (size > (size_t)(c->end - c->at)) {
+        return 0;
     }
     return take(c, (Py_ssize_t)size, span);
 }
@@ -211,7 +214,8 @@ take_message(ShortWay *self, const unsigned char *start, Py_ssize_t left, Py_ssi
         return NULL;
     }
     if (!(is_text ? take_text(&c, &data_bytes) : take_bytes(&c, &data_bytes)) || c.at != c.end
-        || self->taken + *size >= self->due || self->clients == NULL || self->listeners == NULL) {
+        || self->taken >= self->due - *size || self->clients == NULL || self->listeners == NULL
+        || !PyDict_CheckExact(self->clients) || !PyDict_CheckExact(self->listeners)) {
         return NULL;
     }
     /* A collection could run code that receives, too, in the middle of this. */
@@ -243,17 +247,23 @@ take_message(ShortWay *self, const unsigned char *start, Py_ssize_t left, Py_ssi
     return message;
 }
 
-/* Keep what was read for others; returns whether that was possible. */
-static int
-keep(ShortWay *self, const unsigned char *start, Py_ssize_t size)
+/* Keep what was read for others. If there is no memory for a copy, the chunk itself is given away:
+   what was read must not be lost. */
+static void
+keep(ShortWay *self, Py_ssize_t from, Py_ssize_t size)
 {
-    PyObject *data = PyBytes_FromStringAndSize((const char *)start, size);
+    char *start = PyBytes_AS_STRING(self->chunk);
+    PyObject *data = PyBytes_FromStringAndSize(start + from, size);
     if (data == NULL) {
-        return 0;
+        PyErr_Clear();
+        data = self->chunk;
+        self->chunk = NULL;
+        memmove(start, start + from, (size_t)size);
+        start[size] = 0;
+        Py_SET_SIZE(data, size);
     }
     self->at = 0;
     Py_XSETREF(self->data, data);
-    return 1;
 }
 
 /* Let those who wait look again; an error that is set stays. */
@@ -262,8 +272,13 @@ wake_others(ShortWay *self)
 {
     PyObject *type, *value, *traceback;
     PyErr_Fetch(&type, &value, &traceback);
-    PyObject *result = PyObject_CallNoArgs(self->wake);
-    if (result == NULL && type != NULL) {
+    PyObject *result = NULL;
+    /* Again if a signal handler has raised in it: nobody else would wake them. */
+    for (int tries = 0; result == NULL && tries < 2 && self->wake != NULL; tries++) {
+        result = PyObject_CallNoArgs(self->wake);
+        if (result == NULL && type == NULL) {
+            PyErr_Fetch(&type, &value, &traceback);
+        }
         PyErr_Clear();
     }
     Py_XDECREF(result);
@@ -276,11 +291,14 @@ static PyObject *
 read_message(ShortWay *self)
 {
     Py_ssize_t size = -1, used;
+    if (self->chunk == NULL && (self->chunk = PyBytes_FromStringAndSize(NULL, CHUNK)) == NULL) {
+        return NULL; /* nothing has been read yet */
+    }
     self->in_read = 1;
     while (self->reading >= 0) { /* it is -1 in a child that a signal handler has forked */
         int problem;
         Py_BEGIN_ALLOW_THREADS
-        size = read(self->reading, self->chunk, CHUNK);
+        size = read(self->reading, PyBytes_AS_STRING(self->chunk), CHUNK);
         problem = errno;
         Py_END_ALLOW_THREADS
         if (size >= 0 || problem != EINTR) {
@@ -296,14 +314,16 @@ read_message(ShortWay *self)
     int others = is_filled(self->sleepers) || is_filled(self->waiters);
     if (size > 0) {
         used = 0;
-        if (!others && self->is_simple) {
-            message = take_message(self, self->chunk, size, &used);
+        /* A message that could not be given out may have come back to the inbox meanwhile. */
+        if (!others && self->is_simple && !is_filled(self->items)) {
+            message = take_message(self, (unsigned char *)PyBytes_AS_STRING(self->chunk), size,
+                                   &used);
         }
         if (message == NULL) {
             used = 0;
         }
-        if (used < size && !keep(self, self->chunk + used, size - used)) {
-            Py_CLEAR(message);
+        if (used < size) {
+            keep(self, used, size - used);
         }
     }
     self->in_read = 0;
@@ -327,12 +347,15 @@ ShortWay_next(ShortWay *self)
     if (PyBytes_GET_SIZE(data) == 0) {
         return read_message(self);
     }
-    Py_ssize_t left = PyBytes_GET_SIZE(data) - self->at, used;
-    if (self->at < 0 || left <= 0) {
+    Py_ssize_t used;
+    if (self->at < 0 || self->at >= PyBytes_GET_SIZE(data)) {
         return NULL;
     }
+    Py_ssize_t left = PyBytes_GET_SIZE(data) - self->at;
     const unsigned char *start = (const unsigned char *)PyBytes_AS_STRING(data) + self->at;
+    Py_INCREF(data);
     PyObject *message = take_message(self, start, left, &used);
+    Py_DECREF(data);
     if (message != NULL) {
         if (used < left) {
             self->at += used;
@@ -357,8 +380,17 @@ ShortWay_send_short(ShortWay *self, PyObject *const *args, Py_ssize_t count)
     PyObject *to = args[0], *topic = args[1], *content = args[2];
     if (!Py_IS_TYPE(to, pid_type) || !PyUnicode_CheckExact(topic) || !PyDict_CheckExact(content)
         || PyDict_GET_SIZE(content) != 2
-        || (topic != s_send && PyUnicode_Compare(topic, s_send) != 0) || is_filled(self->line)) {
+        || (topic != s_send && PyUnicode_Compare(topic, s_send) != 0)) {
         Py_RETURN_FALSE;
+    }
+    if (is_filled(self->line)) {
+        goto no;
+    }
+    PyObject *key;
+    for (Py_ssize_t i = 0; PyDict_Next(content, &i, &key, NULL);) {
+        if (!PyUnicode_CheckExact(key)) {
+            goto no; /* its comparison could run code */
+        }
     }
     PyObject *kind = PyDict_GetItemWithError(content, s_type);
     PyObject *data = kind == NULL ? NULL : PyDict_GetItemWithError(content, s_data);
@@ -414,15 +446,21 @@ no:
 
 /* The type */
 
+static PyObject *
+ShortWay_new(PyTypeObject *type, PyObject *args, PyObject *named)
+{
+    ShortWay *self = (ShortWay *)PyType_GenericNew(type, args, named);
+    if (self != NULL) {
+        self->reading = self->writing = -1;
+    }
+    return (PyObject *)self;
+}
+
 static int
 ShortWay_init(ShortWay *self, PyObject *args, PyObject *named)
 {
     static char *names[] = {"reading", "writing", NULL};
     if (!PyArg_ParseTupleAndKeywords(args, named, "ii", names, &self->reading, &self->writing)) {
-        return -1;
-    }
-    if (self->chunk == NULL && (self->chunk = PyMem_RawMalloc(CHUNK)) == NULL) {
-        PyErr_NoMemory();
         return -1;
     }
     Py_INCREF(empty);
@@ -456,7 +494,7 @@ ShortWay_dealloc(ShortWay *self)
 {
     PyObject_GC_UnTrack(self);
     ShortWay_clear(self);
-    PyMem_RawFree(self->chunk);
+    Py_CLEAR(self->chunk);
     Py_TYPE(self)->tp_free((PyObject *)self);
 }
 
@@ -488,7 +526,7 @@ static PyTypeObject ShortWayType = {
     .tp_doc = PyDoc_STR("The short ways in C; see `PyShortWay`."),
     .tp_basicsize = sizeof(ShortWay),
     .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
-    .tp_new = PyType_GenericNew,
+    .tp_new = ShortWay_new,
     .tp_init = (initproc)ShortWay_init,
     .tp_dealloc = (destructor)ShortWay_dealloc,
     .tp_traverse = (traverseproc)ShortWay_traverse,

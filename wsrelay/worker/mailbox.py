@@ -199,6 +199,7 @@ class Mailbox:
 
     def listen(self, topic: str) -> Queue[Message]:
         """Return the queue that receives messages of this topic from now on."""
+        topic = str.__str__(topic)  # where it is looked up, a subclass's comparison could run code
         with self._lock:
             queue = self.pipe.listeners.get(topic)
             if queue is None:
@@ -365,8 +366,11 @@ class Mailbox:
             raise
 
     def _wake_after_read(self) -> None:
+        """Wake all after a read by the short way, which has sorted nothing."""
         with self._lock:
             self._wake_all()
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._readable)
 
     def _wake_all(self) -> None:
         """Wake all that wait, to look at their queues again; the lock is held."""

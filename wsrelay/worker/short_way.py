@@ -87,7 +87,7 @@ class PyShortWay:
     def __iter__(self) -> Self:
         return self
 
-    def __next__(self) -> Relayed:
+    def __next__(self) -> Relayed:  # noqa: C901 - one piece, for the reason above
         """Return the client's message that is next in the pipe; wait for one if it is empty.
 
         As signal handlers do (see `pipe`), other threads run after a call, where a function begins
@@ -109,12 +109,14 @@ class PyShortWay:
                         self.data = data
                         self.in_read = False
                         break
+                except BlockingIOError:  # an event loop has begun to read meanwhile
+                    self.in_read = False
                 except BaseException:
                     self.in_read = False
-                    self.wake()
+                    self._wake_surely()
                     raise
                 if self.sleepers or self.waiters:
-                    self.wake()
+                    self._wake_surely()
             start, end = self.at, len(data)
             begin = start + _PREFIX
             if begin <= end and (stop := begin + _length(data, start)[0]) <= end:
@@ -133,6 +135,7 @@ class PyShortWay:
                         and self.at == start
                         and self.is_simple
                         and not self.in_read
+                        and not self.items
                         and topic not in self.listeners
                         and self.taken + stop - start < self.due
                     ):
@@ -141,6 +144,14 @@ class PyShortWay:
                         self.taken += stop - start
                         return message
         raise StopIteration
+
+    def _wake_surely(self) -> None:
+        """Wake who waits, again if a signal handler raises in it: nobody else would."""
+        try:
+            self.wake()
+        except BaseException:
+            self.wake()
+            raise
 
     def send_short(self, to: Any, topic: Any, content: Any) -> bool:
         """Send a `ws.send` to one client if it takes no waiting and no more than `WHOLE` bytes.
@@ -155,8 +166,8 @@ class PyShortWay:
                         if not self.line:
                             os.write(self.writing, len(body).to_bytes(_PREFIX, "big") + body)
                             return True
-            except (UnicodeEncodeError, BlockingIOError):
-                pass
+            except (TypeError, ValueError, BlockingIOError):
+                pass  # the longer way says what is wrong with it, or waits for room
         return False
 
 
