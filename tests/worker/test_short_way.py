@@ -229,7 +229,7 @@ def test_a_read_that_finds_nothing_is_left_to_the_longer_way(ends: Ends) -> None
 
 
 def test_nothing_that_was_read_is_lost_when_there_is_no_memory(ends: Ends) -> None:
-    if isinstance(ends.way, PyShortWay):
+    if PyShortWay in type(ends.way).__mro__:
         pytest.skip("os.read of Python itself can lose what it has read then")
     testcapi = pytest.importorskip("_testcapi")
     frames = [relayed("one"), relayed("two" * 1000)]
@@ -396,7 +396,7 @@ def test_a_key_whose_comparison_runs_code_does_no_harm(ends: Ends) -> None:
     content.update({"type": str(b"text", "ascii"), Key("data"): "a"})
     sent = ends.way.send_short(CLIENT, "ws.send", content)
     assert sent == bool(ends.said())
-    assert not sent or isinstance(ends.way, PyShortWay)
+    assert not sent or PyShortWay in type(ends.way).__mro__
 
 
 def test_nothing_is_sent_before_what_waits_in_line(ends: Ends) -> None:
