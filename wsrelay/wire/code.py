@@ -16,7 +16,7 @@ import msgspec
 from wsrelay.errors import InvalidTarget, PayloadError
 from wsrelay.values import scripts, targets
 
-from . import frames, payload
+from . import frames, framing, payload
 
 __all__ = ["pack_plain", "pack_target", "unpack_target"]
 
@@ -91,7 +91,7 @@ def _pack(value: Any, *, imports: bool = False) -> bytes:
     if value is None and not (imports and folder is not None):
         return b""
     code = pickle.dumps((folder, b"" if value is None else _pickle(value)))
-    frames.check_size(len(code))
+    framing.check_size(len(code))
     return code
 
 
