@@ -12,6 +12,7 @@ from .errors import (
     ChannelClosed,
     HostFailed,
     HostFull,
+    InvalidMessage,
     InvalidName,
     InvalidPID,
     InvalidTarget,
@@ -26,6 +27,7 @@ from .errors import (
     UnknownHost,
     WsrelayError,
 )
+from .values.client import Client
 from .values.message import Event, ExitError, ExitKind, Message, Result
 from .values.pid import PID
 
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 __all__ = [
     "PID",
     "ChannelClosed",
+    "Client",
     "Event",
     "ExitError",
     "ExitKind",
@@ -47,6 +50,7 @@ __all__ = [
     "HostFailed",
     "HostFull",
     "HostOptions",
+    "InvalidMessage",
     "InvalidName",
     "InvalidPID",
     "InvalidTarget",

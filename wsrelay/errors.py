@@ -14,6 +14,7 @@ WsrelayError
 ├── NameTaken           (ValueError)    the name belongs to another process
 ├── NameNotFound        (LookupError)   no process has that name
 ├── MissingExtra        (ImportError)   an extra that is needed is not installed
+├── InvalidMessage      (ValueError)    a client sent something else than what it was read as
 ├── NotAllowed          (PermissionError) what a walled-in host may not do to others
 ├── TooMany             (RuntimeError)  more names, groups, monitors or links than are allowed
 ├── ProcessError                        the process that `exec` ran ended with an error
@@ -29,6 +30,7 @@ __all__ = [
     "ChannelClosed",
     "HostFailed",
     "HostFull",
+    "InvalidMessage",
     "InvalidName",
     "InvalidPID",
     "InvalidTarget",
@@ -139,6 +141,10 @@ class NameTaken(WsrelayError, ValueError):  # noqa: N818 - public name
 
 class NameNotFound(WsrelayError, LookupError):  # noqa: N818 - public name
     """No living process is registered under the name."""
+
+
+class InvalidMessage(WsrelayError, ValueError):  # noqa: N818 - public name
+    """A message is not what it was read as; the text says what the client sent."""
 
 
 class NotAllowed(WsrelayError, PermissionError):  # noqa: N818 - like the others

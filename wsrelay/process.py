@@ -1,8 +1,8 @@
 """The functions that handlers call: `from wsrelay import process`.
 
 In a worker, each function acts for that worker. In an HTTP handler, the functions that do not wait
-act for the node: `spawn`, `get_or_spawn`, `send`, `cancel`, `terminate`, `registry` and `groups`.
-The others raise `NotAProcess`.
+act for the node: `spawn`, `get_or_spawn`, `send`, `send_json`, `cancel`, `terminate`, `registry`
+and `groups`. The others raise `NotAProcess`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 
 from .errors import ChannelClosed, ProcessError
 from .values import current
-from .values.message import Event, Message, sendable
+from .values.json_text import json_text
+from .values.message import SEND, Event, Message, sendable
 from .values.pid import PID
 
 if TYPE_CHECKING:  # a worker has loaded these already, and nothing else needs them
@@ -36,6 +37,7 @@ __all__ = [
     "registry",
     "select",
     "send",
+    "send_json",
     "set_options",
     "spawn",
     "spawn_linked",
@@ -163,19 +165,23 @@ def send(to: str | Iterable[str], topic: str, payload: Any = None) -> None:
         current.caller().send(to, topic, payload)
 
 
+def send_json(clients: str | Iterable[str], value: Any) -> None:
+    """Send a client, or many at once, a value as JSON text, which is encoded once.
+
+    It may be whatever a payload may; what JSON has no form for becomes what a browser expects: a
+    datetime ISO 8601, bytes base64, not-a-number and the infinities null, a UUID or Decimal text.
+    Raises `PayloadError`, which names the offending type and its place, and what `send` raises.
+    """
+    send(clients, SEND, {"type": "text", "data": json_text(value)})
+
+
 def drain(to: str, timeout: float | None = None) -> None:
     """Wait until most of what was sent to a connection is on its way, or the connection is gone.
 
     Up to a quarter of its outbox's limit may still be waiting on return. Raises `TimeoutError`
     after `timeout` seconds, and `InvalidPID`.
     """
-    me = _worker()
-    frame = me.drain_frame(to)
-    try:
-        me.ask(frame, timeout)
-    except BaseException:
-        me.give_up(frame)
-        raise
+    _worker().drain(to, timeout)
 
 
 # Starting processes

@@ -205,7 +205,6 @@ WAITING: dict[str, Callable[[], Any]] = {
     "aio.select": aio_process.select,
     "aio.drain": lambda: aio_process.drain("{gateway|1}"),
     "aio.exec": lambda: aio_process.exec("m:f"),
-    "aio.send": lambda: aio_process.send("{processes|1}", "x"),
     "aio.get_or_spawn": lambda: aio_process.get_or_spawn("name", "m:f"),
     "aio.registry.register": lambda: aio_process.registry.register("name"),
     "aio.registry.lookup": lambda: aio_process.registry.lookup("name"),

@@ -16,6 +16,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from wsrelay import wire
+from wsrelay.values import awaited
+from wsrelay.values.client import Client
 from wsrelay.values.message import Relayed
 from wsrelay.values.pid import PID
 from wsrelay.wire import payload
@@ -23,8 +25,8 @@ from wsrelay.wire.pipe_pair import Duplex
 from wsrelay.worker import short_way
 from wsrelay.worker.short_way import PyShortWay
 
-CLIENT = PID("{local@gateway|k3f9.0-1}")
 METADATA = {"user": "ann"}
+CLIENT = Client("{local@gateway|k3f9.0-1}", METADATA)
 KINDS = [PyShortWay]
 with contextlib.suppress(ImportError):
     from wsrelay.worker._short_way import ShortWay as CShortWay  # type: ignore[import-not-found]
@@ -334,6 +336,13 @@ def test_what_is_sent_is_the_frame_of_the_longer_way(data: str | bytes) -> None:
             assert ends.way.send_short(CLIENT, "ws.send", content) is True
             frame = wire.SendFrame(str(CLIENT), "ws.send", payload.encode(content))
             assert ends.said() == wire.pack(frame)
+
+
+@pytest.mark.parametrize("kind", [PID, Client, awaited.Client])
+def test_a_client_of_either_face_is_sent_to_as_its_pid_is(ends: Ends, kind: type[PID]) -> None:
+    assert ends.way.send_short(kind(CLIENT), "ws.send", RIGHT) is True
+    frame = wire.SendFrame(str(CLIENT), "ws.send", payload.encode(RIGHT))
+    assert ends.said() == wire.pack(frame)
 
 
 def test_only_what_the_pipe_takes_as_a_whole_is_sent(ends: Ends) -> None:

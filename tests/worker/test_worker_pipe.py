@@ -19,9 +19,10 @@ import msgspec
 import pytest
 from support import TIMEOUT, until
 
-from wsrelay import process, wire
+from wsrelay import Client, aio, process, wire
+from wsrelay.aio import process as aio_process
 from wsrelay.errors import ChannelClosed
-from wsrelay.values.message import Message
+from wsrelay.values.message import Message, Relayed
 from wsrelay.wire import payload
 from wsrelay.wire.pipe_pair import Duplex
 from wsrelay.worker import mailbox, pipe, short_way
@@ -487,3 +488,25 @@ async def test_what_waits_for_room_goes_out_before_what_is_written_when_the_loop
 
     await asyncio.to_thread(live)
     assert await asyncio.to_thread(other.numbers) == list(range(101))
+
+
+# The two faces
+
+
+async def test_coroutines_and_functions_get_messages_of_their_own_kind(other: Other) -> None:
+    other.tell(ATTACHED, relayed(0), relayed(1), delivered(2), relayed(3))
+    box = other.mailbox
+    first = process.Channel(box, box.inbox).receive()
+    assert (type(first), type(first.client)) == (Relayed, Client)
+    channel: aio_process.Channel[Any] = aio_process.Channel(box, box.inbox)
+    second, third = await channel.receive(), await channel.receive()
+    assert isinstance(second, aio.Message)
+    assert type(second.client) is aio.Client
+    assert second.client.metadata == {"user": "ann"}
+    assert (type(third), third.client) == (aio.Message, None)
+    in_thread = await asyncio.to_thread(process.Channel(box, box.inbox).receive)
+    assert (type(in_thread), type(in_thread.client)) == (Relayed, Client)
+    other.tell(relayed(4), delivered(5))
+    fourth, fifth = await channel.receive(), await channel.receive()
+    assert number_of(fourth) == 4
+    assert (type(fourth.client), type(fifth)) == (aio.Client, aio.Message)

@@ -1,14 +1,14 @@
 """`wsrelay.process` for `async def` handlers: whatever can wait is awaitable.
 
-These are awaited: `send`, `drain`, `exec`, `select`, `get_or_spawn`, `Channel.receive`, all of
-`registry`, `groups.members` and `groups.broadcast`; channels are asynchronous iterators. Everything
-else is called as in `wsrelay.process`.
+These are awaited: `send`, `send_json`, `drain`, `exec`, `select`, `get_or_spawn`,
+`Channel.receive`, all of `registry`, `groups.members` and `groups.broadcast`; channels are
+asynchronous iterators. Everything else is called as in `wsrelay.process`.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 
 from wsrelay import process as _process
 from wsrelay import wire
@@ -29,7 +29,10 @@ from wsrelay.process import (
     unlink,
     unmonitor,
 )
-from wsrelay.values.message import Event, Message, sendable
+from wsrelay.values import current
+from wsrelay.values.awaited import Message
+from wsrelay.values.json_text import json_text
+from wsrelay.values.message import SEND, Event, sendable
 from wsrelay.values.pid import PID
 
 if TYPE_CHECKING:
@@ -52,6 +55,7 @@ __all__ = [
     "registry",
     "select",
     "send",
+    "send_json",
     "set_options",
     "spawn",
     "spawn_linked",
@@ -101,7 +105,7 @@ class Channel(Generic[T]):
 def inbox() -> Channel[Message]:
     """Return the channel of this process's messages."""
     mailbox = _worker().mailbox
-    return Channel(mailbox, mailbox.inbox)
+    return Channel(mailbox, cast("Queue[Message]", mailbox.inbox))
 
 
 def events() -> Channel[Event]:
@@ -113,7 +117,7 @@ def events() -> Channel[Event]:
 def listen(topic: str) -> Channel[Message]:
     """Return a channel of this topic's messages; see `wsrelay.process.listen`."""
     mailbox = _worker().mailbox
-    return Channel(mailbox, mailbox.listen(sendable(topic)))
+    return Channel(mailbox, cast("Queue[Message]", mailbox.listen(sendable(topic))))
 
 
 def unlisten(channel: Channel[Message]) -> None:
@@ -139,24 +143,21 @@ async def select(
 
 async def send(to: str | Iterable[str], topic: str, payload: Any = None) -> None:
     """Send a message to a PID, a registered name, or many of them; see `wsrelay.process.send`."""
-    me = _worker()
-    if me.pipe.send_short(to, topic, payload):
-        return
-    *others, last = me.send_frames(to, topic, payload)
-    for frame in others:  # without awaiting, or another task's message could come in between
-        me.pipe.post(frame)
-    await me.pipe.write_async(last)
+    worker = current.here
+    if worker is None:
+        current.caller().send(to, topic, payload)  # a node never waits
+    elif not worker.pipe.send_short(to, topic, payload):
+        await worker.send_async(to, topic, payload)
+
+
+async def send_json(clients: str | Iterable[str], value: Any) -> None:
+    """Send a client, or many, a value as JSON text; see `wsrelay.process.send_json`."""
+    await send(clients, SEND, {"type": "text", "data": json_text(value)})
 
 
 async def drain(to: str, timeout: float | None = None) -> None:
     """Wait until most of what was sent to a connection is on its way."""
-    me = _worker()
-    frame = me.drain_frame(to)
-    try:
-        await me.ask_async(frame, timeout)
-    except BaseException:
-        me.give_up(frame)
-        raise
+    await _worker().drain_async(to, timeout)
 
 
 async def get_or_spawn(

@@ -12,6 +12,7 @@ from .pid import PID
 
 __all__ = [
     "Caller",
+    "Pipe",
     "Worker",
     "caller",
     "enter_child",
@@ -70,8 +71,32 @@ class Caller(Protocol):
         """Send a message to all members of a group."""
 
 
+class Pipe(Protocol):
+    """What a worker writes to."""
+
+    def send_short(self, to: Any, topic: Any, content: Any) -> bool:
+        """Send a small `ws.send` by the shortest way; False if nothing was done."""
+
+
 class Worker(Caller, Protocol):
     """The caller in a worker; the rest of what it can do is for those who know its class."""
+
+    @property
+    def pipe(self) -> Pipe:
+        """The pipe to the node."""
+
+    async def send_async(self, to: str | Iterable[str], topic: str, payload: Any) -> None:
+        """Send a message without holding up the event loop."""
+
+    def drain(self, to: str, timeout: float | None) -> None:
+        """Wait until most of what was sent to a connection is on its way."""
+
+    async def drain_async(
+        self,
+        to: str,
+        timeout: float | None,  # noqa: ASYNC109 - as in `drain`
+    ) -> None:
+        """Do what `drain` does without holding up the event loop."""
 
     def shut(self) -> None:
         """Read and write nothing any more: this is a child that the handler has forked."""

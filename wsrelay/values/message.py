@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import enum
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
+import msgspec
 from msgspec import Struct
 
-from wsrelay.errors import PayloadError, ReservedTopic, phrase
+from wsrelay.errors import InvalidMessage, PayloadError, ReservedTopic, phrase
 
 from .pid import LONGEST, PID
+from .printable import printable
+
+if TYPE_CHECKING:
+    from .client import Client
 
 __all__ = [
     "JOIN",
@@ -57,16 +62,23 @@ def reason_of(reason: str) -> str:
     return reason[: LONGEST - len(more)] + more
 
 
+T = TypeVar("T")
+
+
 class Message(Struct, frozen=True):
-    """One message in an inbox: `payload` is data, `sender` is the PID of the sender."""
+    """One message in an inbox: `payload` is data, `sender` is the PID of the sender.
+
+    What a client has sent, under whatever topic, also has `data`, `text` and `json`; of all other
+    messages these raise `InvalidMessage`.
+    """
 
     topic: str
     payload: Any
     sender: PID
 
     @property
-    def client(self) -> PID | None:
-        """The connection's PID, if the relay sent this for it; None for all other messages.
+    def client(self) -> Client | None:
+        """The client that the relay sent this for; None for all other messages.
 
         It depends on how the message came and not on its content: a process that sends a `ws.join`
         with a made-up `client_pid` sends a message whose `client` is None. It is None as well for
@@ -74,17 +86,66 @@ class Message(Struct, frozen=True):
         """
         return None
 
+    @property
+    def data(self) -> str | bytes:
+        """What the client has sent: `str` if it is text, else `bytes`."""
+        raise InvalidMessage(
+            f"{printable(self.topic)} of {self.sender} is no message of a client; see `payload`"
+        )
+
+    @property
+    def text(self) -> str:
+        """The text that the client has sent; raises `InvalidMessage` for bytes."""
+        data = self.data
+        if isinstance(data, str):
+            return data
+        raise InvalidMessage(f"the client sent {len(data)} bytes of binary data, not text")
+
+    @overload
+    def json(self) -> Any: ...
+    @overload
+    def json(self, type: type[T]) -> T: ...
+    @overload
+    def json(self, type: Any) -> Any: ...
+    def json(self, type: Any = Any) -> Any:  # noqa: A002 - as msgspec names it
+        """Return what the client's text is as JSON, converted to `type`, as msgspec does it.
+
+        Raises `InvalidMessage` for bytes, for text that is no JSON, and for JSON that does not
+        convert.
+        """
+        text = self.text
+        try:
+            return msgspec.json.decode(text, type=type)
+        except msgspec.ValidationError as error:
+            raise InvalidMessage(f"the client sent JSON that does not fit: {error}") from None
+        except (ValueError, RecursionError) as error:
+            raise InvalidMessage(
+                f"the client sent text that is no JSON ({error}): {text!r:.80}"
+            ) from None
+
+    def __reduce__(self) -> tuple[type[Message], tuple[str, Any, PID]]:
+        """Pickle as an ordinary message: whoever unpickles it got it from this process."""
+        return Message, (self.topic, self.payload, self.sender)
+
 
 class Relayed(Message, frozen=True):
     """A message that the relay sent for a connection: a `Message` whose `client` is its sender.
+
+    The sender is a `Client`.
 
     The mailbox makes it from a frame that only the node writes, which is why it can be trusted. It
     is a class and not a field, so that data that is converted or sent on cannot carry it along.
     """
 
-    def __reduce__(self) -> tuple[type[Message], tuple[str, Any, PID]]:
-        """Pickle as an ordinary message: whoever unpickles it got it from this process."""
-        return Message, (self.topic, self.payload, self.sender)
+    @property
+    def data(self) -> str | bytes:
+        """What the client has sent."""
+        try:
+            return self.payload["data"]  # type: ignore[no-any-return]
+        except KeyError:
+            raise InvalidMessage(
+                f"{printable(self.topic)} tells of the client, which has sent nothing with it"
+            ) from None
 
 
 # The field itself, since a property of Python would be called for each message.

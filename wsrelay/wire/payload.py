@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import msgspec
 
 from wsrelay.errors import PayloadError
+from wsrelay.values import misfits
+from wsrelay.values.misfits import as_built_in
 
 __all__ = ["decode", "decode_bounded", "encode", "is_plain", "pack", "size_to_decode", "writable"]
 
@@ -25,8 +25,8 @@ def encode(payload: Any) -> bytes:
         data = _encoder.encode(payload)
         if not is_plain(payload):
             decode(data)
-    except _ERRORS as error:
-        where, problem = _find(payload, "payload", ())
+    except misfits.ERRORS as error:
+        where, problem = misfits.find(payload, "payload", _encodes)
         raise PayloadError(f"{where}: {problem or error}") from None
     return data
 
@@ -41,18 +41,7 @@ def is_plain(payload: Any) -> bool:
     )
 
 
-def _plain(value: Any) -> Any:
-    """Convert an instance of a subclass of a built-in to that; everything else is not data."""
-    if isinstance(value, str):
-        return str.__str__(value)
-    built_ins: tuple[Any, ...] = (int, float, dict, list, tuple, set, frozenset, bytes)
-    for kind in built_ins:
-        if isinstance(value, kind):
-            return kind(value)
-    raise TypeError
-
-
-_encoder = msgspec.msgpack.Encoder(enc_hook=_plain)
+_encoder = msgspec.msgpack.Encoder(enc_hook=as_built_in)
 
 pack = _encoder.encode
 """Encode what is known to be data, without the trial of `encode`."""
@@ -63,7 +52,7 @@ def writable(text: Any, what: str) -> str:
     if not isinstance(text, str):
         raise PayloadError(f"{what}: {text!r:.80} is not text")
     if not _encodes(text):
-        raise PayloadError(f"{what}: {_problem(text)}")
+        raise PayloadError(f"{what}: {misfits.problem(text)}")
     return text
 
 
@@ -72,9 +61,6 @@ def _no_extension(code: int, _: memoryview) -> Any:
 
 
 decode = msgspec.msgpack.Decoder(ext_hook=_no_extension).decode
-
-_ERRORS = (TypeError, ValueError, OverflowError, RecursionError)
-
 
 # The size of what is decoded: an empty array is one byte, and 56 bytes and a pointer once decoded
 
@@ -138,53 +124,9 @@ def decode_bounded(data: bytes | memoryview) -> Any:
     return decode(data)
 
 
-_DEEPEST = 500
-
-
-def _find(value: Any, where: str, above: tuple[int, ...]) -> tuple[str, str]:
-    """Return the place of the first value that cannot be encoded, and what is wrong with it."""
-    if id(value) in above or len(above) > _DEEPEST:
-        return where, "nested too deeply, or inside itself"
-    for step, item, is_key in _parts(value):
-        if not _encodes({item: None} if is_key else item):
-            if is_key:
-                return f"{where}, key {item!r}", _problem(item)
-            return _find(item, f"{where}{step}", (*above, id(value)))
-    return where, _problem(value)
-
-
-def _parts(value: Any) -> Iterator[tuple[str, Any, bool]]:
-    """Yield `(step to the item, item, whether it is a key)` for everything in a container."""
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            yield "", key, True
-            yield f"[{key!r}]", item, False
-    elif isinstance(value, list | tuple | set | frozenset):
-        for index, item in enumerate(value):
-            yield f"[{index}]", item, False
-    elif isinstance(value, msgspec.Struct):
-        for name in value.__struct_fields__:
-            yield f".{name}", getattr(value, name), False
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        for field in dataclasses.fields(value):
-            yield f".{field.name}", getattr(value, field.name), False
-
-
 def _encodes(value: Any) -> bool:
     try:
         decode(_encoder.encode(value))
-    except _ERRORS:
+    except misfits.ERRORS:
         return False
     return True
-
-
-def _problem(value: Any) -> str:
-    if isinstance(value, int):
-        return f"{value} does not fit into 64 bits"
-    if isinstance(value, str):
-        return "the text has surrogates, which UTF-8 cannot represent"
-    kind = type(value)
-    return (
-        f"{kind.__module__}.{kind.__qualname__} is not data; payloads are made of None, bool, int, "
-        "float, str, bytes, list, dict, datetime, dataclasses and the like"
-    )

@@ -378,7 +378,7 @@ ShortWay_send_short(ShortWay *self, PyObject *const *args, Py_ssize_t count)
         return NULL;
     }
     PyObject *to = args[0], *topic = args[1], *content = args[2];
-    if (!Py_IS_TYPE(to, pid_type) || !PyUnicode_CheckExact(topic) || !PyDict_CheckExact(content)
+    if (!PyObject_TypeCheck(to, pid_type) || !PyUnicode_CheckExact(topic) || !PyDict_CheckExact(content)
         || PyDict_GET_SIZE(content) != 2
         || (topic != s_send && PyUnicode_Compare(topic, s_send) != 0)) {
         Py_RETURN_FALSE;

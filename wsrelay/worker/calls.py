@@ -108,11 +108,11 @@ class WorkerContext:
         """Build the frame that gives a process a name."""
         return wire.RegisterFrame(self.ref(), nameable(name), self._own_or(pid))
 
-    def drain_frame(self, to: str) -> wire.DrainFrame:
+    def _drain_frame(self, to: str) -> wire.DrainFrame:
         """Build the frame that asks when a connection's outbox has room."""
         return wire.DrainFrame(self.ref(), str(PID(to)))
 
-    def give_up(self, frame: wire.DrainFrame) -> None:
+    def _give_up(self, frame: wire.DrainFrame) -> None:
         """Tell the node that nothing waits for that any more."""
         self.pipe.post(wire.DrainFrame(frame.ref, frame.to, waits=False))
 
@@ -126,6 +126,13 @@ class WorkerContext:
         """Send a message; on return, the operating system has it."""
         for frame in self.send_frames(to, topic, content):
             self.pipe.write(frame)
+
+    async def send_async(self, to: str | Iterable[str], topic: str, content: Any = None) -> None:
+        """Do what `send` does without holding up the event loop."""
+        *others, last = self.send_frames(to, topic, content)
+        for frame in others:  # without awaiting, or another task's message could come in between
+            self.pipe.post(frame)
+        await self.pipe.write_async(last)
 
     def spawn(self, target: Any, host: str | None = None, /, *args: Any, **kwargs: Any) -> PID:
         """Start a process and return its PID at once."""
@@ -191,6 +198,28 @@ class WorkerContext:
     def members(self, group: str) -> list[PID]:
         """Return a group's members."""
         return [PID.trusted(pid) for pid in self.ask(wire.MembersFrame(self.ref(), group))]
+
+    def drain(self, to: str, timeout: float | None) -> None:
+        """Wait until most of what was sent to a connection is on its way."""
+        frame = self._drain_frame(to)
+        try:
+            self.ask(frame, timeout)
+        except BaseException:
+            self._give_up(frame)
+            raise
+
+    async def drain_async(
+        self,
+        to: str,
+        timeout: float | None,  # noqa: ASYNC109 - as in `drain`
+    ) -> None:
+        """Do what `drain` does without holding up the event loop."""
+        frame = self._drain_frame(to)
+        try:
+            await self.ask_async(frame, timeout)
+        except BaseException:
+            self._give_up(frame)
+            raise
 
     def ask(self, frame: wire.Request | wire.ExecFrame, timeout: float | None = None) -> Any:
         """Write a request and return its answer; raises the error in it, or `TimeoutError`."""

@@ -14,7 +14,8 @@ from typing import Any, Final, Generic, TypeVar
 from wsrelay import wire
 from wsrelay.errors import ChannelClosed
 from wsrelay.values import current
-from wsrelay.values.message import JOIN, Event, Message, Relayed
+from wsrelay.values.awaited import COROUTINES, FUNCTIONS
+from wsrelay.values.message import JOIN, Event, Message
 from wsrelay.values.pid import PID
 from wsrelay.wire import payload
 
@@ -83,6 +84,8 @@ class Mailbox:
         }
         self.known = wire.CatalogFrame([], {})
         """What can be spawned."""
+        self._face = FUNCTIONS
+        """The classes of what is sorted: those of coroutines, once the event loop reads."""
         self._reserved = False
         """Whether no thread may start to read: the event loop does, or the handler has returned."""
         self._over = False
@@ -145,6 +148,8 @@ class Mailbox:
                     timeout = deadline - time.monotonic()
             if pipe.taken >= pipe.due:
                 self._acknowledge(pipe.taken)
+            if self._face is not FUNCTIONS:
+                return taken[0], FUNCTIONS.of(taken[1])
         except BaseException:
             if reading:
                 pipe.in_read = False
@@ -339,11 +344,21 @@ class Mailbox:
             self._reserved = True
             self.pipe.is_simple = False
             self.pipe.waiters.clear()
+            self._receive_in_coroutines()
             if self.pipe.data and not self.pipe.in_read:  # what the short way has left
                 self.sort(self.pipe.read(0))
         self.pipe.attach(loop)
         self.pipe.never_block()
         loop.add_reader(self.pipe.ends, self._readable)
+
+    def _receive_in_coroutines(self) -> None:
+        """Make messages and clients those of `wsrelay.aio`; the lock is held."""
+        self._face, of = COROUTINES, COROUTINES.of
+        for pid, (client, metadata) in self.pipe.clients.items():
+            self.pipe.clients[pid] = of(client), metadata
+        for queue in (self.inbox, *self.pipe.listeners.values(), *self._former):
+            for at, (item, size) in enumerate(queue.items):
+                queue.items[at] = of(item), size
 
     def _readable(self) -> None:
         """Read for everyone in the event loop, unless a thread still does."""
@@ -395,7 +410,7 @@ class Mailbox:
         client, content["metadata"] = self.pipe.clients[frame.client]
         content["client_pid"] = client
         queue = self.pipe.listeners.get(frame.topic, self.inbox)
-        entry = Relayed(frame.topic, content, client), size
+        entry = self._face.relayed(frame.topic, content, client), size
         del self.pipe.arrived[0]
         self.pipe.received += 1
         queue.items.append(entry)
@@ -409,14 +424,15 @@ class Mailbox:
             self._seen(size)
             return
         queue = self.pipe.listeners.get(frame.topic, self.inbox)
-        entry = Message(frame.topic, content, sender), size
+        entry = self._face.message(frame.topic, content, sender), size
         del self.pipe.arrived[0]
         self.pipe.received += 1
         queue.items.append(entry)
 
     def _attached(self, frame: wire.AttachFrame, size: int) -> None:
-        client = PID.trusted(frame.client)
-        self.pipe.clients[client] = client, payload.decode(frame.metadata)
+        metadata = payload.decode(frame.metadata)
+        client = self._face.client.known(frame.client, metadata)
+        self.pipe.clients[client] = client, metadata
         self._seen(size)
 
     def _detached(self, frame: wire.DetachFrame, size: int) -> None:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import msgspec
 
 from wsrelay import wire
+from wsrelay.values.client import Client
 from wsrelay.values.message import SEND, Relayed
 from wsrelay.values.pid import PID
 from wsrelay.wire import payload
@@ -60,8 +61,8 @@ class PyShortWay:
     """Coroutines that wait."""
     listeners: dict[str, Any]
     """The channels of topics whose messages do not go to the inbox."""
-    clients: dict[str, tuple[PID, Any]]
-    """Each client's PID and metadata."""
+    clients: dict[str, tuple[Client[Any], Any]]
+    """Each client and its metadata."""
     wake: Callable[[], None]
     """Lets sleepers and waiters look again."""
 
@@ -158,9 +159,9 @@ class PyShortWay:
 
         Otherwise, also if there is anything wrong with it, nothing is done and it returns False.
         """
-        if type(to) is PID and topic == SEND and payload.is_plain(content):
+        if isinstance(to, PID) and topic == SEND and payload.is_plain(content):
             try:
-                body = _encode((_SEND_TAG, str(to), SEND, _encode(content)))
+                body = _encode((_SEND_TAG, str.__str__(to), SEND, _encode(content)))
                 if len(body) + _PREFIX <= WHOLE:
                     with self.lock:
                         if not self.line:

@@ -1,0 +1,76 @@
+"""`Message` and `Client` as coroutines get them: what may wait is awaited."""
+
+from __future__ import annotations
+
+from typing import Any, Final, NamedTuple
+
+from . import client, current, message
+from .client import M, content_of
+from .json_text import json_text
+from .message import SEND
+
+__all__ = ["COROUTINES", "FUNCTIONS", "Client", "Face", "Message", "Relayed"]
+
+
+class Client(client.Client[M]):
+    """`wsrelay.Client` for `async def` handlers: `send`, `send_json` and `drain` are awaited.
+
+    `close` and `transfer` are called as they are there, and take effect in the order of the calls.
+    """
+
+    __slots__ = ()
+
+    async def send(self, data: str | bytes) -> None:  # type: ignore[override]
+        """Send the client a message: text if it is `str`, else binary."""
+        worker, content = current.here, content_of(data)
+        if worker is None:
+            current.caller().send(self, SEND, content)  # a node never waits
+        elif not worker.pipe.send_short(self, SEND, content):
+            await worker.send_async(self, SEND, content)
+
+    async def send_json(self, value: object) -> None:  # type: ignore[override]
+        """Send the client a value as JSON text; raises `PayloadError`."""
+        await Client.send(self, json_text(value))
+
+    async def drain(  # type: ignore[override]
+        self,
+        timeout: float | None = None,  # noqa: ASYNC109 - as in the other face
+    ) -> None:
+        """Wait until most of what was sent to the client is on its way."""
+        await current.worker().drain_async(self, timeout)
+
+
+class Message(message.Message, frozen=True):
+    """`wsrelay.Message` for `async def` handlers: its `client` is a `wsrelay.aio.Client`."""
+
+    @property
+    def client(self) -> Client | None:
+        """The client that the relay sent this for; see `wsrelay.Message`."""
+        return None
+
+
+class Relayed(message.Relayed, Message, frozen=True):
+    """A message that the relay sent for a connection; see `wsrelay.values.message`."""
+
+
+class Face(NamedTuple):
+    """The classes of what is received in functions, or of what is received in coroutines."""
+
+    client: type[client.Client[Any]]
+    message: type[message.Message]
+    relayed: type[message.Relayed]
+
+    def of(self, item: Any) -> Any:
+        """Return a message or client of the other face as one of this; else what is given."""
+        if isinstance(item, client.Client):
+            return self.client.known(item, item.metadata)
+        if isinstance(item, message.Relayed):
+            sender = self.of(item.sender)
+            return self.relayed(item.topic, {**item.payload, "client_pid": sender}, sender)
+        if isinstance(item, message.Message):
+            return self.message(item.topic, item.payload, item.sender)
+        return item
+
+
+FUNCTIONS: Final = Face(client.Client, message.Message, message.Relayed)
+COROUTINES: Final = Face(Client, Message, Relayed)
