@@ -28,7 +28,7 @@ from .errors import (
     WsrelayError,
 )
 from .values.client import Client
-from .values.message import Event, ExitError, ExitKind, Message, Result
+from .values.message import Event, ExitError, ExitKind, Message, Result, Tick
 from .values.pid import PID
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ __all__ = [
     "Result",
     "Service",
     "Supervisor",
+    "Tick",
     "TooMany",
     "UnknownHost",
     "WebSocketRelay",

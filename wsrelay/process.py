@@ -11,14 +11,15 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 
 from .errors import ChannelClosed, ProcessError
-from .values import current
+from .values import current, durations
 from .values.json_text import json_text
-from .values.message import SEND, Event, Message, sendable
+from .values.message import SEND, Event, Message, Tick, sendable
 from .values.pid import PID
 
 if TYPE_CHECKING:  # a worker has loaded these already, and nothing else needs them
     from .worker.calls import WorkerContext
-    from .worker.mailbox import Mailbox, Queue
+    from .worker.mailbox import Mailbox
+    from .worker.queues import Source
 
 __all__ = [
     "Channel",
@@ -30,6 +31,7 @@ __all__ = [
     "get_or_spawn",
     "groups",
     "inbox",
+    "incoming",
     "link",
     "listen",
     "monitor",
@@ -43,7 +45,9 @@ __all__ = [
     "spawn_linked",
     "spawn_linked_monitored",
     "spawn_monitored",
+    "stopping",
     "terminate",
+    "ticks",
     "unlink",
     "unlisten",
     "unmonitor",
@@ -59,9 +63,9 @@ _worker = cast("Callable[[], WorkerContext]", current.worker)
 class Channel(Generic[T]):
     """A stream of arriving items; iteration ends once it is closed and all have been taken."""
 
-    def __init__(self, mailbox: Mailbox, queue: Queue[T]) -> None:
+    def __init__(self, mailbox: Mailbox, queue: Source[T]) -> None:
         self._mailbox = mailbox
-        self._queue = queue
+        self._queue: Source[Any] = queue
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Channel) and self._queue is other._queue
@@ -83,7 +87,7 @@ class Channel(Generic[T]):
 
     def __iter__(self) -> Iterator[T]:
         mailbox, queue = self._mailbox, self._queue
-        by_short_way: Any = mailbox.pipe if queue is mailbox.inbox else ()
+        by_short_way: Any = mailbox.by_short_way(queue)
         while True:
             yield from by_short_way
             try:
@@ -116,6 +120,27 @@ def events() -> Channel[Event]:
     return Channel(mailbox, mailbox.events)
 
 
+def incoming() -> Channel[Message | Event]:
+    """Return messages and events as one channel, for a loop with `match`.
+
+    An event goes before the messages that wait; `CANCEL` alone comes after all of them, and last.
+    What is taken here is not there for `inbox` and `events`, and the other way round.
+    """
+    mailbox = _worker().mailbox
+    return Channel(mailbox, mailbox.incoming())
+
+
+def ticks(interval: float) -> Channel[Tick]:
+    """Return a channel that has a tick every `interval` seconds, without drift.
+
+    Tick n is due n intervals after this call. Ticks that nobody took in time are skipped: the next
+    one says by its `number` how many, and by `late` how many seconds it comes after its own time.
+    It ends when this process is cancelled, and with `unlisten`. Raises `ValueError`.
+    """
+    mailbox = _worker().mailbox
+    return Channel(mailbox, mailbox.ticks(durations.seconds(interval, "interval", least=0.001)))
+
+
 def listen(topic: str) -> Channel[Message]:
     """Return a channel that from now on receives the messages of this topic instead of the inbox.
 
@@ -127,8 +152,11 @@ def listen(topic: str) -> Channel[Message]:
     return Channel(mailbox, mailbox.listen(sendable(topic)))
 
 
-def unlisten(channel: Channel[Message]) -> None:
-    """Close a channel of `listen`: what it holds can be taken, later messages go to the inbox."""
+def unlisten(channel: Channel[Any]) -> None:
+    """Close a channel of `listen`: what it holds can be taken, later messages go to the inbox.
+
+    One of `ticks` ends at once.
+    """
     _worker().mailbox.unlisten(channel._queue)  # noqa: SLF001 - a class of this module
 
 
@@ -145,6 +173,15 @@ def select(*channels: Channel[Any], timeout: float | None = None) -> tuple[Chann
     queues = [channel._queue for channel in channels]  # noqa: SLF001 - a class of this module
     queue, item = _worker().mailbox.take(*queues, timeout=timeout)
     return channels[queues.index(queue)], item
+
+
+def stopping() -> str:
+    """Return whether this process is asked to come to its end, and why; never waits.
+
+    "cancel", "drain" if the node shuts down, else "". For loops that compute: it looks at what has
+    arrived, so it is true as soon as `CANCEL` is there, which stays in `events`.
+    """
+    return _worker().mailbox.stopping()
 
 
 # Sending

@@ -81,7 +81,13 @@ def right() -> None:
     item.anything()
     for event in process.events():
         kind: str = event.kind
-    print(number, text, topic, same, mixed, kind)
+    for either in process.incoming():
+        either_kind: str = either.kind if isinstance(either, Event) else either.topic
+    clock, tick = process.select(process.ticks(1 / 30))
+    late: float = tick.late
+    process.unlisten(clock)
+    why: str = process.stopping()
+    print(number, text, topic, same, mixed, kind, either_kind, late, why)
 
 
 async def right_too() -> None:
@@ -90,6 +96,10 @@ async def right_too() -> None:
     end: Event = event
     async for message in aio.inbox():
         print(message.topic, number, end)
+    async for either in aio.incoming():
+        print(either.kind if isinstance(either, Event) else either.topic)
+    async for tick in aio.ticks(1):
+        print(tick.number, aio.stopping())
 
 
 def wrong() -> None:
@@ -103,6 +113,9 @@ def wrong() -> None:
     process.spawn(double, 3)  # WRONG
     process.registry.register(3)  # WRONG
     process.set_options(traps=True)  # WRONG
+    for either in process.incoming():
+        either.topic  # WRONG
+    process.ticks("1s")  # WRONG
     print(text, number)
 
 

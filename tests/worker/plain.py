@@ -237,6 +237,7 @@ async def aio_leave_by(way: str) -> Any:
 def call_in_child() -> list[str]:
     """What each call says in a child; also a loop over the inbox that was begun before."""
     inbox, events, me = process.inbox(), process.events(), process.pid()
+    ticks, incoming = process.ticks(0.001), process.incoming()
     next(iter(inbox))
     calls: list[Callable[[], Any]] = [
         process.pid,
@@ -249,6 +250,12 @@ def call_in_child() -> list[str]:
         events.receive,
         lambda: next(iter(inbox)),
         lambda: process.select(inbox, events),
+        process.incoming,
+        lambda: process.ticks(1),
+        process.stopping,
+        incoming.receive,
+        lambda: next(iter(incoming)),
+        ticks.receive,
         lambda: asyncio.run(aio_process.send(me, "x")),
         lambda: asyncio.run(aio_process.Channel(inbox._mailbox, inbox._queue).receive()),
     ]

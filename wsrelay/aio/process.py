@@ -25,18 +25,20 @@ from wsrelay.process import (
     spawn_linked,
     spawn_linked_monitored,
     spawn_monitored,
+    stopping,
     terminate,
     unlink,
     unmonitor,
 )
-from wsrelay.values import current
+from wsrelay.values import current, durations
 from wsrelay.values.awaited import Message
 from wsrelay.values.json_text import json_text
-from wsrelay.values.message import SEND, Event, sendable
+from wsrelay.values.message import SEND, Event, Tick, sendable
 from wsrelay.values.pid import PID
 
 if TYPE_CHECKING:
-    from wsrelay.worker.mailbox import Mailbox, Queue
+    from wsrelay.worker.mailbox import Mailbox
+    from wsrelay.worker.queues import Queue, Source
 
 __all__ = [
     "Channel",
@@ -48,6 +50,7 @@ __all__ = [
     "get_or_spawn",
     "groups",
     "inbox",
+    "incoming",
     "link",
     "listen",
     "monitor",
@@ -61,7 +64,9 @@ __all__ = [
     "spawn_linked",
     "spawn_linked_monitored",
     "spawn_monitored",
+    "stopping",
     "terminate",
+    "ticks",
     "unlink",
     "unlisten",
     "unmonitor",
@@ -73,9 +78,9 @@ T = TypeVar("T")
 class Channel(Generic[T]):
     """A stream of arriving items; `async for` ends once it is closed and all have been taken."""
 
-    def __init__(self, mailbox: Mailbox, queue: Queue[T]) -> None:
+    def __init__(self, mailbox: Mailbox, queue: Source[T]) -> None:
         self._mailbox = mailbox
-        self._queue = queue
+        self._queue: Source[Any] = queue
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Channel) and self._queue is other._queue
@@ -114,14 +119,29 @@ def events() -> Channel[Event]:
     return Channel(mailbox, mailbox.events)
 
 
+def incoming() -> Channel[Message | Event]:
+    """Return messages and events as one channel; see `wsrelay.process.incoming`."""
+    mailbox = _worker().mailbox
+    return Channel(mailbox, cast("Source[Message | Event]", mailbox.incoming()))
+
+
+def ticks(interval: float) -> Channel[Tick]:
+    """Return a channel that has a tick every `interval` seconds; see `wsrelay.process.ticks`.
+
+    Other tasks run before each tick, even if the next one is always due.
+    """
+    mailbox = _worker().mailbox
+    return Channel(mailbox, mailbox.ticks(durations.seconds(interval, "interval", least=0.001)))
+
+
 def listen(topic: str) -> Channel[Message]:
     """Return a channel of this topic's messages; see `wsrelay.process.listen`."""
     mailbox = _worker().mailbox
     return Channel(mailbox, cast("Queue[Message]", mailbox.listen(sendable(topic))))
 
 
-def unlisten(channel: Channel[Message]) -> None:
-    """Close a channel of `listen`; see `wsrelay.process.unlisten`."""
+def unlisten(channel: Channel[Any]) -> None:
+    """Close a channel of `listen` or `ticks`; see `wsrelay.process.unlisten`."""
     _worker().mailbox.unlisten(channel._queue)  # noqa: SLF001 - a class of this module
 
 

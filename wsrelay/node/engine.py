@@ -160,6 +160,7 @@ class Engine:
         process.tell_started(None)
 
     def _stopping(self, process: WorkerProcess) -> None:
+        process.drains = self.draining
         process.tell_started(self.kernel.why_no_target(process.pid))
         for observer in self.on_stop:
             observer(process)

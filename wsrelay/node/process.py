@@ -14,7 +14,7 @@ from wsrelay import wire
 from wsrelay.confinement import HostOptions
 from wsrelay.kernel import Process as Row
 from wsrelay.kernel import Signal
-from wsrelay.values.message import JOIN, LEAVE, Event, ExitError, ExitKind
+from wsrelay.values.message import CANCEL, JOIN, LEAVE, Event, ExitError, ExitKind
 from wsrelay.values.pid import PID
 from wsrelay.values.rights import Rights
 from wsrelay.wire import payload
@@ -68,6 +68,8 @@ class WorkerProcess:
         """Whether a spawn under its name has returned it since it was spawned."""
         self.restarts = False
         """Whether an operator has cancelled it, so that its clients are told to reconnect."""
+        self.drains = False
+        """Whether it is asked to end because the node shuts down."""
         self.log = Intake(str(row.pid), options.log_rate)
         self.incarnation: Incarnation
         self.pipe: NodePipe
@@ -118,7 +120,7 @@ class WorkerProcess:
         """Close its inbox and send it CANCEL; interrupt it, then kill it, if it does not end."""
         self._stopping(self)
         self.pipe.queue(wire.CloseInboxFrame())
-        self.pipe.post(wire.SignalFrame("CANCEL", str(sender), reason))
+        self.pipe.post(wire.SignalFrame(CANCEL, str(sender), reason, drains=self.drains))
         half = self.options.stop_timeout / 2
         self._call_later(half, self.interrupt, half)
 

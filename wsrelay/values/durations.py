@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any, Final
 
-__all__ = ["parse"]
+__all__ = ["parse", "seconds"]
 
 _UNITS: Final = {
     "ns": 1e-9,
@@ -27,6 +28,9 @@ _FORM: Final = re.compile(rf"([+-]?)(0|({_PART.pattern})+)")
 _LONGEST: Final = 1e14
 """Seconds, about three million years: anything longer is a mistake."""
 
+_MOST: Final = 1e9
+"""Seconds that a number may stand for, 30 years: it fits every clock of an operating system."""
+
 
 def parse(text: Any, *, least: float = 0.0) -> float:
     """Return the duration in seconds.
@@ -42,6 +46,23 @@ def parse(text: Any, *, least: float = 0.0) -> float:
     if seconds < least:
         raise ValueError(f"{text!r} is too short; the minimum is {least * 1000:g}ms")
     return seconds
+
+
+def seconds(value: Any, what: str, *, least: float = 0.0) -> float:
+    """Return a number of seconds that user code gives as the argument `what`.
+
+    Raises `TypeError` if it is not a number, `ValueError` below `least` and above 30 years.
+    """
+    is_number = not isinstance(value, str | bytes | bytearray | bool)
+    try:
+        number = float(value) if is_number else math.nan
+    except (TypeError, ValueError, OverflowError):
+        is_number, number = isinstance(value, int), math.nan
+    if not is_number:
+        raise TypeError(f"{what}: {value!r:.80} is not a number of seconds, like 0.5 or 30")
+    if not least <= number <= _MOST:
+        raise ValueError(f"{what}: {value!r:.80} seconds; it is from {least:g} to {_MOST:g}")
+    return number
 
 
 def _wrong(given: object) -> str:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .client import Client
 
 __all__ = [
+    "CANCEL",
     "JOIN",
     "LEAVE",
     "MESSAGE",
@@ -26,6 +27,7 @@ __all__ = [
     "Message",
     "Relayed",
     "Result",
+    "Tick",
     "reason_of",
     "sendable",
 ]
@@ -38,6 +40,9 @@ ERROR = "ws.error"
 SEND = "ws.send"
 CLOSE = "ws.close"
 CONTROL = "ws.control"
+
+CANCEL = "CANCEL"
+"""The kind of the event that asks a process to come to its end."""
 
 
 def sendable(topic: Any) -> str:
@@ -196,3 +201,13 @@ class Event(Struct, frozen=True):
     sender: PID
     result: Result | None = None
     reason: str = ""
+
+
+class Tick(Struct, frozen=True):
+    """A tick of `process.ticks`: `number` counts all since its start, those missed included.
+
+    `late` is how many seconds after its time it was given out.
+    """
+
+    number: int
+    late: float

@@ -224,12 +224,13 @@ class CloseInboxFrame(Frame, tag=5):
 
 
 class SignalFrame(Frame, tag=6):
-    """An event; overtakes data."""
+    """An event; overtakes data. `drains`: it is a CANCEL because the node shuts down."""
 
     kind: str
     sender: str
     reason: str = ""
     result: PackedResult | None = None
+    drains: bool = False
 
 
 class FinishedFrame(Frame, tag=8):

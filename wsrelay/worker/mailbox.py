@@ -6,22 +6,22 @@ import asyncio
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable
 from queue import Empty, SimpleQueue
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final
 
 from wsrelay import wire
 from wsrelay.errors import ChannelClosed
 from wsrelay.values import current
 from wsrelay.values.awaited import COROUTINES, FUNCTIONS
-from wsrelay.values.message import JOIN, Event, Message
+from wsrelay.values.message import CANCEL, JOIN, Event, Message
 from wsrelay.values.pid import PID
 from wsrelay.wire import payload
 
 from .pipe import ShutLock, WorkerPipe
+from .queues import Incoming, Queue, Source, Ticks, clocks_among, soonest
 
-__all__ = ["Mailbox", "Queue"]
+__all__ = ["Mailbox"]
 
 logger = logging.getLogger(__name__)
 
@@ -37,19 +37,6 @@ _COUNTED: Final = 0
 
 _LOOK_AGAIN: Final = 1.0
 """Seconds after which a thread notices that the event loop that it waits for was closed."""
-
-
-T = TypeVar("T")
-
-
-class Queue(Generic[T]):
-    """Items in order of arrival, each with the number of bytes that taking it frees."""
-
-    __slots__ = ("closed", "items")
-
-    def __init__(self) -> None:
-        self.items: deque[tuple[T, int]] = deque()
-        self.closed = False
 
 
 class Mailbox:
@@ -86,6 +73,12 @@ class Mailbox:
         """What can be spawned."""
         self._face = FUNCTIONS
         """The classes of what is sorted: those of coroutines, once the event loop reads."""
+        self._ending = ""
+        """What `stopping` returns, as far as it has been read."""
+        self._nothing: Queue[Any] = Queue()
+        """Has no items and is never closed."""
+        self._has_clocks = False
+        """Whether any of the sources may be `Ticks`."""
         self._reserved = False
         """Whether no thread may start to read: the event loop does, or the handler has returned."""
         self._over = False
@@ -103,14 +96,16 @@ class Mailbox:
         vars(self)["_attach"] = current.worker  # raises in coroutines, too
 
     def take(  # noqa: C901, PLR0912, PLR0915 - flat, for the exceptions of signal handlers and for speed
-        self, *queues: Queue[Any], timeout: float | None = None
-    ) -> tuple[Queue[Any], Any]:
+        self, *queues: Source[Any], timeout: float | None = None
+    ) -> tuple[Source[Any], Any]:
         """Wait for the next item of the first queue that has one, up to `timeout` seconds.
 
         Raises `TimeoutError`, or `ChannelClosed` once all are closed and empty.
         """
         pipe = self.pipe
         taken, reading, sleeper, deadline = None, False, None, 0.0
+        clocks = clocks_among(queues) if self._has_clocks else None
+        looks = clocks is not None
         if timeout is not None:
             timeout = max(timeout, 0)
             deadline = time.monotonic() + timeout
@@ -122,7 +117,8 @@ class Mailbox:
                         pipe.in_read = reading = False
                         if pipe.sleepers or pipe.waiters:
                             self._wake_all()
-                    if pipe.data and not pipe.in_read:  # what the short way has left
+                    # What the short way has left; and where a clock always has a tick, the pipe.
+                    if (pipe.data or (looks and not self._reserved)) and not pipe.in_read:
                         pipe.in_read = reading = True
                     elif (taken := self._pop(queues)) is not None:
                         break
@@ -135,15 +131,18 @@ class Mailbox:
                             sleeper.put(None)  # the reader, which needs no lock, has just left
                     else:
                         pipe.in_read = reading = True
+                wait = timeout
+                if clocks is not None:
+                    wait, looks = 0 if looks else soonest(clocks, timeout), False
                 if reading:
                     try:
                         if not pipe.arrived:  # else a signal handler raised before the sorting
-                            pipe.arrived += pipe.read(timeout)
+                            pipe.arrived += pipe.read(wait)
                     except EOFError:
                         with self._lock:
                             self._close()
                 elif sleeper is not None:
-                    self._sleep(sleeper, timeout)
+                    self._sleep(sleeper, wait)
                 if timeout is not None:
                     timeout = deadline - time.monotonic()
             if pipe.taken >= pipe.due:
@@ -165,9 +164,9 @@ class Mailbox:
 
     async def take_async(
         self,
-        *queues: Queue[Any],
+        *queues: Source[Any],
         timeout: float | None = None,  # noqa: ASYNC109 - as in `take`
-    ) -> tuple[Queue[Any], Any]:
+    ) -> tuple[Source[Any], Any]:
         """Do what `take` does without holding up the event loop."""
         if timeout is None:
             return await self.next_async(*queues)
@@ -175,23 +174,35 @@ class Mailbox:
         if timeout <= 0:
             self._readable()
         async with asyncio.timeout(timeout):
-            return await self.next_async(*queues)
+            return await self.next_async(*queues, pauses=timeout > 0)
 
-    async def next_async(self, *queues: Queue[Any]) -> tuple[Queue[Any], Any]:
-        """Do what `take_async` does, waiting forever; nothing is awaited once an item is taken."""
+    async def next_async(
+        self, *queues: Source[Any], pauses: bool = True
+    ) -> tuple[Source[Any], Any]:
+        """Do what `take_async` does, waiting forever; nothing is awaited once an item is taken.
+
+        `pauses`: where a clock may always have a tick, other tasks run in between.
+        """
         self._attach()
         taken = None
+        clocks = clocks_among(queues) if self._has_clocks else None
         try:
+            if clocks is not None and pauses:
+                await asyncio.sleep(0)
+                self._readable()
             while True:
                 with self._lock:
                     if (taken := self._pop(queues)) is not None:
                         break
                     waiter = asyncio.get_running_loop().create_future()
                     self.pipe.waiters.add(waiter)
+                alarm = None if clocks is None else self._alarm(clocks)
                 try:
                     await waiter
                 finally:
                     self.pipe.waiters.discard(waiter)
+                    if alarm is not None:
+                        alarm.cancel()
             if self.pipe.taken >= self.pipe.due:
                 self._acknowledge(self.pipe.taken)
         except BaseException:
@@ -212,19 +223,50 @@ class Mailbox:
                 queue.closed = self.inbox.closed
             return queue
 
-    def unlisten(self, queue: Queue[Any]) -> None:
+    def ticks(self, interval: float) -> Ticks:
+        """Return a clock, which begins now and ends when this process is asked to end."""
+        self._has_clocks = True
+        return Ticks(interval, self._is_ending)
+
+    def incoming(self) -> Incoming:
+        """Return the inbox and the events as one source."""
+        return Incoming(self.inbox, self.events, self._is_ending, self.pipe)
+
+    def _is_ending(self) -> bool:
+        return bool(self._ending) or self.events.closed
+
+    def by_short_way(self, queue: Source[Any]) -> Iterable[Message]:
+        """Return what gives the queue's messages by the short way, as often as it is iterated."""
+        if queue is self.inbox:
+            return self.pipe
+        return queue if isinstance(queue, Incoming) else ()
+
+    def stopping(self) -> str:
+        """Return "", "cancel" or "drain": whether this process was asked to end, and why."""
+        pipe = self.pipe
+        if not self._ending and (pipe.data or pipe.arrived or pipe.has_more()):
+            if self._loop_thread == threading.get_ident() and self._is_attached():
+                self._readable()
+            else:
+                try:
+                    self.take(self._nothing, timeout=0)
+                except TimeoutError:
+                    pass
+        return self._ending
+
+    def unlisten(self, queue: Source[Any]) -> None:
         """Close a queue of `listen`; later messages of its topic go to the inbox again.
 
-        Raises `ValueError` for any other queue.
+        It ends a clock, too. Raises `ValueError` for anything else.
         """
+        if not isinstance(queue, Queue | Ticks) or queue is self.inbox or queue is self.events:
+            raise ValueError("unlisten() takes only a channel that listen() or ticks() returned")
         with self._lock:
             topic = next((t for t, other in self.pipe.listeners.items() if other is queue), None)
-            if topic is None and (queue is self.inbox or queue is self.events):
-                raise ValueError("unlisten() takes only a channel that listen() returned")
             if topic is not None:
-                del self.pipe.listeners[topic]
-                self._former = [other for other in (*self._former, queue) if other.items]
-            queue.closed = True
+                former = self.pipe.listeners.pop(topic)
+                self._former = [other for other in (*self._former, former) if other.items]
+            queue.end()
             self._wake_all()
             read_elsewhere = self.pipe.in_read
         if read_elsewhere:  # perhaps by a thread that waits for this very queue
@@ -282,7 +324,12 @@ class Mailbox:
             frame, size = arrived[0]
             sorters[type(frame)](frame, size)
 
-    def _pop(self, queues: tuple[Queue[Any], ...]) -> tuple[Queue[Any], Any] | None:
+    def _alarm(self, clocks: list[Ticks]) -> asyncio.TimerHandle | None:
+        """Wake the coroutines that wait when the next tick is due; None if none will be."""
+        wait = soonest(clocks, None)
+        return None if wait is None else asyncio.get_running_loop().call_later(wait, self._wake)
+
+    def _pop(self, queues: tuple[Source[Any], ...]) -> tuple[Source[Any], Any] | None:
         """Take an item of the first queue that has one; the lock is held.
 
         Raises `ChannelClosed` if none ever will.
@@ -306,11 +353,16 @@ class Mailbox:
 
     def _other_reads(self) -> bool:
         """Whether another thread, or an event loop in another thread, reads the pipe for us."""
+        self._is_attached()
+        mine = self._loop is not None and self._loop_thread == threading.get_ident()
+        return self.pipe.in_read or (self._reserved and not mine)
+
+    def _is_attached(self) -> bool:
+        """Whether an event loop reads the pipe; forgets one that was closed."""
         if self._loop is not None and self._loop.is_closed():
             self._loop = None
             self._reserved = self._over
-        mine = self._loop is not None and self._loop_thread == threading.get_ident()
-        return self.pipe.in_read or (self._reserved and not mine)
+        return self._loop is not None
 
     def _sleep(self, sleeper: SimpleQueue[None], timeout: float | None) -> None:
         """Wait for what another reader brings."""
@@ -455,6 +507,8 @@ class Mailbox:
         result = None if frame.result is None else frame.result.opened()
         event = Event(frame.kind, PID.trusted(frame.sender), result, frame.reason)
         del self.pipe.arrived[0]
+        if event.kind == CANCEL:
+            self._ending = "drain" if frame.drains else "cancel"
         self.events.items.append((event, 0))
 
     def _replied(self, frame: wire.ReplyFrame | wire.FinishedFrame, _: int) -> None:

@@ -293,6 +293,12 @@ class WorkerPipe(ShortWay):
 
     # Reading
 
+    def has_more(self) -> bool:
+        """Whether there is something to read; any thread may look, whichever reads."""
+        poll = select.poll()
+        poll.register(self.ends.reading, select.POLLIN)
+        return bool(poll.poll(0))
+
     def read(self, timeout: float | None) -> list[tuple[wire.ToWorker, int]]:
         """Wait up to `timeout` seconds (None: forever) for bytes and return the complete frames.
 
