@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from .node.supervisor import RestartPolicy, Service, Supervisor
     from .relay.middleware import WebSocketRelay
     from .relay.response import RelayResponse
+    from .relay.static import static
 
 __all__ = [
     "PID",
@@ -76,6 +77,7 @@ __all__ = [
     "WebSocketRelay",
     "WsrelayError",
     "from_config",
+    "static",
 ]
 
 _LAZY = {
@@ -90,6 +92,7 @@ _LAZY = {
     "Supervisor": ".node.supervisor",
     "WebSocketRelay": ".relay.middleware",
     "from_config": ".gateway.configured",
+    "static": ".relay.static",
 }
 
 

@@ -116,8 +116,25 @@ def test_the_page_shows_code_and_reason_when_the_process_is_killed(
     expect(page.locator("#close-code")).to_have_text("1011")
     expect(page.locator("#close-reason")).to_have_text("target process killed (SIGKILL)")
     expect(page.locator("#close-clean")).to_have_text("yes")
-    expect(page.locator("#status")).to_have_text("closed")
     expect(page.locator("#closing")).to_have_class(re.compile("abnormal"))
+    expect(page.locator("#next-try")).to_have_text("succeeded")
+    expect(page.locator("#reconnects")).to_have_text("reconnected 1 time")
+    say(page, "again")
+    expect(frames(page, "in")).to_have_text(["again"])
+
+
+def test_the_page_stays_closed_where_it_is_to_and_connects_again_by_hand(
+    window: Window, echo: Running
+) -> None:
+    no_workers(echo)
+    page = window.open(echo.http())
+    page.uncheck("#again")
+    connect(page)
+    [os_pid] = echo.workers()
+    os.kill(os_pid, signal.SIGKILL)
+    expect(page.locator("#close-code")).to_have_text("1011")
+    expect(page.locator("#status")).to_have_text("closed")
+    expect(page.locator("#next-try")).to_have_text("none")
     connect(page)
     expect(page.locator("#closing")).to_be_hidden()
     say(page, "again")
@@ -149,6 +166,8 @@ def test_the_page_shows_1012_when_the_server_is_terminated(window: Window) -> No
         expect(page.locator("#close-code")).to_have_text("1012")
         expect(page.locator("#close-reason")).to_have_text("node shuts down")
         assert running.wait() == 0
+        expect(page.locator("#log")).to_contain_text("Closed: 1006. Next try in")
+        expect(page.locator("#close-code")).to_have_text("1012")
         page.click("#connect")
         expect(page.locator("#close-code")).to_have_text("1006")
         expect(page.locator("#close-meaning")).to_contain_text("The connection failed")

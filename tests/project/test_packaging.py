@@ -12,6 +12,7 @@ import time
 import tomllib
 import urllib.parse
 import urllib.request
+import zipfile
 from collections.abc import Iterator, Sequence
 from http import HTTPStatus
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
@@ -220,6 +221,18 @@ def _answers(address: str) -> None:
     with connect(_socket(address), open_timeout=ANSWERING) as client:
         client.send("hello")
         assert str(client.recv(ANSWERING)).lower().endswith("hello")
+
+
+def test_the_wheel_has_the_files_that_are_no_code(wheel: Path) -> None:
+    packed = zipfile.ZipFile(wheel).namelist()
+    package = ROOT / "wsrelay"
+    # Python, C and byte code are seen to by setuptools, and by the tests that run them.
+    others = [
+        path.relative_to(ROOT).as_posix()
+        for path in package.rglob("*")
+        if path.is_file() and path.suffix not in (".py", ".c", ".so", ".pyc")
+    ]
+    assert {"wsrelay/relay/wsrelay.js", "wsrelay/gateway/page.html"} <= set(others) <= set(packed)
 
 
 def test_without_extras_at_most_15_packages_are_installed(bare: Environment) -> None:

@@ -25,6 +25,7 @@ from wsrelay.values.targets import TargetEntry
 
 from . import address, middleware
 from .allowed_hosts import AllowedHosts
+from .client_module import ClientModule
 from .dispatch import Dispatch, Router
 from .endpoint import EndpointApp
 from .health import health_routes
@@ -207,12 +208,10 @@ def application(
     ]
     if server.health:
         routers.append(Router("", health_routes(ready), lambda app: app))
-    folders = [
-        _folder(static)
-        for static in configuration.statics.values()
-        if static.meta.server == server.id
-    ]
-    app = Starlette(routes=[Dispatch(node, routers, folders)])
+    statics = [one for one in configuration.statics.values() if one.meta.server == server.id]
+    folders = [_folder(static) for static in statics]
+    module = ClientModule(one.directory for one in statics if not one.path.strip("/"))
+    app = Starlette(routes=[Dispatch(node, routers, [*folders, module])])
     wrapped = _wrapped(app, server.id, server.middleware, server.options, node)
     hosts = Hosts(server.allowed_hosts)
     return wrapped if hosts.any else AllowedHosts(wrapped, hosts, f"{server.id}: allowed_hosts")

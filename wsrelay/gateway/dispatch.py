@@ -68,14 +68,16 @@ class Dispatch(BaseRoute):
     """The only route of a server's application; it finds what answers a request.
 
     An endpoint that matches comes first, then a router with the prefix of the path (so that its
-    middleware sees its 404 and 405 responses, and CORS preflight requests), then folders, the
-    longest path first.
+    middleware sees its 404 and 405 responses, and CORS preflight requests), then folders and single
+    files, the longest path first.
     """
 
-    def __init__(self, node: Node, routers: Sequence[Router], folders: Sequence[Mount]) -> None:
+    def __init__(
+        self, node: Node, routers: Sequence[Router], files: Sequence[Mount | Route]
+    ) -> None:
         self._node = node
         self._routers = sorted(routers, key=lambda router: -len(router.prefix))
-        self._folders = sorted(folders, key=lambda folder: -len(folder.path))
+        self._files = sorted(files, key=lambda route: -len(route.path))
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         """Take every request."""
@@ -104,15 +106,15 @@ class Dispatch(BaseRoute):
             await router.app(scope, receive, send)
             return
         if scope["type"] == "http":
-            for folder in self._folders:
-                match, child = folder.matches(scope)
+            for route in self._files:
+                match, child = route.matches(scope)
                 if match is Match.FULL:
                     scope.update(child)
-                    await folder.handle(scope, receive, send)
+                    await route.handle(scope, receive, send)
                     return
-                if folder.path and scope["path"] == folder.path:
+                if isinstance(route, Mount) and route.path and scope["path"] == route.path:
                     # Relative, because a proxy in front may serve all of this below a prefix.
-                    await RedirectResponse(f"./{folder.path.rpartition('/')[2]}/")(
+                    await RedirectResponse(f"./{route.path.rpartition('/')[2]}/")(
                         scope, receive, send
                     )
                     return

@@ -26,6 +26,7 @@ from wsrelay.session.hosts import Hosts
 from wsrelay.values.pid import PID
 
 from .allowed_hosts import AllowedHosts
+from .client_module import ClientModule
 from .health import health_routes
 from .rooms import Rooms, room_name
 
@@ -67,6 +68,7 @@ def script_app(node: Node, options: ScriptOptions) -> App:
         *health_routes(lambda: not node.draining),
         Route(path or "/", connect),
         Route(f"{path}/{{room:path}}", connect),
+        ClientModule([] if options.static is None else [options.static]),
     ]
     if options.static is not None:
         routes.append(Mount("/", StaticFiles(directory=options.static, html=True)))

@@ -1,0 +1,95 @@
+"""`/wsrelay.js` of `run` and `serve`: ours, unless the user has something there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import httpx
+import pytest
+import rooms
+from support import room
+
+from wsrelay import Node
+from wsrelay.gateway import assembly
+from wsrelay.gateway.script import ScriptOptions, script_app
+from wsrelay.relay.asgi import App
+
+pytestmark = pytest.mark.anyio
+
+THEIRS = "export const theirs = true;"
+OURS = "export function connect("
+
+SERVER = """
+version: "1.0"
+namespace: app
+entries:
+  - {name: gateway, kind: http.service, addr: "127.0.0.1:0"}
+"""
+FOLDER = """
+  - {{name: {0}, kind: http.static, meta: {{server: gateway}}, path: {1}, directory: {0}}}
+"""
+ENDPOINT = """
+  - {name: module, kind: function.python, source: "file://web.py", method: module}
+  - {name: router, kind: http.router, meta: {server: gateway}}
+  - {name: route, kind: http.endpoint, meta: {router: router}, path: /wsrelay.js, func: module}
+"""
+
+
+async def text(app: App, path: str = "/wsrelay.js") -> str:
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
+        return (await client.get(path)).text
+
+
+def run(**options: object) -> App:
+    given = ScriptOptions(target=room(rooms.echo), **options)  # type: ignore[arg-type]
+    return script_app(Node(), given)
+
+
+def serve(folder: Path, *entries: str) -> App:
+    (folder / "app.yaml").write_text(SERVER + "".join(entries))
+    configuration = assembly.load([folder / "app.yaml"])
+    [server] = configuration.servers.values()
+    return assembly.application(configuration, server, Node(), lambda: True)
+
+
+async def test_run_has_it_beside_its_page_and_beside_a_folder_without_such_a_file(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "index.html").write_text("<p>hello")
+    assert OURS in await text(run())
+    with_folder = run(static=tmp_path)
+    assert OURS in await text(with_folder)
+    assert await text(with_folder, "/") == "<p>hello"
+
+
+async def test_run_leaves_it_to_a_folder_that_has_it_even_if_it_comes_later(tmp_path: Path) -> None:
+    app = run(static=tmp_path)
+    assert OURS in await text(app)
+    (tmp_path / "wsrelay.js").write_text(THEIRS)
+    assert await text(app) == THEIRS
+
+
+async def test_with_all_paths_for_clients_it_is_one_of_them() -> None:
+    assert (await text(run(path="/"))).startswith("Upgrade Required")
+
+
+async def test_serve_has_it_with_and_without_folders(tmp_path: Path) -> None:
+    (tmp_path / "public").mkdir()
+    for entries in ([], [FOLDER.format("public", "/")], [FOLDER.format("public", "/a")]):
+        assert OURS in await text(serve(tmp_path, *entries))
+
+
+async def test_serve_leaves_it_to_a_folder_that_has_it(tmp_path: Path) -> None:
+    for name in ("public", "deep"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "wsrelay.js").write_text(THEIRS)
+    assert await text(serve(tmp_path, FOLDER.format("public", "/"))) == THEIRS
+    deep = serve(tmp_path, FOLDER.format("deep", "/deep"))
+    assert OURS in await text(deep)
+    assert await text(deep, "/deep/wsrelay.js") == THEIRS
+
+
+async def test_serve_leaves_it_to_an_endpoint(tmp_path: Path) -> None:
+    (tmp_path / "web.py").write_text(f"def module(request):\n    return {THEIRS!r}\n")
+    assert await text(serve(tmp_path, ENDPOINT)) == THEIRS

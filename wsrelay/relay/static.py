@@ -1,0 +1,58 @@
+"""`wsrelay.static`: serves `wsrelay.js`, which pages import to connect."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from importlib.resources import files
+from typing import Final
+
+from starlette.datastructures import Headers
+from starlette.responses import PlainTextResponse, Response
+from starlette.websockets import WebSocketClose
+
+from .asgi import Receive, Scope, Send
+
+__all__ = ["FILE_NAME", "StaticFile", "static"]
+
+FILE_NAME: Final = "wsrelay.js"
+
+
+class StaticFile:
+    """An ASGI application that serves `wsrelay.js` at every path that ends in this name.
+
+    So it can be a route, `Route("/wsrelay.js", wsrelay.static)`, or be mounted,
+    `app.mount("/static", wsrelay.static)`. Browsers ask each time whether there is a new version,
+    which costs no transfer as long as there is none.
+    """
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one ASGI scope."""
+        if scope["type"] == "websocket":
+            await WebSocketClose()(scope, receive, send)
+        elif scope["type"] == "http":
+            await _answer(scope)(scope, receive, send)
+
+
+def _answer(scope: Scope) -> Response:
+    # A mount leaves a slash behind when its own path is asked for.
+    if scope["path"].rstrip("/").rpartition("/")[2] != FILE_NAME:
+        return PlainTextResponse("Not Found\n", 404)
+    if scope["method"] not in ("GET", "HEAD"):
+        return PlainTextResponse("Method Not Allowed\n", 405, {"allow": "GET, HEAD"})
+    source, tag = _source()
+    headers = {"etag": tag, "cache-control": "no-cache"}
+    known = Headers(scope=scope).get("if-none-match", "")
+    if {"*", tag} & {one.strip().removeprefix("W/") for one in known.split(",")}:
+        return Response(status_code=304, headers=headers)
+    # What the system's table of types says does not count: browsers run nothing else as a module.
+    return Response(source, headers=headers, media_type="text/javascript")
+
+
+@functools.cache
+def _source() -> tuple[bytes, str]:
+    source = files(__package__).joinpath(FILE_NAME).read_bytes()
+    return source, f'"{hashlib.sha256(source).hexdigest()[:16]}"'
+
+
+static: Final = StaticFile()
