@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -15,8 +16,7 @@ HERE = Path(__file__).parent
 OBEDIENT = HERE.parent / "apps" / "obedient.py"
 MODULE = HERE.parents[1] / "wsrelay" / "relay" / "wsrelay.js"
 
-if not NODE:
-    pytest.skip("node is not installed", allow_module_level=True)
+needs_node = pytest.mark.skipif(not NODE, reason="node is not installed")
 
 
 def node(*arguments: str | Path, feed: str = "") -> subprocess.CompletedProcess[str]:
@@ -25,6 +25,7 @@ def node(*arguments: str | Path, feed: str = "") -> subprocess.CompletedProcess[
     )
 
 
+@needs_node
 def test_its_logic_is_as_its_own_tests_say() -> None:
     done = node("--test", "--test-reporter=tap", HERE / "wsrelay.test.mjs")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -49,6 +50,7 @@ room.onState(({ state }) => { if (state === "closed") console.log(JSON.stringify
 """
 
 
+@needs_node
 def test_it_works_with_the_websocket_of_node_which_then_ends_by_itself() -> None:
     found = [
         flags
@@ -73,3 +75,13 @@ def test_it_works_with_the_websocket_of_node_which_then_ends_by_itself() -> None
         "again",
         {"state": "closed", "opens": 2, "code": 4001, "reason": "asked"},
     ]
+
+
+def test_the_page_about_it_tells_all_that_it_has() -> None:
+    source = MODULE.read_text()
+    calls = set(re.findall(r"^  (?:get )?([a-z]\w*)\(.*\) \{$", source, re.MULTILINE))
+    fields = set(re.findall(r"@property {.*} \[?(\w+)", source))
+    named = (calls | fields) - {"constructor"}
+    assert {"on", "sendJson", "status", "retry", "retryAt"} <= named
+    page = (MODULE.parents[2] / "docs" / "browser.md").read_text()
+    assert {name for name in named if not re.search(rf"`[^`]*\b{name}\b[^`]*`", page)} == set()

@@ -322,14 +322,18 @@ test("a function that fails is asked again, as if the try had failed", async () 
   assert.equal(complaints.length, 3);
 });
 
-test("a function that answers after the end is not listened to", async () => {
-  let answer;
-  const room = connect(() => new Promise(resolve => { answer = resolve; }));
-  await settled();
-  room.close();
-  answer("/ws");
-  await settled();
+test("a function that answers or fails after the end is not listened to", async () => {
+  for (const end of [(answer, _) => answer("/ws"), (_, fail) => fail(new Error("late"))]) {
+    let settle;
+    const room = connect(() => new Promise((answer, fail) => { settle = () => end(answer, fail); }));
+    await settled();
+    room.close();
+    settle();
+    await settled();
+    assert.equal(room.status.state, "closed");
+  }
   assert.equal(sockets.length, 0);
+  assert.deepEqual(complaints, []);
   nothingIsLeft();
 });
 
@@ -575,26 +579,35 @@ test("a try under way begins anew when the network comes back", () => {
   assert.equal(sockets.length, 2);
 });
 
-test("a connection that is silent when the network is back is replaced, and nothing is lost", () => {
-  const room = opened();
-  events.happen("online");
-  events.happen("pageshow", { persisted: true }); // the same doubt
-  assert.equal(room.send("waits"), true);
-  assert.deepEqual(sockets[0].sent, []);
-  clock.pass(1_999);
-  assert.equal(room.status.state, "open");
-  clock.pass(1);
-  assert.equal(room.status.reason, "silent after a sleep");
-  assert.equal(sockets[0].readyState, 2);
-  clock.pass(waits(room));
-  last().open();
-  assert.deepEqual(last().sent, ["waits"]);
+for (const [name, values, what] of [["online", {}, "the network"], ["pageshow", { persisted: true }, "the page"]]) {
+  test(`a connection that is silent when ${what} is back is replaced, and nothing is lost`, () => {
+    const room = opened();
+    events.happen(name, values);
+    assert.equal(room.send("waits"), true);
+    assert.deepEqual(sockets[0].sent, []);
+    clock.pass(1_999);
+    assert.equal(room.status.state, "open");
+    clock.pass(1);
+    assert.equal(room.status.reason, "silent after a sleep");
+    assert.equal(sockets[0].readyState, 2);
+    clock.pass(waits(room));
+    last().open();
+    assert.deepEqual(last().sent, ["waits"]);
+  });
+}
+
+test("a page that is shown for the first time has no doubt", () => {
+  opened();
+  events.happen("pageshow", { persisted: false });
+  clock.pass(10_000);
+  assert.equal(sockets.length, 1);
 });
 
 test("a connection on which something arrives then is kept", () => {
   const room = opened();
   room.onText(() => {});
   events.happen("online");
+  events.happen("online"); // one doubt, not two
   room.send("waits");
   clock.pass(400);
   last().come("this may have waited since before");
