@@ -1,40 +1,35 @@
-"""Presence: monitors the connections of a room and broadcasts arrivals and departures to a group.
+"""Presence: a process for each client, which know of each other by a group alone.
 
-    wsrelay run handlers/presence.py --scope room
+    wsrelay run handlers/presence.py
 
-Connect to /ws/<room>?name=Ada. The group consists of the connections themselves: a client that
-vanishes is removed from it by the node, and the EXIT event of its connection says how it ended.
+Connect to /ws?name=Ada; what you say is your status. Each client is told who is there, and from
+then on who comes, goes and changes. One that vanishes is taken out of the group by the node.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from wsrelay import PID, Event, Message, process
+from wsrelay import PID, Event, Message, Presence, process
 
-GROUP = "present"
+GROUP = "online"
 
 
 def handler() -> None:
-    """Serve one room."""
-    names: dict[str, str] = {}
-    inbox, events = process.inbox(), process.events()
-    group = f"{GROUP}:{process.pid()}"
-
-    def tell(**news: Any) -> None:
-        process.groups.broadcast(group, "presence", {**news, "here": sorted(names.values())})
-
+    """Serve one client."""
+    me: dict[str, Any] = {}
+    channels: list[process.Channel[Any]] = [process.events(), process.inbox()]
     while True:
-        match process.select(events, inbox)[1]:
+        match process.select(*channels)[1]:
             case Message(topic="ws.join", payload=payload, client=PID() as client):
                 query = (payload["metadata"] or {}).get("query", {})
-                names[client] = query.get("name") or f"guest {client.id}"
-                process.monitor(client)
-                process.groups.join(group, client)
-                tell(came=names[client])
-            case Event(kind="EXIT", sender=client, result=result) if client in names:
-                code = result.value["code"] if result and result.value else None
-                went = names.pop(client)
-                tell(went=went, code=code)
-            case Event(kind="CANCEL"):
+                me["name"] = query.get("name") or f"guest {client.id}"
+                process.groups.join(GROUP, client, meta=me)
+                channels.append(process.groups.watch(GROUP))
+            case Message(topic="ws.message", payload=payload, client=PID() as client):
+                me["status"] = payload["data"][:200]
+                process.groups.join(GROUP, client, meta=me)
+            case Presence(kind, _, meta):
+                process.send(client, "presence", {"kind": kind, **meta})
+            case Event(kind="CANCEL") | Message(topic="ws.leave"):
                 return

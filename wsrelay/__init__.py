@@ -30,6 +30,7 @@ from .errors import (
 from .values.client import Client
 from .values.message import Event, ExitError, ExitKind, Message, Result, Tick
 from .values.pid import PID
+from .values.presence import Member, Presence
 
 if TYPE_CHECKING:
     from .confinement import Filesystem, HostOptions, Isolation, Limits
@@ -57,6 +58,7 @@ __all__ = [
     "InvalidTarget",
     "Isolation",
     "Limits",
+    "Member",
     "Message",
     "NameNotFound",
     "NameTaken",
@@ -64,6 +66,7 @@ __all__ = [
     "NotAProcess",
     "NotAllowed",
     "PayloadError",
+    "Presence",
     "ProcessError",
     "RelayResponse",
     "ReservedTopic",

@@ -15,11 +15,12 @@ from .values import current, durations
 from .values.json_text import json_text
 from .values.message import SEND, Event, Message, Tick, sendable
 from .values.pid import PID
+from .values.presence import Member, Presence
 
 if TYPE_CHECKING:  # a worker has loaded these already, and nothing else needs them
     from .worker.calls import WorkerContext
     from .worker.mailbox import Mailbox
-    from .worker.queues import Source
+    from .worker.queues import ItemSource
 
 __all__ = [
     "Channel",
@@ -63,9 +64,9 @@ _worker = cast("Callable[[], WorkerContext]", current.worker)
 class Channel(Generic[T]):
     """A stream of arriving items; iteration ends once it is closed and all have been taken."""
 
-    def __init__(self, mailbox: Mailbox, queue: Source[T]) -> None:
+    def __init__(self, mailbox: Mailbox, queue: ItemSource[T]) -> None:
         self._mailbox = mailbox
-        self._queue: Source[Any] = queue
+        self._queue: ItemSource[Any] = queue
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Channel) and self._queue is other._queue
@@ -153,9 +154,10 @@ def listen(topic: str) -> Channel[Message]:
 
 
 def unlisten(channel: Channel[Any]) -> None:
-    """Close a channel of `listen`: what it holds can be taken, later messages go to the inbox.
+    """Close a channel of `listen`, `ticks` or `groups.watch`.
 
-    One of `ticks` ends at once.
+    What it holds can still be taken, except for a tick; later messages of a topic go to the inbox
+    again.
     """
     _worker().mailbox.unlisten(channel._queue)  # noqa: SLF001 - a class of this module
 
@@ -401,12 +403,14 @@ class groups:  # noqa: N801 - used like a module
     """Named groups of processes, including connections; a process that ends leaves its groups."""
 
     @staticmethod
-    def join(group: str, pid: str | None = None) -> None:
+    def join(group: str, pid: str | None = None, *, meta: Any = None) -> None:
         """Add a process (None: this one) to the group, unless it is not alive.
 
-        Raises `InvalidPID`, `InvalidName`; a process may be in 10,000 groups.
+        `meta` says something of the member to all who look at the group: data as in a message, of
+        at most 64 KB. Joining again replaces it; without it (None), joining again changes nothing.
+        Raises `InvalidPID`, `InvalidName`, `PayloadError`; a process may be in 10,000 groups.
         """
-        current.caller().join_group(group, pid)
+        current.caller().join_group(group, pid, meta)
 
     @staticmethod
     def leave(group: str, pid: str | None = None) -> None:
@@ -417,6 +421,27 @@ class groups:  # noqa: N801 - used like a module
     def members(group: str) -> list[PID]:
         """Return the members in the order in which they joined; an unknown group has none."""
         return current.caller().members(group)
+
+    @staticmethod
+    def roster(group: str) -> list[Member]:
+        """Return the members with their `meta`, in the order in which they joined.
+
+        In a worker, raises `TooMany` if their metadata is more than 8 MB together.
+        """
+        return current.caller().roster(group)
+
+    @staticmethod
+    def watch(group: str) -> Channel[Presence]:
+        """Return a channel of who is in the group and of each change, in order.
+
+        It begins with the members that there are, as `joined`, and misses and doubles nothing from
+        then on. A process that ends or is cancelled has `left`. Watching a group again gives the
+        same channel. `unlisten` ends a watch, and so does `CANCEL`, behind what is queued. What is
+        not taken counts as unread, like messages in the inbox. Raises `InvalidName`; a process may
+        watch 10,000 groups.
+        """
+        me = _worker()
+        return Channel(me.mailbox, me.watch(group))
 
     @staticmethod
     def broadcast(group: str, topic: str, payload: Any = None) -> None:

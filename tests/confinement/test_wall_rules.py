@@ -73,6 +73,9 @@ FRAMES: dict[type[wire.Frame], tuple[list[wire.Frame], list[wire.Frame] | None]]
     wire.LookupFrame: ([wire.LookupFrame(1, "lobby")], None),
     wire.MembersFrame: ([wire.MembersFrame(1, "all")], None),
     wire.DrainFrame: ([wire.DrainFrame(1, CLIENT)], None),
+    wire.RosterFrame: ([wire.RosterFrame(1, "all")], None),
+    wire.WatchFrame: ([wire.WatchFrame("all", 1)], None),
+    wire.UnwatchFrame: ([wire.UnwatchFrame("all", 1)], None),
     wire.SendFrame: (
         [
             wire.SendFrame([HERE, THERE, CLIENT, "lobby"], "ws.send", content(1)),

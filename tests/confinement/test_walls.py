@@ -315,6 +315,10 @@ async def test_names_and_groups_can_be_looked_at_and_groups_joined_by_everybody(
         await there.do("call", "groups.join", "all")
         members = [there.trusted, there.jailed]
         assert await there.do("call", "groups.members", "all") == members
+        roster = [{"pid": pid, "meta": None} for pid in members]
+        assert await there.do("call", "groups.roster", "all") == roster
+        await there.do("call", "groups.watch", "all")
+        assert there.jailed in there.node.kernel.groups._watchers["all"]
         await there.do("call", "groups.broadcast", "all", "news", 1, host="trusted")
         await there.journal.line("news")
 

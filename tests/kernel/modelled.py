@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections import Counter
 from collections.abc import Iterable
 from typing import Final
@@ -46,7 +47,8 @@ class Model:
         self.traps: set[PID] = set()
         self.killed_for: dict[PID, ExitKind] = {}
         self.names: dict[str, PID] = {}
-        self.groups: dict[str, list[PID]] = {group: [] for group in GROUPS}
+        self.groups: dict[str, dict[PID, bytes]] = {group: {} for group in GROUPS}
+        self.watches: dict[tuple[str, PID], int] = {}
         self.monitors: set[tuple[PID, PID]] = set()
         self.links: set[frozenset[PID]] = set()
         self.clients: dict[PID, Client] = {}
@@ -86,8 +88,7 @@ class Model:
                 return [("started", pid)]
             case k.Signal.CANCEL, "starting" | "running":
                 self.state[pid] = "cancelling"
-                self.forget_names_and_groups(pid)
-                return [("stop", pid)]
+                return [*self.forget_names_and_groups(pid), ("stop", pid)]
             case k.Signal.TERMINATE, str():
                 return self.kill(pid, because or ExitKind.TERMINATED)
             case k.Signal.START_TIMEOUT, "starting":
@@ -108,8 +109,7 @@ class Model:
             kind = self.killed_for.get(pid, kind)
         del self.state[pid]
         self.traps.discard(pid)
-        self.forget_names_and_groups(pid)
-        facts: list[Fact] = [("exited", pid, kind)]
+        facts: list[Fact] = [("exited", pid, kind), *self.forget_names_and_groups(pid)]
         facts += [
             ("EXIT", watcher, pid, kind)
             for watcher, target in self.monitors
@@ -130,11 +130,46 @@ class Model:
         self.killed_for.setdefault(pid, ExitKind.LINK_DOWN)
         return [("break", pid)]
 
-    def forget_names_and_groups(self, pid: PID) -> None:
+    def forget_names_and_groups(self, pid: PID) -> list[Fact]:
         self.names = {name: owner for name, owner in self.names.items() if owner != pid}
-        for members in self.groups.values():
-            if pid in members:
-                members.remove(pid)
+        return self.forget_presence(pid)
+
+    # Groups
+
+    def join(self, group: str, pid: PID, meta: bytes) -> list[Fact]:
+        members = self.groups[group]
+        if not self.reachable(pid) or (pid in members and meta in (b"", members[pid])):
+            return []
+        kind = "changed" if pid in members else "joined"
+        members[pid] = meta
+        return self.present(kind, group, (pid, meta))
+
+    def leave(self, group: str, pid: PID) -> list[Fact]:
+        if pid not in self.groups[group]:
+            return []
+        return self.present("left", group, (pid, self.groups[group].pop(pid)))
+
+    def watch(self, group: str, watcher: PID, number: int) -> list[Fact]:
+        if not self.reachable(watcher):
+            return []
+        self.watches[group, watcher] = number
+        there = tuple(self.groups[group].items())
+        return [("joined", watcher, group, number, there)] if there else []
+
+    def unwatch(self, group: str, watcher: PID, number: int) -> None:
+        if self.watches.get((group, watcher)) == number:
+            del self.watches[group, watcher]
+
+    def present(self, kind: str, group: str, *members: tuple[PID, bytes]) -> list[Fact]:
+        return [
+            (kind, watcher, watched, number, members)
+            for (watched, watcher), number in self.watches.items()
+            if watched == group
+        ]
+
+    def forget_presence(self, pid: PID) -> list[Fact]:
+        self.watches = {key: number for key, number in self.watches.items() if pid not in key}
+        return [fact for group in GROUPS for fact in self.leave(group, pid)]
 
     def monitor(self, watcher: PID, target: PID) -> list[Fact]:
         if target not in self.state:
@@ -236,6 +271,9 @@ def kernel_fact(effect: k.Effect) -> Fact:
         case k.NotifyEffect():
             event = effect.event
             return event.kind, effect.pid, event.sender, kind_of(event.result)
+        case k.PresenceEffect():
+            members = tuple(effect.members)
+            return effect.kind, effect.pid, effect.group, effect.watch, members
     return type(effect).__name__.removesuffix("Effect").lower(), effect.pid
 
 
@@ -275,6 +313,9 @@ class ModelledNode(RuleBasedStateMachine):
         self.inboxes: dict[PID, list[Fact]] = {}
         self.owed: Counter[tuple[PID, PID]] = Counter()
         self.heard: Counter[tuple[PID, PID]] = Counter()
+        self.numbers = itertools.count()
+        self.views: dict[tuple[str, PID, int], dict[PID, bytes]] = {}
+        """What each watch makes of what it is told."""
 
     # Who
 
@@ -321,8 +362,21 @@ class ModelledNode(RuleBasedStateMachine):
                     self.doomed.append(effect.pid)
                 case k.NotifyEffect() if effect.event.kind == "EXIT":
                     self.heard[effect.pid, effect.event.sender] += 1
+                case k.PresenceEffect():
+                    self.look(effect)
                 case k.ExitedEffect():
                     self.tell_clients(effect.pid, effect.result, join_read=join_read)
+
+    def look(self, effect: k.PresenceEffect) -> None:
+        """A watch shows who joins and who leaves once, and changes only of those who are there."""
+        view = self.views[effect.group, effect.pid, effect.watch]
+        for pid, meta in effect.members:
+            assert (pid in view) is (effect.kind != "joined")
+            if effect.kind == "left":
+                assert view.pop(pid) == meta, "the last that it had"
+            else:
+                assert view.get(pid) != meta
+                view[pid] = meta
 
     def tell_clients(self, pid: PID, result: Result, *, join_read: bool) -> None:
         code = 1011 if result.error else 1000 if join_read else 1013

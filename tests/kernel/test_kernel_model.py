@@ -32,6 +32,7 @@ PICK = st.integers(0, 99)
 PAIRS = st.lists(st.tuples(PICK, PICK), min_size=1, max_size=5)
 NAME = st.sampled_from(NAMES)
 GROUP = st.sampled_from(GROUPS)
+META = st.sampled_from([b"", b"1", b"2"])
 HOST = st.sampled_from(sorted(LIMITS))
 NORMAL = Result("value")
 KILLED = Result(error=ExitError(ExitKind.KILLED, "SIGKILL"))
@@ -218,20 +219,33 @@ class History(ModelledNode):
             self.kernel.names.unregister(name)
 
     @precondition(lambda self: self.everyone())
-    @rule(pick=PICK, group=GROUP)
-    def join_group(self, pick: int, group: str) -> None:
+    @rule(pick=PICK, group=GROUP, meta=META)
+    def join_group(self, pick: int, group: str, meta: bytes) -> None:
         pid = self.anyone(pick)
-        self.kernel.join_group(group, pid)
-        if self.model.reachable(pid) and pid not in self.model.groups[group]:
-            self.model.groups[group].append(pid)
+        effects = self.kernel.join_group(group, pid, meta=meta)
+        self.do(effects, self.model.join(group, pid, meta))
 
     @precondition(lambda self: self.everyone())
     @rule(pick=PICK, group=GROUP)
     def leave_group(self, pick: int, group: str) -> None:
         pid = self.anyone(pick)
-        self.kernel.groups.leave(group, pid)
-        if pid in self.model.groups[group]:
-            self.model.groups[group].remove(pid)
+        self.do(self.kernel.leave_group(group, pid), self.model.leave(group, pid))
+
+    @precondition(lambda self: self.living_workers())
+    @rule(pick=PICK, group=GROUP)
+    def watch_group(self, pick: int, group: str) -> None:
+        pid, number = self.worker(pick), next(self.numbers)
+        self.views[group, pid, number] = {}
+        effects = self.kernel.watch_group(group, pid, number)
+        self.do(effects, self.model.watch(group, pid, number))
+
+    @precondition(lambda self: self.views)
+    @rule(pick=PICK)
+    def unwatch_group(self, pick: int) -> None:
+        """Of any that has ever been, also if it has ended or another has taken its place."""
+        group, pid, number = list(self.views)[pick % len(self.views)]
+        self.kernel.groups.unwatch(group, pid, number)
+        self.model.unwatch(group, pid, number)
 
     # Connections
 
@@ -314,6 +328,7 @@ class History(ModelledNode):
         self.the_living_are_those_of_the_model()
         self.names_show_nobody_who_is_dead_or_cancelled()
         self.groups_show_nobody_who_is_dead_or_cancelled()
+        self.a_watch_shows_its_group_as_it_is()
         self.relations_are_between_the_living()
         self.every_monitor_hears_of_one_end_and_nobody_else_of_any()
         self.hosts_count_their_workers_and_are_never_too_full()
@@ -338,9 +353,20 @@ class History(ModelledNode):
     def groups_show_nobody_who_is_dead_or_cancelled(self) -> None:
         groups = self.kernel.groups
         shown = {group: groups.members(group) for group in GROUPS}
-        assert shown == self.model.groups
+        assert shown == {group: list(members) for group, members in self.model.groups.items()}
         assert len(groups) == sum(bool(members) for members in shown.values())
         assert all(self.model.reachable(pid) for members in shown.values() for pid in members)
+
+    def a_watch_shows_its_group_as_it_is(self) -> None:
+        groups = self.kernel.groups
+        watchers = {(g, pid): n for g, them in groups._watchers.items() for pid, n in them.items()}
+        watched = {(g, pid) for pid, them in groups._watched.items() for g in them}
+        assert watchers == self.model.watches
+        assert set(watchers) == watched
+        for (group, pid), number in watchers.items():
+            assert self.model.reachable(pid)
+            view = list(self.views[group, pid, number].items())
+            assert view == groups.roster(group) == list(self.model.groups[group].items())
 
     def relations_are_between_the_living(self) -> None:
         relations = self.kernel.relations
@@ -400,6 +426,7 @@ class History(ModelledNode):
         assert [relations._watchers, relations._watched, relations._links] == [{}] * 3
         assert [kernel.names._pids, kernel.names._names] == [{}] * 2
         assert [kernel.groups._members, kernel.groups._groups] == [{}] * 2
+        assert [kernel.groups._watchers, kernel.groups._watched] == [{}] * 2
         assert [kernel.count(host) for host in LIMITS] == [0] * len(LIMITS)
         assert self.heard == +self.owed
         assert not self.bound

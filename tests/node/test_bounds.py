@@ -57,13 +57,14 @@ def kernel() -> Kernel:
 # In the kernel
 
 
-@pytest.mark.parametrize("what", ["name", "group", "monitor", "link"])
+@pytest.mark.parametrize("what", ["name", "group", "watch", "monitor", "link"])
 def test_up_to_the_bound_all_is_kept_and_the_next_is_refused(
     kernel: Kernel, few: int, what: str
 ) -> None:
     add: Callable[[int], object] = {
         "name": lambda i: kernel.register(f"name {i}", ME),
         "group": lambda i: kernel.join_group(f"group {i}", ME),
+        "watch": lambda i: kernel.watch_group(f"group {i}", ME, i),
         "monitor": lambda i: kernel.monitor(ME, pids(20)[i]),
         "link": lambda i: kernel.link(ME, pids(20)[i]),
     }[what]
@@ -78,14 +79,17 @@ def test_what_is_taken_back_makes_room(kernel: Kernel, few: int) -> None:
     for i in range(few):
         kernel.register(f"name {i}", ME)
         kernel.join_group(f"group {i}", ME)
+        kernel.watch_group(f"group {i}", ME, i)
         kernel.monitor(ME, pids(20)[i])
         kernel.link(ME, pids(20)[i])
     kernel.names.unregister("name 0")
     kernel.groups.leave("group 0", ME)
+    kernel.groups.unwatch("group 0", ME, 0)
     kernel.relations.unmonitor(ME, pids(20)[0])
     kernel.relations.unlink(ME, pids(20)[0])
     kernel.register("another", ME)
     kernel.join_group("another", ME)
+    kernel.watch_group("another", ME, 0)
     kernel.monitor(ME, pids(20)[10])
     kernel.link(ME, pids(20)[10])
 
@@ -121,6 +125,8 @@ def hoard(what: str, count: int) -> str:
                     process.registry.register(f"name {i}")
                 case "group":
                     process.groups.join(f"group {i}")
+                case "watch":
+                    process.groups.watch(f"group {i}")
                 case "monitor":
                     process.monitor(others[i])
                 case "link":
@@ -136,7 +142,7 @@ def idle() -> None:
         pass
 
 
-@pytest.mark.parametrize("what", ["name", "group", "monitor", "link"])
+@pytest.mark.parametrize("what", ["name", "group", "watch", "monitor", "link"])
 async def test_a_worker_may_have_as_many_as_the_bound(node: Node, few: int, what: str) -> None:
     assert await end_of(node, hoard, what, few) == Result("kept")
 
@@ -146,7 +152,7 @@ async def test_a_worker_is_told_that_it_has_too_many_names(node: Node, few: int)
     assert result == Result("TooMany: name limit of 5 reached")
 
 
-@pytest.mark.parametrize("what", ["group", "monitor", "link"])
+@pytest.mark.parametrize("what", ["group", "watch", "monitor", "link"])
 async def test_a_worker_that_wants_more_without_asking_is_ended(
     node: Node, few: int, what: str
 ) -> None:

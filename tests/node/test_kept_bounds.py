@@ -22,6 +22,7 @@ from wsrelay import (
     InvalidName,
     InvalidPID,
     InvalidTarget,
+    Member,
     Node,
     PayloadError,
     ProcessError,
@@ -319,6 +320,38 @@ async def test_a_worker_that_names_others_without_end_is_told_or_ended(
         assert result == Result(said)
     else:
         assert result.error == ExitError(ExitKind.LIMIT, said)
+
+
+def join_with_much(size: int, times: int) -> str:
+    for number in range(times):
+        process.groups.join(f"group {number}", meta=bytes(size))
+    return str(len(process.groups.members("group 0")))  # it comes behind all that went before
+
+
+async def test_metadata_that_processes_give_themselves_counts_for_their_host(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wsrelay.kernel.ledger.MOST_FOR_OTHERS", 100 * KB)
+    assert await end_of(node, join_with_much, 40 * KB, 2) == Result("1")
+    said = "group (metadata, host processes) limit of 100KB reached"
+    assert (await end_of(node, join_with_much, 40 * KB, 3)).error == ExitError(ExitKind.LIMIT, said)
+    assert not node.kernel.ledger
+
+
+def join_past_the_encoder(content: bytes) -> list[Any]:
+    watch = process.groups.watch("g")
+    own_pipe().write(wire.JoinGroupFrame("g", str(process.pid()), content))
+    return [watch.receive(20).meta, [member.meta for member in process.groups.roster("g")]]
+
+
+@pytest.mark.parametrize("content", [b"\xc1", b"\1\2", b"\x91" * 5000, b"\xc7\x01\x05x"])
+async def test_metadata_that_is_no_data_is_none_where_it_is_read(
+    node: Node, content: bytes
+) -> None:
+    assert await value_of(node, join_past_the_encoder, content) == [None, [None]]
+    pid = node.spawn(next_one)
+    node.kernel.join_group("g", pid, meta=content)
+    assert node.roster("g") == [Member(pid)]
 
 
 # On the way to a worker

@@ -74,6 +74,7 @@ async def left_as_found(shared: Node) -> AsyncIterator[None]:
     assert not shared.kernel.relations
     assert not shared.kernel.names
     assert not shared.kernel.groups
+    assert not shared.kernel.groups._watchers
     assert not shared._requests._execs
 
 

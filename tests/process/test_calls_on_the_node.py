@@ -190,6 +190,7 @@ WAITING: dict[str, Callable[[], Any]] = {
     "stopping": process.stopping,
     "listen": lambda: process.listen("x"),
     "unlisten": lambda: process.unlisten(NO_CHANNEL),
+    "groups.watch": lambda: process.groups.watch("g"),
     "select": process.select,
     "drain": lambda: process.drain("{gateway|1}"),
     "exec": lambda: process.exec("m:f"),
@@ -215,6 +216,8 @@ WAITING: dict[str, Callable[[], Any]] = {
     "aio.registry.register": lambda: aio_process.registry.register("name"),
     "aio.registry.lookup": lambda: aio_process.registry.lookup("name"),
     "aio.registry.unregister": lambda: aio_process.registry.unregister("name"),
+    "aio.groups.watch": lambda: aio_process.groups.watch("g"),
+    "aio.groups.roster": lambda: aio_process.groups.roster("g"),
     "aio.groups.members": lambda: aio_process.groups.members("g"),
     "aio.groups.broadcast": lambda: aio_process.groups.broadcast("g", "x"),
 }

@@ -57,7 +57,7 @@ def test_both_faces_have_the_same_signatures(kind: str | None) -> None:
 
 
 USER = """
-from wsrelay import Event, Message, process
+from wsrelay import Event, Member, Message, Presence, process
 from wsrelay.aio import process as aio
 
 
@@ -87,7 +87,12 @@ def right() -> None:
     late: float = tick.late
     process.unlisten(clock)
     why: str = process.stopping()
-    print(number, text, topic, same, mixed, kind, either_kind, late, why)
+    for shown in process.groups.watch("group"):
+        change: Presence = shown
+        process.unlisten(process.groups.watch("group"))
+    members: list[Member] = process.groups.roster("group")
+    process.groups.join("group", meta={"any": "data"})
+    print(number, text, topic, same, mixed, kind, either_kind, late, why, change, members)
 
 
 async def right_too() -> None:
@@ -100,6 +105,10 @@ async def right_too() -> None:
         print(either.kind if isinstance(either, Event) else either.topic)
     async for tick in aio.ticks(1):
         print(tick.number, aio.stopping())
+    members: list[Member] = await aio.groups.roster("group")
+    async for shown in aio.groups.watch("group"):
+        change: Presence = shown
+        print(change.meta, members)
 
 
 def wrong() -> None:
@@ -116,6 +125,8 @@ def wrong() -> None:
     for either in process.incoming():
         either.topic  # WRONG
     process.ticks("1s")  # WRONG
+    process.groups.join("group", None, {})  # WRONG
+    process.groups.watch("group").receive().topic  # WRONG
     print(text, number)
 
 

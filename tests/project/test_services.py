@@ -51,25 +51,26 @@ async def test_the_counter_is_reached_under_its_name_after_its_crash() -> None:
         assert counter.node.lookup("counter") != first
 
 
-async def test_presence_tells_who_comes_and_who_goes_and_how() -> None:
+async def test_presence_tells_each_client_of_all_others_and_of_their_status() -> None:
     async with Node(hosts=[processes()]) as node:
         target = f"{HANDLERS / 'presence.py'}:handler"
-        app = script_app(node, ScriptOptions(target=target, scope=Scope.ROOM))
+        app = script_app(node, ScriptOptions(target=target, scope=Scope.CONNECTION))
 
         async def news(websocket: Any) -> Any:
             return json.loads(await received(websocket))["data"]
 
-        async with (
-            serving(app, lifespan="off") as url,
-            client(f"{url}/ws/tea?name=Ada") as ada,
-        ):
-            assert await news(ada) == {"came": "Ada", "here": ["Ada"]}
-            async with client(f"{url}/ws/tea?name=Bob") as bob:
-                assert await news(ada) == {"came": "Bob", "here": ["Ada", "Bob"]}
-                assert await news(bob) == {"came": "Bob", "here": ["Ada", "Bob"]}
-                await bob.close(4000, "off")
-            assert await news(ada) == {"went": "Bob", "code": 4000, "here": ["Ada"]}
-            async with client(f"{url}/ws/tea?name=Eve") as eve:
-                assert await news(ada) == {"came": "Eve", "here": ["Ada", "Eve"]}
+        async with serving(app, lifespan="off") as url, client(f"{url}/ws?name=Ada") as ada:
+            assert await news(ada) == {"kind": "joined", "name": "Ada"}
+            async with client(f"{url}/ws?name=Bob") as bob:
+                assert await news(ada) == {"kind": "joined", "name": "Bob"}
+                for name in ("Ada", "Bob"):
+                    assert await news(bob) == {"kind": "joined", "name": name}
+                await bob.send("busy")
+                for one in (ada, bob):
+                    changed = {"kind": "changed", "name": "Bob", "status": "busy"}
+                    assert await news(one) == changed
+            assert await news(ada) == {"kind": "left", "name": "Bob", "status": "busy"}
+            async with client(f"{url}/ws?name=Eve") as eve:
+                assert await news(ada) == {"kind": "joined", "name": "Eve"}
                 eve.transport.abort()
-                assert await news(ada) == {"went": "Eve", "code": 1006, "here": ["Ada"]}
+                assert await news(ada) == {"kind": "left", "name": "Eve"}

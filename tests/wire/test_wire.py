@@ -44,9 +44,9 @@ _SIMPLE: dict[Any, st.SearchStrategy[Any]] = {
 }
 
 
-def _tuples(items: st.SearchStrategy[Any], *, max_size: int) -> st.SearchStrategy[Any]:
-    """Tuples of one kind of items, `tuple[str, ...]`."""
-    return st.lists(items, max_size=max_size).map(tuple)
+def _tuples(*items: st.SearchStrategy[Any], max_size: int) -> st.SearchStrategy[Any]:
+    """Tuples of one kind of items, `tuple[str, ...]`, or of a kind for each, `tuple[str, int]`."""
+    return st.tuples(*items) if items[1:] else st.lists(*items, max_size=max_size).map(tuple)
 
 
 def _values(hint: Any) -> st.SearchStrategy[Any]:

@@ -23,6 +23,8 @@ from wsrelay import Client, aio, process, wire
 from wsrelay.aio import process as aio_process
 from wsrelay.errors import ChannelClosed
 from wsrelay.values.message import Message, Relayed
+from wsrelay.values.pid import PID
+from wsrelay.values.presence import Presence
 from wsrelay.wire import payload
 from wsrelay.wire.pipe_pair import Duplex
 from wsrelay.worker import mailbox, pipe, short_way
@@ -390,6 +392,30 @@ def test_a_topic_is_kept_as_plain_text(other: Other) -> None:
 
     other.mailbox.listen(Topic("topic"))
     assert [type(topic) for topic in other.pipe.listeners] == [str]
+
+
+def test_a_watch_that_was_interrupted_begins_again_and_what_the_first_is_shown_is_dropped(
+    other: Other, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(_: wire.Frame) -> None:
+        raise Alarm
+
+    monkeypatch.setattr(other.pipe, "write", interrupted)
+    with pytest.raises(Alarm):
+        other.mailbox.watch("g")
+    monkeypatch.undo()
+    watch = other.mailbox.watch("g")
+    shown = [wire.PresenceFrame("g", number, "joined", [(CLIENT, b"\1")]) for number in (1, 2)]
+    other.tell(*shown)
+    assert other.mailbox.take(watch, timeout=TIMEOUT)[1] == Presence("joined", PID(CLIENT), 1)
+    assert (other.pipe.received, other.pipe.taken) == (2, sum(len(wire.pack(f)) for f in shown))
+    with pytest.raises(TimeoutError):
+        other.mailbox.take(watch, timeout=0)
+    other.numbers()
+    assert other.frames == [
+        wire.UnwatchFrame("g", 1),
+        wire.WatchFrame("g", 2),
+    ]
 
 
 async def test_what_a_thread_has_read_and_not_taken_wakes_the_event_loop(other: Other) -> None:

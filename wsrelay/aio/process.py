@@ -1,8 +1,8 @@
 """`wsrelay.process` for `async def` handlers: whatever can wait is awaitable.
 
 These are awaited: `send`, `send_json`, `drain`, `exec`, `select`, `get_or_spawn`,
-`Channel.receive`, all of `registry`, `groups.members` and `groups.broadcast`; channels are
-asynchronous iterators. Everything else is called as in `wsrelay.process`.
+`Channel.receive`, all of `registry`, `groups.members`, `groups.roster` and `groups.broadcast`;
+channels are asynchronous iterators. Everything else is called as in `wsrelay.process`.
 """
 
 from __future__ import annotations
@@ -35,10 +35,11 @@ from wsrelay.values.awaited import Message
 from wsrelay.values.json_text import json_text
 from wsrelay.values.message import SEND, Event, Tick, sendable
 from wsrelay.values.pid import PID
+from wsrelay.values.presence import Member, Presence
 
 if TYPE_CHECKING:
     from wsrelay.worker.mailbox import Mailbox
-    from wsrelay.worker.queues import Queue, Source
+    from wsrelay.worker.queues import ItemSource, Queue
 
 __all__ = [
     "Channel",
@@ -78,9 +79,9 @@ T = TypeVar("T")
 class Channel(Generic[T]):
     """A stream of arriving items; `async for` ends once it is closed and all have been taken."""
 
-    def __init__(self, mailbox: Mailbox, queue: Source[T]) -> None:
+    def __init__(self, mailbox: Mailbox, queue: ItemSource[T]) -> None:
         self._mailbox = mailbox
-        self._queue: Source[Any] = queue
+        self._queue: ItemSource[Any] = queue
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Channel) and self._queue is other._queue
@@ -122,7 +123,7 @@ def events() -> Channel[Event]:
 def incoming() -> Channel[Message | Event]:
     """Return messages and events as one channel; see `wsrelay.process.incoming`."""
     mailbox = _worker().mailbox
-    return Channel(mailbox, cast("Source[Message | Event]", mailbox.incoming()))
+    return Channel(mailbox, cast("ItemSource[Message | Event]", mailbox.incoming()))
 
 
 def ticks(interval: float) -> Channel[Tick]:
@@ -141,7 +142,7 @@ def listen(topic: str) -> Channel[Message]:
 
 
 def unlisten(channel: Channel[Any]) -> None:
-    """Close a channel of `listen` or `ticks`; see `wsrelay.process.unlisten`."""
+    """Close a channel of `listen`, `ticks` or `groups.watch`; see `wsrelay.process.unlisten`."""
     _worker().mailbox.unlisten(channel._queue)  # noqa: SLF001 - a class of this module
 
 
@@ -278,6 +279,18 @@ class groups:  # noqa: N801 - used like a module
         me = _worker()
         pids = await me.ask_async(wire.MembersFrame(me.ref(), group))
         return [PID.trusted(pid) for pid in pids]
+
+    @staticmethod
+    async def roster(group: str) -> list[Member]:
+        """Return the members with their `meta`, in the order in which they joined."""
+        me = _worker()
+        return me.roster_of(await me.ask_async(wire.RosterFrame(me.ref(), group)))
+
+    @staticmethod
+    def watch(group: str) -> Channel[Presence]:
+        """Return a channel of who is in the group and of each change, in order."""
+        me = _worker()
+        return Channel(me.mailbox, me.watch(group))
 
     @staticmethod
     async def broadcast(group: str, topic: str, payload: Any = None) -> None:

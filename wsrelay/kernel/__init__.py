@@ -1,6 +1,6 @@
 """The kernel: which processes live, their names, and what must happen next. No I/O, no clock."""
 
-from .groups import Groups
+from .groups import Groups, PresenceEffect
 from .lifecycle import Action, ProcessState, Signal
 from .machine import (
     BreakEffect,
@@ -28,6 +28,7 @@ __all__ = [
     "LaunchEffect",
     "Names",
     "NotifyEffect",
+    "PresenceEffect",
     "Process",
     "ProcessState",
     "Relations",

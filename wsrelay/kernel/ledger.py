@@ -1,4 +1,4 @@
-"""What the processes of a host give to others and the node keeps: names and group memberships.
+"""What the processes of a host make the node keep: names and memberships of others, metadata.
 
 The bound of each owner does not bound the asker: a process can name each of thousands of
 connections. The account is the host's and not the process's, because the names and memberships that
@@ -32,20 +32,22 @@ class Ledger(dict[str, int]):
         """
         return None if asker is None or asker == owner else asker.host
 
-    def check(self, account: str | None, what: str, text: str) -> None:
-        """Raise `TooMany` if the account has no room for one more entry."""
-        if account is not None and self.get(account, 0) + _cost(text) > MOST_FOR_OTHERS:
-            raise TooMany(f"{what} (of others, host {account})", show(MOST_FOR_OTHERS))
+    def check(
+        self, account: str | None, what: str, text: str, more: int = 0, *, whose: str = "of others"
+    ) -> None:
+        """Raise `TooMany` if the account has no room for one more entry, and `more` bytes of it."""
+        if account is not None and self.get(account, 0) + _cost(text) + more > MOST_FOR_OTHERS:
+            raise TooMany(f"{what} ({whose}, host {account})", show(MOST_FOR_OTHERS))
 
-    def add(self, account: str | None, text: str) -> None:
+    def add(self, account: str | None, text: str, more: int = 0) -> None:
         """Charge one entry to the account."""
         if account is not None:
-            self[account] = self.get(account, 0) + _cost(text)
+            self[account] = self.get(account, 0) + _cost(text) + more
 
-    def remove(self, account: str | None, text: str) -> None:
+    def remove(self, account: str | None, text: str, more: int = 0) -> None:
         """Credit one entry that is gone."""
         if account is not None:
-            left = self.pop(account) - _cost(text)
+            left = self.pop(account) - _cost(text) - more
             if left:
                 self[account] = left
 

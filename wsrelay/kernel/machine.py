@@ -14,7 +14,7 @@ from wsrelay.errors import HostFull, InvalidName, UnknownHost
 from wsrelay.values.message import Event, ExitError, ExitKind, Result
 from wsrelay.values.pid import PID
 
-from .groups import Groups
+from .groups import Groups, PresenceEffect
 from .ledger import Ledger
 from .lifecycle import TABLE, Action, ProcessState, Signal
 from .names import Names
@@ -28,6 +28,7 @@ __all__ = [
     "KillEffect",
     "LaunchEffect",
     "NotifyEffect",
+    "PresenceEffect",
     "Process",
     "StartedEffect",
     "StopEffect",
@@ -89,6 +90,7 @@ Effect = (
     | ExitedEffect
     | NotifyEffect
     | BreakEffect
+    | PresenceEffect
 )
 
 _NOPROC = Result(error=ExitError(ExitKind.NOPROC, "there is no such process"))
@@ -244,14 +246,27 @@ class Kernel:
         if (process := self._processes.get(pid)) is not None:
             process.traps_links = trap
 
-    def join_group(self, group: str, pid: PID, asker: PID | None = None) -> None:
+    def join_group(
+        self, group: str, pid: PID, asker: PID | None = None, meta: bytes = b""
+    ) -> list[Effect]:
         """Add a process to a group, unless it has exited or has been cancelled.
 
-        Raises `InvalidName`, `TooMany`; `asker` as in `register`.
+        Raises `InvalidName`, `TooMany`; `asker` as in `register`, `meta` as in `Groups.join`.
         """
+        return [*self.groups.join(group, pid, asker, meta)] if self._stays(pid) else []
+
+    def leave_group(self, group: str, pid: PID) -> list[Effect]:
+        """Remove a process from a group."""
+        return [*self.groups.leave(group, pid)]
+
+    def watch_group(self, group: str, watcher: PID, number: int) -> list[Effect]:
+        """Begin a watch, unless the watcher has exited or has been cancelled."""
+        return [*self.groups.watch(group, watcher, number)] if self._stays(watcher) else []
+
+    def _stays(self, pid: PID) -> bool:
+        """Whether it is alive and has not been cancelled."""
         process = self._processes.get(pid)
-        if process is not None and process.state is not ProcessState.CANCELLING:
-            self.groups.join(group, pid, asker)
+        return process is not None and process.state is not ProcessState.CANCELLING
 
     def _exit_event(self, watcher: PID, target: PID, result: Result) -> list[Effect]:
         return [NotifyEffect(watcher, Event("EXIT", target, result))]
@@ -301,8 +316,7 @@ class Kernel:
             case Action.STOP:
                 process.takes_mail = False
                 self.names.release(pid)
-                self.groups.release(pid)
-                return [StopEffect(pid, reason, sender or pid)]
+                return [*self.groups.release(pid), StopEffect(pid, reason, sender or pid)]
             case Action.KILL:
                 process.ended_by = process.ended_by or because or _ENDED_BY[signal]
                 return [KillEffect(pid)]
@@ -315,14 +329,14 @@ class Kernel:
         process.state = ProcessState.EXITED
         process.takes_mail = False
         self.names.release(pid)
-        self.groups.release(pid)
+        left = self.groups.release(pid)
         watchers, linked = self.relations.release(pid)
         if not process.connection:
             self._workers[pid.host] -= 1
         killed = result.error is not None and result.error.kind is ExitKind.KILLED
         if process.ended_by and (killed or (process.connection and result.error)):
             result = Result(result.value, process.ended_by)
-        effects: list[Effect] = [ExitedEffect(pid, result)]
+        effects: list[Effect] = [ExitedEffect(pid, result), *left]
         for watcher in watchers:
             effects += self._exit_event(watcher, pid, result)
         for other in linked:

@@ -26,6 +26,7 @@ from wsrelay.kernel import (
     KillEffect,
     LaunchEffect,
     NotifyEffect,
+    PresenceEffect,
     ProcessState,
     Signal,
     StartedEffect,
@@ -131,7 +132,7 @@ class Engine:
             if self._effects:
                 asyncio.get_running_loop().call_soon(self.execute, ())
 
-    def _carry_out(self, effect: Effect) -> None:
+    def _carry_out(self, effect: Effect) -> None:  # noqa: C901 - a flat table
         if isinstance(effect, ExitedEffect):
             if effect.pid in self.processes:
                 self._on_exit(effect.pid, effect.result)
@@ -150,6 +151,8 @@ class Engine:
                 endpoint.notify(effect.event)
             case BreakEffect():
                 endpoint.break_link()
+            case PresenceEffect():
+                self.processes[effect.pid].show(effect)
             case LaunchEffect():  # `launch` carries it out itself, since it may fail
                 raise AssertionError(effect)
 

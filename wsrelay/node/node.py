@@ -31,8 +31,10 @@ from wsrelay.values.bounds import InvalidOptions, check
 from wsrelay.values.buffered import MAX_BUFFERED, Buffered
 from wsrelay.values.message import ExitError, ExitKind, Result, reason_of, sendable
 from wsrelay.values.pid import PID, PIDSource, address, is_node_name
+from wsrelay.values.presence import Member
 from wsrelay.values.targets import TargetEntry
 from wsrelay.wire import check_size, payload
+from wsrelay.wire import meta as metadata
 from wsrelay.wire.code import pack_target
 
 from .connections import Connection, Connections
@@ -408,17 +410,24 @@ class Node:
         """Free a name; raises `NameNotFound`."""
         self._here(self.kernel.names.unregister, name)
 
-    def join_group(self, group: str, pid: str | None) -> None:
-        """Make a process join a group."""
-        self._here(self.kernel.join_group, group, self._process(pid))
+    def join_group(self, group: str, pid: str | None, meta: Any = None) -> None:
+        """Make a process join a group; raises `InvalidName`, `PayloadError`."""
+        joining, data = self._process(pid), metadata.encode(meta)
+        self._here(lambda: self.engine.execute(self.kernel.join_group(group, joining, meta=data)))
 
     def leave_group(self, group: str, pid: str | None) -> None:
         """Make a process leave a group."""
-        self._here(self.kernel.groups.leave, group, self._process(pid))
+        leaving = self._process(pid)
+        self._here(lambda: self.engine.execute(self.kernel.leave_group(group, leaving)))
 
     def members(self, group: str) -> list[PID]:
         """Return a group's members."""
         return self._here(self.kernel.groups.members, group)
+
+    def roster(self, group: str) -> list[Member]:
+        """Return a group's members with their metadata."""
+        there = self._here(self.kernel.groups.roster, group)
+        return [Member(pid, metadata.decode(data)) for pid, data in there]
 
     def broadcast(self, group: str, topic: str, payload_: Any) -> None:
         """Send a message to all members of a group."""

@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, Final
 
 from msgspec import Raw
 
 from wsrelay import wire
 from wsrelay.confinement import HostOptions
+from wsrelay.kernel import PresenceEffect, Signal
 from wsrelay.kernel import Process as Row
-from wsrelay.kernel import Signal
 from wsrelay.values.message import CANCEL, JOIN, LEAVE, Event, ExitError, ExitKind
 from wsrelay.values.pid import PID
 from wsrelay.values.rights import Rights
@@ -25,6 +25,9 @@ from .host import Incarnation, Intake, NodePipe
 __all__ = ["WorkerProcess"]
 
 logger = logging.getLogger(__name__)
+
+_MEMBERS: Final = 32 * 1024
+"""Bytes of members that one frame shows: it is a part of what is sent ahead of acknowledgements."""
 
 Signalling = Callable[..., None]
 """Sends a signal to a process: takes its PID, the `Signal`, and the error `because` of which."""
@@ -111,10 +114,21 @@ class WorkerProcess:
             return False
         pipe.queue(mail.packed, mail=True)
         if pipe.mailbox > limit:
-            overflow = f"killed: its mailbox held more than {limit} bytes"
-            error = ExitError(ExitKind.MAILBOX_OVERFLOW, overflow)
-            self._signal(self.pid, Signal.TERMINATE, because=error)
+            self._overflows()
         return True
+
+    def show(self, presence: PresenceEffect) -> None:
+        """Show it members of a group that it watches; that waits in its mailbox, as messages do."""
+        for frame in _frames(presence):
+            if self.takes_mail and self.pipe.mailbox <= self.options.mailbox:
+                self.pipe.queue(frame, mail=True)
+                if self.pipe.mailbox > self.options.mailbox:
+                    self._overflows()
+
+    def _overflows(self) -> None:
+        overflow = f"killed: its mailbox held more than {self.options.mailbox} bytes"
+        error = ExitError(ExitKind.MAILBOX_OVERFLOW, overflow)
+        self._signal(self.pid, Signal.TERMINATE, because=error)
 
     def stop(self, reason: str, sender: PID) -> None:
         """Close its inbox and send it CANCEL; interrupt it, then kill it, if it does not end."""
@@ -221,3 +235,18 @@ class WorkerProcess:
         """Stop its timer and log what its intake still holds."""
         self.stop_timer()
         self.log.end(about)
+
+
+def _frames(presence: PresenceEffect) -> Iterator[wire.PresenceFrame]:
+    """Yield the members in frames of moderate size: there may be many."""
+    group, watch, kind = presence.group, presence.watch, presence.kind
+    members: list[tuple[str, bytes]] = []
+    room = _MEMBERS
+    for pid, meta in presence.members:
+        members.append((str(pid), meta))
+        room -= len(pid) + len(meta)
+        if room <= 0:
+            yield wire.PresenceFrame(group, watch, kind, members)
+            members, room = [], _MEMBERS
+    if members:
+        yield wire.PresenceFrame(group, watch, kind, members)

@@ -25,6 +25,7 @@ from wsrelay.session import command
 from wsrelay.values.message import ERROR, SEND, ExitError, ExitKind, Result
 from wsrelay.values.pid import PID
 from wsrelay.values.printable import shortened
+from wsrelay.values.sizes import show
 from wsrelay.wire import payload
 from wsrelay.wire.logrecord import fields
 
@@ -38,6 +39,9 @@ from .router import MessageRouter
 __all__ = ["Requests"]
 
 logger = logging.getLogger(__name__)
+
+_MOST_METADATA: Final = 8 * 1024 * 1024
+"""Bytes of metadata in one answer: a process that asks in several threads is not ended for it."""
 
 
 class Requests:
@@ -69,6 +73,8 @@ class Requests:
             wire.LeaveGroupFrame: self._leave_group,
             wire.BroadcastFrame: self._broadcast,
             wire.DrainFrame: self._drain,
+            wire.WatchFrame: self._watch,
+            wire.UnwatchFrame: self._unwatch,
         }
         self._answers: dict[type[Any], Callable[[WorkerProcess, Any], Any]] = {}
         self.answer(wire.GetOrSpawnFrame, self._get_or_spawn)
@@ -77,6 +83,7 @@ class Requests:
         self.answer(wire.UnregisterFrame, self._unregister)
         self.answer(wire.MembersFrame, self._members)
         self.answer(wire.DrainFrame, self._drained)
+        self.answer(wire.RosterFrame, self._roster)
         engine.receiver = self._receiver
         engine.on_exit.append(self._on_exit)
 
@@ -279,10 +286,19 @@ class Requests:
         self._kernel.trap_links(process.pid, trap=frame.trap)
 
     def _join_group(self, process: WorkerProcess, frame: wire.JoinGroupFrame) -> None:
-        self._kernel.join_group(frame.group, self._pid(frame.to), process.pid)
+        joining = self._pid(frame.to)
+        effects = self._kernel.join_group(frame.group, joining, process.pid, frame.meta)
+        self._engine.execute(effects)
 
     def _leave_group(self, _: WorkerProcess, frame: wire.LeaveGroupFrame) -> None:
-        self._kernel.groups.leave(frame.group, self._pid(frame.to))
+        self._engine.execute(self._kernel.leave_group(frame.group, self._pid(frame.to)))
+
+    def _watch(self, process: WorkerProcess, frame: wire.WatchFrame) -> None:
+        effects = self._kernel.watch_group(frame.group, process.pid, frame.number)
+        self._engine.execute(effects)
+
+    def _unwatch(self, process: WorkerProcess, frame: wire.UnwatchFrame) -> None:
+        self._kernel.groups.unwatch(frame.group, process.pid, frame.number)
 
     def _broadcast(self, process: WorkerProcess, frame: wire.BroadcastFrame) -> Iterator[None]:
         members = self._kernel.groups.members(frame.group)
@@ -406,6 +422,13 @@ class Requests:
     def _members(self, _: WorkerProcess, frame: wire.MembersFrame) -> list[PID]:
         return self._kernel.groups.members(frame.group)
 
+    def _roster(self, _: WorkerProcess, frame: wire.RosterFrame) -> list[tuple[PID, bytes]]:
+        there = self._kernel.groups.roster(frame.group)
+        if sum(len(meta) for _, meta in there) > _MOST_METADATA:
+            # Much more would not fit into a frame.
+            raise TooMany("roster (metadata of the members)", show(_MOST_METADATA))
+        return there
+
     def _drain(self, process: WorkerProcess, frame: wire.DrainFrame) -> None:
         if frame.waits:
             self._answer(process, frame)
@@ -446,6 +469,9 @@ _CALLS: Final[dict[type[wire.Frame], str]] = {
     wire.LeaveGroupFrame: "groups.leave",
     wire.LookupFrame: "lookup",
     wire.MembersFrame: "members",
+    wire.RosterFrame: "groups.roster",
+    wire.WatchFrame: "groups.watch",
+    wire.UnwatchFrame: "unlisten",
     wire.DrainFrame: "drain",
 }
 """The function of `process` that writes each frame; users do not know the classes' names."""

@@ -140,6 +140,9 @@ RULES: Final[Mapping[type[wire.Frame], Rule | None]] = {
     wire.LookupFrame: None,
     wire.MembersFrame: None,
     wire.DrainFrame: None,
+    wire.RosterFrame: None,
+    wire.WatchFrame: None,
+    wire.UnwatchFrame: None,
     # The others
     wire.SendFrame: _send,
     wire.BroadcastFrame: _broadcast,

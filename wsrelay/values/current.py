@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from wsrelay.errors import NotAProcess
 
 from .pid import PID
+from .presence import Member
 
 __all__ = [
     "Caller",
@@ -58,7 +59,7 @@ class Caller(Protocol):
     def unregister(self, name: str) -> None:
         """Free a name."""
 
-    def join_group(self, group: str, pid: str | None) -> None:
+    def join_group(self, group: str, pid: str | None, meta: Any) -> None:
         """Let a process join a group."""
 
     def leave_group(self, group: str, pid: str | None) -> None:
@@ -66,6 +67,9 @@ class Caller(Protocol):
 
     def members(self, group: str) -> list[PID]:
         """Return a group's members."""
+
+    def roster(self, group: str) -> list[Member]:
+        """Return a group's members with their metadata."""
 
     def broadcast(self, group: str, topic: str, payload: Any) -> None:
         """Send a message to all members of a group."""

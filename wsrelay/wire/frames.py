@@ -15,9 +15,11 @@ from msgspec import Meta, Raw, Struct
 
 from wsrelay.values.message import ExitError, ExitKind, Result
 from wsrelay.values.pid import LONGEST
+from wsrelay.values.presence import Kind
 from wsrelay.values.rights import Rights
 
 from . import payload
+from .meta import MAX_META
 
 __all__ = [
     "INTERRUPT",
@@ -57,12 +59,14 @@ __all__ = [
     "LookupFrame",
     "MembersFrame",
     "PackedResult",
+    "PresenceFrame",
     "ReadyFrame",
     "RegisterFrame",
     "RelateFrame",
     "RelayFrame",
     "ReplyFrame",
     "Request",
+    "RosterFrame",
     "SendFrame",
     "SignalFrame",
     "SpawnFrame",
@@ -72,6 +76,8 @@ __all__ = [
     "ToWorker",
     "TrapLinksFrame",
     "UnregisterFrame",
+    "UnwatchFrame",
+    "WatchFrame",
     "WorkerError",
 ]
 
@@ -151,7 +157,7 @@ class PackedResult(Struct):
             return Result(None, self.error)
 
 
-# Node to worker. Data frames (Deliver to CloseInbox) keep their order and wait until the worker has
+# Node to worker. Data frames (Deliver to Presence) keep their order and wait until the worker has
 # room; the others go ahead of them.
 
 
@@ -221,6 +227,18 @@ class DetachFrame(Frame, tag=4):
 
 class CloseInboxFrame(Frame, tag=5):
     """No message follows."""
+
+
+class PresenceFrame(Frame, tag=11):
+    """What a watch shows: PIDs with their metadata as bytes (`meta`), in their order.
+
+    A data frame. `watch` is the number in the `WatchFrame`.
+    """
+
+    group: str
+    watch: int
+    kind: Kind
+    members: list[tuple[str, bytes]]
 
 
 class SignalFrame(Frame, tag=6):
@@ -377,10 +395,11 @@ class UnregisterFrame(Frame, tag=14):
 
 
 class JoinGroupFrame(Frame, tag=15):
-    """Let a process join a group."""
+    """Let a process join a group; without metadata, that of a member stays as it is."""
 
     group: Text
     to: Text
+    meta: Annotated[bytes, Meta(max_length=MAX_META)] = b""
 
 
 class LeaveGroupFrame(Frame, tag=16):
@@ -414,6 +433,30 @@ class DrainFrame(Frame, tag=19):
     ref: int
     to: Text
     waits: bool = True
+
+
+class RosterFrame(Frame, tag=25):
+    """Ask for a group's members and their metadata; answered with `ReplyFrame`."""
+
+    ref: int
+    group: Text
+
+
+class WatchFrame(Frame, tag=26):
+    """Ask for a `PresenceFrame` of the members that there are, and for one of each change.
+
+    `number` is the worker's own; a second watch of the group takes the place of the first.
+    """
+
+    group: Text
+    number: int
+
+
+class UnwatchFrame(Frame, tag=27):
+    """End that watch, unless another has taken its place."""
+
+    group: Text
+    number: int
 
 
 # Node to template. `ForkFrame` carries descriptors: the worker's ends of its pipes.
@@ -480,13 +523,20 @@ ToWorker = (
     | RelayFrame
     | DetachFrame
     | CloseInboxFrame
+    | PresenceFrame
     | SignalFrame
     | ReplyFrame
     | FinishedFrame
     | CatalogFrame
 )
 Request = (
-    GetOrSpawnFrame | RegisterFrame | LookupFrame | UnregisterFrame | MembersFrame | DrainFrame
+    GetOrSpawnFrame
+    | RegisterFrame
+    | LookupFrame
+    | UnregisterFrame
+    | MembersFrame
+    | DrainFrame
+    | RosterFrame
 )
 FromWorker = (
     ReadyFrame
@@ -503,6 +553,8 @@ FromWorker = (
     | JoinGroupFrame
     | LeaveGroupFrame
     | BroadcastFrame
+    | WatchFrame
+    | UnwatchFrame
     | Request
 )
 ToTemplate = ForkFrame | KillFrame | InterruptFrame

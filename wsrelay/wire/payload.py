@@ -15,7 +15,7 @@ __all__ = ["decode", "decode_bounded", "encode", "is_plain", "pack", "size_to_de
 _FLAT = (str, bytes)
 
 
-def encode(payload: Any) -> bytes:
+def encode(payload: Any, what: str = "payload") -> bytes:
     """Encode a payload; raises `PayloadError`, which names the offending type and its place.
 
     The result is decoded as a trial, because a payload must not fail at its receiver (a dataclass
@@ -26,7 +26,7 @@ def encode(payload: Any) -> bytes:
         if not is_plain(payload):
             decode(data)
     except misfits.ERRORS as error:
-        where, problem = misfits.find(payload, "payload", _encodes)
+        where, problem = misfits.find(payload, what, _encodes)
         raise PayloadError(f"{where}: {problem or error}") from None
     return data
 

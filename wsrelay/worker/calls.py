@@ -10,11 +10,14 @@ from typing import Any, Literal
 from wsrelay import errors, wire
 from wsrelay.values.message import reason_of, sendable
 from wsrelay.values.pid import PID, PIDSource, address, nameable
+from wsrelay.values.presence import Member, Presence
+from wsrelay.wire import meta as metadata
 from wsrelay.wire import payload
 from wsrelay.wire.code import pack_plain, pack_target
 
 from .mailbox import Mailbox
 from .pipe import WorkerPipe
+from .queues import Queue
 
 __all__ = ["WorkerContext"]
 
@@ -160,9 +163,10 @@ class WorkerContext:
         self.trap_links = trap_links
         self.pipe.write(wire.TrapLinksFrame(trap_links))
 
-    def join_group(self, group: str, pid: str | None) -> None:
+    def join_group(self, group: str, pid: str | None, meta: Any = None) -> None:
         """Let a process join a group."""
-        self.pipe.write(wire.JoinGroupFrame(nameable(group), self._own_or(pid)))
+        own, data = self._own_or(pid), metadata.encode(meta)
+        self.pipe.write(wire.JoinGroupFrame(nameable(group), own, data))
 
     def leave_group(self, group: str, pid: str | None) -> None:
         """Let a process leave a group."""
@@ -174,6 +178,10 @@ class WorkerContext:
     def broadcast(self, group: str, topic: str, content: Any) -> None:
         """Send a message to all members of a group."""
         self.pipe.write(self.broadcast_frame(group, topic, content))
+
+    def watch(self, group: str) -> Queue[Presence]:
+        """Return the queue of a group's members and changes; see `Mailbox.watch`."""
+        return self.mailbox.watch(nameable(group))
 
     # Calls that wait for an answer
 
@@ -198,6 +206,15 @@ class WorkerContext:
     def members(self, group: str) -> list[PID]:
         """Return a group's members."""
         return [PID.trusted(pid) for pid in self.ask(wire.MembersFrame(self.ref(), group))]
+
+    def roster(self, group: str) -> list[Member]:
+        """Return a group's members with their metadata."""
+        return self.roster_of(self.ask(wire.RosterFrame(self.ref(), group)))
+
+    @staticmethod
+    def roster_of(told: list[tuple[str, bytes]]) -> list[Member]:
+        """Return the members in the answer to a `RosterFrame`."""
+        return [Member(PID.trusted(pid), metadata.decode(data)) for pid, data in told]
 
     def drain(self, to: str, timeout: float | None) -> None:
         """Wait until most of what was sent to a connection is on its way."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import threading
 import time
@@ -16,10 +17,11 @@ from wsrelay.values import current
 from wsrelay.values.awaited import COROUTINES, FUNCTIONS
 from wsrelay.values.message import CANCEL, JOIN, Event, Message
 from wsrelay.values.pid import PID
-from wsrelay.wire import payload
+from wsrelay.values.presence import Presence
+from wsrelay.wire import meta, payload
 
 from .pipe import ShutLock, WorkerPipe
-from .queues import Incoming, Queue, Source, Ticks, clocks_among, soonest
+from .queues import Incoming, ItemSource, Queue, Ticks, Watch, clocks_among, soonest
 
 __all__ = ["Mailbox"]
 
@@ -56,6 +58,8 @@ class Mailbox:
         self._replies: dict[int, Queue[Any]] = {}
         self._former: list[Queue[Message]] = []
         """Queues that were not empty when `unlisten` closed them."""
+        self._watches: dict[str, Watch] = {}
+        self._numbers = itertools.count(1)
         self.pipe = pipe
         self._lock: Any = threading.Lock()
         self._sorters: dict[type[Any], Callable[[Any, int], None]] = {
@@ -64,6 +68,7 @@ class Mailbox:
             wire.AttachFrame: self._attached,
             wire.DetachFrame: self._detached,
             wire.CloseInboxFrame: self._inbox_closed,
+            wire.PresenceFrame: self._shown,
             wire.SignalFrame: self._signal,
             wire.ReplyFrame: self._replied,
             wire.FinishedFrame: self._replied,
@@ -96,8 +101,8 @@ class Mailbox:
         vars(self)["_attach"] = current.worker  # raises in coroutines, too
 
     def take(  # noqa: C901, PLR0912, PLR0915 - flat, for the exceptions of signal handlers and for speed
-        self, *queues: Source[Any], timeout: float | None = None
-    ) -> tuple[Source[Any], Any]:
+        self, *queues: ItemSource[Any], timeout: float | None = None
+    ) -> tuple[ItemSource[Any], Any]:
         """Wait for the next item of the first queue that has one, up to `timeout` seconds.
 
         Raises `TimeoutError`, or `ChannelClosed` once all are closed and empty.
@@ -164,9 +169,9 @@ class Mailbox:
 
     async def take_async(
         self,
-        *queues: Source[Any],
+        *queues: ItemSource[Any],
         timeout: float | None = None,  # noqa: ASYNC109 - as in `take`
-    ) -> tuple[Source[Any], Any]:
+    ) -> tuple[ItemSource[Any], Any]:
         """Do what `take` does without holding up the event loop."""
         if timeout is None:
             return await self.next_async(*queues)
@@ -177,8 +182,8 @@ class Mailbox:
             return await self.next_async(*queues, pauses=timeout > 0)
 
     async def next_async(
-        self, *queues: Source[Any], pauses: bool = True
-    ) -> tuple[Source[Any], Any]:
+        self, *queues: ItemSource[Any], pauses: bool = True
+    ) -> tuple[ItemSource[Any], Any]:
         """Do what `take_async` does, waiting forever; nothing is awaited once an item is taken.
 
         `pauses`: where a clock may always have a tick, other tasks run in between.
@@ -235,7 +240,7 @@ class Mailbox:
     def _is_ending(self) -> bool:
         return bool(self._ending) or self.events.closed
 
-    def by_short_way(self, queue: Source[Any]) -> Iterable[Message]:
+    def by_short_way(self, queue: ItemSource[Any]) -> Iterable[Message]:
         """Return what gives the queue's messages by the short way, as often as it is iterated."""
         if queue is self.inbox:
             return self.pipe
@@ -254,13 +259,44 @@ class Mailbox:
                     pass
         return self._ending
 
-    def unlisten(self, queue: Source[Any]) -> None:
-        """Close a queue of `listen`; later messages of its topic go to the inbox again.
+    def watch(self, group: str) -> Queue[Presence]:
+        """Return the queue that is shown the members of a group, and each change from then on.
+
+        Watching a group again gives the same queue.
+        """
+        watch = Watch(str.__str__(group), next(self._numbers))
+        try:
+            with self._lock:
+                if (there := self._watches.get(watch.group)) is not None:
+                    return there
+                watch.closed = self.inbox.closed
+                self._watches[watch.group] = watch
+            self.pipe.write(wire.WatchFrame(watch.group, watch.number))
+        except BaseException:
+            self._forget_watch(watch)
+            raise
+        return watch
+
+    def _forget_watch(self, watch: Watch) -> None:
+        """Have the node show it nothing more, which must not wait: it may be in a cleanup."""
+        if self._watches.get(watch.group) is not watch:
+            return
+        self.pipe.post(wire.UnwatchFrame(watch.group, watch.number))
+        with self._lock:
+            if self._watches.get(watch.group) is watch:
+                del self._watches[watch.group]
+
+    def unlisten(self, queue: ItemSource[Any]) -> None:
+        """Close a queue of `listen` or `watch`; later messages of a topic go to the inbox again.
 
         It ends a clock, too. Raises `ValueError` for anything else.
         """
         if not isinstance(queue, Queue | Ticks) or queue is self.inbox or queue is self.events:
-            raise ValueError("unlisten() takes only a channel that listen() or ticks() returned")
+            raise ValueError(
+                "unlisten() takes only a channel that listen(), ticks() or groups.watch() returned"
+            )
+        if isinstance(queue, Watch):
+            self._forget_watch(queue)
         with self._lock:
             topic = next((t for t, other in self.pipe.listeners.items() if other is queue), None)
             if topic is not None:
@@ -329,7 +365,7 @@ class Mailbox:
         wait = soonest(clocks, None)
         return None if wait is None else asyncio.get_running_loop().call_later(wait, self._wake)
 
-    def _pop(self, queues: tuple[Source[Any], ...]) -> tuple[Source[Any], Any] | None:
+    def _pop(self, queues: tuple[ItemSource[Any], ...]) -> tuple[ItemSource[Any], Any] | None:
         """Take an item of the first queue that has one; the lock is held.
 
         Raises `ChannelClosed` if none ever will.
@@ -493,9 +529,23 @@ class Mailbox:
 
     def _inbox_closed(self, _: wire.CloseInboxFrame, size: int) -> None:
         self.pipe.is_simple = False
-        for queue in (self.inbox, *self.pipe.listeners.values()):
+        queues: tuple[Queue[Any], ...] = (self.inbox, *self.pipe.listeners.values())
+        for queue in (*queues, *self._watches.values()):
             queue.closed = True
         self._seen(size)
+
+    def _shown(self, frame: wire.PresenceFrame, size: int) -> None:
+        watch = self._watches.get(frame.group)
+        if watch is None or watch.number != frame.watch:
+            self._seen(size)  # its watch has been ended
+            return
+        kind = frame.kind
+        members = [(PID.trusted(pid), meta.decode(data)) for pid, data in frame.members]
+        shown = [(Presence(kind, pid, content), 0) for pid, content in members]
+        shown[-1] = shown[-1][0], size
+        del self.pipe.arrived[0]
+        self.pipe.received += 1
+        watch.items.extend(shown)
 
     def _seen(self, size: int) -> None:
         """Count a data frame that leaves nothing to be taken."""
@@ -523,6 +573,6 @@ class Mailbox:
 
     def _close(self) -> None:
         self.pipe.is_simple = False
-        queues: tuple[Queue[Any], ...] = (self.inbox, self.events)
+        queues: tuple[Queue[Any], ...] = (self.inbox, self.events, *self._watches.values())
         for queue in (*queues, *self.pipe.listeners.values(), *self._replies.values()):
             queue.closed = True

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Generic, Protocol, TypeVar
 
 from wsrelay.values.message import CANCEL, Event, Message, Tick
+from wsrelay.values.presence import Presence
 
-__all__ = ["Incoming", "Queue", "Source", "Ticks", "clocks_among", "soonest"]
+__all__ = ["Incoming", "ItemSource", "Queue", "Ticks", "Watch", "clocks_among", "soonest"]
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -27,7 +28,7 @@ class Items(Protocol[T_co]):
     def appendleft(self, entry: Any, /) -> None: ...
 
 
-class Source(Protocol[T_co]):
+class ItemSource(Protocol[T_co]):
     """What a channel takes from; once it is closed and has no items, it will have none again."""
 
     @property
@@ -51,6 +52,17 @@ class Queue(Generic[T]):
     def end(self) -> None:
         """Let nothing more come; what is there can be taken."""
         self.closed = True
+
+
+class Watch(Queue[Presence]):
+    """What a watch of a group shows; `number` tells it from an earlier watch of the same group."""
+
+    __slots__ = ("group", "number")
+
+    def __init__(self, group: str, number: int) -> None:
+        super().__init__()
+        self.group = group
+        self.number = number
 
 
 class Ticks:
@@ -110,7 +122,7 @@ class Ticks:
         self._next = entry[0].number
 
 
-def clocks_among(sources: Iterable[Source[Any]]) -> list[Ticks] | None:
+def clocks_among(sources: Iterable[ItemSource[Any]]) -> list[Ticks] | None:
     """Return the clocks among the sources, None if there are none."""
     return [source for source in sources if isinstance(source, Ticks)] or None
 
