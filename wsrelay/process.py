@@ -263,6 +263,9 @@ def get_or_spawn(
 ) -> PID:
     """Return the process registered under `name`, or start one under that name, atomically.
 
+    One process at a time: if the former process of that name has been cancelled and has not ended,
+    the new one is its successor. Its PID is known and takes messages at once, and it starts when
+    the former process has ended; if its host is full by then, it ends with kind `host_full`.
     Raises the same errors as `spawn`, and `HostFull` in a worker too.
     """
     return current.caller().get_or_spawn(name, target, host, *args, **kwargs)
@@ -363,10 +366,12 @@ def get_options() -> dict[str, bool]:
 
 
 def cancel(to: str, reason: str = "") -> None:
-    """Ask a process to end: its names are free at once and its inbox closes.
+    """Ask a process to end: it is no longer found by its names, and its inbox closes.
 
-    A worker that keeps running is killed after its host's `stop_timeout`; a connection is closed
-    with code 1000 and the reason. A reason is cut to 1,000 characters.
+    Names of `registry.register` are free at once. Under its name of `get_or_spawn` another process
+    starts only when it has ended; one that itself still waits for that ends at once. A worker that
+    keeps running is killed after its host's `stop_timeout`; a connection is closed with code 1000
+    and the reason. A reason is cut to 1,000 characters.
     """
     current.caller().cancel(to, reason)
 
@@ -377,14 +382,18 @@ def terminate(to: str) -> None:
 
 
 class registry:  # noqa: N801 - used like a module
-    """Names of processes on this node; released when the process ends or is cancelled."""
+    """Names of processes on this node; released when the process ends or is cancelled.
+
+    The name of `get_or_spawn` is exclusive: a cancelled process holds it until it has ended.
+    """
 
     @staticmethod
     def register(name: str, pid: str | None = None) -> None:
         """Give a name to a living process (None: this one).
 
-        Raises `NameTaken`, `InvalidPID`, `InvalidName` (also if the process is not alive), and in a
-        walled-in host `NotAllowed`, as `unregister` does.
+        Raises `NameTaken` (also while a cancelled process holds the name of its `get_or_spawn`),
+        `InvalidPID`, `InvalidName` (also if the process is not alive), and in a walled-in host
+        `NotAllowed`, as `unregister` does.
         """
         current.caller().register(name, pid)
 
@@ -395,7 +404,11 @@ class registry:  # noqa: N801 - used like a module
 
     @staticmethod
     def unregister(name: str) -> None:
-        """Free a name; raises `NameNotFound`, and `NotAllowed`."""
+        """Free a name; raises `NameNotFound`, and `NotAllowed`.
+
+        This gives up the exclusivity of a name of `get_or_spawn`: a cancelled process that calls it
+        for the name that it holds lets its successor start before it has ended itself.
+        """
         current.caller().unregister(name)
 
 

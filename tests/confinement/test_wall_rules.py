@@ -30,13 +30,17 @@ HERE, THERE = "{local@jail|1}", "{local@trusted|2}"
 CLIENT = "{local@gateway|3}"
 NOBODY = "{local@trusted|4}"
 RUN = "{local@trusted|5}"
+HELD = "jail/held"
 
 
 class World:
-    """What the rules see: a process in each host, one that runs for an `exec`, and a client."""
+    """What the rules see: a process in each host, one that runs for an `exec`, and a client.
+
+    The process in the jail has been cancelled and holds a name whose successor is in the other.
+    """
 
     def __init__(self) -> None:
-        there = dict.fromkeys((THERE, CLIENT, "lobby", RUN), "trusted")
+        there = dict.fromkeys((THERE, CLIENT, "lobby", RUN, HELD), "trusted")
         self.hosts = {HERE: "jail", **there}
 
     def host_of(self, to: str) -> str | None:
@@ -50,6 +54,9 @@ class World:
 
     def is_registered(self, name: str) -> bool:
         return name == "lobby"
+
+    def holds(self, caller: PID, name: str) -> bool:
+        return (caller, name) == (HERE, HELD)
 
     def awaits(self, caller: PID, pid: str) -> bool:
         return (caller, pid) == (HERE, RUN)
@@ -148,7 +155,7 @@ FRAMES: dict[type[wire.Frame], tuple[list[wire.Frame], list[wire.Frame] | None]]
         [wire.RegisterFrame(1, "x", HERE), wire.RegisterFrame(1, "jail/x", THERE)],
     ),
     wire.UnregisterFrame: (
-        [wire.UnregisterFrame(1, "nobody's")],
+        [wire.UnregisterFrame(1, "nobody's"), wire.UnregisterFrame(1, HELD)],
         [wire.UnregisterFrame(1, "lobby")],
     ),
 }

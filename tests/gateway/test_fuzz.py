@@ -33,6 +33,7 @@ from wsrelay.node import WorkerProcess
 from wsrelay.node.host import Incarnation, Intake, ProcessHost, Unfinished
 from wsrelay.node.host import incarnation as incarnations
 from wsrelay.node.host.family import Family
+from wsrelay.node.process import Program
 from wsrelay.values.message import ExitError, ExitKind
 from wsrelay.values.pid import PID
 from wsrelay.values.rights import Rights
@@ -176,7 +177,7 @@ async def _written(chunks: list[bytes], rights: Rights | None) -> None:
             for chunk in chunks:
                 its_end.write_all(chunk)
             its_end.close_writing()
-            await until(lambda: bad.pipe._at_end, "all of it was read")
+            await until(lambda: bad.incarnation.pipe._at_end, "all of it was read")
             end.write_all(wire.pack(wire.LookupFrame(7, "no such name")))
             reader = wire.to_worker()
             replies: list[Any] = []
@@ -206,13 +207,13 @@ def _pipe_only(node: Node, pid: PID, rights: Rights | None) -> WorkerProcess:
     process = WorkerProcess(
         node.kernel.processes[pid],
         HostOptions(),
-        target="none",
+        Program("none", b"", plain=False),
         parent=None,
         signal=engine.signal,
         stopping=engine._stopping,
     )
     process.rights = rights
-    engine._incarnate(process)
+    process.runs_as(engine._incarnation(process))
     engine.processes[pid] = engine.endpoints[pid] = process
     return process
 

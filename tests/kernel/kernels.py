@@ -10,11 +10,21 @@ ONE = PID("{local@small|k.1-1}")
 TWO = PID("{local@small|k.1-2}")
 KILLED = Result(error=ExitError(ExitKind.KILLED, "SIGKILL"))
 
-STARTING, RUNNING, CANCELLING, EXITED = ProcessState
+WAITING, STARTING, RUNNING, CANCELLING, EXITED = ProcessState
 
 # The whole life once more, so that a change of the table is made twice and on purpose.
 LIFE: dict[ProcessState, dict[Signal, tuple[ProcessState, Action | None]]] = {
+    WAITING: {
+        Signal.DUE: (STARTING, Action.LAUNCH),
+        Signal.READY: (WAITING, None),
+        Signal.CANCEL: (EXITED, Action.CLEAN_UP),
+        Signal.TERMINATE: (EXITED, Action.CLEAN_UP),
+        Signal.START_TIMEOUT: (WAITING, None),
+        Signal.STOP_TIMEOUT: (WAITING, None),
+        Signal.EXIT: (EXITED, Action.CLEAN_UP),
+    },
     STARTING: {
+        Signal.DUE: (STARTING, None),
         Signal.READY: (RUNNING, Action.START),
         Signal.CANCEL: (CANCELLING, Action.STOP),
         Signal.TERMINATE: (STARTING, Action.KILL),
@@ -23,6 +33,7 @@ LIFE: dict[ProcessState, dict[Signal, tuple[ProcessState, Action | None]]] = {
         Signal.EXIT: (EXITED, Action.CLEAN_UP),
     },
     RUNNING: {
+        Signal.DUE: (RUNNING, None),
         Signal.READY: (RUNNING, None),
         Signal.CANCEL: (CANCELLING, Action.STOP),
         Signal.TERMINATE: (RUNNING, Action.KILL),
@@ -31,6 +42,7 @@ LIFE: dict[ProcessState, dict[Signal, tuple[ProcessState, Action | None]]] = {
         Signal.EXIT: (EXITED, Action.CLEAN_UP),
     },
     CANCELLING: {
+        Signal.DUE: (CANCELLING, None),
         Signal.READY: (CANCELLING, None),
         Signal.CANCEL: (CANCELLING, None),
         Signal.TERMINATE: (CANCELLING, Action.KILL),
@@ -39,6 +51,7 @@ LIFE: dict[ProcessState, dict[Signal, tuple[ProcessState, Action | None]]] = {
         Signal.EXIT: (EXITED, Action.CLEAN_UP),
     },
     EXITED: {
+        Signal.DUE: (EXITED, None),
         Signal.READY: (EXITED, None),
         Signal.CANCEL: (EXITED, None),
         Signal.TERMINATE: (EXITED, None),

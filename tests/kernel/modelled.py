@@ -49,45 +49,63 @@ class Model:
         self.names: dict[str, PID] = {}
         self.groups: dict[str, dict[PID, bytes]] = {group: {} for group in GROUPS}
         self.watches: dict[tuple[str, PID], int] = {}
+        self.exclusive: dict[PID, str] = {}
+        """The name that each was spawned under, as long as it is theirs alone."""
+        self.holders: dict[str, PID] = {}
+        """The cancelled whose exclusive name another gets only after their end."""
+        self.unheard: list[tuple[PID, PID]] = []
+        """Monitors that ended with their watcher."""
         self.monitors: set[tuple[PID, PID]] = set()
         self.links: set[frozenset[PID]] = set()
         self.clients: dict[PID, Client] = {}
         self.mail: dict[PID, list[Fact]] = {}
 
     def workers(self, host: str) -> int:
-        return sum(pid.host == host for pid in self.state)
+        return sum(pid.host == host and state != "waiting" for pid, state in self.state.items())
+
+    def full(self, host: str, name: str | None = None) -> bool:
+        """Whether a process of that name would have to be refused."""
+        return name not in self.holders and self.workers(host) >= LIMITS[host]
 
     def reachable(self, pid: PID) -> bool:
-        return self.state.get(pid) in ("starting", "running")
+        return self.state.get(pid) in ("waiting", "starting", "running")
 
     # Processes
 
     def spawn(
         self, pid: PID, name: str | None, parent: PID | None, *, monitored: bool, linked: bool
     ) -> list[Fact]:
-        self.state[pid] = "starting"
+        self.state[pid] = "waiting" if name in self.holders else "starting"
         self.mail[pid] = []
         if name is not None:
             self.names[name] = pid
+            self.exclusive[pid] = name
         if parent is not None and monitored:
             self.monitors.add((parent, pid))
         if parent is not None and linked:
             self.links.add(frozenset((parent, pid)))
-        return [("launch", pid)]
+        return [("launch", pid)] if self.state[pid] == "starting" else []
 
     def spawn_failed(self, pid: PID, parent: PID, *, monitored: bool, linked: bool) -> list[Fact]:
         kind = ExitKind.HOST_FULL
         facts: list[Fact] = [("EXIT", parent, pid, kind)] if monitored else []
         return facts + (self.link_down(parent, pid, kind) if linked else [])
 
-    def signal(self, pid: PID, signal: k.Signal, because: ExitKind | None) -> list[Fact]:
+    def signal(  # noqa: PLR0911 - a flat table
+        self, pid: PID, signal: k.Signal, because: ExitKind | None
+    ) -> list[Fact]:
         state = self.state.get(pid)
+        if state == "waiting" and signal in (k.Signal.CANCEL, k.Signal.TERMINATE):
+            cancelled = signal is k.Signal.CANCEL
+            return self.exit(pid, None if cancelled else because or ExitKind.TERMINATED)
         match signal, state:
             case k.Signal.READY, "starting":
                 self.state[pid] = "running"
                 return [("started", pid)]
             case k.Signal.CANCEL, "starting" | "running":
                 self.state[pid] = "cancelling"
+                if pid in self.exclusive:
+                    self.holders[self.exclusive[pid]] = pid
                 return [*self.forget_names_and_groups(pid), ("stop", pid)]
             case k.Signal.TERMINATE, str():
                 return self.kill(pid, because or ExitKind.TERMINATED)
@@ -115,20 +133,49 @@ class Model:
             for watcher, target in self.monitors
             if target == pid != watcher
         ]
+        self.unheard += [pair for pair in self.monitors if pair[0] == pid != pair[1]]
         self.monitors = {pair for pair in self.monitors if pid not in pair}
-        for link in [link for link in self.links if pid in link]:
-            self.links.remove(link)
-            (other,) = link - {pid}
+        linked = [next(iter(link - {pid})) for link in self.links if pid in link]
+        self.links = {link for link in self.links if pid not in link}
+        for other in linked:
             facts += self.link_down(other, pid, kind)
+        name = self.exclusive.pop(pid, None)
+        if name is not None and self.holders.get(name) == pid:
+            del self.holders[name]
+            facts += self.start(self.names.get(name))
         return facts
 
+    def start(self, pid: PID | None) -> list[Fact]:
+        """Start a process that waits, unless another still holds its name."""
+        if pid is None or self.state[pid] != "waiting":
+            return []
+        if self.exclusive.get(pid) in self.holders:
+            return []
+        if self.full(pid.host):
+            return self.exit(pid, ExitKind.HOST_FULL)
+        self.state[pid] = "starting"
+        return [("launch", pid)]
+
     def link_down(self, pid: PID, dead: PID, kind: ExitKind | None) -> list[Fact]:
-        if kind is None:
+        if kind is None or pid not in self.state:
             return []
         if pid in self.traps:
             return [("LINK_DOWN", pid, dead, kind)]
+        if self.state[pid] == "waiting":
+            return self.exit(pid, ExitKind.LINK_DOWN)
         self.killed_for.setdefault(pid, ExitKind.LINK_DOWN)
         return [("break", pid)]
+
+    def unregister(self, name: str, asker: PID | None) -> list[Fact] | None:
+        """Free a name, or the hold on it of the one that asks; None if it is nobody's."""
+        if asker is not None and self.holders.get(name) == asker:
+            del self.holders[name], self.exclusive[asker]
+            return self.start(self.names.get(name))
+        if (pid := self.names.pop(name, None)) is None:
+            return None
+        if self.exclusive.get(pid) == name:
+            del self.exclusive[pid]
+        return self.start(pid)
 
     def forget_names_and_groups(self, pid: PID) -> list[Fact]:
         self.names = {name: owner for name, owner in self.names.items() if owner != pid}
@@ -233,7 +280,8 @@ class Model:
         return [*facts, ("ended", 1006)]
 
     def target_gone(self, pid: PID, code: int) -> list[Fact]:
-        client = self.clients[pid]
+        if (client := self.clients.get(pid)) is None:
+            return []  # its own end has cancelled a target that waited, and so ended at once
         if client.phase == "handshaking":
             client.code = code
             return []
@@ -349,7 +397,10 @@ class ModelledNode(RuleBasedStateMachine):
         """Execute the kernel's effects, which must be those of the model."""
         happened = [kernel_fact(effect) for effect in effects]
         assert same(happened, expected), (happened, expected)
-        assert all(number == 0 for number, fact in enumerate(happened) if fact[0] == "exited")
+        self.in_order(happened)
+        for pair in self.model.unheard:
+            self.owed[pair] -= 1
+        self.model.unheard.clear()
         for effect in effects:
             match effect:
                 case k.StopEffect() if effect.pid in self.sessions:
@@ -378,6 +429,15 @@ class ModelledNode(RuleBasedStateMachine):
                 assert view.get(pid) != meta
                 view[pid] = meta
 
+    @staticmethod
+    def in_order(happened: list[Fact]) -> None:
+        """What tells of an end comes after it, and the start of a successor after all of that."""
+        ended = [fact[1] for fact in happened if fact[0] == "exited"]
+        for number, fact in enumerate(happened):
+            if fact[0] in ("EXIT", "LINK_DOWN") and fact[2] in ended:
+                assert any(before[:2] == ("exited", fact[2]) for before in happened[:number])
+        assert all(fact[0] != "launch" for fact in happened[:-1])
+
     def tell_clients(self, pid: PID, result: Result, *, join_read: bool) -> None:
         code = 1011 if result.error else 1000 if join_read else 1013
         for client in [client for client, target in self.bound.items() if target == pid]:
@@ -385,9 +445,6 @@ class ModelledNode(RuleBasedStateMachine):
             self.relay(client, effects, self.model.target_gone(client, code))
 
     def exit(self, pid: PID, result: Result, *, join_read: bool = True) -> None:
-        for watcher, target in self.model.monitors:
-            if pid == watcher != target:
-                self.owed[watcher, target] -= 1
         if pid in self.doomed:
             self.doomed.remove(pid)
         expected = self.model.exit(pid, kind_of(result))

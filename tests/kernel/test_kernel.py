@@ -5,7 +5,18 @@ from __future__ import annotations
 import re
 
 import pytest
-from kernels import CANCELLING, EXITED, KILLED, LIFE, ONE, RUNNING, STARTING, TWO, a_kernel
+from kernels import (
+    CANCELLING,
+    EXITED,
+    KILLED,
+    LIFE,
+    ONE,
+    RUNNING,
+    STARTING,
+    TWO,
+    WAITING,
+    a_kernel,
+)
 
 from wsrelay.errors import HostFull, NameNotFound, NameTaken, UnknownHost
 from wsrelay.kernel import (
@@ -26,12 +37,16 @@ from wsrelay.values.message import ExitError, ExitKind, Result
 from wsrelay.values.pid import PID
 
 THREE = PID("{local@small|k.1-3}")
+FORMER = PID("{local@large|k.1-0}")
 CLIENT = PID("{local@gateway|k.1-9}")
 
 
 def _in_state(state: ProcessState) -> Kernel:
     """A kernel with the process ONE, named `name`, in that state."""
     kernel = a_kernel()
+    if state is WAITING:
+        kernel.spawn(FORMER, "name")
+        kernel.signal(FORMER, Signal.CANCEL)
     kernel.spawn(ONE, "name")
     if state is RUNNING:
         kernel.signal(ONE, Signal.READY)
@@ -45,11 +60,14 @@ def _in_state(state: ProcessState) -> Kernel:
 def _give(kernel: Kernel, signal: Signal) -> list[Effect]:
     if signal is Signal.EXIT:
         return kernel.exited(ONE, Result("value"))
+    if signal is Signal.DUE:  # what follows from another's exit
+        return kernel.exited(FORMER, Result())[1:]
     return kernel.signal(ONE, signal, reason="why", sender=TWO)
 
 
 _EFFECTS: dict[Action | None, list[Effect]] = {
     None: [],
+    Action.LAUNCH: [LaunchEffect(ONE)],
     Action.START: [StartedEffect(ONE)],
     Action.STOP: [StopEffect(ONE, "why", TWO)],
     Action.KILL: [KillEffect(ONE)],
@@ -68,7 +86,12 @@ def test_every_signal_does_in_every_state_what_the_life_says(state: ProcessState
     for signal, (after, action) in LIFE[state].items():
         assert TABLE[state][signal] == (after, action), signal
         kernel = _in_state(state)
-        assert _give(kernel, signal) == _EFFECTS[action], signal
+        effects = _give(kernel, signal)
+        if state is WAITING and action is Action.CLEAN_UP and signal is not Signal.EXIT:
+            (exited,) = effects  # it ends by the signal itself, and so with what that says
+            assert isinstance(exited, ExitedEffect)
+        else:
+            assert effects == _EFFECTS[action], signal
         process = kernel.processes.get(ONE)
         assert (EXITED if process is None else process.state) is after, signal
 
@@ -78,7 +101,7 @@ def test_only_the_cancelled_and_the_dead_have_lost_their_names(state: ProcessSta
     for signal, (after, _) in LIFE[state].items():
         kernel = _in_state(state)
         _give(kernel, signal)
-        keeps = after in (STARTING, RUNNING)
+        keeps = after in (WAITING, STARTING, RUNNING)
         assert kernel.names.get("name") == (ONE if keeps else None), signal
         assert kernel.names.of(ONE) == (frozenset({"name"}) if keeps else frozenset()), signal
 
@@ -89,7 +112,7 @@ def test_nothing_leaves_the_dead() -> None:
 
 
 def test_every_process_that_lives_can_exit() -> None:
-    for state in (STARTING, RUNNING, CANCELLING):
+    for state in (WAITING, STARTING, RUNNING, CANCELLING):
         assert TABLE[state][Signal.EXIT] == (EXITED, Action.CLEAN_UP)
 
 
@@ -205,15 +228,6 @@ def test_whoever_comes_second_gets_the_process_that_is_there() -> None:
     assert kernel.get_or_spawn("room", ONE) == (ONE, [LaunchEffect(ONE)])
     assert kernel.get_or_spawn("room", TWO) == (ONE, [])
     assert TWO not in kernel.processes
-
-
-def test_whoever_comes_while_a_room_closes_gets_a_new_room() -> None:
-    kernel = a_kernel()
-    kernel.get_or_spawn("room", ONE)
-    kernel.signal(ONE, Signal.CANCEL)
-    assert kernel.get_or_spawn("room", TWO) == (TWO, [LaunchEffect(TWO)])
-    kernel.exited(ONE, Result())
-    assert kernel.names.lookup("room") == TWO
 
 
 def test_a_room_that_is_there_is_found_on_a_full_host() -> None:

@@ -17,7 +17,18 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from kernels import EXITED, KILLED, LIFE, ONE, RUNNING, STARTING, TWO, a_kernel
+from kernels import (
+    CANCELLING,
+    EXITED,
+    KILLED,
+    LIFE,
+    ONE,
+    RUNNING,
+    STARTING,
+    TWO,
+    WAITING,
+    a_kernel,
+)
 
 from wsrelay.errors import HostFull, NameTaken, TooMany, WsrelayError
 from wsrelay.kernel import (
@@ -40,7 +51,8 @@ from wsrelay.values.pid import PID, PIDSource
 _LIMITS = {"small": 2, "large": 5}
 _NAMES = st.sampled_from(["red", "green", "blue"])
 _HOSTS = st.sampled_from(sorted(_LIMITS))
-_SIGNALS = st.sampled_from([signal for signal in Signal if signal is not Signal.EXIT])
+_FROM_WITHIN = (Signal.EXIT, Signal.DUE)
+_SIGNALS = st.sampled_from([signal for signal in Signal if signal not in _FROM_WITHIN])
 _RESULTS = st.sampled_from(
     [Result(), Result({"a": 1}), KILLED, Result(error=ExitError(ExitKind.ERROR, "it raised"))]
 )
@@ -58,12 +70,14 @@ class KernelHistory(RuleBasedStateMachine):
         self.alive: dict[PID, ProcessState] = {}
         self.doomed: set[PID] = set()
         self.names: dict[str, PID] = {}
+        self.exclusive: dict[PID, str] = {}
+        self.holders: dict[str, PID] = {}
         self.launched: Counter[PID] = Counter()
         self.exits: Counter[PID] = Counter()
         self.ended: set[PID] = set()
 
     def _workers(self, host: str) -> int:
-        return sum(pid.host == host for pid in self.alive)
+        return sum(pid.host == host and s is not WAITING for pid, s in self.alive.items())
 
     def _do(self, effects: list[Effect]) -> None:
         for effect in effects:
@@ -78,7 +92,7 @@ class KernelHistory(RuleBasedStateMachine):
     @rule(target=pids, host=_HOSTS, name=st.none() | _NAMES)
     def spawn(self, host: str, name: str | None) -> PID:
         pid = self.source.next(host)
-        if self._workers(host) >= _LIMITS[host]:
+        if name not in self.holders and self._workers(host) >= _LIMITS[host]:
             with pytest.raises(HostFull):
                 self.kernel.spawn(pid, name)
         elif name in self.names:
@@ -86,10 +100,14 @@ class KernelHistory(RuleBasedStateMachine):
                 self.kernel.spawn(pid, name)
         else:
             self._do(self.kernel.spawn(pid, name))
-            self._born(pid, STARTING)
-            if name is not None:
-                self.names[name] = pid
+            self._spawned(pid, name)
         return pid
+
+    def _spawned(self, pid: PID, name: str | None) -> None:
+        self._born(pid, WAITING if name in self.holders else STARTING)
+        if name is not None:
+            self.names[name] = pid
+            self.exclusive[pid] = name
 
     def _born(self, pid: PID, state: ProcessState) -> None:
         self.alive[pid] = state
@@ -99,15 +117,14 @@ class KernelHistory(RuleBasedStateMachine):
         pid = self.source.next(host)
         if name in self.names:
             assert self.kernel.get_or_spawn(name, pid) == (self.names[name], [])
-        elif self._workers(host) >= _LIMITS[host]:
+        elif name not in self.holders and self._workers(host) >= _LIMITS[host]:
             with pytest.raises(HostFull):
                 self.kernel.get_or_spawn(name, pid)
         else:
             there, effects = self.kernel.get_or_spawn(name, pid)
             assert there == pid
             self._do(effects)
-            self._born(pid, STARTING)
-            self.names[name] = pid
+            self._spawned(pid, name)
         return pid
 
     @rule(target=pids)
@@ -119,10 +136,10 @@ class KernelHistory(RuleBasedStateMachine):
 
     @rule(pid=pids, name=_NAMES)
     def register(self, pid: PID, name: str) -> None:
-        if self.alive.get(pid) not in (STARTING, RUNNING):
+        if self.alive.get(pid) not in (WAITING, STARTING, RUNNING):
             with pytest.raises(ValueError, match="is not alive"):
                 self.kernel.register(name, pid)
-        elif self.names.get(name, pid) != pid:
+        elif (self.names.get(name) or self.holders.get(name, pid)) != pid:
             with pytest.raises(NameTaken):
                 self.kernel.register(name, pid)
         else:
@@ -135,13 +152,22 @@ class KernelHistory(RuleBasedStateMachine):
         after, action = LIFE[before][signal]
         effects = self.kernel.signal(pid, signal)
         self._do(effects)
-        kinds = {Action.START: StartedEffect, Action.STOP: StopEffect, Action.KILL: KillEffect}
+        kinds = {
+            Action.START: StartedEffect,
+            Action.STOP: StopEffect,
+            Action.KILL: KillEffect,
+            Action.CLEAN_UP: ExitedEffect,
+        }
         assert [type(effect) for effect in effects] == ([kinds[action]] if action else [])
         if action is Action.STOP:
             self._forget_names(pid)
+            if pid in self.exclusive:
+                self.holders[self.exclusive[pid]] = pid
         if action is Action.KILL:
             self.doomed.add(pid)
-        if pid in self.alive:
+        if action is Action.CLEAN_UP:
+            self._gone(pid)
+        elif pid in self.alive:
             self.alive[pid] = after
 
     @rule(pid=pids, result=_RESULTS)
@@ -151,7 +177,7 @@ class KernelHistory(RuleBasedStateMachine):
         if pid not in self.alive:
             assert effects == []
             return
-        (exited,) = effects
+        exited, *follows = effects
         assert isinstance(exited, ExitedEffect)
         # A connection has no signal to show: any error at the end of a doomed one is our doing.
         ours = result == KILLED or (pid.host == "gateway" and result.error is not None)
@@ -165,15 +191,39 @@ class KernelHistory(RuleBasedStateMachine):
             )
         else:
             assert exited.result == result
+        self._follows(self._gone(pid), follows)
+
+    def _gone(self, pid: PID) -> PID | None:
+        """Forget a process that has ended; returns the one that waited for it."""
         del self.alive[pid]
         self.ended.add(pid)
         self._forget_names(pid)
+        name = self.exclusive.pop(pid, "")
+        if self.holders.get(name) != pid:
+            return None
+        del self.holders[name]
+        return self.names.get(name)
+
+    def _follows(self, due: PID | None, effects: list[Effect]) -> None:
+        """The process that waited starts, or ends where there is no place for it."""
+        if due is None:
+            assert effects == []
+        elif self._workers(due.host) < _LIMITS[due.host]:
+            assert effects == [LaunchEffect(due)]
+            self.alive[due] = STARTING
+        else:
+            (exited,) = effects
+            assert isinstance(exited, ExitedEffect)
+            assert exited.pid == due
+            assert exited.result.error is not None
+            assert exited.result.error.kind is ExitKind.HOST_FULL
+            self._gone(due)
 
     @invariant()
     def the_living_are_those_of_the_model(self) -> None:
         assert {pid: process.state for pid, process in self.kernel.processes.items()} == self.alive
         for process in self.kernel.processes.values():
-            assert process.takes_mail is (process.state in (STARTING, RUNNING))
+            assert process.takes_mail is (process.state is not CANCELLING)
 
     @invariant()
     def every_name_shows_a_process_that_is_neither_dead_nor_cancelled(self) -> None:
@@ -183,7 +233,14 @@ class KernelHistory(RuleBasedStateMachine):
             assert owner == self.names.get(name)
             found = self.kernel.find(name, "local")
             assert (found and found.pid) == owner
-            assert owner is None or self.alive[owner] in (STARTING, RUNNING)
+            assert owner is None or self.alive[owner] in (WAITING, STARTING, RUNNING)
+
+    @invariant()
+    def whoever_waits_waits_for_a_cancelled_process_that_has_had_its_name(self) -> None:
+        for pid, state in self.alive.items():
+            former = self.kernel.names.awaited(pid)
+            assert (former is not None) is (state is WAITING)
+            assert former is None or self.alive[former] is CANCELLING
 
     @invariant()
     def the_hosts_count_their_workers_and_are_never_over_their_limit(self) -> None:
@@ -191,9 +248,12 @@ class KernelHistory(RuleBasedStateMachine):
             assert self.kernel.count(host) == self._workers(host) <= limit
 
     @invariant()
-    def everyone_was_launched_once_and_everyone_gone_has_exited_once(self) -> None:
+    def whoever_runs_was_launched_once_and_everyone_gone_has_exited_once(self) -> None:
         workers = {pid for pid in {*self.alive, *self.ended} if pid.host != "gateway"}
-        assert self.launched == dict.fromkeys(workers, 1)
+        assert set(self.launched) <= workers
+        assert set(self.launched.values()) <= {1}
+        runs = {pid for pid, state in self.alive.items() if state is not WAITING}
+        assert {pid for pid in runs if pid.host != "gateway"} <= set(self.launched)
         assert self.exits == dict.fromkeys(self.ended, 1)
 
 
@@ -231,11 +291,12 @@ _calls = _spawns | st.one_of(
     st.tuples(st.just("register"), st.sampled_from(_GIVEN), st.sampled_from(_PIDS)),
     st.tuples(st.just("join_group"), st.sampled_from(_GIVEN), st.sampled_from(_PIDS)),
     st.tuples(st.sampled_from(["monitor", "link"]), st.sampled_from(_PIDS), st.sampled_from(_PIDS)),
-    st.tuples(st.sampled_from(["names.unregister", "names.lookup"]), st.sampled_from(_GIVEN)),
+    st.tuples(st.sampled_from(["unregister", "names.lookup"]), st.sampled_from(_GIVEN)),
+    st.tuples(st.just("unregister"), st.sampled_from(_GIVEN), st.sampled_from(_PIDS)),
     st.tuples(
         st.just("signal"),
         st.sampled_from(_PIDS),
-        st.sampled_from([signal for signal in Signal if signal is not Signal.EXIT]),
+        _SIGNALS,
     ),
     st.tuples(st.just("exited"), st.sampled_from(_PIDS), st.just(Result())),
 )

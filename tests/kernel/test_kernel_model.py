@@ -46,6 +46,8 @@ class History(ModelledNode):
 
     steps = 0
     """Of all runs together."""
+    waits = 0
+    """How often one of them was seen that waits."""
 
     # Processes begin and end
 
@@ -74,7 +76,7 @@ class History(ModelledNode):
         self, host: str, name: str | None, father: PID | None, *, monitored: bool, linked: bool
     ) -> None:
         pid = self.source.next(host)
-        if self.model.workers(host) >= LIMITS[host]:
+        if self.model.full(host, name):
             with pytest.raises(HostFull):
                 self.kernel.spawn(pid, name, parent=father, monitored=monitored, linked=linked)
             self.pids.append(pid)
@@ -105,7 +107,7 @@ class History(ModelledNode):
         pid = self.source.next(host)
         if name in self.model.names:
             assert self.kernel.get_or_spawn(name, pid) == (self.model.names[name], [])
-        elif self.model.workers(host) >= LIMITS[host]:
+        elif self.model.full(host, name):
             with pytest.raises(HostFull):
                 self.kernel.get_or_spawn(name, pid)
         else:
@@ -114,6 +116,14 @@ class History(ModelledNode):
             there, effects = self.kernel.get_or_spawn(name, pid)
             assert there == pid
             self.do(effects, self.model.spawn(pid, name, None, monitored=False, linked=False))
+
+    @precondition(lambda self: self.model.names and len(self.living_workers()) > FEW)
+    @rule(pick=PICK, host=HOST)
+    def cancel_and_come_again(self, pick: int, host: str) -> None:
+        names = sorted(self.model.names)
+        name = names[pick % len(names)]
+        self.signal_to(self.model.names[name], k.Signal.CANCEL)
+        self.get_or_spawn(host, name)
 
     @precondition(lambda self: self.living_workers())
     @rule(pick=PICK)
@@ -203,20 +213,25 @@ class History(ModelledNode):
         if not self.model.reachable(pid):
             with pytest.raises(ValueError, match="not alive"):
                 self.kernel.register(name, pid)
-        elif self.model.names.get(name, pid) != pid:
+        elif (self.model.names.get(name) or self.model.holders.get(name, pid)) != pid:
             with pytest.raises(NameTaken):
                 self.kernel.register(name, pid)
         else:
             self.kernel.register(name, pid)
             self.model.names[name] = pid
 
-    @rule(name=NAME)
-    def unregister(self, name: str) -> None:
-        if self.model.names.pop(name, None) is None:
+    @rule(name=NAME, pick=st.none() | PICK, by_holder=st.booleans())
+    def unregister(self, name: str, pick: int | None, by_holder: bool) -> None:
+        workers = self.living_workers()
+        asker = workers[pick % len(workers)] if workers and pick is not None else None
+        if by_holder:
+            asker = self.model.holders.get(name, asker)
+        expected = self.model.unregister(name, asker)
+        if expected is None:
             with pytest.raises(NameNotFound):
-                self.kernel.names.unregister(name)
+                self.kernel.unregister(name, asker)
         else:
-            self.kernel.names.unregister(name)
+            self.do(self.kernel.unregister(name, asker), expected)
 
     @precondition(lambda self: self.everyone())
     @rule(pick=PICK, group=GROUP, meta=META)
@@ -327,6 +342,7 @@ class History(ModelledNode):
         History.steps += 1
         self.the_living_are_those_of_the_model()
         self.names_show_nobody_who_is_dead_or_cancelled()
+        self.under_an_exclusive_name_one_runs_and_whoever_waits_waits_for_it()
         self.groups_show_nobody_who_is_dead_or_cancelled()
         self.a_watch_shows_its_group_as_it_is()
         self.relations_are_between_the_living()
@@ -349,6 +365,18 @@ class History(ModelledNode):
         assert all(self.model.reachable(pid) for pid in shown.values())
         for pid in self.pids:
             assert names.of(pid) == {name for name, owner in shown.items() if owner == pid}
+
+    def under_an_exclusive_name_one_runs_and_whoever_waits_waits_for_it(self) -> None:
+        names, state = self.kernel.names, self.model.state
+        assert names._exclusive == self.model.exclusive
+        assert names._holders == self.model.holders
+        assert all(state[pid] == "cancelling" for pid in names._holders.values())
+        runs = [name for pid, name in names._exclusive.items() if state[pid] != "waiting"]
+        assert len(runs) == len(set(runs))
+        for pid in state:
+            former = names.awaited(pid)
+            assert (former is not None) is (state[pid] == "waiting")
+            History.waits += former is not None
 
     def groups_show_nobody_who_is_dead_or_cancelled(self) -> None:
         groups = self.kernel.groups
@@ -424,7 +452,8 @@ class History(ModelledNode):
         kernel, relations = self.kernel, self.kernel.relations
         assert not kernel.processes
         assert [relations._watchers, relations._watched, relations._links] == [{}] * 3
-        assert [kernel.names._pids, kernel.names._names] == [{}] * 2
+        names = kernel.names
+        assert [names._pids, names._names, names._exclusive, names._holders] == [{}] * 4
         assert [kernel.groups._members, kernel.groups._groups] == [{}] * 2
         assert [kernel.groups._watchers, kernel.groups._watched] == [{}] * 2
         assert [kernel.count(host) for host in LIMITS] == [0] * len(LIMITS)
@@ -433,7 +462,7 @@ class History(ModelledNode):
 
 
 def test_any_history_of_processes_and_transfers_is_that_of_the_model() -> None:
-    History.steps = 0
+    History.steps = History.waits = 0
     run_state_machine_as_test(
         History,
         settings=settings(
@@ -447,3 +476,4 @@ def test_any_history_of_processes_and_transfers_is_that_of_the_model() -> None:
         ),
     )
     assert History.steps > 1000
+    assert History.waits > 100

@@ -82,7 +82,7 @@ def test_what_is_taken_back_makes_room(kernel: Kernel, few: int) -> None:
         kernel.watch_group(f"group {i}", ME, i)
         kernel.monitor(ME, pids(20)[i])
         kernel.link(ME, pids(20)[i])
-    kernel.names.unregister("name 0")
+    kernel.unregister("name 0")
     kernel.groups.leave("group 0", ME)
     kernel.groups.unwatch("group 0", ME, 0)
     kernel.relations.unmonitor(ME, pids(20)[0])

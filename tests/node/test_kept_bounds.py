@@ -34,8 +34,7 @@ from wsrelay import (
 )
 from wsrelay.kernel import Kernel
 from wsrelay.node import engine, requests
-from wsrelay.node.host import Incarnation, Intake, NodePipe, Unfinished
-from wsrelay.node.host import pipe as pipes
+from wsrelay.node.host import Incarnation, Intake, NodePipe, Unfinished, lanes
 from wsrelay.values.message import ExitError, reason_of, sendable
 from wsrelay.values.pid import LONGEST, PID, address
 from wsrelay.values.sizes import ITEM
@@ -283,7 +282,7 @@ def test_names_and_groups_count_for_who_gives_them_too(kernel: Kernel, what: str
 
 @both
 def test_names_and_groups_that_end_make_room_whoever_ends_them(kernel: Kernel, what: str) -> None:
-    end = kernel.names.unregister if what == "name" else lambda g: kernel.groups.leave(g, CLIENT)
+    end = kernel.unregister if what == "name" else lambda g: kernel.groups.leave(g, CLIENT)
     for _ in range(3):
         give(kernel, what, "first", CLIENT, ME)
         give(kernel, what, "second", CLIENT, ME)
@@ -419,7 +418,7 @@ async def test_events_that_nobody_reads_count_for_what_they_take(
 async def test_a_result_for_which_there_is_no_room_is_left_out_and_its_end_is_told(
     pipe: NodePipe, monkeypatch: pytest.MonkeyPatch, ended: wire.PackedResult, left: ExitError
 ) -> None:
-    monkeypatch.setattr(pipes, "_RESULTS", 3 * MB)
+    monkeypatch.setattr(lanes, "_RESULTS", 3 * MB)
     for number in range(10):
         pipe.post(wire.FinishedFrame(number, wire.PackedResult(ended.value, ended.error)))
     assert pipe._outgoing < 3 * MB

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import os
 import signal
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,11 +15,20 @@ import rooms
 from exits import Exits
 from support import Journal, processes, room, until
 
-from wsrelay import PID, Node, RestartPolicy, Service, Supervisor
+from wsrelay import PID, Node, RestartPolicy, Service, Supervisor, process
+from wsrelay.kernel import ProcessState
 
 pytestmark = pytest.mark.anyio
 
 SOON = RestartPolicy(initial_delay=0.01, max_delay=0.05)
+
+
+def end_when_there(path: str) -> None:
+    """Return some time after the cancel: when that file is there."""
+    for _ in process.inbox():
+        pass
+    while not Path(path).exists():
+        time.sleep(0.005)
 
 
 def recorder(name: str, journal: Journal, **options: Any) -> Service:
@@ -135,6 +147,57 @@ async def test_a_stopped_service_stays_so_until_it_is_started(journal: Journal) 
         assert not node.workers
         supervisor.start_service("service")
         assert await next_pid(supervisor, "service", after=first)
+
+
+async def test_a_service_that_is_started_while_it_stops_waits_for_its_former_process(
+    journal: Journal, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    hold = journal.path.with_suffix(".may_end")
+    service = Service(name="slow", target=end_when_there, args=(str(hold),))
+    node, supervisor = supervised(service, stop_timeout=20.0)
+    async with node:
+        exits = Exits(node)
+        first = await next_pid(supervisor, "slow")
+        assert await node.started(first) is None
+        stopping = asyncio.create_task(supervisor.stop_service("slow"))
+        await until(lambda: node.why_no_target(first), "it is being stopped")
+        supervisor.start_service("slow")
+        second = await next_pid(supervisor, "slow", after=first)
+        assert node.lookup("slow") == second
+        assert not exits.results
+        assert node.engine.processes[second].row.state is ProcessState.WAITING
+        hold.touch()
+        await stopping
+        assert await node.started(second) is None
+        assert supervisor.pid("slow") == second
+        assert (await exits.of(first)).error is None
+    assert list(exits.results) == [first, second]
+    assert "failed" not in caplog.text
+    assert "has finished" not in caplog.text
+
+
+async def test_a_stop_waits_for_the_former_process_of_a_service_too(journal: Journal) -> None:
+    hold = journal.path.with_suffix(".may_end")
+    node, supervisor = supervised(
+        Service(name="slow", target=end_when_there, args=(str(hold),)), stop_timeout=20.0
+    )
+    async with node:
+        exits = Exits(node)
+        first = await next_pid(supervisor, "slow")
+        assert await node.started(first) is None
+        node.cancel(first)
+        first_stop = asyncio.create_task(supervisor.stop_service("slow"))
+        await asyncio.sleep(0)
+        supervisor.start_service("slow")
+        second = await next_pid(supervisor, "slow", after=first)
+        second_stop = asyncio.create_task(supervisor.stop_service("slow"))
+        await exits.of(second)
+        assert not second_stop.done()
+        hold.touch()
+        await asyncio.gather(first_stop, second_stop)
+        assert list(exits.results) == [second, first]
+        assert not node.workers
 
 
 def failed_twice(exits: Exits) -> bool:

@@ -73,7 +73,8 @@ async def misstart(face: Any) -> list[str]:
 @both
 async def cancel_by_name(face: Any) -> list[Any]:
     """Cancel one that has names and groups: they are free as soon as we ask."""
-    pid = await now(face.get_or_spawn("room", deaf, "hasty"))
+    pid = face.spawn(deaf, "hasty")
+    await now(face.registry.register("room", pid))
     await now(face.registry.register("second", pid))
     face.groups.join("all", pid)
     face.monitor(pid)

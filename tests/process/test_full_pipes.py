@@ -44,7 +44,8 @@ async def test_plain_calls_of_a_coroutine_hold_up_nothing_behind_a_client_that_d
     ):
         not_reading(websocket)
         await until(
-            lambda: node.engine.processes[pid].pipe._holds, "the node does not read it either"
+            lambda: node.engine.processes[pid].incarnation.pipe._holds,
+            "the node does not read it either",
         )
         called.with_name("called.held").touch()
         await until(called.exists, "all has been called")

@@ -116,13 +116,13 @@ async def test_under_pause_the_worker_waits_for_its_client_and_nothing_is_lost(
             before = psutil.Process().memory_info().rss
             await say(websocket, "flood", 300, 100_000)
             worker = node.engine.processes[pid]
-            await until(lambda: worker.pipe._holds, "the worker is held")
+            await until(lambda: worker.incarnation.pipe._holds, "the worker is held")
             assert psutil.Process().memory_info().rss - before < 20 * MEGABYTE
             reading(websocket)
             for _ in range(300):
                 assert len(await received(websocket)) == 100_000
             assert await received(websocket) == "flooded"
-            assert not worker.pipe._holds
+            assert not worker.incarnation.pipe._holds
 
 
 async def test_under_drop_a_slow_client_misses_the_newest_and_keeps_its_connection(
@@ -165,10 +165,10 @@ async def test_under_pause_a_client_that_goes_frees_its_worker(
             not_reading(websocket)
             await say(websocket, "flood", 300, 100_000)
             worker = node.engine.processes[pid]
-            await until(lambda: worker.pipe._holds, "the worker is held")
+            await until(lambda: worker.incarnation.pipe._holds, "the worker is held")
             websocket.transport.abort()
         await journal.line("ws.leave")
-        assert not worker.pipe._holds
+        assert not worker.incarnation.pipe._holds
 
 
 async def test_under_pause_what_a_held_worker_left_behind_arrives(
@@ -183,7 +183,9 @@ async def test_under_pause_what_a_held_worker_left_behind_arrives(
             await journal.line("ws.join")
             not_reading(websocket)
             await say(websocket, "flood", 300, 100_000)
-            await until(lambda: node.engine.processes[pid].pipe._holds, "the worker is held")
+            await until(
+                lambda: node.engine.processes[pid].incarnation.pipe._holds, "the worker is held"
+            )
             node.terminate(pid)
             await until(lambda: pid not in node.workers, "it has ended")
             reading(websocket)

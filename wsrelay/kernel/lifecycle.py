@@ -1,8 +1,10 @@
 """A process's life, in one table.
 
-A worker begins in STARTING, a connection in RUNNING, since its client is already connected. READY
-comes once; CANCEL, TERMINATE and the timeouts may come late or twice; EXIT is reported by the
-operating system (or the transport) and ends everything.
+A worker begins in STARTING, or in WAITING if the process before it under its exclusive name has not
+ended; a connection begins in RUNNING, since its client is already connected. DUE ends the waiting.
+READY comes once; CANCEL, TERMINATE and the timeouts may come late or twice; EXIT is reported by the
+operating system (or the transport) and ends everything. Nothing runs a process that waits, so it
+ends by the signal itself.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ __all__ = ["TABLE", "Action", "ProcessState", "Signal"]
 class ProcessState(enum.Enum):
     """The stage of a process's life."""
 
+    WAITING = "waiting"
     STARTING = "starting"
     RUNNING = "running"
     CANCELLING = "cancelling"
@@ -25,6 +28,7 @@ class ProcessState(enum.Enum):
 class Signal(enum.Enum):
     """What can happen to a process."""
 
+    DUE = "due"
     READY = "ready"
     CANCEL = "cancel"
     TERMINATE = "terminate"
@@ -36,6 +40,7 @@ class Signal(enum.Enum):
 class Action(enum.Enum):
     """What a transition asks for."""
 
+    LAUNCH = "take a place in the host and start the worker"
     START = "notify those who wait for the start"
     STOP = "release the names, close the inbox, notify the process, arm the stop timeout"
     KILL = "end it at once"
@@ -45,7 +50,17 @@ class Action(enum.Enum):
 Row = dict[Signal, tuple[ProcessState, Action | None]]
 
 TABLE: Final[dict[ProcessState, Row]] = {
+    ProcessState.WAITING: {
+        Signal.DUE: (ProcessState.STARTING, Action.LAUNCH),
+        Signal.READY: (ProcessState.WAITING, None),
+        Signal.CANCEL: (ProcessState.EXITED, Action.CLEAN_UP),
+        Signal.TERMINATE: (ProcessState.EXITED, Action.CLEAN_UP),
+        Signal.START_TIMEOUT: (ProcessState.WAITING, None),
+        Signal.STOP_TIMEOUT: (ProcessState.WAITING, None),
+        Signal.EXIT: (ProcessState.EXITED, Action.CLEAN_UP),
+    },
     ProcessState.STARTING: {
+        Signal.DUE: (ProcessState.STARTING, None),
         Signal.READY: (ProcessState.RUNNING, Action.START),
         Signal.CANCEL: (ProcessState.CANCELLING, Action.STOP),
         Signal.TERMINATE: (ProcessState.STARTING, Action.KILL),
@@ -54,6 +69,7 @@ TABLE: Final[dict[ProcessState, Row]] = {
         Signal.EXIT: (ProcessState.EXITED, Action.CLEAN_UP),
     },
     ProcessState.RUNNING: {
+        Signal.DUE: (ProcessState.RUNNING, None),
         Signal.READY: (ProcessState.RUNNING, None),
         Signal.CANCEL: (ProcessState.CANCELLING, Action.STOP),
         Signal.TERMINATE: (ProcessState.RUNNING, Action.KILL),
@@ -62,6 +78,7 @@ TABLE: Final[dict[ProcessState, Row]] = {
         Signal.EXIT: (ProcessState.EXITED, Action.CLEAN_UP),
     },
     ProcessState.CANCELLING: {
+        Signal.DUE: (ProcessState.CANCELLING, None),
         Signal.READY: (ProcessState.CANCELLING, None),
         Signal.CANCEL: (ProcessState.CANCELLING, None),
         Signal.TERMINATE: (ProcessState.CANCELLING, Action.KILL),

@@ -6,7 +6,8 @@ a process is started, reached or ended.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterable, Mapping
 
 from msgspec import Struct
 
@@ -93,6 +94,9 @@ Effect = (
     | PresenceEffect
 )
 
+_Ends = deque[tuple[PID, Result]]
+"""Processes that have ended, each with its result."""
+
 _NOPROC = Result(error=ExitError(ExitKind.NOPROC, "there is no such process"))
 
 _ENDED_BY = {
@@ -138,19 +142,26 @@ class Kernel:
         return self._processes
 
     def count(self, host: str) -> int:
-        """Return the number of living workers of the host."""
+        """Return the number of living workers of the host; those that wait take no place."""
         return self._workers[host]
+
+    def limit(self, host: str) -> int:
+        """Return how many workers the host may have; 0 if it has been removed."""
+        return self._limits.get(host, 0)
 
     def set_hosts(self, hosts: Mapping[str, int]) -> None:
         """Replace the process hosts and limits; workers of a removed host keep running."""
         self._limits = dict(hosts)
         self._workers = {**dict.fromkeys(hosts, 0), **self._workers}
 
-    def check_host(self, host: str) -> None:
-        """Raise `UnknownHost` or `HostFull` if the host cannot take one more worker."""
+    def check_host(self, host: str, *, waits: bool = False) -> None:
+        """Raise `UnknownHost` or `HostFull` if the host cannot take one more worker.
+
+        One that `waits` takes no place yet.
+        """
         if (limit := self._limits.get(host)) is None:
             raise UnknownHost(host, list(self._limits))
-        if self._workers[host] >= limit:
+        if not waits and self._workers[host] >= limit:
             raise HostFull(host, limit)
 
     def spawn(
@@ -164,24 +175,29 @@ class Kernel:
     ) -> list[Effect]:
         """Add a worker, under a name if one is given, monitored by or linked to its parent.
 
-        Raises `UnknownHost`, `HostFull`, `NameTaken`, `InvalidName` or `TooMany`, and then changes
-        nothing.
+        The name is exclusive: if a cancelled process still holds it, the worker waits, and its
+        `LaunchEffect` comes when that process has ended. Raises `UnknownHost`, `HostFull`,
+        `NameTaken`, `InvalidName` or `TooMany`, and then changes nothing.
         """
-        self.check_host(pid.host)
+        waits = self.names.holder(name) is not None
+        self.check_host(pid.host, waits=waits)
         if pid in self._processes:
             raise ValueError(f"{pid} is in use")
         relatives = [parent] if parent in self._processes else []
         for one in relatives:
             self.relations.check(one, pid, monitor=monitored, link=linked)
         if name is not None:
-            self.names.register(name, pid)  # the last step that may raise
-        self._processes[pid] = Process(pid, ProcessState.STARTING, connection=False)
-        self._workers[pid.host] += 1
+            self.names.claim(name, pid)  # the last step that may raise
+        state = ProcessState.WAITING if waits else ProcessState.STARTING
+        self._processes[pid] = Process(pid, state, connection=False)
         for one in relatives:
             if monitored:
                 self.relations.monitor(one, pid)
             if linked:
                 self.relations.link(one, pid)
+        if waits:
+            return []
+        self._workers[pid.host] += 1
         return [LaunchEffect(pid)]
 
     def spawn_failed(
@@ -190,7 +206,7 @@ class Kernel:
         """Notify the parent of a worker that could not even be added."""
         result = Result(error=error)
         effects = self._exit_event(parent, pid, result) if monitored else []
-        return effects + (self._link_down(parent, pid, result) if linked else [])
+        return effects + (self._broken_link(parent, pid, result) if linked else [])
 
     def get_or_spawn(self, name: str, pid: PID) -> tuple[PID, list[Effect]]:
         """Return the process of that name, or add this worker under it."""
@@ -223,6 +239,15 @@ class Kernel:
             raise InvalidName(f"{pid} is not alive, so it cannot be registered as {name!r}")
         self.names.register(name, pid, asker)
 
+    def unregister(self, name: str, asker: PID | None = None) -> list[Effect]:
+        """Free a name, which gives up its exclusivity too. Raises `NameNotFound`.
+
+        A cancelled process that unregisters the exclusive name that it still holds lets its
+        successor start. A successor that loses its name while it waits starts at once.
+        """
+        pid = self.names.unregister(name, asker)
+        return [] if pid is None else self._settle(due=[pid])
+
     # Relations
 
     def monitor(self, watcher: PID, target: PID) -> list[Effect]:
@@ -239,7 +264,7 @@ class Kernel:
         if other in self._processes:
             self.relations.link(one, other)
             return []
-        return self._link_down(one, other, _NOPROC)
+        return self._broken_link(one, other, _NOPROC)
 
     def trap_links(self, pid: PID, *, trap: bool) -> None:
         """Choose whether the process gets LINK_DOWN or is itself ended."""
@@ -271,7 +296,12 @@ class Kernel:
     def _exit_event(self, watcher: PID, target: PID, result: Result) -> list[Effect]:
         return [NotifyEffect(watcher, Event("EXIT", target, result))]
 
-    def _link_down(self, pid: PID, ended: PID, result: Result) -> list[Effect]:
+    def _broken_link(self, pid: PID, ended: PID, result: Result) -> list[Effect]:
+        ends: _Ends = deque()
+        effects = self._link_down(pid, ended, result, ends)
+        return effects + self._settle(ends)
+
+    def _link_down(self, pid: PID, ended: PID, result: Result, ends: _Ends) -> list[Effect]:
         """Notify or end a process that was linked to one that ended with an error."""
         process = self._processes.get(pid)
         if process is None or result.error is None:
@@ -279,7 +309,11 @@ class Kernel:
         if process.traps_links:
             return [NotifyEffect(pid, Event("LINK_DOWN", ended, result))]
         why = f"linked process {ended} ended ({result.error.kind})"
-        process.ended_by = process.ended_by or ExitError(ExitKind.LINK_DOWN, why)
+        error = ExitError(ExitKind.LINK_DOWN, why)
+        if process.state is ProcessState.WAITING:
+            ends.append((pid, Result(error=error)))
+            return []
+        process.ended_by = process.ended_by or error
         return [BreakEffect(pid, why)]
 
     def why_no_target(self, pid: PID) -> str | None:
@@ -302,20 +336,24 @@ class Kernel:
         sender: PID | None = None,
         because: ExitError | None = None,
     ) -> list[Effect]:
-        """Give a signal (other than EXIT) to a process; has no effect if it is not alive.
+        """Give a signal to a process; has no effect if it is not alive.
 
+        Neither EXIT, for which there is `exited`, nor DUE, which follows from another's exit.
         `because` is the error with which a process killed by this signal ends, if it is not the
         signal's own.
         """
         if (process := self._processes.get(pid)) is None:
             return []
-        process.state, action = TABLE[process.state][signal]
+        state, action = TABLE[process.state][signal]
+        if action is Action.CLEAN_UP:  # it waits, and nothing runs it yet
+            return self.exited(pid, Result(error=because or _ENDED_BY.get(signal)))
+        process.state = state
         match action:
             case Action.START:
                 return [StartedEffect(pid)]
             case Action.STOP:
                 process.takes_mail = False
-                self.names.release(pid)
+                self.names.cancelled(pid)
                 return [*self.groups.release(pid), StopEffect(pid, reason, sender or pid)]
             case Action.KILL:
                 process.ended_by = process.ended_by or because or _ENDED_BY[signal]
@@ -323,16 +361,38 @@ class Kernel:
         return []
 
     def exited(self, pid: PID, result: Result) -> list[Effect]:
-        """Record that the process has exited; a second call has no effect."""
+        """Record that the process has exited; a second call has no effect.
+
+        What its end brings about follows: first its notifications, then the ends of those that
+        waited and were linked to it, then the start of its successor.
+        """
+        return self._settle(deque([(pid, result)]))
+
+    def _settle(self, ends: _Ends | None = None, due: Iterable[PID] = ()) -> list[Effect]:
+        """Record these ends and all that follow from them, then start those that are due.
+
+        A process that waits has nothing to be killed first, so one end may be that of many.
+        """
+        ends, waiting = deque() if ends is None else ends, deque(due)
+        effects: list[Effect] = []
+        while ends or waiting:
+            if ends:
+                effects += self._end(*ends.popleft(), ends, waiting)
+            else:
+                effects += self._start(waiting.popleft(), ends)
+        return effects
+
+    def _end(self, pid: PID, result: Result, ends: _Ends, due: deque[PID]) -> list[Effect]:
         if (process := self._processes.pop(pid, None)) is None:
             return []
+        if not process.connection and process.state is not ProcessState.WAITING:
+            self._workers[pid.host] -= 1
         process.state = ProcessState.EXITED
         process.takes_mail = False
-        self.names.release(pid)
+        if (successor := self.names.release(pid)) is not None:
+            due.append(successor)
         left = self.groups.release(pid)
         watchers, linked = self.relations.release(pid)
-        if not process.connection:
-            self._workers[pid.host] -= 1
         killed = result.error is not None and result.error.kind is ExitKind.KILLED
         if process.ended_by and (killed or (process.connection and result.error)):
             result = Result(result.value, process.ended_by)
@@ -340,5 +400,23 @@ class Kernel:
         for watcher in watchers:
             effects += self._exit_event(watcher, pid, result)
         for other in linked:
-            effects += self._link_down(other, pid, result)
+            effects += self._link_down(other, pid, result, ends)
         return effects
+
+    def _start(self, pid: PID, ends: _Ends) -> list[Effect]:
+        """Start a process that has waited for the one before it, if its host has a place."""
+        process = self._processes.get(pid)
+        if process is None or process.state is not ProcessState.WAITING:
+            return []
+        if self.names.awaited(pid) is not None:
+            return []
+        try:
+            self.check_host(pid.host)
+        except (UnknownHost, HostFull) as error:
+            is_full = isinstance(error, HostFull)
+            kind = ExitKind.HOST_FULL if is_full else ExitKind.START_FAILED
+            ends.append((pid, Result(error=ExitError(kind, str(error)))))
+            return []
+        process.state, _ = TABLE[process.state][Signal.DUE]
+        self._workers[pid.host] += 1
+        return [LaunchEffect(pid)]

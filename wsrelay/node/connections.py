@@ -262,13 +262,13 @@ class Connections:
         """Make a worker's writes wait for a connection; False if the sender is not a worker."""
         if (process := self._engine.processes.get(sender)) is None:
             return False
-        process.pipe.hold(client)
+        process.incarnation.pipe.hold(client)
         return True
 
     def release(self, sender: PID, client: PID) -> None:
         """Undo `hold`."""
         if (process := self._engine.processes.get(sender)) is not None:
-            process.pipe.release(client)
+            process.incarnation.pipe.release(client)
 
     # Bindings
 

@@ -17,7 +17,7 @@ from typing import Any, Final
 from msgspec import Raw
 
 from wsrelay import wire
-from wsrelay.errors import HostFailed, TooMany
+from wsrelay.errors import HostFailed, HostFull, TooMany
 from wsrelay.kernel import (
     BreakEffect,
     Effect,
@@ -35,7 +35,7 @@ from wsrelay.kernel import (
 from wsrelay.template import worker_title
 from wsrelay.values.message import ExitError, ExitKind, Result
 from wsrelay.values.pid import PID, PIDSource, base36
-from wsrelay.values.printable import escaped, printable, shortened
+from wsrelay.values.printable import printable, shortened
 from wsrelay.values.sizes import show
 from wsrelay.values.targets import TargetEntry
 from wsrelay.wire import payload
@@ -44,7 +44,7 @@ from wsrelay.wire.logrecord import fields
 from .endpoint import Endpoint
 from .host import WORKER_LOG, Incarnation, Unfinished
 from .mistake_log import MistakeLog
-from .process import WorkerProcess
+from .process import Program, WorkerProcess
 from .templates import Templates
 
 __all__ = ["Engine", "FrameHandler"]
@@ -60,6 +60,8 @@ _LONGEST_TRACEBACK: Final = 64 * 1024
 
 _TEMPLATE_START: Final = 10.0
 """Seconds that a template may take to begin loading, on a busy machine."""
+
+_NOT_RUNNING_YET: Final = (ProcessState.WAITING, ProcessState.STARTING)
 
 FrameHandler = Callable[[wire.FromWorker], Iterator[None] | None]
 """Handles a frame of a worker; long work is returned as an iterator, to be done step by step."""
@@ -153,8 +155,8 @@ class Engine:
                 endpoint.break_link()
             case PresenceEffect():
                 self.processes[effect.pid].show(effect)
-            case LaunchEffect():  # `launch` carries it out itself, since it may fail
-                raise AssertionError(effect)
+            case LaunchEffect():
+                self._launch_successor(self.processes[effect.pid])
 
     def _on_start(self, process: WorkerProcess) -> None:
         process.stop_timer()
@@ -177,15 +179,26 @@ class Engine:
     def _on_exit(self, pid: PID, result: Result) -> None:
         process = self.processes.pop(pid)
         del self.endpoints[pid]
-        self._log_exit(pid, result.error, self.about(process))
+        if process.launched:
+            self._log_exit(pid, result.error, self.about(process))
+        else:
+            process.exited(functools.partial(self.about, process))
+            self._log_unlaunched(process, result.error)
         self.mistakes.forget(pid)
         if process.start_awaited:
-            process.tell_started(_why_not_started(pid, result))
+            process.tell_started(self._why_not_started(process, result))
         for observer in self.on_exit:
             observer(process, result)
         if (callback := self.when_ended.pop(pid, None)) is not None:
             callback(_opened(result))
         self.changed()
+
+    def abandon(self, process: WorkerProcess, error: ExitError) -> None:
+        """Record the end of a process whose node has been closed, before this returns."""
+        if process.launched:
+            process.incarnation.abandoned(error)
+        else:
+            self.execute(self.kernel.exited(process.pid, Result(error=error)))
 
     def dismiss(self, pid: PID) -> None:
         """Cancel a process because the node shuts down, unless a companion will end it."""
@@ -218,8 +231,9 @@ class Engine:
     ) -> PID:
         """Start a worker, or return the one that already has the name.
 
-        Raises `UnknownHost`; `HostFull`; `HostFailed` if the node is shutting down or the system
-        has no descriptors left; and `TooMany` if too many of the parent's arguments wait already.
+        If a cancelled process still holds the name, the worker waits until that has ended. Raises
+        `UnknownHost`; `HostFull`; `HostFailed` if the node is shutting down or the system has no
+        descriptors left; and `TooMany` if too many of the parent's arguments wait already.
         """
         if name is not None and (there := self.kernel.names.get(name)) is not None:
             if (process := self.processes.get(there)) is not None:
@@ -229,13 +243,27 @@ class Engine:
             raise HostFailed(f"node {self.name} shuts down")
         if parent is not None and len(code) > _LARGE_CODE:
             self._check_code(parent, len(code))
-        # Its one effect is carried out here, so that the caller gets the error if that fails.
-        self.kernel.spawn(pid, name, parent=parent, monitored=monitored, linked=linked)
-        try:
-            self._launch(pid, target, code, plain, parent)
-        except HostFailed:
-            self.kernel.exited(pid, Result())  # the caller learns of it from this error
-            raise
+        effects = self.kernel.spawn(pid, name, parent=parent, monitored=monitored, linked=linked)
+        process = WorkerProcess(
+            self.kernel.processes[pid],
+            self.templates.options[pid.host],
+            Program(target, code, plain),
+            parent=parent,
+            signal=self.signal,
+            stopping=self._stopping,
+        )
+        process.names = [*self.kernel.names.of(pid)]
+        if effects:
+            # Its launch is carried out here, so that the caller gets the error if it fails.
+            try:
+                self._launch(process)
+            except HostFailed:
+                self.kernel.exited(pid, Result())  # the caller learns of it from this error
+                raise
+        else:
+            former = self.kernel.names.awaited(pid)
+            self._debug(process, f"waits until {former} has ended: {process.target}")
+        self.processes[pid] = self.endpoints[pid] = process
         return pid
 
     def _check_code(self, parent: PID, size: int) -> None:
@@ -244,58 +272,57 @@ class Engine:
         if sum(process.waiting_code for process in mine) + size > _MOST_CODE:
             raise TooMany("arguments (of processes that have not started)", show(_MOST_CODE))
 
-    def _launch(
-        self, pid: PID, target: str | None, code: bytes, plain: bool, parent: PID | None
-    ) -> None:
-        process = WorkerProcess(
-            self.kernel.processes[pid],
-            self.templates.options[pid.host],
-            target=escaped(target or "a callable"),
-            parent=parent,
-            signal=self.signal,
-            stopping=self._stopping,
-        )
-        process.names = [*self.kernel.names.of(pid)]
-        process.waiting_code = len(code)
-        self._incarnate(process)
-        self.processes[pid] = self.endpoints[pid] = process
+    def _launch_successor(self, process: WorkerProcess) -> None:
+        """Launch a process that has waited for the one before it."""
+        try:
+            self._launch(process)
+        except HostFailed as error:
+            failed = Result(error=ExitError(ExitKind.START_FAILED, str(error)))
+            self.execute(self.kernel.exited(process.pid, failed))
+
+    def _launch(self, process: WorkerProcess) -> None:
+        """Have a process run by its host as that is now; raises `HostFailed`."""
+        pid, program = process.pid, process.program
+        assert program is not None  # noqa: S101 - it is launched once
+        process.use(self.templates.options[pid.host])
+        incarnation = self._incarnation(process)
         self._debug(process, f"starts: {process.target}")
+        target = program.target
         if target is not None and (entry := self.entries.get(target)) is not None:
             target = entry.target
-        process.pipe.post(
+        incarnation.pipe.post(
             wire.StartFrame(
                 str(pid),
-                self.ids(process.incarnation).prefix,
+                self.ids(incarnation).prefix,
                 self._catalog(),
                 target,
-                code,
+                program.code,
                 logging.getLogger(WORKER_LOG).getEffectiveLevel(),
                 worker_title(pid, process.names, process.target),
-                plain,
+                program.plain,
                 process.rights,
             )
         )
+        process.runs_as(incarnation)
         template = self.templates[pid.host]
-        template.launch(process.incarnation)
+        template.launch(incarnation)
         timeout = process.options.start_timeout
         if template.loading:
             # The template has its own timeout, and reports better why loading takes too long.
             timeout += _TEMPLATE_START + timeout
         process.signal_after(timeout, Signal.START_TIMEOUT)
 
-    def _incarnate(self, process: WorkerProcess) -> None:
-        """Create the incarnation that runs a process; raises `HostFailed`."""
-        process.runs_as(
-            Incarnation(
-                process.pid,
-                next(self._refs),
-                process.options,
-                log=process.log,
-                received=self.receiver(process),
-                exited=functools.partial(self._exited, process),
-                about=functools.partial(self.about, process),
-                unfinished=self.unfinished,
-            )
+    def _incarnation(self, process: WorkerProcess) -> Incarnation:
+        """Create what is to run a process; raises `HostFailed`."""
+        return Incarnation(
+            process.pid,
+            next(self._refs),
+            process.options,
+            log=process.log,
+            received=self.receiver(process),
+            exited=functools.partial(self._exited, process),
+            about=functools.partial(self.about, process),
+            unfinished=self.unfinished,
         )
 
     def reconfigure(self, entries: Mapping[str, TargetEntry]) -> None:
@@ -305,7 +332,8 @@ class Engine:
         self._known = None
         catalog = self._catalog_frame()
         for process in self.processes.values():
-            process.pipe.post(catalog)
+            if process.launched:  # else it gets the catalog of the time when it starts
+                process.pipe.post(catalog)
 
     def _catalog_frame(self) -> wire.CatalogFrame:
         entries = {name: entry.host for name, entry in self.entries.items()}
@@ -318,11 +346,28 @@ class Engine:
         return self._known
 
     async def started(self, pid: PID) -> str | None:
-        """Wait until the process runs its handler; return why it cannot be a target, or None."""
+        """Wait until the process runs its handler; return why it cannot be a target, or None.
+
+        Raises `HostFull` if the process waited for the one before it under its name, and its host
+        had no place when that had ended.
+        """
         process = self.processes.get(pid)
-        if process is not None and process.row.state is ProcessState.STARTING:
-            return await asyncio.shield(process.wait_for_start())
-        return self.kernel.why_no_target(pid)
+        if process is None or process.row.state not in _NOT_RUNNING_YET:
+            return self.kernel.why_no_target(pid)
+        problem = await asyncio.shield(process.wait_for_start())
+        if isinstance(problem, HostFull):
+            raise problem
+        return problem
+
+    def _why_not_started(self, process: WorkerProcess, result: Result) -> str | HostFull:
+        error = result.error
+        if error is None:
+            why = "it returned at once" if process.launched else "it was cancelled while it waited"
+        elif error.kind is ExitKind.HOST_FULL:
+            return HostFull(process.pid.host, self.kernel.limit(process.pid.host))
+        else:
+            why = shortened(error.message)
+        return f"target_pid {process.pid} is not alive: {why}"
 
     # The log
 
@@ -356,6 +401,29 @@ class Engine:
                 text = before + error.traceback.rstrip()
         _log_exit(pid, error, about, text)
 
+    def _log_unlaunched(self, process: WorkerProcess, error: ExitError | None) -> None:
+        """Log that a process that waited will not start, unless many have just been logged.
+
+        Such an end costs no OS process, so a worker can cause many thousands in a second.
+        """
+        about, host = self.about(process), process.pid.host
+        if error is None:
+            _log_exit(process.pid, error, about, "")
+            return
+        now = asyncio.get_running_loop().time()
+        unlogged = self.mistakes.again(f"ends while waiting in {host}", now)
+        if unlogged is not None:
+            more = f" (nor were {unlogged} others of {host})" if unlogged else ""
+            requested = error.kind is ExitKind.TERMINATED
+            logger.log(
+                logging.WARNING if requested else logging.ERROR,
+                "%s was not started: %s%s",
+                _who(process.pid, about),
+                shortened(str(error)),
+                more,
+                extra={**about, **fields(exit=error.kind.value)},
+            )
+
 
 def _opened(result: Result) -> Result:
     """Return the result with its value decoded, for a waiter in this process."""
@@ -367,13 +435,8 @@ def _opened(result: Result) -> Result:
         return Result(None, result.error)
 
 
-def _why_not_started(pid: PID, result: Result) -> str:
-    why = shortened(result.error.message) if result.error else "it returned at once"
-    return f"target_pid {pid} is not alive: {why}"
-
-
 def _log_exit(pid: PID, error: ExitError | None, about: dict[str, Any], traceback: str) -> None:
-    who = " ".join([pid, *map(printable, about.get("wsrelay_names", ()))])
+    who = _who(pid, about)
     if error is None:
         logger.debug("%s exited", who, extra=about)
         return
@@ -389,3 +452,7 @@ def _log_exit(pid: PID, error: ExitError | None, about: dict[str, Any], tracebac
         requested = error.kind in (ExitKind.CANCELLED, ExitKind.TERMINATED)
         level = logging.WARNING if requested else logging.ERROR
         logger.log(level, "%s ended: %s (%s)", who, shortened(str(error)), where, extra=about)
+
+
+def _who(pid: PID, about: dict[str, Any]) -> str:
+    return " ".join([pid, *map(printable, about.get("wsrelay_names", ()))])

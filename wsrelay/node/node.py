@@ -315,9 +315,10 @@ class Node:
         engine.draining = True
         gone = ExitError(ExitKind.KILLED, "SIGKILL: its node was closed")
         engine.unfinished.close()
-        for process in list(engine.processes.values()):
+        # Those that wait end first: none of them must start because the one before it has ended.
+        for process in sorted(engine.processes.values(), key=lambda one: one.launched):
             with contextlib.suppress(RuntimeError):  # the loop of whoever waits for it is closed
-                process.incarnation.abandoned(gone)
+                engine.abandon(process, gone)
         self._at_exit.cancel()
         current.nodes.remove(self)
         self._reset(engine.entries)
@@ -358,7 +359,11 @@ class Node:
     def get_or_spawn(
         self, name: str, target: Any, host: str | None = None, /, *args: Any, **kwargs: Any
     ) -> PID:
-        """Return the process with that name or start one under it, atomically."""
+        """Return the process with that name or start one under it, atomically.
+
+        If the former process of that name has been cancelled, the new one waits until that has
+        ended: `started` waits with it.
+        """
         text, code = pack_target(target, args, kwargs, self.entries)
         pid = self._next_pid(target, host)
         there = self._here(self.engine.launch, pid, text, code, name)
@@ -369,7 +374,10 @@ class Node:
     def spawn_as(
         self, name: str, target: Any, host: str | None = None, args: tuple[Any, ...] = ()
     ) -> PID:
-        """Start a process under a name; raises also `NameTaken`, if another process has it."""
+        """Start a process under a name; raises also `NameTaken`, if another process has it.
+
+        It waits as that of `get_or_spawn` does.
+        """
         text, code = pack_target(target, args, {}, self.entries)
         pid = self._next_pid(target, host)
         there = self._here(self.engine.launch, pid, text, code, name)
@@ -408,7 +416,7 @@ class Node:
 
     def unregister(self, name: str) -> None:
         """Free a name; raises `NameNotFound`."""
-        self._here(self.kernel.names.unregister, name)
+        self._here(lambda: self.engine.execute(self.kernel.unregister(name)))
 
     def join_group(self, group: str, pid: str | None, meta: Any = None) -> None:
         """Make a process join a group; raises `InvalidName`, `PayloadError`."""
@@ -467,7 +475,9 @@ class Node:
     async def started(self, pid: PID) -> str | None:
         """Wait until the worker runs its handler; returns why it cannot be a target, or None.
 
-        Its host's `start_timeout` bounds the wait.
+        The wait is bounded by its host's `start_timeout`, and for a process that waits for the one
+        before it under its name also by that one's `stop_timeout`. Raises `HostFull` if its host
+        had no place left for such a process when it was to start.
         """
         return await self.engine.started(pid)
 

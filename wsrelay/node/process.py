@@ -8,21 +8,23 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-from msgspec import Raw
+from msgspec import Raw, Struct
 
 from wsrelay import wire
 from wsrelay.confinement import HostOptions
+from wsrelay.errors import HostFull
 from wsrelay.kernel import PresenceEffect, Signal
 from wsrelay.kernel import Process as Row
 from wsrelay.values.message import CANCEL, JOIN, LEAVE, Event, ExitError, ExitKind
 from wsrelay.values.pid import PID
+from wsrelay.values.printable import escaped
 from wsrelay.values.rights import Rights
 from wsrelay.wire import payload
 
 from .endpoint import Mail
-from .host import Incarnation, Intake, NodePipe
+from .host import Incarnation, Intake, Lanes
 
-__all__ = ["WorkerProcess"]
+__all__ = ["Program", "WorkerProcess"]
 
 logger = logging.getLogger(__name__)
 
@@ -33,30 +35,47 @@ Signalling = Callable[..., None]
 """Sends a signal to a process: takes its PID, the `Signal`, and the error `because` of which."""
 
 
+class Program(Struct, frozen=True):
+    """What a process runs: the target's text (None: `code` is a callable), code and arguments.
+
+    `plain`: the arguments are data.
+    """
+
+    target: str | None
+    code: bytes
+    plain: bool
+
+
 class WorkerProcess:
-    """A worker as an endpoint, from its launch to its exit.
+    """A worker as an endpoint, from its spawn to its exit.
 
     Its `incarnation`, an OS process behind a pipe, runs it. Everything here outlives that: names,
-    clients, timers, relations (in `row`, which is the kernel's), the log's token bucket.
+    clients, timers, relations (in `row`, which is the kernel's), the log's token bucket. While it
+    waits for the process before it under its name, it has no incarnation, and `pipe` only keeps
+    what it is sent.
     """
+
+    options: HostOptions
+    """Those of its host, as they were at its start."""
+    rights: Rights | None
+    """Those of its host if the host is walled in, else None."""
 
     def __init__(
         self,
         row: Row,
         options: HostOptions,
+        program: Program,
         *,
-        target: str,
         parent: PID | None,
         signal: Signalling,
         stopping: Callable[[WorkerProcess], None],
     ) -> None:
         self.pid = row.pid
         self.row = row
-        self.options = options
-        """Those of its host, as they were at its start."""
-        self.rights: Rights | None = options.rights
-        """Those of its host if the host is walled in, else None."""
-        self.target = target
+        self.use(options)
+        self.program: Program | None = program
+        """What to run; None once it has been launched."""
+        self.target = escaped(program.target or "a callable")
         self.parent = parent
         self.started = time.monotonic()
         self.names: list[str] = []
@@ -65,7 +84,7 @@ class WorkerProcess:
         """Connections bound to it, each with the number of its `ws.join` frame."""
         self.pending: dict[int, asyncio.Future[Any]] = {}
         """Its requests that have not been answered yet, by their number."""
-        self.waiting_code = 0
+        self.waiting_code = len(program.code)
         """Bytes of code and arguments that wait for it to start."""
         self.found = False
         """Whether a spawn under its name has returned it since it was spawned."""
@@ -74,23 +93,38 @@ class WorkerProcess:
         self.drains = False
         """Whether it is asked to end because the node shuts down."""
         self.log = Intake(str(row.pid), options.log_rate)
-        self.incarnation: Incarnation
-        self.pipe: NodePipe
+        self.pipe = Lanes()
+        self._incarnation: Incarnation | None = None
         self._signal = signal
         self._stopping = stopping
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
-        self._start: asyncio.Future[str | None] | None = None
+        self._start: asyncio.Future[str | HostFull | None] | None = None
+
+    def use(self, options: HostOptions) -> None:
+        """Run with these options of its host: it may have been configured anew in the meantime."""
+        self.options, self.rights = options, options.rights
 
     def runs_as(self, incarnation: Incarnation) -> None:
-        """Set the incarnation that runs it from now on."""
-        self.incarnation = incarnation
-        self.pipe = incarnation.pipe
+        """Set the incarnation that runs it from now on; it gets what has been kept for it."""
+        self.pipe.hand_over(incarnation.pipe)
+        self._incarnation, self.pipe, self.program = incarnation, incarnation.pipe, None
+
+    @property
+    def incarnation(self) -> Incarnation:
+        """What runs it; there is none until it has been launched."""
+        assert self._incarnation is not None  # noqa: S101 - asked only of what has written a frame
+        return self._incarnation
+
+    @property
+    def launched(self) -> bool:
+        """Whether it has an incarnation."""
+        return self._incarnation is not None
 
     @property
     def os_pid(self) -> int | None:
         """The id of the OS process, None before the fork."""
-        return self.incarnation.os_pid
+        return None if self._incarnation is None else self._incarnation.os_pid
 
     @property
     def takes_mail(self) -> bool:
@@ -142,12 +176,14 @@ class WorkerProcess:
         """Interrupt a handler that runs on after its CANCEL, and give it `rest` seconds to end."""
         if rest:  # with 0 it is killed at once
             logger.debug("%s runs on after its CANCEL and is interrupted", self.pid)
-            self.incarnation.interrupt()
+            if self._incarnation is not None:
+                self._incarnation.interrupt()
         self.signal_after(rest, Signal.STOP_TIMEOUT)
 
     def kill(self) -> None:
         """Send it SIGKILL."""
-        self.incarnation.kill()
+        if self._incarnation is not None:  # else it could not be launched, and is ending already
+            self._incarnation.kill()
 
     def notify(self, event: Event) -> None:
         """Send it an event, which overtakes its mail."""
@@ -156,7 +192,7 @@ class WorkerProcess:
 
     def break_link(self) -> None:
         """Kill it because a process that it is linked to has ended with an error."""
-        self.incarnation.kill()
+        self.kill()
 
     # Timers: it has one at a time
 
@@ -181,13 +217,13 @@ class WorkerProcess:
         """Whether anybody waits for its start."""
         return self._start is not None
 
-    def wait_for_start(self) -> asyncio.Future[str | None]:
+    def wait_for_start(self) -> asyncio.Future[str | HostFull | None]:
         """Return a future: None once it runs, or the reason why it never will."""
         if self._start is None:
             self._start = self._loop.create_future()
         return self._start
 
-    def tell_started(self, problem: str | None) -> None:
+    def tell_started(self, problem: str | HostFull | None) -> None:
         """Resolve the future of `wait_for_start`; `problem` is why it will not run, or None."""
         future, self._start = self._start, None
         if future is not None and not future.done():
@@ -226,15 +262,17 @@ class WorkerProcess:
         return True
 
     def never_read(self, client: PID, join: int) -> bool:
-        """Whether it has returned without ever reading this client's `ws.join`."""
-        return self.incarnation.never_read(client, join)
+        """Whether it has returned, or never ran, without reading this client's `ws.join`."""
+        return self._incarnation is None or self._incarnation.never_read(client, join)
 
     # Its end
 
     def exited(self, about: Callable[[], dict[str, Any]]) -> None:
-        """Stop its timer and log what its intake still holds."""
+        """Stop its timer, log what its intake still holds, and drop what was kept for it."""
         self.stop_timer()
         self.log.end(about)
+        if self._incarnation is None:
+            self.pipe.close()
 
 
 def _frames(presence: PresenceEffect) -> Iterator[wire.PresenceFrame]:

@@ -185,6 +185,10 @@ class Requests:
         """Whether a process is registered under the name."""
         return self._kernel.names.get(name) is not None
 
+    def holds(self, caller: PID, name: str) -> bool:
+        """Whether the caller has been cancelled and still holds that exclusive name."""
+        return self._kernel.names.holder(name) == caller
+
     def awaits(self, caller: PID, pid: str) -> bool:
         """Whether the process was started by an `exec` of the caller that still waits."""
         process = self._kernel.find(pid, self._engine.name)
@@ -416,8 +420,8 @@ class Requests:
     def _lookup(self, _: WorkerProcess, frame: wire.LookupFrame) -> PID:
         return self._kernel.names.lookup(frame.name)
 
-    def _unregister(self, _: WorkerProcess, frame: wire.UnregisterFrame) -> None:
-        self._kernel.names.unregister(frame.name)
+    def _unregister(self, process: WorkerProcess, frame: wire.UnregisterFrame) -> None:
+        self._engine.execute(self._kernel.unregister(frame.name, process.pid))
 
     def _members(self, _: WorkerProcess, frame: wire.MembersFrame) -> list[PID]:
         return self._kernel.groups.members(frame.group)

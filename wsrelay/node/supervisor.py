@@ -2,12 +2,14 @@
 
 A service that returns has finished and is not restarted; one that ends with an error (it raised,
 was killed, could not start) is restarted under its restart policy. A service is registered under
-its name while it is alive, so it can be reached across restarts.
+its name while it is alive, so it can be reached across restarts. The name is exclusive: a service
+that is started again while its former process is still stopping waits until that has ended.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import random
 from collections.abc import Callable, Collection, Sequence
@@ -133,10 +135,11 @@ class _Keeper:
         self._stopping = False
         self._timer: asyncio.TimerHandle | None = None
         self._restarts = Restarts(service.restart, service.stable_threshold)
-        self._ended = asyncio.Event()
+        self._ended: dict[PID, asyncio.Event] = {}
+        """For each process that has not ended: itself, and one before it that is stopping."""
 
     def start(self) -> None:
-        if self.pid is None:
+        if self.pid is None or self._stopping:
             self._disarm()
             self._stopping = False
             self._restarts = Restarts(self.service.restart, self.service.stable_threshold)
@@ -147,7 +150,8 @@ class _Keeper:
         self._disarm()
         if self.pid is not None:
             self._node.cancel(self.pid, "the service stops")
-            await self._ended.wait()
+        for ended in list(self._ended.values()):
+            await ended.wait()
 
     def _disarm(self) -> None:
         if self._timer is not None:
@@ -156,21 +160,23 @@ class _Keeper:
 
     def _start(self) -> None:
         service = self.service
-        self._timer = None
+        self._timer = self.pid = None
         if not self._node.running:
             return  # the node was killed while closing; its next start starts all services
-        self._ended = asyncio.Event()
         self._restarts.started(asyncio.get_running_loop().time())
         try:
             self.pid = self._node.spawn_as(service.name, service.target, service.host, service.args)
         except (WsrelayError, ValueError) as error:
             self._failed(ExitError(ExitKind.START_FAILED, str(error)))
         else:
-            self._node.when_ended(self.pid, self._over)
+            self._ended[self.pid] = asyncio.Event()
+            self._node.when_ended(self.pid, functools.partial(self._over, self.pid))
 
-    def _over(self, result: Result) -> None:
+    def _over(self, pid: PID, result: Result) -> None:
+        self._ended.pop(pid).set()
+        if pid != self.pid:
+            return  # its successor has taken its place
         self.pid = None
-        self._ended.set()
         if self._stopping or self._node.draining:
             return
         if result.error is None:

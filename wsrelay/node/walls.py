@@ -46,6 +46,9 @@ class NodeView(Protocol):
     def is_registered(self, name: str) -> bool:
         """Whether a process is registered under the name."""
 
+    def holds(self, caller: PID, name: str) -> bool:
+        """Whether the caller has been cancelled and still holds that exclusive name."""
+
     def awaits(self, caller: PID, pid: str) -> bool:
         """Whether the process was started by an `exec` of the caller that still waits."""
 
@@ -97,8 +100,9 @@ def _register(frame: wire.RegisterFrame, _: PID, rights: Rights, sight: NodeView
     rights.check_name(frame.name)
 
 
-def _unregister(frame: wire.UnregisterFrame, _: PID, rights: Rights, sight: NodeView) -> None:
-    _control("unregister", frame.name, rights, sight)
+def _unregister(frame: wire.UnregisterFrame, me: PID, rights: Rights, sight: NodeView) -> None:
+    if not sight.holds(me, frame.name):  # then it is its own, whoever is to have it next
+        _control("unregister", frame.name, rights, sight)
 
 
 def _send(frame: wire.SendFrame, _: PID, rights: Rights, sight: NodeView) -> Reach | None:

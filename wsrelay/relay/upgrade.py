@@ -194,7 +194,12 @@ class Upgrade:
             await self._deny(500, b"Internal Server Error\n")
             self._abandon(relay)
             return
-        problem = await node.started(relay.target_pid) or node.why_no_target(relay.target_pid)
+        try:
+            problem = await node.started(relay.target_pid) or node.why_no_target(relay.target_pid)
+        except HostFull as error:
+            await self._unavailable(error)
+            self._abandon(relay)
+            return
         if problem is None and node.draining:
             problem = f"node {node.name} is shutting down"
         if problem is not None:

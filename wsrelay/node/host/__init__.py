@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .incarnation import Incarnation
+from .lanes import Lanes
 from .log import WORKER_LOG, Intake, own_text
 from .pipe import NodePipe
 from .process_host import ProcessHost
@@ -12,6 +13,7 @@ __all__ = [
     "WORKER_LOG",
     "Incarnation",
     "Intake",
+    "Lanes",
     "NodePipe",
     "ProcessHost",
     "Unfinished",

@@ -17,11 +17,9 @@ from typing import Final
 
 from wsrelay import wire
 from wsrelay.errors import WireError
-from wsrelay.values.message import ExitError, ExitKind
-from wsrelay.values.printable import shortened
-from wsrelay.values.sizes import ITEM, show
 from wsrelay.wire.pipe_pair import Duplex
 
+from .lanes import Lanes
 from .unfinished import LARGE, Account, Share, Unfinished
 
 __all__ = ["NodePipe"]
@@ -44,31 +42,15 @@ _DONE: Final = object()
 _GATHERED: Final = 64
 """Frames per write; IOV_MAX is 1024."""
 
-_FLOOD: Final = 16 * 1024 * 1024
-"""Bytes of replies and events that may wait: a hundred thousand of them."""
 
-_RESULT: Final = 1024
-"""Bytes that an event or the end of an `exec` counts for at most: the size of a result is chosen by
-the process that returns it, and there is one for each process that was asked about."""
-
-_RESULTS: Final = 4 * wire.MAX_FRAME
-"""Bytes that may wait, results included: beyond that an end is reported without its result."""
-
-_FULL: Final = 64 * 1024
-"""Bytes waiting for a worker from which on its clients are no longer read."""
-
-
-class NodePipe:
+class NodePipe(Lanes):
     """Frames to and from one worker.
 
-    `post` is for what may overtake (events, replies); `queue` keeps order and sends only what the
-    worker has room for: at most `wire.WINDOW` bytes and one frame ahead of what it has
-    acknowledged. `receive` is called with each frame, and returns an iterator if the frame causes
-    work in portions, which is done before the next frame. The work is cut into turns, so that only
-    the worker that causes it waits for it. `garbage` is called once if the worker writes something
-    that is not a frame, `flooded` once if more replies and events wait for it than it will ever
-    read. `account` grants the room for large frames; while it has none for a frame that has begun,
-    nothing is read.
+    `receive` is called with each frame, and returns an iterator if the frame causes work in
+    portions, which is done before the next frame. The work is cut into turns, so that only the
+    worker that causes it waits for it. `garbage` is called once if the worker writes something that
+    is not a frame. `account` grants the room for large frames; while it has none for a frame that
+    has begun, nothing is read.
     """
 
     def __init__(
@@ -79,14 +61,7 @@ class NodePipe:
         flooded: Callable[[], None],
         account: Account | None = None,
     ) -> None:
-        self.queued = 0
-        """Data frames queued so far: the number of the newest one."""
-        self.backlog = 0
-        """Bytes of data that wait here for room at the worker, including `ITEM` for each frame."""
-        self.mailbox = 0
-        """The part of the backlog that other processes sent."""
-        self.visits = 0
-        """The part of the backlog that reports clients joining and leaving."""
+        super().__init__(flooded)
         self._ends = ends
         self._reading, self._writing = ends.reading, ends.writing
         os.set_blocking(ends.reading, False)
@@ -94,23 +69,10 @@ class NodePipe:
         self._loop = asyncio.get_running_loop()
         self._receive = receive
         self._garbage = garbage
-        self._flooded = flooded
-        self._posted = 0
-        """Bytes of replies and events that wait behind others."""
         self._reader = wire.from_worker()
         self._account = account or Unfinished().account("a worker", garbage)
         self._share: Share | None = None
         """Room for the large frame that has begun, until it is received and its work is done."""
-        self._in_flight = 0
-        self._taken = 0
-        """Bytes of data that the worker has acknowledged so far."""
-        self._waiting: deque[tuple[bytes, bool, bool]] = deque()
-        """Data frames, each with `mail` and `visit` of `queue`."""
-        self._out: deque[bytes | memoryview] = deque()
-        self._outgoing = 0
-        """Bytes in `_out`."""
-        self._counts: deque[int] = deque()
-        """For each entry of `_out`, what it adds to `_posted`."""
         self._arrived: deque[tuple[wire.FromWorker, int]] = deque()
         """Frames that wait to be received, because of a hold or for the next turn."""
         self._work: Iterator[None] | None = None
@@ -126,42 +88,9 @@ class NodePipe:
         """How many reads have brought data."""
         self._at_end = False
         self._broken = False
-        self._closed = False
-        self._when_room: dict[Hashable, Callable[[], None]] = {}
         self._loop.add_reader(ends.reading, self._readable)
 
     # Out
-
-    def post(self, frame: wire.Frame) -> None:
-        """Send a frame ahead of all waiting data."""
-        data = wire.pack(frame)
-        size = len(data)
-        if not isinstance(frame, wire.ReplyFrame):
-            if size > _RESULT and self._outgoing + size > _RESULTS:
-                data = wire.pack(_without_result(frame))
-            size = min(size, _RESULT)
-        before = self._posted
-        self._write(data, size + ITEM)
-        if self._posted > _FLOOD >= before:
-            self._flooded()
-
-    def queue(self, frame: wire.Frame | bytes, *, mail: bool = False, visit: bool = False) -> int:
-        """Send a data frame in its turn; returns its number.
-
-        A frame for many receivers may be packed already. `mail`: it counts as mailbox; `visit`: it
-        reports a client that joins or leaves.
-        """
-        self.queued += 1
-        if self._closed:
-            return self.queued  # nobody will read it, and nobody must wait for its room
-        data = frame if isinstance(frame, bytes) else wire.pack(frame)
-        if self._waiting or self._in_flight >= wire.WINDOW:
-            self._waiting.append((data, mail, visit))
-            self._count(len(data) + ITEM, mail, visit)
-        else:
-            self._in_flight += len(data)
-            self._write(data)
-        return self.queued
 
     def relay(self, data: bytes) -> bool:
         """Do what `queue` does with a client's message, but quickly if nothing is in the way.
@@ -186,57 +115,7 @@ class NodePipe:
         self.queue(data)
         return not self.full
 
-    def _count(self, size: int, mail: bool, visit: bool) -> None:
-        self.backlog += size
-        if mail:
-            self.mailbox += size
-        elif visit:
-            self.visits += size
-
-    def taken(self, total: int) -> None:
-        """Handle the worker's acknowledgement of `total` bytes of data since its start.
-
-        Raises `WireError` for more than it was sent: the node would never wait for it again.
-        """
-        size = total - self._taken
-        if total < 0 or size > self._in_flight:
-            raise WireError(f"{size} bytes were acknowledged, but {self._in_flight} were sent")
-        if size <= 0:
-            return  # two of its threads acknowledged, the later one first
-        self._taken = total
-        self._in_flight -= size
-        while self._waiting and self._in_flight < wire.WINDOW:
-            data, mail, visit = self._waiting.popleft()
-            self._count(-len(data) - ITEM, mail, visit)
-            self._in_flight += len(data)
-            self._write(data)
-        if self._when_room:
-            self._tell_room()
-
-    @property
-    def full(self) -> bool:
-        """Whether the worker's clients should wait."""
-        return self.backlog >= _FULL
-
-    def when_room(self, token: Hashable, callback: Callable[[], None]) -> None:
-        """Call back once, when there is room for clients' messages or the worker is gone.
-
-        There is one callback for each token; `forget` drops it.
-        """
-        self._when_room[token] = callback
-        self._tell_room()
-
-    def forget(self, token: Hashable) -> None:
-        """Drop the callback that has that token."""
-        self._when_room.pop(token, None)
-
-    def _tell_room(self) -> None:
-        if not self.full:
-            callbacks, self._when_room = self._when_room, {}
-            for callback in callbacks.values():
-                callback()
-
-    def _write(self, data: bytes, count: int = 0) -> None:
+    def _write(self, data: bytes | memoryview, count: int = 0) -> None:
         if self._closed:
             return  # an answer that is too late: its worker has ended
         size = len(data)
@@ -256,10 +135,7 @@ class NodePipe:
             self._outgoing = size - sent
             self._counts.append(0)  # nothing else waits: this is being read, however large it is
         else:
-            self._out.append(data)
-            self._outgoing += size
-            self._counts.append(count)
-            self._posted += count
+            super()._write(data, count)
 
     def _flush(self) -> None:
         """Write as much of what waits as the pipe takes, many frames at once."""
@@ -492,7 +368,7 @@ class NodePipe:
 
     def close(self) -> None:
         """Close the descriptors; queued data is dropped."""
-        self._at_end = self._closed = True
+        self._at_end = True
         self._when_over = None
         if self._next_turn is not None:
             self._next_turn.cancel()
@@ -501,25 +377,5 @@ class NodePipe:
         self._loop.remove_writer(self._ends.writing)
         self._ends.close()
         self._reading = self._writing = -1
-        self._out.clear()
-        self._counts.clear()
-        self._waiting.clear()
-        self.backlog = self.mailbox = self.visits = 0
-        if self._when_room:
-            self._tell_room()
+        super().close()
         self._drop_partial()
-
-
-def _without_result(frame: wire.Frame) -> wire.Frame:
-    """Return the frame of an end with its kind and a short message in place of the result."""
-    if (
-        isinstance(frame, wire.SignalFrame | wire.FinishedFrame)
-        and (ended := frame.result) is not None
-    ):
-        error = ended.error
-        if error is None:
-            why = f"{show(_RESULTS)} of results wait for this process already"
-            size = len(ended.value)
-            error = ExitError(ExitKind.LIMIT, f"its result of {size} bytes is left out: {why}")
-        frame.result = wire.PackedResult(b"\xc0", ExitError(error.kind, shortened(error.message)))
-    return frame
