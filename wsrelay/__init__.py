@@ -9,12 +9,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from .errors import (
+    CallError,
     ChannelClosed,
     HostFailed,
     HostFull,
+    InvalidCall,
     InvalidMessage,
     InvalidName,
     InvalidPID,
+    InvalidReply,
     InvalidTarget,
     NameNotFound,
     NameTaken,
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PID",
+    "CallError",
     "ChannelClosed",
     "Client",
     "Event",
@@ -52,9 +56,11 @@ __all__ = [
     "HostFailed",
     "HostFull",
     "HostOptions",
+    "InvalidCall",
     "InvalidMessage",
     "InvalidName",
     "InvalidPID",
+    "InvalidReply",
     "InvalidTarget",
     "Isolation",
     "Limits",

@@ -17,7 +17,10 @@ WsrelayError
 ├── InvalidMessage      (ValueError)    a client sent something else than what it was read as
 ├── NotAllowed          (PermissionError) what a walled-in host may not do to others
 ├── TooMany             (RuntimeError)  more names, groups, monitors or links than are allowed
-├── ProcessError                        the process that `exec` ran ended with an error
+├── ProcessError                        the process of an `exec` or a `call` ended with an error
+├── CallError                           the process that was called refuses to answer
+├── InvalidCall         (ValueError)    a call that could never be answered
+├── InvalidReply        (RuntimeError)  an answer to what wants none, or a second one
 ├── RelayRefused        (ValueError)    an X-WS-Relay header or a command that is wrong
 └── WireError           (ValueError)    bytes on a pipe that are not a frame
 """
@@ -27,12 +30,15 @@ from __future__ import annotations
 import re
 
 __all__ = [
+    "CallError",
     "ChannelClosed",
     "HostFailed",
     "HostFull",
+    "InvalidCall",
     "InvalidMessage",
     "InvalidName",
     "InvalidPID",
+    "InvalidReply",
     "InvalidTarget",
     "MissingExtra",
     "NameNotFound",
@@ -162,7 +168,10 @@ class TooMany(WsrelayError, RuntimeError):  # noqa: N818 - like the others
 
 
 class ProcessError(WsrelayError):
-    """The process that `exec` ran ended with an error.
+    """The process that `exec` ran, or that `call` asked, ended with an error.
+
+    For a `call` it may also be that there is no such process (kind `noproc`), or that it returned
+    without an answer (`no_reply`).
 
     `kind`, `message` and `traceback` (the worker's, as text, or None) are those of its `ExitError`.
     """
@@ -172,6 +181,18 @@ class ProcessError(WsrelayError):
         self.kind = kind
         self.message = message
         self.traceback = traceback
+
+
+class CallError(WsrelayError):
+    """The process that was called has refused to answer; its text is that of `message.refuse`."""
+
+
+class InvalidCall(WsrelayError, ValueError):  # noqa: N818 - like InvalidPID
+    """A call that could never be answered: of the caller itself, a connection or a node."""
+
+
+class InvalidReply(WsrelayError, RuntimeError):  # noqa: N818 - like InvalidCall
+    """An answer to a message that wants none, or that has had its answer."""
 
 
 def phrase(kind: str, message: str) -> str:

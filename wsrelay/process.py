@@ -2,13 +2,15 @@
 
 In a worker, each function acts for that worker. In an HTTP handler, the functions that do not wait
 act for the node: `spawn`, `get_or_spawn`, `send`, `send_json`, `cancel`, `terminate`, `registry`
-and `groups`. The others raise `NotAProcess`.
+and `groups`, and in a thread also `call`. The others raise `NotAProcess`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
+
+import msgspec
 
 from .errors import ChannelClosed, ProcessError
 from .values import current, durations
@@ -24,6 +26,7 @@ if TYPE_CHECKING:  # a worker has loaded these already, and nothing else needs t
 
 __all__ = [
     "Channel",
+    "call",
     "cancel",
     "drain",
     "events",
@@ -221,6 +224,58 @@ def drain(to: str, timeout: float | None = None) -> None:
     after `timeout` seconds, and `InvalidPID`.
     """
     _worker().drain(to, timeout)
+
+
+@overload
+def call(
+    to: str, topic: str, payload: Any = None, *, timeout: float | None = 5.0, as_: type[T]
+) -> T: ...
+@overload
+def call(
+    to: str, topic: str, payload: Any = None, *, timeout: float | None = 5.0, as_: Any = None
+) -> Any: ...
+def call(
+    to: str, topic: str, payload: Any = None, *, timeout: float | None = 5.0, as_: Any = None
+) -> Any:
+    """Send a message to a PID or a name, and return what the receiver answers.
+
+    The receiver answers by `message.reply(value)`. The value is data, as payloads are; `as_` is the
+    type to which it is converted, as `msgspec.convert` does. The message keeps its order with
+    others that this process sends to the receiver. Messages that arrive here meanwhile wait.
+
+    Raises `TimeoutError` after `timeout` seconds (None: never), whereupon a later answer is
+    dropped; `CallError` if the receiver refuses by `message.refuse(text)`; `ProcessError` with the
+    kind `noproc` if there is no such process or it has been cancelled, `no_reply` if it returns
+    without an answer, or otherwise the kind of its end; `ValueError` if the answer is not of the
+    type `as_`; `InvalidCall` for a call of oneself or of a connection; `TooMany` if 10,000 calls of
+    this process wait; and what `send` raises. In an HTTP handler that is a coroutine it raises
+    `NotAProcess`: await `wsrelay.aio.process.call` there.
+    """
+    convert = _converter(to, topic, timeout, as_)
+    return convert(current.caller().call(to, topic, payload, timeout))
+
+
+def _converter(to: str, topic: str, timeout: float | None, as_: Any) -> Callable[[Any], Any]:
+    """Return what converts the answer of a call; raises for wrong arguments of the call."""
+    if timeout is not None:
+        durations.seconds(timeout, "timeout")
+    if as_ is None:
+        return lambda answer: answer
+    msgspec.msgpack.Decoder(as_)  # raises TypeError for what is no type, before anything is sent
+
+    def convert(answer: Any) -> Any:
+        try:
+            return msgspec.convert(answer, as_)
+        except msgspec.ValidationError as error:
+            raise ValueError(
+                f"{to} answered {topic!r} with {answer!r:.200}, which is not {_name(as_)}: {error}"
+            ) from None
+
+    return convert
+
+
+def _name(kind: Any) -> str:
+    return kind.__qualname__ if isinstance(kind, type) else str(kind)
 
 
 # Starting processes

@@ -83,6 +83,9 @@ FRAMES: dict[type[wire.Frame], tuple[list[wire.Frame], list[wire.Frame] | None]]
     wire.RosterFrame: ([wire.RosterFrame(1, "all")], None),
     wire.WatchFrame: ([wire.WatchFrame("all", 1)], None),
     wire.UnwatchFrame: ([wire.UnwatchFrame("all", 1)], None),
+    wire.CallFrame: ([wire.CallFrame(1, to, "x", b"\xc0") for to in (THERE, CLIENT)], None),
+    wire.AnswerFrame: ([wire.AnswerFrame(1, b"\xc0"), wire.AnswerFrame(2, b"", "no")], None),
+    wire.ForgetFrame: ([wire.ForgetFrame(1)], None),
     wire.SendFrame: (
         [
             wire.SendFrame([HERE, THERE, CLIENT, "lobby"], "ws.send", content(1)),

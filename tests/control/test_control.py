@@ -7,6 +7,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import socket
 import stat
 import subprocess
@@ -210,6 +211,54 @@ async def test_send_reaches_a_handler_by_pid_id_and_name(controlled: Node) -> No
         for to in (pid, pid.strip("{}"), short, "obedient"):
             await wsrelay("send", to, "say", payload)
             assert await received(one) == "told"
+
+
+async def test_call_prints_the_answer_as_json_or_says_why_there_is_none(
+    controlled: Node, directory: Path
+) -> None:
+    pid = controlled.spawn(answer)
+    controlled.register("room", pid)
+    sums = json.dumps({"of": [1, 2]})
+    assert await wsrelay("call", "room", "echo", sums, "--timeout", "1m") == '{"of":[1,2]}\n'
+    said = await wsrelay("call", "room", "never", "--timeout", "50ms", code=1)
+    assert said == "wsrelay: room did not answer 'never' within 0.05 s\n"
+    said = await wsrelay("call", "room", "echo", "no JSON", code=1)
+    assert "'no JSON' is not JSON" in said
+    [client_] = find_nodes(directory)
+
+    async def call(to: str, topic: str) -> Any:
+        return await asyncio.to_thread(client_.call, to, topic, None, 60)
+
+    assert await call(pid.rpartition("|")[2], "bytes") == "AP8="
+    for topic, why in (
+        ("refuse", "room refuses: not now"),
+        ("no JSON", "the answer of room is no JSON: "),
+        ("@x", "topic '@x' is refused"),
+        ("return", "room does not answer: no reply: it returned without an answer"),
+        ("anything", "node local has no process 'room'"),
+    ):
+        with pytest.raises(ValueError, match=f"^{re.escape(why)}"):
+            await call("room", topic)
+    pid = controlled.spawn(answer)
+    with pytest.raises(ValueError, match=r"^\S+ does not answer: ZeroDivisionError: on purpose$"):
+        await call(str(pid), "crash")
+
+
+def answer() -> None:
+    for message in process.inbox():
+        match message.topic:
+            case "echo":
+                message.reply(message.payload)
+            case "bytes":
+                message.reply(b"\0\xff")
+            case "refuse":
+                message.refuse("not now")
+            case "no JSON":
+                message.reply({(1, 2): 3})
+            case "crash":
+                raise ZeroDivisionError("on purpose")
+            case "return":
+                return
 
 
 async def test_kill_is_a_close_frame_and_cancel_an_orderly_end(controlled: Node) -> None:

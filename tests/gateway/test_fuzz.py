@@ -33,7 +33,7 @@ from wsrelay.node import WorkerProcess
 from wsrelay.node.host import Incarnation, Intake, ProcessHost, Unfinished
 from wsrelay.node.host import incarnation as incarnations
 from wsrelay.node.host.family import Family
-from wsrelay.node.process import Program
+from wsrelay.node.process import SpawnOrder
 from wsrelay.values.message import ExitError, ExitKind
 from wsrelay.values.pid import PID
 from wsrelay.values.rights import Rights
@@ -207,7 +207,7 @@ def _pipe_only(node: Node, pid: PID, rights: Rights | None) -> WorkerProcess:
     process = WorkerProcess(
         node.kernel.processes[pid],
         HostOptions(),
-        Program("none", b"", plain=False),
+        SpawnOrder("none", b"", plain=False),
         parent=None,
         signal=engine.signal,
         stopping=engine._stopping,

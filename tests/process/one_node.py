@@ -76,6 +76,7 @@ async def left_as_found(shared: Node) -> AsyncIterator[None]:
     assert not shared.kernel.groups
     assert not shared.kernel.groups._watchers
     assert not shared._requests._execs
+    assert not shared._calls
 
 
 def open_sockets() -> int:

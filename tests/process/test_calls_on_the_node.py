@@ -128,6 +128,32 @@ async def test_groups_work_on_the_node(node: Node, place: Any) -> None:
     assert node.members("g") == []
 
 
+async def test_what_works_on_the_node_is_awaited_in_coroutines_as_in_a_worker(node: Node) -> None:
+    exits = Exits(node)
+    pid = await aio_process.get_or_spawn("name", mortal)
+    assert await aio_process.get_or_spawn("name", mortal) == pid
+    assert await aio_process.registry.lookup("name") == pid
+    await aio_process.registry.register("another name", pid)
+    await aio_process.registry.unregister("name")
+    with pytest.raises(NameNotFound):
+        await aio_process.registry.lookup("name")
+    with pytest.raises(NotAProcess, match="say which process you mean"):
+        await aio_process.registry.register("name")
+    other = aio_process.spawn(mortal)
+    for one in (pid, other):
+        aio_process.groups.join("g", one)
+    assert await aio_process.groups.members("g") == [pid, other]
+    await aio_process.send("another name", "return", "by name")
+    assert await exits.of(pid) == Result("by name")
+    await aio_process.groups.broadcast("g", "return", "by group")
+    assert await exits.of(other) == Result("by group")
+    with pytest.raises(ReservedTopic):
+        await aio_process.send(pid, "@x")
+    last = aio_process.spawn(mortal)
+    aio_process.cancel(last)
+    assert await exits.of(last) == Result("closed")
+
+
 @PLACES
 async def test_malformed_pids_and_targets_are_told_at_the_caller_on_the_node(
     node: Node, place: Any
@@ -212,14 +238,7 @@ WAITING: dict[str, Callable[[], Any]] = {
     "aio.select": aio_process.select,
     "aio.drain": lambda: aio_process.drain("{gateway|1}"),
     "aio.exec": lambda: aio_process.exec("m:f"),
-    "aio.get_or_spawn": lambda: aio_process.get_or_spawn("name", "m:f"),
-    "aio.registry.register": lambda: aio_process.registry.register("name"),
-    "aio.registry.lookup": lambda: aio_process.registry.lookup("name"),
-    "aio.registry.unregister": lambda: aio_process.registry.unregister("name"),
     "aio.groups.watch": lambda: aio_process.groups.watch("g"),
-    "aio.groups.roster": lambda: aio_process.groups.roster("g"),
-    "aio.groups.members": lambda: aio_process.groups.members("g"),
-    "aio.groups.broadcast": lambda: aio_process.groups.broadcast("g", "x"),
 }
 
 

@@ -81,6 +81,9 @@ def right() -> None:
     item.anything()
     for event in process.events():
         kind: str = event.kind
+    names: list[str] = process.call("room", "names", as_=list[str])
+    process.call("room", "names").anything()
+    message.reply(names)
     for either in process.incoming():
         either_kind: str = either.kind if isinstance(either, Event) else either.topic
     clock, tick = process.select(process.ticks(1 / 30))
@@ -97,6 +100,7 @@ def right() -> None:
 
 async def right_too() -> None:
     number: int = await aio.exec(double, None, 1)
+    number = await aio.call("room", "count", timeout=None, as_=int)
     _, event = await aio.select(aio.events())
     end: Event = event
     async for message in aio.inbox():
@@ -122,6 +126,9 @@ def wrong() -> None:
     process.spawn(double, 3)  # WRONG
     process.registry.register(3)  # WRONG
     process.set_options(traps=True)  # WRONG
+    text = process.call("room", "count", as_=int)  # WRONG
+    process.call("room", "count", timeout="5s")  # WRONG
+    message.refuse(3)  # WRONG
     for either in process.incoming():
         either.topic  # WRONG
     process.ticks("1s")  # WRONG
@@ -133,6 +140,7 @@ def wrong() -> None:
 async def wrong_too() -> None:
     text: str = await aio.exec(double, None, 1)  # WRONG
     aio.inbox().receive().topic  # WRONG
+    text = aio.call("room", "name", as_=str)  # WRONG
     _, message = await aio.select(aio.inbox())
     message.kind  # WRONG
     print(text)

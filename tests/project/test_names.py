@@ -12,7 +12,7 @@ PACKAGE = Path(wsrelay.__file__).parent
 
 TWO_FACES = {
     **{key: ["aio/process.py", "process.py"] for key in ("Channel", "groups", "registry")},
-    **{key: ["values/awaited.py", "values/message.py"] for key in ("Message", "Relayed")},
+    **{key: ["values/awaited.py", "values/message.py"] for key in ("Called", "Message", "Relayed")},
     "Client": ["testing/client.py", "values/awaited.py", "values/client.py"],
 }
 """They have the same public names by intent: one is for functions, the other for coroutines.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,6 +17,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from support import Journal, client, room, serving, until
 
 from wsrelay import HostOptions, Node, RelayResponse, WebSocketRelay, process
+from wsrelay.aio import process as aio_process
 from wsrelay.errors import HostFull, NotAProcess
 
 pytestmark = pytest.mark.anyio
@@ -50,11 +52,23 @@ def switchboard(kind: str) -> FastAPI:
     async def acall(name: str, args: Annotated[list[Any], Body()]) -> Any:
         return call(name, args)
 
-    app.post("/call/{name}")(acall if kind == "async def" else call)
+    async def aio_call(name: str, args: Annotated[list[Any], Body()]) -> Any:
+        try:
+            result = getattr(aio_process, name)(*args)
+            return await result if inspect.isawaitable(result) else result
+        except NotAProcess as error:
+            raise HTTPException(409, str(error)) from None
+
+    calls: dict[str, Any] = {"def": call, "async def": acall, "await": aio_call}
+    app.post("/call/{name}")(calls[kind])
     return app
 
 
-@pytest.mark.parametrize("kind", ["async def", "def"])
+KINDS = pytest.mark.parametrize("kind", ["async def", "def", "await"])
+"""Endpoints in the event loop and in threads, and those that await `wsrelay.aio.process`."""
+
+
+@KINDS
 async def test_endpoints_spawn_send_cancel_and_terminate(kind: str, tmp_path: Path) -> None:
     node = Node()
     app = relayed(switchboard(kind), "inside", node=node)
@@ -89,6 +103,21 @@ async def test_endpoints_spawn_send_cancel_and_terminate(kind: str, tmp_path: Pa
             answer = await call(name, status=409)
             assert "only a process can do this" in answer["detail"]
             assert "process.spawn" in answer["detail"]
+
+
+@KINDS
+async def test_endpoints_call_a_process_and_the_plain_call_refuses_to_hold_up_the_loop(
+    kind: str,
+) -> None:
+    app = WebSocketRelay(switchboard(kind), node=(node := Node()))
+    async with serving(app) as url, browser(url) as http:
+        node.register("desk", node.spawn(room(rooms.answer)))
+        response = await http.post("/call/call", json=["desk", "who", {"name": "Ada"}])
+        if kind == "async def":
+            assert response.status_code == 409
+            assert "await wsrelay.aio.process.call" in response.json()["detail"]
+        else:
+            assert response.json() == {"name": "Ada"}
 
 
 async def test_many_threads_that_get_or_spawn_one_name_get_one_process() -> None:

@@ -10,8 +10,9 @@ import pytest
 import rooms
 from support import Journal, client, relay_to, room, serving, until, value_of
 
-from wsrelay import PID, Message, Node, WebSocketRelay
-from wsrelay.values.message import Relayed
+from wsrelay import PID, InvalidReply, Message, Node, NotAProcess, WebSocketRelay
+from wsrelay.values.awaited import COROUTINES, FUNCTIONS
+from wsrelay.values.message import Called, Relayed
 from wsrelay.wire import payload
 
 CLIENT = PID("{local@gateway|1}")
@@ -95,3 +96,52 @@ def test_messages_are_equal_if_they_hold_the_same_and_came_the_same_way() -> Non
             assert found == CLIENT
         case _:
             pytest.fail("it has a client")
+
+
+def called(number: int) -> Called:
+    return Called.known("members", {"of": "all"}, CLIENT, number)
+
+
+def test_a_call_that_was_pickled_or_sent_on_can_be_answered_by_nobody_else() -> None:
+    message = called(7)
+    assert message.wants_reply
+    for opened in (pickle.loads(pickle.dumps(message)), copy.deepcopy(message)):  # noqa: S301 - ours
+        assert type(opened) is Message
+        assert not opened.wants_reply
+        with pytest.raises(
+            InvalidReply, match=r"wants no answer: only what process\.call has sent"
+        ):
+            opened.reply("here")
+    assert not copy.copy(message).wants_reply
+    data = payload.decode(payload.encode(message))
+    assert data == {"topic": "members", "payload": {"of": "all"}, "sender": CLIENT}
+    made = msgspec.convert(data, Called, dec_hook=lambda kind, text: kind(text))
+    assert not made.wants_reply
+    assert message.wants_reply, "it is still here"
+
+
+def test_an_answer_that_could_not_be_sent_leaves_the_call_to_be_answered() -> None:
+    message = called(7)
+    with pytest.raises(NotAProcess):
+        message.reply("there is no worker here")
+    with pytest.raises(NotAProcess):
+        message.refuse("there is no worker here")
+    assert message.wants_reply
+
+
+def test_a_message_wants_no_answer() -> None:
+    for message in (Message("x", None, CLIENT), Relayed("x", None, CLIENT)):
+        assert not message.wants_reply
+        for answer in (message.reply, message.refuse):
+            with pytest.raises(InvalidReply, match=r"'x' of \{local@gateway\|1\} wants no answer"):
+                answer("text")
+
+
+def test_a_call_keeps_its_answer_to_be_given_where_the_other_face_receives_it() -> None:
+    message = called(7)
+    awaited = COROUTINES.of(message)
+    assert (type(awaited), awaited.wants_reply) == (COROUTINES.called, True)
+    plain = FUNCTIONS.of(awaited)
+    assert plain == message
+    assert plain.wants_reply
+    assert not COROUTINES.message("x", None, CLIENT).wants_reply

@@ -1,8 +1,10 @@
 """`wsrelay.process` for `async def` handlers: whatever can wait is awaitable.
 
-These are awaited: `send`, `send_json`, `drain`, `exec`, `select`, `get_or_spawn`,
+These are awaited: `send`, `send_json`, `call`, `drain`, `exec`, `select`, `get_or_spawn`,
 `Channel.receive`, all of `registry`, `groups.members`, `groups.roster` and `groups.broadcast`;
 channels are asynchronous iterators. Everything else is called as in `wsrelay.process`.
+
+In an HTTP handler, what works there in `wsrelay.process` works here too, and `call` in coroutines.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from wsrelay import process as _process
 from wsrelay import wire
 from wsrelay.errors import ChannelClosed, ProcessError
 from wsrelay.process import (
+    _converter,
     _worker,
     cancel,
     get_options,
@@ -38,11 +41,13 @@ from wsrelay.values.pid import PID
 from wsrelay.values.presence import Member, Presence
 
 if TYPE_CHECKING:
+    from wsrelay.worker.calls import WorkerContext
     from wsrelay.worker.mailbox import Mailbox
     from wsrelay.worker.queues import ItemSource, Queue
 
 __all__ = [
     "Channel",
+    "call",
     "cancel",
     "drain",
     "events",
@@ -74,6 +79,14 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+
+
+def _here() -> WorkerContext | None:
+    """Return the worker that this OS process is.
+
+    If it is None, the plain functions are called: they act for a node, whose calls never wait.
+    """
+    return current.here  # type: ignore[return-value]
 
 
 class Channel(Generic[T]):
@@ -181,11 +194,36 @@ async def drain(to: str, timeout: float | None = None) -> None:
     await _worker().drain_async(to, timeout)
 
 
+@overload
+async def call(
+    to: str, topic: str, payload: Any = None, *, timeout: float | None = 5.0, as_: type[T]
+) -> T: ...
+@overload
+async def call(
+    to: str, topic: str, payload: Any = None, *, timeout: float | None = 5.0, as_: Any = None
+) -> Any: ...
+async def call(
+    to: str,
+    topic: str,
+    payload: Any = None,
+    *,
+    timeout: float | None = 5.0,
+    as_: Any = None,
+) -> Any:
+    """Send a message and return what the receiver answers; see `wsrelay.process.call`.
+
+    If the task is cancelled, the answer is dropped.
+    """
+    convert = _converter(to, topic, timeout, as_)
+    return convert(await current.caller().call_async(to, topic, payload, timeout))
+
+
 async def get_or_spawn(
     name: str, target: Any, host: str | None = None, /, *args: Any, **kwargs: Any
 ) -> PID:
     """Return the process registered under `name`, or start one under that name, atomically."""
-    me = _worker()
+    if (me := _here()) is None:
+        return _process.get_or_spawn(name, target, host, *args, **kwargs)
     frame = me.get_or_spawn_frame(name, target, host, args, kwargs)
     return PID.trusted(await me.ask_async(frame))
 
@@ -251,20 +289,25 @@ class registry:  # noqa: N801 - used like a module
     @staticmethod
     async def register(name: str, pid: str | None = None) -> None:
         """Give a name to a living process (None: this one)."""
-        me = _worker()
-        await me.ask_async(me.register_frame(name, pid))
+        if (me := _here()) is None:
+            _process.registry.register(name, pid)
+        else:
+            await me.ask_async(me.register_frame(name, pid))
 
     @staticmethod
     async def lookup(name: str) -> PID:
         """Return the process with that name; raises `NameNotFound`."""
-        me = _worker()
+        if (me := _here()) is None:
+            return _process.registry.lookup(name)
         return PID.trusted(await me.ask_async(wire.LookupFrame(me.ref(), name)))
 
     @staticmethod
     async def unregister(name: str) -> None:
         """Free a name; raises `NameNotFound`."""
-        me = _worker()
-        await me.ask_async(wire.UnregisterFrame(me.ref(), name))
+        if (me := _here()) is None:
+            _process.registry.unregister(name)
+        else:
+            await me.ask_async(wire.UnregisterFrame(me.ref(), name))
 
 
 class groups:  # noqa: N801 - used like a module
@@ -276,14 +319,16 @@ class groups:  # noqa: N801 - used like a module
     @staticmethod
     async def members(group: str) -> list[PID]:
         """Return the members in the order in which they joined."""
-        me = _worker()
+        if (me := _here()) is None:
+            return _process.groups.members(group)
         pids = await me.ask_async(wire.MembersFrame(me.ref(), group))
         return [PID.trusted(pid) for pid in pids]
 
     @staticmethod
     async def roster(group: str) -> list[Member]:
         """Return the members with their `meta`, in the order in which they joined."""
-        me = _worker()
+        if (me := _here()) is None:
+            return _process.groups.roster(group)
         return me.roster_of(await me.ask_async(wire.RosterFrame(me.ref(), group)))
 
     @staticmethod
@@ -295,5 +340,7 @@ class groups:  # noqa: N801 - used like a module
     @staticmethod
     async def broadcast(group: str, topic: str, payload: Any = None) -> None:
         """Send a message to all members; it crosses the pipe once."""
-        me = _worker()
-        await me.pipe.write_async(me.broadcast_frame(group, topic, payload))
+        if (me := _here()) is None:
+            _process.groups.broadcast(group, topic, payload)
+        else:
+            await me.pipe.write_async(me.broadcast_frame(group, topic, payload))

@@ -36,6 +36,7 @@ from wsrelay.values import durations
 from wsrelay.values.printable import escaped
 
 from . import orders
+from .options import parsed
 from .running import fail
 
 __all__ = ["connect"]
@@ -94,13 +95,6 @@ def _tokens(
     return [Subprotocol(text) for text in given]
 
 
-def _seconds(_context: click.Context, _parameter: click.Parameter, text: str) -> float:
-    try:
-        return durations.parse(text)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from None
-
-
 @click.command()
 @click.argument("url", callback=_url)
 @click.option("--origin", help="The Origin header, as a browser would send it.")
@@ -113,12 +107,12 @@ def _seconds(_context: click.Context, _parameter: click.Parameter, text: str) ->
     help="A subprotocol to offer; may be repeated.",
 )
 @click.option("--insecure", is_flag=True, help="Do not verify the server's certificate.")
-@click.option("--timeout", default="10s", show_default=True, callback=_seconds)
+@click.option("--timeout", default="10s", show_default=True, callback=parsed(durations.parse))
 @click.option(
     "--wait",
     default="500ms",
     show_default=True,
-    callback=_seconds,
+    callback=parsed(durations.parse),
     help="Without a terminal: close once the input has ended and nothing has come for this long.",
 )
 def connect(

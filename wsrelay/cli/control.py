@@ -1,4 +1,4 @@
-"""Commands for a running node: `ps`, `tree`, `connections`, `send`, `cancel`, `kill`, `logs`."""
+"""Commands for a running node: `ps`, `tree`, `connections`, `send`, `call`, `logs` and others."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import datetime as dt
 import json
 import sys
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import click
 import msgspec
@@ -17,11 +17,12 @@ from wsrelay.control import ControlError, NodeGone, find_nodes
 from wsrelay.control.runtime import runtime_directory
 from wsrelay.errors import MissingExtra
 from wsrelay.node import NodeInfo, ProcessInfo
-from wsrelay.values import extras
+from wsrelay.values import durations, extras
 from wsrelay.values.printable import escaped_in_json, indented, printable
 
 from . import cells
 from .nodes import chosen, node_option
+from .options import parsed
 from .running import fail, say
 from .usage import UsageSampler, with_usage
 
@@ -31,7 +32,7 @@ try:
 except MissingExtra:  # tables are plain then, however wide the terminal is
     tables = None  # type: ignore[assignment]
 
-__all__ = ["cancel", "connections", "kill", "logs", "ps", "send", "tree"]
+__all__ = ["call", "cancel", "connections", "kill", "logs", "ps", "send", "tree"]
 
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
 
@@ -152,12 +153,37 @@ def connections(*, node: str | None, as_json: bool) -> None:
 @node_option
 def send(*, to: str, topic: str, payload: str, node: str | None) -> None:
     """Send a message to a process: PID or name, topic, JSON payload."""
-    try:
-        content = json.loads(payload)
-    except ValueError as error:
-        fail(f"{payload!r} is not JSON ({error}); text needs quotes of its own: '\"hello\"'")
+    content = _from_json(payload)
     with chosen(node) as client:
         client.send(to, topic, content)
+
+
+@click.command()
+@click.argument("to", shell_complete=_complete)
+@click.argument("topic")
+@click.argument("payload", default="null", metavar="[JSON]")
+@click.option(
+    "--timeout",
+    default="5s",
+    show_default=True,
+    callback=parsed(durations.parse),
+    help="How long to wait for the answer.",
+)
+@node_option
+def call(*, to: str, topic: str, payload: str, timeout: float, node: str | None) -> None:
+    """Send a message to a process and print its answer, as JSON."""
+    content = _from_json(payload)
+    with chosen(node) as client:
+        answer = client.call(to, topic, content, timeout)
+    click.echo(escaped_in_json(msgspec.json.encode(answer).decode()))
+
+
+def _from_json(text: str) -> Any:
+    """Return what is written in JSON; ends the command if it is not."""
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        fail(f"{text!r} is not JSON ({error}); text needs quotes of its own: '\"hello\"'")
 
 
 @click.command()

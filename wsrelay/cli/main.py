@@ -24,6 +24,7 @@ _COMMANDS: Final = {
     "tree": "control",
     "connections": "control",
     "send": "control",
+    "call": "control",
     "cancel": "control",
     "kill": "control",
     "logs": "control",

@@ -25,6 +25,8 @@ from wsrelay.values import durations, sizes, targets
 from wsrelay.values.bounds import InvalidOptions
 
 from .logs import log_options, set_up_logging
+from .options import Callback
+from .options import parsed as _parsed
 from .running import controlled, fail, loop_factory, prepare_process, reload_on_edits, say
 
 __all__ = ["run"]
@@ -32,20 +34,6 @@ __all__ = ["run"]
 
 _HOST: Final = HostOptions()
 _SCRIPT: Final = ScriptOptions(target="")
-
-Callback = Callable[[click.Context, click.Parameter, Any], Any]
-
-
-def _parsed(parse: Callable[[Any], Any]) -> Callback:
-    """Return a callback of click's that converts an option, whose mistake is a `ValueError`."""
-
-    def convert(_context: click.Context, _parameter: click.Parameter, given: Any) -> Any:
-        try:
-            return None if given is None else parse(given)
-        except ValueError as error:
-            raise click.BadParameter(str(error)) from None
-
-    return convert
 
 
 def _checked(check: Callable[[Any], object]) -> Callback:

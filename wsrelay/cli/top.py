@@ -9,6 +9,7 @@ import termios
 import time
 import tty
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, Final
 
 import click
@@ -23,6 +24,7 @@ from wsrelay.values.printable import printable
 
 from .cells import buffered
 from .nodes import chosen, node_option
+from .options import parsed
 from .tables import console, processes_table
 from .usage import UsageSampler, duration, with_usage
 
@@ -35,15 +37,13 @@ _STEP: Final = 1024 * 1024
 """Bytes of memory below which two processes count as equal, so that rows do not swap places."""
 
 
-def _interval(_context: click.Context, _parameter: click.Parameter, text: str) -> float:
-    try:
-        return durations.parse(text, least=0.1)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from None
-
-
 @click.command()
-@click.option("--interval", default="1s", show_default=True, callback=_interval)
+@click.option(
+    "--interval",
+    default="1s",
+    show_default=True,
+    callback=parsed(partial(durations.parse, least=0.1)),
+)
 @click.option(
     "--json",
     "as_json",

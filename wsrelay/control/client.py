@@ -60,6 +60,11 @@ class ControlClient:
         """Send a message to a process."""
         self._act("/send", {"to": to, "topic": topic, "payload": payload})
 
+    def call(self, to: str, topic: str, payload: Any, timeout: float) -> Any:
+        """Send a message to a process and return its answer, which it gives within `timeout` s."""
+        order = {"to": to, "topic": topic, "payload": payload, "timeout": timeout}
+        return self._act("/call", order, timeout + _PATIENCE)
+
     def cancel(self, to: str, reason: str = "") -> None:
         """Ask a process to end."""
         self._act("/cancel", {"to": to, "reason": reason})
@@ -78,9 +83,10 @@ class ControlClient:
             while line := response.readline():
                 yield msgspec.json.decode(line, type=LogRecord)
 
-    def _act(self, path: str, order: dict[str, Any]) -> None:
-        with self._asked("POST", path, msgspec.json.encode(order)) as response:
-            response.read()
+    def _act(self, path: str, order: dict[str, Any], timeout: float = _PATIENCE) -> Any:
+        body = msgspec.json.encode(order)
+        with self._asked("POST", path, body, timeout=timeout) as response:
+            return msgspec.json.decode(response.read())
 
     @contextlib.contextmanager
     def _asked(

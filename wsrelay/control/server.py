@@ -20,7 +20,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from wsrelay.errors import WsrelayError
+from wsrelay.errors import CallError, ProcessError, WsrelayError, phrase
 from wsrelay.node import Node, describe
 from wsrelay.values.pid import address
 
@@ -31,12 +31,13 @@ __all__ = ["ControlServer"]
 
 
 class _Order(Struct, forbid_unknown_fields=True):
-    """The request body of `send`, `cancel` and `kill`."""
+    """The request body of `send`, `call`, `cancel` and `kill`."""
 
     to: str
     topic: str = ""
     payload: Any = None
     reason: str = ""
+    timeout: float = 5.0
 
 
 class _Unknown(Exception):  # noqa: N818 - it becomes a 404
@@ -50,7 +51,7 @@ class _Server(uvicorn.Server):
 
 
 class ControlServer:
-    """Serves `/node`, `/logs`, `/send`, `/cancel` and `/kill` while it is entered.
+    """Serves `/node`, `/logs`, `/send`, `/call`, `/cancel` and `/kill` while it is entered.
 
     `application` and `addresses` tell a user of several nodes which one this is: what it serves,
     and at which URLs. Entering it raises `ControlError` if no safe socket can be made.
@@ -80,6 +81,7 @@ class ControlServer:
             Route("/node", self._describe),
             Route("/logs", self._logs),
             Route("/send", self._acting(self._send), methods=["POST"]),
+            Route("/call", self._acting(self._call), methods=["POST"]),
             Route("/cancel", self._acting(self._cancel), methods=["POST"]),
             Route("/kill", self._acting(self._kill), methods=["POST"]),
         ]
@@ -135,17 +137,21 @@ class ControlServer:
 
         return StreamingResponse(lines(), media_type="application/x-ndjson")
 
-    def _acting(self, act: Callable[[_Order], None]) -> Callable[[Request], Awaitable[Response]]:
+    def _acting(self, act: Callable[[_Order], Any]) -> Callable[[Request], Awaitable[Response]]:
+        """Return an endpoint that does what an order says and returns what comes of it."""
+
         async def answer(request: Request) -> Response:
             try:
                 order = msgspec.json.decode(await request.body(), type=_Order)
                 order.to = self._alive(order.to)
-                act(order)
-            except (msgspec.MsgspecError, WsrelayError) as error:
+                value = act(order)
+                return _json(await value if isinstance(value, Awaitable) else value)
+            except (ValueError, WsrelayError) as error:
                 return _error(400, str(error))
             except _Unknown as error:
                 return _error(404, str(error))
-            return _json(None)
+            except TimeoutError as error:
+                return _error(504, str(error))
 
         return answer
 
@@ -177,6 +183,21 @@ class ControlServer:
 
     def _send(self, order: _Order) -> None:
         self._node.send(order.to, order.topic, order.payload)
+
+    async def _call(self, order: _Order) -> Any:
+        try:
+            answer = await self._node.call_async(
+                order.to, order.topic, order.payload, order.timeout
+            )
+            msgspec.json.encode(answer)
+        except CallError as error:
+            raise ValueError(f"{order.to} refuses: {error}") from None
+        except ProcessError as error:
+            why = phrase(error.kind, error.message)
+            raise ValueError(f"{order.to} does not answer: {why}") from None
+        except TypeError as error:
+            raise ValueError(f"the answer of {order.to} is no JSON: {error}") from None
+        return answer
 
     def _cancel(self, order: _Order) -> None:
         self._node.cancel(order.to, order.reason, restarts=True)

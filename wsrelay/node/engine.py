@@ -44,7 +44,7 @@ from wsrelay.wire.logrecord import fields
 from .endpoint import Endpoint
 from .host import WORKER_LOG, Incarnation, Unfinished
 from .mistake_log import MistakeLog
-from .process import Program, WorkerProcess
+from .process import SpawnOrder, WorkerProcess
 from .templates import Templates
 
 __all__ = ["Engine", "FrameHandler"]
@@ -247,7 +247,7 @@ class Engine:
         process = WorkerProcess(
             self.kernel.processes[pid],
             self.templates.options[pid.host],
-            Program(target, code, plain),
+            SpawnOrder(target, code, plain),
             parent=parent,
             signal=self.signal,
             stopping=self._stopping,
@@ -273,7 +273,8 @@ class Engine:
             raise TooMany("arguments (of processes that have not started)", show(_MOST_CODE))
 
     def _launch_successor(self, process: WorkerProcess) -> None:
-        """Launch a process that has waited for the one before it."""
+        """Launch a process that has waited for the one before it, by its host as that is now."""
+        process.use(self.templates.options[process.pid.host])
         try:
             self._launch(process)
         except HostFailed as error:
@@ -281,13 +282,12 @@ class Engine:
             self.execute(self.kernel.exited(process.pid, failed))
 
     def _launch(self, process: WorkerProcess) -> None:
-        """Have a process run by its host as that is now; raises `HostFailed`."""
-        pid, program = process.pid, process.program
-        assert program is not None  # noqa: S101 - it is launched once
-        process.use(self.templates.options[pid.host])
+        """Have a process run by its host; raises `HostFailed`."""
+        pid, order = process.pid, process.order
+        assert order is not None  # noqa: S101 - it is launched once
         incarnation = self._incarnation(process)
         self._debug(process, f"starts: {process.target}")
-        target = program.target
+        target = order.target
         if target is not None and (entry := self.entries.get(target)) is not None:
             target = entry.target
         incarnation.pipe.post(
@@ -296,10 +296,10 @@ class Engine:
                 self.ids(incarnation).prefix,
                 self._catalog(),
                 target,
-                program.code,
+                order.code,
                 logging.getLogger(WORKER_LOG).getEffectiveLevel(),
                 worker_title(pid, process.names, process.target),
-                program.plain,
+                order.plain,
                 process.rights,
             )
         )

@@ -37,6 +37,7 @@ from wsrelay.wire import check_size, payload
 from wsrelay.wire import meta as metadata
 from wsrelay.wire.code import pack_target
 
+from .calls import Calls, NodeCall
 from .connections import Connection, Connections
 from .endpoint import Mail
 from .engine import Engine
@@ -107,7 +108,8 @@ class Node:
         self.engine = Engine(self.name, self._templates, entries, self._random)
         self.router = MessageRouter(self.engine, self._pid)
         self.clients = Connections(self.engine, self.router, self._ids)
-        self._requests = Requests(self.engine, self.router, self.clients)
+        self._calls = Calls(self.engine)
+        self._requests = Requests(self.engine, self.router, self.clients, self._calls)
         self.engine.changed = self._look
         self._changed = asyncio.Event()
         self._closed: asyncio.Event | None = None
@@ -347,6 +349,28 @@ class Node:
         content = _content(payload_)
         receivers = [address(to)] if isinstance(to, str) else [address(one) for one in to]
         self._here(self.router.route, Mail(self._pid, _topic(topic), content), receivers)
+
+    def call(self, to: str, topic: str, payload_: Any = None, timeout: float | None = 5.0) -> Any:
+        """Send a message and return the answer; raises as `wsrelay.process.call` does.
+
+        It waits in the calling thread, so it raises `NotAProcess` where an event loop runs.
+        """
+        return self._prepared(to, topic, payload_, timeout).wait()
+
+    async def call_async(
+        self,
+        to: str,
+        topic: str,
+        payload_: Any = None,
+        timeout: float | None = 5.0,  # noqa: ASYNC109 - as in `call`
+    ) -> Any:
+        """Do what `call` does in a coroutine, of any event loop."""
+        return await self._prepared(to, topic, payload_, timeout).wait_async()
+
+    def _prepared(self, to: str, topic: str, payload_: Any, timeout: float | None) -> NodeCall:
+        content = _content(payload_)
+        loop = self._here(asyncio.get_running_loop)
+        return NodeCall(self._calls, loop, self._pid, address(to), _topic(topic), content, timeout)
 
     def spawn(self, target: Any, host: str | None = None, /, *args: Any, **kwargs: Any) -> PID:
         """Start a process and return its PID at once; raises as `wsrelay.process.spawn` does."""

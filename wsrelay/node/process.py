@@ -24,7 +24,7 @@ from wsrelay.wire import payload
 from .endpoint import Mail
 from .host import Incarnation, Intake, Lanes
 
-__all__ = ["Program", "WorkerProcess"]
+__all__ = ["SpawnOrder", "WorkerProcess"]
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ Signalling = Callable[..., None]
 """Sends a signal to a process: takes its PID, the `Signal`, and the error `because` of which."""
 
 
-class Program(Struct, frozen=True):
+class SpawnOrder(Struct, frozen=True):
     """What a process runs: the target's text (None: `code` is a callable), code and arguments.
 
     `plain`: the arguments are data.
@@ -64,7 +64,7 @@ class WorkerProcess:
         self,
         row: Row,
         options: HostOptions,
-        program: Program,
+        order: SpawnOrder,
         *,
         parent: PID | None,
         signal: Signalling,
@@ -73,9 +73,9 @@ class WorkerProcess:
         self.pid = row.pid
         self.row = row
         self.use(options)
-        self.program: Program | None = program
+        self.order: SpawnOrder | None = order
         """What to run; None once it has been launched."""
-        self.target = escaped(program.target or "a callable")
+        self.target = escaped(order.target or "a callable")
         self.parent = parent
         self.started = time.monotonic()
         self.names: list[str] = []
@@ -84,7 +84,7 @@ class WorkerProcess:
         """Connections bound to it, each with the number of its `ws.join` frame."""
         self.pending: dict[int, asyncio.Future[Any]] = {}
         """Its requests that have not been answered yet, by their number."""
-        self.waiting_code = len(program.code)
+        self.waiting_code = len(order.code)
         """Bytes of code and arguments that wait for it to start."""
         self.found = False
         """Whether a spawn under its name has returned it since it was spawned."""
@@ -108,7 +108,7 @@ class WorkerProcess:
     def runs_as(self, incarnation: Incarnation) -> None:
         """Set the incarnation that runs it from now on; it gets what has been kept for it."""
         self.pipe.hand_over(incarnation.pipe)
-        self._incarnation, self.pipe, self.program = incarnation, incarnation.pipe, None
+        self._incarnation, self.pipe, self.order = incarnation, incarnation.pipe, None
 
     @property
     def incarnation(self) -> Incarnation:

@@ -30,6 +30,7 @@ from wsrelay.wire import payload
 from wsrelay.wire.logrecord import fields
 
 from . import walls
+from .calls import Calls
 from .connections import Connections
 from .endpoint import Mail
 from .engine import Engine, FrameHandler
@@ -50,8 +51,11 @@ class Requests:
     A well-formed frame that our own worker code would never write raises `WireError`.
     """
 
-    def __init__(self, engine: Engine, router: MessageRouter, connections: Connections) -> None:
+    def __init__(
+        self, engine: Engine, router: MessageRouter, connections: Connections, calls: Calls
+    ) -> None:
         self._engine = engine
+        self._calls = calls
         self._kernel = engine.kernel
         self._router = router
         self._connections = connections
@@ -72,9 +76,10 @@ class Requests:
             wire.JoinGroupFrame: self._join_group,
             wire.LeaveGroupFrame: self._leave_group,
             wire.BroadcastFrame: self._broadcast,
-            wire.DrainFrame: self._drain,
             wire.WatchFrame: self._watch,
             wire.UnwatchFrame: self._unwatch,
+            wire.AnswerFrame: calls.answer,
+            wire.ForgetFrame: self._forget,
         }
         self._answers: dict[type[Any], Callable[[WorkerProcess, Any], Any]] = {}
         self.answer(wire.GetOrSpawnFrame, self._get_or_spawn)
@@ -84,6 +89,7 @@ class Requests:
         self.answer(wire.MembersFrame, self._members)
         self.answer(wire.DrainFrame, self._drained)
         self.answer(wire.RosterFrame, self._roster)
+        self.answer(wire.CallFrame, self._called)
         engine.receiver = self._receiver
         engine.on_exit.append(self._on_exit)
 
@@ -145,7 +151,9 @@ class Requests:
         return self.handle(process, frame)
 
     def _on_exit(self, process: WorkerProcess, result: Result) -> None:
-        """Answer the `exec` that it ran for, and end what it was running by `exec` itself."""
+        """Answer the `exec` that it ran for and the calls of it, and end what it ran by `exec`."""
+        if process.pid in self._calls.waiting:
+            self._calls.ended(process, result)
         if (waiting := self._execs.pop(process.pid, None)) is not None:
             caller, ref = waiting
             caller.pipe.post(wire.FinishedFrame(ref, wire.PackedResult.of(result)))
@@ -390,11 +398,6 @@ class Requests:
         self, process: WorkerProcess, frame: wire.Request, answer: Awaitable[Any]
     ) -> None:
         future = asyncio.ensure_future(answer)
-        if len(process.pending) >= MOST or frame.ref in process.pending:
-            future.cancel()
-            too_many = TooMany(_CALLS[type(frame)], MOST)
-            process.pipe.post(_answer_with(frame.ref, too_many))
-            return
         process.pending[frame.ref] = future
         future.add_done_callback(functools.partial(self._answered, process, frame.ref))
 
@@ -404,7 +407,9 @@ class Requests:
             return
         error = future.exception()
         if error is None:
-            process.pipe.post(wire.ReplyFrame(ref, future.result()))
+            answer = future.result()
+            is_frame = isinstance(answer, wire.FinishedFrame)
+            process.pipe.post(answer if is_frame else wire.ReplyFrame(ref, answer))
             return
         if not isinstance(error, WsrelayError | ValueError):
             logger.error("a request of %s failed", process.pid, exc_info=error)
@@ -433,11 +438,20 @@ class Requests:
             raise TooMany("roster (metadata of the members)", show(_MOST_METADATA))
         return there
 
-    def _drain(self, process: WorkerProcess, frame: wire.DrainFrame) -> None:
-        if frame.waits:
-            self._answer(process, frame)
-        elif (asked := process.pending.pop(frame.ref, None)) is not None:
+    def _forget(self, process: WorkerProcess, frame: wire.ForgetFrame) -> None:
+        if (asked := process.pending.pop(frame.ref, None)) is not None:
             asked.cancel()
+
+    def _check_pending(self, process: WorkerProcess, frame: wire.Request) -> None:
+        """Raise `TooMany` if too many requests of the process wait for their answers already."""
+        if len(process.pending) >= MOST or frame.ref in process.pending:
+            raise TooMany(_CALLS[type(frame)], MOST)
+
+    def _called(
+        self, process: WorkerProcess, frame: wire.CallFrame
+    ) -> asyncio.Future[wire.FinishedFrame]:
+        self._check_pending(process, frame)
+        return self._calls.call(process.pid, frame.ref, frame.to, frame.topic, frame.payload)
 
     def _drained(
         self, process: WorkerProcess, frame: wire.DrainFrame
@@ -445,6 +459,7 @@ class Requests:
         connection = self._connections.connections.get(self._pid(frame.to))
         if connection is None:
             return None  # a connection that is gone has nothing left to drain
+        self._check_pending(process, frame)
         token = process.pid, frame.ref
         future = asyncio.get_running_loop().create_future()
 
@@ -477,6 +492,7 @@ _CALLS: Final[dict[type[wire.Frame], str]] = {
     wire.WatchFrame: "groups.watch",
     wire.UnwatchFrame: "unlisten",
     wire.DrainFrame: "drain",
+    wire.CallFrame: "call",
 }
 """The function of `process` that writes each frame; users do not know the classes' names."""
 

@@ -147,6 +147,10 @@ RULES: Final[Mapping[type[wire.Frame], Rule | None]] = {
     wire.RosterFrame: None,
     wire.WatchFrame: None,
     wire.UnwatchFrame: None,
+    # Calling is sending, to what is no client; a process can answer only calls that it was given
+    wire.CallFrame: None,
+    wire.AnswerFrame: None,
+    wire.ForgetFrame: None,
     # The others
     wire.SendFrame: _send,
     wire.BroadcastFrame: _broadcast,

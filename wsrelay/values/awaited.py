@@ -9,7 +9,7 @@ from .client import M, content_of
 from .json_text import json_text
 from .message import SEND
 
-__all__ = ["COROUTINES", "FUNCTIONS", "Client", "Face", "Message", "Relayed"]
+__all__ = ["COROUTINES", "FUNCTIONS", "Called", "Client", "Face", "Message", "Relayed"]
 
 
 class Client(client.Client[M]):
@@ -48,6 +48,28 @@ class Message(message.Message, frozen=True):
         """The client that the relay sent this for; see `wsrelay.Message`."""
         return None
 
+    async def reply(self, value: Any = None) -> None:  # type: ignore[override]
+        """Answer a `call` with a value, which is data; see `wsrelay.Message.reply`."""
+        message.Message.reply(self, value)
+
+    async def refuse(self, text: str) -> None:  # type: ignore[override]
+        """Answer a `call` with an error; see `wsrelay.Message.refuse`."""
+        message.Message.reply(self, text)
+
+
+class Called(message.Called, Message, frozen=True, dict=True):
+    """A message that `call` has sent; see `wsrelay.values.message`."""
+
+    async def reply(self, value: Any = None) -> None:  # type: ignore[override]
+        """Answer it with a value."""
+        with self._answering() as call:
+            await current.worker().answer_async(call, value)
+
+    async def refuse(self, text: str) -> None:  # type: ignore[override]
+        """Answer it with an error."""
+        with self._answering() as call:
+            await current.worker().answer_async(call, None, text)
+
 
 class Relayed(message.Relayed, Message, frozen=True):
     """A message that the relay sent for a connection; see `wsrelay.values.message`."""
@@ -59,6 +81,7 @@ class Face(NamedTuple):
     client: type[client.Client[Any]]
     message: type[message.Message]
     relayed: type[message.Relayed]
+    called: type[message.Called]
 
     def of(self, item: Any) -> Any:
         """Return a message or client of the other face as one of this; else what is given."""
@@ -67,10 +90,14 @@ class Face(NamedTuple):
         if isinstance(item, message.Relayed):
             sender = self.of(item.sender)
             return self.relayed(item.topic, {**item.payload, "client_pid": sender}, sender)
+        if isinstance(item, message.Called):
+            called = self.called(item.topic, item.payload, item.sender)
+            called.__dict__.update(item.__dict__)
+            return called
         if isinstance(item, message.Message):
             return self.message(item.topic, item.payload, item.sender)
         return item
 
 
-FUNCTIONS: Final = Face(client.Client, message.Message, message.Relayed)
-COROUTINES: Final = Face(Client, Message, Relayed)
+FUNCTIONS: Final = Face(client.Client, message.Message, message.Relayed, message.Called)
+COROUTINES: Final = Face(Client, Message, Relayed, Called)

@@ -44,6 +44,12 @@ class Caller(Protocol):
     ) -> PID:
         """Find a process by name or start it under that name."""
 
+    def call(self, to: str, topic: str, payload: Any, timeout: float | None) -> Any:
+        """Send a message and return the answer."""
+
+    async def call_async(self, to: str, topic: str, payload: Any, timeout: float | None) -> Any:  # noqa: ASYNC109 - as in `call`
+        """Do what `call` does without holding up the event loop."""
+
     def cancel(self, to: str, reason: str) -> None:
         """Ask a process to end."""
 
@@ -104,6 +110,12 @@ class Worker(Caller, Protocol):
 
     def shut(self) -> None:
         """Read and write nothing any more: this is a child that the handler has forked."""
+
+    def answer(self, call: int, value: Any, refused: str | None = None) -> None:
+        """Answer the call with that number by a value, or by the text of a refusal."""
+
+    async def answer_async(self, call: int, value: Any, refused: str | None = None) -> None:
+        """Do what `answer` does without holding up the event loop."""
 
 
 here: Worker | None = None

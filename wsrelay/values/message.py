@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 import msgspec
 from msgspec import Struct
 
-from wsrelay.errors import InvalidMessage, PayloadError, ReservedTopic, phrase
+from wsrelay.errors import InvalidMessage, InvalidReply, PayloadError, ReservedTopic, phrase
 
+from . import current
 from .pid import LONGEST, PID
 from .printable import printable
 
@@ -21,6 +24,7 @@ __all__ = [
     "JOIN",
     "LEAVE",
     "MESSAGE",
+    "Called",
     "Event",
     "ExitError",
     "ExitKind",
@@ -28,6 +32,7 @@ __all__ = [
     "Relayed",
     "Result",
     "Tick",
+    "late",
     "reason_of",
     "sendable",
 ]
@@ -128,6 +133,28 @@ class Message(Struct, frozen=True):
                 f"the client sent text that is no JSON ({error}): {text!r:.80}"
             ) from None
 
+    @property
+    def wants_reply(self) -> bool:
+        """Whether a `call` waits for the answer to this message."""
+        return False
+
+    def reply(self, value: Any = None) -> None:
+        """Answer a `call` with a value, which is data; once.
+
+        Raises `InvalidReply` if the message wants no answer, or has had it, and `PayloadError`.
+        """
+        del value
+        raise InvalidReply(
+            f"{self.topic!r} of {self.sender} wants no answer: only what process.call has sent does"
+        )
+
+    def refuse(self, text: str) -> None:
+        """Answer a `call` with an error: there, `CallError` is raised with this text.
+
+        It is cut to 1,000 characters. Raises `InvalidReply` as `reply` does.
+        """
+        self.reply(text)
+
     def __reduce__(self) -> tuple[type[Message], tuple[str, Any, PID]]:
         """Pickle as an ordinary message: whoever unpickles it got it from this process."""
         return Message, (self.topic, self.payload, self.sender)
@@ -157,6 +184,53 @@ class Relayed(Message, frozen=True):
 Relayed.client = Message.__dict__["sender"]  # type: ignore[method-assign]
 
 
+class Called(Message, frozen=True, dict=True):
+    """A message that `call` has sent: a `Message` that wants an answer, until it has had it.
+
+    The mailbox makes it from a frame that only the node writes. The node's number for the call is
+    in the object's `__dict__` and in no field, so that data that is converted or sent on cannot
+    carry it along.
+    """
+
+    @classmethod
+    def known(cls, topic: str, payload: Any, sender: PID, call: int) -> Self:
+        """Make one for the call with that number."""
+        self = cls(topic, payload, sender)
+        self.__dict__["call"] = call
+        return self
+
+    @property
+    def wants_reply(self) -> bool:
+        """Whether a `call` waits for the answer to this message."""
+        return "call" in self.__dict__
+
+    def reply(self, value: Any = None) -> None:
+        """Answer it with a value; see `Message.reply`."""
+        with self._answering() as call:
+            current.worker().answer(call, value)
+
+    def refuse(self, text: str) -> None:
+        """Answer it with an error; see `Message.refuse`."""
+        with self._answering() as call:
+            current.worker().answer(call, None, text)
+
+    @contextlib.contextmanager
+    def _answering(self) -> Iterator[int]:
+        """Give out the number of the call; only once, unless the answer could not be sent."""
+        if (call := self.__dict__.pop("call", None)) is None:
+            raise InvalidReply(f"{self.topic!r} of {self.sender} has been answered already")
+        try:
+            yield call
+        except BaseException:
+            self.__dict__["call"] = call
+            raise
+
+
+def late(to: str, topic: str, seconds: float | None) -> TimeoutError:
+    """Return the error of a call that was not answered in time."""
+    return TimeoutError(f"{to} did not answer {topic!r} within {seconds} s")
+
+
 class ExitKind(enum.StrEnum):
     """Why a process ended other than by returning."""
 
@@ -173,6 +247,7 @@ class ExitKind(enum.StrEnum):
     MAILBOX_OVERFLOW = "mailbox_overflow"
     DISCONNECTED = "disconnected"
     TEMPLATE_LOST = "template_lost"
+    NO_REPLY = "no_reply"
 
 
 class ExitError(Struct, frozen=True):

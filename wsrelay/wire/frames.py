@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final, Literal, cast
 
 from msgspec import Meta, Raw, Struct
 
+from wsrelay.errors import CallError, ProcessError
 from wsrelay.values.message import ExitError, ExitKind, Result
 from wsrelay.values.pid import LONGEST
 from wsrelay.values.presence import Kind
@@ -30,8 +31,11 @@ __all__ = [
     "PIPE_CLOSED",
     "WINDOW",
     "AckFrame",
+    "AnswerFrame",
     "AttachFrame",
     "BroadcastFrame",
+    "CallFrame",
+    "CalledFrame",
     "CancelFrame",
     "CatalogFrame",
     "CloseInboxFrame",
@@ -42,6 +46,7 @@ __all__ = [
     "ExecFrame",
     "ExitedFrame",
     "FinishedFrame",
+    "ForgetFrame",
     "ForkFailedFrame",
     "ForkFrame",
     "ForkedFrame",
@@ -252,10 +257,30 @@ class SignalFrame(Frame, tag=6):
 
 
 class FinishedFrame(Frame, tag=8):
-    """The process that the `ExecFrame` of the same `ref` started has ended."""
+    """What became of the `ExecFrame` or the `CallFrame` of the same `ref`.
+
+    It is how the process has ended, or the answer; `refused` is the text of a refusal.
+    """
 
     ref: int
     result: PackedResult
+    refused: str | None = None
+
+    def check(self) -> None:
+        """Raise the error that it tells, `CallError` or `ProcessError`, if it is one."""
+        if self.refused is not None:
+            raise CallError(self.refused)
+        if (problem := self.result.error) is not None:
+            raise ProcessError(problem.kind, problem.message, problem.traceback)
+
+
+class CalledFrame(Frame, tag=10):
+    """A message from another process that wants an answer; `call` is the node's number for it."""
+
+    topic: str
+    sender: str
+    payload: bytes
+    call: int
 
 
 class ReplyFrame(Frame, tag=7):
@@ -425,14 +450,33 @@ class BroadcastFrame(Frame, tag=18):
 
 
 class DrainFrame(Frame, tag=19):
-    """Ask for a `ReplyFrame` when most of what was sent to a connection is on its way.
-
-    `waits` is false when nobody is waiting for it any more.
-    """
+    """Ask for a `ReplyFrame` when most of what was sent to a connection is on its way."""
 
     ref: int
     to: Text
-    waits: bool = True
+
+
+class CallFrame(Frame, tag=20):
+    """One message that wants an answer, which is a `FinishedFrame`."""
+
+    ref: int
+    to: Text
+    topic: Text
+    payload: bytes
+
+
+class AnswerFrame(Frame, tag=21):
+    """The answer to the call with that number: a value, or the text of a refusal."""
+
+    call: int
+    value: bytes
+    refused: Text | None = None
+
+
+class ForgetFrame(Frame, tag=22):
+    """Nothing waits for the answer to that request any more."""
+
+    ref: int
 
 
 class RosterFrame(Frame, tag=25):
@@ -528,6 +572,7 @@ ToWorker = (
     | ReplyFrame
     | FinishedFrame
     | CatalogFrame
+    | CalledFrame
 )
 Request = (
     GetOrSpawnFrame
@@ -537,6 +582,7 @@ Request = (
     | MembersFrame
     | DrainFrame
     | RosterFrame
+    | CallFrame
 )
 FromWorker = (
     ReadyFrame
@@ -555,6 +601,8 @@ FromWorker = (
     | BroadcastFrame
     | WatchFrame
     | UnwatchFrame
+    | AnswerFrame
+    | ForgetFrame
     | Request
 )
 ToTemplate = ForkFrame | KillFrame | InterruptFrame

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
 from wsrelay import errors, wire
-from wsrelay.values.message import reason_of, sendable
+from wsrelay.values.message import late, reason_of, sendable
 from wsrelay.values.pid import PID, PIDSource, address, nameable
 from wsrelay.values.presence import Member, Presence
 from wsrelay.wire import meta as metadata
@@ -115,9 +116,10 @@ class WorkerContext:
         """Build the frame that asks when a connection's outbox has room."""
         return wire.DrainFrame(self.ref(), str(PID(to)))
 
-    def _give_up(self, frame: wire.DrainFrame) -> None:
-        """Tell the node that nothing waits for that any more."""
-        self.pipe.post(wire.DrainFrame(frame.ref, frame.to, waits=False))
+    def call_frame(self, to: str, topic: str, content: Any) -> wire.CallFrame:
+        """Build the frame of a message that wants an answer; raises as `send_frames` does."""
+        data = payload.encode(content)
+        return wire.CallFrame(self.ref(), address(to), sendable(topic), data)
 
     def ref(self) -> int:
         """Return the number of a new request."""
@@ -183,7 +185,37 @@ class WorkerContext:
         """Return the queue of a group's members and changes; see `Mailbox.watch`."""
         return self.mailbox.watch(nameable(group))
 
+    def answer(self, call: int, value: Any, refused: str | None = None) -> None:
+        """Answer the call with that number by a value, or by the text of a refusal."""
+        self.pipe.write(_answer_frame(call, value, refused))
+
+    async def answer_async(self, call: int, value: Any, refused: str | None = None) -> None:
+        """Do what `answer` does without holding up the event loop."""
+        await self.pipe.write_async(_answer_frame(call, value, refused))
+
     # Calls that wait for an answer
+
+    def call(self, to: str, topic: str, content: Any, timeout: float | None) -> Any:
+        """Send a message and return the answer."""
+        frame = self.call_frame(to, topic, content)
+        try:
+            return self.ask(frame, timeout)
+        except TimeoutError:
+            raise late(to, topic, timeout) from None
+
+    async def call_async(
+        self,
+        to: str,
+        topic: str,
+        content: Any,
+        timeout: float | None,  # noqa: ASYNC109 - as in `call`
+    ) -> Any:
+        """Do what `call` does without holding up the event loop."""
+        frame = self.call_frame(to, topic, content)
+        try:
+            return await self.ask_async(frame, timeout)
+        except TimeoutError:
+            raise late(to, topic, timeout) from None
 
     def get_or_spawn(
         self, name: str, target: Any, host: str | None = None, /, *args: Any, **kwargs: Any
@@ -218,12 +250,7 @@ class WorkerContext:
 
     def drain(self, to: str, timeout: float | None) -> None:
         """Wait until most of what was sent to a connection is on its way."""
-        frame = self._drain_frame(to)
-        try:
-            self.ask(frame, timeout)
-        except BaseException:
-            self._give_up(frame)
-            raise
+        self.ask(self._drain_frame(to), timeout)
 
     async def drain_async(
         self,
@@ -231,21 +258,14 @@ class WorkerContext:
         timeout: float | None,  # noqa: ASYNC109 - as in `drain`
     ) -> None:
         """Do what `drain` does without holding up the event loop."""
-        frame = self._drain_frame(to)
-        try:
-            await self.ask_async(frame, timeout)
-        except BaseException:
-            self._give_up(frame)
-            raise
+        await self.ask_async(self._drain_frame(to), timeout)
 
     def ask(self, frame: wire.Request | wire.ExecFrame, timeout: float | None = None) -> Any:
         """Write a request and return its answer; raises the error in it, or `TimeoutError`."""
-        queue = self.mailbox.expect(frame.ref)
-        try:
+        with self._asking(frame.ref) as queue:
             self.pipe.write(frame)
-            return answer(self.mailbox.take(queue, timeout=timeout)[1])
-        finally:
-            self.mailbox.forget(frame.ref)
+            reply = self.mailbox.take(queue, timeout=timeout)[1]
+        return answer(reply)
 
     async def ask_async(
         self,
@@ -253,21 +273,34 @@ class WorkerContext:
         timeout: float | None = None,  # noqa: ASYNC109 - as in `ask`
     ) -> Any:
         """Do what `ask` does without holding up the event loop."""
-        queue = self.mailbox.expect(frame.ref)
-        try:
+        with self._asking(frame.ref) as queue:
             await self.pipe.write_async(frame)
-            return answer((await self.mailbox.take_async(queue, timeout=timeout))[1])
+            reply = (await self.mailbox.take_async(queue, timeout=timeout))[1]
+        return answer(reply)
+
+    @contextlib.contextmanager
+    def _asking(self, ref: int) -> Iterator[Queue[Any]]:
+        """Give the queue for the answer; the node is told when nothing waits for it any more."""
+        try:
+            yield self.mailbox.expect(ref)
+        except BaseException:
+            with contextlib.suppress(OSError):  # the node is gone, which the exception says
+                self.pipe.post(wire.ForgetFrame(ref))
+            raise
         finally:
-            self.mailbox.forget(frame.ref)
+            self.mailbox.forget(ref)
+
+
+def _answer_frame(call: int, value: Any, refused: str | None) -> wire.AnswerFrame:
+    text = None if refused is None else reason_of(refused)
+    return wire.AnswerFrame(call, payload.encode(value), text)
 
 
 def answer(reply: wire.ReplyFrame | wire.FinishedFrame) -> Any:
     """Return a reply's value, or raise the error that it carries."""
     if isinstance(reply, wire.FinishedFrame):
-        result = reply.result.opened()
-        if (problem := result.error) is not None:
-            raise errors.ProcessError(problem.kind, problem.message, problem.traceback)
-        return result.value
+        reply.check()
+        return reply.result.opened().value
     if reply.error is None:
         return reply.value
     kind = getattr(errors, reply.error, errors.WsrelayError)

@@ -73,6 +73,7 @@ class Mailbox:
             wire.ReplyFrame: self._replied,
             wire.FinishedFrame: self._replied,
             wire.CatalogFrame: self._learn,
+            wire.CalledFrame: self._called,
         }
         self.known = wire.CatalogFrame([], {})
         """What can be spawned."""
@@ -513,6 +514,20 @@ class Mailbox:
             return
         queue = self.pipe.listeners.get(frame.topic, self.inbox)
         entry = self._face.message(frame.topic, content, sender), size
+        del self.pipe.arrived[0]
+        self.pipe.received += 1
+        queue.items.append(entry)
+
+    def _called(self, frame: wire.CalledFrame, size: int) -> None:
+        sender = PID.trusted(frame.sender)
+        try:
+            content = payload.decode(frame.payload)
+        except (ValueError, RecursionError) as error:
+            logger.error("a call from %s is not data: %s", sender, error)  # noqa: TRY400
+            self._seen(size)
+            return
+        queue = self.pipe.listeners.get(frame.topic, self.inbox)
+        entry = self._face.called.known(frame.topic, content, sender, frame.call), size
         del self.pipe.arrived[0]
         self.pipe.received += 1
         queue.items.append(entry)
