@@ -2,7 +2,7 @@
 
 In a worker, each function acts for that worker. In an HTTP handler, the functions that do not wait
 act for the node: `spawn`, `get_or_spawn`, `send`, `send_json`, `cancel`, `terminate`, `registry`
-and `groups`, and in a thread also `call`. The others raise `NotAProcess`.
+and `groups` (without `watch`), and in a thread also `call`. The others raise `NotAProcess`.
 """
 
 from __future__ import annotations

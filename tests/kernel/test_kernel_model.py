@@ -32,7 +32,7 @@ PICK = st.integers(0, 99)
 PAIRS = st.lists(st.tuples(PICK, PICK), min_size=1, max_size=5)
 NAME = st.sampled_from(NAMES)
 GROUP = st.sampled_from(GROUPS)
-META = st.sampled_from([b"", b"1", b"2"])
+JOINS = st.lists(st.tuples(PICK, st.sampled_from([b"", b"1", b"2"])), min_size=1, max_size=5)
 HOST = st.sampled_from(sorted(LIMITS))
 NORMAL = Result("value")
 KILLED = Result(error=ExitError(ExitKind.KILLED, "SIGKILL"))
@@ -234,11 +234,12 @@ class History(ModelledNode):
             self.do(self.kernel.unregister(name, asker), expected)
 
     @precondition(lambda self: self.everyone())
-    @rule(pick=PICK, group=GROUP, meta=META)
-    def join_group(self, pick: int, group: str, meta: bytes) -> None:
-        pid = self.anyone(pick)
-        effects = self.kernel.join_group(group, pid, meta=meta)
-        self.do(effects, self.model.join(group, pid, meta))
+    @rule(joins=JOINS, group=GROUP)
+    def join_group(self, joins: list[tuple[int, bytes]], group: str) -> None:
+        for pick, meta in joins:
+            pid = self.anyone(pick)
+            effects = self.kernel.join_group(group, pid, meta=meta)
+            self.do(effects, self.model.join(group, pid, meta))
 
     @precondition(lambda self: self.everyone())
     @rule(pick=PICK, group=GROUP)

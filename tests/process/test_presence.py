@@ -12,8 +12,11 @@ from one_node import BOTH, connection, front_of, left_as_found, one_node, seen_b
 from relating import Face, mortal
 from support import until
 
-from wsrelay import PID, Member, Node, NotAProcess, PayloadError, Presence, process
+from wsrelay import PID, Member, Node, NotAProcess, PayloadError, Presence, process, wire
+from wsrelay.aio import process as aio_process
+from wsrelay.kernel import PresenceEffect
 from wsrelay.node import requests
+from wsrelay.node.process import _frames
 
 pytestmark = pytest.mark.anyio
 
@@ -169,6 +172,20 @@ async def test_large_metadata_is_shown_in_several_frames_and_a_roster_has_a_boun
     assert refused == "TooMany: roster (metadata of the members) limit of 150000B reached"
 
 
+@pytest.mark.parametrize(("members", "size"), [(10_000, 10), (10, 40_000), (1, 1), (40, 2_000)])
+def test_a_frame_shows_as_many_members_as_fit_into_a_part_of_the_window(
+    members: int, size: int
+) -> None:
+    told = [
+        (PID.trusted(f"{{local@processes|{number}}}"), bytes(size)) for number in range(members)
+    ]
+    frames = list(_frames(PresenceEffect(told[0][0], "g", 1, "joined", told)))
+    assert [one for frame in frames for one in frame.members] == told
+    sizes = [len(wire.pack(frame)) for frame in frames]
+    assert max(sizes) < wire.WINDOW
+    assert all(size > wire.WINDOW // 8 for size in sizes[:-1])
+
+
 @BOTH
 async def test_misuse_of_presence_is_told_at_the_caller_and_changes_nothing(
     node: Node, face: Face
@@ -199,7 +216,8 @@ async def test_rosters_and_metadata_work_on_the_node_and_watches_do_not() -> Non
     process.groups.join("g", one, meta={"n": 1})
     process.groups.join("g", two)
     process.groups.join("g", one, meta={"n": 2})
-    assert process.groups.roster("g") == [Member(one, {"n": 2}), Member(two)]
+    roster = [Member(one, {"n": 2}), Member(two)]
+    assert process.groups.roster("g") == await aio_process.groups.roster("g") == roster
     with pytest.raises(PayloadError, match=r"meta: builtins\.complex is not data"):
         process.groups.join("g", two, meta=3j)
     with pytest.raises(NotAProcess, match="only a process can do this"):
