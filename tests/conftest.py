@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
 import signal
 import sys
 import tempfile
+import types
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import psutil
 import pytest
+import uvicorn.server
+from one_node import running_node
 from support import Journal, processes
 
 from wsrelay import Node
@@ -61,10 +65,35 @@ def temporary_directory() -> Iterator[None]:
         assert not left, f"files left behind: {left}"
 
 
+@pytest.fixture(autouse=True, scope="session")
+def servers_end_at_once() -> Iterator[None]:
+    """Servers in the tests' process end within 10 ms.
+
+    uvicorn looks every 0.1 s whether it shall end, and waits as long once more when it does: for
+    hundreds of servers that is more than a minute.
+    """
+
+    async def nap(seconds: float) -> None:
+        await asyncio.sleep(seconds / 20)
+
+    impatient = types.ModuleType("asyncio")
+    vars(impatient).update(vars(asyncio), sleep=nap)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(uvicorn.server, "asyncio", impatient)
+        yield
+
+
 @pytest.fixture
 async def node() -> AsyncIterator[Node]:
     """A running node with one host, `processes`, and the tests' handlers in it."""
     async with Node(hosts=[processes()]) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+async def shared() -> AsyncIterator[Node]:
+    """Such a node for all tests of a file, which use it within `one_node.left_as_found`."""
+    async with running_node(processes()) as running:
         yield running
 
 

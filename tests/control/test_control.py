@@ -19,10 +19,22 @@ from typing import Any
 
 import pytest
 import rooms
-from controlled import idle, visited, wsrelay
-from support import client, closed, processes, received, relay_to, room, serving, until
+from controlled import idle, typed, visited, wsrelay
+from one_node import left_as_found
+from starlette.requests import Request
+from support import (
+    client,
+    closed,
+    endpoint,
+    processes,
+    received,
+    relay_to,
+    room,
+    serving,
+    until,
+)
 
-from wsrelay import Node, WebSocketRelay, process
+from wsrelay import Node, RelayResponse, WebSocketRelay, process
 from wsrelay.control import ControlError, ControlServer, find_nodes
 from wsrelay.control.records import Records
 
@@ -36,9 +48,9 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-async def controlled(node: Node, directory: Path) -> AsyncIterator[Node]:
-    async with ControlServer(node, directory):
-        yield node
+async def controlled(shared: Node, directory: Path) -> AsyncIterator[Node]:
+    async with left_as_found(shared), ControlServer(shared, directory):
+        yield shared
 
 
 # The socket
@@ -126,7 +138,7 @@ async def test_what_a_dead_node_left_behind_is_removed(directory: Path) -> None:
 async def test_ps_shows_every_process_with_what_it_uses(controlled: Node) -> None:
     async with visited(controlled) as (pid, _):
         await until(lambda: len(controlled.workers) == 2)
-        shown = json.loads(await wsrelay("ps", "--json"))
+        shown = json.loads(await typed("ps", "--json"))
         [mine] = [row for row in shown if row["pid"] == pid]
         assert mine["os_pid"] == controlled.workers[pid]  # type: ignore[index]
         assert (mine["state"], mine["connections"], mine["parent"]) == ("running", 1, None)
@@ -153,7 +165,7 @@ async def test_tree_and_connections_show_who_belongs_to_whom(controlled: Node) -
     async with visited(controlled) as (pid, _):
         await until(lambda: "obedient" in controlled.kernel.names.of(pid))  # type: ignore[arg-type]
         [connection] = controlled.connections
-        lines = (await wsrelay("tree")).splitlines()
+        lines = (await typed("tree")).splitlines()
         assert lines[0].startswith("node local (OS pid ")
         assert "processes: 2 of 256" in lines[1]
         [parent] = [i for i, line in enumerate(lines) if pid in line]
@@ -163,43 +175,48 @@ async def test_tree_and_connections_show_who_belongs_to_whom(controlled: Node) -
         [shown] = json.loads(await wsrelay("connections", "--json"))
         assert (shown["pid"], shown["target"]) == (connection, pid)
         assert shown["outbox"] == 0
-        assert str(connection) in await wsrelay("connections")
+        assert str(connection) in await typed("connections")
 
 
 @pytest.mark.parametrize("front_end", ["direct", "uvicorn"])
-@pytest.mark.parametrize(
-    ("metadata", "user"),
-    [
+async def test_connections_and_tree_say_who(controlled: Node, front_end: str) -> None:
+    cases: list[tuple[Any, str | None]] = [
         ({"user": "Ada", "name": "nobody"}, "Ada"),
         ({"user": {"id": 7, "name": "Ada"}}, "Ada"),
         ({"user": {"id": 7}}, "7"),
         ({"name": "Ada"}, "Ada"),
         ({"user": ["Ada"]}, None),
         (None, None),
-    ],
-)
-async def test_connections_and_tree_say_who(
-    controlled: Node, front_end: str, metadata: Any, user: str | None
-) -> None:
-    headers = {"sec-websocket-protocol": "chat.v2"}
-    app = relay_to(controlled.spawn(idle), metadata=metadata, headers=headers)
-    relay = WebSocketRelay(app, node=controlled)
+    ]
+    pid = controlled.spawn(idle)
+
+    def answer(request: Request) -> RelayResponse:
+        metadata, _ = cases[int(request.query_params["case"])]
+        return RelayResponse(pid, metadata=metadata, headers={"sec-websocket-protocol": "chat.v2"})
+
+    relay = WebSocketRelay(endpoint(answer), node=controlled)
     chat: Any = {"subprotocols": ["chat.v2"]}
-    async with (
-        serving(relay, front_end) as url,
-        client(f"{url}/rooms/a%20b?token=secret", **chat) as websocket,
-    ):
-        host, port = websocket.local_address
-        await until(lambda: len(controlled.connections) == 1)
-        [shown] = json.loads(await wsrelay("connections", "--json"))
-        assert (shown["client"], shown["path"]) == ([host, port], "/rooms/a b")
-        assert (shown["subprotocol"], shown["user"]) == ("chat.v2", user)
-        said = f"user {user} " if user else ""
-        who = f"{host}:{port} /rooms/a b {said}subprotocol chat.v2, 0 messages"
-        assert who in await wsrelay("tree")
-        table = await wsrelay("connections")
-        for text in (f"{host}:{port}", "/rooms/a b", "chat.v2", user or "-"):
-            assert text in table
+    async with contextlib.AsyncExitStack() as stack:
+        url = await stack.enter_async_context(serving(relay, front_end))
+        users = {}
+        for number, (_, user) in enumerate(cases):
+            one = client(f"{url}/rooms/a%20b?token=secret&case={number}", **chat)
+            websocket = await stack.enter_async_context(one)
+            users[websocket.local_address] = user
+        await until(lambda: len(controlled.connections) == len(cases))
+        shown = json.loads(await wsrelay("connections", "--json"))
+        assert {tuple(one["client"]): one["user"] for one in shown} == users
+        assert [(one["path"], one["subprotocol"]) for one in shown] == [
+            ("/rooms/a b", "chat.v2")
+        ] * len(cases)
+        tree, table = await wsrelay("tree"), await wsrelay("connections")
+        for (host, port), user in users.items():
+            said = f"user {user} " if user else ""
+            who = f"{host}:{port} /rooms/a b {said}subprotocol chat.v2, 0 messages"
+            assert who in tree
+            [row] = [line for line in table.splitlines() if f"{host}:{port}" in line]
+            for text in ("/rooms/a b", "chat.v2", user or "-"):
+                assert text in row
         assert "secret" not in table
 
 
@@ -208,9 +225,11 @@ async def test_send_reaches_a_handler_by_pid_id_and_name(controlled: Node) -> No
         [connection] = controlled.connections
         payload = json.dumps({"to": connection, "text": "hello"})
         short = pid.rpartition("|")[2].rstrip("}")
-        for to in (pid, pid.strip("{}"), short, "obedient"):
+        for to in (pid, pid.strip("{}"), short):
             await wsrelay("send", to, "say", payload)
             assert await received(one) == "told"
+        await typed("send", "obedient", "say", payload)
+        assert await received(one) == "told"
 
 
 async def test_call_prints_the_answer_as_json_or_says_why_there_is_none(
@@ -263,11 +282,11 @@ def answer() -> None:
 
 async def test_kill_is_a_close_frame_and_cancel_an_orderly_end(controlled: Node) -> None:
     async with visited(controlled) as (pid, one):
-        await wsrelay("kill", pid)
+        await typed("kill", pid)
         assert await closed(one) == (1011, "target process killed (SIGKILL)")
     async with visited(controlled) as (pid, one):
         [connection] = controlled.connections
-        await wsrelay("cancel", connection, "--reason", "go home")
+        await typed("cancel", connection, "--reason", "go home")
         assert await closed(one) == (1000, "go home")
         await wsrelay("cancel", pid)
         await until(lambda: pid not in controlled.workers)
@@ -324,7 +343,7 @@ async def test_logs_are_those_of_the_process_and_follow_it(controlled: Node) -> 
         [connection] = controlled.connections
         controlled.send(pid, "say", {"to": connection, "text": "first"})
         await received(one)
-        assert "saying first" in await wsrelay("logs", pid)
+        assert "saying first" in await typed("logs", pid)
         other = next(worker for worker in controlled.workers if worker != pid)
         assert await wsrelay("logs", other) == ""
         for text in (pid.strip("{}"), pid.rpartition("|")[2].rstrip("}"), "obedient"):
@@ -366,9 +385,11 @@ async def test_logs_of_a_name_are_those_of_all_that_had_it(controlled: Node) -> 
         assert pid in shown
 
 
-async def test_ps_tells_what_clients_have_begun(controlled: Node) -> None:
+async def test_ps_tells_what_clients_have_begun(
+    controlled: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert "begun" not in await wsrelay("ps")
-    controlled.buffered.size += 3_000_000
+    monkeypatch.setattr(controlled.buffered, "size", 3_000_000)
     assert "clients have begun 2.9MB of at most 256.0MB" in await wsrelay("ps")
 
 
@@ -407,7 +428,7 @@ async def test_a_wrong_order_is_one_clear_line(controlled: Node) -> None:
 
 
 async def test_without_a_node_commands_say_how_to_start_one(directory: Path) -> None:
-    said = await wsrelay("ps", code=1)
+    said = await typed("ps", code=1)
     assert said == (
         f"wsrelay: this user has no running node (looked in {directory}); "
         "start one with 'wsrelay run TARGET' or 'wsrelay serve'\n"
@@ -447,8 +468,9 @@ async def test_which_nodes_there_are_is_said_where_one_has_to_be_chosen(director
 
 
 async def test_a_node_that_does_not_answer_keeps_nobody_from_choosing(
-    controlled: Node, directory: Path
+    controlled: Node, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("wsrelay.cli.nodes._PATIENCE", 0.1)
     with socket.socket(socket.AF_UNIX) as silent:
         silent.bind(str(directory / "hung-1.sock"))
         silent.listen()

@@ -20,7 +20,8 @@ from pathlib import Path
 
 import pytest
 import rooms
-from controlled import idle, visited, wsrelay
+from controlled import idle, typed, visited, wsrelay
+from one_node import left_as_found
 from support import room, until
 
 from wsrelay import Node
@@ -36,9 +37,9 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-async def controlled(node: Node, directory: Path) -> AsyncIterator[Node]:
-    async with ControlServer(node, directory):
-        yield node
+async def controlled(shared: Node, directory: Path) -> AsyncIterator[Node]:
+    async with left_as_found(shared), ControlServer(shared, directory):
+        yield shared
 
 
 @contextlib.contextmanager
@@ -147,7 +148,7 @@ def spin() -> None:
 async def test_top_is_json_for_scripts_once_or_a_line_at_each_interval(controlled: Node) -> None:
     async with visited(controlled) as (pid, _):
         await until(lambda: len(controlled.workers) == 2)
-        [line] = (await wsrelay("top", "--json")).splitlines()
+        [line] = (await typed("top", "--json")).splitlines()
         shown = json.loads(line)
         assert (shown["name"], shown["os_pid"]) == ("local", os.getpid())
         assert {one["pid"] for one in shown["processes"]} == set(controlled.workers)
@@ -163,7 +164,7 @@ async def test_top_is_json_for_scripts_once_or_a_line_at_each_interval(controlle
         assert second["time"] - first["time"] >= 0.1
         follower.send_signal(signal.SIGINT)
         assert await asyncio.wait_for(follower.wait(), 10) == 0
-    assert "--follow needs --json" in await wsrelay("top", "-f", code=2)
+    assert "--follow needs --json" in await typed("top", "-f", code=2)
 
 
 async def test_completion_knows_the_processes_of_the_running_node(controlled: Node) -> None:

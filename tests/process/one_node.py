@@ -19,13 +19,23 @@ from starlette.requests import Request
 from support import client, endpoint, processes, received, room, serving, until
 from websockets.asyncio.client import ClientConnection
 
-from wsrelay import PID, Node, RelayResponse, WebSocketRelay
+from wsrelay import PID, HostOptions, Node, RelayResponse, WebSocketRelay
 
 BOTH = pytest.mark.parametrize(
     "face", [operator.attrgetter("sync"), operator.attrgetter("aio")], ids=["", "aio_"]
 )
 NO_FUNCTION = f"{relating.__file__}:no_such_function"
 NOBODY = ["{processes|none}", "{local@processes|none}", "{other@processes|1}", "{gateway|none}"]
+
+
+@contextlib.asynccontextmanager
+async def running_node(*hosts: HostOptions) -> AsyncIterator[Node]:
+    """A node that has loaded everything, for all tests of a file."""
+    # The first stream of uvloop opens a descriptor that the loop keeps: here, and not in a test.
+    (await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)).close()
+    async with Node(hosts=hosts) as node:
+        await node.loaded()
+        yield node
 
 
 @contextlib.asynccontextmanager
@@ -38,10 +48,7 @@ async def one_node() -> AsyncIterator[Node]:
         processes(targets=targets, name="small", mailbox=100_000),
         processes(targets=targets, name="full"),
     ]
-    # The first stream of uvloop opens a descriptor that the loop keeps: here, and not in a test.
-    (await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)).close()
-    async with Node(hosts=hosts) as node:
-        await node.loaded()
+    async with running_node(*hosts) as node:
         node.kernel.set_hosts(
             {host.name: host.max_processes * (host.name != "full") for host in hosts}
         )
