@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import psutil
 import pytest
 import rooms
+from one_node import left_as_found
 from support import end_of, processes, room, until
 
 from wsrelay import (
@@ -29,6 +30,13 @@ from wsrelay.values import current
 from wsrelay.values.pid import PID
 
 pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def node(shared: Node) -> AsyncIterator[Node]:
+    async with left_as_found(shared):
+        yield shared
+
 
 MB = 1024 * 1024
 ME = PID("{local@processes|1}")

@@ -6,6 +6,7 @@ import asyncio
 import struct
 import tracemalloc
 import typing
+from collections.abc import AsyncIterator
 from typing import Any, Literal
 
 import msgspec
@@ -16,6 +17,7 @@ from hostile import next_one, own_pipe
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import Raw
+from one_node import left_as_found
 from support import client, end_of, received, relay_to, room, serving, until, value_of
 
 from wsrelay import ExitKind, Node, Result, WebSocketRelay, process, wire
@@ -25,6 +27,13 @@ from wsrelay.values.pid import LONGEST
 from wsrelay.wire import payload
 
 pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def node(shared: Node) -> AsyncIterator[Node]:
+    async with left_as_found(shared):
+        yield shared
+
 
 KB = 1024
 MB = 1024 * 1024

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import rooms
 from hostile import next_one, own_pipe
+from one_node import left_as_found
 from support import client, end_of, not_reading, processes, relay_to, room, serving, until, value_of
 
 from wsrelay import (
@@ -42,6 +43,13 @@ from wsrelay.wire import payload
 from wsrelay.wire.pipe_pair import Duplex
 
 pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def node(shared: Node) -> AsyncIterator[Node]:
+    async with left_as_found(shared):
+        yield shared
+
 
 KB = 1024
 MB = 1024 * 1024

@@ -1,15 +1,12 @@
-"""A node by itself: what its calls leave behind when they raise, its end, its event loops."""
+"""A node by itself: what it logs, its end, its event loops."""
 
 from __future__ import annotations
 
 import asyncio
-import copy
 import sys
 import threading
 import warnings
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -34,7 +31,6 @@ from wsrelay import (
     WebSocketRelay,
     process,
 )
-from wsrelay.errors import WsrelayError
 from wsrelay.gateway.rooms import Rooms
 
 with warnings.catch_warnings():
@@ -42,78 +38,6 @@ with warnings.catch_warnings():
     from starlette.testclient import TestClient
 
 pytestmark = pytest.mark.anyio
-
-SURROGATE = "\ud800"
-
-
-# What raises has changed nothing
-
-
-def all_of(node: Node) -> Any:
-    """What a node remembers of its processes, to be compared."""
-    kernel = node.kernel
-    parts = (kernel.names, kernel.groups, kernel.relations)
-    states = {pid: (process.state, process.ended_by) for pid, process in kernel.processes.items()}
-    pipes = {}
-    for pid in node.workers:
-        worker = node.engine.processes.get(pid)
-        assert worker is not None
-        pipes[pid] = (worker.pipe.queued, worker.pipe.backlog, worker.pipe.mailbox)
-    counts = [kernel.count(host) for host in node.hosts]
-    return copy.deepcopy((states, counts, pipes, node.dead_letters, [vars(part) for part in parts]))
-
-
-@pytest.mark.parametrize(
-    "call",
-    [
-        lambda node, pid: node.send(pid, "@reserved"),
-        lambda node, pid: node.send(pid, 7),
-        lambda node, pid: node.send(pid, SURROGATE),
-        lambda node, pid: node.send(pid, "topic", {"key": [SURROGATE]}),
-        lambda node, pid: node.send(pid, "topic", object()),
-        lambda node, pid: node.send([pid, "{nonsense"], "topic"),
-        lambda node, _: node.broadcast("group", SURROGATE, None),
-        lambda node, _: node.broadcast("group", "@reserved", None),
-        lambda node, _: node.broadcast("group", "topic", object()),
-        lambda node, pid: node.cancel(pid, SURROGATE),
-        lambda node, pid: node.cancel(pid, 7),
-        lambda node, _: node.cancel("{nonsense"),
-        lambda node, _: node.terminate("{nonsense"),
-        lambda node, _: node.spawn("nonsense"),
-        lambda node, _: node.spawn(f"{SURROGATE}.py:handler"),
-        lambda node, _: node.spawn(f"module:{SURROGATE}"),
-        lambda node, _: node.spawn(room(rooms.echo), "no such host"),
-        lambda node, _: node.spawn(room(rooms.echo), "full"),
-        lambda node, _: node.spawn(room(rooms.echo), None, (one for one in "generator")),
-        lambda node, _: node.get_or_spawn("", room(rooms.echo)),
-        lambda node, _: node.get_or_spawn(SURROGATE, room(rooms.echo)),
-        lambda node, _: node.get_or_spawn("other", room(rooms.echo), "full"),
-        lambda node, _: node.get_or_spawn("other", room(rooms.echo), "no such host"),
-        lambda node, _: node.spawn_as("name", room(rooms.echo)),
-        lambda node, pid: node.register("{name", pid),
-        lambda node, pid: node.register(SURROGATE, pid),
-        lambda node, _: node.register("other", None),
-        lambda node, _: node.register("other", "{local@processes|nobody}"),
-        lambda node, _: node.lookup("other"),
-        lambda node, _: node.unregister("other"),
-        lambda node, pid: node.join_group("", pid),
-        lambda node, _: node.join_group("other", None),
-        lambda node, _: node.leave_group("group", "{nonsense"),
-    ],
-)
-async def test_whatever_raises_on_a_node_has_changed_nothing(
-    call: Callable[[Node, Any], object],
-) -> None:
-    hosts = [processes(), processes(name="full", max_processes=1)]
-    async with Node(hosts=hosts) as node:
-        pid = node.spawn_as("name", room(rooms.echo))
-        node.spawn(room(rooms.echo), "full")
-        node.join_group("group", pid)
-        before = all_of(node)
-        with pytest.raises((WsrelayError, ValueError)):
-            call(node, pid)
-        assert all_of(node) == before
-
 
 # Dead letters, and what stands in the log
 

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 from hostile import own_pipe
+from one_node import left_as_found
 from support import end_of, processes, until, value_of
 
 from wsrelay import Node, aio, process, wire
@@ -21,6 +22,13 @@ from wsrelay.values.pid import LONGEST
 from wsrelay.wire.pipe_pair import Duplex
 
 pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def node(shared: Node) -> AsyncIterator[Node]:
+    async with left_as_found(shared):
+        yield shared
+
 
 MB = 1024 * 1024
 

@@ -14,6 +14,7 @@ import psutil
 import pytest
 import rooms
 from exits import Exits, driven, template_of
+from one_node import left_as_found, running_node
 from support import Journal, closed, processes, received, room, say, until
 
 from wsrelay import (
@@ -30,12 +31,29 @@ from wsrelay import (
 pytestmark = pytest.mark.anyio
 
 
+@pytest.fixture
+async def node(shared: Node) -> AsyncIterator[Node]:
+    async with left_as_found(shared):
+        yield shared
+
+
+@pytest.fixture(scope="module")
+async def without_pidfds() -> AsyncIterator[Node]:
+    async with running_node(processes(preload=("no_pidfd",))) as node:
+        yield node
+
+
 @pytest.fixture(params=["pidfd", "no pidfd", "warm"])
-async def any_node(request: pytest.FixtureRequest) -> AsyncIterator[Node]:
+async def any_node(
+    request: pytest.FixtureRequest, shared: Node, without_pidfds: Node
+) -> AsyncIterator[Node]:
     """Nodes whose templates have pidfds, have none, and fork ahead."""
-    preload = ("no_pidfd",) if request.param == "no pidfd" else ()
-    warm = 2 if request.param == "warm" else 0
-    async with Node(hosts=[processes(preload=preload, warm=warm)]) as node:
+    if request.param == "warm":  # what it forks ahead is not left behind by the test
+        async with Node(hosts=[processes(warm=2)]) as node:
+            yield node
+        return
+    node = shared if request.param == "pidfd" else without_pidfds
+    async with left_as_found(node):
         yield node
 
 
@@ -321,10 +339,11 @@ async def test_grandchildren_of_its_process_group_end_with_a_worker(
     await until(lambda: not grandchild.is_running(), "the grandchild has ended")
 
 
-async def test_a_grandchild_that_holds_the_pipe_does_not_delay_the_exit(node: Node) -> None:
-    exits = Exits(node)
-    pid = node.spawn(room(rooms.hold_pipe))
-    assert (await exits.of(pid)).value == "gone"
+async def test_a_grandchild_that_holds_the_pipe_does_not_delay_the_exit() -> None:
+    async with Node(hosts=[processes()]) as node:
+        exits = Exits(node)
+        pid = node.spawn(room(rooms.hold_pipe))
+        assert (await exits.of(pid)).value == "gone"
 
 
 async def test_the_node_s_end_takes_grandchildren_in_their_own_sessions_with_it(

@@ -7,16 +7,24 @@ import json
 import logging
 import signal
 from collections import Counter
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 import rooms
 from exits import Exits
+from one_node import left_as_found
 from support import Journal, processes, room, until
 
 from wsrelay import HostFailed, Node
 
 pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def node(shared: Node) -> AsyncIterator[Node]:
+    async with left_as_found(shared):
+        yield shared
 
 
 # Output

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 
 import msgspec
 import pytest
+from one_node import left_as_found
 from support import end_of, until
 
 from wsrelay import ExitKind, Node, PayloadError, process, wire
@@ -20,6 +21,13 @@ from wsrelay.values.sizes import ITEM
 from wsrelay.wire.pipe_pair import Duplex
 
 pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def node(shared: Node) -> AsyncIterator[Node]:
+    async with left_as_found(shared):
+        yield shared
+
 
 MB = 1024 * 1024
 ME = PID("{local@processes|1}")
