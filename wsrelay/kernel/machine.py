@@ -7,9 +7,9 @@ a process is started, reached or ended.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from wsrelay.errors import HostFull, InvalidName, UnknownHost
 from wsrelay.values.message import Event, ExitError, ExitKind, Result
@@ -94,9 +94,6 @@ Effect = (
     | PresenceEffect
 )
 
-_Ends = deque[tuple[PID, Result]]
-"""Processes that have ended, each with its result."""
-
 _NOPROC = Result(error=ExitError(ExitKind.NOPROC, "there is no such process"))
 
 _ENDED_BY = {
@@ -109,6 +106,15 @@ _ENDED_BY = {
         ExitKind.START_FAILED, "killed: it did not start within its start timeout"
     ),
 }
+
+
+class _Sequel(Struct):
+    """What follows from an end while that is being recorded."""
+
+    ends: deque[tuple[PID, Result]] = field(default_factory=deque)
+    """Processes that end because of it: nothing has to be killed first, since they wait."""
+    due: deque[PID] = field(default_factory=deque)
+    """Processes that have nobody to wait for any more."""
 
 
 class Process(Struct, eq=False):
@@ -246,7 +252,7 @@ class Kernel:
         successor start. A successor that loses its name while it waits starts at once.
         """
         pid = self.names.unregister(name, asker)
-        return [] if pid is None else self._settle(due=[pid])
+        return [] if pid is None else self._settle(_Sequel(due=deque([pid])))
 
     # Relations
 
@@ -297,11 +303,11 @@ class Kernel:
         return [NotifyEffect(watcher, Event("EXIT", target, result))]
 
     def _broken_link(self, pid: PID, ended: PID, result: Result) -> list[Effect]:
-        ends: _Ends = deque()
-        effects = self._link_down(pid, ended, result, ends)
-        return effects + self._settle(ends)
+        sequel = _Sequel()
+        effects = self._link_down(pid, ended, result, sequel)
+        return effects + self._settle(sequel)
 
-    def _link_down(self, pid: PID, ended: PID, result: Result, ends: _Ends) -> list[Effect]:
+    def _link_down(self, pid: PID, ended: PID, result: Result, sequel: _Sequel) -> list[Effect]:
         """Notify or end a process that was linked to one that ended with an error."""
         process = self._processes.get(pid)
         if process is None or result.error is None:
@@ -311,7 +317,7 @@ class Kernel:
         why = f"linked process {ended} ended ({result.error.kind})"
         error = ExitError(ExitKind.LINK_DOWN, why)
         if process.state is ProcessState.WAITING:
-            ends.append((pid, Result(error=error)))
+            sequel.ends.append((pid, Result(error=error)))
             return []
         process.ended_by = process.ended_by or error
         return [BreakEffect(pid, why)]
@@ -360,37 +366,22 @@ class Kernel:
                 return [KillEffect(pid)]
         return []
 
-    def exited(self, pid: PID, result: Result) -> list[Effect]:
+    def exited(self, pid: PID, result: Result, sequel: _Sequel | None = None) -> list[Effect]:
         """Record that the process has exited; a second call has no effect.
 
         What its end brings about follows: first its notifications, then the ends of those that
-        waited and were linked to it, then the start of its successor.
+        waited and were linked to it, then the start of its successor. With a `sequel` the latter
+        two are only added to that.
         """
-        return self._settle(deque([(pid, result)]))
-
-    def _settle(self, ends: _Ends | None = None, due: Iterable[PID] = ()) -> list[Effect]:
-        """Record these ends and all that follow from them, then start those that are due.
-
-        A process that waits has nothing to be killed first, so one end may be that of many.
-        """
-        ends, waiting = deque() if ends is None else ends, deque(due)
-        effects: list[Effect] = []
-        while ends or waiting:
-            if ends:
-                effects += self._end(*ends.popleft(), ends, waiting)
-            else:
-                effects += self._start(waiting.popleft(), ends)
-        return effects
-
-    def _end(self, pid: PID, result: Result, ends: _Ends, due: deque[PID]) -> list[Effect]:
         if (process := self._processes.pop(pid, None)) is None:
             return []
+        then = sequel or _Sequel()
         if not process.connection and process.state is not ProcessState.WAITING:
             self._workers[pid.host] -= 1
         process.state = ProcessState.EXITED
         process.takes_mail = False
         if (successor := self.names.release(pid)) is not None:
-            due.append(successor)
+            then.due.append(successor)
         left = self.groups.release(pid)
         watchers, linked = self.relations.release(pid)
         killed = result.error is not None and result.error.kind is ExitKind.KILLED
@@ -400,10 +391,22 @@ class Kernel:
         for watcher in watchers:
             effects += self._exit_event(watcher, pid, result)
         for other in linked:
-            effects += self._link_down(other, pid, result, ends)
+            effects += self._link_down(other, pid, result, then)
+        if sequel is None and (then.ends or then.due):
+            effects += self._settle(then)
         return effects
 
-    def _start(self, pid: PID, ends: _Ends) -> list[Effect]:
+    def _settle(self, sequel: _Sequel) -> list[Effect]:
+        """Record all ends that follow, from each other too, then start those that are due."""
+        effects: list[Effect] = []
+        while sequel.ends or sequel.due:
+            if sequel.ends:
+                effects += self.exited(*sequel.ends.popleft(), sequel)
+            else:
+                effects += self._start(sequel.due.popleft(), sequel)
+        return effects
+
+    def _start(self, pid: PID, sequel: _Sequel) -> list[Effect]:
         """Start a process that has waited for the one before it, if its host has a place."""
         process = self._processes.get(pid)
         if process is None or process.state is not ProcessState.WAITING:
@@ -415,7 +418,7 @@ class Kernel:
         except (UnknownHost, HostFull) as error:
             is_full = isinstance(error, HostFull)
             kind = ExitKind.HOST_FULL if is_full else ExitKind.START_FAILED
-            ends.append((pid, Result(error=ExitError(kind, str(error)))))
+            sequel.ends.append((pid, Result(error=ExitError(kind, str(error)))))
             return []
         process.state, _ = TABLE[process.state][Signal.DUE]
         self._workers[pid.host] += 1

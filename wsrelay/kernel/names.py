@@ -126,20 +126,18 @@ class Names:
         """Free all names of the process, which holds its exclusive one until it is released."""
         if (name := self._exclusive.get(pid)) is not None:
             self._holders[name] = pid
-        self._free_all(pid)
+        for freed in self._names.pop(pid, ()):
+            self._free(freed)
 
     def release(self, pid: PID) -> PID | None:
         """Free all names of a process that has ended; returns the process that waited for it."""
-        self._free_all(pid)
+        for freed in self._names.pop(pid, ()):
+            self._free(freed)
         name = self._exclusive.pop(pid, None)
         if name is None or self._holders.get(name) != pid:
             return None
         del self._holders[name]
         return self._pids.get(name)
-
-    def _free_all(self, pid: PID) -> None:
-        for name in self._names.pop(pid, ()):
-            self._free(name)
 
     def _free(self, name: str) -> None:
         self._ledger.remove(self._accounts.pop(name, None), name)

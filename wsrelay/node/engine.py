@@ -273,13 +273,19 @@ class Engine:
             raise TooMany("arguments (of processes that have not started)", show(_MOST_CODE))
 
     def _launch_successor(self, process: WorkerProcess) -> None:
-        """Launch a process that has waited for the one before it, by its host as that is now."""
-        process.use(self.templates.options[process.pid.host])
+        """Launch a process that has waited for the one before it, under its host's options of now.
+
+        It gets what has been kept for it.
+        """
+        kept, options = process.pipe, self.templates.options[process.pid.host]
+        process.options, process.rights = options, options.rights
         try:
             self._launch(process)
         except HostFailed as error:
             failed = Result(error=ExitError(ExitKind.START_FAILED, str(error)))
             self.execute(self.kernel.exited(process.pid, failed))
+        else:
+            kept.hand_over(process.pipe)
 
     def _launch(self, process: WorkerProcess) -> None:
         """Have a process run by its host; raises `HostFailed`."""
@@ -399,30 +405,21 @@ class Engine:
             else:
                 before = f"({skipped} crashes before it: no traceback)\n" if skipped else ""
                 text = before + error.traceback.rstrip()
-        _log_exit(pid, error, about, text)
+        _log_exit(pid, error, about, traceback=text)
 
     def _log_unlaunched(self, process: WorkerProcess, error: ExitError | None) -> None:
         """Log that a process that waited will not start, unless many have just been logged.
 
         Such an end costs no OS process, so a worker can cause many thousands in a second.
         """
-        about, host = self.about(process), process.pid.host
-        if error is None:
-            _log_exit(process.pid, error, about, "")
-            return
-        now = asyncio.get_running_loop().time()
-        unlogged = self.mistakes.again(f"ends while waiting in {host}", now)
-        if unlogged is not None:
+        about, host, more = self.about(process), process.pid.host, ""
+        if error is not None:
+            now = asyncio.get_running_loop().time()
+            unlogged = self.mistakes.again(f"ends while waiting in {host}", now)
+            if unlogged is None:
+                return
             more = f" (nor were {unlogged} others of {host})" if unlogged else ""
-            requested = error.kind is ExitKind.TERMINATED
-            logger.log(
-                logging.WARNING if requested else logging.ERROR,
-                "%s was not started: %s%s",
-                _who(process.pid, about),
-                shortened(str(error)),
-                more,
-                extra={**about, **fields(exit=error.kind.value)},
-            )
+        _log_exit(process.pid, error, about, more=more)
 
 
 def _opened(result: Result) -> Result:
@@ -435,24 +432,31 @@ def _opened(result: Result) -> Result:
         return Result(None, result.error)
 
 
-def _log_exit(pid: PID, error: ExitError | None, about: dict[str, Any], traceback: str) -> None:
-    who = _who(pid, about)
+def _log_exit(
+    pid: PID,
+    error: ExitError | None,
+    about: dict[str, Any],
+    *,
+    traceback: str = "",
+    more: str | None = None,
+) -> None:
+    """Log how it ended; `more` (not None) is what to add if it never started."""
+    who = " ".join([pid, *map(printable, about.get("wsrelay_names", ()))])
     if error is None:
         logger.debug("%s exited", who, extra=about)
         return
     about = {**about, **fields(exit=error.kind.value)}
+    # Somebody requested it: a client left in the middle of its process's work, for example, or
+    # an `exec` timed out, which its caller is told.
+    requested = error.kind in (ExitKind.CANCELLED, ExitKind.TERMINATED)
+    level = logging.WARNING if requested else logging.ERROR
     if traceback:
         text = f"{shortened(error.message)}\n{traceback}"
         logger.error("%s crashed: %s", who, shortened(text, _LONGEST_TRACEBACK), extra=about)
+    elif more is not None:
+        what = "%s was not started: %s%s"
+        logger.log(level, what, who, shortened(str(error)), more, extra=about)
     else:
         target, os_pid = about.get("wsrelay_target"), about.get("wsrelay_os_pid", "none yet")
         where = f"{target}, OS pid {os_pid}"
-        # Somebody requested it: a client left in the middle of its process's work, for example, or
-        # an `exec` timed out, which its caller is told.
-        requested = error.kind in (ExitKind.CANCELLED, ExitKind.TERMINATED)
-        level = logging.WARNING if requested else logging.ERROR
         logger.log(level, "%s ended: %s (%s)", who, shortened(str(error)), where, extra=about)
-
-
-def _who(pid: PID, about: dict[str, Any]) -> str:
-    return " ".join([pid, *map(printable, about.get("wsrelay_names", ()))])

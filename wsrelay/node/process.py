@@ -13,7 +13,7 @@ from msgspec import Raw, Struct
 from wsrelay import wire
 from wsrelay.confinement import HostOptions
 from wsrelay.errors import HostFull
-from wsrelay.kernel import PresenceEffect, Signal
+from wsrelay.kernel import PresenceEffect, ProcessState, Signal
 from wsrelay.kernel import Process as Row
 from wsrelay.values.message import CANCEL, JOIN, LEAVE, Event, ExitError, ExitKind
 from wsrelay.values.pid import PID
@@ -55,10 +55,8 @@ class WorkerProcess:
     what it is sent.
     """
 
-    options: HostOptions
-    """Those of its host, as they were at its start."""
-    rights: Rights | None
-    """Those of its host if the host is walled in, else None."""
+    pipe: Lanes
+    """What it is sent goes here; the incarnation's, as soon as there is one."""
 
     def __init__(
         self,
@@ -72,7 +70,10 @@ class WorkerProcess:
     ) -> None:
         self.pid = row.pid
         self.row = row
-        self.use(options)
+        self.options = options
+        """Those of its host, as they were at its start."""
+        self.rights: Rights | None = options.rights
+        """Those of its host if the host is walled in, else None."""
         self.order: SpawnOrder | None = order
         """What to run; None once it has been launched."""
         self.target = escaped(order.target or "a callable")
@@ -93,33 +94,27 @@ class WorkerProcess:
         self.drains = False
         """Whether it is asked to end because the node shuts down."""
         self.log = Intake(str(row.pid), options.log_rate)
-        self.pipe = Lanes()
+        if row.state is ProcessState.WAITING:
+            self.pipe = Lanes()
         self._incarnation: Incarnation | None = None
+        self.launched = False
+        """Whether it has an incarnation."""
         self._signal = signal
         self._stopping = stopping
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._start: asyncio.Future[str | HostFull | None] | None = None
 
-    def use(self, options: HostOptions) -> None:
-        """Run with these options of its host: it may have been configured anew in the meantime."""
-        self.options, self.rights = options, options.rights
-
     def runs_as(self, incarnation: Incarnation) -> None:
-        """Set the incarnation that runs it from now on; it gets what has been kept for it."""
-        self.pipe.hand_over(incarnation.pipe)
+        """Set the incarnation that runs it from now on."""
         self._incarnation, self.pipe, self.order = incarnation, incarnation.pipe, None
+        self.launched = True
 
     @property
     def incarnation(self) -> Incarnation:
         """What runs it; there is none until it has been launched."""
         assert self._incarnation is not None  # noqa: S101 - asked only of what has written a frame
         return self._incarnation
-
-    @property
-    def launched(self) -> bool:
-        """Whether it has an incarnation."""
-        return self._incarnation is not None
 
     @property
     def os_pid(self) -> int | None:
