@@ -188,7 +188,7 @@ class CallError(WsrelayError):
 
 
 class InvalidCall(WsrelayError, ValueError):  # noqa: N818 - like InvalidPID
-    """A call that could never be answered: of the caller itself, a connection or a node."""
+    """A call that could never be answered: of the caller, its successor, a connection, a node."""
 
 
 class InvalidReply(WsrelayError, RuntimeError):  # noqa: N818 - like InvalidCall

@@ -247,9 +247,9 @@ def call(
     dropped; `CallError` if the receiver refuses by `message.refuse(text)`; `ProcessError` with the
     kind `noproc` if there is no such process or it has been cancelled, `no_reply` if it returns
     without an answer, or otherwise the kind of its end; `ValueError` if the answer is not of the
-    type `as_`; `InvalidCall` for a call of oneself or of a connection; `TooMany` if 10,000 calls of
-    this process wait; and what `send` raises. In an HTTP handler that is a coroutine it raises
-    `NotAProcess`: await `wsrelay.aio.process.call` there.
+    type `as_`; `InvalidCall` for a call of oneself, of one's own successor or of a connection;
+    `TooMany` if 10,000 calls of this process wait; and what `send` raises. In an HTTP handler that
+    is a coroutine it raises `NotAProcess`: await `wsrelay.aio.process.call` there.
     """
     convert = _converter(to, topic, timeout, as_)
     return convert(current.caller().call(to, topic, payload, timeout))

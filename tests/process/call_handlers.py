@@ -10,7 +10,7 @@ import sys
 from typing import Any
 
 import msgspec
-from relating import both, error_of, next_payload, now
+from relating import both, error_of, give, next_payload, now
 
 from wsrelay import Message, ProcessError
 from wsrelay.aio import process as aio_process
@@ -137,6 +137,14 @@ async def call_wrong_ones(face: Any, others: list[str]) -> list[str]:
     short = f"{{{me.partition('@')[2]}"
     told = [await error_of(face.call, to, "x") for to in (me, short, "me", *others)]
     return [*told, await error_of(face.inbox().receive, timeout=0)]
+
+
+@both
+async def call_successor(face: Any) -> list[str]:
+    """Once cancelled, call who comes after one."""
+    await now(face.events().receive(timeout=20))
+    pid = await now(face.get_or_spawn("place", give))
+    return [await error_of(face.call, to, "x") for to in (pid, "place")]
 
 
 @both

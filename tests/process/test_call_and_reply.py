@@ -14,6 +14,7 @@ from call_handlers import (
     call_between,
     call_in_vain,
     call_once,
+    call_successor,
     call_wrong_ones,
     cancelled_call,
     collecting,
@@ -164,6 +165,30 @@ async def test_a_call_of_oneself_a_connection_or_a_node_raises_at_once(
 
 
 @BOTH
+async def test_a_call_of_a_successor_that_waits_is_answered_once_it_runs(
+    node: Node, face: Face
+) -> None:
+    former = node.get_or_spawn("place", deaf, "hasty")
+    await node.started(former)
+    node.cancel(former)
+    successor = node.get_or_spawn("place", face(answering))
+    for to in ("place", successor):
+        assert await seen_by(node, face(call_once), to, "echo", to, TIMEOUT) == to
+    assert former not in node.workers
+
+
+@BOTH
+async def test_a_call_of_one_s_own_successor_raises_at_once(node: Node, face: Face) -> None:
+    exits = Exits(node)
+    former = node.get_or_spawn("place", face(call_successor))
+    await node.started(former)
+    node.cancel(former)
+    for told in (await exits.of(former)).value:
+        assert told.startswith("InvalidCall: ")
+        assert told.endswith(" is the caller's own successor, which waits for its end")
+
+
+@BOTH
 async def test_a_refusal_is_raised_at_the_caller(node: Node, face: Face) -> None:
     to = node.spawn(face(answering))
     told = await seen_by(node, face(call_once), to, "refuse", "no such board", TIMEOUT)
@@ -240,7 +265,7 @@ async def test_the_calls_of_a_process_end_with_it(node: Node) -> None:
 
 async def test_calls_count_in_the_mailbox_of_who_is_called(node: Node) -> None:
     to = node.spawn(deaf, "small")
-    await node.started(to)
+    await until(lambda: node.workers[to], "it was forked, so it does not end at once")
     calls = [node.call_async(to, "x", bytes(30_000), TIMEOUT) for _ in range(10)]
     for one in await asyncio.gather(*calls, return_exceptions=True):
         assert isinstance(one, ProcessError)

@@ -143,6 +143,7 @@ async def test_what_works_on_the_node_is_awaited_in_coroutines_as_in_a_worker(no
     for one in (pid, other):
         aio_process.groups.join("g", one)
     assert await aio_process.groups.members("g") == [pid, other]
+    assert [member.pid for member in await aio_process.groups.roster("g")] == [pid, other]
     await aio_process.send("another name", "return", "by name")
     assert await exits.of(pid) == Result("by name")
     await aio_process.groups.broadcast("g", "return", "by group")

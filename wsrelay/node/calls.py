@@ -70,6 +70,8 @@ class Calls:
             return ExitError(ExitKind.NOPROC, f"there is no process {to}")
         if process.pid == caller:
             raise InvalidCall(f"{to} is the caller itself, which would wait for its own answer")
+        if self._engine.kernel.names.awaited(process.pid) == caller:
+            raise InvalidCall(f"{to} is the caller's own successor, which waits for its end")
         if process.connection:
             raise InvalidCall(f"{to} is a connection, which answers no calls")
         if not process.takes_mail:
