@@ -398,6 +398,12 @@ class Requests:
         self, process: WorkerProcess, frame: wire.Request, answer: Awaitable[Any]
     ) -> None:
         future = asyncio.ensure_future(answer)
+        try:
+            self._check_pending(process, frame)
+        except TooMany as error:
+            future.cancel()
+            process.pipe.post(_answer_with(frame.ref, error))
+            return
         process.pending[frame.ref] = future
         future.add_done_callback(functools.partial(self._answered, process, frame.ref))
 
@@ -459,7 +465,6 @@ class Requests:
         connection = self._connections.connections.get(self._pid(frame.to))
         if connection is None:
             return None  # a connection that is gone has nothing left to drain
-        self._check_pending(process, frame)
         token = process.pid, frame.ref
         future = asyncio.get_running_loop().create_future()
 
