@@ -34,6 +34,7 @@ from .values.client import Client
 from .values.message import Event, ExitError, ExitKind, Message, Result, Tick
 from .values.pid import PID
 from .values.presence import Member, Presence
+from .values.timer import Timer
 
 if TYPE_CHECKING:
     from .confinement import Filesystem, HostOptions, Isolation, Limits
@@ -81,6 +82,7 @@ __all__ = [
     "Service",
     "Supervisor",
     "Tick",
+    "Timer",
     "TooMany",
     "UnknownHost",
     "WebSocketRelay",

@@ -16,7 +16,7 @@ WsrelayError
 ├── MissingExtra        (ImportError)   an extra that is needed is not installed
 ├── InvalidMessage      (ValueError)    a client sent something else than what it was read as
 ├── NotAllowed          (PermissionError) what a walled-in host may not do to others
-├── TooMany             (RuntimeError)  more names, groups, monitors or links than are allowed
+├── TooMany             (RuntimeError)  more names, groups, monitors, links or timers than allowed
 ├── ProcessError                        the process of an `exec` or a `call` ended with an error
 ├── CallError                           the process that was called refuses to answer
 ├── InvalidCall         (ValueError)    a call that could never be answered
@@ -161,7 +161,7 @@ class NotAllowed(WsrelayError, PermissionError):  # noqa: N818 - like the others
 
 
 class TooMany(WsrelayError, RuntimeError):  # noqa: N818 - like the others
-    """A process asked the node to keep more names, groups, monitors and the like than allowed."""
+    """A process asked the node to keep more names, groups, timers and the like than allowed."""
 
     def __init__(self, what: str, most: int | str) -> None:
         super().__init__(f"{what} limit of {most} reached")

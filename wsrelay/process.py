@@ -18,6 +18,7 @@ from .values.json_text import json_text
 from .values.message import SEND, Event, Message, Tick, sendable
 from .values.pid import PID
 from .values.presence import Member, Presence
+from .values.timer import Timer
 
 if TYPE_CHECKING:  # a worker has loaded these already, and nothing else needs them
     from .worker.calls import WorkerContext
@@ -43,6 +44,7 @@ __all__ = [
     "registry",
     "select",
     "send",
+    "send_after",
     "send_json",
     "set_options",
     "spawn",
@@ -142,7 +144,7 @@ def ticks(interval: float) -> Channel[Tick]:
     It ends when this process is cancelled, and with `unlisten`. Raises `ValueError`.
     """
     mailbox = _worker().mailbox
-    return Channel(mailbox, mailbox.ticks(durations.seconds(interval, "interval", least=0.001)))
+    return Channel(mailbox, mailbox.ticks(durations.seconds_of(interval, "interval", least=0.001)))
 
 
 def listen(topic: str) -> Channel[Message]:
@@ -217,6 +219,17 @@ def send_json(clients: str | Iterable[str], value: Any) -> None:
     send(clients, SEND, {"type": "text", "data": json_text(value)})
 
 
+def send_after(seconds: float, to: str | Iterable[str], topic: str, payload: Any = None) -> Timer:
+    """Have the node send a message in `seconds` seconds; returns a timer, which can `cancel` it.
+
+    It is sent by the PID of the caller, even if that has ended by then; a name is looked up when
+    the message is sent. Timers end with the node. Raises what `send` raises, `TypeError` and
+    `ValueError` for the seconds, and `TooMany` if 10,000 of this process's timers are pending or
+    their messages have 64 MB. Does not wait for an answer.
+    """
+    return current.caller().send_after(seconds, to, topic, payload)
+
+
 def drain(to: str, timeout: float | None = None) -> None:
     """Wait until most of what was sent to a connection is on its way, or the connection is gone.
 
@@ -258,7 +271,7 @@ def call(
 def _converter(to: str, topic: str, timeout: float | None, as_: Any) -> Callable[[Any], Any]:
     """Return what converts the answer of a call; raises for wrong arguments of the call."""
     if timeout is not None:
-        durations.seconds(timeout, "timeout")
+        durations.seconds_of(timeout, "timeout")
     if as_ is None:
         return lambda answer: answer
     msgspec.msgpack.Decoder(as_)  # raises TypeError for what is no type, before anything is sent

@@ -161,6 +161,14 @@ FRAMES: dict[type[wire.Frame], tuple[list[wire.Frame], list[wire.Frame] | None]]
         [wire.UnregisterFrame(1, "nobody's"), wire.UnregisterFrame(1, HELD)],
         [wire.UnregisterFrame(1, "lobby")],
     ),
+    wire.SendAfterFrame: (
+        [wire.SendAfterFrame("(local@jail|1-1)", 1, CLIENT, "ws.close", content(None))],
+        None,
+    ),
+    wire.CancelTimerFrame: (
+        [wire.CancelTimerFrame("(local@jail|1-1)")],
+        [wire.CancelTimerFrame("(local@trusted|1-1)")],
+    ),
 }
 
 

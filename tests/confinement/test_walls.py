@@ -386,8 +386,13 @@ async def test_clients_of_other_hosts_are_neither_closed_nor_controlled(folder: 
         for topic in ("ws.close", "ws.control"):
             said = await there.refusal("call", "groups.broadcast", "clients", topic, {})
             assert f"may not send {topic} to" in said
+            said = await there.refusal("call", "send_after", 0, [me], topic, {})
+            assert f"may not send {topic} to" in said, "when it is sent"
         for call in ("cancel", "terminate", "link"):
             assert "whose host is 'trusted'" in await there.refusal("call", call, me)
+        assert "whose host is 'trusted'" in await there.refusal(
+            "frame", "CancelTimer", "(local@trusted|1-1)"
+        )
         # A worker may be told anything, and a client anything that it shows.
         await there.journals["trusted"].line("ws.close")
         await there.do("call", "send", [me], "ws.send", {"type": "text", "data": "open"})

@@ -78,14 +78,14 @@ def say_and_return(to: str) -> None:
 @both
 async def tick(face: Any) -> list[Any]:
     """Ticks as they come: numbers, each not before its time; then some that are missed."""
-    begin, channel = time.monotonic(), face.ticks(0.01)
+    before, channel, after = time.monotonic(), face.ticks(0.01), time.monotonic()
     seen, early = [], 0
     for _ in range(3):
         one = await now(channel.receive(timeout=WAIT))
-        early += time.monotonic() - begin < one.number * 0.01
+        early += time.monotonic() - before < one.number * 0.01
         seen.append(one.number)
     work(0.035)
-    passed = int((time.monotonic() - begin) / 0.01)
+    passed = int((time.monotonic() - after) / 0.01)
     one = await now(channel.receive())
     face.unlisten(channel)
     ended = await error_of(channel.receive, timeout=WAIT)

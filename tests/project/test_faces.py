@@ -57,7 +57,7 @@ def test_both_faces_have_the_same_signatures(kind: str | None) -> None:
 
 
 USER = """
-from wsrelay import Event, Member, Message, Presence, process
+from wsrelay import Event, Member, Message, Presence, Timer, process
 from wsrelay.aio import process as aio
 
 
@@ -90,6 +90,8 @@ def right() -> None:
     late: float = tick.late
     process.unlisten(clock)
     why: str = process.stopping()
+    timer: Timer = process.send_after(0.5, process.pid(), "topic")
+    timer.cancel()
     for shown in process.groups.watch("group"):
         change: Presence = shown
         process.unlisten(process.groups.watch("group"))
@@ -134,6 +136,7 @@ def wrong() -> None:
     process.ticks("1s")  # WRONG
     process.groups.join("group", None, {})  # WRONG
     process.groups.watch("group").receive().topic  # WRONG
+    process.send_after("1s", "name", "topic")  # WRONG
     print(text, number)
 
 
@@ -141,6 +144,7 @@ async def wrong_too() -> None:
     text: str = await aio.exec(double, None, 1)  # WRONG
     aio.inbox().receive().topic  # WRONG
     text = aio.call("room", "name", as_=str)  # WRONG
+    aio.send_after(1, "name", "topic").cancel()  # WRONG
     _, message = await aio.select(aio.inbox())
     message.kind  # WRONG
     print(text)

@@ -119,7 +119,7 @@ def test_the_least_itself_is_long_enough_and_nothing_below_it(given_: int, least
 
 @pytest.mark.parametrize("number", [0, 1, 0.5, 1e9, np.float32(0.5), np.int64(3), Fraction(1, 30)])
 def test_a_number_of_seconds_is_any_number(number: Any) -> None:
-    seconds = durations.seconds(number, "seconds")
+    seconds = durations.seconds_of(number, "seconds")
     assert type(seconds) is float
     assert seconds == float(number)
 
@@ -127,12 +127,12 @@ def test_a_number_of_seconds_is_any_number(number: Any) -> None:
 @pytest.mark.parametrize("given", [-1, -0.001, 1e9 + 1, math.nan, math.inf, -math.inf, 10**400])
 def test_seconds_out_of_bounds_are_refused_with_the_bounds(given: Any) -> None:
     with pytest.raises(ValueError, match=r"interval: .* seconds; it is from 0 to 1e\+09"):
-        durations.seconds(given, "interval")
+        durations.seconds_of(given, "interval")
     with pytest.raises(ValueError, match=r"^interval: 0 seconds; it is from 0.001 to 1e\+09$"):
-        durations.seconds(0, "interval", least=0.001)
+        durations.seconds_of(0, "interval", least=0.001)
 
 
 @pytest.mark.parametrize("given", ["30s", "1", b"1", None, True, [1], 3j, timedelta(seconds=1)])
 def test_what_is_no_number_of_seconds_is_refused_with_what_is(given: Any) -> None:
     with pytest.raises(TypeError, match=r"interval: .* is not a number of seconds, like 0.5 or 30"):
-        durations.seconds(given, "interval")
+        durations.seconds_of(given, "interval")

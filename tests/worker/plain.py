@@ -238,6 +238,7 @@ def call_in_child() -> list[str]:
     """What each call says in a child; also a loop over the inbox that was begun before."""
     inbox, events, me = process.inbox(), process.events(), process.pid()
     ticks, incoming = process.ticks(0.001), process.incoming()
+    timer = process.send_after(600, me, "x")
     next(iter(inbox))
     calls: list[Callable[[], Any]] = [
         process.pid,
@@ -253,6 +254,9 @@ def call_in_child() -> list[str]:
         process.incoming,
         lambda: process.ticks(1),
         process.stopping,
+        lambda: process.send_after(1, me, "x"),
+        timer.cancel,
+        lambda: asyncio.run(aio_process.send_after(1, me, "x")),
         incoming.receive,
         lambda: next(iter(incoming)),
         ticks.receive,

@@ -1,8 +1,9 @@
 """`wsrelay.process` for `async def` handlers: whatever can wait is awaitable.
 
-These are awaited: `send`, `send_json`, `call`, `drain`, `exec`, `select`, `get_or_spawn`,
-`Channel.receive`, all of `registry`, `groups.members`, `groups.roster` and `groups.broadcast`;
-channels are asynchronous iterators. Everything else is called as in `wsrelay.process`.
+These are awaited: `send`, `send_after`, `send_json`, `call`, `drain`, `exec`, `select`,
+`get_or_spawn`, `Channel.receive`, all of `registry`, `groups.members`, `groups.roster` and
+`groups.broadcast`; channels are asynchronous iterators. Everything else is called as in
+`wsrelay.process`.
 
 In an HTTP handler, what works there in `wsrelay.process` works here too, and `call` in coroutines.
 """
@@ -39,6 +40,7 @@ from wsrelay.values.json_text import json_text
 from wsrelay.values.message import SEND, Event, Tick, sendable
 from wsrelay.values.pid import PID
 from wsrelay.values.presence import Member, Presence
+from wsrelay.values.timer import Timer
 
 if TYPE_CHECKING:
     from wsrelay.worker.calls import WorkerContext
@@ -64,6 +66,7 @@ __all__ = [
     "registry",
     "select",
     "send",
+    "send_after",
     "send_json",
     "set_options",
     "spawn",
@@ -145,7 +148,7 @@ def ticks(interval: float) -> Channel[Tick]:
     Other tasks run before each tick, even if the next one is always due.
     """
     mailbox = _worker().mailbox
-    return Channel(mailbox, mailbox.ticks(durations.seconds(interval, "interval", least=0.001)))
+    return Channel(mailbox, mailbox.ticks(durations.seconds_of(interval, "interval", least=0.001)))
 
 
 def listen(topic: str) -> Channel[Message]:
@@ -182,6 +185,16 @@ async def send(to: str | Iterable[str], topic: str, payload: Any = None) -> None
         current.caller().send(to, topic, payload)  # a node never waits
     elif not worker.pipe.send_short(to, topic, payload):
         await worker.send_async(to, topic, payload)
+
+
+async def send_after(
+    seconds: float, to: str | Iterable[str], topic: str, payload: Any = None
+) -> Timer:
+    """Have the node send a message in `seconds` seconds; see `wsrelay.process.send_after`."""
+    worker = current.here
+    if worker is None:
+        return current.caller().send_after(seconds, to, topic, payload)
+    return await worker.send_after_async(seconds, to, topic, payload)
 
 
 async def send_json(clients: str | Iterable[str], value: Any) -> None:

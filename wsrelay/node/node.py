@@ -10,6 +10,7 @@ import concurrent.futures
 import contextlib
 import logging
 import threading
+import time
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
@@ -23,16 +24,19 @@ from multiprocessing.util import Finalize
 from types import SimpleNamespace
 from typing import Any, Final, Protocol, Self, TypeVar
 
+from wsrelay import wire
 from wsrelay.confinement import HostOptions
 from wsrelay.errors import NameTaken, NotAProcess
 from wsrelay.kernel import Kernel, Signal
 from wsrelay.values import current
 from wsrelay.values.bounds import InvalidOptions, check
 from wsrelay.values.buffered import MAX_BUFFERED, Buffered
+from wsrelay.values.durations import seconds_of
 from wsrelay.values.message import ExitError, ExitKind, Result, reason_of, sendable
 from wsrelay.values.pid import PID, PIDSource, address, is_node_name
 from wsrelay.values.presence import Member
 from wsrelay.values.targets import TargetEntry
+from wsrelay.values.timer import Timer
 from wsrelay.wire import check_size, payload
 from wsrelay.wire import meta as metadata
 from wsrelay.wire.code import pack_target
@@ -46,6 +50,7 @@ from .requests import Requests
 from .router import MessageRouter
 from .siblings import warn_of_siblings
 from .templates import Templates
+from .timers import Later
 
 __all__ = ["Node"]
 
@@ -317,6 +322,7 @@ class Node:
         engine.draining = True
         gone = ExitError(ExitKind.KILLED, "SIGKILL: its node was closed")
         engine.unfinished.close()
+        self._requests.timers.close()
         # Those that wait end first: none of them must start because the one before it has ended.
         for process in sorted(engine.processes.values(), key=lambda one: one.launched):
             with contextlib.suppress(RuntimeError):  # the loop of whoever waits for it is closed
@@ -349,6 +355,22 @@ class Node:
         content = _content(payload_)
         receivers = [address(to)] if isinstance(to, str) else [address(one) for one in to]
         self._here(self.router.route, Mail(self._pid, _topic(topic), content), receivers)
+
+    def send_after(
+        self, seconds: float, to: str | Iterable[str], topic: str, payload_: Any = None
+    ) -> Timer:
+        """Send a message later; raises as `wsrelay.process.send_after` does, but for `TooMany`."""
+        due = time.monotonic_ns() + int(seconds_of(seconds, "seconds") * 1_000_000_000)
+        content = _content(payload_)
+        receivers = [address(to)] if isinstance(to, str) else [address(one) for one in to]
+        message = wire.SendFrame(receivers, _topic(topic), content)
+        timer = Timer.of(self._ids.next("node"))
+        self._here(self._requests.timers.add, str(timer), due, Later(self._pid, message, 0))
+        return timer
+
+    def cancel_timer(self, timer: Timer) -> None:
+        """Do not send the message of a timer, whoever has set it."""
+        self._here(self._requests.timers.cancel, str(timer))
 
     def call(self, to: str, topic: str, payload_: Any = None, timeout: float | None = 5.0) -> Any:
         """Send a message and return the answer; raises as `wsrelay.process.call` does.

@@ -26,6 +26,7 @@ from wsrelay.values.message import ERROR, SEND, ExitError, ExitKind, Result
 from wsrelay.values.pid import PID
 from wsrelay.values.printable import shortened
 from wsrelay.values.sizes import show
+from wsrelay.values.timer import Timer, cost
 from wsrelay.wire import payload
 from wsrelay.wire.logrecord import fields
 
@@ -36,6 +37,7 @@ from .endpoint import Mail
 from .engine import Engine, FrameHandler
 from .process import WorkerProcess
 from .router import MessageRouter
+from .timers import Later, Timers
 
 __all__ = ["Requests"]
 
@@ -43,6 +45,9 @@ logger = logging.getLogger(__name__)
 
 _MOST_METADATA: Final = 8 * 1024 * 1024
 """Bytes of metadata in one answer: a process that asks in several threads is not ended for it."""
+
+Sender = WorkerProcess | Later
+"""Whose message is routed: a process, or what it has left to be sent."""
 
 
 class Requests:
@@ -61,6 +66,7 @@ class Requests:
         self._connections = connections
         self._execs: dict[PID, tuple[WorkerProcess, int]] = {}
         """Processes that run for an `exec`, each with its caller and the request's number."""
+        self.timers = Timers(self._send_now)
         self._methods: dict[type[Any], Callable[[WorkerProcess, Any], Iterator[None] | None]] = {
             wire.SendFrame: self._send,
             wire.AckFrame: self._ack,
@@ -80,6 +86,8 @@ class Requests:
             wire.UnwatchFrame: self._unwatch,
             wire.AnswerFrame: calls.answer,
             wire.ForgetFrame: self._forget,
+            wire.SendAfterFrame: self._send_after,
+            wire.CancelTimerFrame: self._cancel_timer,
         }
         self._answers: dict[type[Any], Callable[[WorkerProcess, Any], Any]] = {}
         self.answer(wire.GetOrSpawnFrame, self._get_or_spawn)
@@ -130,10 +138,13 @@ class Requests:
         try:
             return self._methods[type(frame)](process, frame)
         except (TooMany, InvalidName) as error:  # from a frame that gets no answer
-            kind = ExitKind.LIMIT if isinstance(error, TooMany) else ExitKind.ERROR
-            because = ExitError(kind, str(error))
-            self._engine.signal(process.pid, Signal.TERMINATE, because=because)
+            self._end(process, error)
             return None
+
+    def _end(self, process: WorkerProcess, error: TooMany | InvalidName) -> None:
+        kind = ExitKind.LIMIT if isinstance(error, TooMany) else ExitKind.ERROR
+        because = ExitError(kind, str(error))
+        self._engine.signal(process.pid, Signal.TERMINATE, because=because)
 
     def handle_walled(
         self, process: WorkerProcess, frame: wire.FromWorker
@@ -227,14 +238,16 @@ class Requests:
                 | wire.RelateFrame()
                 | wire.JoinGroupFrame()
                 | wire.LeaveGroupFrame()
+                | wire.CancelTimerFrame()
             ):
-                client = frame.to if self.is_connection(frame.to) else None
+                to = "" if isinstance(frame, wire.CancelTimerFrame) else frame.to
+                client = to if self.is_connection(to) else None
                 content = payload.pack({"client_pid": client, "topic": call, "error": str(error)})
                 self._router.route(Mail(self._router.pid, ERROR, content), [process.pid])
 
     def _route_within(
         self,
-        process: WorkerProcess,
+        sender: Sender,
         frame: wire.SendFrame | wire.BroadcastFrame,
         reach: walls.Reach,
     ) -> Iterator[None]:
@@ -243,25 +256,57 @@ class Requests:
             receivers: Sequence[str] = self._kernel.groups.members(frame.group)
         else:
             receivers = [frame.to] if isinstance(frame.to, str) else frame.to
-        mail = Mail(process.pid, frame.topic, frame.payload)
+        mail = Mail(sender.pid, frame.topic, frame.payload)
         for to in receivers:
             try:
                 reach(to)
             except NotAllowed as error:
                 if (there := self._kernel.find(to, self._engine.name)) is not None:
-                    self._connections.refuse(there.pid, process.pid, frame.topic, str(error))
+                    self._connections.refuse(there.pid, sender.pid, frame.topic, str(error))
             else:
                 self._router.route(mail, (to,))
             yield
 
     # Without an answer
 
-    def _send(self, process: WorkerProcess, frame: wire.SendFrame) -> Iterator[None] | None:
-        mail = Mail(process.pid, frame.topic, frame.payload)
+    def _send(self, sender: Sender, frame: wire.SendFrame) -> Iterator[None] | None:
+        mail = Mail(sender.pid, frame.topic, frame.payload)
         if not isinstance(frame.to, str):
             return self._router.route_in_portions(mail, frame.to)
         self._router.route(mail, (frame.to,))
         return None
+
+    def _send_after(
+        self, process: WorkerProcess, frame: wire.SendAfterFrame
+    ) -> Iterator[None] | None:
+        self._check_timer(process, frame.timer)
+        size = cost(frame.to, frame.topic, len(frame.payload))
+        message = wire.SendFrame(frame.to, frame.topic, frame.payload)
+        later = Later(process.pid, message, size, process.rights)
+        refuse = functools.partial(self._end, process)
+        return self.timers.request(frame.timer, frame.due, later, refuse)
+
+    def _check_timer(self, process: WorkerProcess, timer: str) -> None:
+        """Raise `WireError` unless the process may make that timer."""
+        try:
+            owner = Timer(timer).owner
+        except ValueError as error:
+            raise WireError(str(error)) from None
+        if not self._engine.ids(process.incarnation).made(owner) or owner.host != process.pid.host:
+            raise WireError(f"it may not make the timer {timer}")
+
+    def _send_now(self, later: Later) -> Iterator[None] | None:
+        """Send a message that is due, as far as the rights of its sender's host allow."""
+        message = later.message
+        if later.rights is not None:
+            rule = walls.RULES[wire.SendFrame]
+            assert rule is not None  # noqa: S101 - the table has one
+            if (reach := rule(message, later.pid, later.rights, self)) is not None:
+                return self._route_within(later, message, reach)
+        return self._send(later, message)
+
+    def _cancel_timer(self, _: WorkerProcess, frame: wire.CancelTimerFrame) -> None:
+        self.timers.cancel(frame.timer)
 
     def _ack(self, process: WorkerProcess, frame: wire.AckFrame) -> None:
         process.pipe.taken(frame.total)
@@ -498,6 +543,7 @@ _CALLS: Final[dict[type[wire.Frame], str]] = {
     wire.UnwatchFrame: "unlisten",
     wire.DrainFrame: "drain",
     wire.CallFrame: "call",
+    wire.SendAfterFrame: "send_after",
 }
 """The function of `process` that writes each frame; users do not know the classes' names."""
 
@@ -505,6 +551,8 @@ _CALLS: Final[dict[type[wire.Frame], str]] = {
 def _call(frame: wire.FromWorker) -> str:
     """Return the name of the function that a handler calls to write such a frame."""
     match frame:
+        case wire.CancelTimerFrame():
+            return "Timer.cancel"
         case wire.RelateFrame():
             name: str = frame.kind
         case _:

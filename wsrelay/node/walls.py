@@ -105,6 +105,11 @@ def _unregister(frame: wire.UnregisterFrame, me: PID, rights: Rights, sight: Nod
         _control("unregister", frame.name, rights, sight)
 
 
+def _cancel_timer(frame: wire.CancelTimerFrame, _: PID, rights: Rights, __: NodeView) -> None:
+    host = frame.timer.partition("@")[2].partition("|")[0]
+    rights.check_control("cancel the timer", frame.timer, host)
+
+
 def _send(frame: wire.SendFrame, _: PID, rights: Rights, sight: NodeView) -> Reach | None:
     return _reach(frame.topic, frame.payload, rights, sight)
 
@@ -164,4 +169,6 @@ RULES: Final[Mapping[type[wire.Frame], Rule | None]] = {
     wire.LeaveGroupFrame: _leave_group,
     wire.RegisterFrame: _register,
     wire.UnregisterFrame: _unregister,
+    wire.SendAfterFrame: None,  # the rule of its message is asked when that is sent
+    wire.CancelTimerFrame: _cancel_timer,
 }

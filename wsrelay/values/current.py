@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from wsrelay.errors import NotAProcess
 
 from .pid import PID
 from .presence import Member
+
+if TYPE_CHECKING:
+    from .timer import Timer
 
 __all__ = [
     "Caller",
@@ -35,6 +38,14 @@ class Caller(Protocol):
 
     def send(self, to: str | Iterable[str], topic: str, payload: Any) -> None:
         """Send a message."""
+
+    def send_after(
+        self, seconds: float, to: str | Iterable[str], topic: str, payload: Any
+    ) -> Timer:
+        """Have the node send a message later."""
+
+    def cancel_timer(self, timer: Timer) -> None:
+        """Do not send the message of a timer."""
 
     def spawn(self, target: Any, host: str | None = None, /, *args: Any, **kwargs: Any) -> PID:
         """Start a process."""
@@ -97,6 +108,11 @@ class Worker(Caller, Protocol):
 
     async def send_async(self, to: str | Iterable[str], topic: str, payload: Any) -> None:
         """Send a message without holding up the event loop."""
+
+    async def send_after_async(
+        self, seconds: float, to: str | Iterable[str], topic: str, payload: Any
+    ) -> Timer:
+        """Have the node send a message later, without holding up the event loop."""
 
     def drain(self, to: str, timeout: float | None) -> None:
         """Wait until most of what was sent to a connection is on its way."""

@@ -6,7 +6,7 @@ import math
 import re
 from typing import Any, Final
 
-__all__ = ["parse", "seconds"]
+__all__ = ["parse", "seconds_of"]
 
 _UNITS: Final = {
     "ns": 1e-9,
@@ -48,7 +48,7 @@ def parse(text: Any, *, least: float = 0.0) -> float:
     return seconds
 
 
-def seconds(value: Any, what: str, *, least: float = 0.0) -> float:
+def seconds_of(value: Any, what: str, *, least: float = 0.0) -> float:
     """Return a number of seconds that user code gives as the argument `what`.
 
     Raises `TypeError` if it is not a number, `ValueError` below `least` and above 30 years.

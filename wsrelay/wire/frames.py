@@ -37,6 +37,7 @@ __all__ = [
     "CallFrame",
     "CalledFrame",
     "CancelFrame",
+    "CancelTimerFrame",
     "CatalogFrame",
     "CloseInboxFrame",
     "DeliverFrame",
@@ -72,6 +73,7 @@ __all__ = [
     "ReplyFrame",
     "Request",
     "RosterFrame",
+    "SendAfterFrame",
     "SendFrame",
     "SignalFrame",
     "SpawnFrame",
@@ -479,6 +481,25 @@ class ForgetFrame(Frame, tag=22):
     ref: int
 
 
+class SendAfterFrame(Frame, tag=23):
+    """A message that the node sends later, for the timer that the worker has made.
+
+    `due` is in nanoseconds of the monotonic clock, which is one for all processes of a machine.
+    """
+
+    timer: Text
+    due: int
+    to: Text | Annotated[list[Text], Meta(max_length=MAX_RECEIVERS)]
+    topic: Text
+    payload: bytes
+
+
+class CancelTimerFrame(Frame, tag=24):
+    """Do not send the message of that timer, if it has not been sent."""
+
+    timer: Text
+
+
 class RosterFrame(Frame, tag=25):
     """Ask for a group's members and their metadata; answered with `ReplyFrame`."""
 
@@ -603,6 +624,8 @@ FromWorker = (
     | UnwatchFrame
     | AnswerFrame
     | ForgetFrame
+    | SendAfterFrame
+    | CancelTimerFrame
     | Request
 )
 ToTemplate = ForkFrame | KillFrame | InterruptFrame

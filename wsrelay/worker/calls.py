@@ -5,13 +5,16 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
+import time
 from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
 from wsrelay import errors, wire
+from wsrelay.values.durations import seconds_of
 from wsrelay.values.message import late, reason_of, sendable
 from wsrelay.values.pid import PID, PIDSource, address, nameable
 from wsrelay.values.presence import Member, Presence
+from wsrelay.values.timer import Timer, cost
 from wsrelay.wire import meta as metadata
 from wsrelay.wire import payload
 from wsrelay.wire.code import pack_plain, pack_target
@@ -19,6 +22,7 @@ from wsrelay.wire.code import pack_plain, pack_target
 from .mailbox import Mailbox
 from .pipe import WorkerPipe
 from .queues import Queue
+from .timers import PendingTimers
 
 __all__ = ["WorkerContext"]
 
@@ -39,6 +43,7 @@ class WorkerContext:
         self._ids = PIDSource(str(self._pid.node), start.ids)
         self._rights = start.rights
         self._refs = itertools.count(1)
+        self._timers = PendingTimers()
         self.trap_links = False
 
     def pid(self) -> PID:
@@ -64,6 +69,24 @@ class WorkerContext:
             return [wire.SendFrame(address(to), topic, data)]
         receivers = [address(one) for one in to]
         return [wire.SendFrame(portion, topic, data) for portion in wire.portions(receivers)]
+
+    def _send_after_frame(
+        self, seconds: float, to: str | Iterable[str], topic: str, content: Any
+    ) -> wire.SendAfterFrame:
+        """Build the frame of a message that is sent later, and count it.
+
+        Raises `TypeError`, `ValueError`, `TooMany`, and what `send_frames` raises.
+        """
+        wait = seconds_of(seconds, "seconds")
+        frame, *more = self.send_frames(to, topic, content)
+        if more:
+            raise errors.TooMany("timer's receivers", wire.MAX_RECEIVERS)
+        size = len(frame.payload)
+        wire.check_size(size)
+        timer = str(Timer.of(self._ids.next(self._pid.host)))
+        due = time.monotonic_ns() + int(wait * 1_000_000_000)
+        self._timers.add(timer, due, cost(frame.to, topic, size))
+        return wire.SendAfterFrame(timer, due, frame.to, frame.topic, frame.payload)
 
     def broadcast_frame(self, group: str, topic: str, content: Any) -> wire.BroadcastFrame:
         """Build the frame of a message to a group."""
@@ -138,6 +161,35 @@ class WorkerContext:
         for frame in others:  # without awaiting, or another task's message could come in between
             self.pipe.post(frame)
         await self.pipe.write_async(last)
+
+    def send_after(
+        self, seconds: float, to: str | Iterable[str], topic: str, content: Any = None
+    ) -> Timer:
+        """Have the node send a message later."""
+        frame = self._send_after_frame(seconds, to, topic, content)
+        try:
+            self.pipe.write(frame)
+        except errors.PayloadError:
+            self._timers.remove(frame.timer)
+            raise
+        return Timer(frame.timer)
+
+    async def send_after_async(
+        self, seconds: float, to: str | Iterable[str], topic: str, content: Any = None
+    ) -> Timer:
+        """Do what `send_after` does without holding up the event loop."""
+        frame = self._send_after_frame(seconds, to, topic, content)
+        try:
+            await self.pipe.write_async(frame)
+        except errors.PayloadError:
+            self._timers.remove(frame.timer)
+            raise
+        return Timer(frame.timer)
+
+    def cancel_timer(self, timer: Timer) -> None:
+        """Do not send the message of a timer, if it has not been sent."""
+        self.pipe.write(wire.CancelTimerFrame(str(timer)))
+        self._timers.remove(timer)
 
     def spawn(self, target: Any, host: str | None = None, /, *args: Any, **kwargs: Any) -> PID:
         """Start a process and return its PID at once."""
