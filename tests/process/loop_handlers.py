@@ -133,6 +133,17 @@ async def serve_ticks_first(face: Any) -> list[Any]:
     return [number > 0, await next_payload(face)]
 
 
+@both
+async def serve_ticks_and_incoming(face: Any) -> list[Any]:
+    """One loop over all there is, which CANCEL ends; ticks end before it and wake nobody."""
+    ticks, incoming = face.ticks(600), face.incoming()
+    seen = []
+    while not seen or seen[-1] != "CANCEL":
+        _, item = await now(face.select(ticks, incoming, timeout=WAIT))
+        seen.append(name_of(item))
+    return seen
+
+
 async def other_tasks_run() -> list[Any]:
     """Between two ticks, even if the next one is always due."""
     others = 0

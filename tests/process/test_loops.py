@@ -100,6 +100,18 @@ async def test_ticks_named_first_in_select_keep_no_message_in_the_pipe(
     assert (await exits.of(pid)).value == [True, "message"]
 
 
+@BOTH
+async def test_one_select_over_ticks_and_incoming_serves_all_and_ends_with_cancel(
+    node: Node, face: Face
+) -> None:
+    exits = Exits(node)
+    pid = node.spawn(face(loop_handlers.serve_ticks_and_incoming))
+    assert await node.started(pid) is None
+    node.send(pid, "x", "message")
+    node.cancel(pid)
+    assert (await exits.of(pid)).value == ["message", "CANCEL"]
+
+
 async def test_other_tasks_run_between_ticks_that_are_always_due(node: Node) -> None:
     assert await seen_by(node, loop_handlers.other_tasks_run) == [5, True]
 
