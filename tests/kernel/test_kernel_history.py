@@ -14,6 +14,7 @@ from hypothesis.stateful import (
     Bundle,
     RuleBasedStateMachine,
     invariant,
+    precondition,
     rule,
     run_state_machine_as_test,
 )
@@ -114,6 +115,9 @@ class KernelHistory(RuleBasedStateMachine):
 
     @rule(target=pids, host=_HOSTS, name=_NAMES)
     def get_or_spawn(self, host: str, name: str) -> PID:
+        return self._come(host, name)
+
+    def _come(self, host: str, name: str) -> PID:
         pid = self.source.next(host)
         if name in self.names:
             assert self.kernel.get_or_spawn(name, pid) == (self.names[name], [])
@@ -192,6 +196,18 @@ class KernelHistory(RuleBasedStateMachine):
         else:
             assert exited.result == result
         self._follows(self._gone(pid), follows)
+
+    @rule(target=pids, host=_HOSTS, name=_NAMES)
+    def cancel_and_come_again(self, host: str, name: str) -> PID:
+        if name in self.names:
+            self.signal(self.names[name], Signal.CANCEL)
+        return self._come(host, name)
+
+    @precondition(lambda self: self.holders)
+    @rule(pick=st.integers(0, 9), result=_RESULTS)
+    def one_that_was_cancelled_ends(self, pick: int, result: Result) -> None:
+        holders = list(self.holders.values())
+        self.exited(holders[pick % len(holders)], result)
 
     def _gone(self, pid: PID) -> PID | None:
         """Forget a process that has ended; returns the one that waited for it."""
