@@ -137,7 +137,7 @@ async def serve_ticks_first(face: Any) -> list[Any]:
 async def serve_ticks_and_incoming(face: Any) -> list[Any]:
     """One loop over all there is, which CANCEL ends; ticks end before it and wake nobody."""
     ticks, incoming = face.ticks(600), face.incoming()
-    seen = []
+    seen: list[Any] = []
     while not seen or seen[-1] != "CANCEL":
         _, item = await now(face.select(ticks, incoming, timeout=WAIT))
         seen.append(name_of(item))
