@@ -12,6 +12,7 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from .errors import ChannelClosed, ProcessError
 from .values import current, durations
@@ -424,14 +425,28 @@ def unlink(to: str) -> None:
     _worker().relate("unlink", to)
 
 
-def set_options(*, trap_links: bool) -> None:
-    """Choose whether the end of a linked process is an event (`LINK_DOWN`) or ends this one too."""
-    _worker().set_options(trap_links=trap_links)
+def set_options(
+    *,
+    trap_links: bool | UnsetType = UNSET,
+    end_when_empty: str | float | UnsetType | None = UNSET,
+) -> None:
+    """Change those options of this process that are given; raises `TypeError`, `ValueError`.
+
+    `trap_links`: the end of a linked process is an event (`LINK_DOWN`) instead of ending this one
+    too. `end_when_empty` (a duration such as `30s`, or seconds): this process is cancelled so long
+    after its last client has left, or, if it has none now, after this call; None turns it off. A
+    client whose upgrade is under way counts.
+    """
+    given = {"trap_links": trap_links, "end_when_empty": end_when_empty}
+    _worker().set_options(**{name: value for name, value in given.items() if value is not UNSET})
 
 
-def get_options() -> dict[str, bool]:
-    """Return what `set_options` has set."""
-    return {"trap_links": _worker().trap_links}
+def get_options() -> dict[str, Any]:
+    """Return the options of this process: `trap_links`, and `end_when_empty` (seconds or None).
+
+    The latter is what `set_options` has set, else what the relay's header said that started it.
+    """
+    return dict(_worker().options)
 
 
 def cancel(to: str, reason: str = "") -> None:

@@ -317,14 +317,11 @@ def _open_descriptors() -> int:
 class Place:
     """A server with an echo behind it, and a healthy client."""
 
-    def __init__(self) -> None:
-        self.joins: list[int | None] = []
-
     async def start(self) -> None:
         self.node = Node(hosts=[processes()])
         self.node.start()
         pid = self.node.spawn(room(rooms.echo))
-        self.node.clients.watch(pid, lambda _, count: self.joins.append(count))
+        self.process = self.node.engine.processes[pid]
         app = WebSocketRelay(relay_to(pid), node=self.node)
         listener = bind("127.0.0.1", 0)
         [self.address] = listener.names
@@ -426,5 +423,5 @@ async def _sent(place: Place, chunks: list[bytes], end: str) -> None:
         await place.healthy.send("well?")
         assert await place.healthy.recv() == "well?"
     await until(lambda: len(place.node.connections) == 1, "the connection has ended")
-    assert place.joins[-1] == 1
+    assert len(place.process.clients) == 1
     assert not place.unhandled.problems

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsrelay.gateway.rooms import room_name
+from wsrelay.gateway.room_name import room_name
 
 
 def name(raw: str, path: str = "/ws", **scope: Any) -> str | None:

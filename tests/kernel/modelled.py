@@ -12,6 +12,16 @@ from hypothesis.stateful import RuleBasedStateMachine
 
 from wsrelay import kernel as k
 from wsrelay.session import machine as session
+from wsrelay.session.effects import (
+    CancelTarget,
+    CloseClient,
+    ConnectionEnded,
+    Effect,
+    JoinTarget,
+    LeaveTarget,
+    RejectCommand,
+    SendToTarget,
+)
 from wsrelay.values.message import ExitError, ExitKind, Result
 from wsrelay.values.pid import PID, PIDSource
 
@@ -325,19 +335,19 @@ def kernel_fact(effect: k.Effect) -> Fact:
     return type(effect).__name__.removesuffix("Effect").lower(), effect.pid
 
 
-def session_fact(effect: session.Effect) -> Fact:  # noqa: PLR0911 - a flat table
+def session_fact(effect: Effect) -> Fact:  # noqa: PLR0911 - a flat table
     match effect:
-        case session.LeaveTarget():
+        case LeaveTarget():
             return "leave", effect.target, effect.code
-        case session.JoinTarget() | session.SendToTarget():
-            return "join" if isinstance(effect, session.JoinTarget) else "tell", effect.target
-        case session.RejectCommand():
+        case JoinTarget() | SendToTarget():
+            return "join" if isinstance(effect, JoinTarget) else "tell", effect.target
+        case RejectCommand():
             return ("refuse",)
-        case session.CancelTarget():
+        case CancelTarget():
             return "cancel", effect.target
-        case session.CloseClient():
+        case CloseClient():
             return "close", effect.code
-        case session.ConnectionEnded():
+        case ConnectionEnded():
             return "ended", effect.result.value["code"]
     return (type(effect).__name__.lower(),)
 
@@ -458,33 +468,33 @@ class ModelledNode(RuleBasedStateMachine):
         process = self.kernel.processes.get(pid)
         return process is not None and process.state is not k.ProcessState.CANCELLING
 
-    def relay(self, pid: PID, effects: list[session.Effect], expected: list[Fact]) -> None:
+    def relay(self, pid: PID, effects: list[Effect], expected: list[Fact]) -> None:
         """Execute a session's effects, which must be those of the model."""
         happened = [session_fact(effect) for effect in effects]
         assert same(happened, expected), (happened, expected)
         for effect in effects:
             match effect:
-                case session.JoinTarget() if self.accepts(effect.target):
+                case JoinTarget() if self.accepts(effect.target):
                     self.bound[pid] = effect.target
                     self.inboxes[effect.target].append(("join", pid))
-                case session.SendToTarget() if self.accepts(effect.target):
+                case SendToTarget() if self.accepts(effect.target):
                     number = int(effect.payload["data"])
                     self.inboxes[effect.target].append(("message", pid, number))
-                case session.LeaveTarget():
+                case LeaveTarget():
                     if self.accepts(effect.target):
                         self.inboxes[effect.target].append(("leave", pid, effect.code))
                     if self.bound.get(pid) == effect.target:
                         del self.bound[pid]
-                case session.CancelTarget():
+                case CancelTarget():
                     self.signal_to(effect.target, k.Signal.CANCEL)
-                case session.ConnectionEnded():
+                case ConnectionEnded():
                     del self.sessions[pid]
                     self.bound.pop(pid, None)
                     code = effect.result.value["code"]
                     assert (effect.result.error is None) is is_normal(code)
                     self.exit(pid, effect.result)
 
-    def end(self, pid: PID, effects: list[session.Effect], code: int) -> None:
+    def end(self, pid: PID, effects: list[Effect], code: int) -> None:
         self.relay(pid, effects, self.model.end(pid, code))
 
     def client_gone(self, pid: PID, code: int) -> None:

@@ -49,7 +49,7 @@ def bomb(elements: int) -> bytes:
 
 def unbounded(kind: Any) -> list[str]:
     """What in a field's type has no bound of its own."""
-    if kind in (int, bool, bytes, Raw, type(None)) or typing.get_origin(kind) is Literal:
+    if kind in (int, float, bool, bytes, Raw, type(None)) or typing.get_origin(kind) is Literal:
         return []  # numbers have 64 bits, bytes are not decoded
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is typing.Annotated:
@@ -91,7 +91,7 @@ def plain(kind: Any, filler: Any) -> Any:
         return arguments[0]
     if arguments:
         return plain(arguments[0], filler)
-    return {int: 1, bool: True, bytes: b"", Raw: {}}[kind]
+    return {int: 1, float: 1.0, bool: True, bytes: b"", Raw: {}}[kind]
 
 
 @named

@@ -31,7 +31,6 @@ from wsrelay import (
     WebSocketRelay,
     process,
 )
-from wsrelay.gateway.rooms import Rooms
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # it wants the next httpx, which nobody has yet
@@ -109,19 +108,6 @@ async def test_an_unknown_host_is_named(node: Node) -> None:
 def waits_for_host() -> str:
     process.inbox().receive()
     return spawner(None)
-
-
-# A room's linger
-
-
-async def test_who_asks_and_gives_up_does_not_shorten_a_room_s_linger(
-    node: Node, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("wsrelay.gateway.rooms._PATIENCE", 0.01)
-    long = Rooms(node, room(rooms.echo), linger=3600).enter("long")
-    short = Rooms(node, room(rooms.echo), linger=0).enter("short")
-    await until(lambda: short not in node.workers, "the one without a linger has ended")
-    assert node.lookup("room:long") == long
 
 
 # Its end

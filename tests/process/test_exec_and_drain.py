@@ -68,7 +68,8 @@ async def node(shared: Node) -> AsyncIterator[Node]:
 @BOTH
 async def test_exec_gives_the_value_and_no_event(node: Node, face: Face) -> None:
     values = await seen_by(node, face(exec_values))
-    assert values == [{"a": [1, b"2"]}, 3, "a/b", None, [], {"trap_links": False}]
+    options = {"trap_links": False, "end_when_empty": None}
+    assert values == [{"a": [1, b"2"]}, 3, "a/b", None, [], options]
 
 
 @BOTH

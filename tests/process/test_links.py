@@ -171,9 +171,9 @@ async def test_options_are_read_as_they_were_set(node: Node, face: Face) -> None
     pid = node.spawn(face(untrap), None, collector)
     (shown,) = (await exits.of(collector)).value
     assert shown == [
-        {"trap_links": False},
-        {"trap_links": True},
+        {"trap_links": False, "end_when_empty": None},
+        {"trap_links": True, "end_when_empty": None},
         "LINK_DOWN",
-        {"trap_links": False},
+        {"trap_links": False, "end_when_empty": None},
     ]
     assert (await exits.error(pid)).kind == "link_down"

@@ -7,8 +7,9 @@ from typing import Any
 
 from wsrelay.session import command
 from wsrelay.session.command import ControlCommand, InvalidCommand
-from wsrelay.session.header import RelayHeader
-from wsrelay.session.machine import ConnectionEnded, ConnectionState, Effect, Session
+from wsrelay.session.effects import ConnectionEnded, Effect
+from wsrelay.session.header import RelayHeader, TargetSpec
+from wsrelay.session.machine import ConnectionState, Session
 from wsrelay.session.outbox import Overflow
 from wsrelay.values.message import ExitError, ExitKind, Result
 from wsrelay.values.pid import PID
@@ -31,9 +32,15 @@ def a_session(
     *,
     limit: int = 100,
     overflow: Overflow = Overflow.CLOSE,
+    name: str | None = None,
     **fields: Any,
 ) -> Session:
-    """A session in that state; CLOSING and CLOSED by way of a close with 4000 `over`."""
+    """A session in that state; CLOSING and CLOSED by way of a close with 4000 `over`.
+
+    `name`: its target was found or started under that name.
+    """
+    if name is not None:
+        fields["spec"] = TargetSpec(target="app:room", name=name)
     relay = RelayHeader(target_pid=A, **fields)
     session = Session(CLIENT, relay, limit=limit, overflow=overflow)
     if state is not HANDSHAKING:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from wsrelay.errors import RelayRefused
 from wsrelay.session import header
-from wsrelay.session.header import RelayHeader
+from wsrelay.session.header import RelayHeader, TargetSpec
 from wsrelay.values.pid import PID
 from wsrelay.wire import payload
 
@@ -167,7 +167,10 @@ def test_any_bytes_are_a_relay_or_refused_and_never_anything_else(text: bytes) -
     except RelayRefused as error:
         assert "X-WS-Relay" in str(error)  # noqa: PT017 - either way is right
         return
-    assert relay.target_pid.node is not None
+    if relay.target_pid is None:
+        assert relay.spec is not None
+    else:
+        assert relay.target_pid.node is not None
     assert relay.message_topic
     assert not relay.message_topic.startswith("@")
     assert relay.heartbeat_interval is None or relay.heartbeat_interval >= 0.01
@@ -245,3 +248,83 @@ def test_metadata_that_holds_itself_is_not_written() -> None:
     ring["ring"] = ring
     with pytest.raises(RelayRefused, match="X-WS-Relay"):
         header.write({"target_pid": TARGET, "metadata": ring})
+
+
+# What is to be started
+
+
+def _parse_target(**fields: Any) -> RelayHeader:
+    return header.parse(json.dumps({"target": "app:room", **fields}).encode(), "local")
+
+
+def test_a_target_without_a_name_lives_for_its_connection() -> None:
+    assert _parse_target() == RelayHeader(spec=TargetSpec(target="app:room"), cancel_on_leave=True)
+    assert _parse_target(cancel_on_leave=True) == _parse_target()
+
+
+def test_a_target_with_a_name_lives_on_or_ends_some_time_after_its_last_client() -> None:
+    spec = TargetSpec(target="app:room", name="blue")
+    assert _parse_target(name="blue", cancel_on_leave=False) == RelayHeader(spec=spec)
+    ends = _parse_target(name="blue", end_when_empty="1m30s").spec
+    assert ends == TargetSpec(target="app:room", name="blue", end_when_empty=90.0)
+    at_once = _parse_target(name="blue", end_when_empty="0s").spec
+    assert at_once is not None
+    assert at_once.end_when_empty == 0.0
+
+
+def test_a_target_has_a_host_and_arguments() -> None:
+    args = ["text", 1, 1.5, None, True, [1, [2]], {"a": {"b": []}}]
+    spec = _parse_target(host="app:processes", args=args, message_topic="chat").spec
+    assert spec == TargetSpec(target="app:room", host="app:processes", args=tuple(args))
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        (
+            {"target_pid": TARGET, "target": "app:room"},
+            f"it has target_pid '{TARGET}' and target 'app:room', and must have one of them",
+        ),
+        ({}, "it has neither target_pid (the PID of a process) nor target (what to start"),
+        (
+            {"target": "app:room", "name": "blue", "cancel_on_leave": True},
+            "cancel_on_leave is true and the name is 'blue': others may be in that process; write",
+        ),
+        (
+            {"target": "app:room", "cancel_on_leave": False},
+            "cancel_on_leave is false and there is no name: nobody else could find the process",
+        ),
+        (
+            {"target": "app:room", "end_when_empty": "30s"},
+            "end_when_empty is '30s' and there is no name: without a name the process ends with",
+        ),
+        *(
+            (
+                {"target_pid": TARGET, field: value},
+                f"it has {field} and target_pid '{TARGET}': a process that exists takes none",
+            )
+            for field, value in (
+                ("name", "blue"),
+                ("host", "app:processes"),
+                ("args", []),
+                ("end_when_empty", "30s"),
+            )
+        ),
+        ({"target": "app:room", "name": ""}, "'' is not a name"),
+        ({"target": "app:room", "host": ""}, "host is empty"),
+        (
+            {"target": "app:room", "name": "blue", "end_when_empty": "soon"},
+            "end_when_empty: 'soon' is not a duration; write it like '30s'",
+        ),
+        ({"target": "app:room", "args": ["x" * header.MOST_METADATA]}, "args has 262"),
+        ({"target": "app:room", "args": [2**64]}, "args"),
+        ({"target": "app:room", "args": {}}, "args"),
+    ],
+)
+def test_what_is_wrong_with_a_target_is_told_with_what_is_right(
+    fields: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(RelayRefused) as refused:
+        header.parse(json.dumps(fields).encode(), "local")
+    assert str(refused.value).startswith("X-WS-Relay: ")
+    assert told in str(refused.value)

@@ -24,19 +24,18 @@ from sessions import (
 )
 
 from wsrelay.session import command
-from wsrelay.session.machine import (
+from wsrelay.session.effects import (
     CancelTarget,
     CloseClient,
     ConnectionEnded,
-    ConnectionState,
     Effect,
     JoinTarget,
     LeaveTarget,
     RejectCommand,
     SendToTarget,
     SetHeartbeat,
-    close_for,
 )
+from wsrelay.session.machine import ConnectionState, close_for
 from wsrelay.values.message import ExitKind
 
 IN_OPEN: dict[str, tuple[ConnectionState, list[Effect]]] = {

@@ -20,7 +20,7 @@ from sessions import (
 
 from wsrelay.session import command
 from wsrelay.session.command import ControlCommand
-from wsrelay.session.machine import (
+from wsrelay.session.effects import (
     AttachMetadata,
     CloseClient,
     Effect,
@@ -30,9 +30,9 @@ from wsrelay.session.machine import (
     RejectCommand,
     ResumeSender,
     SendToTarget,
-    Session,
     SetHeartbeat,
 )
+from wsrelay.session.machine import Session
 from wsrelay.session.outbox import Overflow
 from wsrelay.values.message import ExitKind
 from wsrelay.values.pid import PID

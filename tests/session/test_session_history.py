@@ -19,24 +19,25 @@ from sessions import CLIENT, CLOSED, CLOSING, HANDSHAKING, OPEN, RETURNED, SENDE
 
 from wsrelay import wire
 from wsrelay.session import command
+from wsrelay.session.claim import MOST_REJOINS
 from wsrelay.session.command import ControlCommand
-from wsrelay.session.header import RelayHeader
-from wsrelay.session.machine import (
+from wsrelay.session.effects import (
     AttachMetadata,
     CancelTarget,
     CloseClient,
     ConnectionEnded,
     Effect,
+    FindTarget,
     JoinTarget,
     LeaveTarget,
     PauseSender,
     RejectCommand,
     ResumeSender,
     SendToTarget,
-    Session,
     SetHeartbeat,
-    close_for,
 )
+from wsrelay.session.header import RelayHeader, TargetSpec
+from wsrelay.session.machine import Session, close_for
 from wsrelay.session.outbox import Overflow
 from wsrelay.values.message import ExitKind, Result
 from wsrelay.values.pid import PID
@@ -59,9 +60,16 @@ class SessionHistory(RuleBasedStateMachine):
         limit=st.integers(0, 3 * ITEM),
         cancel=st.booleans(),
         interval=st.sampled_from([None, 30.0]),
+        named=st.booleans(),
     )
-    def begin(self, overflow: Overflow, limit: int, cancel: bool, interval: float | None) -> None:
-        relay = RelayHeader(target_pid=A, cancel_on_leave=cancel, heartbeat_interval=interval)
+    def begin(
+        self, overflow: Overflow, limit: int, cancel: bool, interval: float | None, named: bool
+    ) -> None:
+        cancel = cancel and not named
+        spec = TargetSpec(target="app:room", name="blue") if named else None
+        relay = RelayHeader(
+            target_pid=A, spec=spec, cancel_on_leave=cancel, heartbeat_interval=interval
+        )
         self.session = Session(CLIENT, relay, limit=limit, overflow=overflow)
         self.limit = limit
         self.overflow = overflow
@@ -72,7 +80,16 @@ class SessionHistory(RuleBasedStateMachine):
         self.joined: PID | None = None
         self.joins = 0
         self.leaves = 0
-        self.told = 0
+        self.sent: list[str | bytes] = []
+        """The client's messages, as far as they were accepted."""
+        self.told: list[str | bytes] = []
+        """Those that the target was told since it was joined."""
+        self.before = 0
+        """How many of them are the affair of processes from which the client was moved away."""
+        self.claims = named
+        """The name's next process is joined if the target ends in order now."""
+        self.finds = 0
+        self.searching = False
         self.close: CloseClient | None = None
         self.ended: ConnectionEnded | None = None
         self.client_code: int | None = None
@@ -99,10 +116,20 @@ class SessionHistory(RuleBasedStateMachine):
                     assert self.joined is None
                     assert effect.target not in self.dead
                     assert effect.target == self.session.target
+                    assert effect.receipt is self.claims
                     assert self.close is None
+                    self.searching = False
+                    self.told = []
                     self.joined = effect.target
                     self.attached = effect.metadata
                     self.joins += 1
+                case FindTarget():
+                    assert self.claims
+                    assert self.close is None
+                    self.finds += 1
+                    assert self.finds <= MOST_REJOINS
+                    self.searching = True
+                    self.joined = None
                 case LeaveTarget():
                     assert effect.target == self.joined, "a leave follows its join"
                     assert self.attached == self.metadata
@@ -111,7 +138,8 @@ class SessionHistory(RuleBasedStateMachine):
                     self.leaves += 1
                 case SendToTarget():
                     assert effect.target == self.joined, "told between join and leave alone"
-                    self.told += effect.topic == "ws.message"
+                    if effect.topic == "ws.message":
+                        self.told.append(effect.payload["data"])
                     assert self.attached == self.metadata
                     self.news = False
                 case AttachMetadata():
@@ -133,6 +161,7 @@ class SessionHistory(RuleBasedStateMachine):
                     if self.joined in self.dead:
                         self.joined = None
                     self.parting = self.joined is not None
+                    self.claims = self.searching = False
                     shutdown = CloseClient(1012, "node shuts down", lingering=True)
                     assert effect == shutdown or not self.parting, "the target heard of the end"
                     self.close = effect
@@ -148,6 +177,9 @@ class SessionHistory(RuleBasedStateMachine):
         self._do(self.session.opened(0.0))
         if before is CLOSED:
             assert self.session.state is CLOSED
+        elif self.searching:
+            assert self.early is None
+            assert self.target in self.dead
         elif self.early is not None:
             assert self.session.state is CLOSING
             assert self.close is not None
@@ -165,8 +197,11 @@ class SessionHistory(RuleBasedStateMachine):
     @rule(data=_DATA)
     def the_client_sends(self, data: str | bytes) -> None:
         before = self.session.message_count
+        if self.session.state is OPEN or self.parting:
+            self.sent.append(data)
         if self.session.head:
             assert self.session.state is OPEN
+            assert not self.claims
             is_text = isinstance(data, str)
             content = data.encode() if isinstance(data, str) else data
             kind = "text" if is_text else "binary"
@@ -177,7 +212,10 @@ class SessionHistory(RuleBasedStateMachine):
         else:
             effects = self.session.message(data)
         self._do(effects)
-        if self.session.state is OPEN or self.parting:
+        if self.searching:
+            assert effects == []
+            assert self.session.message_count == before + 1
+        elif self.session.state is OPEN or self.parting:
             kind = "text" if isinstance(data, str) else "binary"
             assert effects[-1:] == [
                 SendToTarget(self.target, "ws.message", {"type": kind, "data": data})
@@ -185,6 +223,33 @@ class SessionHistory(RuleBasedStateMachine):
             assert self.session.message_count == before + 1
         else:
             assert effects == []
+
+    @precondition(lambda self: self.claims and self.joined is not None)
+    @rule()
+    def the_target_reads_the_join(self) -> None:
+        self.claims = False
+        self.session.join_read()
+
+    @rule(pid=_TARGETS)
+    def the_name_s_next_process_is_found(self, pid: PID) -> None:
+        if not self.searching or pid not in self.dead:
+            was_searching = self.searching
+            if was_searching:
+                self.target = pid
+            self._do(self.session.found(pid))
+            assert self.joined is None or self.joined == self.target
+            assert not (was_searching and self.joined != pid)
+
+    @rule(result=st.none() | _ENDS)
+    def no_next_process_is_found(self, result: Result | None) -> None:
+        before, finds = self.searching, self.finds
+        effects = self.session.not_found(result)
+        self._do(effects)
+        assert before or effects == []
+        if before and self.finds == finds:
+            ended = RETURNED if result is None else result
+            assert self.close == CloseClient(*close_for(ended, join_read=False))
+            assert finds == MOST_REJOINS or ended is not RETURNED
 
     @rule(code=st.sampled_from([1000, 1001, 1005, 1006, 4000]))
     def the_client_goes(self, code: int) -> None:
@@ -244,12 +309,16 @@ class SessionHistory(RuleBasedStateMachine):
         if metadata != "as it is":
             fields["metadata"] = metadata
         before = self.session.state
+        moves = to is not None and to != self.target
+        if before is OPEN and moves and to not in self.dead:
+            self.claims = False
+            if not self.searching:
+                self.before = len(self.sent)
         effects = self.session.command(ControlCommand(**fields), SENDER, self._why_not)
         self._do(effects)
         if before is not OPEN:
             assert effects == []
             return
-        moves = to is not None and to != self.target
         if moves and to in self.dead:
             assert effects == [RejectCommand(SENDER, "ws.control", f"{to} is not alive")]
             return
@@ -261,7 +330,8 @@ class SessionHistory(RuleBasedStateMachine):
             self.target = to
         if cancel is not None:
             self.owed_cancels = {self.target} if cancel else set()
-        assert self.session.target == self.target == self.joined
+        assert self.session.target == self.target
+        assert self.joined == (None if self.searching else self.target)
 
     @rule(pid=_TARGETS, result=_ENDS, join_read=st.booleans())
     def a_process_exits(self, pid: PID, result: Result, join_read: bool) -> None:
@@ -270,8 +340,17 @@ class SessionHistory(RuleBasedStateMachine):
         self.dead.add(pid)
         self.parting = self.parting and pid != self.target
         before = self.session.state
+        finds, claims = self.finds, self.claims
         self._do(self.session.target_exited(pid, result, join_read=join_read))
-        if before is OPEN and pid == self.target:
+        if pid == self.target and claims and result is RETURNED and before is HANDSHAKING:
+            return
+        if pid == self.target and self.finds > finds:
+            assert claims
+            assert result is RETURNED
+        elif pid == self.target and claims and before is OPEN and result is RETURNED:
+            assert finds == MOST_REJOINS
+            assert self.close == CloseClient(1013, "target process exited")
+        elif before is OPEN and pid == self.target:
             assert self.close == CloseClient(*close_for(result, join_read=join_read))
         else:
             assert self.session.state is before
@@ -298,7 +377,7 @@ class SessionHistory(RuleBasedStateMachine):
     def a_heartbeat_is_due(self, now: float) -> None:
         effects = self.session.heartbeat(now)
         self._do(effects)
-        if self.session.state is OPEN:
+        if self.session.state is OPEN and not self.searching:
             payload = {"uptime": now, "message_count": self.session.message_count}
             assert effects[-1:] == [SendToTarget(self.target, "ws.heartbeat", payload)]
         else:
@@ -326,11 +405,13 @@ class SessionHistory(RuleBasedStateMachine):
     def the_state_is_what_has_happened(self) -> None:
         assert (self.session.state is CLOSED) is (self.ended is not None)
         if self.session.state is OPEN:
-            assert self.joined == self.target
+            assert self.joined == (None if self.searching else self.target)
             assert self.close is None
         if self.session.state is CLOSING:
             assert self.close is not None
-        assert self.told == self.session.message_count
+        assert len(self.sent) == self.session.message_count
+        if self.joined is not None:
+            assert self.told == self.sent[self.before :], "none lost, none doubled, in order"
         assert not (self.beating and self.session.state in (CLOSING, CLOSED))
 
     def teardown(self) -> None:
@@ -341,7 +422,8 @@ class SessionHistory(RuleBasedStateMachine):
         assert self.ended is not None, "exactly one end"
         assert not self.held
         # A dead target needs no leave; every other join has its own.
-        assert self.joins - self.leaves in ((0, 1) if self.target in self.dead else (0,))
+        lost = self.finds + 1 if self.target in self.dead else self.finds
+        assert 0 <= self.joins - self.leaves <= lost
         assert self.owed_cancels <= self.dead
         code = self.ended.result.value["code"]
         if self.close is not None:

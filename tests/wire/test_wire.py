@@ -36,6 +36,7 @@ _RAWS = _DATA.map(msgspec.msgpack.encode).map(Raw)
 _SIMPLE: dict[Any, st.SearchStrategy[Any]] = {
     str: _TEXTS,
     int: _NUMBERS,
+    float: st.floats(0, 1e9),
     bool: st.booleans(),
     bytes: st.binary(max_size=20),
     type(None): st.none(),

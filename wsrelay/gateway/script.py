@@ -23,12 +23,12 @@ from wsrelay.relay.asgi import App, offered
 from wsrelay.relay.middleware import WebSocketRelay
 from wsrelay.relay.response import RelayResponse
 from wsrelay.session.hosts import Hosts
-from wsrelay.values.pid import PID
+from wsrelay.values.pid import nameable
 
 from .allowed_hosts import AllowedHosts
 from .client_module import ClientModule
 from .health import health_routes
-from .rooms import Rooms, room_name
+from .room_name import room_name
 
 __all__ = ["Scope", "ScriptOptions", "script_app"]
 
@@ -91,35 +91,33 @@ def script_app(node: Node, options: ScriptOptions) -> App:
 def _endpoint(
     node: Node, options: ScriptOptions, path: str
 ) -> Callable[[Request], Awaitable[Response]]:
-    spoken = options.subprotocols
-    rooms = Rooms(node, options.target, options.room_linger)
+    spoken, target = options.subprotocols, options.target
+    if not isinstance(target, str):  # as tests have it
+        node.functions["handler"], target = target, "handler"
 
-    def process_for(room: str) -> PID:
+    def process_of(room: str) -> dict[str, Any]:
+        """Return what the header says of the process; raises `InvalidName`."""
         match options.scope:
             case Scope.CONNECTION:
-                return node.spawn(options.target)
+                return {"target": target}
             case Scope.ROOM:
-                return rooms.enter(room)
+                name, linger = nameable(f"room:{room}"), options.room_linger
+                return {"target": target, "name": name, "end_when_empty": linger}
             case Scope.SHARED:
-                return node.get_or_spawn("shared", options.target)
+                return {"target": target, "name": "shared"}
 
     async def connect(request: Request) -> Response:
-        if request.headers.get("upgrade", "").lower() != "websocket":
-            # Nothing will be relayed, so nothing is spawned either.
-            headers = {"upgrade": "websocket", "connection": "upgrade"}
-            return Response("Upgrade Required: connect with a WebSocket\n", 426, headers)
         no_room = Response("There is no room of such a name\n", 404)
         if (room := room_name(request.scope, path)) is None:
             return no_room
         try:
-            pid = process_for(room)
+            process = process_of(room)
         except InvalidName:
             return no_room
         return RelayResponse(
-            pid,
+            **process,
             heartbeat_interval=options.heartbeat,
             metadata=_metadata(request, room),
-            cancel_on_leave=options.scope is Scope.CONNECTION,
             subprotocol=next((one for one in offered(request.scope) if one in spoken), None),
         )
 

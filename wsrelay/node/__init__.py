@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from wsrelay.confinement import Filesystem, HostOptions, Isolation, Limits
 
+from .arrival import Arrival, NoTarget
 from .connections import Connection, Connections
 from .endpoint import Endpoint, Mail
 from .info import ConnectionInfo, NodeInfo, ProcessInfo
@@ -12,6 +13,7 @@ from .process import WorkerProcess
 from .snapshot import describe
 
 __all__ = [
+    "Arrival",
     "Connection",
     "ConnectionInfo",
     "Connections",
@@ -21,6 +23,7 @@ __all__ = [
     "Isolation",
     "Limits",
     "Mail",
+    "NoTarget",
     "Node",
     "NodeInfo",
     "ProcessInfo",

@@ -15,6 +15,7 @@ from wsrelay.values.printable import printable
 from wsrelay.wire import payload
 from wsrelay.wire.logrecord import fields
 
+from .arrival import Arrival
 from .endpoint import Endpoint, Mail
 from .engine import Engine
 from .info import ConnectionInfo
@@ -39,8 +40,6 @@ _STRANGERS: Final = 8
 Without a bound, 3,000 short visits with heads of 60 KB took 430 MB. 2,000 browsers that come back
 at once to a process that is busy computing take 5 MB.
 """
-
-Watcher = Callable[[PID, int | None], None]
 
 
 class Connection(Endpoint, Protocol):
@@ -67,6 +66,9 @@ class Connection(Endpoint, Protocol):
         `instead` is the close frame's code and reason where the result does not decide them.
         """
 
+    def join_read(self) -> None:
+        """Handle the target's receipt: it has read this connection's `ws.join`."""
+
     def when_drained(self, token: Hashable, callback: Callable[[], None]) -> None:
         """Call back once, when most of what it was sent has been written or it has ended."""
 
@@ -88,7 +90,6 @@ class Connections:
         self._engine = engine
         self._router = router
         self._ids = ids
-        self._watchers: dict[PID, Watcher] = {}
         self._turns_end = 0.0
         engine.on_stop.append(self._on_stop)
         engine.on_exit.append(self._on_exit)
@@ -116,7 +117,7 @@ class Connections:
         if self.connections.pop(pid, None) is not None:
             del self._engine.endpoints[pid]
         self._end_turn(pid)
-        self._unbind(pid, target)
+        self.unbind(pid, target)
         self._engine.execute(self._engine.kernel.exited(pid, result))
 
     def _on_exit(self, process: WorkerProcess, result: Result) -> None:
@@ -131,8 +132,6 @@ class Connections:
                 self._end_turn(pid)
                 read = not process.never_read(pid, join)
                 connection.target_exited(process.pid, result, join_read=read, instead=instead)
-        if (watcher := self._watchers.pop(process.pid, None)) is not None:
-            watcher(process.pid, None)
 
     def shut_down(self, spread: float = 0.0) -> None:
         """Close all connections because the node shuts down, spread over `spread` seconds.
@@ -192,13 +191,21 @@ class Connections:
 
     # What the relay sends to targets
 
-    def join(self, client: PID, target: PID, metadata: dict[str, Any] | None) -> WorkerProcess:
+    def join(
+        self,
+        client: PID,
+        target: PID,
+        metadata: dict[str, Any] | None,
+        *,
+        receipt: bool = False,
+    ) -> WorkerProcess:
         """Bind a connection to a target, send the target `ws.join`, and return it.
 
+        `receipt`: the connection is told when the target has read it.
         The target must have just been found alive, but may have been asked to end since.
         """
         process = self._engine.processes[target]
-        if (number := process.join(client, metadata)) is None:
+        if (number := process.join(client, metadata, receipt=receipt)) is None:
             self._router.dead_letters += 1
         else:
             self._bind(client, process, number)
@@ -212,7 +219,7 @@ class Connections:
         """Send a target `ws.leave` and unbind the connection from it."""
         if not target.leave(client, code, reason):
             self._router.dead_letters += 1
-        self._unbind(client, target)
+        self.unbind(client, target)
 
     def refuse(self, client: PID, sender: PID, topic: str, error: str) -> None:
         """Answer a process that has sent a connection something that it cannot use."""
@@ -272,21 +279,21 @@ class Connections:
 
     # Bindings
 
-    def watch(self, target: PID, watcher: Watcher) -> None:
-        """Call back with a worker's number of connections when it changes (None: it has ended)."""
-        self._watchers[target] = watcher
+    def expect(self, target: PID) -> Arrival | None:
+        """Count a client as one of the worker's until it has joined; None if it is no worker."""
+        process = self._engine.processes.get(target)
+        return None if process is None else Arrival(process)
 
     def _bind(self, client: PID, process: WorkerProcess, join: int) -> None:
         """Bind a connection to a process; `join` is the number of its `ws.join` frame."""
         process.clients[client] = join
-        if (watcher := self._watchers.get(process.pid)) is not None:
-            watcher(process.pid, len(process.clients))
+        process.occupied()
 
-    def _unbind(self, client: PID, process: WorkerProcess) -> None:
+    def unbind(self, client: PID, process: WorkerProcess) -> None:
+        """Note that a connection is not bound to that process any more."""
         if process.clients.pop(client, None) is None or process.pid not in self._engine.processes:
             return
         process.pipe.forget(client)
-        if (watcher := self._watchers.get(process.pid)) is not None:
-            watcher(process.pid, len(process.clients))
+        process.left()
         if not process.clients and self._engine.draining:
             self._engine.dismiss(process.pid)

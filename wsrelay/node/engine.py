@@ -178,6 +178,7 @@ class Engine:
 
     def _on_exit(self, pid: PID, result: Result) -> None:
         process = self.processes.pop(pid)
+        process.result = Result(error=result.error)
         del self.endpoints[pid]
         if process.launched:
             self._log_exit(pid, result.error, self.about(process))
@@ -228,12 +229,14 @@ class Engine:
         linked: bool = False,
         *,
         plain: bool = False,
+        end_when_empty: float | None = None,
     ) -> PID:
         """Start a worker, or return the one that already has the name.
 
-        If a cancelled process still holds the name, the worker waits until that has ended. Raises
-        `UnknownHost`; `HostFull`; `HostFailed` if the node is shutting down or the system has no
-        descriptors left; and `TooMany` if too many of the parent's arguments wait already.
+        `end_when_empty` is that of `WorkerProcess`, for one that is started. If a cancelled process
+        still holds the name, the worker waits until that has ended. Raises `UnknownHost`;
+        `HostFull`; `HostFailed` if the node is shutting down or the system has no descriptors left;
+        and `TooMany` if too many of the parent's arguments wait already.
         """
         if name is not None and (there := self.kernel.names.get(name)) is not None:
             if (process := self.processes.get(there)) is not None:
@@ -251,6 +254,7 @@ class Engine:
             parent=parent,
             signal=self.signal,
             stopping=self._stopping,
+            end_when_empty=end_when_empty,
         )
         process.names = [*self.kernel.names.of(pid)]
         if effects:
@@ -307,6 +311,7 @@ class Engine:
                 worker_title(pid, process.names, process.target),
                 order.plain,
                 process.rights,
+                process.end_when_empty,
             )
         )
         process.runs_as(incarnation)

@@ -28,6 +28,7 @@ from wsrelay import wire
 from wsrelay.confinement import HostOptions
 from wsrelay.errors import NameTaken, NotAProcess
 from wsrelay.kernel import Kernel, Signal
+from wsrelay.session.header import TargetSpec
 from wsrelay.values import current
 from wsrelay.values.bounds import InvalidOptions, check
 from wsrelay.values.buffered import MAX_BUFFERED, Buffered
@@ -41,6 +42,7 @@ from wsrelay.wire import check_size, payload
 from wsrelay.wire import meta as metadata
 from wsrelay.wire.code import pack_target
 
+from .arrival import Arrival, NoTarget
 from .calls import Calls, NodeCall
 from .connections import Connection, Connections
 from .endpoint import Mail
@@ -106,6 +108,8 @@ class Node:
         self._ids = PIDSource(name, f"{self._random}.0")
         self._pid = self._ids.next("node")
         self._companions: list[LifespanHook] = []
+        self.functions: dict[str, Callable[..., Any]] = {}
+        """Functions of this OS process, by the text by which `X-WS-Relay` may name them."""
         self._reset(entries or {})
 
     def _reset(self, entries: Mapping[str, TargetEntry]) -> None:
@@ -517,6 +521,30 @@ class Node:
         return future.result()
 
     # What the relay and the front end call
+
+    async def find_target(self, spec: TargetSpec) -> Arrival:
+        """Start what a relay's header names, or find it by its name, and wait until it runs.
+
+        The client that it is for counts as one of its clients until the `Arrival` is over. Raises
+        `NoTarget` if no such process runs, and what `spawn` and `get_or_spawn` raise.
+        """
+        target = self.functions.get(spec.target, spec.target)
+        text, code = pack_target(target, spec.args, {}, self.entries)
+        pid = self._next_pid(spec.target, spec.host)
+        ends = spec.end_when_empty
+        pid = self.engine.launch(pid, text, code, spec.name, end_when_empty=ends)
+        if (process := self.engine.processes.get(pid)) is None:
+            raise NoTarget(f"the name {spec.name!r} belongs to {pid}, which is a connection")
+        arrival = Arrival(process)
+        try:
+            problem = await self.started(pid) or self.why_no_target(pid)
+            if problem is None:
+                return arrival
+        except BaseException:
+            arrival.over()
+            raise
+        arrival.over()
+        raise NoTarget(problem, process)
 
     async def started(self, pid: PID) -> str | None:
         """Wait until the worker runs its handler; returns why it cannot be a target, or None.

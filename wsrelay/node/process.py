@@ -15,7 +15,16 @@ from wsrelay.confinement import HostOptions
 from wsrelay.errors import HostFull
 from wsrelay.kernel import PresenceEffect, ProcessState, Signal
 from wsrelay.kernel import Process as Row
-from wsrelay.values.message import CANCEL, JOIN, LEAVE, Event, ExitError, ExitKind
+from wsrelay.values.message import (
+    CANCEL,
+    EMPTY,
+    JOIN,
+    LEAVE,
+    Event,
+    ExitError,
+    ExitKind,
+    Result,
+)
 from wsrelay.values.pid import PID
 from wsrelay.values.printable import escaped
 from wsrelay.values.rights import Rights
@@ -67,6 +76,7 @@ class WorkerProcess:
         parent: PID | None,
         signal: Signalling,
         stopping: Callable[[WorkerProcess], None],
+        end_when_empty: float | None = None,
     ) -> None:
         self.pid = row.pid
         self.row = row
@@ -83,6 +93,12 @@ class WorkerProcess:
         """The last names that it had."""
         self.clients: dict[PID, int] = {}
         """Connections bound to it, each with the number of its `ws.join` frame."""
+        self.arrivals = 0
+        """Clients on their way to it, which are bound to it once their upgrade is through."""
+        self.end_when_empty = end_when_empty
+        """Seconds without a client after which it is cancelled, None for never."""
+        self.result: Result | None = None
+        """How it ended, once it has, without the value, which may be large."""
         self.pending: dict[int, asyncio.Future[Any]] = {}
         """Its requests that have not been answered yet, by their number."""
         self.waiting_code = len(order.code)
@@ -103,6 +119,8 @@ class WorkerProcess:
         self._stopping = stopping
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
+        self._empty: asyncio.TimerHandle | None = None
+        """Until it is cancelled because it is empty."""
         self._start: asyncio.Future[str | HostFull | None] | None = None
 
     def runs_as(self, incarnation: Incarnation) -> None:
@@ -205,6 +223,34 @@ class WorkerProcess:
             self._timer.cancel()
             self._timer = None
 
+    # Its end without clients
+
+    def set_end_when_empty(self, seconds: float | None) -> None:
+        """Change `end_when_empty`; if it is empty now, the time counts from now."""
+        if seconds != self.end_when_empty:
+            self.end_when_empty = seconds
+            self.occupied()
+            self.left()
+
+    def occupied(self) -> None:
+        """Note that it has a client, or one on its way."""
+        if self._empty is not None:
+            self._empty.cancel()
+            self._empty = None
+
+    def left(self) -> None:
+        """Note that a client has left; if it was the last one, it ends in time."""
+        if (
+            self.end_when_empty is not None
+            and self._empty is None
+            and not self.clients
+            and not self.arrivals
+            and self.result is None
+        ):
+            self._empty = self._loop.call_later(
+                self.end_when_empty, self._signal, self.pid, Signal.CANCEL, EMPTY
+            )
+
     # Its start
 
     @property
@@ -226,12 +272,18 @@ class WorkerProcess:
 
     # What the relay sends it; False or None: it no longer takes mail, so that is a dead letter
 
-    def join(self, client: PID, metadata: dict[str, Any] | None) -> int | None:
-        """Send it `ws.join`; returns the frame's number, None if it was not taken."""
+    def join(
+        self, client: PID, metadata: dict[str, Any] | None, *, receipt: bool = False
+    ) -> int | None:
+        """Send it `ws.join`; returns the frame's number, None if it was not taken.
+
+        `receipt`: it says when it has read that (`JoinReadFrame`).
+        """
         if not self.takes_mail:
             return None
         pipe = self.pipe
-        pipe.queue(wire.AttachFrame(str(client), Raw(payload.pack(metadata))), visit=True)
+        content = Raw(payload.pack(metadata))
+        pipe.queue(wire.AttachFrame(str(client), content, receipt), visit=True)
         return pipe.queue(wire.RelayFrame(JOIN, str(client), {}), visit=True)
 
     def attach(self, client: PID, metadata: dict[str, Any] | None) -> None:
@@ -263,8 +315,9 @@ class WorkerProcess:
     # Its end
 
     def exited(self, about: Callable[[], dict[str, Any]]) -> None:
-        """Stop its timer, log what its intake still holds, and drop what was kept for it."""
+        """Stop its timers, log what its intake still holds, and drop what was kept for it."""
         self.stop_timer()
+        self.occupied()
         self.log.end(about)
         if self._incarnation is None:
             self.pipe.close()

@@ -22,6 +22,7 @@ from wsrelay.errors import (
 from wsrelay.kernel import Signal
 from wsrelay.kernel.names import MOST
 from wsrelay.session import command
+from wsrelay.values import durations
 from wsrelay.values.message import ERROR, SEND, ExitError, ExitKind, Result
 from wsrelay.values.pid import PID
 from wsrelay.values.printable import shortened
@@ -78,10 +79,11 @@ class Requests:
             wire.CancelFrame: self._cancel,
             wire.TerminateFrame: self._terminate,
             wire.RelateFrame: self._relate,
-            wire.TrapLinksFrame: self._trap_links,
+            wire.OptionsFrame: self._options,
             wire.JoinGroupFrame: self._join_group,
             wire.LeaveGroupFrame: self._leave_group,
             wire.BroadcastFrame: self._broadcast,
+            wire.JoinReadFrame: self._join_read,
             wire.WatchFrame: self._watch,
             wire.UnwatchFrame: self._unwatch,
             wire.AnswerFrame: calls.answer,
@@ -314,6 +316,11 @@ class Requests:
     def _ready(self, process: WorkerProcess, _: wire.ReadyFrame) -> None:
         self._engine.signal(process.pid, Signal.READY)
 
+    def _join_read(self, process: WorkerProcess, frame: wire.JoinReadFrame) -> None:
+        connection = self._connections.connections.get(client := self._pid(frame.client))
+        if connection is not None and client in process.clients:
+            connection.join_read()
+
     def _log(self, process: WorkerProcess, frame: wire.LogFrame) -> None:
         process.incarnation.log(frame)
 
@@ -339,8 +346,12 @@ class Requests:
             case "unlink":
                 kernel.relations.unlink(me, other)
 
-    def _trap_links(self, process: WorkerProcess, frame: wire.TrapLinksFrame) -> None:
-        self._kernel.trap_links(process.pid, trap=frame.trap)
+    def _options(self, process: WorkerProcess, frame: wire.OptionsFrame) -> None:
+        seconds = frame.end_when_empty
+        if seconds is not None and not 0 <= seconds < durations.LONGEST:
+            raise WireError(f"end_when_empty is {seconds}")
+        self._kernel.trap_links(process.pid, trap=frame.trap_links)
+        process.set_end_when_empty(frame.end_when_empty)
 
     def _join_group(self, process: WorkerProcess, frame: wire.JoinGroupFrame) -> None:
         joining = self._pid(frame.to)

@@ -144,7 +144,8 @@ RULES: Final[Mapping[type[wire.Frame], Rule | None]] = {
     wire.AckFrame: None,
     wire.LogFrame: None,
     wire.DoneFrame: None,
-    wire.TrapLinksFrame: None,
+    wire.OptionsFrame: None,
+    wire.JoinReadFrame: None,
     # What all may request
     wire.LookupFrame: None,
     wire.MembersFrame: None,

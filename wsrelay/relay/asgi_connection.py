@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from typing import Any
 
 from wsrelay.node import Node
 from wsrelay.session.header import RelayHeader
@@ -66,12 +67,11 @@ class AsgiConnection(RelayedConnection):
                 if len(data) > AHEAD:
                     await self._until_room(len(data))
                 self._do(self._session.message(data))
-                while self._process.pipe.full:
+                while (room := self._no_room()) is not None:
                     # Keep listening in case the client goes; at most one message is read ahead.
                     early = early or asyncio.create_task(_as_coroutine(receive))
-                    room = self._room = self._loop.create_future()
-                    self._process.pipe.when_room(self.pid, self._transferred)
-                    await asyncio.wait({early, room}, return_when=asyncio.FIRST_COMPLETED)
+                    waiting: set[asyncio.Future[Any]] = {early, room}
+                    await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
                     if early.done() and early.result()["type"] == "websocket.receive":
                         await self._until_room(len(_data(early.result())))
                     self._room = None
@@ -98,13 +98,21 @@ class AsgiConnection(RelayedConnection):
                     self._session.target,
                 )
                 self._do(self._session.refuse_more())
-            while self._process.pipe.full:
-                self._room = self._loop.create_future()
-                self._process.pipe.when_room(self.pid, self._transferred)
-                await self._room
+            while (room := self._no_room()) is not None:
+                await room
         finally:
             buffered.size -= size
             self._unfinished = 0
+
+    def _no_room(self) -> asyncio.Future[None] | None:
+        """Return None if there is room, else a future to await before looking again."""
+        pipe = self._process.pipe
+        if not pipe.full and not self._session.holds:
+            return None
+        room = self._room = self._loop.create_future()
+        if pipe.full:
+            pipe.when_room(self.pid, self._transferred)
+        return room
 
     async def _write(self, send: Send) -> None:
         outbox = self._session.outbox

@@ -13,9 +13,25 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from wsrelay.node import ConnectionInfo, Mail, Node, WorkerProcess
+from wsrelay.errors import HostFull, WsrelayError
+from wsrelay.node import ConnectionInfo, Mail, Node, NoTarget, WorkerProcess
 from wsrelay.session import machine as session
-from wsrelay.session.header import RelayHeader
+from wsrelay.session.effects import (
+    AttachMetadata,
+    CancelTarget,
+    CloseClient,
+    ConnectionEnded,
+    Effect,
+    FindTarget,
+    JoinTarget,
+    LeaveTarget,
+    PauseSender,
+    RejectCommand,
+    ResumeSender,
+    SendToTarget,
+    SetHeartbeat,
+)
+from wsrelay.session.header import RelayHeader, TargetSpec
 from wsrelay.session.outbox import Overflow
 from wsrelay.values.buffered import Buffered
 from wsrelay.values.message import Event, Result
@@ -81,6 +97,7 @@ class RelayedConnection(ABC):
         "_node",
         "_peer",
         "_process",
+        "_search",
         "_session",
         "_when_drained",
         "pid",
@@ -98,12 +115,15 @@ class RelayedConnection(ABC):
         self._session = session.Session(
             self.pid, relay, limit=limits.outbox, overflow=limits.overflow
         )
-        self._closing: session.CloseClient | None = None
+        self._closing: CloseClient | None = None
         self._deadline: asyncio.TimerHandle | None = None
         self._beat: asyncio.TimerHandle | None = None
         self._when_drained: dict[Hashable, Callable[[], None]] = {}
+        assert relay.target_pid is not None  # noqa: S101 - it has been started
         self._process: WorkerProcess = node.clients.connect(self, relay.target_pid)
         """The target, from the join until another one takes its place."""
+        self._search: asyncio.Task[None] | None = None
+        """Looks for the name's next process."""
 
     # The transport's part
 
@@ -113,7 +133,7 @@ class RelayedConnection(ABC):
 
     @abstractmethod
     def _transferred(self) -> None:
-        """Handle a change of target, after which there may be room for messages."""
+        """Handle a change of the target or of its room, after which there may be room."""
 
     @abstractmethod
     def _give_up(self) -> None:
@@ -129,7 +149,8 @@ class RelayedConnection(ABC):
         except BaseException:
             self.refused()
             raise
-        self._do(self._session.opened(self._loop.time()))
+        takes_mail = self._process.takes_mail
+        self._do(self._session.opened(self._loop.time(), takes_mail=takes_mail))
         return True
 
     def refused(self) -> None:
@@ -212,6 +233,13 @@ class RelayedConnection(ABC):
         exited = self._session.target_exited(target, result, join_read=join_read, instead=instead)
         self._do(exited)
 
+    def join_read(self) -> None:
+        """Note that the target has read this connection's `ws.join`."""
+        held = self._session.holds
+        self._session.join_read()
+        if held:
+            self._transferred()
+
     def stop(self, reason: str, sender: PID) -> None:
         """Close normally."""
         del sender
@@ -250,44 +278,78 @@ class RelayedConnection(ABC):
 
     # The session's effects
 
-    def _do(self, effects: list[session.Effect]) -> None:  # noqa: C901, PLR0912 - a flat table
+    def _do(self, effects: list[Effect]) -> None:  # noqa: C901, PLR0912 - a flat table
         clients, pid = self._clients, self.pid
         for effect in effects:
             match effect:
-                case session.SendToTarget():
+                case SendToTarget():
                     if not self._process.tell(pid, effect.topic, effect.payload):
                         clients.not_taken()
-                case session.JoinTarget():
+                case JoinTarget():
                     self._debug(f"joins {effect.target}")
-                    self._process = clients.join(pid, effect.target, effect.metadata)
+                    self._process = clients.join(
+                        pid, effect.target, effect.metadata, receipt=effect.receipt
+                    )
                     self._transferred()
-                case session.AttachMetadata():
+                case FindTarget():
+                    clients.unbind(pid, self._process)
+                    self._search = self._loop.create_task(self._find(effect.spec))
+                case AttachMetadata():
                     self._process.attach(pid, effect.metadata)
-                case session.LeaveTarget():
+                case LeaveTarget():
                     self._debug(f"leaves {effect.target}: {effect.code} {effect.reason}")
                     clients.leave(pid, self._process, effect.code, effect.reason)
-                case session.CancelTarget():
+                case CancelTarget():
                     self._node.cancel(effect.target, "the connection has ended")
-                case session.RejectCommand():
+                case RejectCommand():
                     clients.refuse(pid, effect.to, effect.topic, effect.error)
-                case session.PauseSender():
+                case PauseSender():
                     if not clients.hold(effect.sender, pid):
                         self._do(self._session.cannot_wait(effect.sender))
-                case session.ResumeSender():
+                case ResumeSender():
                     clients.release(effect.sender, pid)
-                case session.SetHeartbeat():
+                case SetHeartbeat():
                     self._beat_every(effect.interval)
-                case session.CloseClient():
+                case CloseClient():
                     self._closing = effect
                     self._notify_drained()
                     self._arm(self._limits.linger if effect.lingering else _PATIENCE)
                     self._flush()
-                case session.ConnectionEnded():
+                case ConnectionEnded():
                     end = effect.result.value
                     self._debug(f"is closed: {end['code']} {end['reason']}")
                     self._beat_every(None)
                     self._notify_drained()
+                    if self._search is not None:
+                        self._search.cancel()
                     clients.disconnect(pid, self._process, effect.result)
+
+    async def _find(self, spec: TargetSpec) -> None:
+        """Find the name's next process, in place of one that never read this client's join."""
+        found, node = self._session, self._node
+        try:
+            arrival = await node.find_target(spec)
+        except NoTarget as error:
+            self._not_found(error, error.result)
+        except HostFull as error:
+            self._not_found(error, None, session.FULL)
+        except (WsrelayError, ValueError) as error:
+            instead = session.SHUT_DOWN if node.draining else session.NOT_STARTED
+            self._not_found(error, None, instead)
+        else:
+            with arrival:
+                if (crowd := self._clients.crowded(arrival.pid)) is None:
+                    self._do(found.found(arrival.pid))
+                else:
+                    self._not_found(crowd, None, session.UNFINISHED)
+
+    def _not_found(
+        self, why: object, result: Result | None, instead: tuple[int, str] | None = None
+    ) -> None:
+        if instead is not None or not session.ended_in_order(result):
+            text = "%s finds no next process of the name of %s, which never read its join: %s"
+            logger.warning(text, self.pid, self.target, why, extra=fields(pid=self.pid))
+        self._do(self._session.not_found(result, instead))
 
     def _debug(self, what: str) -> None:
         if logger.isEnabledFor(logging.DEBUG):

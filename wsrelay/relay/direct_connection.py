@@ -103,10 +103,10 @@ class DirectConnection(RelayedConnection):
     def has_room(self) -> bool:
         """Whether there is room for messages; if not, `resume` follows."""
         pipe = self._process.pipe
-        if not pipe.full:
-            return True
-        pipe.when_room(self.pid, self._transferred)
-        return False
+        if pipe.full:
+            pipe.when_room(self.pid, self._transferred)
+            return False
+        return not self._session.holds
 
     def writable(self) -> None:
         """Resume writing: the client can take more."""

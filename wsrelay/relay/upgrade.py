@@ -6,10 +6,15 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Container
+from http import HTTPStatus
+from typing import Final
 
-from wsrelay.errors import HostFailed, HostFull, RelayRefused
-from wsrelay.node import Node
+from msgspec.structs import replace
+
+from wsrelay.errors import HostFailed, HostFull, RelayRefused, WsrelayError
+from wsrelay.node import Arrival, Node, NoTarget
 from wsrelay.session import header
+from wsrelay.session.claim import MOST_REJOINS
 from wsrelay.values.printable import escaped, printable, shortened
 from wsrelay.wire.logrecord import fields
 
@@ -24,6 +29,19 @@ from .request_spawns import RequestSpawns
 __all__ = ["Upgrade", "abandon", "deny"]
 
 logger = logging.getLogger(__name__)
+
+_SHOWN: Final = 5
+"""The most entries that one log line names."""
+
+
+class _Refused(Exception):  # noqa: N818 - reads as a sentence
+    """The upgrade is answered with this status; the text is for the log."""
+
+    def __init__(self, status: int, why: str, *headers: tuple[bytes, bytes]) -> None:
+        super().__init__(why)
+        self.status = status
+        self.headers = headers
+        self.body = b"%s\n" % HTTPStatus(status).phrase.encode()
 
 
 class Upgrade:
@@ -189,49 +207,41 @@ class Upgrade:
         try:
             relay = header.parse(answer.relay or b"", node.name)
             self._check(relay, subprotocol)
+            if watch.done():  # the client has left: nothing is started for it
+                self._abandon(relay)
+                return
+            arrival = await self._arrive(relay)
         except RelayRefused as error:
-            self._log(logging.ERROR, "%s: 500: %s", shortened(str(error)))
-            await self._deny(500, b"Internal Server Error\n")
-            self._abandon(relay)
+            await self._refuse(relay, _Refused(500, str(error)))
             return
-        try:
-            problem = await node.started(relay.target_pid) or node.why_no_target(relay.target_pid)
-        except HostFull as error:
-            await self._unavailable(error)
-            self._abandon(relay)
+        except _Refused as refused:
+            await self._refuse(relay, refused)
             return
-        if problem is None and node.draining:
-            problem = f"node {node.name} is shutting down"
-        if problem is not None:
-            self._log(logging.WARNING, "%s: 503: %s", problem)
-            await self._deny(503, b"Service Unavailable\n")
-            self._abandon(relay)
-            return
-        if (crowd := node.clients.crowded(relay.target_pid)) is not None:
-            self._log(logging.WARNING, "%s: 503: %s", crowd)
-            await self._deny(503, b"Service Unavailable\n", RETRY_AFTER)
-            self._abandon(relay)
-            return
-        if watch.done():  # the client left while its target was starting
-            self._abandon(relay)
-            return
-        if subprotocol is None:
-            self._unselected(self._scope)
-        peer = Peer.of(self._scope, subprotocol)
+        with arrival:
+            relay = replace(relay, target_pid=arrival.pid)
+            if (crowd := node.clients.crowded(arrival.pid)) is not None:
+                await self._refuse(relay, _Refused(503, crowd, RETRY_AFTER))
+                return
+            if watch.done():  # the client left while its target was starting
+                self._abandon(relay)
+                return
+            if subprotocol is None:
+                self._unselected(self._scope)
+            peer = Peer.of(self._scope, subprotocol)
+            claim = self._scope.get("extensions", {}).get(DIRECT)
+            kind = AsgiConnection if claim is None else DirectConnection
+            connection = kind(node, relay, self._limits, peer)
+        logger.debug("%s: 101: %s", path, connection.pid, extra=fields(pid=connection.pid))
         accept = {"type": "websocket.accept", "subprotocol": subprotocol, "headers": headers}
-        if (claim := self._scope.get("extensions", {}).get(DIRECT)) is None:
-            portable = AsgiConnection(node, relay, self._limits, peer)
-            logger.debug("%s: 101: %s", path, portable.pid, extra=fields(pid=portable.pid))
-            await portable.serve(accept, self._resume, self._send)
+        if isinstance(connection, AsgiConnection):
+            await connection.serve(accept, self._resume, self._send)
         else:
-            connection = DirectConnection(node, relay, self._limits, peer)
-            logger.debug("%s: 101: %s", path, connection.pid, extra=fields(pid=connection.pid))
             await connection.serve(accept, self._send, claim)
             await asking.finished_or(connection.ended())
 
     def _check(self, relay: header.RelayHeader, subprotocol: str | None) -> None:
         """Raise `RelayRefused` if an answer is wrong in more than the form of its header."""
-        if self._node.is_connection(relay.target_pid):
+        if relay.target_pid is not None and self._node.is_connection(relay.target_pid):
             raise RelayRefused(
                 f"X-WS-Relay: target_pid {relay.target_pid} is a connection and must be a worker"
             )
@@ -240,6 +250,50 @@ class Upgrade:
             raise RelayRefused(
                 f"Sec-WebSocket-Protocol {subprotocol!r} was not offered by the client"
             )
+
+    async def _arrive(self, relay: header.RelayHeader) -> Arrival:
+        """Wait until the target runs; raises `_Refused`."""
+        node, pid = self._node, relay.target_pid
+        if relay.spec is not None:
+            return await self._start(relay.spec)
+        assert pid is not None  # noqa: S101 - a header has one of the two
+        try:
+            problem = await node.started(pid) or node.why_no_target(pid)
+        except HostFull as error:
+            raise _Refused(503, str(error), RETRY_AFTER) from None
+        arrival = node.clients.expect(pid)
+        if problem is None and node.draining:
+            problem = f"node {node.name} is shutting down"
+        if arrival is None or problem is not None:
+            raise _Refused(503, problem or f"target_pid {pid} is not alive")
+        return arrival
+
+    async def _start(self, spec: header.TargetSpec) -> Arrival:
+        """Start the header's target, or find it by its name; raises `_Refused`."""
+        node, target = self._node, shortened(spec.target)
+        if node.draining:
+            raise _Refused(503, f"node {node.name} is shutting down")
+        tries = MOST_REJOINS
+        while True:
+            try:
+                return await node.find_target(spec)
+            except (HostFull, HostFailed) as error:
+                raise _Refused(503, str(error), RETRY_AFTER) from None
+            except NoTarget as error:
+                if error.is_missing:
+                    more = _entries(node)
+                    raise _Refused(500, f"X-WS-Relay: target {target!r}: {error}{more}") from None
+                if spec.name is None or not error.is_over or not tries:
+                    raise _Refused(503, f"target {target!r}: {error}") from None
+                tries -= 1
+            except (WsrelayError, ValueError) as error:
+                raise _Refused(500, f"X-WS-Relay: {error}") from None
+
+    async def _refuse(self, relay: header.RelayHeader | None, refused: _Refused) -> None:
+        level = logging.ERROR if refused.status == 500 else logging.WARNING  # noqa: PLR2004
+        self._log(level, "%s: %d: %s", refused.status, shortened(str(refused)))
+        await self._deny(refused.status, refused.body, *refused.headers)
+        self._abandon(relay)
 
     def _abandon(self, relay: header.RelayHeader | None) -> None:
         if relay is not None:
@@ -307,5 +361,13 @@ async def deny(
 
 def abandon(node: Node, relay: header.RelayHeader) -> None:
     """Cancel the target of an upgrade that fails, if the target exists for that client alone."""
-    if relay.cancel_on_leave and not node.is_connection(relay.target_pid):
-        node.cancel(relay.target_pid, "the upgrade did not come about")
+    pid = relay.target_pid  # None: it has not been started
+    if relay.cancel_on_leave and pid is not None and not node.is_connection(pid):
+        node.cancel(pid, "the upgrade did not come about")
+
+
+def _entries(node: Node) -> str:
+    """Return which entries there are, for who has mistyped one."""
+    names = sorted(node.entries)
+    more = ", ..." if len(names) > _SHOWN else ""
+    return f"; this node has the entries {', '.join(names[:_SHOWN])}{more}" if names else ""

@@ -2,6 +2,9 @@
 
     HANDSHAKING --opened--> OPEN --an end begins--> CLOSING --client_gone--> CLOSED
 
+A connection to the process of a name may lose it in OPEN and be without a target for a while: see
+`claim`.
+
 What happens goes in and effects come out, which the driver executes in order. Messages for the
 client go to `outbox`; the driver takes them from there at the client's pace and calls `wrote` after
 each.
@@ -10,38 +13,45 @@ each.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from msgspec import UNSET, Struct
+from msgspec import UNSET
 
 from wsrelay.values.message import HEARTBEAT, ExitError, ExitKind, Result
 from wsrelay.values.pid import PID
 from wsrelay.wire.relayed import relay_head
 
+from .claim import MOST_REJOINS, Claim
 from .command import CloseCommand, Command, ControlCommand, SendCommand
+from .effects import (
+    AttachMetadata,
+    CancelTarget,
+    CloseClient,
+    ConnectionEnded,
+    Effect,
+    FindTarget,
+    JoinTarget,
+    LeaveTarget,
+    PauseSender,
+    RejectCommand,
+    ResumeSender,
+    SendToTarget,
+    SetHeartbeat,
+)
 from .header import RelayHeader
 from .outbox import Outbox, Overflow
 
 __all__ = [
+    "FULL",
+    "NOT_STARTED",
     "RESTARTS",
     "SHUT_DOWN",
     "UNFINISHED",
-    "AttachMetadata",
-    "CancelTarget",
-    "CloseClient",
-    "ConnectionEnded",
     "ConnectionState",
-    "Effect",
-    "JoinTarget",
-    "LeaveTarget",
-    "PauseSender",
-    "RejectCommand",
-    "ResumeSender",
-    "SendToTarget",
     "Session",
-    "SetHeartbeat",
     "close_for",
+    "ended_in_order",
 ]
 
 
@@ -54,112 +64,27 @@ class ConnectionState(enum.Enum):
     CLOSED = "closed"
 
 
-class JoinTarget(Struct, frozen=True):
-    """Bind the connection to the target and send it `ws.join`."""
-
-    target: PID
-    metadata: dict[str, Any] | None
-
-
-class AttachMetadata(Struct, frozen=True):
-    """Attach new metadata to what follows."""
-
-    target: PID
-    metadata: dict[str, Any] | None
-
-
-class SendToTarget(Struct, frozen=True):
-    """Send the target a message; `payload` lacks `client_pid` and `metadata`."""
-
-    target: PID
-    topic: str
-    payload: dict[str, Any]
-
-
-class LeaveTarget(Struct, frozen=True):
-    """Send the target `ws.leave` and unbind the connection from it."""
-
-    target: PID
-    code: int
-    reason: str
-
-
-class CancelTarget(Struct, frozen=True):
-    """Cancel a target that lived for this connection alone."""
-
-    target: PID
-
-
-class RejectCommand(Struct, frozen=True):
-    """Send `ws.error` to the sender of an unusable command."""
-
-    to: PID
-    topic: str
-    error: str
-
-
-class PauseSender(Struct, frozen=True):
-    """Make the sender wait until `ResumeSender`; if it cannot, the driver calls `cannot_wait`."""
-
-    sender: PID
-
-
-class ResumeSender(Struct, frozen=True):
-    """Let a sender that waits for this connection continue."""
-
-    sender: PID
-
-
-class SetHeartbeat(Struct, frozen=True):
-    """Call `heartbeat` at this interval (seconds) from now on; None: stop calling it."""
-
-    interval: float | None
-
-
-class CloseClient(Struct, frozen=True):
-    """Send what is in the outbox, then the close frame.
-
-    `lingering`: the client gets no more time than the linger to read them.
-    """
-
-    code: int
-    reason: str
-    lingering: bool = False
-
-
-class ConnectionEnded(Struct, frozen=True):
-    """The connection is over: its process has exited with this result."""
-
-    result: Result
-
-
-Effect = (
-    JoinTarget
-    | AttachMetadata
-    | SendToTarget
-    | LeaveTarget
-    | CancelTarget
-    | RejectCommand
-    | PauseSender
-    | ResumeSender
-    | SetHeartbeat
-    | CloseClient
-    | ConnectionEnded
-)
-
 UNFINISHED: Final = (1013, "too much is unfinished at this node")
 SHUT_DOWN: Final = (1012, "node shuts down")
 RESTARTS: Final = (1012, "target process restarts")
+FULL: Final = (1013, "process host is full")
 """Code and reason of close frames after which the client should connect again."""
+
+NOT_STARTED: Final = (1011, "target process failed to start")
 
 _LONGEST_REASON: Final = 123
 """Bytes of a close reason (RFC 6455 section 5.5: a control frame's 125 minus the code's 2)."""
+
+
+_Unread = tuple[str, dict[str, Any]]
+"""Topic and payload of a client's message."""
 
 
 class Session:
     """The state machine. `pid` is the connection's; `limit` and `overflow` are the outbox's."""
 
     def __init__(self, pid: PID, relay: RelayHeader, *, limit: int, overflow: Overflow) -> None:
+        assert relay.target_pid is not None  # noqa: S101 - it has been started
         self.pid = pid
         self.state = ConnectionState.HANDSHAKING
         self.target = relay.target_pid
@@ -183,6 +108,9 @@ class Session:
         """The code and reason with which closing began."""
         self._early: CloseClient | None = None
         """What ended the connection while HANDSHAKING; the close frame follows the upgrade."""
+        self._claim: Claim | None = None
+        if relay.spec is not None and relay.spec.name is not None:
+            self._claim = Claim(relay.spec)
         self._target_gone = False
         self._parting = False
         """The target has not been told of the client's end yet; until then it gets its messages."""
@@ -191,15 +119,21 @@ class Session:
 
     # The client's side
 
-    def opened(self, now: float) -> list[Effect]:
-        """Continue after the upgrade; `now` is in seconds of any monotonic clock."""
+    def opened(self, now: float, *, takes_mail: bool = True) -> list[Effect]:
+        """Continue after the upgrade; `now` is in seconds of any monotonic clock.
+
+        `takes_mail` is false if the target takes no more messages.
+        """
         if self.state is not ConnectionState.HANDSHAKING:
             return []
         self._opened_at = now
         self.state = ConnectionState.OPEN
-        effects: list[Effect] = (
-            [] if self._target_gone else [JoinTarget(self.target, self.metadata)]
-        )
+        effects: list[Effect] = []
+        is_late = self._target_gone or not takes_mail
+        if is_late and self._early is None and self._claim is not None:
+            effects = self._find_next(self._claim)
+        elif not self._target_gone:
+            effects = self._join(self.target)
         if (early := self._early) is not None:
             return effects + self._close(early.code, early.reason, lingering=early.lingering)
         if self._interval is not None:
@@ -210,7 +144,7 @@ class Session:
         """End before the upgrade, which does not take place."""
         if self.state is not ConnectionState.HANDSHAKING:
             return []
-        self.state = ConnectionState.CLOSED
+        self._leave_open(ConnectionState.CLOSED)
         return [*self._cancel(), ConnectionEnded(_result(1006, "the upgrade did not come about"))]
 
     def message(self, data: str | bytes) -> list[Effect]:
@@ -218,12 +152,13 @@ class Session:
         if self.state is not ConnectionState.OPEN and not self._parting:
             return []
         self.message_count += 1
-        kind = "text" if isinstance(data, str) else "binary"
-        effects = [
-            *self._attach(),
-            SendToTarget(self.target, self._topic, {"type": kind, "data": data}),
-        ]
-        if self.state is ConnectionState.OPEN:
+        content = {"type": "text" if isinstance(data, str) else "binary", "data": data}
+        if (claim := self._claim) is not None:
+            claim.keep(self._topic, content)
+            if self._is_searching:
+                return []
+        effects = [*self._attach(), SendToTarget(self.target, self._topic, content)]
+        if self.state is ConnectionState.OPEN and claim is None:
             self.head = relay_head(self._topic, self.pid)
         return effects
 
@@ -252,7 +187,7 @@ class Session:
 
     def heartbeat(self, now: float) -> list[Effect]:
         """Send the heartbeat that is due."""
-        if self.state is not ConnectionState.OPEN:
+        if self.state is not ConnectionState.OPEN or self._is_searching:
             return []
         payload = {"uptime": self.uptime(now), "message_count": self.message_count}
         return [*self._attach(), SendToTarget(self.target, HEARTBEAT, payload)]
@@ -301,11 +236,42 @@ class Session:
 
         `instead` is the code and reason of the close frame if they do not follow from the result.
         """
-        if target != self.target:
+        if target != self.target or self._target_gone:
             return []
         self._target_gone = True
         self._parting = False
+        if self._claim is not None and ended_in_order(result) and instead != SHUT_DOWN:
+            # Before the upgrade, `opened` looks for the next one.
+            is_open = self.state is ConnectionState.OPEN
+            return self._find_next(self._claim) if is_open else []
         return self._close(*(instead or close_for(result, join_read=join_read)))
+
+    def join_read(self) -> None:
+        """Record that the target has read this connection's `ws.join`."""
+        self._claim = None
+
+    @property
+    def holds(self) -> bool:
+        """Whether the client should not be read until its join has been read."""
+        return self._claim is not None and self._claim.is_full
+
+    def found(self, target: PID) -> list[Effect]:
+        """Join the name's next process, which takes messages, with what the client has sent."""
+        claim = self._claim if self._is_searching else None
+        return [] if claim is None else self._join(target, claim.kept)
+
+    def not_found(
+        self, result: Result | None, instead: tuple[int, str] | None = None
+    ) -> list[Effect]:
+        """Look again, or close, because there is no next process, or it has ended like this.
+
+        `instead` as in `target_exited`.
+        """
+        if self._claim is None or not self._is_searching:
+            return []
+        if instead is None and ended_in_order(result):
+            return self._find_next(self._claim)
+        return self._close(*(instead or close_for(result or Result(), join_read=False)))
 
     def cancel(self, reason: str) -> list[Effect]:
         """Close normally: `process.cancel` on the connection's PID."""
@@ -337,7 +303,7 @@ class Session:
         if self.state is not ConnectionState.OPEN:
             return self._close(*SHUT_DOWN, lingering=True)
         self._end = SHUT_DOWN
-        self._parting = True
+        self._parting = not self._is_searching
         self._leave_open(ConnectionState.CLOSING)
         effects: list[Effect] = [] if self._interval is None else [SetHeartbeat(None)]
         return [*effects, CloseClient(*SHUT_DOWN, lingering=True)]
@@ -374,6 +340,7 @@ class Session:
     def _leave_open(self, state: ConnectionState) -> None:
         self.state = state
         self.head = b""
+        self._claim = None
 
     def _leave(self, code: int, reason: str) -> list[Effect]:
         """Leave the target for good."""
@@ -384,6 +351,36 @@ class Session:
         if self._interval is not None:
             effects.append(SetHeartbeat(None))
         return effects + self._cancel()
+
+    @property
+    def _is_searching(self) -> bool:
+        """Whether the target has ended and the next one of its name is being looked for."""
+        return self._target_gone and self.state is ConnectionState.OPEN
+
+    def _join(self, target: PID, unread: Sequence[_Unread] = ()) -> list[Effect]:
+        """Join a target, with the messages that none before it has read."""
+        self.target = target
+        self._target_gone = self._is_news = False
+        sends = [SendToTarget(target, topic, content) for topic, content in unread]
+        return [JoinTarget(target, self.metadata, self._claim is not None), *sends]
+
+    def _part(self) -> tuple[list[Effect], Sequence[_Unread]]:
+        """Leave the target for another one; returns also the messages that follow the client."""
+        claim, self._claim = self._claim, None
+        left: list[Effect] = []
+        if not self._is_searching:
+            left = [*self._attach(), LeaveTarget(self.target, 1000, "transferred"), *self._cancel()]
+        # This applied to the old target; the new one may serve others too.
+        self._cancel_on_leave = False
+        return left, claim.kept if claim is not None and self._is_searching else ()
+
+    def _find_next(self, claim: Claim) -> list[Effect]:
+        """Look for the name's next process, unless that has been done too often."""
+        self._target_gone = True
+        if claim.rejoins >= MOST_REJOINS:
+            return self._close(*close_for(Result(), join_read=False))
+        claim.rejoins += 1
+        return [FindTarget(claim.spec)]
 
     def _attach(self) -> list[Effect]:
         """Give the target metadata that it does not have yet.
@@ -407,7 +404,6 @@ class Session:
     def _control(
         self, given: ControlCommand, sender: PID, why_no_target: Callable[[PID], str | None]
     ) -> list[Effect]:
-        effects: list[Effect] = []
         target = self.target
         if given.target_pid is not UNSET:
             target = given.target_pid.on(str(self.pid.node))
@@ -415,28 +411,24 @@ class Session:
         if moves and (why := why_no_target(target)) is not None:
             return [RejectCommand(sender, "ws.control", why)]
         self.head = b""
-        if moves:
-            effects += [
-                *self._attach(),
-                LeaveTarget(self.target, 1000, "transferred"),
-                *self._cancel(),
-            ]
-            # This applied to the old target; the new one may serve others too.
-            self._cancel_on_leave = False
-            self.target = target
+        left, unread = self._part() if moves else ([], [])
         if given.cancel_on_leave is not UNSET:
             self._cancel_on_leave = given.cancel_on_leave
         if given.message_topic is not UNSET:
             self._topic = given.message_topic
         if given.metadata is not UNSET:
             self.metadata = given.metadata
-            self._is_news = not moves
-        if moves:
-            effects.append(JoinTarget(target, self.metadata))
+            self._is_news = not self._is_searching
+        effects = [*left, *self._join(target, unread)] if moves else []
         if given.heartbeat_interval is not UNSET:
             self._interval = given.heartbeat_interval
             effects.append(SetHeartbeat(self._interval))
         return effects
+
+
+def ended_in_order(result: Result | None) -> bool:
+    """Whether a process has returned, has been cancelled, or (None) has been and still runs."""
+    return result is None or result.error is None or result.error.kind is ExitKind.CANCELLED
 
 
 def close_for(result: Result, *, join_read: bool) -> tuple[int, str]:

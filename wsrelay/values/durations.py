@@ -6,7 +6,7 @@ import math
 import re
 from typing import Any, Final
 
-__all__ = ["parse", "seconds_of"]
+__all__ = ["LONGEST", "either", "parse", "seconds_of", "show"]
 
 _UNITS: Final = {
     "ns": 1e-9,
@@ -25,7 +25,7 @@ _UNITS: Final = {
 _PART: Final = re.compile(rf"(\d+\.?\d*|\.\d+)({'|'.join(sorted(_UNITS, key=len, reverse=True))})")
 _FORM: Final = re.compile(rf"([+-]?)(0|({_PART.pattern})+)")
 
-_LONGEST: Final = 1e14
+LONGEST: Final = 1e14
 """Seconds, about three million years: anything longer is a mistake."""
 
 _MOST: Final = 1e9
@@ -40,7 +40,7 @@ def parse(text: Any, *, least: float = 0.0) -> float:
     if not isinstance(text, str) or (form := _FORM.fullmatch(text)) is None:
         raise ValueError(_wrong(text))
     seconds = sum(float(count) * _UNITS[unit] for count, unit in _PART.findall(text))
-    if seconds >= _LONGEST:
+    if seconds >= LONGEST:
         raise ValueError(_wrong(text))
     seconds = round(-seconds if form[1] == "-" else seconds, 6)  # 0.1 and 0.2 are 0.3
     if seconds < least:
@@ -63,6 +63,24 @@ def seconds_of(value: Any, what: str, *, least: float = 0.0) -> float:
     if not least <= number <= _MOST:
         raise ValueError(f"{what}: {value!r:.80} seconds; it is from {least:g} to {_MOST:g}")
     return number
+
+
+def either(value: Any, what: str) -> float:
+    """Return a duration, which user code gives as text or as a number, in seconds.
+
+    Raises as `parse` and `seconds_of` do, with `what` it is.
+    """
+    if not isinstance(value, str):
+        return seconds_of(value, what)
+    try:
+        return parse(value)
+    except ValueError as error:
+        raise ValueError(f"{what}: {error}") from None
+
+
+def show(duration: float) -> str:
+    """Return a duration of so many seconds as text that `parse` reads, to the microsecond."""
+    return f"{duration:.6f}".rstrip("0").rstrip(".") + "s"
 
 
 def _wrong(given: object) -> str:

@@ -46,6 +46,9 @@ SEND = "ws.send"
 CLOSE = "ws.close"
 CONTROL = "ws.control"
 
+EMPTY = "end_when_empty"
+"""The reason of the CANCEL of a process that has had no client for that long."""
+
 CANCEL = "CANCEL"
 """The kind of the event that asks a process to come to its end."""
 

@@ -6,14 +6,15 @@ See `wsrelay.process.spawn`; the function's default name is `handler`.
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from msgspec import Struct
 
 from wsrelay.errors import InvalidTarget
 
-__all__ = ["DEFAULT_FUNCTION", "Target", "TargetEntry", "parse"]
+__all__ = ["DEFAULT_FUNCTION", "Target", "TargetEntry", "parse", "text_of"]
 
 DEFAULT_FUNCTION: Final = "handler"
 
@@ -59,3 +60,36 @@ def parse(text: str) -> Target:
     raise InvalidTarget(
         f"target {text!r:.200} is neither path/to/script.py:function nor module:function"
     )
+
+
+def text_of(target: Any) -> str:
+    """Return the text that names a function or class; raises `InvalidTarget` if none does.
+
+    It must be found where it says that it is, at the top level of a module. `__main__` stands for
+    the script that is running in this OS process.
+    """
+    module, name = getattr(target, "__module__", None), getattr(target, "__qualname__", None)
+    home = sys.modules.get(str(module))
+    if name is None or not callable(target) or getattr(home, name, None) is not target:
+        raise InvalidTarget(
+            f"target {target!r:.200} cannot be written as text (it is {_what(target, name)}): give "
+            "a function or class at the top level of a module, or the text that names it, such as "
+            "module:function; anything else can be started by process.spawn and be the target_pid"
+        )
+    if str(module).startswith("wsrelay.values.scripts."):  # a script whose own name was taken
+        module = getattr(home, "__file__", module)
+    return f"{module}:{name}"
+
+
+def _what(target: Any, name: str | None) -> str:
+    if not callable(target):
+        return f"of type {type(target).__name__}, not a function"
+    if name is None:
+        return f"an object of type {type(target).__name__}"
+    if name.endswith("<lambda>"):
+        return "a lambda"
+    if "<locals>" in name:
+        return "defined inside a function"
+    if "." in name:
+        return "a part of a class"
+    return f"not what {target.__module__}:{name} is"

@@ -8,6 +8,7 @@ node passes the bytes on and never looks inside.
 from __future__ import annotations
 
 import pickle
+import sys
 from collections.abc import Callable, Container
 from typing import Any
 
@@ -34,6 +35,8 @@ def pack_target(
         return target, _pack(arguments)
     if isinstance(target, str):
         parsed = targets.parse(target).absolute()
+        if parsed.module == "__main__":
+            return None, _pack((_in_main(parsed.function), args, kwargs))
         text = payload.writable(str(parsed), "target")
         if len(text) > frames.LONGEST_TARGET:
             raise InvalidTarget(
@@ -47,6 +50,18 @@ def pack_target(
         f"target {target!r:.200} is neither text (path/to/script.py:function, module:function) "
         "nor a callable"
     )
+
+
+def _in_main(name: str) -> Callable[..., Any]:
+    """Return a function of the script that is running here, which no other process can import."""
+    main = sys.modules["__main__"]
+    function = getattr(main, name, None)
+    if not callable(function):
+        raise InvalidTarget(
+            f"target '__main__:{name}': the script that is running in this OS process "
+            f"({getattr(main, '__file__', None)}) has no function {name!r}"
+        )
+    return function  # type: ignore[no-any-return]
 
 
 def pack_plain(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:

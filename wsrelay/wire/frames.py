@@ -57,6 +57,7 @@ __all__ = [
     "GetOrSpawnFrame",
     "InterruptFrame",
     "JoinGroupFrame",
+    "JoinReadFrame",
     "KillFrame",
     "LeaveGroupFrame",
     "LoadFailedFrame",
@@ -64,6 +65,7 @@ __all__ = [
     "LogFrame",
     "LookupFrame",
     "MembersFrame",
+    "OptionsFrame",
     "PackedResult",
     "PresenceFrame",
     "ReadyFrame",
@@ -81,7 +83,6 @@ __all__ = [
     "TerminateFrame",
     "ToTemplate",
     "ToWorker",
-    "TrapLinksFrame",
     "UnregisterFrame",
     "UnwatchFrame",
     "WatchFrame",
@@ -201,6 +202,7 @@ class StartFrame(Frame, tag=0):
     title: str
     plain: bool = False
     rights: Rights | None = None
+    end_when_empty: float | None = None
 
 
 class DeliverFrame(Frame, tag=1):
@@ -212,10 +214,14 @@ class DeliverFrame(Frame, tag=1):
 
 
 class AttachFrame(Frame, tag=2):
-    """From here on, `metadata` belongs to each message relayed from this client."""
+    """From here on, `metadata` belongs to each message relayed from this client.
+
+    `receipt`: answer with `JoinReadFrame` as soon as the next message from it has been read.
+    """
 
     client: str
     metadata: Raw
+    receipt: bool = False
 
 
 class RelayFrame(Frame, tag=3):
@@ -393,10 +399,14 @@ class RelateFrame(Frame, tag=10):
     to: Text
 
 
-class TrapLinksFrame(Frame, tag=11):
-    """Choose between getting LINK_DOWN and being ended."""
+class OptionsFrame(Frame, tag=11):
+    """All options of the process: whether it gets LINK_DOWN, and when it ends without clients.
 
-    trap: bool
+    `end_when_empty` is in seconds, None for never.
+    """
+
+    trap_links: bool
+    end_when_empty: float | None
 
 
 class RegisterFrame(Frame, tag=12):
@@ -524,6 +534,12 @@ class UnwatchFrame(Frame, tag=27):
     number: int
 
 
+class JoinReadFrame(Frame, tag=28):
+    """The client's `ws.join` has been read; if not that, a message that followed it."""
+
+    client: Text
+
+
 # Node to template. `ForkFrame` carries descriptors: the worker's ends of its pipes.
 
 
@@ -616,7 +632,8 @@ FromWorker = (
     | DoneFrame
     | ExecFrame
     | RelateFrame
-    | TrapLinksFrame
+    | OptionsFrame
+    | JoinReadFrame
     | JoinGroupFrame
     | LeaveGroupFrame
     | BroadcastFrame

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
 from wsrelay import errors, wire
-from wsrelay.values.durations import seconds_of
+from wsrelay.values import durations
 from wsrelay.values.message import late, reason_of, sendable
 from wsrelay.values.pid import PID, PIDSource, address, nameable
 from wsrelay.values.presence import Member, Presence
@@ -44,7 +44,7 @@ class WorkerContext:
         self._rights = start.rights
         self._refs = itertools.count(1)
         self._timers = PendingTimers()
-        self.trap_links = False
+        self.options = {"trap_links": False, "end_when_empty": start.end_when_empty}
 
     def pid(self) -> PID:
         """Return the worker's own PID."""
@@ -77,7 +77,7 @@ class WorkerContext:
 
         Raises `TypeError`, `ValueError`, `TooMany`, and what `send_frames` raises.
         """
-        wait = seconds_of(seconds, "seconds")
+        wait = durations.seconds_of(seconds, "seconds")
         frame, *more = self.send_frames(to, topic, content)
         if more:
             raise errors.TooMany("timer's receivers", wire.MAX_RECEIVERS)
@@ -212,10 +212,15 @@ class WorkerContext:
         """Begin or end a relation; raises `InvalidPID`."""
         self.pipe.write(wire.RelateFrame(kind, str(PID(to))))
 
-    def set_options(self, *, trap_links: bool) -> None:
-        """Choose between LINK_DOWN and being ended."""
-        self.trap_links = trap_links
-        self.pipe.write(wire.TrapLinksFrame(trap_links))
+    def set_options(self, **given: Any) -> None:
+        """Change the options that are given; raises `TypeError`, `ValueError`."""
+        options = {**self.options, **given}
+        if not isinstance(options["trap_links"], bool):
+            raise TypeError(f"trap_links is {given['trap_links']!r:.80} and must be True or False")
+        if (ends := options["end_when_empty"]) is not None:
+            options["end_when_empty"] = durations.either(ends, "end_when_empty")
+        self.pipe.write(wire.OptionsFrame(**options))
+        self.options = options
 
     def join_group(self, group: str, pid: str | None, meta: Any = None) -> None:
         """Let a process join a group."""

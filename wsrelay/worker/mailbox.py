@@ -15,7 +15,7 @@ from wsrelay import wire
 from wsrelay.errors import ChannelClosed
 from wsrelay.values import current
 from wsrelay.values.awaited import COROUTINES, FUNCTIONS
-from wsrelay.values.message import CANCEL, JOIN, Event, Message
+from wsrelay.values.message import CANCEL, JOIN, Event, Message, Relayed
 from wsrelay.values.pid import PID
 from wsrelay.values.presence import Presence
 from wsrelay.wire import meta, payload
@@ -56,6 +56,10 @@ class Mailbox:
         self.inbox: Queue[Message] = Queue()
         self.events: Queue[Event] = Queue()
         self._replies: dict[int, Queue[Any]] = {}
+        self._receipts: set[str] = set()
+        """Clients whose `ws.join` the node wants to know to be read, until it is."""
+        self._acknowledged = 0
+        """How many of the bytes taken the node knows of."""
         self._former: list[Queue[Message]] = []
         """Queues that were not empty when `unlisten` closed them."""
         self._watches: dict[str, Watch] = {}
@@ -152,7 +156,7 @@ class Mailbox:
                 if timeout is not None:
                     timeout = deadline - time.monotonic()
             if pipe.taken >= pipe.due:
-                self._acknowledge(pipe.taken)
+                self._tell_taken(taken[1])
             if self._face is not FUNCTIONS:
                 return taken[0], FUNCTIONS.of(taken[1])
         except BaseException:
@@ -210,7 +214,7 @@ class Mailbox:
                     if alarm is not None:
                         alarm.cancel()
             if self.pipe.taken >= self.pipe.due:
-                self._acknowledge(self.pipe.taken)
+                self._tell_taken(taken[1])
         except BaseException:
             if taken is not None:
                 taken[0].items.appendleft((taken[1], _COUNTED))
@@ -383,10 +387,22 @@ class Mailbox:
             raise ChannelClosed
         return None
 
-    def _acknowledge(self, taken: int) -> None:
-        """Tell the node how much was taken, so that it goes on sending."""
-        self.pipe.write(wire.AckFrame(taken))
-        self.pipe.due = taken + _ACKNOWLEDGE
+    def _tell_taken(self, item: Any) -> None:
+        """Tell the node what it waits for: how much was taken, or that a client's join was.
+
+        While receipts are owed, all that is taken comes through here (`due` is 0), and nothing
+        takes the short way. A receipt may be written twice, if a signal handler raises.
+        """
+        pipe, receipts = self.pipe, self._receipts
+        taken = pipe.taken
+        if receipts and isinstance(item, Relayed) and item.sender in receipts:
+            pipe.write(wire.JoinReadFrame(str(item.sender)))
+            receipts.discard(item.sender)
+        if taken >= self._acknowledged + _ACKNOWLEDGE:
+            pipe.write(wire.AckFrame(taken))
+            self._acknowledged = taken
+        with self._lock:  # another thread may be reading the next join
+            pipe.due = 0 if receipts else self._acknowledged + _ACKNOWLEDGE
 
     def _other_reads(self) -> bool:
         """Whether another thread, or an event loop in another thread, reads the pipe for us."""
@@ -536,6 +552,9 @@ class Mailbox:
         metadata = payload.decode(frame.metadata)
         client = self._face.client.known(frame.client, metadata)
         self.pipe.clients[client] = client, metadata
+        if frame.receipt:
+            self._receipts.add(client)
+            self.pipe.due = 0
         self._seen(size)
 
     def _detached(self, frame: wire.DetachFrame, size: int) -> None:
