@@ -26,6 +26,7 @@ from .errors import (
     PayloadError,
     ProcessError,
     ReservedTopic,
+    RoomReceives,
     TooMany,
     UnknownHost,
     WsrelayError,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from .relay.middleware import WebSocketRelay
     from .relay.response import RelayResponse
     from .relay.static import static
+    from .room import Room, answers, every, on
 
 __all__ = [
     "PID",
@@ -79,6 +81,8 @@ __all__ = [
     "ReservedTopic",
     "RestartPolicy",
     "Result",
+    "Room",
+    "RoomReceives",
     "Service",
     "Supervisor",
     "Tick",
@@ -87,7 +91,10 @@ __all__ = [
     "UnknownHost",
     "WebSocketRelay",
     "WsrelayError",
+    "answers",
+    "every",
     "from_config",
+    "on",
     "static",
 ]
 
@@ -99,10 +106,14 @@ _LAZY = {
     "Node": ".node",
     "RelayResponse": ".relay.response",
     "RestartPolicy": ".node.supervisor",
+    "Room": ".room",
     "Service": ".node.supervisor",
     "Supervisor": ".node.supervisor",
     "WebSocketRelay": ".relay.middleware",
+    "answers": ".room",
+    "every": ".room",
     "from_config": ".gateway.configured",
+    "on": ".room",
     "static": ".relay.static",
 }
 

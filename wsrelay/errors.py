@@ -9,6 +9,7 @@ WsrelayError
 ├── PayloadError        (TypeError)     a payload that is not data
 ├── ChannelClosed                       nothing more will arrive on this channel
 ├── NotAProcess         (RuntimeError)  called where there is no process or node to do it
+├── RoomReceives        (RuntimeError)  a call that takes what arrives, inside a `Room`
 ├── HostFull            (RuntimeError)  the host runs as many workers as it may
 ├── HostFailed          (RuntimeError)  the host's template could not load what it had to
 ├── NameTaken           (ValueError)    the name belongs to another process
@@ -49,6 +50,7 @@ __all__ = [
     "ProcessError",
     "RelayRefused",
     "ReservedTopic",
+    "RoomReceives",
     "TooMany",
     "UnknownHost",
     "WireError",
@@ -117,6 +119,13 @@ class ChannelClosed(WsrelayError):  # noqa: N818 - public name
 
 class NotAProcess(WsrelayError, RuntimeError):  # noqa: N818 - public name
     """The call was made outside a process and a node, and needs one of them."""
+
+
+class RoomReceives(WsrelayError, RuntimeError):  # noqa: N818 - reads as a sentence
+    """Inside a `Room`, whose hooks get what arrives, something else would take it."""
+
+    def __init__(self, call: str, instead: str) -> None:
+        super().__init__(f"{call} would take from the room what goes to its hooks: use {instead}")
 
 
 class HostFull(WsrelayError, RuntimeError):  # noqa: N818 - public name

@@ -9,16 +9,16 @@ act for the node: `spawn`, `get_or_spawn`, `send`, `send_after`, `send_json`, `c
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast, overload
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from .errors import ChannelClosed, ProcessError
+from .errors import ChannelClosed, ProcessError, RoomReceives
 from .values import current, durations
 from .values.json_text import json_text
 from .values.message import SEND, Event, Message, Tick, sendable
-from .values.pid import PID
+from .values.pid import PID, nameable
 from .values.presence import Member, Presence
 from .values.timer import Timer
 
@@ -68,6 +68,26 @@ _worker = cast("Callable[[], WorkerContext]", current.worker)
 """Returns the worker that this OS process is; raises `NotAProcess`."""
 
 
+_INSTEAD: Final = {
+    "inbox": "on_join, on_text, on_message and the other hooks",
+    "events": "on_event(event)",
+    "incoming": "on_message(message), on_event(event) and the other hooks",
+    "listen": 'a method with @on("topic")',
+    "select": "the hooks",
+    "ticks": "a method with @every(seconds)",
+    "groups.watch": "self.watch(group), which goes to on_event(event)",
+}
+"""What a room has instead of the calls that take what arrives."""
+
+
+def _receiving(call: str) -> Mailbox:
+    """Return the mailbox for a call that takes from it; raises `RoomReceives` inside a room."""
+    me = _worker()
+    if me.in_room:
+        raise RoomReceives(f"process.{call}", _INSTEAD[call])
+    return me.mailbox
+
+
 class Channel(Generic[T]):
     """A stream of arriving items; iteration ends once it is closed and all have been taken."""
 
@@ -115,7 +135,7 @@ def pid() -> PID:
 
 def inbox() -> Channel[Message]:
     """Return the channel of this process's messages."""
-    mailbox = _worker().mailbox
+    mailbox = _receiving("inbox")
     return Channel(mailbox, mailbox.inbox)
 
 
@@ -124,7 +144,7 @@ def events() -> Channel[Event]:
 
     Events may overtake messages.
     """
-    mailbox = _worker().mailbox
+    mailbox = _receiving("events")
     return Channel(mailbox, mailbox.events)
 
 
@@ -134,7 +154,7 @@ def incoming() -> Channel[Message | Event]:
     An event goes before the messages that wait; `CANCEL` alone comes after all of them, and last.
     What is taken here is not there for `inbox` and `events`, and the other way round.
     """
-    mailbox = _worker().mailbox
+    mailbox = _receiving("incoming")
     return Channel(mailbox, mailbox.incoming())
 
 
@@ -145,7 +165,7 @@ def ticks(interval: float) -> Channel[Tick]:
     one says by its `number` how many, and by `late` how many seconds it comes after its own time.
     It ends when this process is cancelled, and with `unlisten`. Raises `ValueError`.
     """
-    mailbox = _worker().mailbox
+    mailbox = _receiving("ticks")
     return Channel(mailbox, mailbox.ticks(durations.seconds_of(interval, "interval", least=0.001)))
 
 
@@ -156,7 +176,7 @@ def listen(topic: str) -> Channel[Message]:
     count as unread, like those in the inbox, so a channel that nobody reads eventually holds up its
     senders.
     """
-    mailbox = _worker().mailbox
+    mailbox = _receiving("listen")
     return Channel(mailbox, mailbox.listen(sendable(topic)))
 
 
@@ -180,7 +200,7 @@ def select(*channels: Channel[Any], timeout: float | None = None) -> tuple[Chann
     Raises `TimeoutError` after `timeout` seconds and `ChannelClosed` once all are closed and empty.
     """
     queues = [channel._queue for channel in channels]  # noqa: SLF001 - a class of this module
-    queue, item = _worker().mailbox.take(*queues, timeout=timeout)
+    queue, item = _receiving("select").take(*queues, timeout=timeout)
     return channels[queues.index(queue)], item
 
 
@@ -537,8 +557,8 @@ class groups:  # noqa: N801 - used like a module
         not taken counts as unread, like messages in the inbox. Raises `InvalidName`; a process may
         watch 10,000 groups.
         """
-        me = _worker()
-        return Channel(me.mailbox, me.watch(group))
+        mailbox = _receiving("groups.watch")
+        return Channel(mailbox, mailbox.watch(nameable(group)))
 
     @staticmethod
     def broadcast(group: str, topic: str, payload: Any = None) -> None:

@@ -22,7 +22,6 @@ from .workloads import Case, Pace, Workload
 __all__ = ["Load"]
 
 _PARALLEL = 16
-_TEXT = 64
 _WARM_UP = 0.2
 _BURNERS = 4
 _BURN = b"burn 0.05"
@@ -52,7 +51,7 @@ class Load:
     async def prepare(self, case: Case) -> None:
         """Open what stays open through all repetitions, and warm it up."""
         if case.connections:
-            await self._open(case.connections, case.size)
+            await self._open(case.connections, case)
             await self.server.settle()
         if self._workload.warm_up:
             await self.measure(case, Pace(seconds=_WARM_UP))
@@ -63,14 +62,14 @@ class Load:
         clients, self._clients = self._clients, []
         await together(client.close() for client in clients)
 
-    async def _open(self, count: int, size: int) -> None:
+    async def _open(self, count: int, case: Case) -> None:
         """Open connections until there are so many; outside rooms each of them echoes once."""
-        payload = _payload(size)
+        payload = case.payload
 
         async def add() -> None:
             client = await connect(self.server.url)
             self._clients.append(client)
-            if not self._room and await client.ask(payload) != payload:
+            if not self._room and await client.ask(payload) != payload and not case.text:
                 raise MeasureError("the echo is not what was sent")
 
         while (missing := count - len(self._clients)) > 0:
@@ -84,7 +83,7 @@ class Load:
         groups = [self._clients] if self._room else [[client] for client in self._clients]
         before = self.server.clocks()
         with _gauge() as gauge:
-            times, seconds = await _rounds(groups, pace.seconds, _payload(case.size))
+            times, seconds = await _rounds(groups, pace.seconds, case.payload)
         used = self.server.used(before)
         count = len(times) * len(groups[0])
         rate = count / seconds * (case.size / 1e6 if self._workload.unit == "MB/s" else 1)
@@ -93,7 +92,7 @@ class Load:
 
     async def connect(self, case: Case, pace: Pace) -> _Figures:
         """Connect, send a text, get it back, leave and pause, several at a time."""
-        times, now, payload = array("d"), time.perf_counter, _payload(_TEXT)
+        times, now, payload = array("d"), time.perf_counter, case.payload
 
         async def one_after_the_other() -> None:
             while now() - start < pace.seconds:
@@ -119,7 +118,7 @@ class Load:
         count, kinds = (pace.idle, ["uss"]) if self._room else (pace.workers, ["pss", "uss"])
         readings = []
         for opened in (count // 5, count):
-            await self._open(opened, case.size)
+            await self._open(opened, case)
             await self.server.settle()
             readings.append(memory([self.server.front] if self._room else self.server.workers))
         few, many = readings
@@ -147,23 +146,19 @@ class Load:
             rate = answered() / (time.perf_counter() - start)
         return {"code": code, "busy_rate": rate, **_percentiles(times), **gauge}
 
-    async def light(self, _case: Case, pace: Pace) -> _Figures:
+    async def light(self, case: Case, pace: Pace) -> _Figures:
         """Ask one room at leisure, first alone, then while others compute without a pause."""
         try:
             with _gauge() as gauge:
-                await self._open(1, _TEXT)
+                await self._open(1, case)
                 alone = await _leisurely(self._clients[0], pace.seconds)
-                await self._open(1 + _BURNERS, _TEXT)
+                await self._open(1 + _BURNERS, case)
                 for other in self._clients[1:]:
                     _repeat(other, _BURN)
                 beside = await _leisurely(self._clients[0], pace.seconds)
         finally:
             await self.close()
         return {**_percentiles(alone, "idle_"), **_percentiles(beside), **gauge}
-
-
-def _payload(size: int) -> bytes:
-    return (b"wsrelay measures " * (size // 17 + 1))[:size]
 
 
 def _percentiles(times: Sequence[float], prefix: str = "") -> _Figures:
@@ -226,7 +221,7 @@ async def _rounds(
 
 
 async def _leisurely(client: Client, seconds: float) -> Sequence[float]:
-    times, now, payload = array("d"), time.perf_counter, _payload(_TEXT)
+    times, now, payload = array("d"), time.perf_counter, Case().payload
     end = now() + seconds
     while now() < end:
         begin = now()
@@ -248,7 +243,7 @@ def _busy(clients: Sequence[Client], case: Case) -> Iterator[Callable[[], int]]:
 
     Each sends `rate` messages a second, or with `flood` the next one after each answer.
     """
-    loop, payload = asyncio.get_running_loop(), _payload(_TEXT)
+    loop, payload = asyncio.get_running_loop(), case.payload
     answered, running = 0, True
 
     def begin(client: Client) -> None:

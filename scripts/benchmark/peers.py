@@ -72,13 +72,28 @@ def _peer(name: str, about: str, *packages: str, **more: Any) -> Callable[[_Star
 @_peer("wsrelay", "wsrelay run, a process per connection or one per room", "wsrelay")
 def _wsrelay(mode: str, root: Path = ROOT) -> _Running:
     """Run the wsrelay of a tree, with its own echo, by its command: versions differ in modules."""
-    port, echo = free_port(), str(root / "handlers" / "echo.py")
+    echo = str(root / "handlers" / "echo.py")
+    targets = {
+        **dict.fromkeys(("echo", "warm"), echo),
+        "text": f"{_SERVED / 'styles.py'}:TextRoom",
+        "json": f"{_SERVED / 'styles.py'}:JsonRoom",
+    }
+    return _wsrelay_run(mode, root, targets.get(mode, f"{_SERVED / 'rooms.py'}:room"))
+
+
+@_peer("by-hand", "wsrelay's own processes, with a loop by hand in place of a Room", "wsrelay")
+def _by_hand(mode: str) -> _Running:
+    return _wsrelay_run(mode, ROOT, f"{_SERVED / 'styles.py'}:{mode}_by_hand")
+
+
+def _wsrelay_run(mode: str, root: Path, target: str) -> _Running:
+    port = free_port()
     arguments = [
         *(sys.executable, "-m", "wsrelay", "run", "--port", str(port)),
         *("--log-level", "error", "--max-processes", "600"),
-        *("--scope", "shared" if mode == "room" else "connection"),
+        *("--scope", "shared" if mode in {"room", "text", "json"} else "connection"),
         *("--warm", "4" if mode == "warm" else "0"),
-        echo if mode in {"echo", "warm"} else f"{_SERVED / 'rooms.py'}:room",
+        target,
     ]
     return running(Command(arguments, port, {"PYTHONPATH": f"{root}:{SCRIPTS}"}))
 

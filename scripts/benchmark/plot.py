@@ -13,7 +13,16 @@ from .results import Figure, Key, Results, plain
 
 __all__ = ["draw"]
 
-_COLOURS: Final = ("#c0392b", "#34495e", "#7f8c8d", "#2980b9", "#16a085", "#8e44ad", "#d35400")
+_COLOURS: Final = (
+    "#c0392b",
+    "#34495e",
+    "#7f8c8d",
+    "#2980b9",
+    "#16a085",
+    "#8e44ad",
+    "#d35400",
+    "#95a5a6",
+)
 _COLOUR: Final = dict(zip(PEERS, _COLOURS, strict=True))
 _ANOTHER: Final = "#f1c40f"
 """The colour of another version."""

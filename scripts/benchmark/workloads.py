@@ -30,11 +30,19 @@ class Case(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     connections: int = 0
     size: int = 64
+    text: str = ""
     rate: float = 0.0
     flood: bool = False
     parallel: int = 1
     pause: float = 0.0
     slow: bool = False
+
+    @property
+    def payload(self) -> bytes:
+        """The message."""
+        if self.text:
+            return self.text.encode()
+        return (b"wsrelay measures " * (self.size // 17 + 1))[: self.size]
 
 
 class Workload(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -45,7 +53,7 @@ class Workload(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     peers: list[str]
     cases: dict[str, Case] = field(default_factory=lambda: {"": Case()})
     unit: str = ""
-    mode: Literal["echo", "service", "room", "warm"] = "echo"
+    mode: Literal["echo", "service", "room", "warm", "text", "json"] = "echo"
     fresh: bool = False
     warm_up: bool = False
 

@@ -13,6 +13,7 @@ PACKAGE = Path(wsrelay.__file__).parent
 TWO_FACES = {
     **{key: ["aio/process.py", "process.py"] for key in ("Channel", "groups", "registry")},
     **{key: ["values/awaited.py", "values/message.py"] for key in ("Called", "Message", "Relayed")},
+    "Room": ["aio/room.py", "room.py"],
     "Client": ["testing/client.py", "values/awaited.py", "values/client.py"],
 }
 """They have the same public names by intent: one is for functions, the other for coroutines.

@@ -43,7 +43,7 @@ def test_a_client_is_its_pid_with_metadata(face: Face) -> None:
     assert {ME: 1}[client] == 1
     assert client.host == "gateway"
     assert client.metadata == {"user": "ann"}
-    assert face.client(ME).metadata is None
+    assert face.client(ME).metadata == {}
     with pytest.raises(InvalidPID):
         face.client("nobody")
 

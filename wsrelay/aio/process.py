@@ -18,6 +18,7 @@ from wsrelay import wire
 from wsrelay.errors import ChannelClosed, ProcessError
 from wsrelay.process import (
     _converter,
+    _receiving,
     _worker,
     cancel,
     get_options,
@@ -38,7 +39,7 @@ from wsrelay.values import current, durations
 from wsrelay.values.awaited import Message
 from wsrelay.values.json_text import json_text
 from wsrelay.values.message import SEND, Event, Tick, sendable
-from wsrelay.values.pid import PID
+from wsrelay.values.pid import PID, nameable
 from wsrelay.values.presence import Member, Presence
 from wsrelay.values.timer import Timer
 
@@ -126,19 +127,19 @@ class Channel(Generic[T]):
 
 def inbox() -> Channel[Message]:
     """Return the channel of this process's messages."""
-    mailbox = _worker().mailbox
+    mailbox = _receiving("inbox")
     return Channel(mailbox, cast("Queue[Message]", mailbox.inbox))
 
 
 def events() -> Channel[Event]:
     """Return the channel of this process's events; see `wsrelay.process.events`."""
-    mailbox = _worker().mailbox
+    mailbox = _receiving("events")
     return Channel(mailbox, mailbox.events)
 
 
 def incoming() -> Channel[Message | Event]:
     """Return messages and events as one channel; see `wsrelay.process.incoming`."""
-    mailbox = _worker().mailbox
+    mailbox = _receiving("incoming")
     return Channel(mailbox, cast("ItemSource[Message | Event]", mailbox.incoming()))
 
 
@@ -147,13 +148,13 @@ def ticks(interval: float) -> Channel[Tick]:
 
     Other tasks run before each tick, even if the next one is always due.
     """
-    mailbox = _worker().mailbox
+    mailbox = _receiving("ticks")
     return Channel(mailbox, mailbox.ticks(durations.seconds_of(interval, "interval", least=0.001)))
 
 
 def listen(topic: str) -> Channel[Message]:
     """Return a channel of this topic's messages; see `wsrelay.process.listen`."""
-    mailbox = _worker().mailbox
+    mailbox = _receiving("listen")
     return Channel(mailbox, cast("Queue[Message]", mailbox.listen(sendable(topic))))
 
 
@@ -174,7 +175,7 @@ async def select(
 ) -> tuple[Channel[Any], Any]:
     """Wait for the next item of any of the channels; see `wsrelay.process.select`."""
     queues = [channel._queue for channel in channels]  # noqa: SLF001 - a class of this module
-    queue, item = await _worker().mailbox.take_async(*queues, timeout=timeout)
+    queue, item = await _receiving("select").take_async(*queues, timeout=timeout)
     return channels[queues.index(queue)], item
 
 
@@ -347,8 +348,8 @@ class groups:  # noqa: N801 - used like a module
     @staticmethod
     def watch(group: str) -> Channel[Presence]:
         """Return a channel of who is in the group and of each change, in order."""
-        me = _worker()
-        return Channel(me.mailbox, me.watch(group))
+        mailbox = _receiving("groups.watch")
+        return Channel(mailbox, mailbox.watch(nameable(group)))
 
     @staticmethod
     async def broadcast(group: str, topic: str, payload: Any = None) -> None:

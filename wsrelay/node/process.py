@@ -180,8 +180,9 @@ class WorkerProcess:
     def stop(self, reason: str, sender: PID) -> None:
         """Close its inbox and send it CANCEL; interrupt it, then kill it, if it does not end."""
         self._stopping(self)
-        self.pipe.queue(wire.CloseInboxFrame())
+        # The event first: once the inbox is closed, its reader knows of it.
         self.pipe.post(wire.SignalFrame(CANCEL, str(sender), reason, drains=self.drains))
+        self.pipe.queue(wire.CloseInboxFrame())
         half = self.options.stop_timeout / 2
         self._call_later(half, self.interrupt, half)
 

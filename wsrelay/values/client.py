@@ -32,7 +32,7 @@ class Client(PID, Generic[M]):
 
     It compares and hashes like its text. A copy, pickled or not, is a plain `PID`. `metadata` is
     what was in force when the message came that this is the client of: after a `ws.control` with
-    `metadata`, messages have another `Client`, equal to the one before.
+    `metadata`, messages have another `Client`, equal to the one before. Without any it is `{}`.
 
     In `async def` handlers there is `wsrelay.aio.Client`, whose `send`, `send_json` and `drain` are
     awaited.
@@ -44,7 +44,7 @@ class Client(PID, Generic[M]):
     def __new__(cls, text: str, metadata: Any = None) -> Self:
         """Make one of a PID, as text; raises `InvalidPID`."""
         self = super().__new__(cls, text)
-        self.metadata = metadata
+        self.metadata = {} if metadata is None else metadata
         return self
 
     @classmethod
@@ -60,7 +60,9 @@ class Client(PID, Generic[M]):
 
     def send(self, data: str | bytes) -> None:
         """Send the client a message: text if it is `str`, else binary. See `process.send`."""
-        worker, content = current.here, content_of(data)
+        # As `content_of`, without the call.
+        worker = current.here
+        content = {"type": _KINDS.get(type(data)) or _kind(data), "data": data}
         if worker is None or not worker.pipe.send_short(self, SEND, content):
             current.caller().send(self, SEND, content)
 

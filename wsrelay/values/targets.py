@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,7 +15,14 @@ from msgspec import Struct
 
 from wsrelay.errors import InvalidTarget
 
-__all__ = ["DEFAULT_FUNCTION", "Target", "TargetEntry", "parse", "text_of"]
+__all__ = [
+    "DEFAULT_FUNCTION",
+    "Target",
+    "TargetEntry",
+    "parse",
+    "runnable",
+    "text_of",
+]
 
 DEFAULT_FUNCTION: Final = "handler"
 
@@ -93,3 +101,23 @@ def _what(target: Any, name: str | None) -> str:
     if "." in name:
         return "a part of a class"
     return f"not what {target.__module__}:{name} is"
+
+
+_RUN: Final = "__wsrelay_run__"
+"""The class method of a `Room` that runs one."""
+
+
+def runnable(target: Callable[..., Any]) -> Callable[..., Any]:
+    """Return what is called to run a target: itself, or a room's class method.
+
+    Raises `InvalidTarget` for any other class.
+    """
+    if not isinstance(target, type):
+        return target
+    run: Callable[..., Any] | None = getattr(target, _RUN, None)
+    if run is None:
+        raise InvalidTarget(
+            f"target {target.__qualname__} is a class, but not a subclass of wsrelay.Room or "
+            "wsrelay.aio.Room; write a function that uses it"
+        )
+    return run

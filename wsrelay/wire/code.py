@@ -45,6 +45,8 @@ def pack_target(
             )
         return text, _pack(arguments, imports=parsed.module is not None)
     if callable(target):
+        if isinstance(target, type):
+            targets.runnable(target)
         return None, _pack((target, args, kwargs))
     raise InvalidTarget(
         f"target {target!r:.200} is neither text (path/to/script.py:function, module:function) "
@@ -95,7 +97,7 @@ def unpack_target(
     opened = pickle.loads(content) if content else ((), {})  # noqa: S301 - as above
     if text is None:
         function, args, kwargs = opened
-        return function, args, kwargs
+        return targets.runnable(function), args, kwargs
     args, kwargs = opened
     return load(targets.parse(text)), args, kwargs
 

@@ -13,7 +13,7 @@ from wsrelay import errors, wire
 from wsrelay.values import durations
 from wsrelay.values.message import late, reason_of, sendable
 from wsrelay.values.pid import PID, PIDSource, address, nameable
-from wsrelay.values.presence import Member, Presence
+from wsrelay.values.presence import Member
 from wsrelay.values.timer import Timer, cost
 from wsrelay.wire import meta as metadata
 from wsrelay.wire import payload
@@ -45,6 +45,8 @@ class WorkerContext:
         self._refs = itertools.count(1)
         self._timers = PendingTimers()
         self.options = {"trap_links": False, "end_when_empty": start.end_when_empty}
+        self.in_room = False
+        """Whether a `Room` takes all that arrives."""
 
     def pid(self) -> PID:
         """Return the worker's own PID."""
@@ -237,10 +239,6 @@ class WorkerContext:
     def broadcast(self, group: str, topic: str, content: Any) -> None:
         """Send a message to all members of a group."""
         self.pipe.write(self.broadcast_frame(group, topic, content))
-
-    def watch(self, group: str) -> Queue[Presence]:
-        """Return the queue of a group's members and changes; see `Mailbox.watch`."""
-        return self.mailbox.watch(nameable(group))
 
     def answer(self, call: int, value: Any, refused: str | None = None) -> None:
         """Answer the call with that number by a value, or by the text of a refusal."""

@@ -14,8 +14,9 @@ from pathlib import Path
 from types import CodeType, ModuleType, TracebackType
 from typing import Any
 
+from wsrelay.errors import InvalidTarget
 from wsrelay.values import scripts
-from wsrelay.values.targets import Target
+from wsrelay.values.targets import Target, runnable
 
 __all__ = [
     "LoadError",
@@ -41,7 +42,14 @@ class _Compiling(SourceFileLoader):
         return self.source_to_code(self.get_data(self.path), self.path)
 
 
-_PACKAGE = str(Path(__file__).resolve().parent.parent) + os.sep
+_NOT_THE_USER_S = (
+    str(Path(__file__).resolve().parent.parent) + os.sep,
+    "<frozen importlib",
+    importlib.__file__,
+    str(Path(os.__file__).parent / "asyncio") + os.sep,
+)
+"""How the names of files begin whose frames are around the user's code."""
+
 _scripts: dict[str, ModuleType] = {}
 _arguments: tuple[str, ...] = ()
 
@@ -106,7 +114,10 @@ def _function(module: ModuleType, target: Target) -> Callable[..., Any]:
         raise LoadError(f"{place} has no function {target.function!r}; {defined}")
     if not callable(function):
         raise LoadError(f"{place}: {target.function!r} is not a function but {function!r:.80}")
-    return function  # type: ignore[no-any-return]
+    try:
+        return runnable(function)
+    except InvalidTarget as error:
+        raise LoadError(f"{place}: {error}") from None
 
 
 def load_module(name: str) -> ModuleType:
@@ -169,11 +180,11 @@ def _raised(place: str, error: BaseException) -> LoadError:
 
 
 def user_frames(error: BaseException) -> TracebackType | None:
-    """Return the error's traceback without wsrelay's and the import system's outermost frames."""
+    """Return the error's traceback from the first frame on that is the user's own."""
     frame: TracebackType | None = error.__traceback__
     while frame is not None:
         file = frame.tb_frame.f_code.co_filename
-        if not file.startswith((_PACKAGE, "<frozen importlib", importlib.__file__)):
+        if not file.startswith(_NOT_THE_USER_S):
             break
         frame = frame.tb_next
     return frame

@@ -53,7 +53,7 @@ class Mailbox:
     """
 
     def __init__(self, pipe: WorkerPipe) -> None:
-        self.inbox: Queue[Message] = Queue()
+        self.inbox: Queue[Any] = Queue()
         self.events: Queue[Event] = Queue()
         self._replies: dict[int, Queue[Any]] = {}
         self._receipts: set[str] = set()
@@ -270,6 +270,8 @@ class Mailbox:
         Watching a group again gives the same queue.
         """
         watch = Watch(str.__str__(group), next(self._numbers))
+        if self.events is self.inbox:
+            watch.items = self.inbox.items
         try:
             with self._lock:
                 if (there := self._watches.get(watch.group)) is not None:
@@ -313,6 +315,18 @@ class Mailbox:
         if read_elsewhere:  # perhaps by a thread that waits for this very queue
             self._wake_reader()
 
+    def merge(self) -> None:
+        """Let the inbox have the events too, and what is watched, in the order of arrival."""
+        with self._lock:
+            self.inbox.items.extendleft(reversed(self.events.items))
+            self.events = self.inbox
+
+    def put_first(self, item: Any) -> None:
+        """Put what has not come by the pipe into the inbox, before all that waits there."""
+        with self._lock:
+            self.inbox.items.appendleft((item, 0))
+            self._wake_all()
+
     def expect(self, ref: int) -> Queue[Any]:
         """Return the queue that will receive the reply to the request `ref`."""
         queue = self._replies[ref] = Queue()
@@ -326,7 +340,8 @@ class Mailbox:
     def unread(self) -> set[str]:
         """The clients whose `ws.join` was received and never taken."""
         queues = (self.inbox, *self.pipe.listeners.values(), *self._former)
-        return {item.sender for queue in queues for item, _ in queue.items if item.topic == JOIN}
+        items = (item for queue in queues for item, _ in queue.items)
+        return {item.sender for item in items if isinstance(item, Message) and item.topic == JOIN}
 
     def read_the_rest(self) -> None:
         """Read what has arrived, so that `received` and `unread` are exact at the end."""
@@ -550,7 +565,7 @@ class Mailbox:
 
     def _attached(self, frame: wire.AttachFrame, size: int) -> None:
         metadata = payload.decode(frame.metadata)
-        client = self._face.client.known(frame.client, metadata)
+        client = self._face.client.known(frame.client, {} if metadata is None else metadata)
         self.pipe.clients[client] = client, metadata
         if frame.receipt:
             self._receipts.add(client)

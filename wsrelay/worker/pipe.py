@@ -293,6 +293,10 @@ class WorkerPipe(ShortWay):
 
     # Reading
 
+    def awaits(self, timeout: float) -> bool:
+        """Wait up to `timeout` seconds until something can be read or taken; return whether."""
+        return bool(self.items or self.data or self.arrived or self._poll.poll(timeout * 1000))
+
     def has_more(self) -> bool:
         """Whether there is something to read; any thread may look, whichever reads."""
         poll = select.poll()
