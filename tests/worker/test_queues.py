@@ -96,15 +96,6 @@ def test_numbers_only_grow_and_no_tick_comes_before_its_time(
             assert clock.take() is None or interval < 1e-6 * clock.now
 
 
-def test_a_tick_that_could_not_be_given_out_comes_again() -> None:
-    clock = Clock(1)
-    clock.now += 3.5
-    entry = clock.ticks.items[0]
-    del clock.ticks.items[0]
-    clock.ticks.items.appendleft(entry)
-    assert clock.take() == Tick(3, 0.5)
-
-
 def test_a_clock_that_has_ended_gives_nothing_though_a_tick_is_due() -> None:
     for end in ("unlisten", "cancel"):
         clock = Clock(1)
@@ -215,24 +206,6 @@ def test_who_takes_first_has_it(lanes: Lanes) -> None:
     lanes.inbox.items.popleft()
     lanes.inbox.closed = True
     assert [lanes.take() for _ in range(2)] == ["b", "closed"]
-
-
-@pytest.mark.parametrize("kind", ["message", "EXIT", "CANCEL"])
-def test_what_could_not_be_given_out_goes_back_to_where_it_was(lanes: Lanes, kind: str) -> None:
-    lanes.tell("CANCEL")
-    lanes.inbox.closed = True
-    if kind == "message":
-        lanes.say("a", "b")
-    elif kind == "EXIT":
-        lanes.tell("EXIT")
-    assert lanes.incoming.items
-    entry = lanes.incoming.items[0]
-    before = [*lanes.inbox.items], [*lanes.events.items]
-    first = lanes.take()
-    lanes.incoming.items.appendleft(entry)
-    assert sorted([*lanes.events.items], key=str) == sorted(before[1], key=str)
-    assert [*lanes.inbox.items] == before[0]
-    assert lanes.take() == first
 
 
 def test_the_short_way_is_left_where_an_event_waits(lanes: Lanes) -> None:

@@ -19,7 +19,7 @@ import msgspec
 import pytest
 from support import TIMEOUT, until
 
-from wsrelay import Client, aio, process, wire
+from wsrelay import Client, Event, aio, process, wire
 from wsrelay.aio import process as aio_process
 from wsrelay.errors import ChannelClosed
 from wsrelay.values.message import Message, Relayed
@@ -27,14 +27,14 @@ from wsrelay.values.pid import PID
 from wsrelay.values.presence import Presence
 from wsrelay.wire import payload
 from wsrelay.wire.pipe_pair import Duplex
-from wsrelay.worker import mailbox, pipe, short_way
+from wsrelay.worker import mailbox, pipe, queues, short_way
 from wsrelay.worker.mailbox import Mailbox
 from wsrelay.worker.pipe import WorkerPipe
 
 pytestmark = pytest.mark.anyio
 
 CLIENT = "{local@gateway|1.0-1}"
-OURS = tuple(module.__file__ for module in (wire, pipe, mailbox, process, short_way))
+OURS = tuple(module.__file__ for module in (wire, pipe, mailbox, process, queues, short_way))
 SIZES = (10, 100, 3000, 5000, 100_000, 300_000)
 
 
@@ -286,6 +286,40 @@ def test_an_exception_of_a_signal_handler_loses_no_message_of_a_client(other: Ot
     assert taken == list(range(count))
     assert other.pipe.received == count + 1
     check_acknowledged(other, sum(map(len, frames)))
+
+
+def test_an_exception_of_a_signal_handler_loses_nothing_of_both_lanes_and_no_end(
+    other: Other,
+) -> None:
+    """Each message and event once, and CANCEL after all of them."""
+    other.start()
+    ring, count = Ring(), 12_000
+    frames = [wire.pack(ATTACHED)]
+    for number in range(count):
+        frames.append(wire.pack(relayed(number)))
+        if number % 10 == 0:
+            frames.append(wire.pack(wire.SignalFrame("EXIT", CLIENT, str(number))))
+    frames.append(wire.pack(wire.SignalFrame("CANCEL", CLIENT)))
+    frames.append(wire.pack(wire.CloseInboxFrame()))
+    feeder = threading.Thread(target=other.ends.write_all, args=(b"".join(frames),))
+    feeder.start()
+    channel = process.Channel(other.mailbox, other.mailbox.incoming())
+    messages: list[int] = []
+    events: list[str] = []
+    with alarms(0.0003, ring):
+        while "" not in events:
+            try:
+                for item in channel:
+                    if isinstance(item, Event):
+                        events += (item.reason,)
+                    else:
+                        messages += (number_of(item),)
+            except Alarm:
+                pass
+    feeder.join()
+    assert ring.count > 50
+    assert messages == list(range(count))
+    assert events == [*map(str, range(0, count, 10)), ""]
 
 
 # Large frames

@@ -163,7 +163,12 @@ class Mailbox:
             if reading:
                 pipe.in_read = False
             if taken is not None:
-                taken[0].items.appendleft((taken[1], _COUNTED))
+                home: Any = taken[0]  # no call may come before the item is back
+                if home.__class__ is Incoming:
+                    home.gave_cancel = False
+                    home = self.events if taken[1].__class__ is Event else self.inbox
+                if home.__class__ is not Ticks:
+                    home.items.appendleft((taken[1], _COUNTED))
             if sleeper is not None:
                 pipe.sleepers.discard(sleeper)
             if reading or taken is not None:
@@ -217,7 +222,12 @@ class Mailbox:
                 self._tell_taken(taken[1])
         except BaseException:
             if taken is not None:
-                taken[0].items.appendleft((taken[1], _COUNTED))
+                home: Any = taken[0]  # no call may come before the item is back
+                if home.__class__ is Incoming:
+                    home.gave_cancel = False
+                    home = self.events if taken[1].__class__ is Event else self.inbox
+                if home.__class__ is not Ticks:
+                    home.items.appendleft((taken[1], _COUNTED))
                 with self._lock:
                     self._wake_all()
             raise

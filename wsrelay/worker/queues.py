@@ -17,7 +17,7 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 class Items(Protocol[T_co]):
-    """What the mailbox does with the items of a source, holding its lock: look, take, put back.
+    """What the mailbox does with the items of a source, holding its lock: look, and take.
 
     Each item comes with the number of bytes that taking it frees.
     """
@@ -25,7 +25,6 @@ class Items(Protocol[T_co]):
     def __len__(self) -> int: ...
     def __getitem__(self, first: int, /) -> tuple[T_co, int]: ...
     def __delitem__(self, first: int, /) -> None: ...
-    def appendleft(self, entry: Any, /) -> None: ...
 
 
 class ItemSource(Protocol[T_co]):
@@ -69,7 +68,8 @@ class Ticks:
     """A clock as a source: tick n is due at its start + n * interval, in seconds.
 
     Nothing runs and nothing is stored between two ticks: whether one is due, which and how late, is
-    worked out when a channel looks. So ticks that were missed meanwhile are skipped.
+    worked out when a channel looks. So ticks that were missed meanwhile are skipped. One that was
+    taken and could not be given out, since a signal handler raised, counts as missed too.
     """
 
     __slots__ = ("_ended", "_given", "_interval", "_is_ending", "_next", "_now", "_start")
@@ -117,10 +117,6 @@ class Ticks:
     def __delitem__(self, _: int) -> None:
         self._next = self._given + 1
 
-    def appendleft(self, entry: tuple[Tick, int]) -> None:
-        """Take back a tick that could not be given out."""
-        self._next = entry[0].number
-
 
 def clocks_among(sources: Iterable[ItemSource[Any]]) -> list[Ticks] | None:
     """Return the clocks among the sources, None if there are none."""
@@ -141,7 +137,7 @@ class Incoming:
     It holds nothing itself, so that what is not taken from it is there for the other channels.
     """
 
-    __slots__ = ("_at", "_events", "_inbox", "_is_ending", "_is_over", "_pipe")
+    __slots__ = ("_at", "_events", "_inbox", "_is_ending", "_pipe", "gave_cancel")
 
     def __init__(
         self,
@@ -156,8 +152,8 @@ class Incoming:
         self._pipe = pipe
         self._at: tuple[deque[tuple[Any, int]], int] = inbox.items, 0
         """Where the first item is, since `__len__` looked for it."""
-        self._is_over = False
-        """Whether it has given CANCEL."""
+        self.gave_cancel = False
+        """Whether it has given CANCEL: then nothing follows."""
 
     @property
     def items(self) -> Incoming:
@@ -170,11 +166,11 @@ class Incoming:
 
         The inbox may close a moment before CANCEL arrives.
         """
-        return self._is_over or (self._inbox.closed and self._is_ending())
+        return self.gave_cancel or (self._inbox.closed and self._is_ending())
 
     def __len__(self) -> int:
         messages, events = self._inbox.items, self._events.items
-        if self._is_over:
+        if self.gave_cancel:
             return 0
         for index, (event, _) in enumerate(events):
             if event.kind != CANCEL:
@@ -192,13 +188,8 @@ class Incoming:
 
     def __delitem__(self, _: int) -> None:
         items, index = self._at
-        self._is_over = items is self._events.items and items[index][0].kind == CANCEL
+        self.gave_cancel = items is self._events.items and items[index][0].kind == CANCEL
         del items[index]
-
-    def appendleft(self, entry: tuple[Any, int]) -> None:
-        """Take back what could not be given out."""
-        self._is_over = False
-        (self._events if isinstance(entry[0], Event) else self._inbox).items.appendleft(entry)
 
     def __iter__(self) -> Iterator[Message]:
         """Yield messages that come by the short way, as long as no event waits."""
