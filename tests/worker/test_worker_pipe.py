@@ -27,14 +27,15 @@ from wsrelay.values.pid import PID
 from wsrelay.values.presence import Presence
 from wsrelay.wire import payload
 from wsrelay.wire.pipe_pair import Duplex
-from wsrelay.worker import mailbox, pipe, queues, short_way
+from wsrelay.worker import mailbox, pipe, queues, short_way, sorting
 from wsrelay.worker.mailbox import Mailbox
 from wsrelay.worker.pipe import WorkerPipe
 
 pytestmark = pytest.mark.anyio
 
 CLIENT = "{local@gateway|1.0-1}"
-OURS = tuple(module.__file__ for module in (wire, pipe, mailbox, process, queues, short_way))
+MODULES = (wire, pipe, mailbox, process, queues, short_way, sorting)
+OURS = tuple(module.__file__ for module in MODULES)
 SIZES = (10, 100, 3000, 5000, 100_000, 300_000)
 
 
