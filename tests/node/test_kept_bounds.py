@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -15,7 +16,19 @@ import pytest
 import rooms
 from hostile import next_one, own_pipe
 from one_node import left_as_found
-from support import client, end_of, not_reading, processes, relay_to, room, serving, until, value_of
+from support import (
+    client,
+    end_of,
+    endpoint,
+    not_reading,
+    processes,
+    relay_to,
+    room,
+    send_until_blocked,
+    serving,
+    until,
+    value_of,
+)
 
 from wsrelay import (
     ExitKind,
@@ -27,6 +40,7 @@ from wsrelay import (
     Node,
     PayloadError,
     ProcessError,
+    RelayResponse,
     Result,
     TooMany,
     WebSocketRelay,
@@ -174,6 +188,62 @@ async def test_a_worker_waits_for_so_many_drains_and_takes_them_with_it(
         assert results == [Result(["TooMany", "drain limit of 5 reached"])]
         assert not relay._when_drained
         websocket.transport.abort()
+
+
+def says_that_it_takes_all() -> None:
+    """Take nothing, not even joins, and acknowledge everything that comes."""
+    pipe, total = own_pipe(), 0
+    data = wire.AttachFrame | wire.RelayFrame | wire.DetachFrame
+    while True:
+        frames = pipe.read(None)
+        total += sum(size for frame, size in frames if isinstance(frame, data))
+        pipe.write(wire.AckFrame(total))
+
+
+@pytest.mark.parametrize("front_end", ["direct", "uvicorn"])
+async def test_what_a_client_sends_to_a_process_that_reads_no_join_is_kept_up_to_128_kilobytes(
+    node: Node, front_end: str
+) -> None:
+    def answer(_: Any) -> RelayResponse:
+        return RelayResponse(target=says_that_it_takes_all, name="liar", end_when_empty=0)
+
+    app = WebSocketRelay(endpoint(answer), node=node)
+    async with serving(app, front_end) as url, client(url) as websocket:
+        await send_until_blocked(websocket, bytes(30 * KB))
+        [connection] = node.clients.connections.values()
+        assert 4 <= connection.message_count <= 6
+        relay: Any = connection
+        assert wire.WINDOW <= relay._session._claim.size <= wire.WINDOW + 31 * KB
+        websocket.transport.abort()
+    node.terminate("liar")
+
+
+def forge_a_receipt(client: str) -> None:
+    own_pipe().write(wire.JoinReadFrame(client))
+    process.groups.members("")  # an answer comes behind all that went before
+
+
+def forge_options(seconds: float) -> None:
+    own_pipe().write(wire.OptionsFrame(trap_links=False, end_when_empty=seconds))
+    process.inbox().receive(20)
+
+
+async def test_receipts_for_others_clients_are_nothing_and_options_that_are_none_are_garbage(
+    node: Node,
+) -> None:
+    def answer(_: Any) -> RelayResponse:
+        return RelayResponse(target=says_that_it_takes_all, name="honest")
+
+    async with serving(WebSocketRelay(endpoint(answer), node=node)) as url, client(url):
+        [relay] = await until(lambda: [*node.clients.connections.values()])
+        held: Any = relay
+        await value_of(node, forge_a_receipt, relay.pid)
+        assert held._session._claim is not None
+        node.terminate("honest")
+    for forge, what in ((forge_a_receipt, "{oops"), (forge_options, -1), (forge_options, math.nan)):
+        error = (await end_of(node, forge, what)).error
+        assert error is not None
+        assert error.message.startswith("killed: it wrote garbage on its pipe")
 
 
 def spawn_in_vain(times: int) -> None:
