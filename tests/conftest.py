@@ -10,6 +10,7 @@ import types
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import cloudpickle
 import psutil
 import pytest
 import uvicorn.server
@@ -88,6 +89,17 @@ async def node() -> AsyncIterator[Node]:
     """A running node with one host, `processes`, and the tests' handlers in it."""
     async with Node(hosts=[processes()]) as running:
         yield running
+
+
+@pytest.fixture(autouse=True, scope="module")
+def functions_of_tests_travel_by_value(request: pytest.FixtureRequest) -> Iterator[None]:
+    """No worker imports a test's module, and with it pytest and three servers: half a second each.
+
+    Handlers that stand in a module of their own are imported by it, as users' are.
+    """
+    cloudpickle.register_pickle_by_value(request.module)
+    yield
+    cloudpickle.unregister_pickle_by_value(request.module)
 
 
 @pytest.fixture(scope="module")

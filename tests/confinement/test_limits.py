@@ -7,6 +7,7 @@ from typing import Any
 
 import psutil
 import pytest
+from crowds import allocate
 from support import client, closed, received, relay_to, serving, until
 
 from wsrelay import ExitKind, HostFailed, HostOptions, Limits, Node, Result, WebSocketRelay, process
@@ -26,10 +27,6 @@ async def ending(node: Node, target: Any, *args: Any) -> Result:
     node.when_ended(node.spawn(target, None, *args), results.append)
     await until(lambda: results, "the process has ended")
     return results[0]
-
-
-def hungry(size: int) -> int:
-    return len(bytearray(size))
 
 
 def careful(size: int) -> str:
@@ -76,14 +73,14 @@ def limits(*which: int) -> list[int]:
 def wait_for_orders() -> None:
     for message in process.inbox():
         if message.topic == "ws.message":
-            hungry(int(message.payload["data"]))
+            allocate(int(message.payload["data"]))
             answer = {"type": "text", "data": "had it"}
             process.send(message.sender, "ws.send", answer)
 
 
 async def test_a_process_over_its_memory_limit_ends_with_the_kind_limit_and_a_traceback() -> None:
     async with Node(hosts=[host(limits=Limits(memory=400 * MB))]) as node:
-        error = (await ending(node, hungry, 500 * MB)).error
+        error = (await ending(node, allocate, 500 * MB)).error
     assert error is not None
     assert (error.kind, error.message) == (ExitKind.LIMIT, "memory limit of 400MB reached")
     assert error.traceback is not None
@@ -99,7 +96,7 @@ async def test_a_process_that_fills_its_memory_bit_by_bit_can_still_tell_its_end
 
 async def test_below_its_memory_limit_a_process_works() -> None:
     async with Node(hosts=[host(limits=Limits(memory=400 * MB))]) as node:
-        assert await ending(node, hungry, 100 * MB) == Result(100 * MB)
+        assert await ending(node, allocate, 100 * MB) == Result(100 * MB)
 
 
 async def test_a_handler_that_catches_its_memory_error_goes_on() -> None:
@@ -109,7 +106,7 @@ async def test_a_handler_that_catches_its_memory_error_goes_on() -> None:
 
 async def test_without_a_limit_a_memory_error_is_an_error_like_others() -> None:
     async with Node(hosts=[host()]) as node:
-        error = (await ending(node, hungry, 1 << 60)).error
+        error = (await ending(node, allocate, 1 << 60)).error
     assert error is not None
     assert (error.kind, error.message) == (ExitKind.ERROR, "MemoryError")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import os
 import subprocess
 import sys
@@ -12,27 +11,11 @@ import tempfile
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
+from obeying import obedient
 from support import client, received, relay_to, serving
 
-from wsrelay import Node, WebSocketRelay, process
+from wsrelay import Node, WebSocketRelay
 from wsrelay.cli.main import main
-
-
-def obedient() -> None:
-    logger = logging.getLogger("obedient")
-    child = process.spawn(idle)
-    for message in process.inbox():
-        if message.topic == "say":
-            logger.warning("saying %s", message.payload["text"])
-            process.send(message.payload["to"], "ws.send", {"type": "text", "data": "told"})
-        elif message.topic == "ws.join":
-            process.registry.register("obedient")
-            process.send(message.sender, "ws.send", {"type": "text", "data": child})
-
-
-def idle() -> None:
-    for _ in process.inbox():
-        pass
 
 
 @contextlib.asynccontextmanager

@@ -19,7 +19,8 @@ from typing import Any
 
 import pytest
 import rooms
-from controlled import idle, typed, visited, wsrelay
+from controlled import typed, visited, wsrelay
+from obeying import idle
 from one_node import left_as_found
 from starlette.requests import Request
 from support import (

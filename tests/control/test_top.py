@@ -20,7 +20,8 @@ from pathlib import Path
 
 import pytest
 import rooms
-from controlled import idle, typed, visited, wsrelay
+from controlled import typed, visited, wsrelay
+from obeying import idle
 from one_node import left_as_found
 from support import room, until
 

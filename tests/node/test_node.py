@@ -140,7 +140,7 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def unkillable(node: Node, monkeypatch: pytest.MonkeyPatch) -> PID:
     """A process whose kill at the stop timeout is lost."""
-    pid = node.spawn(deaf)
+    pid = node.spawn(room(rooms.deaf))
     worker = node.engine.processes.get(pid)
     assert worker is not None
     monkeypatch.setattr(worker, "kill", lambda: None)

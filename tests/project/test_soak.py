@@ -40,7 +40,7 @@ def test_too_few_points_say_nothing() -> None:
 
 def soak(*options: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "soaking", "--minutes", "0.08", "--every", "2", *options],
+        [sys.executable, "-m", "soaking", "--every", "1", *options],
         env={**os.environ, "PYTHONPATH": str(SCRIPTS), **environment},
         capture_output=True,
         text=True,
@@ -50,11 +50,11 @@ def soak(*options: str, **environment: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_short_soak_of_a_sound_node_ends_well() -> None:
-    done = soak("--clients", "14")
+    done = soak("--clients", "14", "--minutes", "0.05")
     assert done.returncode == 0, done.stdout + done.stderr
     lines = done.stdout.splitlines()
     assert lines[0].split()[0] == "time"
-    assert lines[1].split()[0] == "0:02"
+    assert lines[1].split()[0] == "0:01"
     assert lines[-1] == "nothing grew, nothing was lost"
 
 
@@ -67,7 +67,7 @@ def test_a_short_soak_of_a_sound_node_ends_well() -> None:
     ],
 )
 def test_a_soak_tells_what_was_lost(fault: str, told: str) -> None:
-    done = soak("--clients", "5", "--patience", "1", SOAK_FAULT=fault)
+    done = soak("--clients", "5", "--minutes", "0.03", "--patience", "0.5", SOAK_FAULT=fault)
     assert done.returncode == 1, done.stdout + done.stderr
     assert told in done.stdout
     assert done.stdout.splitlines()[-1] == "failed"
