@@ -331,7 +331,7 @@ class BaseRoom(Generic[M]):
             among = ", ".join(map(repr, self._questions)) or "nothing"
             return message.refuse, (f"{self._name} does not answer {topic!r:.80}, but {among}",)
         takes, kind, default = self._questions[topic]
-        if content is None and (default or not takes):
+        if content is None and default:
             return self._answer, (message,)
         if not takes:
             return message.refuse, (f"{topic!r} of {self._name} takes no payload",)

@@ -101,6 +101,28 @@ def test_a_target_may_name_another_function_and_be_a_coroutine(write: Write) -> 
         assert received(websocket) == "hello"
 
 
+ROOM = """
+from wsrelay import Client, Room
+
+class Here(Room):
+    def on_start(self, *arguments):
+        self.arguments = arguments
+
+    def on_join(self, client: Client):
+        self.broadcast(f"{client.metadata['room']}: {len(self.clients)} {self.arguments}")
+"""
+
+
+def test_a_target_may_be_a_room(write: Write) -> None:
+    with (
+        Running(f"{write('rooms.py', ROOM)}:Here", "--scope", "room") as running,
+        client(running.ws("/ws/blue")) as one,
+    ):
+        assert received(one) == "blue: 1 ()"
+        with client(running.ws("/ws/blue")) as two:
+            assert [received(one), received(two)] == ["blue: 2 ()"] * 2
+
+
 def test_a_target_may_be_a_module_of_the_current_folder(write: Write) -> None:
     actor = write("my_actor.py", ACTOR)
     with (

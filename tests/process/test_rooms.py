@@ -20,6 +20,7 @@ from websockets.exceptions import ConnectionClosed
 
 from wsrelay import InvalidTarget, Node, RelayResponse, WebSocketRelay, WsrelayError
 from wsrelay.aio import process as aio_process
+from wsrelay.errors import RelayRefused
 
 pytestmark = pytest.mark.anyio
 
@@ -340,6 +341,21 @@ async def test_a_class_is_a_target_like_a_function(
     assert node.get_or_spawn("room:blue", given, None, "other") == pid
     async with joined(front, pid) as websocket:
         assert await received(websocket) == "hello"
+
+
+@BOTH
+async def test_a_header_names_a_class_as_it_names_a_function(node: Node, face: str) -> None:
+    target = {"sync": room_classes.PlainRoom, "aio": room_classes.AioRoom}[face]
+    answer = RelayResponse(target=target, name="room:red", args=["hello"])
+    async with (
+        serving(WebSocketRelay(endpoint(lambda _: answer), node=node)) as url,
+        client(url) as one,
+        client(url) as other,
+    ):
+        assert [await received(one), await received(other)] == ["hello", "hello"]
+        assert len(node.workers) == 1
+    with pytest.raises(RelayRefused, match="is a class, but not a subclass of"):
+        RelayResponse(target=room_classes.NoRoom)
 
 
 async def test_a_class_that_is_no_room_is_refused(node: Node) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from wsrelay import process
+from wsrelay import Room, aio, process
 from wsrelay.aio import process as aio_process
 
 KINDS = ("Channel", "registry", "groups")
@@ -151,22 +152,60 @@ async def wrong_too() -> None:
 """
 
 
-def test_a_type_checker_finds_a_user_s_mistakes_and_no_others(tmp_path: Path) -> None:
-    script = tmp_path / "user.py"
-    script.write_text(USER)
-    checking = [sys.executable, "-m", "mypy", "--strict", "--no-error-summary"]
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "rooms.md"
+CHAT, AGENT, TYPED = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[int, str]]:
+    """The errors that a type checker finds, by file and line."""
+    folder = tmp_path_factory.mktemp("typed")
+    files = {"user.py": USER, "chat.py": CHAT, "agent.py": AGENT, "typed.py": TYPED}
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    checking = [sys.executable, "-m", "mypy", "--strict", "--no-error-summary", "--config-file="]
     done = subprocess.run(
-        [*checking, "--config-file=", f"--cache-dir={tmp_path / 'cache'}", str(script)],
+        [*checking, f"--cache-dir={folder / 'cache'}", *(str(folder / name) for name in files)],
         capture_output=True,
         text=True,
         check=False,
         timeout=300,
     )
     assert done.returncode == 1, done.stderr
-    found = {
-        int(line.split(":")[1])
-        for line in done.stdout.splitlines()
-        if line.startswith(str(script)) and ": error: " in line
-    }
+    errors: dict[str, dict[int, str]] = {name: {} for name in files}
+    for line in done.stdout.splitlines():
+        if match := re.fullmatch(rf"{re.escape(str(folder))}/(\w+\.py):(\d+): error: (.*)", line):
+            errors[match[1]].setdefault(int(match[2]), match[3])
+    return errors
+
+
+def test_a_type_checker_finds_a_user_s_mistakes_and_no_others(
+    found: dict[str, dict[int, str]],
+) -> None:
     lines = enumerate(USER.splitlines(), 1)
-    assert found == {number for number, line in lines if line.endswith("# WRONG")}, done.stdout
+    assert found["user.py"].keys() == {
+        number for number, line in lines if line.endswith("# WRONG")
+    }, found["user.py"]
+
+
+def test_a_type_checker_finds_in_rooms_what_their_page_says_and_nothing_else(
+    found: dict[str, dict[int, str]],
+) -> None:
+    assert (found["chat.py"], found["agent.py"]) == ({}, {})
+    expected = {
+        number: line.partition("# error: ")[2]
+        for number, line in enumerate(TYPED.splitlines(), 1)
+        if "# error: " in line
+    }
+    assert len(expected) > 10
+    assert found["typed.py"].keys() == expected.keys(), found["typed.py"]
+    for line, words in expected.items():
+        assert found["typed.py"][line].startswith(words), (line, found["typed.py"][line])
+
+
+@pytest.mark.parametrize(("text", "base"), [(CHAT, Room), (AGENT, aio.Room)])
+def test_the_rooms_of_the_page_can_be_made(text: str, base: type) -> None:
+    namespace: dict[str, object] = {"__name__": "page"}
+    exec(text, namespace)  # noqa: S102 - ours
+    made = [one for one in namespace.values() if isinstance(one, type) and base in one.__mro__[1:]]
+    assert len(made) == 1

@@ -84,31 +84,30 @@ class Declaration(Struct):
     """The method of each topic of process messages."""
     ticks: dict[str, Every]
     answers: dict[str, Any]
-    """The parameter of each method that answers calls, None if it has none."""
+    """The parameter of each method that answers calls, with its type; None if it has none."""
     own: frozenset[str]
     """The hooks that the class has itself."""
     metadata: Any
     """The type to which clients' metadata is converted; None if it stays as it is."""
 
     def questions(self, cls: type) -> dict[str, tuple[bool, Any, bool]]:
-        """Return for each method that answers: whether it takes a payload, its type, its default.
+        """Return of each method that answers: does it take a payload, of which type, or none.
 
-        Annotations are looked at here, as they may be of types that were defined after the class.
         Raises `TypeError`.
         """
         found = {}
-        for name, parameter in self.answers.items():
-            kind = Any
+        for name, given in self.answers.items():
+            if given is None:
+                found[name] = False, Any, True
+                continue
             try:
-                if parameter is not None:
-                    kind = typing.get_type_hints(getattr(cls, name)).get(parameter.name, Any)
-                    msgspec.msgpack.Decoder(kind)
-            except (NameError, TypeError) as error:
+                one = _resolved(given, getattr(cls, name))
+            except NameError as error:
                 raise TypeError(
-                    f"{cls.__qualname__}: {name}({parameter}) cannot convert a payload: {error}"
+                    f"{cls.__qualname__}: {name}({given}) cannot convert a payload: {error}"
                 ) from None
-            default = parameter is not None and parameter.default is not parameter.empty
-            found[name] = parameter is not None, kind, default
+            kind = Any if one.annotation is one.empty else one.annotation
+            found[name] = True, kind, one.default is not one.empty
         return found
 
     @property
@@ -253,7 +252,25 @@ def _parameter(name: str, method: Any) -> inspect.Parameter | None:
             f"{name}{inspect.signature(method)} answers calls, which have one payload: "
             f"it must be {name}(self) or {name}(self, payload)"
         )
-    return others[0] if others else None
+    if not others:
+        return None
+    try:
+        return _resolved(others[0], method)
+    except NameError:  # of a type that is defined after the class: it is looked up once more
+        return others[0]
+
+
+def _resolved(parameter: inspect.Parameter, method: Any) -> inspect.Parameter:
+    """Return a parameter with its type; raises `NameError`, and `TypeError` for what is none."""
+    kind = parameter.annotation
+    if isinstance(kind, str):
+        kind = typing.get_type_hints(method)[parameter.name]
+    if kind is not parameter.empty:
+        try:
+            msgspec.msgpack.Decoder(kind)
+        except TypeError as error:
+            raise TypeError(f"{method.__name__}({parameter}): {error}") from None
+    return parameter.replace(annotation=kind)
 
 
 _POSITIONAL: Final = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)

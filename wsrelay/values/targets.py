@@ -15,14 +15,7 @@ from msgspec import Struct
 
 from wsrelay.errors import InvalidTarget
 
-__all__ = [
-    "DEFAULT_FUNCTION",
-    "Target",
-    "TargetEntry",
-    "parse",
-    "runnable",
-    "text_of",
-]
+__all__ = ["DEFAULT_FUNCTION", "Target", "TargetEntry", "parse", "runnable", "text_of"]
 
 DEFAULT_FUNCTION: Final = "handler"
 
@@ -70,39 +63,6 @@ def parse(text: str) -> Target:
     )
 
 
-def text_of(target: Any) -> str:
-    """Return the text that names a function or class; raises `InvalidTarget` if none does.
-
-    It must be found where it says that it is, at the top level of a module. `__main__` stands for
-    the script that is running in this OS process.
-    """
-    module, name = getattr(target, "__module__", None), getattr(target, "__qualname__", None)
-    home = sys.modules.get(str(module))
-    if name is None or not callable(target) or getattr(home, name, None) is not target:
-        raise InvalidTarget(
-            f"target {target!r:.200} cannot be written as text (it is {_what(target, name)}): give "
-            "a function or class at the top level of a module, or the text that names it, such as "
-            "module:function; anything else can be started by process.spawn and be the target_pid"
-        )
-    if str(module).startswith("wsrelay.values.scripts."):  # a script whose own name was taken
-        module = getattr(home, "__file__", module)
-    return f"{module}:{name}"
-
-
-def _what(target: Any, name: str | None) -> str:
-    if not callable(target):
-        return f"of type {type(target).__name__}, not a function"
-    if name is None:
-        return f"an object of type {type(target).__name__}"
-    if name.endswith("<lambda>"):
-        return "a lambda"
-    if "<locals>" in name:
-        return "defined inside a function"
-    if "." in name:
-        return "a part of a class"
-    return f"not what {target.__module__}:{name} is"
-
-
 _RUN: Final = "__wsrelay_run__"
 """The class method of a `Room` that runs one."""
 
@@ -121,3 +81,38 @@ def runnable(target: Callable[..., Any]) -> Callable[..., Any]:
             "wsrelay.aio.Room; write a function that uses it"
         )
     return run
+
+
+def text_of(target: Any) -> str:
+    """Return the text that names a function or class; raises `InvalidTarget` if none does.
+
+    It must be found where it says that it is, at the top level of a module. `__main__` stands for
+    the script that is running in this OS process.
+    """
+    module, name = getattr(target, "__module__", None), getattr(target, "__qualname__", None)
+    home = sys.modules.get(str(module))
+    if name is None or not callable(target) or getattr(home, name, None) is not target:
+        raise InvalidTarget(
+            f"target {target!r:.200} cannot be written as text (it is {_what(target, name)}): give "
+            "a function or class at the top level of a module, or the text that names it, such as "
+            "module:function; anything else can be started by process.spawn and be the target_pid"
+        )
+    if isinstance(target, type):
+        runnable(target)
+    if str(module).startswith("wsrelay.values.scripts."):  # a script whose own name was taken
+        module = getattr(home, "__file__", module)
+    return f"{module}:{name}"
+
+
+def _what(target: Any, name: str | None) -> str:
+    if not callable(target):
+        return f"of type {type(target).__name__}, not a function"
+    if name is None:
+        return f"an object of type {type(target).__name__}"
+    if name.endswith("<lambda>"):
+        return "a lambda"
+    if "<locals>" in name:
+        return "defined inside a function"
+    if "." in name:
+        return "a part of a class"
+    return f"not what {target.__module__}:{name} is"

@@ -7,6 +7,8 @@ node passes the bytes on and never looks inside.
 
 from __future__ import annotations
 
+import functools
+import io
 import pickle
 import sys
 from collections.abc import Callable, Container
@@ -17,7 +19,7 @@ import msgspec
 from wsrelay.errors import InvalidTarget, PayloadError
 from wsrelay.values import scripts, targets
 
-from . import frames, framing, payload
+from . import frames, framing, payload, structs
 
 __all__ = ["pack_plain", "pack_target", "unpack_target"]
 
@@ -36,7 +38,7 @@ def pack_target(
     if isinstance(target, str):
         parsed = targets.parse(target).absolute()
         if parsed.module == "__main__":
-            return None, _pack((_in_main(parsed.function), args, kwargs))
+            return pack_target(_in_main(parsed.function), args, kwargs)
         text = payload.writable(str(parsed), "target")
         if len(text) > frames.LONGEST_TARGET:
             raise InvalidTarget(
@@ -113,10 +115,23 @@ def _pack(value: Any, *, imports: bool = False) -> bytes:
 
 
 def _pickle(value: Any) -> bytes:
-    import cloudpickle  # noqa: PLC0415 - 5 ms that most workers never need
-
+    data = io.BytesIO()
     try:
-        data: bytes = cloudpickle.dumps(value)
+        _pickler()(data).dump(value)
     except Exception as error:
         raise PayloadError(f"cannot be sent to another process: {error}") from error
-    return data
+    return data.getvalue()
+
+
+@functools.cache
+def _pickler() -> Any:
+    """Return a class that pickles code of scripts, Structs among it."""
+    import cloudpickle  # noqa: PLC0415 - 5 ms that most workers never need
+
+    class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+        def reducer_override(self, value: Any) -> Any:
+            if structs.is_local(value):
+                return structs.reduced(value)
+            return super().reducer_override(value)
+
+    return Pickler
