@@ -1,96 +1,96 @@
-"""A chat: all clients on one path share one process, and one send reaches the whole room.
+"""A chat room with its last hundred messages, who is there, and who may throw others out.
 
-A client sets its name with `?name=Ada` or `{"name": "Ada"}`, and says something with
-`{"text": "hi"}` or plain text.
+    wsrelay run handlers/chat.py:Chat --scope room --path /ws/rooms --static handlers/pages/chat
 
-wsrelay run handlers/chat.py --scope room
+Open http://127.0.0.1:8000/ in two tabs. Whoever has been in the room for longest moderates it.
 """
 
-import itertools
-import json
+from __future__ import annotations
 
-from wsrelay import process
+import itertools
+from collections import deque
+from typing import Any
+
+import msgspec
+
+from wsrelay import Client, Room, on
 
 MAX_NAME = 40
+KEPT = 100
 
 
-class Room:
-    """The members of one room; all of them learn what happens to each."""
+class Query(msgspec.Struct):
+    """What the URL says after its question mark."""
 
-    def __init__(self) -> None:
-        self._names: dict[str, str] = {}
-        self._guests = itertools.count(1)
+    name: str = ""
 
-    def join(self, client: str, name: str) -> None:
-        """Add a client, as a guest if it has no name."""
-        name = tidy(name) or f"guest-{next(self._guests)}"
-        self._names[client] = name
-        self._broadcast("joined", name, f"{name} joined")
 
-    def rename(self, client: str, name: str) -> None:
-        """Give a member another name; an empty name changes nothing."""
-        old, new = self._names[client], tidy(name)
-        if new and new != old:
-            self._names[client] = new
-            self._broadcast("joined", new, f"{old} is now {new}")
+class Visit(msgspec.Struct):
+    """The part of a client's metadata that matters here; `wsrelay run` gives more."""
 
-    def say(self, client: str, text: str) -> None:
-        """Send a member's text to the room, unless it is empty."""
-        if text:
-            self._broadcast("said", self._names[client], text)
+    query: Query = msgspec.field(default_factory=Query)
 
-    def leave(self, client: str) -> None:
-        """Remove a member."""
-        name = self._names.pop(client)
-        self._broadcast("left", name, f"{name} left")
 
-    def _broadcast(self, kind: str, name: str, text: str) -> None:
-        news = {"type": kind, "name": name, "text": text, "members": [*self._names.values()]}
-        process.send([*self._names], "ws.send", {"type": "text", "data": json.dumps(news)})
+class Say(msgspec.Struct, tag="say"):
+    """Words for everybody."""
+
+    text: str
+
+
+class Rename(msgspec.Struct, tag="rename"):
+    """Another name for the client."""
+
+    name: str
+
+
+class Kick(msgspec.Struct, tag="kick"):
+    """A member to throw out, by name."""
+
+    name: str
+
+
+class Chat(Room[Visit]):
+    """One room: all of its members learn what happens to each."""
+
+    def on_start(self) -> None:
+        self.names: dict[Client[Visit], str] = {}
+        self.history: deque[dict[str, Any]] = deque(maxlen=KEPT)
+        self.guests = itertools.count(1)
+
+    def on_join(self, client: Client[Visit]) -> None:
+        client.send_json({"type": "history", "messages": list(self.history)})
+        self.names[client] = tidy(client.metadata.query.name) or f"guest-{next(self.guests)}"
+        self.tell(f"{self.names[client]} joined")
+
+    def on_leave(self, client: Client[Visit], code: int, reason: str) -> None:
+        self.tell(f"{self.names.pop(client)} left")
+
+    @on(Say)
+    def say(self, client: Client[Visit], message: Say) -> None:
+        said = {"type": "said", "name": self.names[client], "text": message.text}
+        self.history.append(said)
+        self.broadcast_json(said)
+
+    @on(Rename)
+    def rename(self, client: Client[Visit], message: Rename) -> None:
+        if name := tidy(message.name):
+            old, self.names[client] = self.names[client], name
+            self.tell(f"{old} is now {name}")
+
+    @on(Kick)
+    def kick(self, client: Client[Visit], message: Kick) -> None:
+        if client != next(iter(self.names)):
+            client.send_json({"type": "error", "error": "only the moderator can do that"})
+            return
+        for member, name in self.names.items():
+            if name == message.name:
+                member.close(4001, f"thrown out by {self.names[client]}")
+
+    def tell(self, news: str) -> None:
+        """Tell everybody the news, and who is there, the moderator first."""
+        self.broadcast_json({"type": "news", "text": news, "members": list(self.names.values())})
 
 
 def tidy(name: str) -> str:
     """Return a name as a single line of at most `MAX_NAME` characters."""
     return " ".join(name.split())[:MAX_NAME]
-
-
-def requested_name(metadata: object) -> str:
-    """Return the name in the URL's query, or an empty one."""
-    match metadata:
-        case {"query": {"name": str(name)}}:
-            return name
-    return ""
-
-
-def parse(data: str) -> tuple[str, str]:
-    """Return the name and the text that a client sent, each empty if there is none."""
-    try:
-        value = json.loads(data)
-    except (ValueError, RecursionError):
-        return "", data
-    match value:
-        case {"name": str(name), "text": str(text)}:
-            return name, text
-        case {"name": str(name)}:
-            return name, ""
-        case {"text": str(text)}:
-            return "", text
-        case _:
-            return "", data
-
-
-def handler() -> None:
-    """Run one room."""
-    room = Room()
-    for message in process.inbox():
-        if (client := message.client) is None:
-            continue  # sent by another process, not by a client
-        match message.topic:
-            case "ws.join":
-                room.join(client, requested_name(message.payload["metadata"]))
-            case "ws.message" if message.payload["type"] == "text":
-                name, text = parse(message.payload["data"])
-                room.rename(client, name)
-                room.say(client, text)
-            case "ws.leave":
-                room.leave(client)

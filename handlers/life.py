@@ -4,7 +4,7 @@ A generation is one binary message, where the cell (x, y) is bit `y * width + x`
 Clients send JSON, one command each: `{"set": [[x, y], ...]}`, `{"clear": true}`,
 `{"random": true}`, `{"rate": 10}` (generations per second) or `{"pause": true}`.
 
-wsrelay run handlers/life.py --scope room --static handlers/static
+wsrelay run handlers/life.py --scope room --static handlers/pages/life
 """
 
 import json

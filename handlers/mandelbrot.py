@@ -101,8 +101,6 @@ def requested(message: Message) -> Iterator[bytes] | None:
         return None
 
 
-def connect(request: Request) -> Response:
+async def connect(_request: Request) -> Response:
     """Answer an upgrade with a process, which waits while its viewer does not read (`pause`)."""
-    if request.headers.get("upgrade", "").lower() != "websocket":
-        return Response("Connect with a WebSocket\n", 426)  # a plain request spawns nothing
-    return RelayResponse(process.spawn("mandelbrot:viewer"), cancel_on_leave=True)
+    return RelayResponse(target="mandelbrot:viewer")

@@ -1,4 +1,4 @@
-"""An endpoint that sets the relay's header by hand, with every field that it may have."""
+"""An endpoint that sets the relay's header by hand."""
 
 import json
 from pathlib import Path
@@ -6,20 +6,15 @@ from pathlib import Path
 from starlette.requests import Request
 from starlette.responses import Response
 
-from wsrelay import process
-
 ECHO = str(Path(__file__).with_name("echo.py"))
 
 
-def connect(request: Request) -> Response:
-    """Spawn a process for this client alone; a plain `def` runs in a thread."""
-    if request.headers.get("upgrade", "").lower() != "websocket":
-        return Response("Connect with a WebSocket\n", 426)  # a plain request spawns nothing
+async def connect(request: Request) -> Response:
+    """Have a process started for this client alone, once its upgrade has been found good."""
     relay = {
-        "target_pid": process.spawn(ECHO),
+        "target": ECHO,
         "message_topic": "ws.message",
         "heartbeat_interval": "30s",
         "metadata": {"client": request.client.host if request.client else None},
-        "cancel_on_leave": True,
     }
     return Response(headers={"X-WS-Relay": json.dumps(relay)})

@@ -184,7 +184,7 @@ def test_closing_the_tab_ends_its_process(window: Window, echo: Running) -> None
 
 
 def test_two_tabs_chat_with_each_other(window: Window) -> None:
-    with Running(HANDLERS / "chat.py", "--scope", "room") as running:
+    with Running(f"{HANDLERS}/chat.py:Chat", "--scope", "room") as running:
         ada = window.open(running.http("/?room=kitchen"))
         expect(ada.locator("#room")).to_have_value("kitchen")
         bob = window.open(running.http("/?room=kitchen"))
@@ -196,17 +196,17 @@ def test_two_tabs_chat_with_each_other(window: Window) -> None:
         expect(ada.locator("#address")).to_have_text(running.ws("/ws/kitchen?name=Ada"))
         ada.bring_to_front()
         expect(frames(ada, "in")).to_contain_text(["Ada joined", "Bob joined"])
-        say(ada, "is somebody here?")
+        say(ada, '{"type": "say", "text": "is somebody here?"}')
         bob.bring_to_front()
         expect(frames(bob, "in")).to_contain_text(["Bob joined", "is somebody here?"])
-        say(bob, '{"text": "I am"}')
+        say(bob, '{"type": "say", "text": "I am"}')
         expect(frames(ada, "in").last).to_contain_text('"name": "Bob"')
         expect(frames(ada, "in").last).to_contain_text('"text": "I am"')
         bob.close()
         ada.bring_to_front()
         expect(frames(ada, "in").last).to_contain_text("Bob left")
-        expect(frames(away, "in")).to_contain_text(["Eve joined"])
-        expect(frames(away, "in")).to_have_count(1)
+        expect(frames(away, "in")).to_contain_text(["history", "Eve joined"])
+        expect(frames(away, "in")).to_have_count(2)
 
 
 def test_the_page_works_below_the_prefix_of_a_proxy(window: Window, echo: Running) -> None:

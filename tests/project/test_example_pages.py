@@ -46,7 +46,7 @@ def test_the_page_of_life_works_below_the_prefix_of_a_proxy(window: Window, life
 
 @pytest.fixture(scope="module")
 def life() -> Iterator[Running]:
-    options = ["--scope", "room", "--static", str(HANDLERS / "static")]
+    options = ["--scope", "room", "--static", str(HANDLERS / "pages" / "life")]
     with Running(HANDLERS / "life.py", *options) as running:
         yield running
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import inspect
 import json
 import shutil
 import struct
@@ -12,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from running import HANDLERS, Running, client, received, until
 from starlette.requests import Request
@@ -95,9 +95,10 @@ def test_rooms_beside_four_renderings_answer() -> None:
         busy(running, 4),
         client(running.ws("/ws/rooms/a?name=Ada")) as ada,
     ):
+        assert json.loads(received(ada))["type"] == "history"
         assert json.loads(received(ada))["text"] == "Ada joined"
         for number in range(20):
-            ada.send(json.dumps({"text": f"{number}"}))
+            ada.send(json.dumps({"type": "say", "text": f"{number}"}))
             assert json.loads(received(ada))["text"] == f"{number}"
 
 
@@ -121,9 +122,9 @@ def test_the_chat_s_rooms_are_found_by_their_names() -> None:
         client(running.ws("/ws/rooms/a?name=Bob")) as bob,
         client(running.ws("/ws/rooms/b?name=Eve")) as eve,
     ):
-        assert json.loads(received(ada))["members"] == ["Ada"]
-        assert json.loads(received(bob))["members"] == ["Ada", "Bob"]
-        assert json.loads(received(eve))["members"] == ["Eve"]
+        for one, members in ((ada, ["Ada"]), (bob, ["Ada", "Bob"]), (eve, ["Eve"])):
+            assert json.loads(received(one))["type"] == "history"
+            assert json.loads(received(one))["members"] == members
 
 
 def test_the_configuration_on_its_page_runs_as_it_stands(tmp_path: Path) -> None:
@@ -136,6 +137,8 @@ def test_the_configuration_on_its_page_runs_as_it_stands(tmp_path: Path) -> None
         Running(tmp_path / "wsrelay.yaml") as running,
         client(running.ws("/ws/echo"), origin="https://app.example.com") as one,
     ):
+        assert httpx.get(running.http("/ws/echo")).status_code == 426
+        assert len(running.workers()) == 1, "the plain request has started nothing"
         one.send("hello")
         assert received(one) == "hello"
 
@@ -149,9 +152,16 @@ def test_the_configuration_on_its_page_runs_as_it_stands(tmp_path: Path) -> None
         ("mandelbrot.py", "connect"),
     ],
 )
-def test_a_plain_request_to_an_example_spawns_nothing(script: str, function: str) -> None:
+def test_an_example_says_what_to_start_and_starts_nothing_itself(
+    script: str, function: str
+) -> None:
     connect = load_target(Target(function, script=str(HANDLERS / script)))
-    scope = {"type": "http", "method": "GET", "headers": [], "path_params": {"room": "a"}}
-    answer = connect(Request(scope))  # without a node here a spawn would raise NotAProcess
-    response = asyncio.run(answer) if inspect.iscoroutine(answer) else answer
-    assert response.status_code == 426
+    scope: dict[str, Any] = {
+        "type": "http",
+        "headers": [],
+        "query_string": b"",
+        "path_params": {"room": "a"},
+        "client": None,
+    }
+    response = asyncio.run(connect(Request(scope)))  # without a node a spawn would raise
+    assert "target" in json.loads(response.headers["x-ws-relay"])

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import re
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-from running import HANDLERS, Running, client, closed, gone, news, received, until
+from running import HANDLERS, Running, client, gone, received, until
 from websockets.sync.client import ClientConnection
 
 Data = TypeVar("Data", str, bytes)
@@ -43,82 +41,12 @@ def test_echo_tells_nobody_else(echo: Running) -> None:
         assert received(two) == "from two"
 
 
-# Chat
-
-
-@pytest.fixture(scope="module")
-def chat() -> Iterator[Running]:
-    with Running(HANDLERS / "chat.py", "--scope", "room", *LINGER) as running:
-        yield running
-
-
-def test_chat_tells_the_room_who_joined_what_was_said_and_who_left(chat: Running) -> None:
-    with client(chat.ws("/ws/kitchen?name=Ada")) as ada:
-        assert news(ada) == {
-            "type": "joined",
-            "name": "Ada",
-            "text": "Ada joined",
-            "members": ["Ada"],
-        }
-        with client(chat.ws("/ws/kitchen?name=Bob")) as bob:
-            for websocket in (ada, bob):
-                joined = news(websocket)
-                assert (joined["type"], joined["name"]) == ("joined", "Bob")
-                assert joined["members"] == ["Ada", "Bob"]
-            ada.send("plain words")
-            bob.send(json.dumps({"text": "words in JSON"}))
-            for websocket in (ada, bob):
-                said = [news(websocket), news(websocket)]
-                assert {one["type"] for one in said} == {"said"}
-                assert {(one["name"], one["text"]) for one in said} == {
-                    ("Ada", "plain words"),
-                    ("Bob", "words in JSON"),
-                }
-        left = news(ada)
-        assert (left["type"], left["name"]) == ("left", "Bob")
-        assert left["members"] == ["Ada"]
-
-
-def test_chat_rooms_do_not_hear_each_other(chat: Running) -> None:
-    with (
-        client(chat.ws("/ws/cellar?name=Ada")) as ada,
-        client(chat.ws("/ws/attic?name=Bob")) as bob,
-    ):
-        assert news(ada)["members"] == ["Ada"]
-        assert news(bob)["members"] == ["Bob"]
-        ada.send("only here")
-        assert news(ada)["text"] == "only here"
-        bob.send("only there")
-        assert news(bob)["text"] == "only there"
-
-
-def test_chat_gives_names_to_guests_and_changes_them_on_request(chat: Running) -> None:
-    with client(chat.ws("/ws/hall")) as one, client(chat.ws("/ws/hall")) as two:
-        assert news(one)["name"] == "guest-1"
-        assert news(one)["name"] == "guest-2"
-        assert news(two)["members"] == ["guest-1", "guest-2"]
-        two.send(json.dumps({"name": "  Grace \n Hopper ", "text": "hi"}))
-        renamed, said = news(one), news(one)
-        assert renamed["text"] == "guest-2 is now Grace Hopper"
-        assert renamed["members"] == ["guest-1", "Grace Hopper"]
-        assert (said["type"], said["name"], said["text"]) == ("said", "Grace Hopper", "hi")
-
-
-def test_chat_ignores_binary_and_takes_odd_json_as_words(chat: Running) -> None:
-    with client(chat.ws("/ws/yard?name=Ada")) as ada:
-        news(ada)
-        ada.send(b"\x00")
-        for odd in ("[1, 2]", '{"text": 3}', "{", "[" * 100_000):
-            ada.send(odd)
-            assert news(ada)["text"] == odd
-
-
 # Life
 
 
 @pytest.fixture(scope="module")
 def life() -> Iterator[Running]:
-    options = ["--scope", "room", "--static", str(HANDLERS / "static"), *LINGER]
+    options = ["--scope", "room", "--static", str(HANDLERS / "pages" / "life"), *LINGER]
     with Running(HANDLERS / "life.py", *options) as running:
         yield running
 
@@ -213,84 +141,6 @@ def test_life_answers_what_is_no_command_and_goes_on(life: Running) -> None:
         assert state(websocket)["os_pid"] == os_pid
 
 
-# Lobby
-
-
-@pytest.fixture
-def lobby() -> Iterator[Running]:
-    with Running(HANDLERS / "lobby.py", "--scope", "shared") as running:
-        yield running
-
-
-def paired(running: Running, players: ExitStack) -> tuple[ClientConnection, ClientConnection]:
-    """Two players in a game, X first."""
-    one = players.enter_context(client(running.ws()))
-    assert news(one) == {"status": "waiting for an opponent"}
-    two = players.enter_context(client(running.ws()))
-    assert news(two) == {"status": "waiting for an opponent"}
-    beginnings = {}
-    for websocket in (one, two):
-        begins = news(websocket)
-        assert begins["board"] == ["...", "...", "..."]
-        assert begins["turn"] == "X"
-        assert begins["result"] is None
-        beginnings[begins["you"]] = websocket
-    return beginnings["X"], beginnings["O"]
-
-
-def test_lobby_pairs_two_players_who_play_a_game_to_its_end(lobby: Running) -> None:
-    with ExitStack() as players:
-        cross, nought = paired(lobby, players)
-        assert len(lobby.workers()) == 2, "the lobby and the game are processes of their own"
-        turns = itertools.cycle([cross, nought])
-        for move in "142536"[:5]:
-            next(turns).send(move)
-            shown = [news(websocket) for websocket in (cross, nought)]
-            assert shown[0]["board"] == shown[1]["board"]
-        assert shown[0]["board"] == ["XXX", "OO.", "..."]
-        assert {one["result"] for one in shown} == {"X has won"}
-        for websocket in (cross, nought):
-            assert closed(websocket) == (1000, "X has won")
-        until(lambda: len(lobby.workers()) == 1, "the game has ended, the lobby has not")
-
-
-def test_lobby_refuses_moves_out_of_turn_and_onto_taken_cells(lobby: Running) -> None:
-    with ExitStack() as players:
-        cross, nought = paired(lobby, players)
-        nought.send("1")
-        assert news(nought) == {"error": "it is your opponent's turn"}
-        cross.send("5")
-        for websocket in (cross, nought):
-            assert news(websocket)["board"] == ["...", ".X.", "..."]
-        for wrong in ("5", "0", "ten", b"1"):
-            nought.send(wrong)
-            assert news(nought) == {"error": "a move is one of 1, 2, 3, 4, 6, 7, 8, 9"}
-
-
-def test_lobby_ends_a_game_whose_player_leaves(lobby: Running) -> None:
-    with ExitStack() as players:
-        cross, nought = paired(lobby, players)
-        cross.close()
-        assert closed(nought) == (1000, "your opponent has left")
-
-
-def test_lobby_runs_two_games_beside_each_other(lobby: Running) -> None:
-    with ExitStack() as players:
-        games = [paired(lobby, players), paired(lobby, players)]
-        assert len(lobby.workers()) == 3
-        for move, (cross, nought) in zip("19", games, strict=True):
-            cross.send(move)
-            for websocket in (cross, nought):
-                assert "".join(news(websocket)["board"])[int(move) - 1] == "X"
-
-
-def test_lobby_does_not_pair_a_player_with_one_who_has_left(lobby: Running) -> None:
-    with client(lobby.ws()) as leaving:
-        news(leaving)
-    with ExitStack() as players:
-        paired(lobby, players)
-
-
 # All of them
 
 
@@ -303,9 +153,10 @@ def test_an_example_runs_by_the_command_in_its_docstring(script: Path) -> None:
     described = RUN.search(script.read_text())
     assert described is not None
     target, options = described[1], described[2].split()
-    assert target == f"handlers/{script.name}"
+    assert target.partition(":")[0] == f"handlers/{script.name}"
+    path = options[options.index("--path") + 1] if "--path" in options else "/ws"
     with Running(target, *options, cwd=HANDLERS.parent) as running:
-        with client(running.ws("/ws/room")):
+        with client(running.ws(f"{path}/room?player=ada")):
             [os_pid] = until(running.workers, "its process runs")
         assert not gone(running.template)
         assert os_pid != running.pid

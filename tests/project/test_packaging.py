@@ -103,7 +103,7 @@ class Environment:
 
     def __init__(self, folder: Path, requirement: str) -> None:
         self.folder = folder
-        venv = [sys.executable, "-m", "venv", "--without-pip", folder]
+        venv = [sys.executable, "-m", "venv", "--without-pip", str(folder)]
         subprocess.run(venv, check=True, timeout=INSTALLING)
         self._path = folder / "bin"
         runtime = folder / "runtime"
@@ -308,7 +308,7 @@ def watched(full: Environment) -> Iterator[str]:
 
 
 def test_with_all_extras_every_command_works(full: Environment, watched: str) -> None:
-    ran = {"run", "serve", "check"}  # by the fixture, and by the test below
+    ran = {"run", "serve", "check", "call"}  # by the fixture, the test below, and below
 
     def works(*command: str, feed: str = "") -> str:
         ran.add(command[0])
@@ -327,6 +327,9 @@ def test_with_all_extras_every_command_works(full: Environment, watched: str) ->
                 works(*command.split())
             [room] = json.loads(works("ps", "--json"))
             works("send", room["pid"], "topic", '{"some": "data"}')
+            asked = full.command("call", room["pid"], "topic", "--timeout", "100ms")
+            assert asked.returncode == 1, asked  # this handler answers nobody
+            assert len(asked.stderr.splitlines()) == 1, asked.stderr
             works(end, room["pid"])
             with pytest.raises(ConnectionClosed):
                 client.recv(ANSWERING)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -78,8 +79,8 @@ def test_the_first_command_serves_the_first_block(tmp_path: Path) -> None:
 
 def test_the_tutorial_s_handlers_do_what_it_says(tmp_path: Path) -> None:
     script = tmp_path / "room.py"
-    counting, telling = blocks("python", TUTORIAL)
-    alone, together = commands("wsrelay run", TUTORIAL)
+    counting, telling, as_a_class = blocks("python", TUTORIAL)
+    alone, together, of_a_class = commands("wsrelay run", TUTORIAL)
     script.write_text(counting)
     for command, path, seen in (
         (alone, "/ws", ["1: hello", "1: hello"]),
@@ -93,19 +94,33 @@ def test_the_tutorial_s_handlers_do_what_it_says(tmp_path: Path) -> None:
             for websocket, text in zip((one, other), seen, strict=True):
                 websocket.send("hello")
                 assert received(websocket) == text
-    script.write_text(telling)
+    for command, code in ((together, telling), (of_a_class, as_a_class)):
+        script.write_text(code)
+        with (
+            Typed(command, "--port", "0", cwd=tmp_path) as running,
+            client(running.ws("/ws/blue")) as one,
+            client(running.ws("/ws/blue")) as other,
+            client(running.ws("/ws/red")) as elsewhere,
+        ):
+            other.send("from the other")
+            one.send("from one")
+            for websocket in (one, other):
+                assert {received(websocket), received(websocket)} == {"from the other", "from one"}
+            elsewhere.send("alone")
+            assert received(elsewhere) == "alone"
+
+
+def test_the_room_of_the_readme_keeps_what_was_said(tmp_path: Path) -> None:
+    (tmp_path / "chat.py").write_text(blocks("python", FIRST)[1])
     with (
-        Typed(together, "--port", "0", cwd=tmp_path) as running,
+        Typed("wsrelay run chat.py:Chat --scope room", "--port", "0", cwd=tmp_path) as running,
         client(running.ws("/ws/blue")) as one,
-        client(running.ws("/ws/blue")) as other,
-        client(running.ws("/ws/red")) as elsewhere,
     ):
-        other.send("from the other")
-        one.send("from one")
-        for websocket in (one, other):
-            assert {received(websocket), received(websocket)} == {"from the other", "from one"}
-        elsewhere.send("alone")
-        assert received(elsewhere) == "alone"
+        assert json.loads(received(one)) == {"type": "log", "texts": []}
+        one.send('{"type": "say", "text": "hello"}')
+        assert json.loads(received(one)) == {"type": "said", "text": "hello"}
+        with client(running.ws("/ws/blue")) as other:
+            assert json.loads(received(other)) == {"type": "log", "texts": ["hello"]}
 
 
 @in_its_environment
@@ -113,7 +128,8 @@ def test_the_tutorial_s_handlers_do_what_it_says(tmp_path: Path) -> None:
 def test_scripts_run_serves_a_page_and_a_websocket(command: str) -> None:
     with Typed(command, "--port", "0", cwd=ROOT) as running:
         assert httpx.get(running.http(), trust_env=False).status_code == 200
-        with client(running.ws("/ws/room"), origin=running.http().rstrip("/")):
+        path = "/ws/room" if "handlers" in command else "/ws/rooms/room"
+        with client(running.ws(path), origin=running.http().rstrip("/")):
             pass
 
 
@@ -175,8 +191,9 @@ def test_the_application_runs_under_the_readme_s_command(command: str, applicati
     """With the defaults of the server, and those of a client, which offers compression."""
     with Typed(command, "--port", "0", cwd=application) as running:
         with connect(running.ws("/rooms/blue"), proxy=None) as one:
-            assert '"joined"' in str(received(one))
-            one.send("hello")
+            assert '"history"' in str(received(one))
+            assert "joined" in str(received(one))
+            one.send('{"type": "say", "text": "hello"}')
             assert '"hello"' in str(received(one))
         assert httpx.get(running.http("/rooms/red"), trust_env=False).status_code == 426
 
@@ -196,7 +213,7 @@ def test_an_application_with_a_node_of_its_own_runs(part: str, application: Path
         Typed(commands("uvicorn")[0], "--port", "0", cwd=application) as running,
         client(running.ws("/rooms/blue")) as one,
     ):
-        assert '"joined"' in str(received(one))
+        assert '"history"' in str(received(one))
 
 
 # Testing handlers
