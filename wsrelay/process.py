@@ -357,6 +357,11 @@ def get_or_spawn(
     the new one is its successor. Its PID is known and takes messages at once, and it starts when
     the former process has ended; if its host is full by then, it ends with kind `host_full`.
     Raises the same errors as `spawn`, and `HostFull` in a worker too.
+
+    In an `async def` endpoint it works because one node decides its names without waiting. If nodes
+    share names some day, the answer will have to be awaited: `await
+    wsrelay.aio.process.get_or_spawn(...)`, or the header's `target` and `name`, which also start
+    nothing for a plain request, are right in both cases.
     """
     return current.caller().get_or_spawn(name, target, host, *args, **kwargs)
 
