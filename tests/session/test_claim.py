@@ -240,6 +240,14 @@ def test_a_client_is_held_while_128_kilobytes_of_it_are_kept() -> None:
     assert held == [False, True, True, False]
 
 
+def test_a_client_is_held_while_it_has_no_target_so_that_what_it_sends_is_not_kept() -> None:
+    session = named()
+    session.target_exited(A, RETURNED, join_read=False)
+    assert session.holds
+    session.found(B)
+    assert not session.holds
+
+
 def test_messages_without_content_count_too() -> None:
     session, count = named(), 0
     while not session.holds:

@@ -252,8 +252,8 @@ class Session:
 
     @property
     def holds(self) -> bool:
-        """Whether the client should not be read until its join has been read."""
-        return self._claim is not None and self._claim.is_full
+        """Whether the client should not be read: it has no target, or too much of it is kept."""
+        return self._claim is not None and (self._target_gone or self._claim.is_full)
 
     def found(self, target: PID) -> list[Effect]:
         """Join the name's next process, which takes messages, with what the client has sent."""
