@@ -12,17 +12,20 @@ from typing import Any
 import pytest
 import rooms
 
-from wsrelay import PID, RelayResponse
+from wsrelay import PID, RelayResponse, Room
 from wsrelay.errors import RelayRefused
 from wsrelay.values.scripts import __name__ as by_path
 
 TARGET = "{local@processes|k3f9.1-1}"
 
 
-class Chat:
+class Chat(Room):
     def say(self) -> None: ...
 
     class Inner: ...
+
+
+class Plain: ...
 
 
 def chat() -> None: ...
@@ -88,7 +91,7 @@ def local() -> Any:
     [
         (lambda: None, "a lambda"),
         (local(), "defined inside a function"),
-        (Chat().say, "a part of a class"),
+        (Chat.say, "a part of a class"),
         (Chat.Inner, "a part of a class"),
         (functools.partial(chat), "an object of type partial"),
         (wrapped, f"not what {__name__}:chat is"),
@@ -116,6 +119,11 @@ def test_durations_may_be_seconds() -> None:
 def test_durations_that_are_none_are_refused(option: str, given: Any) -> None:
     with pytest.raises(RelayRefused, match=f"{option}: .*"):
         RelayResponse(target="app:room", name="x", **{option: given})
+
+
+def test_a_class_that_is_no_room_is_refused_with_what_is_right() -> None:
+    with pytest.raises(RelayRefused, match="Plain is a class, but not a subclass of"):
+        RelayResponse(target=Plain)
 
 
 RING: list[Any] = []
