@@ -272,6 +272,22 @@ async def test_an_exception_in_a_hook_ends_the_room_as_it_ends_a_function(
     assert "wsrelay/aio/room.py" not in error.traceback
 
 
+@BOTH
+async def test_a_message_that_nothing_takes_is_logged_once(
+    node: Node, face: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    pid = node.spawn(getattr(room_classes.Talk, face))
+    for topic in ("notice", "notice", "other", "notice"):
+        node.send(pid, topic)
+    await until(lambda: "'other'" in caplog.text, "the log")
+    told = [line.partition("room: ")[2] for line in caplog.messages if "is dropped" in line]
+    me, more = node.pid(), "and no on_message (told once)"
+    assert told == [
+        f"'notice' of {me} is dropped: there is no @on('notice') {more}",
+        f"'other' of {me} is dropped: there is no @on('other') {more}",
+    ]
+
+
 async def test_tasks_run_beside_the_hooks_and_are_cancelled_before_the_end(
     node: Node, front: str
 ) -> None:

@@ -11,7 +11,7 @@ import cloudpickle
 import msgspec
 import pytest
 
-from wsrelay import Client, InvalidMessage, Room, aio, answers, every, on
+from wsrelay import Client, InvalidMessage, PayloadError, Room, aio, answers, every, on
 from wsrelay.room import BaseRoom
 from wsrelay.values.declarations import HOOKS, Every
 from wsrelay.values.schedule import Schedule
@@ -77,7 +77,7 @@ def test_a_class_declares_its_hooks_and_marked_methods(base: Any) -> None:
         tell=answers(method(base, "self, number: int = 3")),
         helper=helper,
     )
-    found = cls._declaration
+    found = cls._wsrelay_declaration
     assert found.own == {"on_text"}
     assert (found.kinds, found.topics) == ({Say: "say"}, {"note": "on_note"})
     assert (found.tags, found.tag_field) == ({"say": Say}, "type")
@@ -98,10 +98,10 @@ def test_a_subclass_inherits_what_its_base_declares_and_may_replace_the_methods(
         say = method(base, "self, client, message, more=1")
         move = on(Move)(method(base, "self, client, message"))
 
-    assert Second._declaration.kinds == {Say: "say", Move: "move"}
-    assert Second._declaration.own == {"on_text"}
-    assert Second._declaration.metadata is User
-    assert First._declaration.kinds == {Say: "say"}
+    assert Second._wsrelay_declaration.kinds == {Say: "say", Move: "move"}
+    assert Second._wsrelay_declaration.own == {"on_text"}
+    assert Second._wsrelay_declaration.metadata is User
+    assert First._wsrelay_declaration.kinds == {Say: "say"}
 
 
 @FACES
@@ -118,7 +118,7 @@ def test_the_type_of_metadata_is_found_through_generic_bases(base: Any) -> None:
     class Last(Between[User]):
         pass
 
-    assert [one._declaration.metadata for one in (Plain, Dict, Between, Last)] == [
+    assert [one._wsrelay_declaration.metadata for one in (Plain, Dict, Between, Last)] == [
         None, None, None, User,
     ]  # fmt: skip
 
@@ -164,7 +164,11 @@ WRONG: dict[str, tuple[Callable[[Any], Any], str]] = {
     ),
     "a hook with a mark": (
         lambda base: {"on_text": on(Say)(method(base, CLIENT_AND_MESSAGE))},
-        "on_text is a hook and has @on too; give it another name",
+        "on_text is what every room has, without @on; rename it",
+    ),
+    "a method of the name of a call": (
+        lambda base: {"end": on(Say)(method(base, CLIENT_AND_MESSAGE))},
+        "end is what every room has, without @on; rename it",
     ),
     "one tag twice": (
         lambda base: {
@@ -310,7 +314,7 @@ def test_a_class_that_only_this_process_knows_can_be_pickled_with_what_it_declar
         on_text = method(base, "self, client, text")
 
     there = pickle.loads(cloudpickle.dumps(Here))  # noqa: S301 - ours
-    assert there._declaration == Here._declaration
+    assert there._wsrelay_declaration == Here._wsrelay_declaration
     assert there().clients.get("{gateway|1}") is None
 
 
@@ -355,3 +359,17 @@ def test_without_ticks_nothing_is_waited_for() -> None:
     schedule = Schedule({"tick": Every(0.5)}, 100.0)
     schedule.look(is_empty=True, now=101.0)
     assert schedule.left(101.0) is None
+
+
+def test_a_room_leaves_all_names_but_one_to_its_subclass() -> None:
+    for base in (Room, aio.Room):
+        assert vars(made(base)()).keys() == {"clients"}
+        ours = {name for one in base.__mro__ for name in vars(one) if name.startswith("_")}
+        assert all(name.startswith(("__", "_wsrelay", "_is_protocol")) for name in ours)
+
+
+def test_what_cannot_be_sent_is_refused_even_if_nobody_is_there() -> None:
+    with pytest.raises(PayloadError, match="neither str nor bytes"):
+        made(Room)().broadcast(3)
+    with pytest.raises(PayloadError, match=r"value: builtins\.object is not data"):
+        made(Room)().broadcast_json(object())

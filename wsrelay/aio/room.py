@@ -7,12 +7,13 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from wsrelay.errors import CallError, ChannelClosed, InvalidMessage
-from wsrelay.room import END, BaseRoom, Clients
+from wsrelay.room import BaseRoom, Clients
 from wsrelay.values.awaited import Client, Message
 from wsrelay.values.client import M, content_of
 from wsrelay.values.json_text import json_text
 from wsrelay.values.message import SEND, Event
 from wsrelay.values.presence import Presence
+from wsrelay.worker.dispatch import END, Dispatcher
 
 from . import process
 
@@ -31,7 +32,7 @@ class Room(BaseRoom[M]):
     clients: Clients[Client[M]]
     """The clients that have joined and not left, in order of joining."""
 
-    _is_async = True
+    _wsrelay_is_async = True
 
     async def on_start(self, *args: Any, **kwargs: Any) -> None:
         """Begin, with what the room was started with."""
@@ -69,8 +70,9 @@ class Room(BaseRoom[M]):
 
     async def broadcast(self, data: str | bytes, *, but: str | None = None) -> None:
         """Send all clients, but for one, a message: text if it is `str`, else binary."""
-        if clients := self._all(but):
-            await process.send(clients, SEND, content_of(data))
+        content = content_of(data)
+        if clients := self.clients.all_but(but):
+            await process.send(clients, SEND, content)
 
     async def broadcast_json(self, value: object, *, but: str | None = None) -> None:
         """Send all clients, but for one, a value as JSON, which is encoded once."""
@@ -82,69 +84,72 @@ class Room(BaseRoom[M]):
         If it raises, the room ends with that exception at once. When the room comes to its end, its
         tasks are cancelled, and have ended before `on_stop` is called. Raises `RuntimeError` then.
         """
-        if self._tasks is None:
+        if self._wsrelay_tasks is None:
             coroutine.close()
             raise RuntimeError("the room is not running: its tasks have been cancelled")
-        task = self._tasks.create_task(coroutine)
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
+        task = self._wsrelay_tasks.create_task(coroutine)
+        self._wsrelay_running.add(task)
+        task.add_done_callback(self._wsrelay_running.discard)
         return task
 
-    _tasks: asyncio.TaskGroup | None = None
-    _running: set[asyncio.Task[Any]]
+    _wsrelay_tasks: asyncio.TaskGroup | None = None
+    _wsrelay_running: set[asyncio.Task[Any]]
 
-    async def _live(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        self._running = set()
+    async def _wsrelay_live(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        dispatcher = self._wsrelay
+        self._wsrelay_running = set()
         problem: BaseException | None = None
         try:
             async with asyncio.TaskGroup() as tasks:
-                self._tasks = tasks
+                self._wsrelay_tasks = tasks
                 await self.on_start(*args, **kwargs)
-                await self._serve()
-                self._tasks = None
-                for task in self._running:
+                await _serve(dispatcher)
+                self._wsrelay_tasks = None
+                for task in self._wsrelay_running:
                     task.cancel()
         except BaseExceptionGroup as group:
             # If there is only one, the room ends as a function would that raises it.
             problem = group.exceptions[0] if len(group.exceptions) == 1 else group
         if problem is not None:
             raise problem
-        if not self._ended:
-            await self.on_stop(self._reason)
-        return self._value
+        if not dispatcher.ended:
+            await self.on_stop(dispatcher.reason)
+        return dispatcher.value
 
-    async def _answer(self, message: Any, *payload: Any) -> None:
+    @staticmethod
+    async def _wsrelay_answer(method: Any, message: Any, *payload: Any) -> None:
         try:
-            value = await getattr(self, message.topic)(*payload)
+            value = await method(*payload)
         except CallError as error:
             await message.refuse(str(error))
         else:
             await message.reply(value)
 
-    async def _serve(self) -> None:
-        """Take what arrives until the room is at its end."""
-        mailbox, step = self._mailbox, self._step
-        inbox, next_async = mailbox.inbox, mailbox.next_async
-        is_turn = True  # of a tick: a message has passed since the last one, or there was none
-        while True:
-            left = self._left()
-            if left == 0 and is_turn and not self._ended:
-                is_turn = False
-                await self._tick()()
-                await asyncio.sleep(0)  # tasks go on even if a tick is always due
-                continue
-            try:
-                if left is None:
-                    _, item = await next_async(inbox)
-                else:
-                    _, item = await mailbox.take_async(inbox, timeout=left)
-            except TimeoutError:
-                is_turn = True
-                continue
-            except ChannelClosed:
-                return
-            if item is END:
-                return
+
+async def _serve(room: Dispatcher) -> None:
+    """Take what arrives until the room is at its end."""
+    mailbox, step = room.mailbox, room.step
+    inbox, next_async = mailbox.inbox, mailbox.next_async
+    is_turn = True  # of a tick: a message has passed since the last one, or there was none
+    while True:
+        left = room.left()
+        if left == 0 and is_turn and not room.ended:
+            is_turn = False
+            await room.tick()()
+            await asyncio.sleep(0)  # tasks go on even if a tick is always due
+            continue
+        try:
+            if left is None:
+                _, item = await next_async(inbox)
+            else:
+                _, item = await mailbox.take_async(inbox, timeout=left)
+        except TimeoutError:
             is_turn = True
-            if (todo := step(item)) is not None:
-                await todo[0](*todo[1])
+            continue
+        except ChannelClosed:
+            return
+        if item is END:
+            return
+        is_turn = True
+        if (todo := step(item)) is not None:
+            await todo[0](*todo[1])

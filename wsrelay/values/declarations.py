@@ -168,8 +168,8 @@ def _read(cls: type, base: type, *, is_async: bool) -> Declaration:
             if name.startswith("on_") and callable(method):
                 raise TypeError(f"there is no hook {name}: {nearest(name, HOOKS)} {_ALL}")
             continue
-        if what is not None and name in HOOKS:
-            raise TypeError(f"{name} is a hook and has {_name(what)} too; give it another name")
+        if what is not None and hasattr(base, name):
+            raise TypeError(f"{name} is what every room has, without {_name(what)}; rename it")
         _check_kind(name, method, is_async=is_async)
         match what:
             case None:

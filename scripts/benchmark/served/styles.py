@@ -28,11 +28,12 @@ def text_by_hand() -> None:
 
 
 class Move(msgspec.Struct, tag="move"):
-    """A player's move."""
+    """A player's move, and how it got there."""
 
     x: float
     y: float
     keys: list[str]
+    path: list[tuple[float, float]]
 
 
 class Say(msgspec.Struct, tag="say"):
@@ -70,6 +71,7 @@ def json_by_hand() -> None:
                         "x": float() | int(),
                         "y": float() | int(),
                         "keys": list(),
+                        "path": list(),
                     }:
                         answer = content["keys"][0] if content["x"] < content["y"] else ""
                     case {"type": "say", "text": str(text)}:
