@@ -3,85 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
 import sys
-import time
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 import rooms
+from one_node import left_as_found
+from suffering import victim
 from support import client, fronted, processes, received, relay_to, room, until
 from websockets.asyncio.client import ClientConnection
 
-from wsrelay import Node, WebSocketRelay, process, wire
-from wsrelay.values import current
+from wsrelay import Node, WebSocketRelay
 from wsrelay.values.pid import PID
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has that")
-
-
-def victim() -> None:
-    """Do to itself what its client says."""
-    for message in process.inbox():
-        if message.topic == "ws.message":
-            suffer(message.payload["data"], message.sender)
-
-
-def suffer(order: str, sender: PID) -> None:
-    pipe = current.caller().pipe  # type: ignore[attr-defined]
-    match order:
-        case "spin":
-            while True:
-                pass
-        case "half a frame":
-            data = wire.pack(wire.RegisterFrame(1, "name", "{local@processes|1}"))
-            pipe.ends.write_all(data[: len(data) // 2])
-            os._exit(3)
-        case "half a frame, killed":
-            pipe.ends.write_all(wire.pack(wire.ReadyFrame())[:2])
-            os.kill(os.getpid(), signal.SIGKILL)
-        case "garbage":
-            pipe.ends.write_all(os.urandom(100_000))
-            time.sleep(60)
-        case "forged":
-            frames = (
-                wire.AckFrame(1 << 40),
-                wire.RelateFrame("monitor", "{"),
-                wire.JoinGroupFrame("group", "name"),
-                wire.RegisterFrame(1, "name", "{oops"),
-                wire.DrainFrame(1, "{local"),
-                wire.SpawnFrame("{local@processes|1}", "processes", "spam:eggs", b""),
-                wire.SpawnFrame(process.pid(), "processes", "spam:eggs", b""),
-                wire.DoneFrame(b"\xc0", None, 0, []),
-            )
-            number = int(process.inbox().receive().payload["data"])
-            for _ in range(2):
-                pipe.ends.write_all(wire.pack(frames[number]))
-            time.sleep(60)
-        case "huge length":
-            pipe.ends.write_all(b"\xff" * 64)
-            time.sleep(60)
-        case "close the pipe":
-            pipe.ends.close()
-            time.sleep(60)
-        case "exhaust":
-            with contextlib.suppress(OSError):
-                while True:
-                    os.dup(1)
-            answer = {"type": "text", "data": "none left"}
-            process.send(sender, "ws.send", answer)
-        case "spawn":
-            process.spawn_monitored(victim)
-            result = process.events().receive(10).result
-            kind = result.error.kind if result and result.error else "none"
-            process.send(sender, "ws.send", {"type": "text", "data": str(kind)})
-        case "flood":
-            while True:
-                process.send("healthy", "flood", bytes(10_000))
-        case _:
-            process.send(sender, "ws.send", {"type": "text", "data": order})
 
 
 class Scene:
@@ -127,9 +63,15 @@ class Scene:
 
 
 @contextlib.asynccontextmanager
-async def staged(**options: Any) -> AsyncIterator[Scene]:
-    async with Node(hosts=[processes(**options)]) as node:
-        await node.loaded()
+async def staged(shared: Node | None = None, **options: Any) -> AsyncIterator[Scene]:
+    """On the shared node, or on one of its own with these options of its host."""
+    async with contextlib.AsyncExitStack() as stack:
+        if shared is None:
+            node = await stack.enter_async_context(Node(hosts=[processes(**options)]))
+            await node.loaded()
+        else:
+            node = shared
+            await stack.enter_async_context(left_as_found(shared))
         healthy, hit = node.spawn(room(rooms.echo)), node.spawn(victim)
         node.register("healthy", healthy)
         app = switch(node, healthy, hit)

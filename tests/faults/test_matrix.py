@@ -18,7 +18,7 @@ from staged import linux, staged
 from support import client, closed, drop_all, received, room, until
 from websockets.exceptions import ConnectionClosed
 
-from wsrelay import ExitKind, Result
+from wsrelay import ExitKind, Node, Result
 
 pytestmark = pytest.mark.anyio
 
@@ -27,8 +27,8 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.mark.parametrize("busy", [False, True], ids=["idle", "computing"])
-async def test_kill_9_of_a_worker(*, busy: bool) -> None:
-    async with staged() as scene:
+async def test_kill_9_of_a_worker(shared: Node, *, busy: bool) -> None:
+    async with staged(shared) as scene:
         if busy:
             await scene.hit.send("spin")
         os.kill(scene.os_pid(), signal.SIGKILL)
@@ -64,8 +64,8 @@ async def test_kill_9_of_a_template_that_is_asked_for_many_workers() -> None:
 # SIGSTOP
 
 
-async def test_sigstop_of_a_worker_keeps_its_client_and_goes_on_with_sigcont() -> None:
-    async with staged() as scene:
+async def test_sigstop_of_a_worker_keeps_its_client_and_goes_on_with_sigcont(shared: Node) -> None:
+    async with staged(shared) as scene:
         os.kill(scene.os_pid(), signal.SIGSTOP)
         await scene.hit.send("later")
         await scene.is_well()
@@ -112,8 +112,10 @@ async def test_sigstop_of_a_template_stops_no_worker_and_bounds_every_start() ->
         ("huge length", "target process crashed"),
     ],
 )
-async def test_what_a_worker_breaks_on_its_pipe_ends_it_alone(order: str, reason: str) -> None:
-    async with staged() as scene:
+async def test_what_a_worker_breaks_on_its_pipe_ends_it_alone(
+    shared: Node, order: str, reason: str
+) -> None:
+    async with staged(shared) as scene:
         await scene.hit.send(order)
         assert await closed(scene.hit) == (1011, reason)
         await scene.is_over()
@@ -121,8 +123,10 @@ async def test_what_a_worker_breaks_on_its_pipe_ends_it_alone(order: str, reason
 
 
 @pytest.mark.parametrize("number", range(8))
-async def test_frames_that_no_worker_of_ours_writes_are_garbage_too(number: int) -> None:
-    async with staged() as scene:
+async def test_frames_that_no_worker_of_ours_writes_are_garbage_too(
+    shared: Node, number: int
+) -> None:
+    async with staged(shared) as scene:
         await scene.hit.send("forged")
         await scene.hit.send(str(number))
         assert await closed(scene.hit) == (1011, "target process crashed")
@@ -130,8 +134,8 @@ async def test_frames_that_no_worker_of_ours_writes_are_garbage_too(number: int)
         await scene.is_well()
 
 
-async def test_a_worker_that_closes_its_pipe_keeps_nobody() -> None:
-    async with staged() as scene:
+async def test_a_worker_that_closes_its_pipe_keeps_nobody(shared: Node) -> None:
+    async with staged(shared) as scene:
         await scene.hit.send("close the pipe")
         await scene.is_well()
         scene.node.terminate(scene.pid)
@@ -142,8 +146,8 @@ async def test_a_worker_that_closes_its_pipe_keeps_nobody() -> None:
 # Full pipes
 
 
-async def test_a_worker_that_does_not_read_stops_its_own_client_only() -> None:
-    async with staged() as scene:
+async def test_a_worker_that_does_not_read_stops_its_own_client_only(shared: Node) -> None:
+    async with staged(shared) as scene:
         await scene.hit.send("spin")
         with contextlib.suppress(TimeoutError):
             while True:
@@ -168,8 +172,8 @@ async def test_a_worker_that_floods_another_ends_that_one_loudly() -> None:
         scene.node.terminate(scene.pid)
 
 
-async def test_a_client_that_does_not_read_is_given_up_and_its_room_goes_on() -> None:
-    async with staged() as scene, client(f"{scene.url}/hit") as other:
+async def test_a_client_that_does_not_read_is_given_up_and_its_room_goes_on(shared: Node) -> None:
+    async with staged(shared) as scene, client(f"{scene.url}/hit") as other:
         sock = scene.hit.transport.get_extra_info("socket")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         scene.hit.transport.pause_reading()
@@ -192,8 +196,8 @@ async def test_a_client_that_does_not_read_is_given_up_and_its_room_goes_on() ->
     [os.urandom(10_000), b"\x00" * 10_000, b"\xff" * 10_000, b"GET / HTTP/1.1\r\n\r\n" * 100],
     ids=["random", "zeros", "ones", "requests"],
 )
-async def test_garbage_from_a_client_ends_its_connection(data: bytes) -> None:
-    async with staged() as scene:
+async def test_garbage_from_a_client_ends_its_connection(shared: Node, data: bytes) -> None:
+    async with staged(shared) as scene:
         scene.hit.transport.write(data)
         with contextlib.suppress(ConnectionClosed):
             await asyncio.wait_for(scene.hit.recv(), 10)
@@ -206,8 +210,8 @@ async def test_garbage_from_a_client_ends_its_connection(data: bytes) -> None:
 
 
 @linux
-async def test_an_idle_client_that_vanishes_is_noticed_by_its_pongs() -> None:
-    async with staged() as scene:
+async def test_an_idle_client_that_vanishes_is_noticed_by_its_pongs(shared: Node) -> None:
+    async with staged(shared) as scene:
         drop_all(scene.hit.transport.get_extra_info("socket"))
         await until(lambda: len(scene.node.connections) == 1, "it is gone")
         await scene.is_well()

@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 import rooms
+from one_node import left_as_found, running_node
 from running import gone
 from support import processes, room, until, value_of
 
@@ -130,32 +131,46 @@ def script(folder: Path, other: int = 0, lie: str = "", top: str = "") -> str:
     return f"{path}:handler"
 
 
+@pytest.fixture(scope="module")
+async def beside_liars(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> AsyncIterator[tuple[Node, Path]]:
+    """A node with a host that loads the script in that folder, when it is first needed."""
+    folder = tmp_path_factory.mktemp("liar")
+    liar = processes(name="liar", targets=(f"{folder}/liar.py:handler",))
+    script(folder)
+    async with running_node(processes(), liar) as node:
+        psutil.Process(node.templates["liar"]).kill()
+        await until(lambda: node.templates["liar"] is None, "the honest one is lost")
+        yield node, folder
+
+
 @pytest.mark.parametrize("lie", LIES.values(), ids=LIES.keys())
 async def test_a_template_that_tells_what_cannot_be_is_lost_and_its_processes_with_it(
-    tmp_path: Path,
+    beside_liars: tuple[Node, Path],
     bystander: subprocess.Popen[bytes],
     caplog: pytest.LogCaptureFixture,
     lie: str,
 ) -> None:
-    target = script(tmp_path, bystander.pid, lie)
-    hosts = [processes(), processes(name="liar", targets=(target,))]
-    async with Node(hosts=hosts) as node:
-        healthy = node.spawn(room(rooms.wait))
-        assert await node.started(healthy) is None
-        await node.loaded()
-        template = psutil.Process(node.templates["liar"])
+    shared, folder = beside_liars
+    async with left_as_found(shared):
+        target = script(folder, bystander.pid, lie)
+        healthy = shared.spawn(room(rooms.wait))
+        assert await shared.started(healthy) is None
+        await shared.loaded()
+        template = psutil.Process(shared.templates["liar"])
         guardian = template.parent()
         assert guardian is not None
         results: list[Result] = []
-        node.when_ended(node.spawn(target, "liar"), results.append)
+        shared.when_ended(shared.spawn(target, "liar"), results.append)
         await until(lambda: results, "its end is told")
         error = results[0].error
         assert error is not None
         assert error.kind is ExitKind.TEMPLATE_LOST
         await until(lambda: gone(template) and gone(guardian), "it is gone, with all that it had")
         assert bystander.poll() is None
-        assert await value_of(node, room(rooms.return_at_once), "fine") == "fine"
-        assert healthy in node.workers
+        assert await value_of(shared, room(rooms.return_at_once), "fine") == "fine"
+        assert healthy in shared.workers
     [line] = [one.getMessage() for one in caplog.records if "liar was lost" in one.getMessage()]
     assert ("and is killed: it wrote what no template writes: " in line) is (".close()" not in lie)
 

@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 import rooms
+from one_node import left_as_found
 from support import client, closed, fronted, received, relay_to, room, serving, until
 from unfinished_clients import MEGABYTE, OPENED, UPGRADE, http_socket, kept
 from websockets.asyncio.client import ClientConnection
@@ -22,6 +23,15 @@ from wsrelay.session.rfc6455 import BINARY
 from wsrelay.values.bounds import InvalidOptions
 
 pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def node(shared: Node) -> AsyncIterator[Node]:
+    async with left_as_found(shared):
+        yield shared
+        while OPENED:
+            OPENED.pop().close()
+
 
 NO_MASK = bytes(4)
 
@@ -50,13 +60,6 @@ async def relaying(node: Node, **options: Any) -> AsyncIterator[tuple[Server, st
     app = WebSocketRelay(relay_to(node.spawn(room(rooms.echo))), node=node)
     async with fronted(app, **options) as (server, url):
         yield server, url
-
-
-@pytest.fixture(autouse=True)
-async def _sockets_are_closed() -> AsyncIterator[None]:
-    yield
-    while OPENED:
-        OPENED.pop().close()
 
 
 # A message's rest
@@ -104,10 +107,10 @@ async def test_bytes_now_and_then_do_not_put_a_message_s_end_off(node: Node) -> 
 
 async def test_each_message_has_its_own_time(node: Node) -> None:
     """The rest of one and the beginning of the next come together, for longer than the timeout."""
-    async with relaying(node, message_timeout=1.0) as (_, url), client(url) as websocket:
+    async with relaying(node, message_timeout=0.5) as (_, url), client(url) as websocket:
         whole = head(10) + bytes(10)
         put(websocket, whole[:5])
-        for _ in range(30):
+        for _ in range(15):
             await asyncio.sleep(0.05)
             put(websocket, whole[5:] + whole[:5])
             assert await received(websocket) == bytes(10)
@@ -157,6 +160,7 @@ async def test_a_slow_frame_is_no_missing_pong(node: Node, seconds: float) -> No
                 data = await loop.sock_recv(sock, 1000)
                 assert data, f"closed: {said!r}"
                 said += data
+        sock.close()  # or the server would wait for its close frame
 
 
 # All of them together

@@ -58,8 +58,9 @@ async def collect(request: Request) -> Response:
     ids=["nothing", "a little", "half a chunk", "behind another request"],
 )
 async def test_a_body_of_which_nothing_comes_any_more_gets_408(
-    begun: bytes, caplog: pytest.LogCaptureFixture
+    begun: bytes, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("wsrelay.gateway.http._LINGER", 0.2)
     gone = asyncio.Event()
 
     async def count(request: Request) -> Response:
@@ -280,7 +281,7 @@ async def test_a_client_that_takes_nothing_of_its_response_is_dropped(
 
 
 async def test_a_client_that_reads_its_response_slowly_gets_all_of_it() -> None:
-    timeout, size = 1.0, 4 * MEGABYTE
+    timeout, size = 0.4, 4 * MEGABYTE
     async with fronted(answers(size), response_timeout=timeout) as (_, url):
         sock = await http_socket(url, LAST)
         loop, taken = asyncio.get_running_loop(), 0

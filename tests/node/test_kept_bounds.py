@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import rooms
+from exits import Exits
 from hostile import next_one, own_pipe
 from one_node import left_as_found
 from support import (
@@ -524,17 +525,27 @@ def run_large(size: int, times: int) -> list[str]:
 
 
 async def test_arguments_of_processes_that_wait_for_their_start_are_bounded(
-    monkeypatch: pytest.MonkeyPatch,
+    node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine, "_MOST_CODE", 3 * MB)
-    async with Node(hosts=[processes(spawn_rate=0.5)]) as node:
-        told = await value_of(node, run_large, MB, 4)
-        assert set(told) == {
-            "ran",
-            "start failed: arguments (of processes that have not started) limit of 3MB reached",
-        }
-        assert told.count("ran") > 1
-        assert await value_of(node, run_large, MB, 1) == ["ran"]
+    exits, host, check = Exits(node), node._templates["processes"], node.engine._check_code
+    checked: list[int] = []
+
+    def note(parent: PID, size: int) -> None:
+        checked.append(size)
+        check(parent, size)
+
+    pid = node.spawn(run_large, None, MB, 4)
+    with monkeypatch.context() as waiting:  # for their turn, as if too many were started
+        waiting.setattr(host, "_launch_pending", lambda: None)
+        waiting.setattr(node.engine, "_check_code", note)
+        await until(lambda: len(checked) == 4, "all have been asked for")
+    host._launch_pending()
+    told = (await exits.of(pid)).value
+    refused = "start failed: arguments (of processes that have not started) limit of 3MB reached"
+    assert sorted({*told}) == ["ran", refused]
+    assert told.count("ran") > 1
+    assert await value_of(node, run_large, MB, 1) == ["ran"]
 
 
 def raise_at_length() -> None:

@@ -259,7 +259,7 @@ def test_what_waits_for_the_log_s_reader_is_bounded_in_lines_and_bytes(
     writer: tuple[logging.Logger, list[bytes], threading.Event], size: int, fits: int
 ) -> None:
     logger, written, reads = writer
-    for _ in range(fits + 500):
+    for _ in range(fits + 20):
         logger.warning("x" * size)
     reads.set()
     until(lambda: len(written) > fits, "they are written", 60)
@@ -269,7 +269,7 @@ def test_what_waits_for_the_log_s_reader_is_bounded_in_lines_and_bytes(
     assert fits <= len(lines) <= fits + 2
     count, what = lost.split(" ", 1)
     assert what == "log records before this one left out: nobody reads the log fast enough"
-    assert len(lines) + int(count) == fits + 501
+    assert len(lines) + int(count) == fits + 21
 
 
 # Mistakes
