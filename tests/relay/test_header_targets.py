@@ -337,3 +337,33 @@ async def test_a_client_that_gives_up_during_the_start_leaves_a_process_that_end
     finding.cancel()
     await until(lambda: only.pid not in node.workers, "it has ended")
     assert only.arrivals == 0
+
+
+@pytest.mark.parametrize("exists", [False, True])
+async def test_an_upgrade_that_a_time_limit_cuts_off_ends_the_process_that_is_for_it_alone(
+    node: Node, monkeypatch: pytest.MonkeyPatch, exists: bool
+) -> None:
+    waits = asyncio.Event()
+
+    async def started(_: Any) -> None:
+        waits.set()
+        await asyncio.Event().wait()
+
+    def answer(_: Request) -> RelayResponse:
+        target = room(rooms.echo)
+        if exists:
+            return RelayResponse(process.spawn(target), cancel_on_leave=True)
+        return RelayResponse(target=target)
+
+    async def limited(scope: Any, receive: Any, send: Any) -> None:
+        asking = asyncio.create_task(relay(scope, receive, send))
+        await waits.wait()
+        asking.cancel()
+        await asyncio.wait({asking})
+
+    monkeypatch.setattr(node.engine, "started", started)
+    relay = WebSocketRelay(endpoint(answer), node=node)
+    async with serving(limited, lifespan="off") as url:
+        assert (await refusal(url)).status_code == 500
+    assert waits.is_set()
+    await until(lambda: not node.workers, "it has ended")

@@ -538,13 +538,14 @@ class Node:
         arrival = Arrival(process)
         try:
             problem = await self.started(pid) or self.why_no_target(pid)
-            if problem is None:
-                return arrival
+            if problem is not None:
+                raise NoTarget(problem, process)  # noqa: TRY301 - what it leaves is the same
         except BaseException:
             arrival.over()
+            if spec.name is None:  # nobody else can find it
+                self.engine.signal(pid, Signal.CANCEL, "the upgrade did not come about")
             raise
-        arrival.over()
-        raise NoTarget(problem, process)
+        return arrival
 
     async def started(self, pid: PID) -> str | None:
         """Wait until the worker runs its handler; returns why it cannot be a target, or None.

@@ -217,6 +217,9 @@ class Upgrade:
         except _Refused as refused:
             await self._refuse(relay, refused)
             return
+        except BaseException:  # the request was cancelled, for example by a time limit
+            self._abandon(relay)
+            raise
         with arrival:
             relay = replace(relay, target_pid=arrival.pid)
             if (crowd := node.clients.crowded(arrival.pid)) is not None:
