@@ -18,7 +18,7 @@ from .values.json_text import json_text
 from .values.message import SEND, Event, Message
 from .values.pid import nameable
 from .values.presence import Presence
-from .worker.dispatch import END, Dispatcher
+from .worker.dispatch import Dispatcher
 
 if TYPE_CHECKING:
     from .worker.calls import WorkerContext
@@ -241,15 +241,18 @@ def _serve(room: Dispatcher) -> None:
                     text(client, content["data"])
                 elif (todo := relayed(message)) is not None:
                     todo[0](*todo[1])
+        if room.ended:
+            return
         left = room.left()
-        if left == 0 and is_turn and not room.ended:
+        if left == 0 and is_turn:
             is_turn = False
             room.tick()()
             continue
-        item = _next(room.mailbox, left)
-        if item is END:
-            return
         is_turn = True
+        try:
+            item = _next(room.mailbox, left)
+        except ChannelClosed:
+            return
         if item is not None and (todo := step(item)) is not None:
             todo[0](*todo[1])
 
@@ -278,12 +281,13 @@ def _text_taker(room: Dispatcher) -> Callable[[Client[Any], str], object]:
 
 def _next(mailbox: Mailbox, left: float | None) -> Any:
     """Return what arrives next within the time that is left, None if nothing does."""
-    if left is None or mailbox.pipe.awaits(left):
+    if left is not None and (found := mailbox.pipe.awaits(left)) is not None:
+        if not found:
+            return None
         for message in mailbox.pipe:
             return message
+        left = 0
     try:
-        return mailbox.take(mailbox.inbox, timeout=None if left is None else 0)[1]
+        return mailbox.take(mailbox.inbox, timeout=left)[1]
     except TimeoutError:
         return None
-    except ChannelClosed:
-        return END

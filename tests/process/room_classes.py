@@ -6,6 +6,8 @@ import asyncio
 import functools
 import inspect
 import os
+import signal
+import threading
 import time
 import types
 from collections.abc import Callable
@@ -334,6 +336,29 @@ class Streams(aio.Room):
     async def on_stop(self, reason: str) -> None:
         error = await error_of(lambda: self.start_soon(self.crash()))
         self.end([*self.log, reason, error])
+
+
+class EndsFromOutside(Room):
+    """Wait for nothing, until a thread that makes calls, or a signal handler, ends it."""
+
+    def on_start(self, how: str, other: str) -> None:
+        if how == "signal":
+            signal.signal(signal.SIGUSR1, lambda *_: self.end(how))
+        threading.Thread(target=self.work, args=(how, other)).start()
+
+    def work(self, how: str, other: str) -> None:
+        for _ in range(3):
+            process.call(other, "count")
+        if how == "signal":
+            os.kill(os.getpid(), signal.SIGUSR1)
+        else:
+            self.end(how)
+
+
+class EndsFromOutsideWithTicks(EndsFromOutside):
+    @every(3600, when_empty=True)
+    def tick(self) -> None:
+        """Be never called."""
 
 
 class NoRoom:

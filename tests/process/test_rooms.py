@@ -464,3 +464,14 @@ async def test_an_annotation_that_cannot_be_converted_to_ends_the_room_at_its_st
         "TypeError: Unresolved: ask(payload: 'Nowhere') cannot convert a payload: "
         "name 'Nowhere' is not defined"
     )
+
+
+@pytest.mark.parametrize("how", ["thread", "signal"])
+@pytest.mark.parametrize(
+    "target", [room_classes.EndsFromOutside, room_classes.EndsFromOutsideWithTicks]
+)
+async def test_a_thread_can_make_calls_and_it_or_a_signal_handler_ends_a_room_that_waits(
+    node: Node, how: str, target: Any
+) -> None:
+    other = node.spawn(room_classes.Asked.sync)
+    assert (await Exits(node).of(node.spawn(target, None, how, other))).value == how

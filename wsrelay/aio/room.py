@@ -13,7 +13,7 @@ from wsrelay.values.client import M, content_of
 from wsrelay.values.json_text import json_text
 from wsrelay.values.message import SEND, Event
 from wsrelay.values.presence import Presence
-from wsrelay.worker.dispatch import END, Dispatcher
+from wsrelay.worker.dispatch import Dispatcher
 
 from . import process
 
@@ -131,25 +131,22 @@ async def _serve(room: Dispatcher) -> None:
     mailbox, step = room.mailbox, room.step
     inbox, next_async = mailbox.inbox, mailbox.next_async
     is_turn = True  # of a tick: a message has passed since the last one, or there was none
-    while True:
+    while not room.ended:
         left = room.left()
-        if left == 0 and is_turn and not room.ended:
+        if left == 0 and is_turn:
             is_turn = False
             await room.tick()()
             await asyncio.sleep(0)  # tasks go on even if a tick is always due
             continue
+        is_turn = True
         try:
             if left is None:
                 _, item = await next_async(inbox)
             else:
                 _, item = await mailbox.take_async(inbox, timeout=left)
         except TimeoutError:
-            is_turn = True
             continue
         except ChannelClosed:
             return
-        if item is END:
-            return
-        is_turn = True
         if (todo := step(item)) is not None:
             await todo[0](*todo[1])

@@ -22,19 +22,13 @@ from wsrelay.values.schedule import Schedule
 
 from .calls import WorkerContext
 
-__all__ = ["END", "Dispatcher", "Step"]
+__all__ = ["Dispatcher", "Step"]
 
 logger = logging.getLogger("wsrelay.room")
 
 Step = tuple[Callable[..., Any], tuple[Any, ...]]
 """A method to call, and what with."""
 
-
-class _End:
-    """What is put before all that is queued when a room ends itself."""
-
-
-END: Final = _End()
 
 _UNHEARD: Final = 20
 """Topics that are logged because nothing takes them: they may be made up."""
@@ -90,7 +84,7 @@ class Dispatcher:
     def end(self, value: Any) -> None:
         """End the room once the method that is running has returned."""
         self.ended, self.value = True, value
-        self.mailbox.put_first(END)
+        self.mailbox.close_inbox()
 
     def watch(self, group: str) -> None:
         """Let `on_event` get who is in a group, and each change."""

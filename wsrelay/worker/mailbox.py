@@ -303,11 +303,14 @@ class Mailbox(Sorting):
             self.inbox.items.extendleft(reversed(self.events.items))
             self.events = self.inbox
 
-    def put_first(self, item: Any) -> None:
-        """Put what has not come by the pipe into the inbox, before all that waits there."""
-        with self._lock:
-            self.inbox.items.appendleft((item, 0))
-            self._wake_all()
+    def close_inbox(self) -> None:
+        """Close the inbox, and have whoever waits for it see that.
+
+        It takes no lock and never waits, as any thread may call it, and a signal handler.
+        """
+        self.pipe.is_simple = False
+        self.inbox.closed = True
+        self._wake_reader()
 
     def read_the_rest(self) -> None:
         """Read what has arrived, so that `received` and `unread` are exact at the end."""
@@ -396,7 +399,7 @@ class Mailbox(Sorting):
 
         Only bytes wake it, so the node is sent a request whose answer nothing waits for.
         """
-        self.pipe.write(wire.MembersFrame(_UNANSWERED, ""))
+        self.pipe.post(wire.MembersFrame(_UNANSWERED, ""))
 
     def _attach(self) -> None:
         """Let the running event loop do the reading from now on.

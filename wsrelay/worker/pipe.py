@@ -293,9 +293,25 @@ class WorkerPipe(ShortWay):
 
     # Reading
 
-    def awaits(self, timeout: float) -> bool:
-        """Wait up to `timeout` seconds until something can be read or taken; return whether."""
-        return bool(self.items or self.data or self.arrived or self._poll.poll(timeout * 1000))
+    def awaits(self, timeout: float) -> bool | None:
+        """Wait up to `timeout` seconds until something can be read or taken; return whether.
+
+        None, at once, if somebody else reads. The caller takes the short way next, whose read
+        wakes who waits: in between no other thread runs (see `ShortWay`), so it does not block.
+        """
+        if self.in_read or not self.is_simple:
+            return None
+        if self.items or self.data or self.arrived:
+            return True
+        found = None
+        self.in_read = True
+        try:
+            found = self._poll.poll(timeout * 1000)
+        finally:
+            self.in_read = False
+            if not found and (self.sleepers or self.waiters):
+                self.wake()
+        return not not found  # noqa: SIM208 - `bool` is a call
 
     def has_more(self) -> bool:
         """Whether there is something to read; any thread may look, whichever reads."""
