@@ -201,15 +201,14 @@ def says_that_it_takes_all() -> None:
         pipe.write(wire.AckFrame(total))
 
 
-@pytest.mark.parametrize("front_end", ["direct", "uvicorn"])
 async def test_what_a_client_sends_to_a_process_that_reads_no_join_is_kept_up_to_128_kilobytes(
-    node: Node, front_end: str
+    node: Node,
 ) -> None:
     def answer(_: Any) -> RelayResponse:
         return RelayResponse(target=says_that_it_takes_all, name="liar", end_when_empty=0)
 
     app = WebSocketRelay(endpoint(answer), node=node)
-    async with serving(app, front_end) as url, client(url) as websocket:
+    async with serving(app) as url, client(url) as websocket:
         await send_until_blocked(websocket, bytes(30 * KB))
         [connection] = node.clients.connections.values()
         assert 4 <= connection.message_count <= 6
