@@ -130,7 +130,8 @@ def _pickler() -> Any:
 
     class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         def reducer_override(self, value: Any) -> Any:
-            if structs.is_local(value):
+            # It is called for each part of a function, so the question costs no call.
+            if type(value) is structs.META and structs.is_local(value):
                 return structs.reduced(value)
             return super().reducer_override(value)
 

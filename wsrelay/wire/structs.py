@@ -13,9 +13,10 @@ from typing import Any, Final
 import msgspec
 from msgspec import NODEFAULT, Struct
 
-__all__ = ["is_local", "reduced"]
+__all__ = ["META", "is_local", "reduced"]
 
-_Meta: Any = type(Struct)
+META: Any = type(Struct)
+"""The class of all Structs."""
 
 _OPTIONS: Final = (
     *("frozen", "eq", "order", "array_like", "gc", "repr_omit_defaults", "omit_defaults"),
@@ -24,9 +25,7 @@ _OPTIONS: Final = (
 
 
 def is_local(value: Any) -> bool:
-    """Whether it is a Struct that cannot be imported where it says that it is."""
-    if type(value) is not _Meta:
-        return False
+    """Whether a Struct cannot be imported where it says that it is."""
     found: Any = None if value.__module__ == "__main__" else sys.modules.get(value.__module__)
     for name in value.__qualname__.split("."):
         found = getattr(found, name, None)
@@ -35,7 +34,7 @@ def is_local(value: Any) -> bool:
 
 def reduced(kind: Any) -> tuple[Any, ...]:
     """Return how pickle makes the Struct: its fields first, as its methods may speak of it."""
-    bare = {*vars(_Meta("Bare", (Struct,), {})), "__dict__", "__weakref__", "__annotations__"}
+    bare = {*vars(META("Bare", (Struct,), {})), "__dict__", "__weakref__", "__annotations__"}
     own = vars(kind).get("__annotations__", {})
     hints = typing.get_type_hints(kind, include_extras=True)
     fields = {one.name: one for one in msgspec.structs.fields(kind)}
@@ -83,7 +82,7 @@ def _made(
     options: dict[str, Any],
 ) -> Any:
     namespace |= {field: msgspec.field(**known) for field, known in details.items() if known}
-    return _Meta(name, bases, namespace, **options)
+    return META(name, bases, namespace, **options)
 
 
 def _completed(kind: Any, rest: dict[str, Any]) -> None:
