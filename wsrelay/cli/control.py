@@ -158,6 +158,11 @@ def send(*, to: str, topic: str, payload: str, node: str | None) -> None:
         client.send(to, topic, content)
 
 
+def _wait(text: str) -> float:
+    """Return a duration that a socket can wait; raises `ValueError`."""
+    return durations.seconds_of(durations.parse(text), "seconds")
+
+
 @click.command()
 @click.argument("to", shell_complete=_complete)
 @click.argument("topic")
@@ -166,7 +171,7 @@ def send(*, to: str, topic: str, payload: str, node: str | None) -> None:
     "--timeout",
     default="5s",
     show_default=True,
-    callback=parsed(durations.parse),
+    callback=parsed(_wait),
     help="How long to wait for the answer.",
 )
 @node_option
