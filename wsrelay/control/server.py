@@ -189,12 +189,13 @@ class ControlServer:
             answer = await self._node.call_async(
                 order.to, order.topic, order.payload, order.timeout
             )
-            msgspec.json.encode(answer)
         except CallError as error:
             raise ValueError(f"{order.to} refuses: {error}") from None
         except ProcessError as error:
             why = phrase(error.kind, error.message)
             raise ValueError(f"{order.to} does not answer: {why}") from None
+        try:
+            msgspec.json.encode(answer)
         except TypeError as error:
             raise ValueError(f"the answer of {order.to} is no JSON: {error}") from None
         return answer
