@@ -243,7 +243,7 @@ async def test_call_prints_the_answer_as_json_or_says_why_there_is_none(
     said = await wsrelay("call", "room", "never", "--timeout", "50ms", code=1)
     assert said == "wsrelay: room did not answer 'never' within 0.05 s\n"
     said = await wsrelay("call", "room", "echo", "1", "--timeout", "9999999h", code=2)
-    assert "35999996400.0 seconds; it is from 0 to 1e+09" in said
+    assert "'9999999h' is too long" in said
     said = await wsrelay("call", "room", "echo", str(2**64), code=1)
     assert said == f"wsrelay: payload: {2**64} does not fit into 64 bits\n"
     said = await wsrelay("call", "room", "echo", "no JSON", code=1)

@@ -158,11 +158,6 @@ def send(*, to: str, topic: str, payload: str, node: str | None) -> None:
         client.send(to, topic, content)
 
 
-def _wait(text: str) -> float:
-    """Return a duration that a socket can wait; raises `ValueError`."""
-    return durations.seconds_of(durations.parse(text), "seconds")
-
-
 @click.command()
 @click.argument("to", shell_complete=_complete)
 @click.argument("topic")
@@ -171,7 +166,7 @@ def _wait(text: str) -> float:
     "--timeout",
     default="5s",
     show_default=True,
-    callback=parsed(_wait),
+    callback=parsed(durations.parse),
     help="How long to wait for the answer.",
 )
 @node_option

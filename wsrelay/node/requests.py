@@ -348,7 +348,7 @@ class Requests:
 
     def _options(self, process: WorkerProcess, frame: wire.OptionsFrame) -> None:
         seconds = frame.end_when_empty
-        if seconds is not None and not 0 <= seconds < durations.LONGEST:
+        if seconds is not None and not 0 <= seconds <= durations.LONGEST:
             raise WireError(f"end_when_empty is {seconds}")
         self._kernel.trap_links(process.pid, trap=frame.trap_links)
         process.set_end_when_empty(frame.end_when_empty)

@@ -25,23 +25,20 @@ _UNITS: Final = {
 _PART: Final = re.compile(rf"(\d+\.?\d*|\.\d+)({'|'.join(sorted(_UNITS, key=len, reverse=True))})")
 _FORM: Final = re.compile(rf"([+-]?)(0|({_PART.pattern})+)")
 
-LONGEST: Final = 1e14
-"""Seconds, about three million years: anything longer is a mistake."""
-
-_MOST: Final = 1e9
-"""Seconds that a number may stand for, 30 years: it fits every clock of an operating system."""
+LONGEST: Final = 1e9
+"""Seconds, 30 years: it fits every clock of an operating system."""
 
 
 def parse(text: Any, *, least: float = 0.0) -> float:
     """Return the duration in seconds.
 
-    Raises `ValueError` for text that is not a duration, or is shorter than `least` seconds.
+    Raises `ValueError` for text that is not a duration, below `least` seconds and above 30 years.
     """
     if not isinstance(text, str) or (form := _FORM.fullmatch(text)) is None:
         raise ValueError(_wrong(text))
     seconds = sum(float(count) * _UNITS[unit] for count, unit in _PART.findall(text))
-    if seconds >= LONGEST:
-        raise ValueError(_wrong(text))
+    if seconds > LONGEST:
+        raise ValueError(f"{text!r:.80} is too long; the maximum is {LONGEST:g}s, 30 years")
     seconds = round(-seconds if form[1] == "-" else seconds, 6)  # 0.1 and 0.2 are 0.3
     if seconds < least:
         raise ValueError(f"{text!r} is too short; the minimum is {least * 1000:g}ms")
@@ -60,8 +57,8 @@ def seconds_of(value: Any, what: str, *, least: float = 0.0) -> float:
         is_number, number = isinstance(value, int), math.nan
     if not is_number:
         raise TypeError(f"{what}: {value!r:.80} is not a number of seconds, like 0.5 or 30")
-    if not least <= number <= _MOST:
-        raise ValueError(f"{what}: {value!r:.80} seconds; it is from {least:g} to {_MOST:g}")
+    if not least <= number <= LONGEST:
+        raise ValueError(f"{what}: {value!r:.80} seconds; it is from {least:g} to {LONGEST:g}")
     return number
 
 
