@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from acting import ACTOR, ROOT, Write, free_port, written
+from commands import run_here
 from running import HANDLERS, TIMEOUT, Running, client, closed, news, received, until
 from websockets.exceptions import InvalidHandshake
 
@@ -49,6 +50,14 @@ def run_to_the_end(target: str | Path, *options: str, **settings: Any) -> str:
         running.stderr.join()
         assert running.stdout.text == ""
         return running.stderr.text
+
+
+def refused(*arguments: str) -> list[str]:
+    """What the command says of wrong arguments, in lines."""
+    done = run_here("run", *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "Traceback" not in done.stderr
+    return done.stderr.splitlines()
 
 
 @pytest.mark.parametrize(
@@ -88,12 +97,13 @@ def test_a_target_that_cannot_be_loaded_gets_one_line(
         ("good:handler:other", "target 'good:handler:other'"),
     ],
 )
-def test_a_malformed_target_is_a_wrong_usage(write: Write, target: str, complaint: str) -> None:
-    folder = write("good.py", "def handler(): ...\n").parent
-    complaints = run_to_the_end(target, cwd=folder).splitlines()
-    assert complaints[-1].startswith("Error: Invalid value for 'TARGET'")
-    assert complaint in complaints[-1]
-    assert "Traceback" not in "".join(complaints)
+def test_a_malformed_target_is_a_wrong_usage(
+    write: Write, monkeypatch: pytest.MonkeyPatch, target: str, complaint: str
+) -> None:
+    monkeypatch.chdir(write("good.py", "def handler(): ...\n").parent)
+    *_, last = refused(target)
+    assert last.startswith("Error: Invalid value for 'TARGET'")
+    assert complaint in last
 
 
 @pytest.mark.parametrize(
@@ -168,11 +178,10 @@ def test_a_script_that_ends_the_process_at_import_is_an_error_too(
     ],
 )
 def test_a_wrong_option_gets_a_line_that_names_it(options: list[str], complaint: str) -> None:
-    complaints = run_to_the_end(HANDLERS / "echo.py", *options).splitlines()
-    assert complaints[-1].startswith("Error: ")
-    assert options[0] in complaints[-1]
-    assert complaint in complaints[-1]
-    assert "Traceback" not in "".join(complaints)
+    *_, last = refused(*options, str(HANDLERS / "echo.py"))
+    assert last.startswith("Error: ")
+    assert options[0] in last
+    assert complaint in last
 
 
 def test_a_port_in_use_is_named() -> None:
@@ -195,8 +204,9 @@ def test_an_unknown_host_is_named() -> None:
 
 def test_the_command_explains_itself() -> None:
     command = [sys.executable, "-m", "wsrelay"]
-    for arguments in (["--help"], ["run", "--help"], ["-h"]):
-        done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=True)
+    typed = subprocess.run([*command, "--help"], capture_output=True, text=True, check=False)
+    for done in (typed, run_here("run", "--help"), run_here("-h")):
+        assert done.returncode == 0
         assert done.stdout.startswith("Usage: wsrelay")
         assert done.stderr == ""
     done = subprocess.run([*command, "run"], capture_output=True, text=True, check=False)
