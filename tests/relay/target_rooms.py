@@ -24,6 +24,11 @@ def introduce(*args: Any) -> None:
             message.client.send(message.data)
 
 
+def lives_for_its_clients() -> None:
+    process.set_options(end_when_empty=0)
+    introduce()
+
+
 def in_vain(folder: str, times: int) -> None:
     """Read nothing and return when told so, that many times one after the other; then introduce."""
     number = _number(folder)

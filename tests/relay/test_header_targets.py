@@ -15,7 +15,7 @@ from relayed import client
 from starlette.requests import Request
 from starlette.responses import Response
 from support import endpoint, processes, received, room, serving, until
-from target_rooms import introduce
+from target_rooms import introduce, lives_for_its_clients
 from websockets.exceptions import InvalidStatus
 
 from wsrelay import Node, RelayResponse, WebSocketRelay, process
@@ -311,6 +311,15 @@ async def test_a_client_on_its_way_keeps_a_process(node: Node) -> None:
     assert only.arrivals == 1
     two.over()
     assert is_ending(only)
+    await until(lambda: only.pid not in node.workers, "it has ended")
+
+
+async def test_a_client_on_its_way_to_a_pid_keeps_a_process_from_its_start(node: Node) -> None:
+    arrival = await node.arrive(node.spawn(lives_for_its_clients))
+    [only] = node.engine.processes.values()
+    await until(lambda: only.end_when_empty == 0)
+    assert not is_ending(only)
+    arrival.over()
     await until(lambda: only.pid not in node.workers, "it has ended")
 
 

@@ -15,7 +15,6 @@ from wsrelay.values.printable import printable
 from wsrelay.wire import payload
 from wsrelay.wire.logrecord import fields
 
-from .arrival import Arrival
 from .endpoint import Endpoint, Mail
 from .engine import Engine
 from .info import ConnectionInfo
@@ -278,11 +277,6 @@ class Connections:
             process.incarnation.pipe.release(client)
 
     # Bindings
-
-    def expect(self, target: PID) -> Arrival | None:
-        """Count a client as one of the worker's until it has joined; None if it is no worker."""
-        process = self._engine.processes.get(target)
-        return None if process is None else Arrival(process)
 
     def _bind(self, client: PID, process: WorkerProcess, join: int) -> None:
         """Bind a connection to a process; `join` is the number of its `ws.join` frame."""

@@ -533,8 +533,23 @@ class Node:
         pid = self._next_pid(spec.target, spec.host)
         ends = spec.end_when_empty
         pid = self.engine.launch(pid, text, code, spec.name, end_when_empty=ends)
-        if (process := self.engine.processes.get(pid)) is None:
+        if self.is_connection(pid):
             raise NoTarget(f"the name {spec.name!r} belongs to {pid}, which is a connection")
+        try:
+            return await self.arrive(pid)
+        except BaseException:
+            if spec.name is None:  # nobody else can find it
+                self.engine.signal(pid, Signal.CANCEL, "the upgrade did not come about")
+            raise
+
+    async def arrive(self, pid: PID) -> Arrival:
+        """Wait, as `started` does, until a client can be bound to the worker.
+
+        From now on the client counts as one of the worker's, until the `Arrival` is over. Raises
+        `NoTarget`, `HostFull`.
+        """
+        if (process := self.engine.processes.get(pid)) is None:
+            raise NoTarget(f"target_pid {pid} is not alive")
         arrival = Arrival(process)
         try:
             problem = await self.started(pid) or self.why_no_target(pid)
@@ -542,8 +557,6 @@ class Node:
                 raise NoTarget(problem, process)  # noqa: TRY301 - what it leaves is the same
         except BaseException:
             arrival.over()
-            if spec.name is None:  # nobody else can find it
-                self.engine.signal(pid, Signal.CANCEL, "the upgrade did not come about")
             raise
         return arrival
 

@@ -222,8 +222,11 @@ class Upgrade:
             raise
         with arrival:
             relay = replace(relay, target_pid=arrival.pid)
-            if (crowd := node.clients.crowded(arrival.pid)) is not None:
-                await self._refuse(relay, _Refused(503, crowd, RETRY_AFTER))
+            problem = node.clients.crowded(arrival.pid)
+            if node.draining:
+                problem = f"node {node.name} is shutting down"
+            if problem is not None:
+                await self._refuse(relay, _Refused(503, problem, RETRY_AFTER))
                 return
             if watch.done():  # the client left while its target was starting
                 self._abandon(relay)
@@ -261,15 +264,11 @@ class Upgrade:
             return await self._start(relay.spec)
         assert pid is not None  # noqa: S101 - a header has one of the two
         try:
-            problem = await node.started(pid) or node.why_no_target(pid)
+            return await node.arrive(pid)
         except HostFull as error:
             raise _Refused(503, str(error), RETRY_AFTER) from None
-        arrival = node.clients.expect(pid)
-        if problem is None and node.draining:
-            problem = f"node {node.name} is shutting down"
-        if arrival is None or problem is not None:
-            raise _Refused(503, problem or f"target_pid {pid} is not alive")
-        return arrival
+        except NoTarget as error:
+            raise _Refused(503, str(error)) from None
 
     async def _start(self, spec: header.TargetSpec) -> Arrival:
         """Start the header's target, or find it by its name; raises `_Refused`."""
