@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
-from relating import Faces, error_of, give, now
+from relating import Faces, crash, error_of, give, now
 
 from wsrelay import CallError, Client, Room, aio, answers, every, on, process
 from wsrelay.aio import process as aio_process
@@ -136,8 +136,36 @@ class Diary(Written):
     async def spawn(self, message: Any) -> None:
         self.face.spawn_monitored(give, None, message.payload)
 
+    @on("options")
+    async def options(self, message: Any) -> None:
+        self.face.set_options(**message.payload)
+
     async def on_stop(self, reason: str) -> None:
         self.end([*self.seen, ["stop", reason]])
+
+
+@rooms()
+class Troubled(Written):
+    """Have a linked process that crashes, and do with a client what is not allowed."""
+
+    async def on_start(self) -> None:
+        self.seen: list[list[Any]] = []
+        self.face.set_options(trap_links=True)
+        self.face.spawn_linked(crash)
+
+    async def on_join(self, client: Any) -> None:
+        client.close(1005)
+
+    async def on_event(self, event: Any) -> None:
+        self.note(event.kind, event.result.error.kind)
+
+    async def on_message(self, message: Any) -> None:
+        self.note(message.topic, message.payload["topic"])
+
+    def note(self, *what: Any) -> None:
+        self.seen.append(list(what))
+        if len(self.seen) == 2:
+            self.end(sorted(self.seen))
 
 
 @rooms()
@@ -265,8 +293,10 @@ class Curious(Written):
         errors = [
             await error_of(self.face.inbox),
             await error_of(self.face.events),
+            await error_of(self.face.incoming),
             await error_of(self.face.listen, "topic"),
             await error_of(self.face.select),
+            await error_of(self.face.ticks, 1),
         ]
         self.end(errors)
 
@@ -336,6 +366,28 @@ class Streams(aio.Room):
     async def on_stop(self, reason: str) -> None:
         error = await error_of(lambda: self.start_soon(self.crash()))
         self.end([*self.log, reason, error])
+
+
+class Waiting(aio.Room):
+    """Have hooks that wait, and more to call meanwhile."""
+
+    async def on_start(self) -> None:
+        self.order: list[Any] = []
+
+    async def wait(self, what: Any) -> None:
+        self.order.append(what)
+        await asyncio.sleep(0.003)
+        self.order.append(what)
+
+    @every(0.001, when_empty=True)
+    async def tick(self) -> None:
+        await self.wait("tick")
+
+    @on("number")
+    async def number(self, message: aio.Message) -> None:
+        await self.wait(message.payload)
+        if message.payload == 4:
+            self.end(self.order)
 
 
 class EndsFromOutside(Room):

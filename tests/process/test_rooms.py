@@ -103,6 +103,24 @@ async def test_heartbeats_and_a_cancel_have_hooks(node: Node, front: str, face: 
 
 
 @BOTH
+async def test_a_room_that_ends_because_it_is_empty_is_told_so(node: Node, face: str) -> None:
+    exits = Exits(node)
+    pid = node.spawn(getattr(room_classes.Diary, face))
+    node.send(pid, "options", {"end_when_empty": 0})
+    assert (await exits.of(pid)).value[1:] == [["stop", "end_when_empty"]]
+
+
+@BOTH
+async def test_broken_links_and_errors_of_the_relay_have_hooks(
+    node: Node, front: str, face: str
+) -> None:
+    exits = Exits(node)
+    pid = node.spawn(getattr(room_classes.Troubled, face))
+    async with joined(front, pid):
+        assert (await exits.of(pid)).value == [["LINK_DOWN", "error"], ["ws.error", "ws.close"]]
+
+
+@BOTH
 async def test_json_goes_to_the_method_of_its_tag_and_is_told_to_others(
     node: Node, front: str, face: str
 ) -> None:
@@ -247,8 +265,10 @@ async def test_what_takes_from_a_room_is_refused_inside_it(node: Node, face: str
         for call, use in {
             "inbox": "on_join, on_text, on_message and the other hooks",
             "events": "on_event(event)",
+            "incoming": "on_message(message), on_event(event) and the other hooks",
             "listen": 'a method with @on("topic")',
             "select": "the hooks",
+            "ticks": "a method with @every(seconds)",
         }.items()
     ]
 
@@ -277,7 +297,7 @@ async def test_a_message_that_nothing_takes_is_logged_once(
     node: Node, face: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     pid = node.spawn(getattr(room_classes.Talk, face))
-    for topic in ("notice", "notice", "other", "notice"):
+    for topic in ("notice", "ws.error", "notice", "other", "notice"):
         node.send(pid, topic)
     await until(lambda: "'other'" in caplog.text, "the log")
     told = [line.partition("room: ")[2] for line in caplog.messages if "is dropped" in line]
@@ -286,6 +306,16 @@ async def test_a_message_that_nothing_takes_is_logged_once(
         f"'notice' of {me} is dropped: there is no @on('notice') {more}",
         f"'other' of {me} is dropped: there is no @on('other') {more}",
     ]
+
+
+async def test_while_a_hook_waits_no_other_is_called(node: Node) -> None:
+    exits = Exits(node)
+    pid = node.spawn(room_classes.Waiting)
+    for number in range(5):
+        node.send(pid, "number", number)
+    order = (await exits.of(pid)).value
+    assert order[::2] == order[1::2]
+    assert [one for one in order[::2] if one != "tick"] == list(range(5))
 
 
 async def test_tasks_run_beside_the_hooks_and_are_cancelled_before_the_end(
@@ -328,10 +358,14 @@ async def test_the_exception_of_a_task_ends_the_room_even_in_the_middle_of_a_hoo
     assert error.traceback.splitlines()[1].startswith(f'  File "{room_classes.__file__}"')
 
 
-async def test_a_task_can_end_a_room_that_waits(node: Node, front: str) -> None:
+async def test_a_task_can_end_a_room_that_waits_and_others_are_cancelled(
+    node: Node, front: str
+) -> None:
     exits = Exits(node)
     pid = node.spawn(room_classes.Streams)
     async with joined(front, pid) as websocket:
+        await websocket.send("a")
+        assert await received(websocket) == "a"
         await websocket.send("end")
         assert await closed(websocket) == (1000, "target process exited")
     assert (await exits.of(pid)).value == "ended by a task"
