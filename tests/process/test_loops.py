@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 
 import loop_handlers
 import pytest
+import room_classes
 from exits import Exits
 from one_node import BOTH, left_as_found, one_node, seen_by, starts
 from relating import Face
@@ -140,7 +141,10 @@ async def test_a_process_is_told_that_the_node_shuts_down() -> None:
     async with Node(hosts=[processes()]) as node:
         exits = Exits(node)
         pids = [node.spawn(getattr(loop_handlers.compute, kind)) for kind in ("sync", "aio")]
-        for pid in pids:
+        rooms = [node.spawn(getattr(room_classes.Diary, kind)) for kind in ("sync", "aio")]
+        for pid in [*pids, *rooms]:
             assert await node.started(pid) is None
     for pid in pids:
         assert exits.results[pid].value[:3] == ["drain", "drain", "CANCEL"]
+    for pid in rooms:
+        assert exits.results[pid].value[-1] == ["stop", "node shuts down"]
