@@ -25,7 +25,8 @@ from support import client, endpoint, received, room, serving, until
 from websockets.exceptions import InvalidStatus
 
 from wsrelay import PID, HostFull, NameTaken, Node, RelayResponse, WebSocketRelay
-from wsrelay.node import describe
+from wsrelay.kernel import Signal
+from wsrelay.node import WorkerProcess, describe
 
 pytestmark = pytest.mark.anyio
 
@@ -97,6 +98,27 @@ async def test_a_successor_is_the_name_at_once_and_starts_after_the_end_was_told
     assert "which has been cancelled, until it has ended" in seen[1]
     assert seen[3:6] == [True] * 3
     assert seen[7:] == [True, "by name", "by PID", True, "cancelled"]
+
+
+async def test_the_time_that_a_successor_has_to_start_counts_from_the_end_before_it(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exits, begun = Exits(node), []
+    begin = WorkerProcess.signal_after
+
+    def signal_after(self: WorkerProcess, seconds: float, signal: Signal) -> None:
+        begun.append((self.pid, seconds, signal, first in exits.results))
+        begin(self, seconds, signal)
+
+    first = await closing(node)
+    monkeypatch.setattr(WorkerProcess, "signal_after", signal_after)
+    second = node.get_or_spawn("room", mortal)
+    node.terminate(first)
+    assert await node.started(second) is None
+    timeout = node.engine.processes[second].options.start_timeout
+    assert [one for one in begun if one[0] == second] == [
+        (second, timeout, Signal.START_TIMEOUT, True)
+    ]
 
 
 @BOTH
