@@ -1,9 +1,9 @@
 """The functions that handlers call: `from wsrelay import process`.
 
 In a worker, each function acts for that worker. In an HTTP handler, the functions that do not wait
-act for the node: `spawn`, `get_or_spawn`, `send`, `send_after`, `send_json`, `cancel`, `terminate`,
-`registry` and `groups` (without `watch`), and in a thread also `call`. The others raise
-`NotAProcess`.
+act for the node: `pid`, `spawn`, `get_or_spawn`, `send`, `send_after`, `send_json`, `cancel`,
+`terminate`, `registry` and `groups` (without `watch`), and in a thread also `call`. The others
+raise `NotAProcess`.
 """
 
 from __future__ import annotations

@@ -236,11 +236,33 @@ WAITING: dict[str, Callable[[], Any]] = {
     "aio.ticks": lambda: aio_process.ticks(1),
     "aio.stopping": aio_process.stopping,
     "aio.listen": lambda: aio_process.listen("x"),
+    "aio.unlisten": lambda: aio_process.unlisten(NO_CHANNEL),  # type: ignore[arg-type]
     "aio.select": aio_process.select,
     "aio.drain": lambda: aio_process.drain("{gateway|1}"),
     "aio.exec": lambda: aio_process.exec("m:f"),
     "aio.groups.watch": lambda: aio_process.groups.watch("g"),
 }
+
+
+WORKING = {
+    "call",
+    "cancel",
+    "get_or_spawn",
+    "pid",
+    "send",
+    "send_after",
+    "send_json",
+    "spawn",
+    "terminate",
+}
+
+
+async def test_each_function_either_works_on_the_node_or_is_for_processes_alone(
+    node: Node,
+) -> None:
+    assert process.pid() == aio_process.pid() == node.pid()
+    functions = set(process.__all__) - {"Channel", "registry", "groups"}
+    assert functions == WORKING | {name for name in WAITING if "." not in name}
 
 
 @pytest.mark.parametrize("name", WAITING)

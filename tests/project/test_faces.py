@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from wsrelay import Room, aio, process
+from wsrelay import Room, Timer, aio, process
 from wsrelay.aio import process as aio_process
 
 KINDS = ("Channel", "registry", "groups")
@@ -55,6 +55,39 @@ def test_both_faces_have_the_same_signatures(kind: str | None) -> None:
         if signature(here[name]) != signature(there[name])
     }
     assert different == {}
+
+
+SEMANTICS = Path(__file__).resolve().parents[2] / "docs" / "semantics.md"
+ROWS = re.findall(r"^\| (.*`.*) \| (awaited|plain) \|$", SEMANTICS.read_text(), re.MULTILINE)
+
+
+def named(row: str) -> dict[str, Any]:
+    """What a row of the table of both faces names, in `wsrelay.aio`."""
+    owners = {"message's": aio.Message, "client's": aio.Client, "Room": aio.Room, "its": aio.Room}
+    owner: Any = next((one for word, one in owners.items() if word in row), aio_process)
+    found, before = {}, ""
+    for name in re.findall(r"`([\w.]+)`", row.replace("`Room`", "")):
+        path = before + name if name.startswith(".") else name
+        before = path.partition(".")[0]
+        one: Any = Timer if before == "Timer" else owner
+        for part in path.removeprefix("Timer.").split("."):
+            one = getattr(one, part)
+        found[path] = one
+    return found
+
+
+def test_what_the_table_says_is_awaited_and_nothing_else_is() -> None:
+    table = {(row, name): kind for row, kind in ROWS for name in named(row)}
+    assert {
+        (row, name): "awaited" if inspect.iscoroutinefunction(one) else "plain"
+        for row, _ in ROWS
+        for name, one in named(row).items()
+    } == table
+    assert {name for _, name in table} >= set(aio_process.__all__) - set(KINDS) | {
+        f"{kind}.{name}"
+        for kind in ("registry", "groups")
+        for name in functions(getattr(aio_process, kind))
+    }
 
 
 USER = """
