@@ -137,14 +137,20 @@ RING.append(RING)
         ([1, [b"x"]], r"args\[1\]\[0\] is of type bytes: "),
         ([{"a": chat}], r"args\[0\]\['a'\] is of type function: "),
         ([{1: "a"}], r"args\[0\] has the key 1: "),
-        ([math.nan], "X-WS-Relay"),
+        ([math.nan], "cannot be written as JSON: Out of range float"),
         ([RING], "nested too deeply"),
         ("blue", "args is 'blue' and must be a list"),
+        (5, "args is 5 and must be a list"),
     ],
 )
 def test_arguments_that_are_not_json_are_refused(args: Any, told: str) -> None:
     with pytest.raises(RelayRefused, match=told):
         RelayResponse(target="app:room", args=args)
+
+
+def test_metadata_that_are_no_dict_are_refused() -> None:
+    with pytest.raises(RelayRefused, match=r"metadata is \['Ada'\] and must be a dict"):
+        RelayResponse(TARGET, metadata=["Ada"])  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ class RelayResponse(Response):
                 "end_when_empty": _duration("end_when_empty", end_when_empty),
                 "message_topic": message_topic,
                 "heartbeat_interval": _duration("heartbeat_interval", heartbeat_interval),
-                "metadata": None if metadata is None else dict(metadata),
+                "metadata": _metadata(metadata),
                 "cancel_on_leave": cancel_on_leave,
             }
             both = {**(headers or {}), header.HEADER: header.write(relay)}
@@ -79,9 +79,15 @@ def _duration(option: str, given: str | float | None) -> str | None:
     return given if given is None else durations.show(durations.either(given, option))
 
 
+def _metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    if metadata is not None and not isinstance(metadata, Mapping):
+        raise ValueError(f"metadata is {metadata!r:.80} and must be a dict")
+    return None if metadata is None else dict(metadata)
+
+
 def _arguments(args: Iterable[Any]) -> list[Any] | None:
     """Return the arguments as a list; raises `ValueError` for what JSON would change or refuse."""
-    if isinstance(args, str | bytes | Mapping):
+    if isinstance(args, str | bytes | Mapping) or not isinstance(args, Iterable):
         raise ValueError(f"args is {args!r:.80} and must be a list of the target's arguments")  # noqa: TRY004
     given = list(args)
     for number, argument in enumerate(given):

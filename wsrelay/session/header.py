@@ -122,7 +122,8 @@ def write(relay: dict[str, Any]) -> str:
     """Return a header's value in ASCII; raises `RelayRefused` for what `parse` would refuse."""
     try:
         # json, not msgspec: header values have no defined encoding, and json escapes non-ASCII.
-        text = json.dumps({key: value for key, value in relay.items() if value is not None})
+        given = {key: value for key, value in relay.items() if value is not None}
+        text = json.dumps(given, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise RelayRefused(f"X-WS-Relay cannot be written as JSON: {error}") from None
     parse(text.encode(), "local")
