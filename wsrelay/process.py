@@ -319,11 +319,12 @@ def _name(kind: Any) -> str:
 def spawn(target: Any, host: str | None = None, /, *args: Any, **kwargs: Any) -> PID:
     """Start a process and return its PID at once.
 
-    `target` is `path/to/script.py:function`, `module:function` or any callable; `host` names the
-    process host (None: the caller's own; on the node, its first host). Raises `InvalidTarget`,
-    `UnknownHost`, `PayloadError`, on the node also `HostFull`, and in a walled-in host also
-    `NotAllowed`: in other hosts it can start only entries of those that its `may_spawn` lists, and
-    the arguments must be data.
+    `target` is the id of an entry of the configuration, `path/to/script.py:function`,
+    `module:function` or any callable, and a `Room` class wherever a function is; `host` names the
+    process host (None: the entry's, else the caller's own; on the node, its first host). Raises
+    `InvalidTarget`, `UnknownHost`, `PayloadError`, on the node also `HostFull`, and in a walled-in
+    host also `NotAllowed`: in other hosts it can start only entries of those that its `may_spawn`
+    lists, and the arguments must be data.
     """
     return current.caller().spawn(target, host, *args, **kwargs)
 

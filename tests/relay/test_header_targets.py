@@ -31,7 +31,8 @@ HERE = introduce.__module__
 @pytest.fixture(scope="module")
 async def shared() -> AsyncIterator[Node]:
     hosts = [processes(), processes(name="other"), processes(name="full")]
-    entries = {"app:room": TargetEntry(f"{HERE}:introduce", "other")}
+    entry = TargetEntry(f"{HERE}:introduce", "other")
+    entries = {"app:room": entry, "os:getcwd": entry}
     # The first stream of uvloop opens a descriptor that the loop keeps: here, and not in a test.
     (await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)).close()
     async with Node(hosts=hosts, entries=entries) as node:
@@ -108,6 +109,7 @@ async def test_a_process_of_the_name_is_found_whoever_has_started_it(node: Node)
     [
         ({"target": "app:room"}, "other"),
         ({"target": "app:room", "host": "processes"}, "processes"),
+        ({"target": "os:getcwd"}, "other"),  # it wins over the module's function
         ({"target": f"{HERE}:introduce"}, "processes"),
         ({"target": f"{HERE}:introduce", "host": "other"}, "other"),
     ],
