@@ -162,7 +162,7 @@ async def listen_for_calls(face: Any) -> Any:
     await now(face.registry.register("listening"))
     message = await now(calls.receive(timeout=20))
     await now(message.reply([message.topic, message.payload, message.sender]))
-    return await error_of(message.reply, "again")
+    return [message.wants_reply, await error_of(message.reply, "again")]
 
 
 @both

@@ -224,7 +224,8 @@ async def test_a_call_is_answered_once_also_from_a_channel_of_its_topic(
     await until(lambda: node.kernel.names.get("listening"), "it listens")
     answer = await node.call_async("listening", "question", [1, 2])
     assert answer == ["question", [1, 2], node.pid()]
-    told = (await exits.of(to)).value
+    wants_reply, told = (await exits.of(to)).value
+    assert not wants_reply
     assert told == f"InvalidReply: 'question' of {node.pid()} has been answered already"
 
 
