@@ -104,6 +104,15 @@ async def test_a_process_of_the_name_is_found_whoever_has_started_it(node: Node)
         assert [*node.workers] == [pid]
 
 
+async def test_a_process_of_the_name_is_found_though_its_host_is_full(node: Node) -> None:
+    named = {"target": introduce, "name": "blue"}
+    async with serving(app(node, **named)) as url, client(url) as one:
+        first = await received(one)
+        async with serving(app(node, **named, host="full")) as full, client(full) as two:
+            assert await received(two) == first
+        assert len(node.workers) == 1
+
+
 @pytest.mark.parametrize(
     ("fields", "host"),
     [
@@ -202,6 +211,8 @@ async def test_a_node_that_shuts_down_starts_nothing() -> None:
         ),
         ({"target": f"{HERE}:nobody"}, f"target '{HERE}:nobody': .*has no function 'nobody'"),
         ({"target": "/none.py"}, "target '/none.py': .*/none.py does not exist"),
+        ({"target": f"/{'x' * 300}.py"}, "cannot be read: File name too long"),
+        ({"target": "builtins:nobody"}, "builtins has no function 'nobody'"),  # it has no file
         ({"target": "app:room", "host": "nowhere"}, "no process host 'nowhere'; this node has"),
         ({"target": "__main__:nobody"}, "has no function 'nobody'"),
         ({"target": "app:room", "end_when_empty": "1s"}, "end_when_empty is '1s' and there is no"),

@@ -80,8 +80,9 @@ def load_target(target: Target) -> Callable[..., Any]:
         return _function(_load_script(target.script, scripts.enter), target)
     sys.argv = [str(target.module), *_arguments]
     module = load_module(str(target.module))
-    if module.__file__ is not None:
-        sys.argv[:1] = [module.__file__]
+    file: str | None = getattr(module, "__file__", None)  # modules written in C may have none
+    if file is not None:
+        sys.argv[:1] = [file]
     return _function(module, target)
 
 
@@ -143,8 +144,11 @@ def _load_script(path: str, enter: Callable[[str], None]) -> ModuleType:
         return module  # the path of a worker, where each step costs it pages of its own
     file = Path(path).resolve()
     path = str(file)
-    if not file.is_file():
-        raise LoadError(f"{path} {'is a folder' if file.is_dir() else 'does not exist'}")
+    try:
+        if not file.is_file():
+            raise LoadError(f"{path} {'is a folder' if file.is_dir() else 'does not exist'}")
+    except OSError as error:
+        raise LoadError(f"{path} cannot be read: {error.strerror}") from None
     enter(str(file.parent))
     if (module := _scripts.get(path) or scripts.imported(file)) is not None:
         _scripts[path] = module
