@@ -14,6 +14,7 @@ from support import Journal, endpoint, received, relay_to, room, serving, until
 from websockets.exceptions import InvalidStatus
 
 from wsrelay import HostOptions, Node, RelayResponse, WebSocketRelay
+from wsrelay.relay.probe import HandlerResponse, relay_headers
 
 pytestmark = pytest.mark.anyio
 
@@ -169,6 +170,39 @@ async def test_cookies_travel_with_the_101_and_the_relay_header_does_not(
         assert headers["x-mine"] == "1"
         assert "x-ws-relay" not in headers
         assert "content-language" not in headers
+
+
+def test_cookies_travel_one_by_one_and_what_is_of_this_answer_or_hop_does_not() -> None:
+    own = [
+        *("Content-Type", "Content-Length", "Content-Encoding", "Connection", "Keep-Alive"),
+        *("Proxy-Authenticate", "Proxy-Connection", "TE", "Trailer", "Transfer-Encoding"),
+        *("Upgrade", "X-WS-Relay", "Sec-WebSocket-Accept", "Sec-WebSocket-Extensions"),
+    ]
+    cookies = [(b"set-cookie", b"a=1"), (b"set-cookie", b"b=2")]
+    given = [(name.encode(), b"x") for name in own]
+    given += [(b"Set-Cookie", value) for _, value in cookies]
+    answer = HandlerResponse({"status": 200, "headers": given})
+    assert relay_headers(answer) == (None, cookies)
+
+
+async def test_the_header_counts_on_a_2xx_answer_alone_whose_body_is_dropped(node: Node) -> None:
+    header = RelayResponse(node.spawn(room(rooms.echo))).headers["x-ws-relay"]
+
+    def answer(request: Request) -> Response:
+        return PlainTextResponse("the body", int(request.url.path[1:]), {"X-WS-Relay": header})
+
+    async with serving(relayed(node, endpoint(answer))) as url:
+        async with client(f"{url}/201") as websocket:
+            await websocket.send("hello")
+            assert await received(websocket) == "hello"
+        for status in (302, 402):
+            response = await refusal(f"{url}/{status}")
+            assert (response.status_code, response.body) == (status, b"the body")
+            assert "x-ws-relay" not in response.headers
+            plain = await http(url, f"/{status}")
+            assert plain.startswith(f"HTTP/1.1 {status} ".encode())
+            assert plain.endswith(b"the body")
+            assert b"x-ws-relay" not in plain.lower()
 
 
 async def test_the_answer_selects_the_subprotocol(node: Node, front_end: str) -> None:
