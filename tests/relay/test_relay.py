@@ -94,14 +94,23 @@ async def test_messages_can_have_a_topic_of_their_own(node: Node, journal: Journ
 
 async def test_heartbeats_tell_uptime_and_message_count(node: Node, journal: Journal) -> None:
     pid = node.spawn(room(rooms.record), None, str(journal.path))
-    app = relayed(node, relay_to(pid, heartbeat_interval="20ms"))
+    app = relayed(node, relay_to(pid, heartbeat_interval="20ms", metadata={"user": "ada"}))
     async with serving(app) as url, client(url) as websocket:
         await websocket.send("one")
-        await journal.line("ws.message")
+        me = (await journal.line("ws.message"))["sender"]
         count = len(journal.lines("ws.heartbeat"))
-        late = (await journal.line("ws.heartbeat", count + 2))["payload"]
-    assert late["message_count"] == 1
-    assert late["uptime"] > 0
+        beat = await journal.line("ws.heartbeat", count + 2)
+    late = beat["payload"]
+    uptime = late["uptime"]
+    assert type(uptime) is float
+    assert uptime > 0
+    assert beat["sender"] == me
+    assert late == {
+        "client_pid": me,
+        "uptime": uptime,
+        "message_count": 1,
+        "metadata": {"user": "ada"},
+    }
     beats = [line["payload"]["uptime"] for line in journal.lines("ws.heartbeat")]
     assert beats == sorted(beats)
 
