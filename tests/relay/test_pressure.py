@@ -30,11 +30,18 @@ from websockets.exceptions import InvalidStatus
 
 from wsrelay import Node, WebSocketRelay, process
 from wsrelay.node import describe
+from wsrelay.session.outbox import Overflow
 from wsrelay.values.sizes import ITEM
 
 pytestmark = pytest.mark.anyio
 
 MEGABYTE = 1_000_000
+
+
+def test_by_default_a_client_that_does_not_read_is_closed_beyond_four_megabytes() -> None:
+    limits = WebSocketRelay(relay_to("{processes|x.1}"))._limits
+    assert (limits.outbox, limits.overflow) == (4 * 1024 * 1024, Overflow.CLOSE)
+    assert limits.linger == 2
 
 
 async def test_a_busy_target_stops_its_clients_and_fills_nothing(
