@@ -7,10 +7,11 @@ from pathlib import Path
 import httpx
 import pytest
 import rooms
+from running import HANDLERS
 from support import room
 
 from wsrelay import Node
-from wsrelay.gateway import assembly
+from wsrelay.gateway import assembly, script
 from wsrelay.gateway.script import ScriptOptions, script_app
 from wsrelay.relay.asgi import App
 
@@ -93,3 +94,12 @@ async def test_serve_leaves_it_to_a_folder_that_has_it(tmp_path: Path) -> None:
 async def test_serve_leaves_it_to_an_endpoint(tmp_path: Path) -> None:
     (tmp_path / "web.py").write_text(f"def module(request):\n    return {THEIRS!r}\n")
     assert await text(serve(tmp_path, ENDPOINT)) == THEIRS
+
+
+def test_every_page_of_ours_connects_by_it() -> None:
+    pages = [*HANDLERS.glob("pages/*/index.html"), Path(script.__file__).with_name("page.html")]
+    assert len(pages) > 1
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        assert 'import { connect } from "./wsrelay.js";' in text, page
+        assert "new WebSocket(" not in text, page
