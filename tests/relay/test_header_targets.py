@@ -19,6 +19,7 @@ from target_rooms import introduce, lives_for_its_clients
 from websockets.exceptions import InvalidStatus
 
 from wsrelay import Node, RelayResponse, WebSocketRelay, process
+from wsrelay.kernel import Signal
 from wsrelay.node import WorkerProcess
 from wsrelay.session.header import TargetSpec
 from wsrelay.values.targets import TargetEntry
@@ -256,6 +257,21 @@ async def test_a_target_that_fails_to_start_gets_503(
         assert (await refusal(url)).status_code == 503
     assert "no database" in caplog.text
     assert not node.workers
+
+
+async def test_a_target_that_does_not_start_in_time_gets_503(
+    node: Node, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As opposed to one that does not exist."""
+    script = tmp_path / "slow.py"
+    script.write_text("import time\ntime.sleep(600)\ndef handler(): pass\n")
+    async with serving(app(node, target=str(script))) as url:
+        attempt = asyncio.create_task(refusal(url))
+        await until(lambda: node.workers)
+        [only] = node.engine.processes.values()
+        only.signal_after(0, Signal.START_TIMEOUT)
+        assert (await attempt).status_code == 503
+    assert "start timeout" in caplog.text
 
 
 # When it ends
