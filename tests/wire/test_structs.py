@@ -18,6 +18,7 @@ SCRIPT = """
 from __future__ import annotations
 import msgspec
 from datetime import date
+from typing import Generic, TypeVar
 
 class Item(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     a_number: int = 3
@@ -38,6 +39,15 @@ class Louder(Say, tag="louder"):
 class Tree(msgspec.Struct):
     name: str
     below: list[Tree] = []
+
+T = TypeVar("T")
+
+class Positive(msgspec.Struct, Generic[T]):
+    number: T
+
+    def __post_init__(self):
+        if self.number <= 0:
+            raise ValueError("too small")
 
 class Lost(msgspec.Struct):
     what: Nowhere
@@ -103,6 +113,15 @@ def test_a_struct_of_a_struct_and_one_that_speaks_of_itself_go_too(script: Modul
     assert (value.volume, kind.__struct_config__.tag) == (1.0, "louder")
     _, value, _ = sent(script, '{"name": "a", "below": [{"name": "b"}]}', script.Tree)
     assert value.below[0].name == "b"
+
+
+def test_a_struct_checks_itself_and_can_be_generic(script: ModuleType) -> None:
+    kind, value, _ = sent(script, '{"number": 3}', script.Positive)
+    assert (value.number, msgspec.convert({"number": 4}, kind[int]).number) == (3, 4)
+    with pytest.raises(msgspec.ValidationError, match="too small"):
+        sent(script, '{"number": 0}', script.Positive)
+    with pytest.raises(msgspec.ValidationError, match="Expected `int`, got `str`"):
+        msgspec.convert({"number": "3"}, kind[int])
 
 
 def test_a_struct_whose_types_are_not_known_is_refused(script: ModuleType) -> None:

@@ -7,6 +7,7 @@ beside its bases (`tag`, `frozen` ...), which would be lost.
 from __future__ import annotations
 
 import sys
+import types
 import typing
 from typing import Any, Final
 
@@ -22,6 +23,10 @@ _OPTIONS: Final = (
     *("frozen", "eq", "order", "array_like", "gc", "repr_omit_defaults", "omit_defaults"),
     *("forbid_unknown_fields", "weakref", "dict", "cache_hash", "tag", "tag_field"),
 )
+
+
+_CHECK: Final = "__post_init__"
+"""A method that msgspec looks for when a Struct is made, and not later."""
 
 
 def is_local(value: Any) -> bool:
@@ -65,7 +70,10 @@ def reduced(kind: Any) -> tuple[Any, ...]:
         if name not in bare and name not in kind.__struct_fields__
     }
     options["kw_only"] = keyword_only
-    arguments = kind.__name__, kind.__bases__, namespace, details, options
+    if (check := rest.pop(_CHECK, None)) is not None:
+        namespace[_CHECK] = check
+    bases = rest.get("__orig_bases__", kind.__bases__)
+    arguments = kind.__name__, bases, namespace, details, options
     return _made, arguments, rest, None, None, _completed
 
 
@@ -76,13 +84,13 @@ def _is_about(hint: Any, kind: Any) -> bool:
 
 def _made(
     name: str,
-    bases: tuple[type, ...],
+    bases: tuple[Any, ...],
     namespace: dict[str, Any],
     details: dict[str, dict[str, Any]],
     options: dict[str, Any],
 ) -> Any:
     namespace |= {field: msgspec.field(**known) for field, known in details.items() if known}
-    return META(name, bases, namespace, **options)
+    return types.new_class(name, bases, options, lambda made: made.update(namespace))
 
 
 def _completed(kind: Any, rest: dict[str, Any]) -> None:
