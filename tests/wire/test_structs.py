@@ -17,6 +17,7 @@ from wsrelay.wire.code import pack_target, unpack_target
 SCRIPT = """
 from __future__ import annotations
 import msgspec
+from dataclasses import dataclass
 from datetime import date
 from typing import Generic, TypeVar
 
@@ -39,6 +40,10 @@ class Louder(Say, tag="louder"):
 class Tree(msgspec.Struct):
     name: str
     below: list[Tree] = []
+
+@dataclass
+class User:
+    name: str
 
 T = TypeVar("T")
 
@@ -127,6 +132,12 @@ def test_a_struct_checks_itself_and_can_be_generic(script: ModuleType) -> None:
 def test_a_struct_whose_types_are_not_known_is_refused(script: ModuleType) -> None:
     with pytest.raises(PayloadError, match="name 'Nowhere' is not defined"):
         sent(script, "{}", script.Lost)
+
+
+def test_a_dataclass_that_msgspec_has_converted_to_goes_too(script: ModuleType) -> None:
+    msgspec.convert({"name": "ann"}, script.User)
+    _, value, _ = sent(script, '{"name": "bob"}', script.User)
+    assert value.name == "bob"
 
 
 def test_a_struct_that_can_be_imported_goes_by_its_name() -> None:

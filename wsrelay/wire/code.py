@@ -12,7 +12,7 @@ import io
 import pickle
 import sys
 from collections.abc import Callable, Container
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -114,6 +114,10 @@ def _pack(value: Any, *, imports: bool = False) -> bytes:
     return code
 
 
+_MADE: Final = 2
+"""Where the attributes are in what cloudpickle says of how a class is made."""
+
+
 def _pickle(value: Any) -> bytes:
     data = io.BytesIO()
     try:
@@ -133,6 +137,9 @@ def _pickler() -> Any:
             # It is called for each part of a function, so the question costs no call.
             if type(value) is structs.META and structs.is_local(value):
                 return structs.reduced(value)
-            return super().reducer_override(value)
+            reduced = super().reducer_override(value)
+            if isinstance(value, type) and reduced is not NotImplemented and len(reduced) > _MADE:
+                structs.forget_uses(reduced[_MADE][0])
+            return reduced
 
     return Pickler

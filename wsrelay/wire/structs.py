@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import NODEFAULT, Struct
 
-__all__ = ["META", "is_local", "reduced"]
+__all__ = ["META", "forget_uses", "is_local", "reduced"]
 
 META: Any = type(Struct)
 """The class of all Structs."""
@@ -75,6 +75,11 @@ def reduced(kind: Any) -> tuple[Any, ...]:
     bases = rest.get("__orig_bases__", kind.__bases__)
     arguments = kind.__name__, bases, namespace, details, options
     return _made, arguments, rest, None, None, _completed
+
+
+def forget_uses(attributes: dict[str, Any]) -> None:
+    """Remove what msgspec keeps at a dataclass that it has converted to: it cannot be pickled."""
+    attributes.pop("__msgspec_cache__", None)
 
 
 def _is_about(hint: Any, kind: Any) -> bool:
