@@ -12,7 +12,7 @@ import time
 import types
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from relating import Faces, crash, error_of, give, now
@@ -452,6 +452,10 @@ class Asked(Written):
     @answers
     async def total(self, numbers: list[int]) -> dict[str, int]:
         return {"total": sum(numbers)}
+
+    @answers
+    async def positive(self, number: Annotated[int, msgspec.Meta(gt=0)]) -> Nowhere:  # type: ignore[name-defined]  # noqa: F821 - as if for type checkers alone
+        return number
 
     @answers
     async def greet(self, name: str = "you") -> str:

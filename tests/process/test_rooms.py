@@ -442,15 +442,21 @@ async def test_a_room_answers_calls_and_refuses_what_does_not_fit(node: Node, fa
         "hello you",
         "hello ann",
     ]
+    assert await asked(pid, "positive", 3) == 3
     assert await asked(pid, "whatever", {"a": 1}) == [{"a": 1}]
     assert await asked(pid, "whatever") == [None]
     refused: list[tuple[str, Any, str]] = [
         ("count", 3, f"'count' of Asked.{face} takes no payload"),
         ("total", ["x"], "the payload of 'total' is no list[int]: Expected `int`, got `str` - at"),
         ("total", None, "the payload of 'total' is no list[int]: Expected `array`, got `null`"),
+        ("positive", 0, "the payload of 'positive' is no typing.Annotated[int, "),
         ("greet", "nobody", "nobody is here"),
-        ("noted", None, f"Asked.{face} does not answer 'noted', but 'count', 'total', 'greet', "),
-        ("on_event", None, f"Asked.{face} does not answer 'on_event', but 'count', 'total', 'gr"),
+        (
+            "noted",
+            None,
+            f"Asked.{face} does not answer 'noted', but 'count', 'total', 'positive', ",
+        ),
+        ("on_event", None, f"Asked.{face} does not answer 'on_event', but 'count', 'total', 'po"),
     ]
     for topic, payload, error in refused:
         assert (await asked(pid, topic, payload)).startswith(f"CallError: {error}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import types
 import typing
 from collections.abc import Callable, Iterator
 from typing import Any, Final, ForwardRef, TypeVar, get_args, get_origin
@@ -264,7 +265,10 @@ def _resolved(parameter: inspect.Parameter, method: Any) -> inspect.Parameter:
     """Return a parameter with its type; raises `NameError`, and `TypeError` for what is none."""
     kind = parameter.annotation
     if isinstance(kind, str):
-        kind = typing.get_type_hints(method)[parameter.name]
+        # Of this one alone: what it returns may be known to type checkers only.
+        alone = types.SimpleNamespace(__annotations__={"it": kind})
+        names = inspect.unwrap(method).__globals__
+        kind = typing.get_type_hints(alone, names, include_extras=True)["it"]
     if kind is not parameter.empty:
         try:
             msgspec.msgpack.Decoder(kind)
