@@ -413,6 +413,27 @@ class EndsFromOutsideWithTicks(EndsFromOutside):
         """Be never called."""
 
 
+class BesideALoop(Room[User]):
+    """Have a thread whose event loop reads for all, and change metadata."""
+
+    def on_start(self, other: str) -> None:
+        reads = threading.Event()
+
+        async def call() -> None:
+            await aio_process.call(other, "count")
+            reads.set()
+            await asyncio.sleep(3600)
+
+        threading.Thread(target=asyncio.run, args=(call(),), daemon=True).start()
+        reads.wait()
+
+    def on_join(self, client: Client[User]) -> None:
+        client.metadata.level += 1
+
+    def on_text(self, client: Client[User], text: str) -> None:
+        client.send(f"{text} {client.metadata.level} {client in self.clients}")
+
+
 class NoRoom:
     """A class that is no target."""
 

@@ -515,3 +515,13 @@ async def test_a_thread_can_make_calls_and_it_or_a_signal_handler_ends_a_room_th
 ) -> None:
     other = node.spawn(room_classes.Asked.sync)
     assert (await Exits(node).of(node.spawn(target, None, how, other))).value == how
+
+
+async def test_a_client_stays_the_same_where_an_event_loop_reads_for_the_room(
+    node: Node, front: str
+) -> None:
+    pid = node.spawn(room_classes.BesideALoop, None, node.spawn(room_classes.Asked.sync))
+    async with joined(front, pid, metadata={"name": "ann"}) as websocket:
+        for text in ("one", "two"):
+            await websocket.send(text)
+            assert await received(websocket) == f"{text} 1 True"
