@@ -138,12 +138,15 @@ async def test_json_goes_to_the_method_of_its_tag_and_is_told_to_others(
             '{"text": "hi"}': "JSON whose 'type' is None, and none of 'say', 'add'",
             "[]": "JSON whose 'type' is None, and none of 'say', 'add'",
             "hello": "the client sent text that is no JSON (",
+            "[" * 10_000: "the client sent text that is no JSON (maximum recursion depth exceeded",
+            '{"type": "' + 10_000 * "x" + '", "type": "say"}': f"Invalid value '{'x' * 400}",
         }
         for text, expected in wrong.items():
             await one.send(text)
             told = json.loads(await received(one))
             assert told["type"] == "error"
             assert expected in told["error"]
+            assert len(told["error"]) < 600
         await one.send(b"\0")
         assert "binary data, which the room does not take" in str(await received(one))
 

@@ -176,15 +176,15 @@ class Dispatcher:
         tags, field = self._found.tags, self._found.tag_field
         try:
             value = msgspec.json.decode(text)
-        except (ValueError, RecursionError):
-            return False, f"the client sent text that is no JSON ({error})"
+        except (ValueError, RecursionError) as unreadable:
+            return False, f"the client sent text that is no JSON ({unreadable})"
         among = ", ".join(map(repr, tags))
         if isinstance(value, dict):
             tag = value.get(field)
         else:
             tag = value[0] if isinstance(value, list) and value else None
         if isinstance(tag, str | int) and tag in tags:
-            return True, f"the client sent a {tag!r} that does not fit: {error}"
+            return True, f"the client sent a {tag!r} that does not fit: {error!s:.500}"
         return False, f"the client sent JSON whose {field!r} is {tag!r:.80}, and none of {among}"
 
     def _invalid(self, client: Client[Any], problem: str) -> Step:
