@@ -50,6 +50,7 @@ async def test_all_that_wait_end_with_all_that_run() -> None:
     async with Node(hosts=[processes(stop_timeout=20)]) as node:
         exits = Exits(node)
         first, second = await one_that_waits(node)
+        await until(lambda: node.workers[first], "the first has an OS process")
         node.terminate_all()
         await until(lambda: not node.workers, "all are gone")
     assert list(exits.results) == [second, first]
