@@ -25,7 +25,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, NoReturn
 
-from wsrelay import process
+from wsrelay import process, wire
 from wsrelay.aio import process as aio_process
 
 HANGUPS: list[int] = []
@@ -122,6 +122,13 @@ def go_on(file: str, work: str) -> None:
             works[work]()
     finally:
         Path(file).write_text("finally")
+
+
+def miss_an_interrupt(file: str) -> None:
+    """Go on after the first, as if it had arrived just before the system call of the sleep."""
+    interrupted = signal.getsignal(wire.INTERRUPT)
+    signal.signal(wire.INTERRUPT, lambda number, _: signal.signal(number, interrupted))
+    go_on(file, "sleep")
 
 
 async def aio_go_on(file: str, work: str) -> None:

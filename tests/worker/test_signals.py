@@ -157,6 +157,15 @@ async def test_a_handler_that_goes_on_is_interrupted_so_that_its_finally_runs(
         assert file.read_text() == "finally"
 
 
+async def test_a_handler_that_did_not_notice_is_interrupted_again(tmp_path: Path) -> None:
+    async with node_with(stop_timeout=2) as node:
+        exits = Exits(node)
+        file = tmp_path / "file"
+        pid = await cancelled_while(node, "miss_an_interrupt", str(file))
+        assert (await exits.of(pid)).error is None
+        assert file.read_text() == "finally"
+
+
 @pytest.mark.parametrize("kind", ["pidfd", "no pidfd", "warm"])
 async def test_half_of_the_stop_timeout_is_for_the_handler_and_half_for_its_end(
     kind: str, tmp_path: Path

@@ -186,13 +186,24 @@ class WorkerProcess:
         half = self.options.stop_timeout / 2
         self._call_later(half, self.interrupt, half)
 
-    def interrupt(self, rest: float) -> None:
-        """Interrupt a handler that runs on after its CANCEL, and give it `rest` seconds to end."""
-        if rest:  # with 0 it is killed at once
-            logger.debug("%s runs on after its CANCEL and is interrupted", self.pid)
-            if self._incarnation is not None:
-                self._incarnation.interrupt()
-        self.signal_after(rest, Signal.STOP_TIMEOUT)
+    def interrupt(self, rest: float, again: int = 4) -> None:
+        """Interrupt a handler that runs on after its CANCEL, and give it `rest` seconds to end.
+
+        It is interrupted `again` later in that time, which changes nothing for a handler that has
+        noticed: a signal that arrives between Python's last look and a system call is not noticed
+        before that call ends.
+        """
+        if not rest:  # it is killed at once
+            self._signal(self.pid, Signal.STOP_TIMEOUT)
+            return
+        logger.debug("%s runs on after its CANCEL and is interrupted", self.pid)
+        if self._incarnation is not None:
+            self._incarnation.interrupt()
+        if again:
+            step = rest / (again + 1)
+            self._call_later(step, self.interrupt, rest - step, again - 1)
+        else:
+            self.signal_after(rest, Signal.STOP_TIMEOUT)
 
     def kill(self) -> None:
         """Send it SIGKILL."""
