@@ -14,6 +14,7 @@ import cloudpickle
 import psutil
 import pytest
 import uvicorn.server
+from nats_servers import nats, own_nats  # noqa: F401 - fixtures
 from one_node import running_node
 from support import Journal, processes
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import (
     CallError,
+    CannotJoin,
     ChannelClosed,
     HostFailed,
     HostFull,
@@ -21,6 +22,8 @@ from .errors import (
     InvalidTarget,
     NameNotFound,
     NameTaken,
+    NodeBusy,
+    NoQuorum,
     NotAllowed,
     NotAProcess,
     PayloadError,
@@ -42,6 +45,7 @@ if TYPE_CHECKING:
     from .gateway.configured import from_config
     from .node import Node
     from .node.supervisor import RestartPolicy, Service, Supervisor
+    from .peers.options import Cluster, ClusterTLS
     from .relay.middleware import WebSocketRelay
     from .relay.response import RelayResponse
     from .relay.static import static
@@ -50,8 +54,11 @@ if TYPE_CHECKING:
 __all__ = [
     "PID",
     "CallError",
+    "CannotJoin",
     "ChannelClosed",
     "Client",
+    "Cluster",
+    "ClusterTLS",
     "Event",
     "ExitError",
     "ExitKind",
@@ -71,7 +78,9 @@ __all__ = [
     "Message",
     "NameNotFound",
     "NameTaken",
+    "NoQuorum",
     "Node",
+    "NodeBusy",
     "NotAProcess",
     "NotAllowed",
     "PayloadError",
@@ -99,6 +108,8 @@ __all__ = [
 ]
 
 _LAZY = {
+    "Cluster": ".peers.options",
+    "ClusterTLS": ".peers.options",
     "Filesystem": ".confinement",
     "HostOptions": ".confinement",
     "Isolation": ".confinement",

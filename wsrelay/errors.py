@@ -12,6 +12,9 @@ WsrelayError
 ├── RoomReceives        (RuntimeError)  a call that takes what arrives, inside a `Room`
 ├── HostFull            (RuntimeError)  the host runs as many workers as it may
 ├── HostFailed          (RuntimeError)  the host's template could not load what it had to
+├── NodeBusy            (RuntimeError)  too much waits for the way to another node
+├── NoQuorum            (RuntimeError)  the cluster cannot decide who has a name now
+├── CannotJoin          (RuntimeError)  the node cannot be part of the cluster
 ├── NameTaken           (ValueError)    the name belongs to another process
 ├── NameNotFound        (LookupError)   no process has that name
 ├── MissingExtra        (ImportError)   an extra that is needed is not installed
@@ -32,6 +35,7 @@ import re
 
 __all__ = [
     "CallError",
+    "CannotJoin",
     "ChannelClosed",
     "HostFailed",
     "HostFull",
@@ -44,6 +48,8 @@ __all__ = [
     "MissingExtra",
     "NameNotFound",
     "NameTaken",
+    "NoQuorum",
+    "NodeBusy",
     "NotAProcess",
     "NotAllowed",
     "PayloadError",
@@ -90,9 +96,15 @@ class InvalidTarget(WsrelayError, ValueError):  # noqa: N818 - public name
 
 
 class UnknownHost(WsrelayError, LookupError):  # noqa: N818 - public name
-    """A process host that this node does not have."""
+    """A process host that this node, or the node that `host@node` names, does not have."""
 
     def __init__(self, host: object, known: list[str]) -> None:
+        if isinstance(host, str) and "@" in host:
+            super().__init__(
+                f"no process host {host!r:.200}: write host@node with the name of a node that is "
+                "in the cluster"
+            )
+            return
         super().__init__(
             f"no process host {host!r:.200}; this node has {', '.join(sorted(known))}. "
             "The second argument of spawn is the host; the target's arguments come after it: "
@@ -148,6 +160,18 @@ class HostFailed(WsrelayError, RuntimeError):  # noqa: N818 - reads as a sentenc
     def __init__(self, message: str, details: str = "") -> None:
         super().__init__(message)
         self.details = details
+
+
+class NodeBusy(WsrelayError, RuntimeError):  # noqa: N818 - public name
+    """The way to another node is full: what was to be sent there has not been sent."""
+
+
+class NoQuorum(WsrelayError, RuntimeError):  # noqa: N818 - public name
+    """The cluster could not decide in time who has a name; asking again later may help."""
+
+
+class CannotJoin(WsrelayError, RuntimeError):  # noqa: N818 - reads as a sentence
+    """The node cannot be part of its cluster; the text says why, and what would help."""
 
 
 class NameTaken(WsrelayError, ValueError):  # noqa: N818 - public name

@@ -2,8 +2,8 @@
 
 In a worker, each function acts for that worker. In an HTTP handler, the functions that do not wait
 act for the node: `pid`, `spawn`, `get_or_spawn`, `send`, `send_after`, `send_json`, `cancel`,
-`terminate`, `registry` and `groups` (without `watch`), and in a thread also `call`. The others
-raise `NotAProcess`.
+`terminate`, `fence`, `registry` and `groups` (without `watch`), and in a thread also `call`. The
+others raise `NotAProcess`.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ __all__ = [
     "drain",
     "events",
     "exec",
+    "fence",
     "get_options",
     "get_or_spawn",
     "groups",
@@ -359,10 +360,11 @@ def get_or_spawn(
     the former process has ended; if its host is full by then, it ends with kind `host_full`.
     Raises the same errors as `spawn`, and `HostFull` in a worker too.
 
-    In an `async def` endpoint it works because one node decides its names without waiting. If nodes
-    share names some day, the answer will have to be awaited: `await
-    wsrelay.aio.process.get_or_spawn(...)`, or the header's `target` and `name`, which also start
-    nothing for a plain request, are right in both cases.
+    In a cluster the process may run on another node, and other nodes may have to be asked: then it
+    raises `NotAProcess` in an `async def` endpoint, where `await
+    wsrelay.aio.process.get_or_spawn(...)` is right, or the header's `target` and `name`, which also
+    start nothing for a plain request. `NoQuorum` is raised if it cannot be decided in time who has
+    the name.
     """
     return current.caller().get_or_spawn(name, target, host, *args, **kwargs)
 
@@ -491,8 +493,22 @@ def terminate(to: str) -> None:
     current.caller().terminate(to)
 
 
+def fence(name: str | None = None) -> int:
+    """Return a number that grows with each process that has the name: that of this process.
+
+    None is the name that it was started under by `get_or_spawn`, a relay or a service; that number
+    stays the same until it has ended. For a database that remembers the greatest number that has
+    written and refuses smaller ones: then nobody writes who is not the owner any more. Without a
+    cluster the numbers begin anew with each start of the node.
+
+    Raises `InvalidName` (a `ValueError`) if it was started under no name, and `NameNotFound` for a
+    name that it does not have. A node (in an HTTP handler) is told of anybody's name.
+    """
+    return current.caller().fence(name)
+
+
 class registry:  # noqa: N801 - used like a module
-    """Names of processes on this node; released when the process ends or is cancelled.
+    """Names of processes, the cluster's; released when the process ends or is cancelled.
 
     The name of `get_or_spawn` is exclusive: a cancelled process holds it until it has ended.
     """

@@ -82,6 +82,7 @@ FRAMES: dict[type[wire.Frame], tuple[list[wire.Frame], list[wire.Frame] | None]]
     wire.MembersFrame: ([wire.MembersFrame(1, "all")], None),
     wire.DrainFrame: ([wire.DrainFrame(1, CLIENT)], None),
     wire.RosterFrame: ([wire.RosterFrame(1, "all")], None),
+    wire.FenceFrame: ([wire.FenceFrame(1, None), wire.FenceFrame(2, "lobby")], None),
     wire.WatchFrame: ([wire.WatchFrame("all", 1)], None),
     wire.UnwatchFrame: ([wire.UnwatchFrame("all", 1)], None),
     wire.CallFrame: ([wire.CallFrame(1, to, "x", b"\xc0") for to in (THERE, CLIENT)], None),

@@ -14,6 +14,7 @@ from wsrelay.gateway.script import Scope, ScriptOptions, script_app
 from wsrelay.node import WorkerProcess
 from wsrelay.relay.middleware import WebSocketRelay
 from wsrelay.session.outbox import Overflow
+from wsrelay.values.targets import TargetEntry
 
 pytestmark = pytest.mark.anyio
 
@@ -22,7 +23,7 @@ pytestmark = pytest.mark.anyio
 async def shared() -> AsyncIterator[Node]:
     # The first stream of uvloop opens a descriptor that the loop keeps: here, and not in a test.
     (await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)).close()
-    async with Node(hosts=[processes()]) as node:
+    async with Node(hosts=[processes()], entries={"echo": TargetEntry(room(rooms.echo))}) as node:
         await node.loaded()
         yield node
 
@@ -34,13 +35,13 @@ async def node(shared: Node) -> AsyncIterator[Node]:
     await until(lambda: not shared.workers and not shared.connections, "all are gone")
 
 
-def script(scope: Scope) -> ScriptOptions:
-    return ScriptOptions(target=room(rooms.echo), scope=scope, room_linger=60.0)
+def script(scope: Scope, entry: str | None = None) -> ScriptOptions:
+    return ScriptOptions(target=room(rooms.echo), scope=scope, room_linger=60.0, entry=entry)
 
 
-async def visited(node: Node, scope: Scope) -> WorkerProcess:
+async def visited(node: Node, scope: Scope, entry: str | None = None) -> WorkerProcess:
     """Come, be heard and go; gives the process that was met."""
-    app = script_app(node, script(scope))
+    app = script_app(node, script(scope, entry))
     async with serving(app) as url, client(f"{url}/ws/blue") as websocket:
         await websocket.send("hello")
         assert await received(websocket) == "hello"
@@ -63,6 +64,15 @@ async def test_a_room_has_its_linger_and_what_all_share_lives_on(
     process = await visited(node, scope)
     assert node.lookup(name) == process.pid
     assert process.end_when_empty == linger
+
+
+@pytest.mark.parametrize(("scope", "name"), [(Scope.ROOM, "room:blue"), (Scope.SHARED, "shared")])
+async def test_with_an_entry_names_begin_with_it_as_other_nodes_may_run_other_scripts(
+    node: Node, scope: Scope, name: str
+) -> None:
+    process = await visited(node, scope, "echo")
+    assert node.lookup(f"echo/{name}") == process.pid
+    assert process.target == "echo"
 
 
 @pytest.mark.parametrize(

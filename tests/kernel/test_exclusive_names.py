@@ -8,7 +8,7 @@ import re
 import pytest
 from kernels import CANCELLING, KILLED, ONE, STARTING, TWO, WAITING, a_kernel
 
-from wsrelay.errors import HostFull, NameNotFound, NameTaken, UnknownHost
+from wsrelay.errors import HostFull, InvalidName, NameNotFound, NameTaken, UnknownHost
 from wsrelay.kernel import (
     BreakEffect,
     Effect,
@@ -293,3 +293,34 @@ def test_no_more_wait_than_are_being_cancelled() -> None:
     waiting = [row for row in kernel.processes.values() if row.state is WAITING]
     assert len(waiting) <= 2
     assert kernel.count("small") == 2
+
+
+def test_each_owner_of_a_name_has_a_greater_number(kernel: Kernel) -> None:
+    names = kernel.names
+    first, second = names.own_fence(ONE, None), names.own_fence(TWO, "room")
+    assert first < second == names.fence("room")
+    assert names.own_fence(ONE, "room") == first, "it still holds the name"
+    kernel.unregister("room", ONE)
+    assert names.own_fence(ONE, None) == first, "it writes until it has ended"
+    kernel.exited(ONE, Result())
+    with pytest.raises(InvalidName, match="was started under no name"):
+        names.own_fence(ONE, None)
+    kernel.spawn(OTHER)
+    kernel.register("label", OTHER)
+    assert names.own_fence(OTHER, "label") > second
+    with pytest.raises(NameNotFound, match="is not registered as 'room'"):
+        names.own_fence(OTHER, "room")
+    with pytest.raises(NameNotFound):
+        names.fence("nobody")
+
+
+def test_numbers_of_owners_may_come_from_elsewhere() -> None:
+    kernel = a_kernel()
+    kernel.names.numbering = {"room": 7}.get
+    kernel.spawn(ONE, "room")
+    kernel.register("label", ONE)
+    assert kernel.names.own_fence(ONE, None) == 7
+    assert kernel.names.own_fence(ONE, "label") == 1
+    kernel.exited(ONE, Result())
+    assert not kernel.names._fences
+    assert not kernel.names._first

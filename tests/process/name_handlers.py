@@ -6,6 +6,8 @@ from typing import Any
 
 from relating import both, end, error_of, give, gone, mortal, next_event, next_payload, now
 
+from wsrelay import process
+
 # Names
 
 
@@ -41,6 +43,37 @@ async def names(face: Any) -> list[Any]:
     except LookupError as error:
         seen.append(type(error).__name__)
     return seen
+
+
+def owner() -> list[int]:
+    """What it is told of its number before and after its cancel."""
+    numbers = [process.fence(), process.fence("room")]
+    for message in process.inbox():
+        message.reply()
+    return [*numbers, process.fence(), process.fence("room")]
+
+
+@both
+async def fences(face: Any) -> list[Any]:
+    seen: list[Any] = []
+    for _ in range(2):
+        pid = await now(face.get_or_spawn("room", owner))
+        face.monitor(pid)
+        await now(face.call(pid, "go on"))
+        face.cancel(pid)
+    seen += [(await next_event(face))["value"] for _ in range(2)]
+    registry = face.registry
+    for _ in range(2):
+        await now(registry.register("me"))
+        seen.append([await now(face.fence("me")), await now(face.fence("me"))])
+        await now(registry.unregister("me"))
+    seen += [
+        await error_of(face.fence),
+        await error_of(face.fence, "me"),
+        await error_of(face.fence, "{room}"),
+    ]
+    await now(registry.register("other", face.spawn(mortal)))
+    return [*seen, await error_of(face.fence, "other")]
 
 
 @both

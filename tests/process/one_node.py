@@ -29,11 +29,11 @@ NOBODY = ["{processes|none}", "{local@processes|none}", "{other@processes|1}", "
 
 
 @contextlib.asynccontextmanager
-async def running_node(*hosts: HostOptions) -> AsyncIterator[Node]:
+async def running_node(*hosts: HostOptions, **options: Any) -> AsyncIterator[Node]:
     """A node that has loaded everything, for all tests of a file."""
     # The first stream of uvloop opens a descriptor that the loop keeps: here, and not in a test.
     (await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)).close()
-    async with Node(hosts=hosts) as node:
+    async with Node(hosts=hosts, **options) as node:
         await node.loaded()
         yield node
 
@@ -82,7 +82,7 @@ async def left_as_found(shared: Node) -> AsyncIterator[None]:
     assert not shared.kernel.names
     assert not shared.kernel.groups
     assert not shared.kernel.groups._watchers
-    assert not shared._requests._execs
+    assert not shared.starts.execs
     assert not shared._calls
 
 

@@ -86,12 +86,26 @@ async def test_names_work_on_the_node(node: Node, place: Any) -> None:
         with pytest.raises(ValueError, match="is not a name"):
             process.registry.register("{name}", pid)
         process.registry.register("name", pid)
+        assert process.fence("name") == process.fence("name") > 0
+        with pytest.raises(ValueError, match="say which name you mean"):
+            process.fence()
         process.cancel("name")
         with pytest.raises(NameNotFound):
             process.registry.lookup("name")
+        with pytest.raises(NameNotFound):
+            process.fence("name")
 
     await place(use)
     await until(lambda: len(node.workers) == 1, "the cancelled one has ended")
+
+
+async def test_an_http_handler_is_told_the_number_of_an_owner_on_another_node(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(node.engine.elsewhere, "fence", {"there": 7}.get)
+    assert process.fence("there") == 7
+    with pytest.raises(NameNotFound):
+        process.fence("nowhere")
 
 
 @PLACES
@@ -133,6 +147,7 @@ async def test_what_works_on_the_node_is_awaited_in_coroutines_as_in_a_worker(no
     pid = await aio_process.get_or_spawn("name", mortal)
     assert await aio_process.get_or_spawn("name", mortal) == pid
     assert await aio_process.registry.lookup("name") == pid
+    assert await aio_process.fence("name") == process.fence("name")
     await aio_process.registry.register("another name", pid)
     await aio_process.registry.unregister("name")
     with pytest.raises(NameNotFound):
@@ -247,6 +262,7 @@ WAITING: dict[str, Callable[[], Any]] = {
 WORKING = {
     "call",
     "cancel",
+    "fence",
     "get_or_spawn",
     "pid",
     "send",

@@ -8,6 +8,7 @@ import pytest
 from exits import Exits
 from name_handlers import (
     broadcast,
+    fences,
     grouped,
     members_when_gone,
     misgroup,
@@ -43,6 +44,26 @@ async def node(shared: Node) -> AsyncIterator[Node]:
 
 
 # Names
+
+
+@BOTH
+async def test_each_owner_of_a_name_has_a_greater_number_that_it_keeps_until_it_has_ended(
+    node: Node, face: Face
+) -> None:
+    first, second, mine, mine_again, *errors = await seen_by(node, face(fences))
+    for numbers in (first, second, mine, mine_again):
+        assert len(set(numbers)) == 1, "it stays the same, even once the name is the next one's"
+    assert first[0] < second[0]
+    assert mine[0] < mine_again[0]
+    starts(
+        errors,
+        "InvalidName: {local@processes|",
+        "NameNotFound: {local@processes|",
+        "InvalidName: '{room}' is not a name",
+        "NameNotFound: {local@processes|",
+    )
+    assert "was started under no name; say which of its names you mean" in errors[0]
+    assert "is not registered as 'me'" in errors[1]
 
 
 @BOTH

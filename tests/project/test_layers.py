@@ -25,7 +25,7 @@ FLOORS: dict[str, int] = {
 
 ORDER = list(FLOORS)
 
-PURE = {"errors", "values", "wire", "kernel", "session"}
+PURE = {"errors", "values", "wire", "kernel", "session", "cluster"}
 IMPURE = {"asyncio", "multiprocessing", "socket", "subprocess", "threading", "time"}
 IMPURE_BY_NATURE = set(
     re.findall(

@@ -32,8 +32,9 @@ from wsrelay.session.effects import (
     SendToTarget,
     SetHeartbeat,
 )
+from wsrelay.session.ends import RESTARTS, SHUT_DOWN
 from wsrelay.session.header import TargetSpec
-from wsrelay.session.machine import RESTARTS, SHUT_DOWN, Session
+from wsrelay.session.machine import Session
 from wsrelay.values.message import ExitKind
 from wsrelay.values.pid import PID
 
@@ -91,7 +92,7 @@ def test_once_the_join_is_read_its_messages_are_passed_on_and_its_target_s_end_i
     ]
 
 
-@pytest.mark.parametrize("kind", [kind for kind in ExitKind if kind is not ExitKind.CANCELLED])
+@pytest.mark.parametrize("kind", sorted(set(ExitKind) - {ExitKind.CANCELLED, ExitKind.NODE_DOWN}))
 def test_a_target_that_crashes_or_is_killed_is_not_replaced(kind: ExitKind) -> None:
     (close,) = named().target_exited(A, exit_of(kind), join_read=False)
     assert isinstance(close, CloseClient)
@@ -109,6 +110,15 @@ def test_a_target_that_is_cancelled_is_replaced_whoever_cancels_it_and_if_it_has
             session.join_read()
             (close,) = session.target_exited(A, RETURNED, join_read=True, instead=RESTARTS)
             assert close == CloseClient(1012, "target process restarts")
+
+
+def test_a_target_whose_node_is_gone_is_replaced() -> None:
+    gone = exit_of(ExitKind.NODE_DOWN)
+    assert named().target_exited(A, gone, join_read=False) == [FIND]
+    session = named()
+    session.join_read()
+    (close,) = session.target_exited(A, gone, join_read=True)
+    assert close == CloseClient(1012, "target's node is gone")
 
 
 def test_a_target_that_ends_as_the_node_shuts_down_is_not_replaced() -> None:

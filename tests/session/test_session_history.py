@@ -36,8 +36,9 @@ from wsrelay.session.effects import (
     SendToTarget,
     SetHeartbeat,
 )
+from wsrelay.session.ends import close_for
 from wsrelay.session.header import RelayHeader, TargetSpec
-from wsrelay.session.machine import Session, close_for
+from wsrelay.session.machine import Session
 from wsrelay.session.outbox import Overflow
 from wsrelay.values.message import ExitKind, Result
 from wsrelay.values.pid import PID

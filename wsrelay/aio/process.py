@@ -55,6 +55,7 @@ __all__ = [
     "drain",
     "events",
     "exec",
+    "fence",
     "get_options",
     "get_or_spawn",
     "groups",
@@ -236,10 +237,7 @@ async def get_or_spawn(
     name: str, target: Any, host: str | None = None, /, *args: Any, **kwargs: Any
 ) -> PID:
     """Return the process registered under `name`, or start one under that name, atomically."""
-    if (me := _here()) is None:
-        return _process.get_or_spawn(name, target, host, *args, **kwargs)
-    frame = me.get_or_spawn_frame(name, target, host, args, kwargs)
-    return PID.trusted(await me.ask_async(frame))
+    return await current.caller().get_or_spawn_async(name, target, host, *args, **kwargs)
 
 
 @overload
@@ -297,16 +295,21 @@ async def exec(
         raise
 
 
+async def fence(name: str | None = None) -> int:
+    """Return this process's number as the owner of a name; see `wsrelay.process.fence`."""
+    if (me := _here()) is None:
+        return _process.fence(name)
+    number: int = await me.ask_async(me.fence_frame(name))
+    return number
+
+
 class registry:  # noqa: N801 - used like a module
     """Names of processes on this node; see `wsrelay.process.registry`."""
 
     @staticmethod
     async def register(name: str, pid: str | None = None) -> None:
         """Give a name to a living process (None: this one)."""
-        if (me := _here()) is None:
-            _process.registry.register(name, pid)
-        else:
-            await me.ask_async(me.register_frame(name, pid))
+        await current.caller().register_async(name, pid)
 
     @staticmethod
     async def lookup(name: str) -> PID:
@@ -318,10 +321,7 @@ class registry:  # noqa: N801 - used like a module
     @staticmethod
     async def unregister(name: str) -> None:
         """Free a name; raises `NameNotFound`."""
-        if (me := _here()) is None:
-            _process.registry.unregister(name)
-        else:
-            await me.ask_async(wire.UnregisterFrame(me.ref(), name))
+        await current.caller().unregister_async(name)
 
 
 class groups:  # noqa: N801 - used like a module

@@ -25,7 +25,7 @@ from wsrelay.relay.connection import AHEAD
 from wsrelay.relay.direct_connection import DirectConnection
 from wsrelay.relay.rate_limited_log import RateLimitedLog
 from wsrelay.session import rfc6455
-from wsrelay.session.machine import UNFINISHED
+from wsrelay.session.ends import UNFINISHED
 from wsrelay.values.server_options import ServerOptions
 
 from .http import SharedState, end_our_side, leave

@@ -58,6 +58,8 @@ class ScriptOptions(Struct, frozen=True, kw_only=True):
     heartbeat: str | None = None
     room_linger: float = 5.0
     static: Path | None = None
+    entry: str | None = None
+    """The id under which all nodes of a cluster know the target; names begin with it."""
 
 
 def script_app(node: Node, options: ScriptOptions) -> App:
@@ -92,7 +94,10 @@ def _endpoint(
     node: Node, options: ScriptOptions, path: str
 ) -> Callable[[Request], Awaitable[Response]]:
     spoken, target = options.subprotocols, options.target
-    if not isinstance(target, str):  # as tests have it
+    prefix = "" if options.entry is None else f"{options.entry}/"
+    if options.entry is not None:
+        target = options.entry
+    elif not isinstance(target, str):  # as tests have it
         node.functions["handler"], target = target, "handler"
 
     def process_of(room: str) -> dict[str, Any]:
@@ -101,10 +106,10 @@ def _endpoint(
             case Scope.CONNECTION:
                 return {"target": target}
             case Scope.ROOM:
-                name, linger = nameable(f"room:{room}"), options.room_linger
+                name, linger = nameable(f"{prefix}room:{room}"), options.room_linger
                 return {"target": target, "name": name, "end_when_empty": linger}
             case Scope.SHARED:
-                return {"target": target, "name": "shared"}
+                return {"target": target, "name": f"{prefix}shared"}
 
     async def connect(request: Request) -> Response:
         no_room = Response("There is no room of such a name\n", 404)

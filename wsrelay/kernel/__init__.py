@@ -9,10 +9,12 @@ from .machine import (
     Kernel,
     KillEffect,
     LaunchEffect,
+    LinkEffect,
     NotifyEffect,
     Process,
     StartedEffect,
     StopEffect,
+    WatchEffect,
 )
 from .names import Names
 from .relations import Relations
@@ -26,6 +28,7 @@ __all__ = [
     "Kernel",
     "KillEffect",
     "LaunchEffect",
+    "LinkEffect",
     "Names",
     "NotifyEffect",
     "PresenceEffect",
@@ -35,4 +38,5 @@ __all__ = [
     "Signal",
     "StartedEffect",
     "StopEffect",
+    "WatchEffect",
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 from msgspec import Struct
 
 from wsrelay.errors import TooMany
@@ -50,6 +52,14 @@ class Groups:
         self._watchers: dict[str, dict[PID, int]] = {}
         """Each watcher's number of its watch."""
         self._watched: dict[PID, set[str]] = {}
+        self.observer: Callable[[Kind, str, PID, bytes], None] | None = None
+        """Called with each change: its kind, the group, the member and its metadata."""
+
+    def __iter__(self) -> Iterator[tuple[str, PID, bytes]]:
+        """Yield all members of all groups, each with its metadata."""
+        for group, members in self._members.items():
+            for pid, member in members.items():
+                yield group, pid, member.meta
 
     def __len__(self) -> int:
         return len(self._members)
@@ -108,6 +118,16 @@ class Groups:
         """Return the members of the group with their metadata."""
         return [(pid, member.meta) for pid, member in self._members.get(group, {}).items()]
 
+    def meta(self, group: str, pid: PID) -> bytes | None:
+        """Return a member's metadata, None if it is not a member."""
+        member = self._members.get(group, {}).get(pid)
+        return None if member is None else member.meta
+
+    def of_node(self, node: str) -> list[PID]:
+        """Return the members that are processes of a node."""
+        start = f"{{{node}@"
+        return [pid for pid in self._groups if pid.startswith(start)]
+
     def watch(self, group: str, watcher: PID, number: int) -> list[PresenceEffect]:
         """Tell a process of the members that there are, and from now on of every change.
 
@@ -137,6 +157,8 @@ class Groups:
         ]
 
     def _tell(self, group: str, kind: Kind, pid: PID, meta: bytes) -> list[PresenceEffect]:
+        if self.observer is not None:
+            self.observer(kind, group, pid, meta)
         return [
             PresenceEffect(watcher, group, number, kind, [(pid, meta)])
             for watcher, number in self._watchers.get(group, {}).items()

@@ -19,7 +19,7 @@ from .groups import Groups, PresenceEffect
 from .ledger import Ledger
 from .lifecycle import TABLE, Action, ProcessState, Signal
 from .names import Names
-from .relations import Relations
+from .relations import Ended, Relations
 
 __all__ = [
     "BreakEffect",
@@ -28,11 +28,13 @@ __all__ = [
     "Kernel",
     "KillEffect",
     "LaunchEffect",
+    "LinkEffect",
     "NotifyEffect",
     "PresenceEffect",
     "Process",
     "StartedEffect",
     "StopEffect",
+    "WatchEffect",
 ]
 
 
@@ -83,6 +85,25 @@ class BreakEffect(Struct, frozen=True):
     reason: str
 
 
+class WatchEffect(Struct, frozen=True):
+    """Begin or cease to ask the node of a process elsewhere for the end of that.
+
+    `other` is the process of this node with which that began or ended.
+    """
+
+    pid: PID
+    other: PID
+    watched: bool
+
+
+class LinkEffect(Struct, frozen=True):
+    """Tell the node of a process elsewhere that `other`, of this node, is linked to it or not."""
+
+    pid: PID
+    other: PID
+    linked: bool
+
+
 Effect = (
     LaunchEffect
     | StartedEffect
@@ -92,6 +113,8 @@ Effect = (
     | NotifyEffect
     | BreakEffect
     | PresenceEffect
+    | WatchEffect
+    | LinkEffect
 )
 
 _NOPROC = Result(error=ExitError(ExitKind.NOPROC, "there is no such process"))
@@ -214,6 +237,16 @@ class Kernel:
         effects = self._exit_event(parent, pid, result) if monitored else []
         return effects + (self._broken_link(parent, pid, result) if linked else [])
 
+    def relate(self, parent: PID, pid: PID, *, monitored: bool, linked: bool) -> None:
+        """Relate a process that is started elsewhere to its parent; raises `TooMany`.
+
+        Its node knows of that from the request to start it.
+        """
+        if monitored:
+            self.relations.monitor(parent, pid)
+        if linked:
+            self.relations.link(parent, pid)
+
     def get_or_spawn(self, name: str, pid: PID) -> tuple[PID, list[Effect]]:
         """Return the process of that name, or add this worker under it."""
         if (existing := self.names.get(name)) is not None:
@@ -256,21 +289,88 @@ class Kernel:
 
     # Relations
 
-    def monitor(self, watcher: PID, target: PID) -> list[Effect]:
-        """Send the watcher EXIT when the target ends, or at once if it is not alive."""
-        if target in self._processes:
-            self.relations.monitor(watcher, target)
-            return []
-        return self._exit_event(watcher, target, _NOPROC)
+    def monitor(self, watcher: PID, target: PID, *, elsewhere: bool = False) -> list[Effect]:
+        """Send the watcher EXIT when the target ends, or at once if it is not alive.
 
-    def link(self, one: PID, other: PID) -> list[Effect]:
-        """Link two processes; one that is not alive counts as having just ended with an error."""
+        `elsewhere`: if it is not here, its node knows whether it is alive.
+        """
+        is_here = target in self._processes
+        if not is_here and not elsewhere:
+            return self._exit_event(watcher, target, _NOPROC)
+        is_first = not self.relations.is_watched(target)
+        self.relations.monitor(watcher, target)
+        return [] if is_here or not is_first else [WatchEffect(target, watcher, watched=True)]
+
+    def unmonitor(self, watcher: PID, target: PID) -> list[Effect]:
+        """Undo `monitor`."""
+        was_watched = self.relations.is_watched(target)
+        self.relations.unmonitor(watcher, target)
+        return self._unwatched(target, watcher) if was_watched else []
+
+    def _unwatched(self, target: PID, watcher: PID) -> list[Effect]:
+        """Have another node forget the monitor of a process that nobody watches any more."""
+        if target in self._processes or self.relations.is_watched(target):
+            return []
+        return [WatchEffect(target, watcher, watched=False)]
+
+    def link(self, one: PID, other: PID, *, elsewhere: bool = False) -> list[Effect]:
+        """Link two processes; one that is not alive counts as having just ended with an error.
+
+        `elsewhere` as in `monitor`.
+        """
         if one == other:
             return []
-        if other in self._processes:
-            self.relations.link(one, other)
+        is_here = other in self._processes
+        if not is_here and not elsewhere:
+            return self._broken_link(one, other, _NOPROC)
+        is_new = not self.relations.is_linked(one, other)
+        self.relations.link(one, other)
+        return [] if is_here or not is_new else [LinkEffect(other, one, linked=True)]
+
+    def unlink(self, one: PID, other: PID) -> list[Effect]:
+        """Undo `link`."""
+        if not self.relations.is_linked(one, other):
             return []
-        return self._broken_link(one, other, _NOPROC)
+        self.relations.unlink(one, other)
+        return [] if other in self._processes else [LinkEffect(other, one, linked=False)]
+
+    # Relations of processes of other nodes to those here, as their nodes tell
+
+    def observe(self, observer: PID, target: PID) -> list[Effect]:
+        """Send another node, by a PID that stands for it, EXIT as `monitor` does."""
+        if target in self._processes:
+            self.relations.observe(observer, target)
+            return []
+        return self._exit_event(observer, target, _NOPROC)
+
+    def linked(self, pid: PID, other: PID) -> list[Effect]:
+        """Record that a process elsewhere has linked itself to one here; raises `TooMany`."""
+        if other in self._processes:
+            self.relations.link(pid, other)
+            return []
+        return self._exit_event(pid, other, _NOPROC)
+
+    def gone(self, pid: PID, result: Result) -> list[Effect]:
+        """Record the end of a process of another node; a second time has no effect."""
+        then = _Sequel()
+        if (ended := self.relations.release(pid)) is None:
+            return []
+        effects = self._tell(pid, result, ended, then)
+        return effects + self._settle(then)
+
+    def _tell(self, pid: PID, result: Result, ended: Ended, then: _Sequel) -> list[Effect]:
+        """Tell all who were related to a process of its end."""
+        effects: list[Effect] = []
+        for watcher in ended.watchers:
+            effects += self._exit_event(watcher, pid, result)
+        for other in ended.linked:
+            if other in self._processes:
+                effects += self._link_down(other, pid, result, then)
+            else:  # its node must forget the link too, also if there was no error
+                effects.append(NotifyEffect(other, Event("LINK_DOWN", pid, result)))
+        for target in ended.unwatched:
+            effects += self._unwatched(target, pid)
+        return effects
 
     def trap_links(self, pid: PID, *, trap: bool) -> None:
         """Choose whether the process gets LINK_DOWN or is itself ended."""
@@ -383,15 +483,12 @@ class Kernel:
         if (successor := self.names.release(pid)) is not None:
             then.due.append(successor)
         left = self.groups.release(pid)
-        watchers, linked = self.relations.release(pid)
         killed = result.error is not None and result.error.kind is ExitKind.KILLED
         if process.ended_by and (killed or (process.connection and result.error)):
             result = Result(result.value, process.ended_by)
         effects: list[Effect] = [ExitedEffect(pid, result), *left]
-        for watcher in watchers:
-            effects += self._exit_event(watcher, pid, result)
-        for other in linked:
-            effects += self._link_down(other, pid, result, then)
+        if (ended := self.relations.release(pid)) is not None:
+            effects += self._tell(pid, result, ended, then)
         if sequel is None and (then.ends or then.due):
             effects += self._settle(then)
         return effects

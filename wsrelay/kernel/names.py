@@ -8,9 +8,10 @@ process has at most one exclusive name.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import Final
 
-from wsrelay.errors import NameNotFound, NameTaken, TooMany
+from wsrelay.errors import InvalidName, NameNotFound, NameTaken, TooMany
 from wsrelay.values.pid import PID, nameable
 
 from .ledger import Ledger
@@ -42,6 +43,17 @@ class Names:
         self._holders: dict[str, PID] = {}
         """The cancelled process that holds each of these exclusive names."""
         self._freed: deque[tuple[str, PID]] = deque(maxlen=_REMEMBERED)
+        self.observer: Callable[[str], None] | None = None
+        """Called with each name that has been given or freed, or whose hold has ended."""
+        self._fences: dict[str, int] = {}
+        """The number of each name's owner."""
+        self._first: dict[PID, tuple[str, int]] = {}
+        """The name that each process was spawned under, with its number, until it has ended."""
+        self._last = 0
+        """The number that was given last."""
+        self.numbering: Callable[[str], int | None] | None = None
+        """Returns the number of a name's new owner, which must be greater than those before; with
+        None it is counted here."""
 
     def __len__(self) -> int:
         return len(self._pids)
@@ -70,6 +82,7 @@ class Names:
         nameable(name)
         self._give(name, pid, None)
         self._exclusive[pid] = name
+        self._first[pid] = name, self._fences[name]
 
     def _give(self, name: str, pid: PID, asker: PID | None) -> None:
         if (owner := self._pids.get(name)) is not None:
@@ -83,6 +96,15 @@ class Names:
             self._accounts[name] = account
         self._pids[name] = pid
         self._names.setdefault(pid, set()).add(name)
+        # Last: whoever numbers the owners of this name must have heard of this one.
+        self._fences[name] = self._number(name)
+        self._changed(name)
+
+    def _number(self, name: str) -> int:
+        if self.numbering is not None and (number := self.numbering(name)) is not None:
+            return number
+        self._last += 1
+        return self._last
 
     def get(self, name: str) -> PID | None:
         """Return the process with that name, or None."""
@@ -93,6 +115,30 @@ class Names:
         if (pid := self._pids.get(name)) is None:
             raise NameNotFound(f"no process is registered as {name!r:.200}")
         return pid
+
+    def exclusive(self, pid: PID) -> str | None:
+        """Return the exclusive name that the process has or holds, or None."""
+        return self._exclusive.get(pid)
+
+    def fence(self, name: str) -> int:
+        """Return the number of the name's owner, which grows with each; raises `NameNotFound`."""
+        self.lookup(name)
+        return self._fences[name]
+
+    def own_fence(self, pid: PID, name: str | None) -> int:
+        """Return a process's number as the owner of a name, None for that of its spawn.
+
+        The latter stays after it has lost that name, until it has ended. Raises `InvalidName` if it
+        was spawned under none, and `NameNotFound` for a name that it does not have.
+        """
+        first, number = self._first.get(pid, (None, 0))
+        if name is None and first is None:
+            raise InvalidName(f"{pid} was started under no name; say which of its names you mean")
+        if name is not None and self._pids.get(name) == pid:
+            return self._fences[name]
+        if name not in {None, first}:
+            raise NameNotFound(f"{pid} is not registered as {name!r:.200}")
+        return number
 
     def holder(self, name: str | None) -> PID | None:
         """Return the cancelled process that holds the name, or None."""
@@ -110,6 +156,7 @@ class Names:
         """
         if asker is not None and self._holders.get(name) == asker:
             del self._holders[name], self._exclusive[asker]
+            self._changed(name)
             return self._pids.get(name)
         pid = self.lookup(name)
         if self._exclusive.get(pid) == name:
@@ -133,15 +180,23 @@ class Names:
         """Free all names of a process that has ended; returns the process that waited for it."""
         for freed in self._names.pop(pid, ()):
             self._free(freed)
+        self._first.pop(pid, None)
         name = self._exclusive.pop(pid, None)
         if name is None or self._holders.get(name) != pid:
             return None
         del self._holders[name]
+        self._changed(name)
         return self._pids.get(name)
 
     def _free(self, name: str) -> None:
         self._ledger.remove(self._accounts.pop(name, None), name)
         self._freed.append((name, self._pids.pop(name)))
+        del self._fences[name]
+        self._changed(name)
+
+    def _changed(self, name: str) -> None:
+        if self.observer is not None:
+            self.observer(name)
 
     def owners(self, name: str) -> set[PID]:
         """Return the processes that have or had the name, as far as they are remembered."""

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from msgspec import Struct
+
 from wsrelay.errors import TooMany
 from wsrelay.values.pid import PID
 
 from .names import MOST
 
-__all__ = ["Relations"]
+__all__ = ["Ended", "Relations"]
 
 Edges = dict[PID, set[PID]]
+
+
+class Ended(Struct, frozen=True):
+    """What a process leaves: watchers, processes linked to it, those that nobody watches now."""
+
+    watchers: list[PID]
+    linked: list[PID]
+    unwatched: list[PID]
 
 
 class Relations:
@@ -36,10 +46,19 @@ class Relations:
         self._watchers.setdefault(target, set()).add(watcher)
         self._watched.setdefault(watcher, set()).add(target)
 
+    def observe(self, observer: PID, target: PID) -> None:
+        """Record a monitor of another node, which may have any number of them."""
+        self._watchers.setdefault(target, set()).add(observer)
+        self._watched.setdefault(observer, set()).add(target)
+
     def unmonitor(self, watcher: PID, target: PID) -> None:
-        """Undo `monitor`."""
+        """Undo `monitor` or `observe`."""
         _remove(self._watchers, target, watcher)
         _remove(self._watched, watcher, target)
+
+    def is_watched(self, target: PID) -> bool:
+        """Whether there is a monitor of the process."""
+        return target in self._watchers
 
     def link(self, one: PID, other: PID) -> None:
         """Link two processes; a second time changes nothing. Raises `TooMany`."""
@@ -52,17 +71,33 @@ class Relations:
         _remove(self._links, one, other)
         _remove(self._links, other, one)
 
-    def release(self, pid: PID) -> tuple[list[PID], list[PID]]:
-        """Forget the process; returns its watchers and the processes linked to it."""
+    def count_links(self, pid: PID) -> int:
+        """Return how many links the process has."""
+        return len(self._links.get(pid, ()))
+
+    def is_linked(self, one: PID, other: PID) -> bool:
+        """Whether the two processes are linked."""
+        return other in self._links.get(one, ())
+
+    def release(self, pid: PID) -> Ended | None:
+        """Forget the process; returns those whom that concerns, None if there are none."""
+        unwatched = []
         for target in self._watched.pop(pid, ()):
             _remove(self._watchers, target, pid)
+            if target != pid and target not in self._watchers:
+                unwatched.append(target)
         watchers = list(self._watchers.pop(pid, ()))
         for watcher in watchers:
             _remove(self._watched, watcher, pid)
         linked = list(self._links.pop(pid, ()))
         for other in linked:
             _remove(self._links, other, pid)
-        return watchers, linked
+        return Ended(watchers, linked, unwatched) if watchers or linked or unwatched else None
+
+    def of_node(self, node: str) -> list[PID]:
+        """Return the processes of that node that have any relation."""
+        kinds = (self._watchers, self._watched, self._links)
+        return list({pid for edges in kinds for pid in edges if pid.node == node})
 
 
 def _bound(edges: Edges, pid: PID, other: PID, what: str) -> None:

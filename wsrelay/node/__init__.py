@@ -11,6 +11,7 @@ from .info import ConnectionInfo, NodeInfo, ProcessInfo
 from .node import Node
 from .process import WorkerProcess
 from .snapshot import describe
+from .target import RelayTarget
 
 __all__ = [
     "Arrival",
@@ -27,6 +28,7 @@ __all__ = [
     "Node",
     "NodeInfo",
     "ProcessInfo",
+    "RelayTarget",
     "WorkerProcess",
     "describe",
 ]

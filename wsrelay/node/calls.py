@@ -6,7 +6,8 @@ import asyncio
 import concurrent.futures
 import functools
 import itertools
-from typing import Any
+from collections.abc import Coroutine
+from typing import Any, TypeVar
 
 from wsrelay import wire
 from wsrelay.errors import InvalidCall, NotAProcess
@@ -18,7 +19,9 @@ from .endpoint import Mail
 from .engine import Engine
 from .process import WorkerProcess
 
-__all__ = ["Calls", "NodeCall"]
+__all__ = ["Calls", "NodeCall", "awaited_in", "waited_for"]
+
+T = TypeVar("T")
 
 _NOTHING = b"\xc0"
 _NO_REPLY = "it returned without an answer"
@@ -53,6 +56,8 @@ class Calls:
         if isinstance(pid, ExitError):
             future.set_result(_ended(ref, pid))
             return future
+        if pid not in self._engine.processes:
+            return self._engine.elsewhere.call(caller, ref, pid, topic, content)
         number = next(self._numbers)
         self.waiting.setdefault(pid, {})[number] = ref, future
         future.add_done_callback(functools.partial(self._forget, pid, number))
@@ -62,11 +67,16 @@ class Calls:
         return future
 
     def _callee(self, caller: PID, to: str) -> PID | ExitError:
-        """Return the process that is called, or why there is none; raises `InvalidCall`."""
+        """Return the process that is called, here or elsewhere, or why there is none.
+
+        Raises `InvalidCall`.
+        """
         process = self._engine.kernel.find(to, self._engine.name)
         if process is None:
             if to in self._engine.endpoints:
                 raise InvalidCall(f"{to} is a node, which answers no calls")
+            if (there := self._engine.elsewhere.find(to)) is not None:
+                return there
             return ExitError(ExitKind.NOPROC, f"there is no process {to}")
         if process.pid == caller:
             raise InvalidCall(f"{to} is the caller itself, which would wait for its own answer")
@@ -125,27 +135,11 @@ class NodeCall:
 
     def wait(self) -> Any:
         """Make the call in the node's event loop and wait in this thread; return the answer."""
-        if _is_in_loop():
-            raise NotAProcess(
-                "process.call would hold up the event loop: "
-                "in a coroutine use `await wsrelay.aio.process.call(...)`"
-            )
-        asked = asyncio.run_coroutine_threadsafe(self._ask(), self._loop)
-        try:
-            frame = asked.result()
-        except concurrent.futures.CancelledError:
-            raise NotAProcess(f"the node of {self._caller} has ended") from None
-        except BaseException:
-            asked.cancel()
-            raise
-        return self._opened(frame)
+        return self._opened(waited_for("call", self._loop, self._ask()))
 
     async def wait_async(self) -> Any:
         """Make the call in the node's event loop and wait in this one; return the answer."""
-        if self._loop is asyncio.get_running_loop():
-            return self._opened(await self._ask())
-        asked = asyncio.run_coroutine_threadsafe(self._ask(), self._loop)
-        return self._opened(await asyncio.wrap_future(asked))
+        return self._opened(await awaited_in(self._loop, self._ask()))
 
     async def _ask(self) -> wire.FinishedFrame:
         try:
@@ -162,6 +156,36 @@ class NodeCall:
             raise ValueError(
                 f"{self._to} answered {self._topic!r} with what cannot be read: {error}"
             ) from None
+
+
+def waited_for(
+    call: str, loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T], more: str = ""
+) -> T:
+    """Run a coroutine in the node's event loop and wait for it in this thread.
+
+    Raises `NotAProcess` where an event loop runs: it would stand still.
+    """
+    if _is_in_loop():
+        work.close()
+        raise NotAProcess(
+            f"process.{call} would hold up the event loop: "
+            f"in a coroutine use `await wsrelay.aio.process.{call}(...)`{more}"
+        )
+    asked = asyncio.run_coroutine_threadsafe(work, loop)
+    try:
+        return asked.result()
+    except concurrent.futures.CancelledError:
+        raise NotAProcess("the node has ended") from None
+    except BaseException:
+        asked.cancel()
+        raise
+
+
+async def awaited_in(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine in the node's event loop and wait for it in this one."""
+    if loop is asyncio.get_running_loop():
+        return await work
+    return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, loop))
 
 
 def _is_in_loop() -> bool:

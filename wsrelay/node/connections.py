@@ -8,7 +8,7 @@ import random
 from collections.abc import Callable, Hashable
 from typing import Any, Final, Protocol
 
-from wsrelay.session import machine as session
+from wsrelay.session.ends import RESTARTS, SHUT_DOWN
 from wsrelay.values.message import ERROR, ExitKind, Result
 from wsrelay.values.pid import PID, PIDSource
 from wsrelay.values.printable import printable
@@ -20,13 +20,14 @@ from .engine import Engine
 from .info import ConnectionInfo
 from .process import WorkerProcess
 from .router import MessageRouter
+from .target import RelayTarget
 
-__all__ = ["Connection", "Connections"]
+__all__ = ["GATEWAY", "Connection", "Connections"]
 
 logger = logging.getLogger(__name__)
 
-_NEVER_SENT: Final = 2**63
-"""The number of a `ws.join` that no frame has carried yet."""
+GATEWAY: Final = "gateway"
+"""The host of connections' PIDs."""
 
 _LOOK: Final = 0.02
 _LOOKS: Final = 3
@@ -41,8 +42,8 @@ at once to a process that is busy computing take 5 MB.
 """
 
 
-class Connection(Endpoint, Protocol):
-    """What the node needs of a WebSocket connection, besides what every endpoint can do."""
+class TargetClient(Protocol):
+    """A client of a process: a connection here, or one of another node whose target is here."""
 
     pid: PID
 
@@ -53,6 +54,10 @@ class Connection(Endpoint, Protocol):
     @property
     def message_count(self) -> int:
         """How many messages of its client have been received."""
+
+    @property
+    def lags(self) -> bool:
+        """Whether its target is behind with what clients have sent it."""
 
     def describe(self) -> ConnectionInfo:
         """Return its state for operators."""
@@ -68,14 +73,18 @@ class Connection(Endpoint, Protocol):
     def join_read(self) -> None:
         """Handle the target's receipt: it has read this connection's `ws.join`."""
 
+    def shut_down(self) -> None:
+        """Close because the node shuts down."""
+
+
+class Connection(TargetClient, Endpoint, Protocol):
+    """What the node needs of a WebSocket connection."""
+
     def when_drained(self, token: Hashable, callback: Callable[[], None]) -> None:
         """Call back once, when most of what it was sent has been written or it has ended."""
 
     def forget_drain(self, token: Hashable) -> None:
         """Drop the callback that has that token."""
-
-    def shut_down(self) -> None:
-        """Close because the node shuts down."""
 
 
 class Connections:
@@ -84,6 +93,8 @@ class Connections:
     def __init__(self, engine: Engine, router: MessageRouter, ids: PIDSource) -> None:
         self.connections: dict[PID, Connection] = {}
         """The living connections."""
+        self.guests: dict[PID, TargetClient] = {}
+        """The clients of other nodes whose targets are here."""
         self.leaving: dict[PID, asyncio.TimerHandle] = {}
         """Connections that wait for their turn to be closed because the node shuts down."""
         self._engine = engine
@@ -97,9 +108,9 @@ class Connections:
 
     def new_pid(self) -> PID:
         """Make the PID of a new connection."""
-        return self._ids.next("gateway")
+        return self._ids.next(GATEWAY)
 
-    def connect(self, connection: Connection, target: PID) -> WorkerProcess:
+    def connect(self, connection: Connection, target: PID) -> RelayTarget:
         """Add a connection, bind it to its target, and return the target.
 
         The target must have just been found alive. From now on its exit is reported to the
@@ -107,11 +118,11 @@ class Connections:
         """
         self._engine.kernel.connect(connection.pid)
         self.connections[connection.pid] = self._engine.endpoints[connection.pid] = connection
-        process = self._engine.processes[target]
-        self._bind(connection.pid, process, _NEVER_SENT)
-        return process
+        bound = self._target(target)
+        bound.bind(connection.pid)
+        return bound
 
-    def disconnect(self, pid: PID, target: WorkerProcess, result: Result) -> None:
+    def disconnect(self, pid: PID, target: RelayTarget, result: Result) -> None:
         """Remove a connection."""
         if self.connections.pop(pid, None) is not None:
             del self._engine.endpoints[pid]
@@ -121,16 +132,38 @@ class Connections:
 
     def _on_exit(self, process: WorkerProcess, result: Result) -> None:
         """Tell all connections of a process that it has exited."""
-        instead = None
-        if self._engine.draining:
-            instead = session.SHUT_DOWN
-        elif process.restarts and (result.error is None or result.error.kind is ExitKind.CANCELLED):
-            instead = session.RESTARTS
+        if not process.clients:
+            return
+        instead = self.close_instead(process, result)
         for pid, join in list(process.clients.items()):
-            if (connection := self.connections.get(pid)) is not None:
-                self._end_turn(pid)
-                read = not process.never_read(pid, join)
-                connection.target_exited(process.pid, result, join_read=read, instead=instead)
+            read = not process.never_read(pid, join)
+            self.target_exited(pid, process.pid, result, join_read=read, instead=instead)
+
+    def close_instead(self, process: WorkerProcess, result: Result) -> tuple[int, str] | None:
+        """Return code and reason of the close frame if they do not follow from the result."""
+        if self._engine.draining:
+            return SHUT_DOWN
+        in_order = result.error is None or result.error.kind is ExitKind.CANCELLED
+        return RESTARTS if process.restarts and in_order else None
+
+    def target_exited(
+        self,
+        client: PID,
+        target: PID,
+        result: Result,
+        *,
+        join_read: bool,
+        instead: tuple[int, str] | None,
+    ) -> None:
+        """Tell a client, if it is still there, that its target has exited."""
+        if (bound := self.client(client)) is not None:
+            self._end_turn(client)
+            bound.target_exited(target, result, join_read=join_read, instead=instead)
+
+    def client(self, pid: str) -> TargetClient | None:
+        """Return the connection or guest with that PID, in full."""
+        key: Any = pid
+        return self.connections.get(key) or self.guests.get(key)
 
     def shut_down(self, spread: float = 0.0) -> None:
         """Close all connections because the node shuts down, spread over `spread` seconds.
@@ -140,7 +173,7 @@ class Connections:
         """
         loop = asyncio.get_running_loop()
         self._turns_end = loop.time() + spread
-        for pid, connection in list(self.connections.items()):
+        for pid, connection in [*self.connections.items(), *self.guests.items()]:
             self._end_turn(pid)
             if spread <= 0:
                 connection.shut_down()
@@ -155,8 +188,7 @@ class Connections:
             return
         for pid in list(process.clients):
             if pid in self.leaving:
-                self._end_turn(pid)
-                self.connections[pid].shut_down()
+                self._close_now(pid)
 
     def _turn(
         self,
@@ -170,23 +202,58 @@ class Connections:
         That takes a few looks at its socket. If its target is behind, looking goes on until a few
         looks in a row have shown nothing new.
         """
-        loop, connection = asyncio.get_running_loop(), self.connections[pid]
-        process = self._engine.processes.get(connection.target)
-        lags = process is not None and process.pipe.backlog > 0
-        behind, count = behind or lags, connection.message_count
+        loop, connection = asyncio.get_running_loop(), self.client(pid)
+        assert connection is not None  # noqa: S101 - its turn ends with it
+        lags, count = connection.lags, connection.message_count
+        behind = behind or lags
         if (lags or (behind and count != seen)) and loop.time() < self._turns_end:
             looks = _LOOKS
         if looks:
             arguments = (pid, looks - 1, count, behind)
             self.leaving[pid] = loop.call_later(_LOOK, self._turn, *arguments)
             return
-        self._end_turn(pid)
-        connection.shut_down()
+        self._close_now(pid)
+
+    def take_turn(self, client: PID) -> None:
+        """Close a connection because its target's node shuts down, which it has the turn for."""
+        if client in self.connections:
+            self._end_turn(client)
+            self._turn(client)
+
+    def _close_now(self, client: PID) -> None:
+        self._end_turn(client)
+        if (connection := self.client(client)) is not None:
+            connection.shut_down()
 
     def _end_turn(self, pid: PID) -> None:
         if (turn := self.leaving.pop(pid, None)) is not None:
             turn.cancel()
             self._engine.changed()
+
+    def _target(self, pid: PID) -> RelayTarget:
+        return self._engine.processes.get(pid) or self._engine.elsewhere.target(pid)
+
+    # Clients of other nodes
+
+    def welcome(
+        self,
+        guest: TargetClient,
+        target: RelayTarget,
+        metadata: dict[str, Any] | None,
+        *,
+        receipt: bool,
+    ) -> None:
+        """Bind a client of another node to a process of this one, as `connect` and `join` do."""
+        self.guests[guest.pid] = guest
+        target.bind(guest.pid)
+        self.join(guest.pid, target.pid, metadata, receipt=receipt)
+        if self._engine.draining:  # it was on its way when the others were told
+            guest.shut_down()
+
+    def part(self, guest: PID) -> None:
+        """Remove a client of another node, which has left its target."""
+        self.guests.pop(guest, None)
+        self._end_turn(guest)
 
     # What the relay sends to targets
 
@@ -197,24 +264,22 @@ class Connections:
         metadata: dict[str, Any] | None,
         *,
         receipt: bool = False,
-    ) -> WorkerProcess:
+    ) -> RelayTarget:
         """Bind a connection to a target, send the target `ws.join`, and return it.
 
         `receipt`: the connection is told when the target has read it.
         The target must have just been found alive, but may have been asked to end since.
         """
-        process = self._engine.processes[target]
-        if (number := process.join(client, metadata, receipt=receipt)) is None:
+        bound = self._target(target)
+        if not bound.join(client, metadata, receipt=receipt):
             self._router.dead_letters += 1
-        else:
-            self._bind(client, process, number)
-        return process
+        return bound
 
     def not_taken(self) -> None:
         """Count a message of the relay that its target no longer takes."""
         self._router.dead_letters += 1
 
-    def leave(self, client: PID, target: WorkerProcess, code: int, reason: str) -> None:
+    def leave(self, client: PID, target: RelayTarget, code: int, reason: str) -> None:
         """Send a target `ws.leave` and unbind the connection from it."""
         if not target.leave(client, code, reason):
             self._router.dead_letters += 1
@@ -224,8 +289,9 @@ class Connections:
         """Answer a process that has sent a connection something that it cannot use."""
         content = {"client_pid": client, "topic": topic, "error": error}
         self._router.route(Mail(client, ERROR, payload.pack(content)), [sender])
-        if self._engine.mistakes.first(sender, f"{topic}: {error}"):
-            process = self._engine.processes.get(sender)
+        process = self._engine.processes.get(sender)
+        who = self._router.pid if process is None else sender  # it may be elsewhere, or over
+        if self._engine.mistakes.first(who, f"{topic}: {error}"):
             logger.warning(
                 "%s sent %s to %s, which cannot use it: %s (told once)",
                 sender,
@@ -247,8 +313,11 @@ class Connections:
     def why_no_target(self, target: PID) -> str | None:
         """Return why a client cannot be transferred to that process, or None if it can.
 
-        It is a process that transfers a client, so the bound is that of processes' messages.
+        It is a process that transfers a client, so the bound is that of processes' messages. A
+        process of another node has to be asked for (`Node.arrive`).
         """
+        if self._engine.elsewhere.find(target) is not None:
+            return None
         return self._engine.kernel.why_no_target(target) or self._crowded(target, 1)
 
     def _crowded(self, target: PID, part: int) -> str | None:
@@ -267,7 +336,7 @@ class Connections:
     def hold(self, sender: PID, client: PID) -> bool:
         """Make a worker's writes wait for a connection; False if the sender is not a worker."""
         if (process := self._engine.processes.get(sender)) is None:
-            return False
+            return self._engine.elsewhere.hold(sender, client)
         process.incarnation.pipe.hold(client)
         return True
 
@@ -275,19 +344,29 @@ class Connections:
         """Undo `hold`."""
         if (process := self._engine.processes.get(sender)) is not None:
             process.incarnation.pipe.release(client)
+        else:
+            self._engine.elsewhere.release(sender, client)
 
-    # Bindings
+    def drained(self, client: PID, token: Hashable) -> asyncio.Future[None] | None:
+        """Return a future that is done when most of what a client was sent is on its way.
 
-    def _bind(self, client: PID, process: WorkerProcess, join: int) -> None:
-        """Bind a connection to a process; `join` is the number of its `ws.join` frame."""
-        process.clients[client] = join
-        process.occupied()
+        None if that is so already, or if there is no such connection, which has nothing left.
+        """
+        if (connection := self.connections.get(client)) is None:
+            return None
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    def unbind(self, client: PID, process: WorkerProcess) -> None:
-        """Note that a connection is not bound to that process any more."""
-        if process.clients.pop(client, None) is None or process.pid not in self._engine.processes:
-            return
-        process.pipe.forget(client)
-        process.left()
-        if not process.clients and self._engine.draining:
-            self._engine.dismiss(process.pid)
+        def tell() -> None:
+            if not future.done():
+                future.set_result(None)
+
+        connection.when_drained(token, tell)
+        if future.done():
+            return None
+        future.add_done_callback(lambda _: connection.forget_drain(token))
+        return future
+
+    def unbind(self, client: PID, target: RelayTarget) -> None:
+        """Note that a connection is not bound to that target any more."""
+        if target.unbind(client) and self._engine.draining:
+            self._engine.dismiss(target.pid)

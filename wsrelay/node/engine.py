@@ -11,13 +11,13 @@ import functools
 import itertools
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from msgspec import Raw
 
 from wsrelay import wire
-from wsrelay.errors import HostFailed, HostFull, TooMany
+from wsrelay.errors import HostFailed, HostFull, TooMany, UnknownHost
 from wsrelay.kernel import (
     BreakEffect,
     Effect,
@@ -41,10 +41,11 @@ from wsrelay.values.targets import TargetEntry
 from wsrelay.wire import payload
 from wsrelay.wire.logrecord import fields
 
+from .elsewhere import Elsewhere
 from .endpoint import Endpoint
 from .host import WORKER_LOG, Incarnation, Unfinished
 from .mistake_log import MistakeLog
-from .process import SpawnOrder, WorkerProcess
+from .process import NamedOrder, SpawnOrder, WorkerProcess
 from .templates import Templates
 
 __all__ = ["Engine", "FrameHandler"]
@@ -88,6 +89,10 @@ class Engine:
         self.mistakes = MistakeLog()
         self.endpoints: dict[PID, Endpoint] = {}
         self.processes: dict[PID, WorkerProcess] = {}
+        self.elsewhere = Elsewhere()
+        """The processes of other nodes."""
+        self.roomy: dict[str, str] = {}
+        """For each host the other node where it has most room, unless that is this one."""
         self.draining = False
         self.on_stop: list[Callable[[WorkerProcess], None]] = []
         self.on_exit: list[Callable[[WorkerProcess, Result], None]] = []
@@ -95,6 +100,12 @@ class Engine:
         """What to call, once, when a process has ended; its owner takes care of ending it."""
         self.changed: Callable[[], None] = lambda: None
         """Called when a node that is shutting down may have less left to wait for."""
+        self.is_cluster_name: Callable[[str], bool] = lambda _: False
+        """Whether a process that is started under that name is fenced from the beginning."""
+        self.frozen = False
+        """Whether the fenced processes are stopped."""
+        self._deadline: float | None = None
+        self._freeze: asyncio.TimerHandle | None = None
         self.receiver: Callable[[WorkerProcess], FrameHandler]
         self._random = random
         self._known: wire.CatalogFrame | None = None
@@ -141,7 +152,8 @@ class Engine:
             return
         endpoint = self.endpoints.get(effect.pid)
         if endpoint is None:
-            return  # it has ended in the meantime
+            self.elsewhere.carry_out(effect)
+            return
         match effect:
             case StartedEffect():
                 self._on_start(self.processes[effect.pid])
@@ -206,6 +218,84 @@ class Engine:
         if pid not in self.when_ended:
             self.signal(pid, Signal.CANCEL, "node shuts down")
 
+    def is_away(self, pid: PID) -> bool:
+        """Whether it is a process of another node that is in the cluster."""
+        return pid.node != self.name and self.elsewhere.find(pid) is not None
+
+    # Fencing
+
+    def freeze_deadline(self, monotonic_ns: int) -> None:
+        """Set the time from which on fenced processes are stopped, until a later one is set.
+
+        Their hosts' guardians do that, so it is done even if this process hangs or is stopped.
+        """
+        self.templates.freeze_deadline(monotonic_ns)
+        loop = asyncio.get_running_loop()
+        if self._deadline is not None and self._deadline <= loop.time():
+            self._frozen(self._deadline)  # it has passed while this loop was stopped
+        self.forget_deadline()
+        self._deadline = due = monotonic_ns / 1e9
+        if due > loop.time():
+            self._thaw()
+            self._freeze = loop.call_at(due, self._frozen, due)
+        else:
+            self._frozen(loop.time())
+
+    def forget_deadline(self) -> None:
+        """Do nothing when the deadline passes; the guardians go on without this process."""
+        if self._freeze is not None:
+            self._freeze.cancel()
+        self._freeze = self._deadline = None
+
+    def _frozen(self, since: float) -> None:
+        """Know that the fenced processes are stopped since then: let their timers stand still."""
+        if self.frozen:
+            return
+        self.frozen = True
+        if fenced := self._fenced():
+            self._warn_of(fenced, "stopped until the node's lease is renewed")
+        for process in fenced:
+            process.freeze(since)
+
+    def _thaw(self) -> None:
+        if self.frozen:
+            self.frozen = False
+            if fenced := self._fenced():
+                self._warn_of(fenced, "running again")
+            for process in fenced:
+                process.thaw()
+
+    def _fenced(self) -> list[WorkerProcess]:
+        return [process for process in self.processes.values() if process.fenced]
+
+    def _warn_of(self, fenced: list[WorkerProcess], what: str) -> None:
+        who = f"{len(fenced)} processes are" if len(fenced) > 1 else f"{fenced[0].pid} is"
+        logger.warning("node %s: %s %s", self.name, who, what)
+
+    async def fence(self, pid: PID) -> bool:
+        """Have a worker stopped when the deadline passes; returns whether it is alive.
+
+        When this returns True nothing that happens to this process prevents that any more. A
+        connection is run by the node itself, so there is nothing to be done for it.
+        """
+        if (process := self.processes.get(pid)) is None:
+            return pid in self.endpoints
+        process.fenced = True
+        if self.frozen:
+            process.freeze(asyncio.get_running_loop().time())
+        if process.launched and not await process.incarnation.fence():
+            return False
+        return pid in self.processes
+
+    def unfence(self, pid: PID) -> None:
+        """Undo `fence`; has no effect on a process that is not fenced, or has ended."""
+        if (process := self.processes.get(pid)) is None or not process.fenced:
+            return
+        process.fenced = False
+        process.thaw()
+        if process.launched:
+            process.incarnation.unfence()
+
     # Starts
 
     def home(self, target: str | None) -> str | None:
@@ -255,7 +345,10 @@ class Engine:
             signal=self.signal,
             stopping=self._stopping,
             end_when_empty=end_when_empty,
+            fenced=name is not None and self.is_cluster_name(name),
         )
+        if process.fenced and self.frozen:
+            process.freeze(asyncio.get_running_loop().time())
         process.names = [*self.kernel.names.of(pid)]
         if effects:
             # Its launch is carried out here, so that the caller gets the error if it fails.
@@ -269,6 +362,57 @@ class Engine:
             self._debug(process, f"waits until {former} has ended: {process.target}")
         self.processes[pid] = self.endpoints[pid] = process
         return pid
+
+    # Names: what is returned has to be awaited if other nodes must be asked
+
+    def get_or_spawn(self, order: NamedOrder) -> PID | Awaitable[PID]:
+        """Return the process with the name, or start one under it; raises as `launch` does."""
+        if self.elsewhere.decides(order.name) and self.kernel.names.get(order.name) is None:
+            return self.elsewhere.get_or_spawn(order)
+        return self.launch_named(order)
+
+    def launch_named(self, order: NamedOrder) -> PID:
+        """Do what `launch` does; raises `UnknownHost` too if the PID is one of another node."""
+        what = order.order
+        self.check_here(order.pid)
+        return self.launch(
+            order.pid,
+            what.target,
+            what.code,
+            order.name,
+            order.parent,
+            order.monitored,
+            order.linked,
+            plain=what.plain,
+            end_when_empty=order.end_when_empty,
+        )
+
+    def check_here(self, pid: PID) -> None:
+        """Raise `UnknownHost` if the PID of a process that is to start is one of another node."""
+        if pid.node != self.name:
+            raise UnknownHost(f"{pid.host}@{pid.node}", self.templates.names)
+
+    def register(self, name: str, pid: PID, asker: PID | None = None) -> Awaitable[None] | None:
+        """Give a name to a living process; raises as `Kernel.register` does."""
+        if self.elsewhere.decides(name):
+            return self.elsewhere.register(name, pid, asker)
+        self.kernel.register(name, pid, asker)
+        return None
+
+    def unregister(self, name: str, asker: PID | None = None) -> Awaitable[None] | None:
+        """Free a name; raises as `Kernel.unregister` does."""
+        there = self.elsewhere.find(name)
+        holds = asker is not None and self.kernel.names.holder(name) == asker
+        if there is not None and not holds and self.kernel.names.get(name) is None:
+            return self.elsewhere.unregister(name, there)
+        self.execute(self.kernel.unregister(name, asker))
+        return None
+
+    def lookup(self, name: str) -> PID:
+        """Return the process with that name, of any node; raises `NameNotFound`."""
+        if (pid := self.kernel.names.get(name) or self.elsewhere.find(name)) is not None:
+            return pid
+        return self.kernel.names.lookup(name)
 
     def _check_code(self, parent: PID, size: int) -> None:
         """Raise `TooMany` if too many arguments of the parent's processes wait for their starts."""
@@ -334,12 +478,29 @@ class Engine:
             exited=functools.partial(self._exited, process),
             about=functools.partial(self.about, process),
             unfinished=self.unfinished,
+            fenced=process.fenced,
         )
 
     def reconfigure(self, entries: Mapping[str, TargetEntry]) -> None:
         """Use other entries and the current hosts, and tell all workers."""
         self.kernel.set_hosts(self.templates.limits)
         self.entries = dict(entries)
+        self._tell_catalog()
+
+    def prefer(self, roomy: Mapping[str, str]) -> None:
+        """Start what is spawned in `host@*` on that node from now on; here if it has no such host.
+
+        All workers are told if that is a change.
+        """
+        if roomy != self.roomy:
+            self.roomy = dict(roomy)
+            self._tell_catalog()
+
+    def choose(self, host: str) -> str:
+        """Return the node that starts what is spawned in `host@*`."""
+        return self.roomy.get(host, self.name)
+
+    def _tell_catalog(self) -> None:
         self._known = None
         catalog = self._catalog_frame()
         for process in self.processes.values():
@@ -348,7 +509,9 @@ class Engine:
 
     def _catalog_frame(self) -> wire.CatalogFrame:
         entries = {name: entry.host for name, entry in self.entries.items()}
-        return wire.CatalogFrame(self.templates.names, entries)
+        return wire.CatalogFrame(
+            self.templates.names, entries, self.roomy, self.elsewhere.shares_names
+        )
 
     def _catalog(self) -> wire.CatalogFrame:
         """Return what each worker is told of the configuration, encoded once for all of them."""

@@ -8,7 +8,7 @@ __all__ = ["ConnectionInfo", "HostInfo", "NodeInfo", "ProcessInfo"]
 
 
 class ConnectionInfo(Struct, frozen=True, kw_only=True):
-    """One connection.
+    """One connection, or a client of another node whose target is here, as far as is known here.
 
     `uptime` is in seconds since the upgrade. `client` is the client's address and port (None over a
     Unix socket; the port is 0 behind a proxy that does not report it). `user` comes from the

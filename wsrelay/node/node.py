@@ -14,6 +14,7 @@ import time
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
+    Awaitable,
     Callable,
     Collection,
     Iterable,
@@ -26,7 +27,7 @@ from typing import Any, Final, Protocol, Self, TypeVar
 
 from wsrelay import wire
 from wsrelay.confinement import HostOptions
-from wsrelay.errors import NameTaken, NotAProcess
+from wsrelay.errors import InvalidName, NameTaken, NotAProcess, PayloadError
 from wsrelay.kernel import Kernel, Signal
 from wsrelay.session.header import TargetSpec
 from wsrelay.values import current
@@ -34,23 +35,26 @@ from wsrelay.values.bounds import InvalidOptions, check
 from wsrelay.values.buffered import MAX_BUFFERED, Buffered
 from wsrelay.values.durations import seconds_of
 from wsrelay.values.message import ExitError, ExitKind, Result, reason_of, sendable
-from wsrelay.values.pid import PID, PIDSource, address, is_node_name
+from wsrelay.values.pid import PID, PIDSource, address, is_node_name, placed
 from wsrelay.values.presence import Member
 from wsrelay.values.targets import TargetEntry
 from wsrelay.values.timer import Timer
 from wsrelay.wire import check_size, payload
 from wsrelay.wire import meta as metadata
-from wsrelay.wire.code import pack_target
+from wsrelay.wire.code import pack_elsewhere, pack_plain, pack_target
 
 from .arrival import Arrival, NoTarget
-from .calls import Calls, NodeCall
+from .calls import Calls, NodeCall, awaited_in, waited_for
 from .connections import Connection, Connections
+from .elsewhere import Clustering
 from .endpoint import Mail
 from .engine import Engine
 from .fallback import log_visibly
+from .process import NamedOrder, SpawnOrder
 from .requests import Requests
 from .router import MessageRouter
 from .siblings import warn_of_siblings
+from .starts import Starts
 from .templates import Templates
 from .timers import Later
 
@@ -63,6 +67,8 @@ _MARGIN: Final = 5.0
 
 _NAMED: Final = 10
 """The most processes that one log line names."""
+
+_HEADER: Final = ", or let the X-WS-Relay header's `target` and `name` start the process"
 
 T = TypeVar("T")
 
@@ -83,18 +89,21 @@ class Node:
     `name` is the node part of its PIDs, made of A-Z a-z 0-9 _ . - (anything else raises
     `InvalidOptions`). Spawns that name no host go to the first of `hosts`. `entries` are ids that
     can be spawned like targets. `max_buffered` bounds, in bytes, what clients may have begun to
-    send and not finished. Creating a node starts nothing; use `async with node:`, `lifespan`, or
-    `start` and `aclose`, all in one event loop.
+    send and not finished. `cluster` makes it one of the nodes of a cluster. Creating a node starts
+    nothing; use `async with node:`, `lifespan`, or `start` and `aclose`, all in one event loop.
     """
 
     def __init__(
         self,
         *,
-        name: str = "local",
+        name: str | None = None,
         hosts: Sequence[HostOptions] = (),
         entries: Mapping[str, TargetEntry] | None = None,
         max_buffered: int = Buffered().most,
+        cluster: Clustering | None = None,
     ) -> None:
+        if name is None:
+            name = "local" if cluster is None else cluster.node_name
         if not is_node_name(name):
             raise InvalidOptions(
                 [("name", f"is {name!r:.80} and must be made of A-Z a-z 0-9 _ . -")], "node"
@@ -110,6 +119,7 @@ class Node:
         self._companions: list[LifespanHook] = []
         self.functions: dict[str, Callable[..., Any]] = {}
         """Functions of this OS process, by the text by which `X-WS-Relay` may name them."""
+        self._cluster = cluster
         self._reset(entries or {})
 
     def _reset(self, entries: Mapping[str, TargetEntry]) -> None:
@@ -127,6 +137,8 @@ class Node:
         """A new object at each start, so that an end can be matched to its start."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = 0
+        if self._cluster is not None:
+            self.engine.elsewhere = self._cluster.attach(self)
 
     # Life
 
@@ -155,6 +167,7 @@ class Node:
         with contextlib.suppress(StopIteration):
             self._guard.__anext__().send(None)
         try:
+            self.engine.elsewhere.start()
             for companion in self._companions:
                 companion.start()
         except BaseException:
@@ -204,6 +217,7 @@ class Node:
         """Wait until every host has preloaded what it should; raises `HostFailed`."""
         self.start()
         await self._templates.loaded()
+        await self.engine.elsewhere.joined()
 
     async def reconfigure(
         self,
@@ -218,6 +232,7 @@ class Node:
         """
         await self._templates.exchange(hosts, renew)
         self.engine.reconfigure(entries)
+        self.engine.elsewhere.reconfigured()
 
     def drain(self, spread: float = 0.0) -> None:
         """Begin to shut down: connections close with 1012, workers are cancelled, none start.
@@ -281,6 +296,7 @@ class Node:
                     self.engine.signal(pid, Signal.TERMINATE)
             for companion in reversed(self._companions):
                 await self._stop_companion(companion, patience)
+            await self._stop_companion(self.engine.elsewhere, patience)
         except BaseException:  # cancelled: nobody waits any longer
             self.terminate_all()
             raise
@@ -291,7 +307,7 @@ class Node:
         """Wait until all turns are over and all workers but the companions' have ended."""
         try:
             async with asyncio.timeout(seconds):
-                while self.clients.leaving or self._unattended():
+                while self.clients.leaving or self._unattended() or self.engine.elsewhere.serves:
                     self._changed.clear()
                     await self._changed.wait()
         except TimeoutError:
@@ -326,6 +342,7 @@ class Node:
         engine.draining = True
         gone = ExitError(ExitKind.KILLED, "SIGKILL: its node was closed")
         engine.unfinished.close()
+        engine.forget_deadline()
         self._requests.timers.close()
         # Those that wait end first: none of them must start because the one before it has ended.
         for process in sorted(engine.processes.values(), key=lambda one: one.launched):
@@ -337,6 +354,11 @@ class Node:
 
     async def __aenter__(self) -> Self:
         self.start()
+        try:
+            await self.engine.elsewhere.joined()
+        except BaseException:
+            await self.aclose()
+            raise
         return self
 
     async def __aexit__(self, *_exc: object) -> None:
@@ -355,10 +377,14 @@ class Node:
         return self._pid
 
     def send(self, to: str | Iterable[str], topic: str, payload_: Any = None) -> None:
-        """Send a message; raises `ReservedTopic`, `PayloadError`."""
+        """Send a message; raises `ReservedTopic`, `PayloadError`, `NodeBusy`."""
         content = _content(payload_)
         receivers = [address(to)] if isinstance(to, str) else [address(one) for one in to]
-        self._here(self.router.route, Mail(self._pid, _topic(topic), content), receivers)
+        self._here(self._route, Mail(self._pid, _topic(topic), content), receivers)
+
+    def _route(self, mail: Mail, receivers: Sequence[str]) -> None:
+        self.engine.elsewhere.check_room(receivers, len(mail.content))
+        self.router.route(mail, receivers)
 
     def send_after(
         self, seconds: float, to: str | Iterable[str], topic: str, payload_: Any = None
@@ -399,7 +425,12 @@ class Node:
         return NodeCall(self._calls, loop, self._pid, address(to), _topic(topic), content, timeout)
 
     def spawn(self, target: Any, host: str | None = None, /, *args: Any, **kwargs: Any) -> PID:
-        """Start a process and return its PID at once; raises as `wsrelay.process.spawn` does."""
+        """Start a process and return its PID at once; raises as `wsrelay.process.spawn` does.
+
+        `host` may be `host@node`, or `host@*` for the node where that host has most room.
+        """
+        if host is not None and "@" in host and (place := self._elsewhere(host)) is not None:
+            return self._spawn_elsewhere(place, target, args, kwargs)
         text, code = pack_target(target, args, kwargs, self.entries)
         pid = self._here(self.engine.launch, self._next_pid(target, host), text, code)
         if (note := current.spawned_by_request.get()) is not None:
@@ -414,11 +445,51 @@ class Node:
         If the former process of that name has been cancelled, the new one waits until that has
         ended: `started` waits with it.
         """
+        order = self._named_order(name, target, host, args, kwargs)
+        there: PID = self._settled("get_or_spawn", name, self.engine.get_or_spawn, order)
+        return self._noted(order, there)
+
+    async def get_or_spawn_async(
+        self, name: str, target: Any, host: str | None = None, /, *args: Any, **kwargs: Any
+    ) -> PID:
+        """Do what `get_or_spawn` does in a coroutine, of any event loop."""
+        order = self._named_order(name, target, host, args, kwargs)
+        there: PID = await self._settled_async(name, self.engine.get_or_spawn, order)
+        return self._noted(order, there)
+
+    def _named_order(
+        self,
+        name: str,
+        target: Any,
+        host: str | None,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> NamedOrder:
+        return NamedOrder(
+            name, self._named_pid(target, host), self._spawn_order(target, args, kwargs)
+        )
+
+    def _spawn_order(
+        self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> SpawnOrder:
+        """Return what to start, with arguments as data if another node may have to start it."""
         text, code = pack_target(target, args, kwargs, self.entries)
-        pid = self._next_pid(target, host)
-        there = self._here(self.engine.launch, pid, text, code, name)
-        if there == pid and (note := current.spawned_by_request.get()) is not None:
-            note(pid)
+        if self.engine.elsewhere.shares_names and text in self.entries:
+            with contextlib.suppress(PayloadError):  # then only this node can start it
+                return SpawnOrder(text, pack_plain(args, kwargs), plain=True)
+        return SpawnOrder(text, code, plain=False)
+
+    def _named_pid(self, target: Any, host: str | None) -> PID:
+        """Make the PID of a process that is started under a name, perhaps on another node."""
+        if host is not None and "@" in host and (place := self._elsewhere(host)) is not None:
+            return place
+        return self._next_pid(target, host)
+
+    @staticmethod
+    def _noted(order: NamedOrder, there: PID) -> PID:
+        """Return the process with a name; the current request is told if it was started for it."""
+        if there == order.pid and (note := current.spawned_by_request.get()) is not None:
+            note(there)
         return there
 
     def spawn_as(
@@ -428,17 +499,55 @@ class Node:
 
         It waits as that of `get_or_spawn` does.
         """
-        text, code = pack_target(target, args, {}, self.entries)
-        pid = self._next_pid(target, host)
-        there = self._here(self.engine.launch, pid, text, code, name)
-        if there != pid:
+        order = self._named_order(name, target, host, args, {})
+        there: PID = self._settled("get_or_spawn", name, self.engine.get_or_spawn, order)
+        if there != order.pid:
             raise NameTaken(f"the name {name!r} belongs to {there}")
+        return there
+
+    def spawn_service(
+        self, name: str, target: Any, host: str | None = None, args: tuple[Any, ...] = ()
+    ) -> PID:
+        """Start the process of a service, of which each node of a cluster has one of its own.
+
+        There its name is that of the service behind `local/`, and the latter is a second one that
+        stays on this node too. Raises as `spawn_as` does.
+        """
+        elsewhere, names = self.engine.elsewhere, self.kernel.names
+        if not elsewhere.shares_names or name.startswith("local/"):
+            return self.spawn_as(name, target, host, args)
+        elsewhere.keep_local(name)
+        if (there := names.get(name)) is not None:
+            raise NameTaken(f"the name {name!r} belongs to {there}")
+        pid = self.spawn_as(f"local/{name}", target, host, args)
+        self.kernel.register(name, pid)
+        return pid
+
+    def _elsewhere(self, host: str) -> PID | None:
+        """Return the PID of a process that is started in a host of another node, else None."""
+        name, node = placed(host)
+        if node == "*":
+            node = self.engine.choose(name)
+        return None if node is None or node == self.name else self._ids.placed(name, node)
+
+    def _spawn_elsewhere(
+        self, pid: PID, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> PID:
+        text, code = pack_elsewhere(target, args, kwargs, self.entries, pid)
+        frame = wire.SpawnFrame(str(pid), pid.host, text, code, plain=True)
+        self._here(self.engine.elsewhere.spawn, self._pid, pid, frame)
         return pid
 
     def _next_pid(self, target: Any, host: str | None) -> PID:
         """Make a worker's PID, in the given host, else its entry's host, else the first host."""
+        if host is not None and "@" in host:
+            host, _ = placed(host)
         home = self.engine.home(target) if isinstance(target, str) else None
         return self._ids.next(host or home or self._templates.names[0])
+
+    def new_pid(self, host: str) -> PID:
+        """Make the PID of a process of that host."""
+        return self._ids.next(host)
 
     def when_ended(self, pid: PID, callback: Callable[[Result], None]) -> None:
         """Call back once when the worker has ended; when draining, the caller has to end it."""
@@ -458,25 +567,58 @@ class Node:
 
     def register(self, name: str, pid: str | None) -> None:
         """Give a living process a name; raises `NameTaken`, `ValueError`."""
-        self._here(self.kernel.register, name, self._process(pid))
+        self._settled("registry.register", name, self.engine.register, name, self._process(pid))
+
+    async def register_async(self, name: str, pid: str | None) -> None:
+        """Do what `register` does in a coroutine, of any event loop."""
+        await self._settled_async(name, self.engine.register, name, self._process(pid))
 
     def lookup(self, name: str) -> PID:
         """Return the process with that name; raises `NameNotFound`."""
-        return self._here(self.kernel.names.lookup, name)
+        return self._here(self.engine.lookup, name)
+
+    def fence(self, name: str | None) -> int:
+        """Return the number of a name's owner; raises `NameNotFound`; for None `InvalidName`."""
+        if name is None:
+            raise InvalidName("a node has no name of its own: say which name you mean")
+
+        def number() -> int:
+            there = self.engine.elsewhere.fence(name)
+            return self.kernel.names.fence(name) if there is None else there
+
+        return self._here(number)
 
     def unregister(self, name: str) -> None:
         """Free a name; raises `NameNotFound`."""
-        self._here(lambda: self.engine.execute(self.kernel.unregister(name)))
+        self._settled("registry.unregister", name, self.engine.unregister, name)
+
+    async def unregister_async(self, name: str) -> None:
+        """Do what `unregister` does in a coroutine, of any event loop."""
+        await self._settled_async(name, self.engine.unregister, name)
 
     def join_group(self, group: str, pid: str | None, meta: Any = None) -> None:
         """Make a process join a group; raises `InvalidName`, `PayloadError`."""
         joining, data = self._process(pid), metadata.encode(meta)
-        self._here(lambda: self.engine.execute(self.kernel.join_group(group, joining, meta=data)))
+
+        def join() -> None:
+            if self.engine.is_away(joining):
+                self.engine.elsewhere.join_group(self._pid, group, joining, data)
+            else:
+                self.engine.execute(self.kernel.join_group(group, joining, meta=data))
+
+        self._here(join)
 
     def leave_group(self, group: str, pid: str | None) -> None:
         """Make a process leave a group."""
         leaving = self._process(pid)
-        self._here(lambda: self.engine.execute(self.kernel.leave_group(group, leaving)))
+
+        def leave() -> None:
+            if self.engine.is_away(leaving):
+                self.engine.elsewhere.leave_group(self._pid, group, leaving)
+            else:
+                self.engine.execute(self.kernel.leave_group(group, leaving))
+
+        self._here(leave)
 
     def members(self, group: str) -> list[PID]:
         """Return a group's members."""
@@ -488,11 +630,13 @@ class Node:
         return [Member(pid, metadata.decode(data)) for pid, data in there]
 
     def broadcast(self, group: str, topic: str, payload_: Any) -> None:
-        """Send a message to all members of a group."""
+        """Send a message to all members of a group; raises as `send` does."""
         mail = Mail(self._pid, _topic(topic), _content(payload_))
 
         def route() -> None:
-            self.router.route(mail, self.kernel.groups.members(group))
+            members, elsewhere = self.kernel.groups.members(group), self.engine.elsewhere
+            elsewhere.check_room(members, len(mail.content))
+            self.router.route(mail, elsewhere.broadcast(mail, group, members))
 
         self._here(route)
 
@@ -520,6 +664,25 @@ class Node:
         loop.call_soon_threadsafe(call)
         return future.result()
 
+    def _settled(self, call: str, name: str, function: Callable[..., Any], *args: Any) -> Any:
+        """Call a function about a name in the event loop's thread, and wait for what it returns.
+
+        If other nodes must be asked, it raises `NotAProcess` where an event loop runs.
+        """
+        if not self.engine.elsewhere.decides(name):
+            return self._here(function, *args)
+        more = _HEADER if call == "get_or_spawn" else ""
+        return waited_for(call, self._running_loop(), _await(function, *args), more)
+
+    async def _settled_async(self, name: str, function: Callable[..., Any], *args: Any) -> Any:
+        """Do what `_settled` does in a coroutine, of any event loop."""
+        if not self.engine.elsewhere.decides(name):
+            return self._here(function, *args)
+        return await awaited_in(self._running_loop(), _await(function, *args))
+
+    def _running_loop(self) -> asyncio.AbstractEventLoop:
+        return self._here(asyncio.get_running_loop)
+
     # What the relay and the front end call
 
     async def find_target(self, spec: TargetSpec) -> Arrival:
@@ -529,10 +692,15 @@ class Node:
         `NoTarget` if no such process runs, and what `spawn` and `get_or_spawn` raise.
         """
         target = self.functions.get(spec.target, spec.target)
-        text, code = pack_target(target, spec.args, {}, self.entries)
-        pid = self._next_pid(spec.target, spec.host)
-        ends = spec.end_when_empty
-        pid = self.engine.launch(pid, text, code, spec.name, end_when_empty=ends)
+        pid, ends = self._named_pid(spec.target, spec.host), spec.end_when_empty
+        if spec.name is None:
+            self.engine.check_here(pid)
+            text, code = pack_target(target, spec.args, {}, self.entries)
+            self.engine.launch(pid, text, code, end_when_empty=ends)
+        else:
+            order = self._spawn_order(target, spec.args, {})
+            named = NamedOrder(spec.name, pid, order, end_when_empty=ends)
+            pid = await _await(self.engine.get_or_spawn, named)
         if self.is_connection(pid):
             raise NoTarget(f"the name {spec.name!r} belongs to {pid}, which is a connection")
         try:
@@ -542,19 +710,22 @@ class Node:
                 self.engine.signal(pid, Signal.CANCEL, "the upgrade did not come about")
             raise
 
-    async def arrive(self, pid: PID) -> Arrival:
+    async def arrive(self, pid: PID, *, waits: bool = True) -> Arrival:
         """Wait, as `started` does, until a client can be bound to the worker.
 
-        From now on the client counts as one of the worker's, until the `Arrival` is over. Raises
-        `NoTarget`, `HostFull`.
+        It may be one of another node, which is asked. From now on the client counts as one of the
+        worker's, until the `Arrival` is over. Unless it `waits`, the worker need not run yet.
+        Raises `NoTarget`, `HostFull`.
         """
         if (process := self.engine.processes.get(pid)) is None:
-            raise NoTarget(f"target_pid {pid} is not alive")
+            if self.engine.elsewhere.find(pid) is not None:
+                return await self.engine.elsewhere.arrive(pid, waits=waits)
+            raise NoTarget(str(self.why_no_target(pid)), is_missing=False, is_over=True)
         arrival = Arrival(process)
         try:
-            problem = await self.started(pid) or self.why_no_target(pid)
+            problem = (await self.started(pid) if waits else None) or self.why_no_target(pid)
             if problem is not None:
-                raise NoTarget(problem, process)  # noqa: TRY301 - what it leaves is the same
+                raise NoTarget.of(process, problem)  # noqa: TRY301 - what it leaves is the same
         except BaseException:
             arrival.over()
             raise
@@ -567,6 +738,8 @@ class Node:
         before it under its name also by that one's `stop_timeout`. Raises `HostFull` if its host
         had no place left for such a process when it was to start.
         """
+        if pid not in self.engine.processes and self.engine.elsewhere.find(pid) is not None:
+            return await self.engine.elsewhere.started(pid)
         return await self.engine.started(pid)
 
     def why_no_target(self, pid: PID) -> str | None:
@@ -585,6 +758,16 @@ class Node:
         """Whether it is a worker without clients whose PID only its spawner knows."""
         process = self.engine.processes.get(pid)
         return process is not None and not process.clients and not process.found
+
+    @property
+    def starts(self) -> Starts:
+        """What starts processes for workers."""
+        return self._requests.starts
+
+    @property
+    def calls(self) -> Calls:
+        """The calls that wait for their answers."""
+        return self._calls
 
     @property
     def kernel(self) -> Kernel:
@@ -635,6 +818,12 @@ class Node:
     def templates(self) -> dict[str, int | None]:
         """The hosts, each with the OS process id of its template (None: not started)."""
         return self._templates.os_pids
+
+
+async def _await(function: Callable[..., Any], *args: Any) -> Any:
+    """Return what a function returns, at once or when that can be awaited."""
+    answer = function(*args)
+    return await answer if isinstance(answer, Awaitable) else answer
 
 
 def _content(payload_: Any) -> bytes:

@@ -33,9 +33,12 @@ from wsrelay.wire import payload
 from .endpoint import Mail
 from .host import Incarnation, Intake, Lanes
 
-__all__ = ["SpawnOrder", "WorkerProcess"]
+__all__ = ["NamedOrder", "SpawnOrder", "WorkerProcess"]
 
 logger = logging.getLogger(__name__)
+
+_NEVER_SENT: Final = 2**63
+"""The number of a `ws.join` that no frame has carried yet."""
 
 _MEMBERS: Final = 32 * 1024
 """Bytes of members that one frame shows: it is a part of what is sent ahead of acknowledgements."""
@@ -55,6 +58,21 @@ class SpawnOrder(Struct, frozen=True):
     plain: bool
 
 
+class NamedOrder(Struct, frozen=True):
+    """What to start under a name that nobody has; the fields are those of `Engine.launch`.
+
+    If another node starts it, the process gets another PID.
+    """
+
+    name: str
+    pid: PID
+    order: SpawnOrder
+    parent: PID | None = None
+    monitored: bool = False
+    linked: bool = False
+    end_when_empty: float | None = None
+
+
 class WorkerProcess:
     """A worker as an endpoint, from its spawn to its exit.
 
@@ -67,6 +85,9 @@ class WorkerProcess:
     pipe: Lanes
     """What it is sent goes here; the incarnation's, as soon as there is one."""
 
+    _call: tuple[Callable[..., None], tuple[Any, ...]]
+    """What its timer calls, or has called; it has had none before."""
+
     def __init__(
         self,
         row: Row,
@@ -77,6 +98,7 @@ class WorkerProcess:
         signal: Signalling,
         stopping: Callable[[WorkerProcess], None],
         end_when_empty: float | None = None,
+        fenced: bool = False,
     ) -> None:
         self.pid = row.pid
         self.row = row
@@ -119,8 +141,14 @@ class WorkerProcess:
         self._stopping = stopping
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
+        self._left: float | None = None
+        """The seconds that its timer has left, while it is frozen."""
         self._empty: asyncio.TimerHandle | None = None
         """Until it is cancelled because it is empty."""
+        self.fenced = fenced
+        """Whether its host stops it when the node's deadline passes."""
+        self.frozen = False
+        """Whether its host has stopped it."""
         self._start: asyncio.Future[str | HostFull | None] | None = None
 
     def runs_as(self, incarnation: Incarnation) -> None:
@@ -227,13 +255,36 @@ class WorkerProcess:
 
     def _call_later(self, seconds: float, function: Callable[..., None], *args: Any) -> None:
         self.stop_timer()
-        self._timer = self._loop.call_later(seconds, function, *args)
+        self._call = function, args
+        if self.frozen:
+            self._left = seconds
+        else:
+            self._timer = self._loop.call_later(seconds, function, *args)
 
     def stop_timer(self) -> None:
         """Stop its timer, if it has one."""
+        self._left = None
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def freeze(self, since: float) -> None:
+        """Let its timers stand still: it is stopped, since that time of the event loop."""
+        if self.frozen:
+            return
+        self.frozen = True
+        self.occupied()
+        if self._timer is not None and (left := self._timer.when() - since) > 0:
+            self.stop_timer()
+            self._left = left
+
+    def thaw(self) -> None:
+        """Let its timers go on: it goes on too. If it is empty, that counts from now."""
+        self.frozen = False
+        if self._left is not None:
+            function, args = self._call
+            self._call_later(self._left, function, *args)
+        self.left()
 
     # Its end without clients
 
@@ -255,6 +306,7 @@ class WorkerProcess:
         if (
             self.end_when_empty is not None
             and self._empty is None
+            and not self.frozen
             and not self.clients
             and not self.arrivals
             and self.result is None
@@ -262,6 +314,21 @@ class WorkerProcess:
             self._empty = self._loop.call_later(
                 self.end_when_empty, self._signal, self.pid, Signal.CANCEL, EMPTY
             )
+
+    # Its clients
+
+    def bind(self, client: PID) -> None:
+        """Report its exit to that connection, as one whose `ws.join` it has not read."""
+        self.clients[client] = _NEVER_SENT
+        self.occupied()
+
+    def unbind(self, client: PID) -> bool:
+        """Undo `bind` and `join`; returns whether that was its last client, while it lives."""
+        if self.clients.pop(client, None) is None or self.result is not None:
+            return False
+        self.pipe.forget(client)
+        self.left()
+        return not self.clients
 
     # Its start
 
@@ -282,21 +349,21 @@ class WorkerProcess:
         if future is not None and not future.done():
             future.set_result(problem)
 
-    # What the relay sends it; False or None: it no longer takes mail, so that is a dead letter
+    # What the relay sends it; False: it no longer takes mail, so that is a dead letter
 
-    def join(
-        self, client: PID, metadata: dict[str, Any] | None, *, receipt: bool = False
-    ) -> int | None:
-        """Send it `ws.join`; returns the frame's number, None if it was not taken.
+    def join(self, client: PID, metadata: dict[str, Any] | None, *, receipt: bool = False) -> bool:
+        """Send it `ws.join` and bind the connection.
 
         `receipt`: it says when it has read that (`JoinReadFrame`).
         """
         if not self.takes_mail:
-            return None
+            return False
         pipe = self.pipe
         content = Raw(payload.pack(metadata))
         pipe.queue(wire.AttachFrame(str(client), content, receipt), visit=True)
-        return pipe.queue(wire.RelayFrame(JOIN, str(client), {}), visit=True)
+        self.clients[client] = pipe.queue(wire.RelayFrame(JOIN, str(client), {}), visit=True)
+        self.occupied()
+        return True
 
     def attach(self, client: PID, metadata: dict[str, Any] | None) -> None:
         """Set the metadata for a client's messages from now on."""

@@ -5,13 +5,11 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any, Final
 
 from wsrelay import wire
 from wsrelay.errors import (
-    HostFull,
     InvalidName,
     InvalidPID,
     NotAllowed,
@@ -25,19 +23,18 @@ from wsrelay.session import command
 from wsrelay.values import durations
 from wsrelay.values.message import ERROR, SEND, ExitError, ExitKind, Result
 from wsrelay.values.pid import PID
-from wsrelay.values.printable import shortened
 from wsrelay.values.sizes import show
 from wsrelay.values.timer import Timer, cost
 from wsrelay.wire import payload
-from wsrelay.wire.logrecord import fields
 
 from . import walls
 from .calls import Calls
-from .connections import Connections
+from .connections import GATEWAY, Connections
 from .endpoint import Mail
 from .engine import Engine, FrameHandler
-from .process import WorkerProcess
+from .process import NamedOrder, SpawnOrder, WorkerProcess
 from .router import MessageRouter
+from .starts import Starts, not_started
 from .timers import Later, Timers
 
 __all__ = ["Requests"]
@@ -65,8 +62,7 @@ class Requests:
         self._kernel = engine.kernel
         self._router = router
         self._connections = connections
-        self._execs: dict[PID, tuple[WorkerProcess, int]] = {}
-        """Processes that run for an `exec`, each with its caller and the request's number."""
+        self.starts = Starts(engine)
         self.timers = Timers(self._send_now)
         self._methods: dict[type[Any], Callable[[WorkerProcess, Any], Iterator[None] | None]] = {
             wire.SendFrame: self._send,
@@ -99,6 +95,7 @@ class Requests:
         self.answer(wire.MembersFrame, self._members)
         self.answer(wire.DrainFrame, self._drained)
         self.answer(wire.RosterFrame, self._roster)
+        self.answer(wire.FenceFrame, self._fence)
         self.answer(wire.CallFrame, self._called)
         engine.receiver = self._receiver
         engine.on_exit.append(self._on_exit)
@@ -167,12 +164,8 @@ class Requests:
         """Answer the `exec` that it ran for and the calls of it, and end what it ran by `exec`."""
         if process.pid in self._calls.waiting:
             self._calls.ended(process, result)
-        if (waiting := self._execs.pop(process.pid, None)) is not None:
-            caller, ref = waiting
-            caller.pipe.post(wire.FinishedFrame(ref, wire.PackedResult.of(result)))
-        for pid, (caller, _) in list(self._execs.items()):
-            if caller is process:
-                self._engine.signal(pid, Signal.TERMINATE)
+        if self.starts.execs:
+            self.starts.ended(process, result)
         pending, process.pending = process.pending, {}
         for future in pending.values():
             future.cancel()
@@ -187,16 +180,23 @@ class Requests:
     # What the rules of `walls` look at (`NodeView`)
 
     def host_of(self, to: str) -> str | None:
-        """Return the host of a living process (for a connection, its target's), or None."""
-        if (process := self._kernel.find(to, self._engine.name)) is None:
+        """Return the host of a living process (for a connection, its target's), or None.
+
+        Of a process elsewhere it is the host of its PID, unless that is a client of one here.
+        """
+        process = self._kernel.find(to, self._engine.name)
+        there = self._engine.elsewhere.find(to) if process is None else process.pid
+        if there is None:
             return None
-        connection = self._connections.connections.get(process.pid)
-        return (process.pid if connection is None else connection.target).host
+        client = self._connections.client(there)
+        return (there if client is None else client.target).host
 
     def is_connection(self, to: str) -> bool:
         """Whether it is a living connection."""
-        process = self._kernel.find(to, self._engine.name)
-        return process is not None and process.connection
+        if (process := self._kernel.find(to, self._engine.name)) is None:
+            there = self._engine.elsewhere.find(to)
+            return there is not None and there.host == GATEWAY
+        return process.connection
 
     def home(self, target: str | None) -> str | None:
         """Return the host of the entry with that id, None if there is none."""
@@ -204,7 +204,7 @@ class Requests:
 
     def is_registered(self, name: str) -> bool:
         """Whether a process is registered under the name."""
-        return self._kernel.names.get(name) is not None
+        return (self._kernel.names.get(name) or self._engine.elsewhere.find(name)) is not None
 
     def holds(self, caller: PID, name: str) -> bool:
         """Whether the caller has been cancelled and still holds that exclusive name."""
@@ -213,24 +213,24 @@ class Requests:
     def awaits(self, caller: PID, pid: str) -> bool:
         """Whether the process was started by an `exec` of the caller that still waits."""
         process = self._kernel.find(pid, self._engine.name)
-        waiting = None if process is None else self._execs.get(process.pid)
-        return waiting is not None and waiting[0].pid == caller
+        there = self._engine.elsewhere.find(pid) if process is None else process.pid
+        return self.starts.awaits(caller, there)
 
     def _refuse(self, process: WorkerProcess, frame: wire.FromWorker, error: NotAllowed) -> None:
         """Report to a process, and once to the log, that its frame was refused."""
         if isinstance(frame, wire.SpawnFrame):
-            self._own_pid(process, frame)
+            self.starts.own_pid(process, frame)
         elif isinstance(frame, wire.ExecFrame | wire.GetOrSpawnFrame):
-            self._own_pid(process, frame.spawn)
+            self.starts.own_pid(process, frame.spawn)
         call = _call(frame)
         if self._engine.mistakes.first(process.pid, f"{call}: {error}"):
             about = self._engine.about(process)
             logger.warning("%s called %s: %s (told once)", process.pid, call, error, extra=about)
         match frame:
             case wire.SpawnFrame():
-                self._spawn_failed(process, frame, error)
+                self.starts.failed(process, frame, error)
             case wire.ExecFrame():
-                result = Result(error=_not_started(error))
+                result = Result(error=not_started(error))
                 process.pipe.post(wire.FinishedFrame(frame.ref, wire.PackedResult.of(result)))
             case wire.GetOrSpawnFrame() | wire.RegisterFrame() | wire.UnregisterFrame():
                 process.pipe.post(_answer_with(frame.ref, error))
@@ -259,15 +259,19 @@ class Requests:
         else:
             receivers = [frame.to] if isinstance(frame.to, str) else frame.to
         mail = Mail(sender.pid, frame.topic, frame.payload)
+        away: list[str] = []
         for to in receivers:
             try:
                 reach(to)
             except NotAllowed as error:
-                if (there := self._kernel.find(to, self._engine.name)) is not None:
-                    self._connections.refuse(there.pid, sender.pid, frame.topic, str(error))
+                process = self._kernel.find(to, self._engine.name)
+                there = self._engine.elsewhere.find(to) if process is None else process.pid
+                if there is not None:
+                    self._connections.refuse(there, sender.pid, frame.topic, str(error))
             else:
-                self._router.route(mail, (to,))
+                self._router.route(mail, (to,), away)
             yield
+        self._router.route_away(mail, away)
 
     # Without an answer
 
@@ -317,9 +321,9 @@ class Requests:
         self._engine.signal(process.pid, Signal.READY)
 
     def _join_read(self, process: WorkerProcess, frame: wire.JoinReadFrame) -> None:
-        connection = self._connections.connections.get(client := self._pid(frame.client))
-        if connection is not None and client in process.clients:
-            connection.join_read()
+        reader = self._connections.client(client := self._pid(frame.client))
+        if reader is not None and client in process.clients:
+            reader.join_read()
 
     def _log(self, process: WorkerProcess, frame: wire.LogFrame) -> None:
         process.incarnation.log(frame)
@@ -336,15 +340,17 @@ class Requests:
     def _relate(self, process: WorkerProcess, frame: wire.RelateFrame) -> None:
         kernel, me = self._kernel, process.pid
         other = self._pid(frame.to)
+        away = other not in kernel.processes and self._engine.elsewhere.find(other) is not None
         match frame.kind:
             case "monitor":
-                self._engine.execute(kernel.monitor(me, other))
+                effects = kernel.monitor(me, other, elsewhere=away)
             case "unmonitor":
-                kernel.relations.unmonitor(me, other)
+                effects = kernel.unmonitor(me, other)
             case "link":
-                self._engine.execute(kernel.link(me, other))
+                effects = kernel.link(me, other, elsewhere=away)
             case "unlink":
-                kernel.relations.unlink(me, other)
+                effects = kernel.unlink(me, other)
+        self._engine.execute(effects)
 
     def _options(self, process: WorkerProcess, frame: wire.OptionsFrame) -> None:
         seconds = frame.end_when_empty
@@ -354,12 +360,20 @@ class Requests:
         process.set_end_when_empty(frame.end_when_empty)
 
     def _join_group(self, process: WorkerProcess, frame: wire.JoinGroupFrame) -> None:
-        joining = self._pid(frame.to)
-        effects = self._kernel.join_group(frame.group, joining, process.pid, frame.meta)
-        self._engine.execute(effects)
+        joining, engine = self._pid(frame.to), self._engine
+        if engine.is_away(joining):
+            engine.elsewhere.join_group(process.pid, frame.group, joining, frame.meta)
+            return
+        engine.execute(self._kernel.join_group(frame.group, joining, process.pid, frame.meta))
+        engine.elsewhere.pace(process.pid)
 
-    def _leave_group(self, _: WorkerProcess, frame: wire.LeaveGroupFrame) -> None:
-        self._engine.execute(self._kernel.leave_group(frame.group, self._pid(frame.to)))
+    def _leave_group(self, process: WorkerProcess, frame: wire.LeaveGroupFrame) -> None:
+        leaving, engine = self._pid(frame.to), self._engine
+        if engine.is_away(leaving):
+            engine.elsewhere.leave_group(process.pid, frame.group, leaving)
+            return
+        engine.execute(self._kernel.leave_group(frame.group, leaving))
+        engine.elsewhere.pace(process.pid)
 
     def _watch(self, process: WorkerProcess, frame: wire.WatchFrame) -> None:
         effects = self._kernel.watch_group(frame.group, process.pid, frame.number)
@@ -369,70 +383,19 @@ class Requests:
         self._kernel.groups.unwatch(frame.group, process.pid, frame.number)
 
     def _broadcast(self, process: WorkerProcess, frame: wire.BroadcastFrame) -> Iterator[None]:
-        members = self._kernel.groups.members(frame.group)
         mail = Mail(process.pid, frame.topic, frame.payload)
-        return self._router.route_in_portions(mail, members)
+        members = self._kernel.groups.members(frame.group)
+        here = self._engine.elsewhere.broadcast(mail, frame.group, members)
+        return self._router.route_in_portions(mail, here)
 
     # Starting processes
 
-    def _own_pid(self, process: WorkerProcess, frame: wire.SpawnFrame) -> PID:
-        """Return the PID that the worker has made for a new process."""
-        pid = self._pid(frame.pid)
-        if not self._engine.ids(process.incarnation).made(pid) or pid.host != frame.host:
-            raise WireError(f"it may not give {pid} to a process of {frame.host!r}")
-        return pid
-
-    def _launch(
-        self, process: WorkerProcess, pid: PID, frame: wire.SpawnFrame, name: str | None = None
-    ) -> PID:
-        return self._engine.launch(
-            pid,
-            frame.target,
-            frame.code,
-            name,
-            process.pid,
-            frame.monitored,
-            frame.linked,
-            plain=frame.plain,
-        )
-
     def _spawn(self, process: WorkerProcess, frame: wire.SpawnFrame) -> None:
-        pid = self._own_pid(process, frame)
-        try:
-            self._launch(process, pid, frame)
-        except (WsrelayError, ValueError) as error:
-            end = _not_started(error)
-            self._log_refusal(process, pid, frame, end)
-            self._spawn_failed(process, frame, error)
-
-    def _spawn_failed(
-        self, process: WorkerProcess, frame: wire.SpawnFrame, error: Exception
-    ) -> None:
-        """Tell the parent that a process was not started."""
-        pid, end = self._own_pid(process, frame), _not_started(error)
-        monitored, linked = frame.monitored, frame.linked
-        effects = self._kernel.spawn_failed(
-            pid, end, process.pid, monitored=monitored, linked=linked
-        )
-        self._engine.execute(effects)
-
-    def _log_refusal(
-        self, process: WorkerProcess, pid: PID, frame: wire.SpawnFrame, end: ExitError
-    ) -> None:
-        """Log that a process was not started, unless that has just been logged many times."""
-        unlogged = self._engine.mistakes.again(process.pid, time.monotonic())
-        if unlogged is not None:
-            about = fields(pid=pid, target=frame.target, host=pid.host, exit=end.kind.value)
-            more = f" (nor were {unlogged} others that {process.pid} spawned)" if unlogged else ""
-            logger.error("%s was not started: %s%s", pid, shortened(end.message), more, extra=about)
+        self.starts.spawn(process, frame)
 
     def _exec(self, process: WorkerProcess, frame: wire.ExecFrame) -> None:
-        pid = self._own_pid(process, frame.spawn)
-        try:
-            self._execs[self._launch(process, pid, frame.spawn)] = process, frame.ref
-        except (WsrelayError, ValueError) as error:
-            result = Result(error=_not_started(error))
-            process.pipe.post(wire.FinishedFrame(frame.ref, wire.PackedResult.of(result)))
+        if (future := self.starts.exec(process, frame)) is not None:
+            self._answer_later(process, frame, future)
 
     # With an answer
 
@@ -451,7 +414,7 @@ class Requests:
             process.pipe.post(wire.ReplyFrame(frame.ref, value))
 
     def _answer_later(
-        self, process: WorkerProcess, frame: wire.Request, answer: Awaitable[Any]
+        self, process: WorkerProcess, frame: wire.Request | wire.ExecFrame, answer: Awaitable[Any]
     ) -> None:
         future = asyncio.ensure_future(answer)
         try:
@@ -477,18 +440,35 @@ class Requests:
             logger.error("a request of %s failed", process.pid, exc_info=error)
         process.pipe.post(_answer_with(ref, error))
 
-    def _get_or_spawn(self, process: WorkerProcess, frame: wire.GetOrSpawnFrame) -> PID:
-        pid = self._own_pid(process, frame.spawn)
-        return self._launch(process, pid, frame.spawn, frame.name)
+    def _get_or_spawn(
+        self, process: WorkerProcess, frame: wire.GetOrSpawnFrame
+    ) -> PID | Awaitable[PID]:
+        pid, spawn = self.starts.own_pid(process, frame.spawn), frame.spawn
+        order = SpawnOrder(spawn.target, spawn.code, spawn.plain)
+        if process.rights is not None and self._engine.elsewhere.decides(frame.name):
+            try:
+                walls.check_start_as(frame, process.pid, process.rights, self)
+            except NotAllowed:  # the process that there is may be gone when others are asked
+                return self._engine.lookup(frame.name)
+        return self._engine.get_or_spawn(
+            NamedOrder(frame.name, pid, order, process.pid, spawn.monitored, spawn.linked)
+        )
 
-    def _register(self, process: WorkerProcess, frame: wire.RegisterFrame) -> None:
-        self._kernel.register(frame.name, self._pid(frame.pid), process.pid)
+    def _register(
+        self, process: WorkerProcess, frame: wire.RegisterFrame
+    ) -> Awaitable[None] | None:
+        return self._engine.register(frame.name, self._pid(frame.pid), process.pid)
 
     def _lookup(self, _: WorkerProcess, frame: wire.LookupFrame) -> PID:
-        return self._kernel.names.lookup(frame.name)
+        return self._engine.lookup(frame.name)
 
-    def _unregister(self, process: WorkerProcess, frame: wire.UnregisterFrame) -> None:
-        self._engine.execute(self._kernel.unregister(frame.name, process.pid))
+    def _unregister(
+        self, process: WorkerProcess, frame: wire.UnregisterFrame
+    ) -> Awaitable[None] | None:
+        return self._engine.unregister(frame.name, process.pid)
+
+    def _fence(self, process: WorkerProcess, frame: wire.FenceFrame) -> int:
+        return self._kernel.names.own_fence(process.pid, frame.name)
 
     def _members(self, _: WorkerProcess, frame: wire.MembersFrame) -> list[PID]:
         return self._kernel.groups.members(frame.group)
@@ -504,7 +484,7 @@ class Requests:
         if (asked := process.pending.pop(frame.ref, None)) is not None:
             asked.cancel()
 
-    def _check_pending(self, process: WorkerProcess, frame: wire.Request) -> None:
+    def _check_pending(self, process: WorkerProcess, frame: wire.Request | wire.ExecFrame) -> None:
         """Raise `TooMany` if too many requests of the process wait for their answers already."""
         if len(process.pending) >= MOST or frame.ref in process.pending:
             raise TooMany(_CALLS[type(frame)], MOST)
@@ -518,21 +498,11 @@ class Requests:
     def _drained(
         self, process: WorkerProcess, frame: wire.DrainFrame
     ) -> asyncio.Future[None] | None:
-        connection = self._connections.connections.get(self._pid(frame.to))
-        if connection is None:
-            return None  # a connection that is gone has nothing left to drain
-        token = process.pid, frame.ref
-        future = asyncio.get_running_loop().create_future()
-
-        def tell() -> None:
-            if not future.done():
-                future.set_result(None)
-
-        connection.when_drained(token, tell)
-        if future.done():
-            return None
-        future.add_done_callback(lambda _: connection.forget_drain(token))
-        return future
+        client = self._pid(frame.to)
+        if client not in self._connections.connections:
+            elsewhere = self._engine.elsewhere
+            return None if elsewhere.find(client) is None else elsewhere.drained(client)
+        return self._connections.drained(client, (process.pid, frame.ref))
 
 
 _CALLS: Final[dict[type[wire.Frame], str]] = {
@@ -553,6 +523,7 @@ _CALLS: Final[dict[type[wire.Frame], str]] = {
     wire.WatchFrame: "groups.watch",
     wire.UnwatchFrame: "unlisten",
     wire.DrainFrame: "drain",
+    wire.FenceFrame: "fence",
     wire.CallFrame: "call",
     wire.SendAfterFrame: "send_after",
 }
@@ -574,8 +545,3 @@ def _call(frame: wire.FromWorker) -> str:
 def _answer_with(ref: int, error: BaseException) -> wire.ReplyFrame:
     kind = type(error) if isinstance(error, WsrelayError) else WsrelayError
     return wire.ReplyFrame(ref, None, kind.__name__, str(error))
-
-
-def _not_started(error: Exception) -> ExitError:
-    kind = ExitKind.HOST_FULL if isinstance(error, HostFull) else ExitKind.START_FAILED
-    return ExitError(kind, str(error))

@@ -41,21 +41,36 @@ class MessageRouter:
         process = self._kernel.find(to, self._engine.name)
         return None if process is None else self._endpoints.get(process.pid)
 
-    def route(self, mail: Mail, receivers: Iterable[str]) -> None:
-        """Deliver a message to each receiver; for one that is not alive it is a dead letter."""
-        frame = mail.frame
+    def route(self, mail: Mail, receivers: Iterable[str], away: list[str] | None = None) -> None:
+        """Deliver a message to each receiver; for one that is not alive it is a dead letter.
+
+        Those that are not here are added to `away`, for `route_away` when there are no more.
+        Without it they get the message now.
+        """
+        frame, missed = mail.frame, away
         for to in receivers:
             endpoint = self._endpoints.get(to) or self._find(to)  # type: ignore[call-overload]
-            if endpoint is None or not (
-                (frame and endpoint.write_through(frame)) or endpoint.deliver(mail)
-            ):
+            if endpoint is None:
+                if missed is None:
+                    missed = []
+                missed.append(to)
+            elif not ((frame and endpoint.write_through(frame)) or endpoint.deliver(mail)):
                 self.dead_letters += 1
+        if missed and away is None:
+            self.route_away(mail, missed)
+
+    def route_away(self, mail: Mail, receivers: Sequence[str]) -> None:
+        """Send a message to receivers that are not here: once to each other node they are on."""
+        if receivers:
+            self.dead_letters += self._engine.elsewhere.send(mail, receivers)
 
     def route_in_portions(self, mail: Mail, receivers: Sequence[str]) -> Iterator[None]:
         """Deliver a message to many receivers, pausing after each portion to let others run."""
+        away: list[str] = []
         for start in range(0, len(receivers), _PORTION):
-            self.route(mail, receivers[start : start + _PORTION])
+            self.route(mail, receivers[start : start + _PORTION], away)
             yield
+        self.route_away(mail, away)
 
     def ask(
         self,
@@ -67,7 +82,11 @@ class MessageRouter:
     ) -> None:
         """Send a signal to a PID or name on behalf of a process; `restarts` as in `Node.cancel`."""
         if (process := self._kernel.find(to, self._engine.name)) is None:
-            self.dead_letters += 1
+            elsewhere = self._engine.elsewhere
+            if (there := elsewhere.find(to)) is None:
+                self.dead_letters += 1
+            else:
+                elsewhere.signal(sender, there, signal, reason, restarts=restarts)
             return
         if restarts and (worker := self._engine.processes.get(process.pid)) is not None:
             worker.restarts = True

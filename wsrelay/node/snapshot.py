@@ -20,6 +20,7 @@ _MOST_NAMES: Final = 100
 def describe(node: Node) -> NodeInfo:
     """Return the state of a running node; must be called in its event loop's thread."""
     now = time.monotonic()
+    clients = (*node.clients.connections.values(), *node.clients.guests.values())
     processes = []
     for pid, process in node.engine.processes.items():
         processes.append(
@@ -28,7 +29,7 @@ def describe(node: Node) -> NodeInfo:
                 os_pid=process.os_pid,
                 host=pid.host,
                 target=process.target,
-                state=process.row.state.value,
+                state="frozen" if process.frozen else process.row.state.value,
                 names=heapq.nsmallest(_MOST_NAMES, node.kernel.names.of(pid)),
                 parent=None if process.parent is None else str(process.parent),
                 uptime=round(now - process.started, 3),
@@ -52,7 +53,7 @@ def describe(node: Node) -> NodeInfo:
             for name, os_pid in node.templates.items()
         ],
         processes=processes,
-        connections=[one.describe() for one in node.clients.connections.values()],
+        connections=[one.describe() for one in clients],
         buffered=node.buffered.size,
         max_buffered=node.buffered.most,
     )

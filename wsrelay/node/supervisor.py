@@ -165,7 +165,9 @@ class _Keeper:
             return  # the node was killed while closing; its next start starts all services
         self._restarts.started(asyncio.get_running_loop().time())
         try:
-            self.pid = self._node.spawn_as(service.name, service.target, service.host, service.args)
+            self.pid = self._node.spawn_service(
+                service.name, service.target, service.host, service.args
+            )
         except (WsrelayError, ValueError) as error:
             self._failed(ExitError(ExitKind.START_FAILED, str(error)))
         else:

@@ -34,6 +34,7 @@ class Templates:
         self._retired: list[ProcessHost] = []
         self._fresh: list[ProcessHost] = []
         """Those that are loading before they replace others."""
+        self._deadline: int | None = None
 
     def __getitem__(self, name: str) -> ProcessHost:
         """Return a running host."""
@@ -51,8 +52,21 @@ class Templates:
 
     def start(self) -> None:
         """Prepare to start the templates, each when it is first needed."""
-        self._running = {name: ProcessHost(self.options[name]) for name in self.names}
+        self._deadline = None
+        self._running = {name: self._host(self.options[name]) for name in self.names}
         _warn(self.options.values())
+
+    def _host(self, options: HostOptions) -> ProcessHost:
+        host = ProcessHost(options)
+        if self._deadline is not None:
+            host.freeze_deadline(self._deadline)
+        return host
+
+    def freeze_deadline(self, monotonic_ns: int) -> None:
+        """Set when all hosts, later ones too, stop their fenced workers."""
+        self._deadline = monotonic_ns
+        for template in self._all():
+            template.freeze_deadline(monotonic_ns)
 
     async def loaded(self) -> None:
         """Wait until all have preloaded what they should; raises `HostFailed`."""
@@ -66,7 +80,7 @@ class Templates:
         """
         _check_rights(hosts)
         fresh = {
-            host.name: ProcessHost(host)
+            host.name: self._host(host)
             for host in hosts
             if host.name in renew
             or host.name not in self._running

@@ -18,7 +18,7 @@ from wsrelay.values.message import CLOSE, CONTROL
 from wsrelay.values.pid import PID
 from wsrelay.values.rights import Rights
 
-__all__ = ["RULES", "NodeView", "Reach", "Rule"]
+__all__ = ["RULES", "NodeView", "Reach", "Rule", "check_start_as"]
 
 Reach = Callable[[str], None]
 """Raises `NotAllowed` for a receiver that a message must not reach.
@@ -64,8 +64,13 @@ def _exec(frame: wire.ExecFrame, me: PID, rights: Rights, sight: NodeView) -> No
 
 def _get_or_spawn(frame: wire.GetOrSpawnFrame, me: PID, rights: Rights, sight: NodeView) -> None:
     if not sight.is_registered(frame.name):  # otherwise it is only a lookup
-        rights.check_name(frame.name)
-        _spawn(frame.spawn, me, rights, sight)
+        check_start_as(frame, me, rights, sight)
+
+
+def check_start_as(frame: wire.GetOrSpawnFrame, me: PID, rights: Rights, sight: NodeView) -> None:
+    """Raise `NotAllowed` if the frame may only find a process, and start none."""
+    rights.check_name(frame.name)
+    _spawn(frame.spawn, me, rights, sight)
 
 
 def _control(what: str, to: str, rights: Rights, sight: NodeView) -> None:
@@ -150,6 +155,7 @@ RULES: Final[Mapping[type[wire.Frame], Rule | None]] = {
     wire.LookupFrame: None,
     wire.MembersFrame: None,
     wire.DrainFrame: None,
+    wire.FenceFrame: None,
     wire.RosterFrame: None,
     wire.WatchFrame: None,
     wire.UnwatchFrame: None,

@@ -10,7 +10,7 @@ from wsrelay.node import Node
 from wsrelay.session.header import RelayHeader
 
 from .asgi import Event, Receive, Send
-from .connection import AHEAD, ConnectionLimits, Peer, RelayedConnection
+from .connection import AHEAD, ClientPeer, ConnectionLimits, RelayedConnection
 from .rate_limited_log import RateLimitedLog
 
 __all__ = ["AsgiConnection"]
@@ -26,7 +26,7 @@ class AsgiConnection(RelayedConnection):
     """
 
     def __init__(
-        self, node: Node, relay: RelayHeader, limits: ConnectionLimits, peer: Peer
+        self, node: Node, relay: RelayHeader, limits: ConnectionLimits, peer: ClientPeer
     ) -> None:
         super().__init__(node, relay, limits, peer)
         self._news = asyncio.Event()
@@ -106,7 +106,7 @@ class AsgiConnection(RelayedConnection):
 
     def _no_room(self) -> asyncio.Future[None] | None:
         """Return None if there is room, else a future to await before looking again."""
-        pipe = self._process.pipe
+        pipe = self._target.pipe
         if not pipe.full and not self._session.holds:
             return None
         room = self._room = self._loop.create_future()

@@ -13,10 +13,11 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from wsrelay.errors import HostFull, WsrelayError
-from wsrelay.node import ConnectionInfo, Mail, Node, NoTarget, WorkerProcess
-from wsrelay.session import machine as session
+from wsrelay.errors import HostFull, NoQuorum, WsrelayError
+from wsrelay.node import ConnectionInfo, Mail, Node, NoTarget, RelayTarget
+from wsrelay.session import ends, machine
 from wsrelay.session.effects import (
+    AskTarget,
     AttachMetadata,
     CancelTarget,
     CloseClient,
@@ -42,7 +43,7 @@ from wsrelay.wire.logrecord import fields
 from .asgi import Event as AsgiEvent
 from .asgi import Scope, Send
 
-__all__ = ["AHEAD", "ConnectionLimits", "Peer", "RelayedConnection"]
+__all__ = ["AHEAD", "ClientPeer", "ConnectionLimits", "RelayedConnection"]
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +67,7 @@ class ConnectionLimits:
         self.linger = linger
 
 
-class Peer(Struct, frozen=True, gc=False):
+class ClientPeer(Struct, frozen=True, gc=False):
     """The other end of a connection, for operators.
 
     Every connection keeps one, so it is small: 0.3 KB, with the first 200 characters of the path.
@@ -77,7 +78,7 @@ class Peer(Struct, frozen=True, gc=False):
     subprotocol: str | None
 
     @classmethod
-    def of(cls, scope: Scope, subprotocol: str | None) -> Peer:
+    def of(cls, scope: Scope, subprotocol: str | None) -> ClientPeer:
         """Make it from a `websocket` scope, whose `client` is None over a Unix socket."""
         client = scope.get("client")
         address = None if client is None else (str(client[0]), int(client[1] or 0))
@@ -88,6 +89,7 @@ class RelayedConnection(ABC):
     """A connection from before the upgrade to its end."""
 
     __slots__ = (
+        "_asking",
         "_beat",
         "_clients",
         "_closing",
@@ -96,15 +98,15 @@ class RelayedConnection(ABC):
         "_loop",
         "_node",
         "_peer",
-        "_process",
         "_search",
         "_session",
+        "_target",
         "_when_drained",
         "pid",
     )
 
     def __init__(
-        self, node: Node, relay: RelayHeader, limits: ConnectionLimits, peer: Peer
+        self, node: Node, relay: RelayHeader, limits: ConnectionLimits, peer: ClientPeer
     ) -> None:
         self._peer = peer
         self.pid = node.clients.new_pid()
@@ -112,7 +114,7 @@ class RelayedConnection(ABC):
         self._clients = node.clients
         self._limits = limits
         self._loop = asyncio.get_running_loop()
-        self._session = session.Session(
+        self._session = machine.Session(
             self.pid, relay, limit=limits.outbox, overflow=limits.overflow
         )
         self._closing: CloseClient | None = None
@@ -120,10 +122,12 @@ class RelayedConnection(ABC):
         self._beat: asyncio.TimerHandle | None = None
         self._when_drained: dict[Hashable, Callable[[], None]] = {}
         assert relay.target_pid is not None  # noqa: S101 - it has been started
-        self._process: WorkerProcess = node.clients.connect(self, relay.target_pid)
+        self._target: RelayTarget = node.clients.connect(self, relay.target_pid)
         """The target, from the join until another one takes its place."""
         self._search: asyncio.Task[None] | None = None
         """Looks for the name's next process."""
+        self._asking: asyncio.Task[None] | None = None
+        """Asks another node for its process, to which the client is to be transferred."""
 
     # The transport's part
 
@@ -149,7 +153,7 @@ class RelayedConnection(ABC):
         except BaseException:
             self.refused()
             raise
-        takes_mail = self._process.takes_mail
+        takes_mail = self._target.takes_mail
         self._do(self._session.opened(self._loop.time(), takes_mail=takes_mail))
         return True
 
@@ -226,6 +230,11 @@ class RelayedConnection(ABC):
         """How many messages were accepted from the client."""
         return self._session.message_count
 
+    @property
+    def lags(self) -> bool:
+        """Whether its target is behind with what clients have sent it."""
+        return self._target.pipe.backlog > 0
+
     def target_exited(
         self, target: PID, result: Result, *, join_read: bool, instead: tuple[int, str] | None
     ) -> None:
@@ -283,22 +292,24 @@ class RelayedConnection(ABC):
         for effect in effects:
             match effect:
                 case SendToTarget():
-                    if not self._process.tell(pid, effect.topic, effect.payload):
+                    if not self._target.tell(pid, effect.topic, effect.payload):
                         clients.not_taken()
                 case JoinTarget():
                     self._debug(f"joins {effect.target}")
-                    self._process = clients.join(
+                    self._target = clients.join(
                         pid, effect.target, effect.metadata, receipt=effect.receipt
                     )
                     self._transferred()
                 case FindTarget():
-                    clients.unbind(pid, self._process)
+                    clients.unbind(pid, self._target)
                     self._search = self._loop.create_task(self._find(effect.spec))
+                case AskTarget():
+                    self._asking = self._loop.create_task(self._ask(effect.target))
                 case AttachMetadata():
-                    self._process.attach(pid, effect.metadata)
+                    self._target.attach(pid, effect.metadata)
                 case LeaveTarget():
                     self._debug(f"leaves {effect.target}: {effect.code} {effect.reason}")
-                    clients.leave(pid, self._process, effect.code, effect.reason)
+                    clients.leave(pid, self._target, effect.code, effect.reason)
                 case CancelTarget():
                     self._node.cancel(effect.target, "the connection has ended")
                 case RejectCommand():
@@ -320,9 +331,10 @@ class RelayedConnection(ABC):
                     self._debug(f"is closed: {end['code']} {end['reason']}")
                     self._beat_every(None)
                     self._notify_drained()
-                    if self._search is not None:
-                        self._search.cancel()
-                    clients.disconnect(pid, self._process, effect.result)
+                    for task in (self._search, self._asking):
+                        if task is not None:
+                            task.cancel()
+                    clients.disconnect(pid, self._target, effect.result)
 
     async def _find(self, spec: TargetSpec) -> None:
         """Find the name's next process, in place of one that never read this client's join."""
@@ -330,23 +342,40 @@ class RelayedConnection(ABC):
         try:
             arrival = await node.find_target(spec)
         except NoTarget as error:
-            self._not_found(error, error.result)
+            instead = ends.UNFINISHED if error.is_crowded else None
+            self._not_found(error, error.result, instead)
         except HostFull as error:
-            self._not_found(error, None, session.FULL)
+            self._not_found(error, None, ends.FULL)
+        except NoQuorum as error:
+            self._not_found(error, None, ends.UNDECIDED)
         except (WsrelayError, ValueError) as error:
-            instead = session.SHUT_DOWN if node.draining else session.NOT_STARTED
+            instead = ends.SHUT_DOWN if node.draining else ends.NOT_STARTED
             self._not_found(error, None, instead)
         else:
             with arrival:
                 if (crowd := self._clients.crowded(arrival.pid)) is None:
                     self._do(found.found(arrival.pid))
                 else:
-                    self._not_found(crowd, None, session.UNFINISHED)
+                    self._not_found(crowd, None, ends.UNFINISHED)
+
+    async def _ask(self, target: PID) -> None:
+        """Have a process of another node take the client, or tell why it cannot."""
+        try:
+            arrival = await self._node.arrive(target, waits=False)
+        except (NoTarget, HostFull) as error:
+            self._answered(str(error))
+        else:
+            with arrival:
+                self._answered(None)
+
+    def _answered(self, why: str | None) -> None:
+        self._do(self._session.answered(why, self._clients.why_no_target))
+        self._transferred()
 
     def _not_found(
         self, why: object, result: Result | None, instead: tuple[int, str] | None = None
     ) -> None:
-        if instead is not None or not session.ended_in_order(result):
+        if instead is not None or not ends.ended_in_order(result):
             text = "%s finds no next process of the name of %s, which never read its join: %s"
             logger.warning(text, self.pid, self.target, why, extra=fields(pid=self.pid))
         self._do(self._session.not_found(result, instead))
@@ -366,7 +395,7 @@ class RelayedConnection(ABC):
     def _heartbeat(self, interval: float, due: float) -> None:
         now = self._loop.time()
         # A heartbeat is skipped if the target has no room: the next says all that it would say.
-        if not self._process.pipe.full:
+        if not self._target.pipe.full:
             self._do(self._session.heartbeat(now))
         self._beat_every(interval, max(due + interval, now))
 

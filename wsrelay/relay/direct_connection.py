@@ -16,7 +16,7 @@ from wsrelay.session.machine import ConnectionState
 from wsrelay.wire.relayed import relayed
 
 from .asgi import Event, Send
-from .connection import ConnectionLimits, Peer, RelayedConnection
+from .connection import ClientPeer, ConnectionLimits, RelayedConnection
 
 __all__ = ["DIRECT", "Claim", "DirectConnection", "HandOver", "Wire"]
 
@@ -62,7 +62,7 @@ class DirectConnection(RelayedConnection):
     __slots__ = ("_ended", "_is_over", "_wire")
 
     def __init__(
-        self, node: Node, relay: RelayHeader, limits: ConnectionLimits, peer: Peer
+        self, node: Node, relay: RelayHeader, limits: ConnectionLimits, peer: ClientPeer
     ) -> None:
         super().__init__(node, relay, limits, peer)
         self._wire: Wire | None = None
@@ -91,10 +91,10 @@ class DirectConnection(RelayedConnection):
 
         The `content` of a text is UTF-8.
         """
-        session, process = self._session, self._process
-        if (head := session.head) and process.row.takes_mail:
+        session, target = self._session, self._target
+        if (head := session.head) and target.row.takes_mail:
             session.message_count += 1
-            if process.pipe.relay(relayed(head, content, is_text)):
+            if target.pipe.relay(relayed(head, content, is_text)):
                 return True
         else:
             self._do(session.message(content.decode() if is_text else content))
@@ -102,7 +102,7 @@ class DirectConnection(RelayedConnection):
 
     def has_room(self) -> bool:
         """Whether there is room for messages; if not, `resume` follows."""
-        pipe = self._process.pipe
+        pipe = self._target.pipe
         if pipe.full:
             pipe.when_room(self.pid, self._transferred)
             return False

@@ -8,7 +8,6 @@ from collections.abc import Collection
 from types import SimpleNamespace
 from typing import Final
 
-from wsrelay.errors import HostFailed, HostFull
 from wsrelay.node import Node
 from wsrelay.session import handshake
 from wsrelay.session.origins import Origins
@@ -32,7 +31,7 @@ from .asgi import (
 )
 from .connection import ConnectionLimits
 from .http_response import HTTPResponse
-from .probe import ASKING
+from .probe import ASKING, NOT_NOW
 from .rate_limited_log import RateLimitedLog
 from .request_spawns import RequestSpawns
 from .upgrade import Upgrade, deny
@@ -168,7 +167,7 @@ class WebSocketRelay:
         spawned.watch()
         try:
             await self._app(clean, receive, plain.send)
-        except (HostFull, HostFailed) as error:
+        except NOT_NOW as error:
             if plain.started:
                 raise
             self._refuse(scope, "%s: 503: %s", shortened(str(error)))

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Final
 
-from wsrelay.errors import HostFailed, HostFull
+from wsrelay.errors import HostFailed, HostFull, NoQuorum
 from wsrelay.session.header import HEADER
 
 from .asgi import App, Event, Headers, Scope, offered, request_headers, strip
@@ -15,6 +15,7 @@ from .request_spawns import RequestSpawns
 
 __all__ = [
     "ASKING",
+    "NOT_NOW",
     "HandlerProbe",
     "HandlerResponse",
     "NativeResponse",
@@ -24,6 +25,9 @@ __all__ = [
 
 ASKING: Final = "wsrelay.asking"
 """Extension that marks the `http` scope made from an upgrade, for relays further inside."""
+
+NOT_NOW: Final = (HostFull, HostFailed, NoQuorum)
+"""What a process cannot be started for now; answered with 503."""
 
 logger = logging.getLogger(__name__)
 
@@ -124,14 +128,14 @@ class HandlerProbe:
         await asyncio.wait({self.task})
 
     async def unavailable(self) -> Exception | None:
-        """Return the `HostFull` or `HostFailed` behind an error response, if there is one.
+        """Return the error behind an error response, if it is one of `NOT_NOW`.
 
         A framework answers its handlers' exceptions with 500 and raises them again afterwards.
         """
         self._decision.set_result(self._keep)
         await asyncio.wait({self.task})
         error = None if self.task.cancelled() else self.task.exception()
-        return error if isinstance(error, HostFull | HostFailed) else None
+        return error if isinstance(error, NOT_NOW) else None
 
     async def _keep(self, event: Event) -> None:
         self._kept.append(event)

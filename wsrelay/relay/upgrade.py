@@ -11,7 +11,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from wsrelay.errors import HostFailed, HostFull, RelayRefused, WsrelayError
+from wsrelay.errors import HostFull, RelayRefused, WsrelayError
 from wsrelay.node import Arrival, Node, NoTarget
 from wsrelay.session import header
 from wsrelay.session.claim import MOST_REJOINS
@@ -20,9 +20,9 @@ from wsrelay.wire.logrecord import fields
 
 from .asgi import RETRY_AFTER, App, Event, Receive, Scope, Send, client_of, offered, response, strip
 from .asgi_connection import AsgiConnection
-from .connection import ConnectionLimits, Peer
+from .connection import ClientPeer, ConnectionLimits
 from .direct_connection import DIRECT, DirectConnection
-from .probe import HandlerProbe, HandlerResponse, NativeResponse, relay_headers
+from .probe import NOT_NOW, HandlerProbe, HandlerResponse, NativeResponse, relay_headers
 from .rate_limited_log import RateLimitedLog
 from .request_spawns import RequestSpawns
 
@@ -42,6 +42,10 @@ class _Refused(Exception):  # noqa: N818 - reads as a sentence
         self.status = status
         self.headers = headers
         self.body = b"%s\n" % HTTPStatus(status).phrase.encode()
+
+
+def _unavailable(why: str, error: NoTarget) -> _Refused:
+    return _Refused(503, why, *([RETRY_AFTER] if error.is_crowded else []))
 
 
 class Upgrade:
@@ -91,7 +95,7 @@ class Upgrade:
         finally:
             try:
                 await asking.finish()
-            except (HostFull, HostFailed):
+            except NOT_NOW:
                 pass  # already answered with 503
             finally:
                 watch.cancel()
@@ -117,7 +121,7 @@ class Upgrade:
     async def _ask(self, asking: HandlerProbe, watch: asyncio.Future[Event]) -> None:
         try:
             answer = await asking.started()
-        except (HostFull, HostFailed) as error:
+        except NOT_NOW as error:
             self._spawned.drop()
             await self._unavailable(error)
             return
@@ -233,7 +237,7 @@ class Upgrade:
                 return
             if subprotocol is None:
                 self._unselected(self._scope)
-            peer = Peer.of(self._scope, subprotocol)
+            peer = ClientPeer.of(self._scope, subprotocol)
             claim = self._scope.get("extensions", {}).get(DIRECT)
             kind = AsgiConnection if claim is None else DirectConnection
             connection = kind(node, relay, self._limits, peer)
@@ -268,7 +272,7 @@ class Upgrade:
         except HostFull as error:
             raise _Refused(503, str(error), RETRY_AFTER) from None
         except NoTarget as error:
-            raise _Refused(503, str(error)) from None
+            raise _unavailable(str(error), error) from None
 
     async def _start(self, spec: header.TargetSpec) -> Arrival:
         """Start the header's target, or find it by its name; raises `_Refused`."""
@@ -279,14 +283,14 @@ class Upgrade:
         while True:
             try:
                 return await node.find_target(spec)
-            except (HostFull, HostFailed) as error:
+            except NOT_NOW as error:
                 raise _Refused(503, str(error), RETRY_AFTER) from None
             except NoTarget as error:
                 if error.is_missing:
                     more = _entries(node)
                     raise _Refused(500, f"X-WS-Relay: target {target!r}: {error}{more}") from None
                 if spec.name is None or not error.is_over or not tries:
-                    raise _Refused(503, f"target {target!r}: {error}") from None
+                    raise _unavailable(f"target {target!r}: {error}", error) from None
                 tries -= 1
             except (WsrelayError, ValueError) as error:
                 raise _Refused(500, f"X-WS-Relay: {error}") from None

@@ -12,6 +12,7 @@ from wsrelay.values.pid import PID
 from .header import TargetSpec
 
 __all__ = [
+    "AskTarget",
     "AttachMetadata",
     "CancelTarget",
     "CloseClient",
@@ -46,6 +47,15 @@ class FindTarget(Struct, frozen=True):
     """
 
     spec: TargetSpec
+
+
+class AskTarget(Struct, frozen=True):
+    """Ask the node of a process whether the client can be bound to it.
+
+    The driver then calls `answered`.
+    """
+
+    target: PID
 
 
 class AttachMetadata(Struct, frozen=True):
@@ -123,6 +133,7 @@ class ConnectionEnded(Struct, frozen=True):
 Effect = (
     JoinTarget
     | FindTarget
+    | AskTarget
     | AttachMetadata
     | SendToTarget
     | LeaveTarget

@@ -3,7 +3,7 @@
     HANDSHAKING --opened--> OPEN --an end begins--> CLOSING --client_gone--> CLOSED
 
 A connection to the process of a name may lose it in OPEN and be without a target for a while: see
-`claim`.
+`claim`. A transfer to another node takes its time: see `transfer`.
 
 What happens goes in and effects come out, which the driver executes in order. Messages for the
 client go to `outbox`; the driver takes them from there at the client's pace and calls `wrote` after
@@ -14,17 +14,18 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any
 
 from msgspec import UNSET
 
-from wsrelay.values.message import HEARTBEAT, ExitError, ExitKind, Result
+from wsrelay.values.message import HEARTBEAT, Result
 from wsrelay.values.pid import PID
 from wsrelay.wire.relayed import relay_head
 
 from .claim import MOST_REJOINS, Claim
 from .command import CloseCommand, Command, ControlCommand, SendCommand
 from .effects import (
+    AskTarget,
     AttachMetadata,
     CancelTarget,
     CloseClient,
@@ -39,20 +40,12 @@ from .effects import (
     SendToTarget,
     SetHeartbeat,
 )
+from .ends import SHUT_DOWN, UNFINISHED, close_for, cut, ended_in_order, result_of
 from .header import RelayHeader
 from .outbox import Outbox, Overflow
+from .transfer import MOST_WAITING, Order, Transfer
 
-__all__ = [
-    "FULL",
-    "NOT_STARTED",
-    "RESTARTS",
-    "SHUT_DOWN",
-    "UNFINISHED",
-    "ConnectionState",
-    "Session",
-    "close_for",
-    "ended_in_order",
-]
+__all__ = ["ConnectionState", "Session"]
 
 
 class ConnectionState(enum.Enum):
@@ -62,18 +55,6 @@ class ConnectionState(enum.Enum):
     OPEN = "open"
     CLOSING = "closing"
     CLOSED = "closed"
-
-
-UNFINISHED: Final = (1013, "too much is unfinished at this node")
-SHUT_DOWN: Final = (1012, "node shuts down")
-RESTARTS: Final = (1012, "target process restarts")
-FULL: Final = (1013, "process host is full")
-"""Code and reason of close frames after which the client should connect again."""
-
-NOT_STARTED: Final = (1011, "target process failed to start")
-
-_LONGEST_REASON: Final = 123
-"""Bytes of a close reason (RFC 6455 section 5.5: a control frame's 125 minus the code's 2)."""
 
 
 _Unread = tuple[str, dict[str, Any]]
@@ -111,6 +92,7 @@ class Session:
         self._claim: Claim | None = None
         if relay.spec is not None and relay.spec.name is not None:
             self._claim = Claim(relay.spec)
+        self._transfer: Transfer | None = None
         self._target_gone = False
         self._parting = False
         """The target has not been told of the client's end yet; until then it gets its messages."""
@@ -145,7 +127,7 @@ class Session:
         if self.state is not ConnectionState.HANDSHAKING:
             return []
         self._leave_open(ConnectionState.CLOSED)
-        return [*self._cancel(), ConnectionEnded(_result(1006, "the upgrade did not come about"))]
+        return [*self._cancel(), ConnectionEnded(result_of(1006, "the upgrade did not come about"))]
 
     def message(self, data: str | bytes) -> list[Effect]:
         """Accept a message from the client."""
@@ -153,6 +135,12 @@ class Session:
             return []
         self.message_count += 1
         content = {"type": "text" if isinstance(data, str) else "binary", "data": data}
+        if self._transfer is not None:
+            self._transfer.waiting.append(content)
+            return []
+        return self._pass_on(content)
+
+    def _pass_on(self, content: dict[str, Any]) -> list[Effect]:
         if (claim := self._claim) is not None:
             claim.keep(self._topic, content)
             if self._is_searching:
@@ -180,14 +168,14 @@ class Session:
         self._parting = False
         self._leave_open(ConnectionState.CLOSED)
         self.outbox.clear()
-        result = _result(*self._end)
+        result = result_of(*self._end)
         if is_open and not known:
             result = Result(result.value)
         return [*effects, *self._release(), ConnectionEnded(result)]
 
     def heartbeat(self, now: float) -> list[Effect]:
         """Send the heartbeat that is due."""
-        if self.state is not ConnectionState.OPEN or self._is_searching:
+        if self.state is not ConnectionState.OPEN or self._is_searching or self._transfer:
             return []
         payload = {"uptime": self.uptime(now), "message_count": self.message_count}
         return [*self._attach(), SendToTarget(self.target, HEARTBEAT, payload)]
@@ -240,6 +228,15 @@ class Session:
             return []
         self._target_gone = True
         self._parting = False
+        if self._transfer is not None:  # a room may return as soon as it has moved its clients
+            self._transfer.exit = result, join_read, instead
+            return []
+        return self._bereft(result, join_read, instead)
+
+    def _bereft(
+        self, result: Result, join_read: bool, instead: tuple[int, str] | None
+    ) -> list[Effect]:
+        """Go on without the target, which has ended like this, or close."""
         if self._claim is not None and ended_in_order(result) and instead != SHUT_DOWN:
             # Before the upgrade, `opened` looks for the next one.
             is_open = self.state is ConnectionState.OPEN
@@ -253,6 +250,8 @@ class Session:
     @property
     def holds(self) -> bool:
         """Whether the client should not be read: it has no target, or too much of it is kept."""
+        if self._transfer is not None:
+            return True
         return self._claim is not None and (self._target_gone or self._claim.is_full)
 
     def found(self, target: PID) -> list[Effect]:
@@ -269,9 +268,44 @@ class Session:
         """
         if self._claim is None or not self._is_searching:
             return []
+        if self._transfer is not None:
+            self._transfer.exit = result or Result(), False, instead
+            return []
         if instead is None and ended_in_order(result):
             return self._find_next(self._claim)
         return self._close(*(instead or close_for(result or Result(), join_read=False)))
+
+    def answered(self, why: str | None, why_no_target: Callable[[PID], str | None]) -> list[Effect]:
+        """Carry out the transfer that was asked for, or refuse it; `why` says why not.
+
+        The target, if it can be, takes messages. What has waited for the answer follows.
+        """
+        if (transfer := self._transfer) is None:
+            return []
+        self._transfer = None
+        given, sender = transfer.order
+        if why is None:
+            effects = self._change(given, transfer.target)
+        else:
+            effects = [RejectCommand(sender, "ws.control", why)]
+            if transfer.exit is not None:
+                effects += self._bereft(*transfer.exit)
+        for one in transfer.waiting:
+            effects += self._follow(one, why_no_target)
+        return effects
+
+    def _follow(
+        self, one: dict[str, Any] | Order, why_no_target: Callable[[PID], str | None]
+    ) -> list[Effect]:
+        """Do what has waited for a transfer."""
+        if self.state is not ConnectionState.OPEN:
+            return []
+        if isinstance(one, tuple):
+            return self._control(*one, why_no_target)
+        if self._transfer is None:
+            return self._pass_on(one)
+        self._transfer.waiting.append(one)  # an order before it has to be asked for too
+        return []
 
     def cancel(self, reason: str) -> list[Effect]:
         """Close normally: `process.cancel` on the connection's PID."""
@@ -304,8 +338,10 @@ class Session:
             return self._close(*SHUT_DOWN, lingering=True)
         self._end = SHUT_DOWN
         self._parting = not self._is_searching
+        effects = self._unsent()
         self._leave_open(ConnectionState.CLOSING)
-        effects: list[Effect] = [] if self._interval is None else [SetHeartbeat(None)]
+        if self._interval is not None:
+            effects.append(SetHeartbeat(None))
         return [*effects, CloseClient(*SHUT_DOWN, lingering=True)]
 
     # Inside
@@ -328,7 +364,7 @@ class Session:
 
     def _close(self, code: int, reason: str, *, lingering: bool = False) -> list[Effect]:
         """Begin the closing handshake; before the upgrade, note the first such end for later."""
-        close = CloseClient(code, _cut(reason), lingering)
+        close = CloseClient(code, cut(reason), lingering)
         if self.state is ConnectionState.HANDSHAKING:
             self._early = self._early or close
         if self.state is not ConnectionState.OPEN:
@@ -340,17 +376,24 @@ class Session:
     def _leave_open(self, state: ConnectionState) -> None:
         self.state = state
         self.head = b""
-        self._claim = None
+        self._claim = self._transfer = None
 
     def _leave(self, code: int, reason: str) -> list[Effect]:
         """Leave the target for good."""
         self._end = code, reason
         effects: list[Effect] = []
         if not self._target_gone:
-            effects = [*self._attach(), LeaveTarget(self.target, code, reason)]
+            effects = [*self._unsent(), *self._attach(), LeaveTarget(self.target, code, reason)]
         if self._interval is not None:
             effects.append(SetHeartbeat(None))
         return effects + self._cancel()
+
+    def _unsent(self) -> list[Effect]:
+        """Return what goes to the target because the transfer does not come about."""
+        if self._transfer is None or self._target_gone:
+            return []
+        sends = [SendToTarget(self.target, self._topic, one) for one in self._transfer.messages()]
+        return [*self._attach(), *sends] if sends else []
 
     @property
     def _is_searching(self) -> bool:
@@ -404,13 +447,26 @@ class Session:
     def _control(
         self, given: ControlCommand, sender: PID, why_no_target: Callable[[PID], str | None]
     ) -> list[Effect]:
+        if self._transfer is not None:
+            if self._transfer.add((given, sender)):
+                return []
+            why = f"{MOST_WAITING} of them wait already until a transfer to another node is through"
+            return [RejectCommand(sender, "ws.control", why)]
         target = self.target
         if given.target_pid is not UNSET:
             target = given.target_pid.on(str(self.pid.node))
         moves = target != self.target
-        if moves and (why := why_no_target(target)) is not None:
-            return [RejectCommand(sender, "ws.control", why)]
+        if moves and (reason := why_no_target(target)) is not None:
+            return [RejectCommand(sender, "ws.control", reason)]
         self.head = b""
+        if moves and target.node != self.pid.node:
+            self._transfer = Transfer((given, sender), target)
+            return [AskTarget(target)]
+        return self._change(given, target)
+
+    def _change(self, given: ControlCommand, target: PID) -> list[Effect]:
+        """Carry out a control; the target is the new one if that is another."""
+        moves = target != self.target
         left, unread = self._part() if moves else ([], [])
         if given.cancel_on_leave is not UNSET:
             self._cancel_on_leave = given.cancel_on_leave
@@ -424,44 +480,3 @@ class Session:
             self._interval = given.heartbeat_interval
             effects.append(SetHeartbeat(self._interval))
         return effects
-
-
-def ended_in_order(result: Result | None) -> bool:
-    """Whether a process has returned, has been cancelled, or (None) has been and still runs."""
-    return result is None or result.error is None or result.error.kind is ExitKind.CANCELLED
-
-
-def close_for(result: Result, *, join_read: bool) -> tuple[int, str]:
-    """Return the code and reason with which a target's clients are closed when it ends."""
-    error = result.error
-    if error is None:
-        return (1000 if join_read else 1013), "target process exited"
-    match error.kind:
-        case ExitKind.ERROR | ExitKind.EXIT:
-            how = "crashed"
-        case ExitKind.LIMIT:
-            limit, _, _ = error.message.partition(" of ")
-            how = f"crashed ({limit})" if error.traceback else f"killed ({limit})"
-        case ExitKind.START_FAILED:
-            how = "failed to start"
-        case ExitKind.KILLED:
-            how = f"killed ({error.message})"
-        case ExitKind.TERMINATED | ExitKind.CANCELLED:
-            how = "killed (SIGKILL)"
-        case _:
-            how = f"killed ({error.kind.replace('_', ' ')})"
-    return 1011, f"target process {how}"
-
-
-def _result(code: int, reason: str) -> Result:
-    """Return the exit result of a connection that was closed with this code."""
-    value = {"code": code, "reason": reason}
-    if code in (1000, 1001, 1005) or 3000 <= code <= 4999:  # noqa: PLR2004 - `docs/semantics.md`
-        return Result(value)
-    kind = ExitKind.DISCONNECTED if code == 1006 else ExitKind.ERROR  # noqa: PLR2004 - RFC 6455
-    return Result(value, ExitError(kind, f"closed with {code} {reason}".rstrip()))
-
-
-def _cut(reason: str) -> str:
-    """Cut a reason to the size of a close frame, at a character boundary."""
-    return reason.encode(errors="replace")[:_LONGEST_REASON].decode(errors="ignore")

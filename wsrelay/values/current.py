@@ -55,6 +55,14 @@ class Caller(Protocol):
     ) -> PID:
         """Find a process by name or start it under that name."""
 
+    async def get_or_spawn_async(
+        self, name: str, target: Any, host: str | None = None, /, *args: Any, **kwargs: Any
+    ) -> PID:
+        """Do what `get_or_spawn` does without holding up the event loop."""
+
+    def fence(self, name: str | None) -> int:
+        """Return the number of a name's owner."""
+
     def call(self, to: str, topic: str, payload: Any, timeout: float | None) -> Any:
         """Send a message and return the answer."""
 
@@ -70,11 +78,17 @@ class Caller(Protocol):
     def register(self, name: str, pid: str | None) -> None:
         """Give a process a name."""
 
+    async def register_async(self, name: str, pid: str | None) -> None:
+        """Do what `register` does without holding up the event loop."""
+
     def lookup(self, name: str) -> PID:
         """Return the process of that name."""
 
     def unregister(self, name: str) -> None:
         """Free a name."""
+
+    async def unregister_async(self, name: str) -> None:
+        """Do what `unregister` does without holding up the event loop."""
 
     def join_group(self, group: str, pid: str | None, meta: Any) -> None:
         """Let a process join a group."""

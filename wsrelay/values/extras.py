@@ -11,6 +11,7 @@ from wsrelay.errors import MissingExtra
 __all__ = ["MODULES", "named"]
 
 MODULES: Final = {
+    "nats": "cluster",
     "prompt_toolkit": "cli",
     "pydantic": "config",
     "rich": "cli",

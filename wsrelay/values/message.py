@@ -251,6 +251,7 @@ class ExitKind(enum.StrEnum):
     DISCONNECTED = "disconnected"
     TEMPLATE_LOST = "template_lost"
     NO_REPLY = "no_reply"
+    NODE_DOWN = "node_down"
 
 
 class ExitError(Struct, frozen=True):

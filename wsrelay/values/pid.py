@@ -8,9 +8,18 @@ import secrets
 import sys
 from typing import Final, Self
 
-from wsrelay.errors import InvalidName, InvalidPID
+from wsrelay.errors import InvalidName, InvalidPID, UnknownHost
 
-__all__ = ["LONGEST", "PID", "PIDSource", "address", "base36", "is_node_name", "nameable"]
+__all__ = [
+    "LONGEST",
+    "PID",
+    "PIDSource",
+    "address",
+    "base36",
+    "is_node_name",
+    "nameable",
+    "placed",
+]
 
 _NODE = re.compile(r"[\w.-]+", re.ASCII)
 _PATTERN = re.compile(r"\{(?:([\w.-]+)@)?([\w.:/-]+)\|([\w.-]+)\}", re.ASCII)
@@ -81,6 +90,12 @@ def address(to: str) -> str:
     return str(to)
 
 
+def placed(host: str) -> tuple[str, str | None]:
+    """Return the host and the node of `host@node`; without a node it is None."""
+    name, at, node = host.rpartition("@")
+    return (name, node) if at else (host, None)
+
+
 def is_node_name(text: str) -> bool:
     """Whether the text can be the node part of PIDs."""
     return isinstance(text, str) and _NODE.fullmatch(text) is not None
@@ -127,9 +142,16 @@ class PIDSource:
         """Return a PID that has never been used before."""
         return PID.trusted(f"{{{self._node}@{host}|{self.prefix}-{base36(next(self._count))}}}")
 
-    def made(self, pid: PID) -> bool:
-        """Whether the PID carries this source's prefix."""
-        return pid.node == self._node and pid.id.rpartition("-")[0] == self.prefix
+    def placed(self, host: str, node: str) -> PID:
+        """Return such a PID for a host of another node; raises `UnknownHost` for odd names."""
+        try:
+            return PID(f"{{{node}@{host}|{self.prefix}-{base36(next(self._count))}}}")
+        except InvalidPID:
+            raise UnknownHost(f"{host}@{node}", []) from None
+
+    def made(self, pid: PID, on: str | None = None) -> bool:
+        """Whether the PID carries this source's prefix, and is of this node or of the given one."""
+        return pid.node == (on or self._node) and pid.id.rpartition("-")[0] == self.prefix
 
 
 def base36(number: int) -> str:

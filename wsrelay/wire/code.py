@@ -18,10 +18,11 @@ import msgspec
 
 from wsrelay.errors import InvalidTarget, PayloadError
 from wsrelay.values import scripts, targets
+from wsrelay.values.pid import PID
 
 from . import frames, framing, payload, structs
 
-__all__ = ["pack_plain", "pack_target", "unpack_target"]
+__all__ = ["pack_elsewhere", "pack_plain", "pack_target", "unpack_target"]
 
 
 def pack_target(
@@ -70,12 +71,34 @@ def _in_main(name: str) -> Callable[..., Any]:
 
 def pack_plain(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
     """Return arguments as data; raises `PayloadError`."""
+    return _plain(
+        args, kwargs, "a walled-in host can pass only data to what it starts in another host"
+    )
+
+
+def _plain(args: tuple[Any, ...], kwargs: dict[str, Any], why: str) -> bytes:
     try:
-        return payload.encode([args, kwargs])
+        code = payload.encode([args, kwargs])
     except PayloadError as error:
-        raise PayloadError(
-            f"a walled-in host can pass only data to what it starts in another host: {error}"
-        ) from None
+        raise PayloadError(f"{why}: {error}") from None
+    framing.check_size(len(code))
+    return code
+
+
+def pack_elsewhere(
+    target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], entries: Container[str], pid: PID
+) -> tuple[str, bytes]:
+    """Return the id of an entry that another node starts under that PID, and arguments as data.
+
+    Raises `InvalidTarget` for anything but an entry, and `PayloadError`.
+    """
+    if not isinstance(target, str) or target not in entries:
+        raise InvalidTarget(
+            f"target {target!r:.200} cannot be started on node {pid.node!r:.80}: other nodes start "
+            "only entries of the configuration (by their id), never a function, module or script"
+        )
+    why = f"only data can be passed to what is started on another node ({pid.node:.80})"
+    return target, _plain(args, kwargs, why)
 
 
 def unpack_target(

@@ -46,6 +46,7 @@ __all__ = [
     "DrainFrame",
     "ExecFrame",
     "ExitedFrame",
+    "FenceFrame",
     "FinishedFrame",
     "ForgetFrame",
     "ForkFailedFrame",
@@ -170,10 +171,17 @@ class PackedResult(Struct):
 
 
 class CatalogFrame(Frame, tag=9):
-    """What can be spawned: the hosts, and the ids of entries, each with its host if it has one."""
+    """What can be spawned: the hosts, and the ids of entries, each with its host if it has one.
+
+    `roomy` has for hosts of other nodes the node where such a host has most room, if that is not
+    this node. `shared`: what is started under a name may be started by another node, so its
+    arguments are sent as data if they are that.
+    """
 
     hosts: list[str]
     entries: dict[str, str | None]
+    roomy: dict[str, str] = {}
+    shared: bool = False
 
     def home(self, target: str | None) -> str | None:
         """Return the host of the entry whose id is `target`, or None if there is no such entry.
@@ -534,6 +542,16 @@ class UnwatchFrame(Frame, tag=27):
     number: int
 
 
+class FenceFrame(Frame, tag=29):
+    """Ask for the process's number as the owner of a name, None for that of its spawn.
+
+    Answered with `ReplyFrame`.
+    """
+
+    ref: int
+    name: Text | None
+
+
 class JoinReadFrame(Frame, tag=28):
     """The client's `ws.join` has been read; if not that, a message that followed it."""
 
@@ -619,6 +637,7 @@ Request = (
     | MembersFrame
     | DrainFrame
     | RosterFrame
+    | FenceFrame
     | CallFrame
 )
 FromWorker = (

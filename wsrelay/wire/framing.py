@@ -32,9 +32,12 @@ from .frames import (
 )
 
 __all__ = [
+    "SMALL",
     "FrameReader",
+    "check_head",
     "check_size",
     "decode_to_worker",
+    "encode_frame",
     "encoded",
     "from_template",
     "from_worker",
@@ -48,7 +51,7 @@ __all__ = [
 _MOST_ELEMENTS: Final = MAX_RECEIVERS + 100
 """Elements in the head of a frame."""
 
-_SMALL: Final = 64 * 1024
+SMALL: Final = 64 * 1024
 """Bytes of a frame that is decoded without a check: it takes at most 4 MB, for a moment."""
 
 _WRAPPING: Final = MAX_HEAD
@@ -96,18 +99,19 @@ def _plain(value: Any) -> str:
     raise TypeError(f"a frame cannot hold {value!r}")
 
 
-_encode = msgspec.msgpack.Encoder(enc_hook=_plain).encode
+encode_frame = msgspec.msgpack.Encoder(enc_hook=_plain).encode
+"""Encodes a frame without its length."""
 
 
 def pack(frame: Frame) -> bytes:
     """Return the bytes of a frame, with its length first."""
-    body = _encode(frame)
+    body = encode_frame(frame)
     return len(body).to_bytes(_PREFIX, "big") + body
 
 
 def encoded(frame: F) -> F:
     """Encode a frame once; the returned value stands for it inside other frames."""
-    return cast("F", Raw(_encode(frame)))
+    return cast("F", Raw(encode_frame(frame)))
 
 
 def pack_request(frame: Frame) -> bytes:
@@ -117,10 +121,10 @@ def pack_request(frame: Frame) -> bytes:
     at its caller, and not as garbage at the node, which would end the worker.
     """
     try:
-        body = _encode(frame)
+        body = encode_frame(frame)
         if type(frame) is not SendFrame:  # its fields have been checked already
-            if len(body) > _SMALL:
-                _check_head(body)
+            if len(body) > SMALL:
+                check_head(body)
             _decode_request(body)
     except (TypeError, ValueError, OverflowError) as error:
         kind = type(frame).__name__.removesuffix("Frame")
@@ -157,7 +161,7 @@ def portions(receivers: list[str]) -> Iterator[list[str]]:
     yield portion
 
 
-def _check_head(body: bytes | memoryview) -> None:
+def check_head(body: bytes | memoryview) -> None:
     """Raise `ValueError` for a frame that would become too large when decoded."""
     size = payload.size_to_decode(body, _MOST_ELEMENTS)
     if size > MAX_HEAD:
@@ -195,7 +199,7 @@ class FrameReader(Generic[T]):
         self._bounded = bounded
         """Whether bounds are checked before decoding."""
         self._longest = limit + _PREFIX
-        self._small = min(_SMALL, self._longest)
+        self._small = min(SMALL, self._longest)
         self.rest: bytes | bytearray = b""
         """Bytes that were read of frames that have not been returned yet."""
         self._space: memoryview | None = None
@@ -271,8 +275,8 @@ class FrameReader(Generic[T]):
                 break
             body = data[start + _PREFIX : stop]
             try:
-                if size > _SMALL and self._bounded:
-                    _check_head(body)
+                if size > SMALL and self._bounded:
+                    check_head(body)
                 frames.append((self._decode(body), size))
             except (ValueError, RecursionError) as error:
                 problem = str(error)
@@ -293,8 +297,8 @@ class FrameReader(Generic[T]):
             return []
         body = memoryview(self.rest)[_PREFIX:]
         try:
-            if size > _SMALL and self._bounded:
-                _check_head(body)
+            if size > SMALL and self._bounded:
+                check_head(body)
             frames = [(self._decode_large(body), size)]
         except (ValueError, RecursionError) as error:
             raise _not_a_frame(size, str(error)) from None

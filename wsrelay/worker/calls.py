@@ -12,12 +12,12 @@ from typing import Any, Literal
 from wsrelay import errors, wire
 from wsrelay.values import durations
 from wsrelay.values.message import late, reason_of, sendable
-from wsrelay.values.pid import PID, PIDSource, address, nameable
+from wsrelay.values.pid import PID, PIDSource, address, nameable, placed
 from wsrelay.values.presence import Member
 from wsrelay.values.timer import Timer, cost
 from wsrelay.wire import meta as metadata
 from wsrelay.wire import payload
-from wsrelay.wire.code import pack_plain, pack_target
+from wsrelay.wire.code import pack_elsewhere, pack_plain, pack_target
 
 from .mailbox import Mailbox
 from .pipe import WorkerPipe
@@ -107,14 +107,25 @@ class WorkerContext:
 
         Raises `NotAllowed`, `UnknownHost` and what `pack_target` raises.
         """
-        known = self.mailbox.known
+        known, text = self.mailbox.known, target if isinstance(target, str) else None
+        if host is not None and "@" in host:
+            name, node = placed(host)
+            if node == "*":
+                node = known.roomy.get(name)
+            if node is not None and node != self._pid.node:
+                there = self._ids.placed(name, node)
+                text, code = pack_elsewhere(target, args, kwargs, known.entries, there)
+                if self._rights is not None:
+                    home = known.home(text)
+                    self._rights.check_spawn(name, text, home, plain=True, linked=linked)
+                return wire.SpawnFrame(str(there), name, text, code, monitored, linked, plain=True)
+            host = name
         own = known.entries.get(target) if isinstance(target, str) else None
         name = host or own or self._pid.host
         if name not in known.hosts:
             raise errors.UnknownHost(name, known.hosts)
         pid = str(self._ids.next(name))
         if self._rights is not None and name != self._pid.host:
-            text = target if isinstance(target, str) else None
             home = known.home(text)
             self._rights.check_spawn(name, text, home, plain=True, linked=linked)
             code = pack_plain(args, kwargs)
@@ -127,6 +138,10 @@ class WorkerContext:
     ) -> wire.GetOrSpawnFrame:
         """Build the frame that finds or starts a process under a name."""
         spawn = self.spawn_frame(target, host, args, kwargs)
+        known = self.mailbox.known
+        if known.shared and not spawn.plain and spawn.target in known.entries:
+            with contextlib.suppress(errors.PayloadError):  # then only this node can start it
+                spawn.code, spawn.plain = pack_plain(args, kwargs), True
         return wire.GetOrSpawnFrame(self.ref(), nameable(name), spawn)
 
     def exec_frame(self, target: Any, host: str | None, args: Any, kwargs: Any) -> wire.ExecFrame:
@@ -136,6 +151,10 @@ class WorkerContext:
     def register_frame(self, name: str, pid: str | None) -> wire.RegisterFrame:
         """Build the frame that gives a process a name."""
         return wire.RegisterFrame(self.ref(), nameable(name), self._own_or(pid))
+
+    def fence_frame(self, name: str | None) -> wire.FenceFrame:
+        """Build the frame that asks for the number of a name's owner."""
+        return wire.FenceFrame(self.ref(), None if name is None else nameable(name))
 
     def _drain_frame(self, to: str) -> wire.DrainFrame:
         """Build the frame that asks when a connection's outbox has room."""
@@ -278,9 +297,20 @@ class WorkerContext:
         """Find a process by name or start it under that name."""
         return PID.trusted(self.ask(self.get_or_spawn_frame(name, target, host, args, kwargs)))
 
+    async def get_or_spawn_async(
+        self, name: str, target: Any, host: str | None = None, /, *args: Any, **kwargs: Any
+    ) -> PID:
+        """Do what `get_or_spawn` does without holding up the event loop."""
+        frame = self.get_or_spawn_frame(name, target, host, args, kwargs)
+        return PID.trusted(await self.ask_async(frame))
+
     def register(self, name: str, pid: str | None) -> None:
         """Give a process a name."""
         self.ask(self.register_frame(name, pid))
+
+    async def register_async(self, name: str, pid: str | None) -> None:
+        """Do what `register` does without holding up the event loop."""
+        await self.ask_async(self.register_frame(name, pid))
 
     def lookup(self, name: str) -> PID:
         """Return the process with that name."""
@@ -289,6 +319,15 @@ class WorkerContext:
     def unregister(self, name: str) -> None:
         """Free a name."""
         self.ask(wire.UnregisterFrame(self.ref(), name))
+
+    async def unregister_async(self, name: str) -> None:
+        """Do what `unregister` does without holding up the event loop."""
+        await self.ask_async(wire.UnregisterFrame(self.ref(), name))
+
+    def fence(self, name: str | None) -> int:
+        """Return the worker's number as the owner of a name."""
+        number: int = self.ask(self.fence_frame(name))
+        return number
 
     def members(self, group: str) -> list[PID]:
         """Return a group's members."""

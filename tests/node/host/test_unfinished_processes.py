@@ -16,7 +16,7 @@ from support import end_of, processes, until
 from wsrelay import ExitKind, Node, Result, process, wire
 from wsrelay.node.host import Unfinished
 from wsrelay.node.host import unfinished as books
-from wsrelay.session.machine import close_for
+from wsrelay.session.ends import close_for
 from wsrelay.values.pid import PID
 from wsrelay.wire import payload
 

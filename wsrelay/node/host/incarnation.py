@@ -54,10 +54,14 @@ class Incarnation:
         exited: Callable[[Result], None],
         about: Callable[[], dict[str, Any]],
         unfinished: Unfinished,
+        fenced: bool = False,
     ) -> None:
         self.pid = pid
         self.ref = ref
         """The number by which its template knows it; also part of the PIDs that it makes."""
+        self.fenced = fenced
+        """Whether it is stopped when its host's deadline passes; if it is from the beginning, it
+        gets nothing to run before its guardian has been told."""
         self.os_pid: int | None = None
         self.done: wire.DoneFrame | None = None
         self._account = unfinished.account(str(pid), self._overdue)
@@ -77,6 +81,8 @@ class Incarnation:
                 self._account,
             )
             self._output = self._make_output(options)
+            if fenced:
+                self.pipe.shut()
         except OSError as error:
             raise HostFailed(f"no process can be started: {error.strerror}") from None
         self._pidfd: int | None = None
@@ -93,6 +99,10 @@ class Incarnation:
         """How its process host kills it where there is no pidfd, or no process yet."""
         self.interrupt_by_host: Callable[[], None] | None = None
         """How its process host interrupts it where there is no pidfd."""
+        self.fence_by_host: Callable[[], None] | None = None
+        """How its process host tells the guardian whether it is fenced."""
+        self._forks: asyncio.Future[None] | None = None
+        """Until it has been forked, if anything waits for that."""
 
     def _make_output(self, options: HostOptions) -> Output | None:
         if options.raw_output:
@@ -126,6 +136,29 @@ class Incarnation:
                 self._log_read, self._printed = self.pipe.reads, self._output.total
             self._output.read_to(self._printed + frame.printed)
         self._log.take(frame, self._about)
+
+    async def fence(self) -> bool:
+        """Have it stopped when its host's deadline passes; returns whether it is alive.
+
+        When this returns, no failure of the node or of the template prevents that any more.
+        """
+        self.fenced = not self._is_dead
+        if not self.fenced or self.os_pid is not None:
+            self._tell_fenced()
+        else:  # the guardian is told with the fork
+            if self._forks is None:
+                self._forks = self._loop.create_future()
+            await asyncio.shield(self._forks)
+        return not self._is_dead
+
+    def unfence(self) -> None:
+        """Undo `fence`."""
+        self.fenced = False
+        self._tell_fenced()
+
+    def _tell_fenced(self) -> None:
+        if self.os_pid is not None and self.fence_by_host is not None:
+            self.fence_by_host()
 
     def kill(self) -> None:
         """Send SIGKILL; the template kills the rest of its process group when it reaps it."""
@@ -179,6 +212,8 @@ class Incarnation:
         self._pidfd = pidfd
         if pidfd is not None:
             self._loop.add_reader(pidfd, self._dead)
+        if self._forks is not None:
+            self._forks.set_result(None)
         if self._doomed:
             self.kill()
         elif self._interrupted:
@@ -240,6 +275,10 @@ class Incarnation:
         """Read what it left, then announce the exit as soon as its cause is known too."""
         if not self._is_dead:
             self._is_dead = True
+            if self._forks is not None and not self._forks.done():
+                self._forks.set_result(None)
+            if self.fenced:
+                self.unfence()
             if self._pidfd is not None:
                 self._loop.remove_reader(self._pidfd)
                 os.close(self._pidfd)

@@ -52,7 +52,7 @@ class Lanes:
         self._in_flight = 0
         self._taken = 0
         """Bytes of data that the worker has acknowledged so far."""
-        self._waiting: deque[tuple[bytes, bool, bool]] = deque()
+        self._waiting: deque[tuple[bytes | memoryview, bool, bool]] = deque()
         """Data frames, each with `mail` and `visit` of `queue`."""
         self._out: deque[bytes | memoryview] = deque()
         """What may be sent, as soon as the pipe takes it."""
@@ -76,7 +76,9 @@ class Lanes:
         if self._posted > _FLOOD >= before:
             self._flooded()
 
-    def queue(self, frame: wire.Frame | bytes, *, mail: bool = False, visit: bool = False) -> int:
+    def queue(
+        self, frame: wire.Frame | bytes | memoryview, *, mail: bool = False, visit: bool = False
+    ) -> int:
         """Send a data frame in its turn; returns its number.
 
         A frame for many receivers may be packed already. `mail`: it counts as mailbox; `visit`: it
@@ -85,7 +87,7 @@ class Lanes:
         self.queued += 1
         if self._closed:
             return self.queued  # nobody will read it, and nobody must wait for its room
-        data = frame if isinstance(frame, bytes) else wire.pack(frame)
+        data = wire.pack(frame) if isinstance(frame, wire.Frame) else frame
         if self._waiting or self._in_flight >= wire.WINDOW:
             self._waiting.append((data, mail, visit))
             self._count(len(data) + ITEM, mail, visit)
@@ -94,7 +96,7 @@ class Lanes:
             self._write(data)
         return self.queued
 
-    def relay(self, data: bytes) -> bool:
+    def relay(self, data: bytes | memoryview) -> bool:
         """Do what `queue` does with a client's message; returns whether there is room for more."""
         self.queue(data)
         return not self.full

@@ -84,6 +84,8 @@ class NodePipe(Lanes):
         self._when_over: Callable[[], None] | None = None
         """What to call when they have been received."""
         self._holds: set[Hashable] = set()
+        self.is_shut = False
+        """Whether everything that is to be written is kept."""
         self.reads = 0
         """How many reads have brought data."""
         self._at_end = False
@@ -92,7 +94,7 @@ class NodePipe(Lanes):
 
     # Out
 
-    def relay(self, data: bytes) -> bool:
+    def relay(self, data: bytes | memoryview) -> bool:
         """Do what `queue` does with a client's message, but quickly if nothing is in the way.
 
         Returns whether there is room for another.
@@ -136,6 +138,19 @@ class NodePipe(Lanes):
             self._counts.append(0)  # nothing else waits: this is being read, however large it is
         else:
             super()._write(data, count)
+
+    def shut(self) -> None:
+        """Keep everything that is to be written until `open`; nothing has been written yet."""
+        self.is_shut = True
+        self._out.append(b"")  # all that follows waits behind it
+        self._counts.append(0)
+
+    def open(self) -> None:
+        """Write what was kept since `shut`."""
+        self.is_shut = False
+        if not self._closed:
+            self._loop.add_writer(self._ends.writing, self._flush)
+            self._flush()
 
     def _flush(self) -> None:
         """Write as much of what waits as the pipe takes, many frames at once."""

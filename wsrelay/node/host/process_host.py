@@ -16,6 +16,7 @@ import os
 import signal
 import socket
 import sys
+import time
 import types
 from collections import deque
 from collections.abc import Iterator
@@ -104,6 +105,9 @@ class ProcessHost:
         """Frames, each with the worker whose ends of the pipes go along with it."""
         self._reads_on = False
         self._loading: asyncio.Future[None] | None = None
+        self._deadline: int | None = None
+        self._not_begun: list[Incarnation] = []
+        """Fenced workers that were forked after the deadline: they begin in time again."""
         self._retiring = False
         self._retired: asyncio.Task[None] | None = None
         self._cgroup: Cgroup | None = None
@@ -173,6 +177,8 @@ class ProcessHost:
         self._loading.add_done_callback(lambda future: future.exception())
         self._loop.add_reader(told, self._readable)
         self._loop.add_reader(lifeline, self._guardian_told)
+        if self._deadline is not None:
+            self._order(guardian.DEADLINE, self._deadline)
 
     async def loaded(self) -> None:
         """Wait until the template has preloaded everything; raises `HostFailed`."""
@@ -202,6 +208,7 @@ class ProcessHost:
         worker.limits = self.options.limits
         worker.kill_by_host = lambda: self._kill(worker)
         worker.interrupt_by_host = lambda: self._tell(wire.InterruptFrame(worker.ref))
+        worker.fence_by_host = lambda: self._tell_fenced(worker)
         assert self._loading is not None  # noqa: S101 - start() made it
         self._pending.append(worker)
         if self._loading.done() and self._next_fork is None:
@@ -216,6 +223,36 @@ class ProcessHost:
                 return
             worker = self._pending.popleft()
             self._tell(wire.ForkFrame(worker.ref), worker)
+
+    def freeze_deadline(self, monotonic_ns: int) -> None:
+        """Set the time from which on the fenced workers are stopped, until a later one is set.
+
+        The guardian does it, so it is done even if this process and the template are stopped.
+        """
+        self._deadline = monotonic_ns
+        self._order(guardian.DEADLINE, monotonic_ns)
+        if time.monotonic_ns() < monotonic_ns:
+            begin, self._not_begun = self._not_begun, []
+            for worker in begin:
+                worker.pipe.open()
+
+    def _tell_fenced(self, worker: Incarnation) -> None:
+        assert worker.os_pid is not None  # noqa: S101 - it calls this once it has been forked
+        self._order(guardian.FENCE if worker.fenced else guardian.UNFENCE, worker.os_pid)
+        if not worker.fenced and worker in self._not_begun:
+            self._not_begun.remove(worker)
+            worker.pipe.open()
+
+    def _order(self, code: bytes, number: int = 0) -> None:
+        """Give the guardian an order, which is as good as carried out: it does nothing else."""
+        if self._lifeline is None:
+            return
+        try:
+            self._lifeline.send(guardian.order(code, number))
+        except BlockingIOError:  # hundreds of orders are unread
+            self._lost(killed="its guardian was stopped")
+        except OSError:
+            pass  # the guardian is gone, and all its processes with it, as the next read will show
 
     def _kill(self, worker: Incarnation) -> None:
         if worker.os_pid is not None:
@@ -250,6 +287,7 @@ class ProcessHost:
             self._loop.add_reader(ends.lifeline, self._forget, ends)
         self._out.clear()
         self._asked.clear()
+        self._not_begun.clear()
         if self._loading is not None and not self._loading.done():
             self._loading.set_exception(HostFailed("the process host was closed"))
 
@@ -281,9 +319,12 @@ class ProcessHost:
         self._close_report()
         if self._control is not None and self._lifeline is not None:
             ends = _Ends(self._control, self._told, self._lifeline)
+            try:
+                if at_once:
+                    self._lifeline.send(guardian.order(guardian.AT_ONCE))
+            except OSError:
+                at_once = False
             if at_once:
-                with contextlib.suppress(OSError):
-                    self._lifeline.send(guardian.AT_ONCE)
                 # Kept open: what still writes is to be killed, not warned by an error first.
                 self._dying.append(ends)
             else:
@@ -477,9 +518,7 @@ class ProcessHost:
 
     def _obeys(self) -> None:
         """Tell the guardian that from now on the template does only what the node requests."""
-        with contextlib.suppress(OSError):  # the guardian is gone, as the next read will show
-            if self._lifeline is not None:
-                self._lifeline.send(guardian.OBEYS)
+        self._order(guardian.OBEYS)
 
     def _may_have_ended(self, ref: int) -> bool:
         worker = self._workers[ref]
@@ -496,6 +535,13 @@ class ProcessHost:
             close_all([pidfd])
             raise WireError(f"OS process {frame.os_pid} is not its child, or not of its user")
         worker.forked(frame.os_pid, pidfd)
+        if worker.fenced:
+            self._tell_fenced(worker)
+            if self._deadline is not None and time.monotonic_ns() >= self._deadline:
+                self._not_begun.append(worker)
+                return
+        if worker.pipe.is_shut:
+            worker.pipe.open()
 
     def _fail(self, error: HostFailed, *, at_once: bool = False) -> None:
         """Give up on this template; the next launch tries a new one."""
@@ -519,17 +565,17 @@ class ProcessHost:
             removal.add_done_callback(self._removals.discard)
             self._cgroup = None
 
-    def _lost(self, lie: str) -> None:
-        """Handle the template's death, or have it killed because of what it wrote (`lie`)."""
+    def _lost(self, lie: str = "", killed: str = "") -> None:
+        """Handle the template's death, or have it killed for what it wrote, or another reason."""
         if lie:
-            lie = f"it wrote what no template writes: {lie}"
+            killed = f"it wrote what no template writes: {lie}"
         if self._loading is not None and not self._loading.done():
-            self._fail(HostFailed(lie) if lie else self._why_lost(), at_once=True)
+            self._fail(HostFailed(killed) if killed else self._why_lost(), at_once=True)
             return
         out_of_memory = self._out_of_memory()
         why = f": {memory_total_reached(self.options.limits)}" if out_of_memory else ""
-        killed = f", and is killed: {lie}" if lie else why
-        logger.error("the template of process host %s was lost%s", self.options.name, killed)
+        how = f", and is killed: {killed}" if killed else why
+        logger.error("the template of process host %s was lost%s", self.options.name, how)
         self._close_with(HostFailed(f"the process host's template was lost{why}"), at_once=True)
         workers, self._workers, self._pending = self._workers, {}, deque()
         for worker in workers.values():

@@ -1,0 +1,126 @@
+"""Nodes that are one cluster over a real NATS."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import peer_handlers
+import pytest
+import relating
+from nats_servers import NatsServer
+from peers_over_nats import clustered
+from support import until
+
+from wsrelay import Node, ProcessError
+from wsrelay.errors import CannotJoin
+from wsrelay.peers.nats import NatsStore
+from wsrelay.peers.options import Cluster
+from wsrelay.values.targets import TargetEntry
+
+pytestmark = pytest.mark.anyio
+
+ENTRIES = {
+    "answer": TargetEntry(f"{peer_handlers.__file__}:answer"),
+    "mortal": TargetEntry(f"{relating.__file__}:mortal"),
+}
+
+
+@pytest.fixture
+async def trio(nats: NatsServer) -> AsyncIterator[list[Node]]:
+    async with clustered(nats, ENTRIES, "a", "b", "c") as nodes:
+        yield nodes
+
+
+async def test_nodes_find_each_other_and_call_processes_of_each_other(trio: list[Node]) -> None:
+    a, b, c = trio
+    there = b.spawn("answer")
+    assert await a.call_async(there, "double", 1) == 2
+    assert await c.call_async(there, "ask") == c.pid()
+    started = a.spawn("answer", "processes@c")
+    assert started.node == "c"
+    assert await b.call_async(started, "double", 3) == 6
+
+
+async def test_a_node_that_leaves_is_gone_at_once(nats: NatsServer) -> None:
+    async with clustered(nats, ENTRIES, "a", "b") as [a, b]:
+        there = b.spawn("answer")
+        await b.aclose()
+        with pytest.raises(ProcessError) as caught:
+            await a.call_async(there, "double", 1)
+        assert caught.value.kind in ("noproc", "node_down")
+        await until(lambda: a.engine.elsewhere.find(there) is None, "it is gone")
+
+
+async def test_a_call_waits_while_nats_restarts(own_nats: NatsServer) -> None:
+    async with clustered(own_nats, ENTRIES, "a", "b") as [a, b]:
+        there = b.spawn("answer")
+        assert await a.call_async(there, "double", 1) == 2
+        await asyncio.to_thread(own_nats.kill)
+        asked = asyncio.create_task(a.call_async(there, "double", 2, timeout=60))
+        await asyncio.to_thread(own_nats.start)
+        assert await asked == 4
+
+
+async def test_all_nodes_get_one_process_for_each_name(trio: list[Node]) -> None:
+    asks = [node.get_or_spawn_async(f"room/{n}", "answer") for n in range(5) for node in trio]
+    pids = await asyncio.gather(*asks)
+    assert len(set(pids)) == 5
+    assert sum(len(node.workers) for node in trio) == 5
+    for node in trio:
+        await until(lambda: node.lookup("room/4") == pids[-1])  # noqa: B023 - used at once
+        assert await node.call_async("room/4", "double", 2) == 4
+
+
+async def test_the_names_of_a_node_that_leaves_pass_on(nats: NatsServer) -> None:
+    async with clustered(nats, ENTRIES, "a", "b") as [a, b]:
+        first = await b.get_or_spawn_async("room/1", "answer")
+        before = b.kernel.names.fence("room/1")
+        assert await a.get_or_spawn_async("room/1", "answer") == first
+        asked = asyncio.create_task(b.aclose())
+        second = first
+        while second == first:
+            second = await a.get_or_spawn_async("room/1", "answer")
+        await asked
+        assert second.node == "a"
+        assert a.kernel.names.fence("room/1") > before
+
+
+async def test_a_name_is_given_when_nats_is_there_again(own_nats: NatsServer) -> None:
+    async with clustered(own_nats, ENTRIES, "a", "b") as [a, b]:
+        await asyncio.to_thread(own_nats.kill)
+        asks = [asyncio.create_task(n.get_or_spawn_async("room/1", "answer")) for n in (a, b)]
+        await asyncio.to_thread(own_nats.start)
+        first, second = await asyncio.gather(*asks)
+        assert first == second
+
+
+async def test_keys_that_the_store_has_lost_are_written_again(nats: NatsServer) -> None:
+    async with clustered(nats, ENTRIES, "a") as [a]:
+        pid = await a.get_or_spawn_async("room/1", "answer")
+        elsewhere: Any = a.engine.elsewhere
+        store: NatsStore = elsewhere._member._store
+        [entry] = await store.list("name.")
+        seen = await store.delete(entry.key, entry.revision)
+        store._rewound(seen - 1)
+        async with asyncio.timeout(30):
+            while not (entries := await store.list("name.")):  # noqa: ASYNC110 - it tells nobody
+                await asyncio.sleep(0.05)
+        assert [one.key for one in entries] == [entry.key]
+        assert a.lookup("room/1") == pid
+
+
+async def test_a_second_node_of_a_living_node_s_name_does_not_start(trio: list[Node]) -> None:
+    first = trio[0]
+    again = Node(cluster=first._cluster)
+    with pytest.raises(CannotJoin, match=r"named .a. is in the cluster already"):
+        async with again:
+            pass
+
+
+async def test_a_node_whose_nats_cannot_be_reached_does_not_start() -> None:
+    node = Node(cluster=Cluster(["nats://127.0.0.1:9"], node="a", timeout=0.2))
+    with pytest.raises(CannotJoin, match=r"127\.0\.0\.1:9"):
+        async with node:
+            pass

@@ -1,0 +1,198 @@
+"""A node in its cluster: the membership, the links and the exchange of frames put together."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import Final
+
+from wsrelay.cluster.frames import HostLoad
+from wsrelay.cluster.peer import Peer
+from wsrelay.node import Node
+
+from .exchange import Exchange
+from .links import PeerLinks
+from .listener import NodeLoad
+from .member import ClusterMember
+from .names import ClusterNames
+from .nats import NatsBus, NatsStore
+from .options import Cluster
+from .processes import Processes
+
+__all__ = ["ClusteredNode"]
+
+logger = logging.getLogger(__name__)
+
+_FLUSH: Final = 2.0
+"""Seconds that the other nodes get to receive what was sent to them last."""
+
+_LOOK: Final = 0.01
+
+
+class ClusteredNode:
+    """What a node does about its membership, from its start to its end (`MembershipListener`)."""
+
+    def __init__(self, node: Node, cluster: Cluster) -> None:
+        self.exchange = Exchange(node)
+        self.elsewhere = Processes(self.exchange, self)
+        self._node = node
+        self._engine = node.engine
+        self._cluster = cluster
+        self._joining: asyncio.Task[None] | None = None
+        self._awaited = False
+        self._links: PeerLinks | None = None
+        self._is_dead = False
+        self._ended = asyncio.Event()
+        """Set whenever a process has ended."""
+        self._engine.on_exit.append(self._on_exit)
+
+    # The life of the node
+
+    def start(self) -> None:
+        """Begin to join."""
+        self._bus = NatsBus(self._cluster)
+        self._store = NatsStore(self._cluster)
+        self._store.on_rewound.append(self._on_rewound)
+        self.member = ClusterMember(
+            self._node.name,
+            self._cluster.name,
+            self._store,
+            self._bus,
+            self,
+            lease=float(self._cluster.lease),
+        )
+        self._names = ClusterNames(self.exchange, self.member, self._store)
+        self.elsewhere.names = self._names
+        self._bus.on_connected.append(self._names.store_was_away)
+        self._joining = asyncio.get_running_loop().create_task(self._join())
+        self._joining.add_done_callback(self._joined)
+
+    async def joined(self) -> None:
+        """Wait until the node is a member; raises `CannotJoin`."""
+        if self._joining is not None:
+            self._awaited = True
+            await asyncio.shield(self._joining)
+
+    async def stop(self) -> None:
+        """Leave: the others get what was sent to them, and then learn that this node is gone."""
+        if (joining := self._joining) is None:
+            return
+        joining.cancel()
+        await asyncio.wait([joining])
+        try:
+            await self._names.aclose(_FLUSH)
+            await self._flushed()
+            await self.member.leave()
+            for neighbour in list(self.exchange.neighbours.values()):
+                self.exchange.down(neighbour.peer)
+        finally:
+            if self._links is not None:
+                self._links.stop()
+            try:
+                await self._bus.aclose()
+            finally:
+                await self._store.aclose()
+
+    async def _join(self) -> None:
+        await self._bus.open()
+        await self._store.open()
+        await self.member.join()
+
+    def _joined(self, joining: asyncio.Task[None]) -> None:
+        if joining.cancelled() or (error := joining.exception()) is None:
+            return
+        if not self._awaited:
+            logger.error("node %s is alone: it cannot join its cluster: %s", self._node.name, error)
+
+    async def _flushed(self) -> None:
+        """Wait a moment for the other nodes to receive what has been sent to them."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_FLUSH):
+                while self._links is not None and not self._links.idle:  # noqa: ASYNC110 - for once
+                    await asyncio.sleep(_LOOK)
+
+    # The membership
+
+    def load(self) -> NodeLoad:
+        """Return what to tell the others."""
+        kernel = self._engine.kernel
+        hosts = {
+            name: HostLoad(kernel.count(name), kernel.limit(name))
+            for name in self._engine.templates.names
+        }
+        return NodeLoad(hosts, [*self._engine.entries], self._engine.draining)
+
+    async def on_joining(self, me: Peer) -> None:
+        """Hear what is sent to this incarnation."""
+        if self._links is None:
+            self._links = PeerLinks(self._bus, f"wsr.{self._cluster.name}", me)
+            await self._links.start()
+        else:
+            self._links.rejoin(me.incarnation)
+
+    def on_joined(self, me: Peer) -> None:
+        """Take part again, if the incarnation before was declared dead."""
+        del me
+        if self._is_dead:
+            self._is_dead = False
+            self._engine.draining = False
+        self._names.joined()
+
+    def on_up(self, peer: Peer) -> None:
+        """Open the link to another node."""
+        assert self._links is not None  # noqa: S101 - the node has joined
+
+        def broken(problem: str) -> None:
+            logger.error(
+                "node %s writes what no node does, so its link has ended until one of the two "
+                "nodes is restarted; its processes are taken for gone here: %s",
+                peer,
+                problem,
+            )
+            self.exchange.down(peer)
+
+        link = self._links.open(peer, lambda frame: self.exchange.receive(peer, frame), broken)
+        self.exchange.up(peer, link)
+
+    def on_down(self, peer: Peer, why: str) -> None:
+        """Report all of its processes as gone, and drop what comes from it from now on."""
+        del why
+        if self._links is not None:
+            self._links.close(peer)
+        self.exchange.down(peer)
+        self._names.node_is_down(peer)
+
+    def on_deadline(self, deadline: float) -> None:
+        """Tell the templates how long the processes with names of the cluster may run."""
+        self._engine.freeze_deadline(int(deadline * 1e9))
+        self._names.moved()
+
+    def on_frozen(self) -> None:
+        """Do nothing: the templates' guardians have frozen the processes, and the log says it."""
+
+    def on_thawed(self) -> None:
+        """Do nothing: the new deadline has thawed the processes, and the log says it."""
+
+    def _on_rewound(self, seen: int, _: int) -> None:
+        self.member.writes_lost(seen)
+
+    def on_writes_lost(self) -> None:
+        """Write again the keys of this node's names."""
+        self._names.writes_lost()
+
+    async def on_dead(self, why: str) -> None:
+        """Kill all processes and close all clients; none start until it has joined again."""
+        del why
+        if not self._engine.draining:
+            self._is_dead = self._engine.draining = True
+        self._names.forget()
+        for neighbour in list(self.exchange.neighbours.values()):
+            self.exchange.down(neighbour.peer)
+        self._node.terminate_all()
+        while self._engine.processes:
+            self._ended.clear()
+            await self._ended.wait()
+
+    def _on_exit(self, *_: object) -> None:
+        self._ended.set()
