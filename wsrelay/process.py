@@ -225,7 +225,8 @@ def send(to: str | Iterable[str], topic: str, payload: Any = None) -> None:
     `pause`. In a coroutine, neither this nor any other call waits for that: what there is no room
     for is kept in the order of the calls and written by a thread, up to 16 MB. Awaiting
     `wsrelay.aio.process.send` waits until it has been written. Raises `ReservedTopic`,
-    `PayloadError` and `InvalidPID`; it is not an error if the receiver is not alive.
+    `PayloadError` and `InvalidPID`, and on the node `NodeBusy` if too much waits for the
+    receiver's node; it is not an error if the receiver is not alive.
     """
     worker: WorkerContext | None = current.here  # type: ignore[assignment]
     if worker is None or not worker.pipe.send_short(to, topic, payload):
@@ -322,10 +323,12 @@ def spawn(target: Any, host: str | None = None, /, *args: Any, **kwargs: Any) ->
 
     `target` is the id of an entry of the configuration, `path/to/script.py:function`,
     `module:function` or any callable, and a `Room` class wherever a function is; `host` names the
-    process host (None: the entry's, else the caller's own; on the node, its first host). Raises
-    `InvalidTarget`, `UnknownHost`, `PayloadError`, on the node also `HostFull`, and in a walled-in
-    host also `NotAllowed`: in other hosts it can start only entries of those that its `may_spawn`
-    lists, and the arguments must be data.
+    process host (None: the entry's, else the caller's own; on the node, its first host). In a
+    cluster it may be `host@node`, or `host@*` for the node where such a host has most room; other
+    nodes start only entries, and the arguments must be data. Raises `InvalidTarget`, `UnknownHost`,
+    `PayloadError`, on the node also `HostFull`, and in a walled-in host also `NotAllowed`: in other
+    hosts it can start only entries of those that its `may_spawn` lists, and the arguments must be
+    data.
     """
     return current.caller().spawn(target, host, *args, **kwargs)
 

@@ -40,6 +40,7 @@ async def test_nodes_find_each_other_and_call_processes_of_each_other(trio: list
     assert await c.call_async(there, "ask") == c.pid()
     started = a.spawn("answer", "processes@c")
     assert started.node == "c"
+    assert await a.started(started) is None  # or b may ask c before it has heard of it
     assert await b.call_async(started, "double", 3) == 6
 
 

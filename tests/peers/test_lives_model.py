@@ -320,7 +320,7 @@ def run(examples: int = 60, *, shrink: bool = True) -> None:
 def test_any_history_of_monitors_and_links_between_nodes_loses_and_doubles_nothing() -> None:
     History.events = 0
     run()
-    assert History.events > 30
+    assert History.events, "nothing has ended"
 
 
 def _takes_links_that_cross(self: Lives, neighbour: Any, frame: Any) -> None:

@@ -11,7 +11,7 @@ import pytest
 import relating
 from exits import Exits
 from monitor_handlers import watch_one
-from one_node import BOTH, seen_by
+from one_node import BOTH, connection, front_of, seen_by
 from pair import Cluster, cluster, nothing_is_left
 from peer_handlers import (
     answer,
@@ -149,6 +149,24 @@ async def test_the_last_watcher_takes_the_interest_with_it(a: Node, b: Node) -> 
     assert b.kernel.relations
     a.terminate(watchers[1])
     await until(lambda: not b.kernel.relations, "nobody watches any more")
+
+
+@BOTH
+async def test_the_end_of_a_client_elsewhere_is_told_with_its_code(
+    a: Node, b: Node, face: Face
+) -> None:
+    exits = Exits(a)
+    async with front_of(b) as front, connection(b, front) as (websocket, pid):
+        watcher = a.spawn(face(watch_one), None, pid)
+        await until(lambda: b.kernel.relations, "it is watched")
+        await websocket.close(4000, "bye")
+    event, more = (await exits.of(watcher)).value
+    assert (event["sender"], event["value"], event["error"], more) == (
+        pid,
+        {"code": 4000, "reason": "bye"},
+        None,
+        [],
+    )
 
 
 # Links

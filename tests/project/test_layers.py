@@ -164,3 +164,28 @@ def test_the_package_alone_loads_values_and_nothing_else() -> None:
     assert "values.pid" in own
     assert {name for name in own if FLOORS[_folder(name)] != 0} == set()
     assert WEB & loaded == set()
+
+
+PLAIN_NODE = """
+import asyncio
+import wsrelay.cli.run, wsrelay.cli.serve, wsrelay.control.server
+from wsrelay import Node, WebSocketRelay, process
+
+
+async def main():
+    async with Node() as node:
+        node.send("nobody", "topic")
+        node.send("{other@processes|1}", "topic")
+        node.cancel("{other@processes|1}")
+        assert node.dead_letters == 3
+
+
+asyncio.run(main())
+"""
+
+
+def test_a_node_in_no_cluster_loads_nothing_of_clusters() -> None:
+    loaded = _loaded_by(PLAIN_NODE)
+    of_clusters = ("wsrelay.cluster", "wsrelay.peers", "nats")
+    assert "wsrelay.node" in loaded
+    assert [name for name in loaded if name.startswith(of_clusters)] == []

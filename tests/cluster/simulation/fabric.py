@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from doubles import BusDouble, Network, Server
+from doubles import BusDouble, Network, Server, StoreDouble
 
 from .scheduler import Scheduler
 
@@ -55,10 +55,12 @@ class Fabric(Network):
         """Return what a node's connection to the store is called."""
         return node + _STORE
 
-    def forget(self, bus: BusDouble | None) -> None:
-        """Drop the connection of a node that has died."""
+    def forget(self, bus: BusDouble | None, store: StoreDouble | None) -> None:
+        """Drop the connections of a node that has died."""
         if bus in self.buses:
             self.buses.remove(bus)
+        if store in self.stores:
+            self.stores.remove(store)
 
     def _crossing(self, node: str) -> float:
         chance = self._scheduler.random

@@ -14,6 +14,7 @@ from doubles import BusDouble, StoreDouble
 
 from wsrelay import Node
 from wsrelay.cluster.peer import Peer
+from wsrelay.cluster.ports import Entry
 from wsrelay.peers.options import Cluster
 
 from .fabric import Fabric
@@ -56,12 +57,42 @@ class SimStore(StoreDouble):
     def __init__(self, _: Cluster) -> None:
         machine = _machine()
         fabric = machine.world.fabric
-        super().__init__(fabric.server, fabric.store_of(machine.name))
         self.on_rewound: list[Callable[[int, int], None]] = []
-        """Nobody is told: that is one of two ways in which lost writes are noticed."""
+        self._loop = machine.loop
+        self._last = self._rewinds = 0
+        super().__init__(fabric.server, fabric.store_of(machine.name))
+        machine.part.store = self
 
     async def open(self) -> None:
-        pass
+        await self._usable.wait()
+
+    def connect(self) -> None:
+        """Ask first how far the store is, as after each connection."""
+        delay = self._network.delay(self.node) + self._network.delay(self.node)
+        self._network.later(delay, self._connected)
+
+    def _connected(self) -> None:
+        if self._network.reaches(self.node):
+            if self._server.sequence < self._last:
+                self._rewound(self._server.sequence)
+            super().connect()
+
+    async def _ask(self, key: str, operation: Callable[[], Any]) -> Any:
+        before, rewinds = self._last, self._rewinds
+        result = await super()._ask(key, operation)
+        if isinstance(result, int):
+            if result <= before and rewinds == self._rewinds:
+                self._rewound(result)
+            self._last = max(self._last, result)
+        elif isinstance(result, Entry):
+            self._last = max(self._last, result.revision)
+        return result
+
+    def _rewound(self, sequence: int) -> None:
+        seen, self._last = self._last, sequence
+        self._rewinds += 1
+        for rewound in self.on_rewound:
+            self._loop.call_soon(rewound, seen, sequence)
 
 
 class Part:
@@ -75,6 +106,7 @@ class Part:
         self.up: set[Peer] = set()
         self.down: set[Peer] = set()
         self.bus: BusDouble | None = None
+        self.store: StoreDouble | None = None
         self._world = machine.world
         self.broke = machine.world.broke
 

@@ -107,7 +107,7 @@ class Machine(Place):
         self.world.note(f"{self.name} is killed")
         self.loop.kill()
         if self.part is not None:
-            self.world.fabric.forget(self.part.bus)
+            self.world.fabric.forget(self.part.bus, self.part.store)
         for template in list(self.templates):
             template.die()
         for worker in [one for one in self.system.processes.values() if one.is_on(self)]:
