@@ -44,6 +44,16 @@ async def test_nodes_find_each_other_and_call_processes_of_each_other(trio: list
     assert await b.call_async(started, "double", 3) == 6
 
 
+async def test_what_may_run_anywhere_goes_where_most_room_is_said_to_be(trio: list[Node]) -> None:
+    a, b, _ = trio
+    a.kernel.set_hosts({"processes": 0})
+    b.kernel.set_hosts({"processes": 1})
+    await until(lambda: a.engine.choose("processes") == "c", "it is told")
+    pid = a.spawn("answer", "processes@*")
+    assert pid.node == "c"
+    assert await a.call_async(pid, "double", 1) == 2
+
+
 async def test_a_node_that_leaves_is_gone_at_once(nats: NatsServer) -> None:
     async with clustered(nats, ENTRIES, "a", "b") as [a, b]:
         there = b.spawn("answer")

@@ -141,6 +141,12 @@ class History(RuleBasedStateMachine):
         node = self.nodes[str(me.node)]
         return node, me, it, node.exchange.find(it) is not None
 
+    @rule(pairs=st.lists(st.tuples(PICK, PICK), min_size=1, max_size=8))
+    def relate(self, pairs: list[tuple[int, int]]) -> None:
+        for pick, other in pairs:
+            self.monitor(pick, other)
+            self.link(other, pick)
+
     @rule(pick=PICK, other=PICK)
     def monitor(self, pick: int, other: int) -> None:
         if (both := self.both(pick, other)) is not None:
@@ -204,9 +210,12 @@ class History(RuleBasedStateMachine):
             for _ in self.nodes[other].exchange.receive(self.nodes[one].peer, frame) or ():
                 pass
 
-    @rule(name=st.sampled_from(NAMES))
-    def die(self, name: str) -> None:
+    @rule(name=st.sampled_from(NAMES), again=st.integers(0, 3))
+    def die(self, name: str, again: int) -> None:
         """The others learn that a node is gone, and then that it is there again."""
+        if again:  # more often than not it lives
+            self.begin(name)
+            return
         node = self.nodes[name]
         for other in NAMES:
             if other != name:

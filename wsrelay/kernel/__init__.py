@@ -1,21 +1,20 @@
 """The kernel: which processes live, their names, and what must happen next. No I/O, no clock."""
 
-from .groups import Groups, PresenceEffect
-from .lifecycle import Action, ProcessState, Signal
-from .machine import (
+from .effects import (
     BreakEffect,
     Effect,
     ExitedEffect,
-    Kernel,
     KillEffect,
     LaunchEffect,
     LinkEffect,
     NotifyEffect,
-    Process,
     StartedEffect,
     StopEffect,
     WatchEffect,
 )
+from .groups import Groups, PresenceEffect
+from .lifecycle import Action, ProcessState, Signal
+from .machine import Kernel, Process
 from .names import Names
 from .relations import Relations
 

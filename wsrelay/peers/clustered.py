@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Mapping
 from typing import Final
 
 from wsrelay.cluster.frames import HostLoad
 from wsrelay.cluster.peer import Peer
+from wsrelay.cluster.placing import roomiest
 from wsrelay.node import Node
 
 from .exchange import Exchange
@@ -115,13 +117,23 @@ class ClusteredNode:
     # The membership
 
     def load(self) -> NodeLoad:
-        """Return what to tell the others."""
-        kernel = self._engine.kernel
-        hosts = {
-            name: HostLoad(kernel.count(name), kernel.limit(name))
-            for name in self._engine.templates.names
+        """Return what to tell the others, and place processes by what they have told."""
+        self._place()
+        return NodeLoad(self._hosts(), [*self._engine.entries], self._engine.draining)
+
+    def _hosts(self) -> dict[str, HostLoad]:
+        kernel, names = self._engine.kernel, self._engine.templates.names
+        return {name: HostLoad(kernel.count(name), kernel.limit(name)) for name in names}
+
+    def _place(self) -> None:
+        """Choose anew where processes go that may run on any node."""
+        others = {
+            peer.node: _room(hello.hosts)
+            for peer, hello in self.member.loads().items()
+            if peer.node in self.exchange.neighbours and not hello.draining
         }
-        return NodeLoad(hosts, [*self._engine.entries], self._engine.draining)
+        own = {} if self._engine.draining else _room(self._hosts())
+        self._engine.prefer(roomiest(own, others, self._engine.roomy))
 
     async def on_joining(self, me: Peer) -> None:
         """Hear what is sent to this incarnation."""
@@ -162,6 +174,7 @@ class ClusteredNode:
             self._links.close(peer)
         self.exchange.down(peer)
         self._names.node_is_down(peer)
+        self._place()
 
     def on_deadline(self, deadline: float) -> None:
         """Tell the templates how long the processes with names of the cluster may run."""
@@ -196,3 +209,8 @@ class ClusteredNode:
 
     def _on_exit(self, *_: object) -> None:
         self._ended.set()
+
+
+def _room(hosts: Mapping[str, HostLoad]) -> dict[str, int]:
+    """Return how many processes each host may start."""
+    return {name: load.most - load.running for name, load in hosts.items()}
