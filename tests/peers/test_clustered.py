@@ -9,9 +9,10 @@ from typing import Any
 import peer_handlers
 import pytest
 import relating
+from nats_ports import cluster_of
 from nats_servers import NatsServer
 from peers_over_nats import clustered
-from support import until
+from support import processes, until
 
 from wsrelay import Node, ProcessError
 from wsrelay.errors import CannotJoin
@@ -135,3 +136,36 @@ async def test_a_node_whose_nats_cannot_be_reached_does_not_start() -> None:
     with pytest.raises(CannotJoin, match=r"127\.0\.0\.1:9"):
         async with node:
             pass
+
+
+async def test_a_node_whose_end_is_cut_short_keeps_no_lease(nats: NatsServer) -> None:
+    before = asyncio.all_tasks()
+    cluster = cluster_of(nats, node="a", lease=3)
+    node = Node(hosts=[processes(stop_timeout=60)], cluster=cluster)
+    await node.__aenter__()
+    await until(lambda: node.engine.elsewhere.shares_names)
+    pid = node.spawn(relating.deaf)
+    assert await node.started(pid) is None
+    ends = asyncio.create_task(node.aclose())
+    await until(lambda: node.draining, "it ends")
+    ends.cancel()
+    await asyncio.wait([ends])
+    await until(lambda: asyncio.all_tasks() <= before, "nothing of it runs")
+    async with Node(hosts=[processes()], cluster=cluster):  # its lease has run out
+        pass
+
+
+async def test_a_node_whose_start_fails_leaves_nothing(nats: NatsServer) -> None:
+    class Broken:
+        def start(self) -> None:
+            raise RuntimeError("on purpose")
+
+        async def stop(self) -> None:
+            pass
+
+    before = asyncio.all_tasks()
+    node = Node(hosts=[processes()], cluster=cluster_of(nats, node="a", lease=3))
+    node.accompany(Broken())
+    with pytest.raises(RuntimeError, match="on purpose"):
+        node.start()
+    await until(lambda: asyncio.all_tasks() <= before, "nothing of it runs")

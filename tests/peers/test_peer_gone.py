@@ -433,6 +433,9 @@ async def test_a_node_asks_its_cluster_from_the_start_of_each_life_to_its_end() 
         async def stop(self) -> None:
             calls.append(f"stop, {len(node.workers)} run")
 
+        async def aclose(self) -> None:
+            calls.append("aclose")
+
     class Joining(InMemory):
         def attach(self, node: Node) -> Any:
             calls.append("attach")
@@ -444,4 +447,4 @@ async def test_a_node_asks_its_cluster_from_the_start_of_each_life_to_its_end() 
     for _ in range(2):
         async with node:
             node.spawn(mortal)
-    assert calls == ["attach", *["start", "joined", "stop, 0 run", "attach"] * 2]
+    assert calls == ["attach", *["start", "joined", "stop, 0 run", "aclose", "attach"] * 2]

@@ -60,6 +60,9 @@ class Elsewhere:
     async def stop(self) -> None:
         """Leave; called when all that ran here has ended, and told when everybody knows that."""
 
+    async def aclose(self) -> None:
+        """Let go of everything, soon; called last, whatever has become of `start` and `stop`."""
+
     def reconfigured(self) -> None:
         """Handle other hosts or entries of this node."""
 

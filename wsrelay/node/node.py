@@ -171,6 +171,7 @@ class Node:
             for companion in self._companions:
                 companion.start()
         except BaseException:
+            self._ending = loop.create_task(self.engine.elsewhere.aclose())
             self._templates.close()
             self._forget()
             raise
@@ -301,7 +302,10 @@ class Node:
             self.terminate_all()
             raise
         finally:
-            await self._templates.aclose()
+            try:
+                await self._templates.aclose()
+            finally:
+                await self.engine.elsewhere.aclose()
 
     async def _all_ended(self, seconds: float) -> bool:
         """Wait until all turns are over and all workers but the companions' have ended."""

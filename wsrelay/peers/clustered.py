@@ -78,23 +78,35 @@ class ClusteredNode:
 
     async def stop(self) -> None:
         """Leave: the others get what was sent to them, and then learn that this node is gone."""
-        if (joining := self._joining) is None:
+        if not await self._stop_joining():
             return
-        joining.cancel()
-        await asyncio.wait([joining])
+        await self._names.aclose(_FLUSH)
+        await self._flushed()
+        await self.member.leave()
+        for neighbour in list(self.exchange.neighbours.values()):
+            self.exchange.down(neighbour.peer)
+
+    async def aclose(self) -> None:
+        """Close all connections; those whom `stop` has not told find out by the lease."""
+        if not await self._stop_joining():
+            return
+        self._names.forget()
+        await self.member.aclose()
+        links, self._links = self._links, None
+        if links is not None:
+            links.stop()
         try:
-            await self._names.aclose(_FLUSH)
-            await self._flushed()
-            await self.member.leave()
-            for neighbour in list(self.exchange.neighbours.values()):
-                self.exchange.down(neighbour.peer)
+            await self._bus.aclose()
         finally:
-            if self._links is not None:
-                self._links.stop()
-            try:
-                await self._bus.aclose()
-            finally:
-                await self._store.aclose()
+            await self._store.aclose()
+
+    async def _stop_joining(self) -> bool:
+        """Join no longer, if that is not done; returns whether it was begun."""
+        if self._joining is None:
+            return False
+        self._joining.cancel()
+        await asyncio.wait([self._joining])
+        return True
 
     async def _join(self) -> None:
         await self._bus.open()

@@ -172,10 +172,7 @@ class ClusterMember:
         """
         self._left = True
         self._greeter.on_hello = lambda _hello: None
-        if self._life is not None:
-            self._life.cancel()
-            await asyncio.wait([self._life])
-            self._life = None
+        await self._stop_living()
         keeper, self._keeper, self._watcher = self._keeper, None, None
         if keeper is None and self._joining is not None and self._joining.has_written:
             # Nobody knows whether the lease was written: its revision is found out.
@@ -192,6 +189,17 @@ class ClusterMember:
                     self.duration,
                 )
         self._greeter.close()
+
+    async def aclose(self) -> None:
+        """Renew the lease no more: unless it was left before, it runs out."""
+        self._greeter.close()
+        await self._stop_living()
+
+    async def _stop_living(self) -> None:
+        if (life := self._life) is not None:
+            self._life = None
+            life.cancel()
+            await asyncio.wait([life])
 
     async def _join(self) -> None:
         me = Peer(self.node, "".join(secrets.choice(_DIGITS) for _ in range(8)))

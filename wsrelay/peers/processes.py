@@ -57,6 +57,9 @@ class ClusterHook(Protocol):
     async def stop(self) -> None:
         """Leave."""
 
+    async def aclose(self) -> None:
+        """Close all connections, whatever has become of leaving."""
+
 
 class Processes(Lives):
     """What a node asks about the processes of others; `member` joins the cluster and leaves it."""
@@ -94,6 +97,11 @@ class Processes(Lives):
         """Leave."""
         if self._member is not None:
             await self._member.stop()
+
+    async def aclose(self) -> None:
+        """Do what `Elsewhere.aclose` does."""
+        if self._member is not None:
+            await self._member.aclose()
 
     def find(self, to: str) -> PID | None:
         """Do what `Elsewhere.find` does."""
