@@ -35,7 +35,7 @@ def test_deadlines_count_from_before_the_issue_of_the_last_renewal_that_succeede
     lease = a_lease()
     lease.issued(101.0, 7)
     lease.renewed(101.8, 8)
-    assert (lease.claims_until, lease.runs_until, lease.lives_until) == (104.0, 105.0, 107.0)
+    assert (lease.claims_until, lease.runs_until) == (104.0, 105.0)
     holds = [lease.hold(now) for now in (101.8, 103.9, 104.0, 104.9, 105.0, 200.0)]
     assert holds == [
         Hold.HOLDING,

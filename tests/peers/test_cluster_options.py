@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from wsrelay import Node
 from wsrelay.peers.options import Cluster, ClusterTLS
 from wsrelay.values.bounds import InvalidOptions
 
@@ -169,3 +170,9 @@ def test_secrets_are_not_shown() -> None:
 )
 def test_tls_is_wanted_by_address_or_option(cluster: Cluster) -> None:
     assert cluster.encrypted
+
+
+@pytest.mark.parametrize("name", ["local", "a.b", "x" * 64])
+def test_a_node_of_a_cluster_has_a_name_that_others_can_write_to(name: str) -> None:
+    with pytest.raises(InvalidOptions, match="name"):
+        Node(name=name, cluster=Cluster(["nats://127.0.0.1"], node="a"))

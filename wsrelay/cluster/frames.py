@@ -23,6 +23,7 @@ __all__ = [
     "MAX_MEMBERSHIPS",
     "MAX_NAMES",
     "PROTOCOL",
+    "TOKEN",
     "AddMemberFrame",
     "AskNameFrame",
     "Content",
@@ -91,7 +92,10 @@ Content = Annotated[bytes, Meta(description="MessagePack that is passed on unrea
 TargetText = Annotated[str, Meta(max_length=LONGEST_TARGET)]
 
 
-Token = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,63}\Z")]
+TOKEN: Final = "[A-Za-z0-9_-]{1,63}"  # noqa: S105 - no secret
+"""What can be a part of a key or a subject."""
+
+Token = Annotated[str, Meta(pattern=rf"^{TOKEN}\Z")]
 """The name of a node, or one of its incarnations: it can be a part of a key or a subject."""
 
 ErrorText = Annotated[str, Meta(max_length=128 * 1024)]

@@ -33,7 +33,7 @@ from msgspec import Meta, Struct
 
 from wsrelay.errors import WireError
 
-from .frames import PROTOCOL, Token
+from .frames import PROTOCOL, TOKEN, Token
 from .peer import Peer
 from .ports import Entry
 
@@ -52,7 +52,7 @@ __all__ = [
 PREFIX: Final = "lease."
 """What the keys of leases begin with; the node's name follows."""
 
-_TOKEN: Final = re.compile(r"[A-Za-z0-9_-]{1,63}")
+_TOKEN: Final = re.compile(TOKEN)
 
 
 def is_token(text: object) -> bool:
@@ -164,11 +164,6 @@ class Lease:
     def runs_until(self) -> float:
         """The deadline from which on processes with names of the cluster are frozen."""
         return self.since + self.duration * 4 / 6
-
-    @property
-    def lives_until(self) -> float:
-        """The moment before which nobody can have declared the node dead."""
-        return self.since + self.duration
 
     def hold(self, now: float) -> Hold:
         """Return what the node may do now."""

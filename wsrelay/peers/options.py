@@ -12,6 +12,7 @@ from urllib.parse import SplitResult, urlsplit
 from msgspec import Struct
 from msgspec.structs import force_setattr
 
+from wsrelay.cluster.lease import is_token
 from wsrelay.node import Node
 from wsrelay.node.elsewhere import Elsewhere
 from wsrelay.values import durations, extras
@@ -19,7 +20,6 @@ from wsrelay.values.bounds import Bounds, InvalidOptions, wrong
 
 __all__ = ["Cluster", "ClusterTLS", "node_name"]
 
-_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,63}")
 _NAME_SAID: Final = "1 to 63 of A-Z a-z 0-9 _ -"
 
 _LOCAL: Final = "local"
@@ -85,7 +85,7 @@ class Cluster(_Servers, frozen=True, kw_only=True):
         problems: list[tuple[str, str]] = []
         self._take_servers(problems)
         self._take_node(problems)
-        if not _is_name(self.name):
+        if not is_token(self.name):
             problems.append(("name", f"is {self.name!r:.80} and must be made of {_NAME_SAID}"))
         for option in _BOUNDS:
             try:
@@ -120,7 +120,9 @@ class Cluster(_Servers, frozen=True, kw_only=True):
         return self.tls is not None or any(one.startswith("tls:") for one in self.servers)
 
     def attach(self, node: Node) -> Elsewhere:
-        """Make a node one of the cluster; `Node` calls this."""
+        """Make a node one of the cluster; `Node` calls this. Raises `InvalidOptions`."""
+        if (why := _wrong_name(node.name)) is not None:
+            raise InvalidOptions([("name", why)], "node")
         with extras.named():
             from .clustered import ClusteredNode  # noqa: PLC0415 - it imports NATS' client
 
@@ -150,14 +152,8 @@ class Cluster(_Servers, frozen=True, kw_only=True):
                 node_name()
             except ValueError as error:
                 problems.append(("node", str(error)))
-        elif not _is_name(self.node):
-            problems.append(
-                ("node", f"is {given!r:.80} and must be made of {_NAME_SAID}, up to its first dot")
-            )
-        elif self.node == _LOCAL:
-            problems.append(
-                ("node", f"is {_LOCAL!r}, which every node that is in no cluster is called")
-            )
+        elif (why := _wrong_name(self.node, given)) is not None:
+            problems.append(("node", why))
 
     def _wrong_identity(self) -> list[tuple[str, str]]:
         problems = [
@@ -195,7 +191,7 @@ def node_name() -> str:
     """Return this machine's name up to its first dot; raises `ValueError` if it cannot be one."""
     host = socket.gethostname()
     name = host.partition(".")[0]
-    if not _is_name(name) or name == _LOCAL:
+    if _wrong_name(name) is not None:
         raise ValueError(
             f"is needed: this machine's name, {host!r:.80}, is no node's ({_NAME_SAID}, and "
             f"not {_LOCAL!r})"
@@ -209,8 +205,14 @@ def without_secrets(server: str) -> str:
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
 
-def _is_name(given: object) -> bool:
-    return isinstance(given, str) and _NAME.fullmatch(given) is not None
+def _wrong_name(name: object, given: object = None) -> str | None:
+    """Return why a node cannot be called that, None if it can; `given` is what it was made of."""
+    given = name if given is None else given
+    if not is_token(name):
+        return f"is {given!r:.80} and must be made of {_NAME_SAID}"
+    if name == _LOCAL:
+        return f"is {_LOCAL!r}, which every node that is in no cluster is called"
+    return None
 
 
 def _address(server: object) -> str:
