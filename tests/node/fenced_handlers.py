@@ -52,13 +52,13 @@ async def main(folder: Path) -> None:
     async with Node() as node:
         pid = node.spawn(f"{__file__}:write", None, str(folder / "fenced"))
         assert await node.started(pid) is None
-        assert await node.engine.fence(pid)
-        node.engine.freeze_deadline(time.monotonic_ns() + 300_000_000)
+        assert await node.engine.fencing.fence(pid)
+        node.engine.fencing.set_deadline(time.monotonic_ns() + 300_000_000)
         json.dump([node.templates["processes"], node.workers[pid]], sys.stdout)
         sys.stdout.write("\n")
         sys.stdout.flush()
         await asyncio.to_thread(sys.stdin.readline)
-        node.engine.freeze_deadline(time.monotonic_ns() + 600_000_000_000)
+        node.engine.fencing.set_deadline(time.monotonic_ns() + 600_000_000_000)
         await asyncio.to_thread(sys.stdin.readline)
         os._exit(0)
 

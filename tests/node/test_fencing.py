@@ -47,12 +47,12 @@ async def node(shared: Node) -> AsyncIterator[Node]:
         freeze(shared, in_time=True)
         yield shared
         freeze(shared, in_time=True)
-        shared.engine.is_cluster_name = lambda _: False
+        shared.engine.fencing.is_cluster_name = lambda _: False
 
 
 def freeze(node: Node, *, in_time: bool = False) -> None:
     """Let the deadline be one that has passed, or one that is far away."""
-    node.engine.freeze_deadline(time.monotonic_ns() + 600_000_000_000 if in_time else 0)
+    node.engine.fencing.set_deadline(time.monotonic_ns() + 600_000_000_000 if in_time else 0)
 
 
 async def runs(node: Node, function: str, *args: Any, host: str | None = None) -> PID:
@@ -84,9 +84,9 @@ async def test_who_is_fenced_is_stopped_at_the_deadline_and_goes_on_when_it_is_r
     fenced, other = tmp_path / "fenced", tmp_path / "other"
     pid = await runs(node, "write", fenced)
     await runs(node, "write", other)
-    assert await node.engine.fence(pid)
+    assert await node.engine.fencing.fence(pid)
     await grows(fenced, other)
-    node.engine.freeze_deadline(time.monotonic_ns() + 10_000_000)
+    node.engine.fencing.set_deadline(time.monotonic_ns() + 10_000_000)
     await until(lambda: is_stopped(node, pid), "it is stopped")
     before = size(fenced)
     await grows(other)
@@ -105,7 +105,7 @@ async def test_who_is_fenced_is_stopped_at_the_deadline_and_goes_on_when_it_is_r
 async def test_all_of_its_session_is_stopped_and_goes_on(node: Node, tmp_path: Path) -> None:
     paths = [tmp_path / "0", tmp_path / "1"]
     pid = await runs(node, "have_written", f"{tmp_path}/")
-    assert await node.engine.fence(pid)
+    assert await node.engine.fencing.fence(pid)
     await grows(*paths)
     os_pid = node.workers[pid]
     assert os_pid is not None
@@ -117,7 +117,7 @@ async def test_all_of_its_session_is_stopped_and_goes_on(node: Node, tmp_path: P
     await grows(*paths)
     freeze(node)
     await until(lambda: all(one.status() == psutil.STATUS_STOPPED for one in family), "again")
-    node.engine.unfence(pid)
+    node.engine.fencing.unfence(pid)
     await grows(*paths)
     family[2].kill()  # it has left the group that ends with its worker
 
@@ -127,18 +127,18 @@ async def test_who_is_fenced_after_the_deadline_is_stopped_at_once(
 ) -> None:
     pid = await runs(node, "write", tmp_path / "file")
     freeze(node)
-    assert await node.engine.fence(pid)
+    assert await node.engine.fencing.fence(pid)
     await until(lambda: is_stopped(node, pid), "it is stopped")
 
 
 async def test_a_process_that_is_stopped_can_be_ended(node: Node, tmp_path: Path) -> None:
     exits, pid = Exits(node), await runs(node, "write", tmp_path / "file")
-    assert await node.engine.fence(pid)
+    assert await node.engine.fencing.fence(pid)
     freeze(node)
     await until(lambda: is_stopped(node, pid), "it is stopped")
     node.terminate(pid)
     assert (await exits.error(pid)).kind == "terminated"
-    assert not await node.engine.fence(pid), "it is not alive"
+    assert not await node.engine.fencing.fence(pid), "it is not alive"
 
 
 async def test_the_time_in_which_it_is_stopped_does_not_count_as_time_to_end(
@@ -146,7 +146,7 @@ async def test_the_time_in_which_it_is_stopped_does_not_count_as_time_to_end(
 ) -> None:
     exits, pid = Exits(node), await runs(node, "wait", tmp_path / "file", host="hasty")
     other = await runs(node, "endure", host="hasty")
-    assert await node.engine.fence(pid)
+    assert await node.engine.fencing.fence(pid)
     freeze(node)
     await until(lambda: is_stopped(node, pid), "it is stopped")
     node.cancel(pid)
@@ -162,7 +162,7 @@ async def test_a_process_without_clients_does_not_end_for_that_while_it_is_stopp
 ) -> None:
     exits, pid = Exits(node), await runs(node, "wait", tmp_path / "file")
     process = node.engine.processes[pid]
-    assert await node.engine.fence(pid)
+    assert await node.engine.fencing.fence(pid)
     process.set_end_when_empty(600)
     freeze(node)
     process.set_end_when_empty(0)
@@ -175,7 +175,7 @@ async def test_who_is_started_under_a_cluster_s_name_after_the_deadline_waits_fo
     node: Node, tmp_path: Path
 ) -> None:
     path = tmp_path / "file"
-    node.engine.is_cluster_name = lambda name: name == "fenced"
+    node.engine.fencing.is_cluster_name = lambda name: name == "fenced"
     freeze(node)
     pid = node.get_or_spawn("fenced", f"{TARGET}:wait", None, str(path))
     other = node.get_or_spawn("other", f"{TARGET}:wait", None, str(tmp_path / "other"))
@@ -192,15 +192,15 @@ async def test_who_is_started_under_a_cluster_s_name_after_the_deadline_waits_fo
 
 
 async def test_who_loses_its_fence_before_it_could_begin_begins(node: Node, tmp_path: Path) -> None:
-    node.engine.is_cluster_name = lambda _: True
+    node.engine.fencing.is_cluster_name = lambda _: True
     freeze(node)
     early, late = [
         node.get_or_spawn(name, f"{TARGET}:wait", None, str(tmp_path / name)) for name in "ab"
     ]
-    node.engine.unfence(early)
+    node.engine.fencing.unfence(early)
     assert await node.started(early) is None
     await until(lambda: node.workers[late], "it is forked")
-    node.engine.unfence(late)
+    node.engine.fencing.unfence(late)
     assert await node.started(late) is None
 
 
@@ -209,14 +209,14 @@ async def test_whoever_fences_a_process_waits_until_it_is_forked(
 ) -> None:
     pid = node.spawn(f"{TARGET}:write", None, str(tmp_path / "file"))
     assert node.workers[pid] is None
-    assert await node.engine.fence(pid)
+    assert await node.engine.fencing.fence(pid)
     assert node.workers[pid] is not None
     freeze(node)
     await until(lambda: is_stopped(node, pid), "it is stopped")
     template = psutil.Process(template_of(node))
     template.suspend()
     gone_early = node.spawn(f"{TARGET}:write", None, str(tmp_path / "file"))
-    waiting = asyncio.ensure_future(node.engine.fence(gone_early))
+    waiting = asyncio.ensure_future(node.engine.fencing.fence(gone_early))
     await asyncio.sleep(0)
     node.terminate(gone_early)
     template.resume()
@@ -225,7 +225,7 @@ async def test_whoever_fences_a_process_waits_until_it_is_forked(
 
 async def test_a_host_whose_template_starts_after_the_deadline_knows_it(tmp_path: Path) -> None:
     async with Node(hosts=[processes()]) as node:
-        node.engine.is_cluster_name = lambda _: True
+        node.engine.fencing.is_cluster_name = lambda _: True
         freeze(node)
         pid = node.get_or_spawn("fenced", f"{TARGET}:wait", None, str(tmp_path / "file"))
         await until(lambda: node.workers[pid] and is_stopped(node, pid), "it is stopped")

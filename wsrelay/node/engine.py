@@ -43,6 +43,7 @@ from wsrelay.wire.logrecord import fields
 
 from .elsewhere import Elsewhere
 from .endpoint import Endpoint
+from .fencing import Fencing
 from .host import WORKER_LOG, Incarnation, Unfinished
 from .mistake_log import MistakeLog
 from .process import NamedOrder, SpawnOrder, WorkerProcess
@@ -100,12 +101,7 @@ class Engine:
         """What to call, once, when a process has ended; its owner takes care of ending it."""
         self.changed: Callable[[], None] = lambda: None
         """Called when a node that is shutting down may have less left to wait for."""
-        self.is_cluster_name: Callable[[str], bool] = lambda _: False
-        """Whether a process that is started under that name is fenced from the beginning."""
-        self.frozen = False
-        """Whether the fenced processes are stopped."""
-        self._deadline: float | None = None
-        self._freeze: asyncio.TimerHandle | None = None
+        self.fencing = Fencing(name, templates, self.processes, self.endpoints)
         self.receiver: Callable[[WorkerProcess], FrameHandler]
         self._random = random
         self._known: wire.CatalogFrame | None = None
@@ -222,80 +218,6 @@ class Engine:
         """Whether it is a process of another node that is in the cluster."""
         return pid.node != self.name and self.elsewhere.find(pid) is not None
 
-    # Fencing
-
-    def freeze_deadline(self, monotonic_ns: int) -> None:
-        """Set the time from which on fenced processes are stopped, until a later one is set.
-
-        Their hosts' guardians do that, so it is done even if this process hangs or is stopped.
-        """
-        self.templates.freeze_deadline(monotonic_ns)
-        loop = asyncio.get_running_loop()
-        if self._deadline is not None and self._deadline <= loop.time():
-            self._frozen(self._deadline)  # it has passed while this loop was stopped
-        self.forget_deadline()
-        self._deadline = due = monotonic_ns / 1e9
-        if due > loop.time():
-            self._thaw()
-            self._freeze = loop.call_at(due, self._frozen, due)
-        else:
-            self._frozen(loop.time())
-
-    def forget_deadline(self) -> None:
-        """Do nothing when the deadline passes; the guardians go on without this process."""
-        if self._freeze is not None:
-            self._freeze.cancel()
-        self._freeze = self._deadline = None
-
-    def _frozen(self, since: float) -> None:
-        """Know that the fenced processes are stopped since then: let their timers stand still."""
-        if self.frozen:
-            return
-        self.frozen = True
-        if fenced := self._fenced():
-            self._warn_of(fenced, "stopped until the node's lease is renewed")
-        for process in fenced:
-            process.freeze(since)
-
-    def _thaw(self) -> None:
-        if self.frozen:
-            self.frozen = False
-            if fenced := self._fenced():
-                self._warn_of(fenced, "running again")
-            for process in fenced:
-                process.thaw()
-
-    def _fenced(self) -> list[WorkerProcess]:
-        return [process for process in self.processes.values() if process.fenced]
-
-    def _warn_of(self, fenced: list[WorkerProcess], what: str) -> None:
-        who = f"{len(fenced)} processes are" if len(fenced) > 1 else f"{fenced[0].pid} is"
-        logger.warning("node %s: %s %s", self.name, who, what)
-
-    async def fence(self, pid: PID) -> bool:
-        """Have a worker stopped when the deadline passes; returns whether it is alive.
-
-        When this returns True nothing that happens to this process prevents that any more. A
-        connection is run by the node itself, so there is nothing to be done for it.
-        """
-        if (process := self.processes.get(pid)) is None:
-            return pid in self.endpoints
-        process.fenced = True
-        if self.frozen:
-            process.freeze(asyncio.get_running_loop().time())
-        if process.launched and not await process.incarnation.fence():
-            return False
-        return pid in self.processes
-
-    def unfence(self, pid: PID) -> None:
-        """Undo `fence`; has no effect on a process that is not fenced, or has ended."""
-        if (process := self.processes.get(pid)) is None or not process.fenced:
-            return
-        process.fenced = False
-        process.thaw()
-        if process.launched:
-            process.incarnation.unfence()
-
     # Starts
 
     def home(self, target: str | None) -> str | None:
@@ -345,10 +267,9 @@ class Engine:
             signal=self.signal,
             stopping=self._stopping,
             end_when_empty=end_when_empty,
-            fenced=name is not None and self.is_cluster_name(name),
+            fenced=name is not None and self.fencing.is_cluster_name(name),
         )
-        if process.fenced and self.frozen:
-            process.freeze(asyncio.get_running_loop().time())
+        self.fencing.begun(process)
         process.names = [*self.kernel.names.of(pid)]
         if effects:
             # Its launch is carried out here, so that the caller gets the error if it fails.

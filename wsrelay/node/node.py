@@ -332,7 +332,7 @@ class Node(HandlerCalls):
         engine.draining = True
         gone = ExitError(ExitKind.KILLED, "SIGKILL: its node was closed")
         engine.unfinished.close()
-        engine.forget_deadline()
+        engine.fencing.forget_deadline()
         self._requests.timers.close()
         # Those that wait end first: none of them must start because the one before it has ended.
         for process in sorted(engine.processes.values(), key=lambda one: one.launched):

@@ -190,7 +190,7 @@ class ClusteredNode:
 
     def on_deadline(self, deadline: float) -> None:
         """Tell the templates how long the processes with names of the cluster may run."""
-        self._engine.freeze_deadline(int(deadline * 1e9))
+        self._engine.fencing.set_deadline(int(deadline * 1e9))
         self._names.moved()
 
     def on_frozen(self) -> None:

@@ -90,7 +90,7 @@ class ClusterNames:
         self._circle = circle
         self._code: Counter[PID | None] = Counter()
         """Bytes of arguments that wait for an answer, for each process that asks, or this node."""
-        self._engine.is_cluster_name = self.decides
+        self._engine.fencing.is_cluster_name = self.decides
         self._kernel.names.observer = self._changed
         self._kernel.names.numbering = self._number
         exchange.named = self.directory.get
@@ -165,7 +165,7 @@ class ClusterNames:
                 self._check_alive(name, pid)
                 peer = self.directory.owner(name)
                 if peer is None or peer == stale:
-                    if not (fenced := fenced or await self._engine.fence(pid)):
+                    if not (fenced := fenced or await self._engine.fencing.fence(pid)):
                         raise _not_alive(name, pid)
                     owned = await self.keys.claim(name, wait)
                     if owned is None:
@@ -203,7 +203,7 @@ class ClusterNames:
         names = self._kernel.names
         own = {*names.of(pid), names.exclusive(pid) or "local/"}
         if not any(map(self.decides, own)):
-            self._engine.unfence(pid)
+            self._engine.fencing.unfence(pid)
 
     # What the kernel says
 
