@@ -19,7 +19,7 @@ from running import Running, client, closed, received
 from running import until as wait_for
 from support import end_of, processes, until, value_of
 
-from wsrelay import HostOptions, Node
+from wsrelay import HostOptions, Node, process
 from wsrelay.confinement import Filesystem, Isolation
 from wsrelay.errors import HostFailed
 from wsrelay.values.bounds import InvalidOptions
@@ -130,11 +130,14 @@ async def test_a_line_is_told_while_its_process_runs_and_names_it(
     caplog: pytest.LogCaptureFixture, warm: int
 ) -> None:
     def waits() -> None:
+        process.inbox().receive()  # the node has heard of the fork by then
         print("here", end="\n")  # noqa: T201 - it is what is tested
         threading.Event().wait()
 
     async with Node(hosts=[processes(warm=warm)]) as node:
         pid = node.spawn(waits)
+        assert await node.started(pid) is None
+        node.send(pid, "go")
         await until(lambda: printed(caplog, pid), "it is there")
         [record] = [one for one in caplog.records if one.name == "output"]
         fields = vars(record)

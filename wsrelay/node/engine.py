@@ -269,7 +269,8 @@ class Engine:
             end_when_empty=end_when_empty,
             fenced=name is not None and self.fencing.is_cluster_name(name),
         )
-        self.fencing.begun(process)
+        if process.fenced:
+            self.fencing.begun(process)
         process.names = [*self.kernel.names.of(pid)]
         if effects:
             # Its launch is carried out here, so that the caller gets the error if it fails.

@@ -46,8 +46,8 @@ class Fencing:
         self._freeze: asyncio.TimerHandle | None = None
 
     def begun(self, process: WorkerProcess) -> None:
-        """Note a new process, which may be fenced from the beginning."""
-        if process.fenced and self.frozen:
+        """Note a new process that is fenced from the beginning."""
+        if self.frozen:
             process.freeze(asyncio.get_running_loop().time())
 
     def set_deadline(self, monotonic_ns: int) -> None:
