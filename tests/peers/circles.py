@@ -73,7 +73,7 @@ class Seat(Processes):
         super().__init__(Exchange(node))
         self.cluster = cluster
         self.me = Peer(node.name, "life0")
-        self.allowed = True
+        self.allowed = self.certain = True
         store = StoreDouble(cluster.server, node.name, PATIENCE)
         self.own = self.names = ClusterNames(self.exchange, self, store)
 
@@ -84,6 +84,9 @@ class Seat(Processes):
 
     def may_claim(self) -> bool:
         return self.allowed
+
+    def is_certain(self) -> bool:
+        return self.certain
 
     def allow(self, *, allowed: bool) -> None:
         self.allowed = allowed

@@ -454,6 +454,21 @@ async def test_what_the_store_has_lost_while_others_wrote_more_is_noticed_when_i
     assert fence(cluster, second, "lost/2") > before
 
 
+async def test_a_key_is_not_written_again_by_a_node_that_may_have_been_declared_dead() -> None:
+    async with circle("dan", "eve") as cluster:
+        await cluster["dan"].get_or_spawn_async("room/1", "room")
+        seat = cluster.seat("dan")
+        cluster.declare_dead("dan")
+        await until(lambda: not keys(cluster), "its key is deleted")
+        seat.certain = False
+        cluster.network.off.discard("dan")
+        seat.own.store_was_away()
+        await until(lambda: seat.own._bell._rung is not None, "it waits for its lease")
+        seat.own.forget()
+        await until(lambda: not seat.own.keys._tasks)
+        assert (keys(cluster), seat.own.keys.floor) == ([], 0)
+
+
 async def test_a_process_whose_name_the_store_has_lost_and_given_away_is_ended(
     cluster: Shared,
 ) -> None:

@@ -22,6 +22,9 @@ class Circle(Protocol):
     def may_claim(self) -> bool:
         """Whether this node's lease allows new names."""
 
+    def is_certain(self) -> bool:
+        """Whether this incarnation is certain not to have been declared dead."""
+
     def is_down(self, peer: tuple[str, str]) -> bool:
         """Whether that incarnation is dead or has left, which is final; if not, it is looked after.
 

@@ -141,7 +141,7 @@ class NameKeys:
         return outcome
 
     async def _claim(self, name: str, wait: Wait) -> Owned | None:
-        await self._until_claims_are_allowed(wait)
+        await self._until_it_may_be_written(wait)
         # The deletion of a key may be under way: the claim wins over it, or finds it done.
         former = self.held.get(name) or self.releasing.get(name)
         expected = 0 if former is None else former.won.revision
@@ -305,8 +305,8 @@ class NameKeys:
             except StopIteration as end:
                 value: T = end.value
                 return value
-            if wait is not None and isinstance(step, claims.Put):
-                await self._until_claims_are_allowed(wait)
+            if isinstance(step, claims.Put):
+                await self._until_it_may_be_written(wait)
             answer = error = None
             try:
                 answer = await self._ask(step)
@@ -340,9 +340,14 @@ class NameKeys:
         assert me is not None  # noqa: S101 - nobody else may claim
         return me
 
-    async def _until_claims_are_allowed(self, wait: Wait) -> None:
-        while not self._circle.may_claim():
-            wait.why = "this node's lease of the cluster is not renewed"
+    async def _until_it_may_be_written(self, wait: Wait | None) -> None:
+        """Wait until a new name may be claimed, or (None) one that is this node's written again.
+
+        A key that a node misses which has been declared dead has been deleted, and not lost.
+        """
+        while not (self._circle.is_certain() if wait is None else self._circle.may_claim()):
+            if wait is not None:
+                wait.why = "this node's lease of the cluster is not renewed"
             await self._bell.heard()
 
     # Tasks, and the end

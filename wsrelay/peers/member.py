@@ -108,6 +108,10 @@ class ClusterMember:
         """Whether new names may be claimed now."""
         return self._keeper is not None and self._keeper.lease.may_claim(self._clock())
 
+    def is_certain(self) -> bool:
+        """Whether no other node can have declared this incarnation dead."""
+        return self._keeper is not None and self._keeper.lease.hold(self._clock()) is Hold.HOLDING
+
     @property
     def up(self) -> list[Peer]:
         """The other members."""
