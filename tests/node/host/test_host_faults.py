@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import select
 import signal
+import time
 from collections.abc import AsyncIterator
 
 import psutil
@@ -13,7 +15,7 @@ import rooms
 from exits import Exits, driven, template_of
 from support import Journal, closed, processes, received, room, say, until
 
-from wsrelay import ExitKind, Node, Result
+from wsrelay import ExitKind, Node, Result, process
 
 pytestmark = pytest.mark.anyio
 
@@ -84,6 +86,27 @@ async def test_garbage_on_the_pipe_ends_its_worker_and_nobody_else(
     async with driven(node, other) as websocket:
         await websocket.send("still here")
         assert await received(websocket) == "still here"
+
+
+def write_garbage() -> None:
+    """Write what is no frame, and wait to be killed."""
+    process._worker().pipe.ends.write_all(b"\xff" * 64)
+    time.sleep(60)
+
+
+async def test_garbage_read_before_the_template_s_word_of_the_fork_is_the_reason_all_the_same(
+    node: Node,
+) -> None:
+    await node.loaded()
+    host, loop = node._templates["processes"], asyncio.get_running_loop()
+    loop.remove_reader(host._told)
+    pid = node.spawn(write_garbage)
+    error = await Exits(node).error(pid)
+    assert (error.kind, error.message[:33]) == (ExitKind.ERROR, "killed: it wrote garbage on its p")
+    loop.add_reader(host._told, host._readable)
+    await until(
+        lambda: not psutil.Process(template_of(node)).children(), "it was killed when known"
+    )
 
 
 async def test_a_frame_cut_by_death_is_dropped_and_what_came_before_it_is_not(

@@ -231,8 +231,8 @@ class Incarnation:
             self._failure = self._failure or ExitError(ExitKind.LIMIT, reached)
 
     def failed(self, error: ExitError) -> None:
-        """Handle a failed start, or the node's end: it counts as dead now, for this reason."""
-        self._failure = error
+        """Count it as dead from now on, for this reason if none was given before."""
+        self._failure = self._failure or error
         self._dead()
 
     def abandoned(self, error: ExitError) -> None:
@@ -243,11 +243,11 @@ class Incarnation:
     def template_lost(self) -> None:
         """Handle the loss of the template, which ends the worker too."""
         lost = ExitError(ExitKind.TEMPLATE_LOST, "the process host's template was lost")
-        self._failure = self._failure or lost
         if self._pidfd is not None:
+            self._failure = self._failure or lost
             self.kill()  # where there is PDEATHSIG it is dying already
             return
-        self._dead()  # the guardian kills it: an id from the template must not be signalled
+        self.failed(lost)  # the guardian kills it: an id from the template must not be signalled
 
     def _garbage(self, problem: str) -> None:
         self.done = None  # what it said about its end no longer counts
