@@ -33,8 +33,6 @@ def cluster_options(command: _Command) -> _Command:
         ),
         click.option(
             "--node",
-            "--name",
-            "node",
             metavar="NAME",
             callback=parsed(_node_name),
             help="The node's part of all PIDs; the default is 'local', in a cluster the machine's "

@@ -150,7 +150,7 @@ class Deployment:
             if self.stopping:
                 raise HostFailed("the node shuts down")
             if configuration.cluster != self.configuration.cluster:
-                raise assembly.AssemblyError("cluster: it is another one after a restart only")
+                raise assembly.AssemblyError("cluster: what it says counts after a restart only")
             return await self._reload(configuration)
 
     async def _reload(self, new: Configuration) -> list[str]:
