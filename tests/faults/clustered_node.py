@@ -78,7 +78,8 @@ def application(node: Node) -> Starlette:
 
 
 def _as_json(value: Any) -> Response:
-    return Response(msgspec.json.encode(value, enc_hook=repr), media_type="application/json")
+    content = msgspec.json.encode(value, enc_hook=str)  # PIDs are not quite text
+    return Response(content, media_type="application/json")
 
 
 def _state(node: Node) -> dict[str, Any]:
