@@ -44,7 +44,6 @@ _ENTRIES: Final = {
         cluster_handlers.watcher,
         cluster_handlers.linked,
         cluster_handlers.writer,
-        cluster_handlers.fails_at_its_start,
         cluster_handlers.fails_in_the_beginning,
     )
 }
