@@ -469,7 +469,7 @@ async def by_header(node: NodeProgram, target: str, *args: Any) -> int | None:
         async with node.client(target=target, name="crashing", args=args) as websocket:
             await told(websocket)
     except ConnectionClosed as error:
-        return error.rcvd and error.rcvd.code
+        return error.rcvd.code if error.rcvd else 1006
     except InvalidStatus as error:
         return error.response.status_code
     return None
