@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -61,6 +62,13 @@ def linked(to: str) -> None:
     process.link(to)
     for message in process.inbox():
         message.reply("linked")
+
+
+def deaf() -> None:
+    """Never end by itself, not even if its node is gone."""
+    while True:
+        with contextlib.suppress(BaseException):
+            time.sleep(600)
 
 
 def writer(path: str) -> None:
