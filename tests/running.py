@@ -21,10 +21,12 @@ from websockets.sync.client import ClientConnection, connect
 
 __all__ = [
     "HANDLERS",
+    "MARK",
     "TIMEOUT",
     "Running",
     "client",
     "closed",
+    "family_of",
     "gone",
     "news",
     "received",
@@ -34,7 +36,7 @@ __all__ = [
 HANDLERS = Path(__file__).resolve().parent.parent / "handlers"
 TIMEOUT = 60.0
 
-_MARK = "WSRELAY_TEST_FAMILY"
+MARK = "WSRELAY_TEST_FAMILY"
 
 
 def until(condition: Callable[[], Any], what: str, timeout: float = TIMEOUT) -> Any:
@@ -53,6 +55,18 @@ def gone(process: psutil.Process) -> bool:
         return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
+
+
+def family_of(mark: str) -> list[psutil.Process]:
+    """All living processes whose environment has this mark, which all descendants inherit."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(MARK) == mark and not gone(process):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
 
 
 class Lines:
@@ -135,7 +149,7 @@ class Running:
         self._process = subprocess.Popen(
             self._command,
             cwd=self._cwd,
-            env={**environment, "PORT": str(self._port), _MARK: self._mark},
+            env={**environment, "PORT": str(self._port), MARK: self._mark},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -197,14 +211,7 @@ class Running:
 
     def family(self) -> list[psutil.Process]:
         """All living processes that it has started, itself among them, wherever they are now."""
-        found = []
-        for process in psutil.process_iter():
-            try:
-                if process.environ().get(_MARK) == self._mark and not gone(process):
-                    found.append(process)
-            except psutil.Error:
-                continue
-        return found
+        return family_of(self._mark)
 
     @property
     def template(self) -> psutil.Process:
