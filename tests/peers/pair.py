@@ -160,6 +160,7 @@ class Cluster:
             def broken(peer: Peer, problem: str, me: str = me, you: str = you) -> None:
                 self.exchange(you).down(peer)
                 self.ways[you, me].end(problem)
+                self.exchange(me).down(self.peer(you))
 
             self.ways[me, you] = DirectWay(self.peer(me), self.exchange(you).receive, broken)
         for me, you in ((one, other), (other, one)):
