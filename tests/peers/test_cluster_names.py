@@ -467,7 +467,7 @@ async def test_a_key_is_not_written_again_by_a_node_that_may_have_been_declared_
         await until(lambda: seat.own._bell._rung is not None, "it waits for its lease")
         seat.own.forget()
         await until(lambda: not seat.own.keys._tasks)
-        assert (keys(cluster), seat.own.keys.floor) == ([], 0)
+        assert (keys(cluster), seat.floor.value) == ([], 0)
 
 
 async def test_a_process_whose_name_the_store_has_lost_and_given_away_is_ended(

@@ -83,10 +83,12 @@ async def test_garbage_makes_two_nodes_gone_for_each_other_and_for_no_other(
     a, b, c = trio
     there = b.spawn("answer")
     exits = Exits(a), Exits(b)
+    mortals = [b.spawn("mortal"), a.spawn("mortal")]
     watchers = [
-        one.spawn(watch_one.sync, None, other.spawn("mortal")) for one, other in ((a, b), (b, a))
+        one.spawn(watch_one.sync, None, pid) for one, pid in zip((a, b), mortals, strict=True)
     ]
-    await until(lambda: a.kernel.relations and b.kernel.relations, "both are watched")
+    watched = [node.kernel.relations._watchers for node in (a, b)]
+    await until(lambda: all(pid in there for pid in mortals for there in watched), "all watch")
     elsewhere: Any = a.engine.elsewhere
     elsewhere.exchange.neighbours["b"].way.send(b"no frame")
     for exit_, watcher in zip(exits, watchers, strict=True):

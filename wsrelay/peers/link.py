@@ -39,8 +39,9 @@ class PeerLink:
 
     `broken` is called once, with a description, if that node sends what no node of ours does, or
     has ended the link because this one did. Then nothing is sent or handled any more, and the other
-    node is told so until it has ended the link too, or this one is closed. A publish counts as received when its frames are about to be handled,
-    so a node that sends faster than this one handles has to wait. `clock` measures turns.
+    node is told so until it has ended the link too, or this one is closed. A publish counts as
+    received when its frames are about to be handled, so a node that sends faster than this one
+    handles has to wait. `clock` measures turns.
     """
 
     def __init__(

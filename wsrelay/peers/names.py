@@ -240,7 +240,7 @@ class ClusterNames:
 
     def _tell(self, *named: Named) -> None:
         for neighbour in self._exchange.neighbours.values():
-            neighbour.way.send(NamesFrame([*named], self.keys.floor))
+            neighbour.way.send(NamesFrame([*named], self._circle.floor.value))
 
     # What the cluster says
 
@@ -276,7 +276,7 @@ class ClusterNames:
             if held.pid is not None
         ]
         for start in range(0, len(names) or 1, MAX_NAMES):
-            frame = NamesFrame(names[start : start + MAX_NAMES], self.keys.floor)
+            frame = NamesFrame(names[start : start + MAX_NAMES], self._circle.floor.value)
             neighbour.way.send(frame)
         self._bell.ring()
 
@@ -285,7 +285,7 @@ class ClusterNames:
         self._bell.ring()
 
     def _told(self, neighbour: Neighbour, frame: NamesFrame) -> None:
-        self.keys.floor = max(self.keys.floor, frame.floor)
+        self._circle.floor.learn(frame.floor)
         self.directory.learn(neighbour.peer, frame.names)
 
     async def _taken(self, name: str, owner: Peer) -> bool:

@@ -58,8 +58,11 @@ _LOOK: Final = 0.5
 _KNOWN: Final = 24
 """Processes that are talked about."""
 
-_EXCUSED: Final = {"copies agree", "one at a time", "fences grow"}
+_EXCUSED: Final = {"copies agree", "one at a time"}
 """What is not promised of names when the store has lost writes: that can go unnoticed."""
+
+_NOTICED: Final = LEASE / 2
+"""Seconds until the loss of writes has been noticed; fences may not grow before."""
 
 _LABELS: Final = [f"label-{number}" for number in range(5)]
 _GROUPS: Final = [f"group-{number}" for number in range(3)]
@@ -227,10 +230,14 @@ class World(Run):
 
     def broke(self, promise: str, what: str) -> None:
         """Note a promise that does not hold, unless a store that has lost writes excuses it."""
-        if self.fabric.has_lost and promise in _EXCUSED:
+        excuses = {*_EXCUSED, "fences grow"} if self._has_just_lost() else _EXCUSED
+        if self.fabric.has_lost and promise in excuses:
             self.note(f"EXCUSED {promise}: {what}")
         else:
             super().broke(promise, what)
+
+    def _has_just_lost(self) -> bool:
+        return self.scheduler.now < self.fabric.lost_at + _NOTICED
 
     # What others use
 
@@ -358,8 +365,12 @@ class World(Run):
         for _ in range(chance.choice((0, 0, 0, 1, 2))):
             later(chance.uniform(2, self.seconds), self._stall_long, chance.choice(self.names))
         if chance.random() < 0.3:
-            lost, stop = chance.choice((0, 0, 0, 1, 5)), self.fabric.stop_server
-            later(chance.uniform(2, self.seconds), stop, self.names, self._a_while(), lost)
+            lost, away = chance.choice((0, 0, 0, 1, 5)), self._a_while()
+            stops = chance.uniform(2, self.seconds)
+            later(stops, self.fabric.stop_server, self.names, away, lost)
+            if lost:  # nodes that join afterwards have not seen what was lost
+                for name in chance.sample(self.names, chance.randint(1, len(self.names))):
+                    later(stops + away + chance.uniform(0, 2 * LEASE), self._kill, name)
         later(2, setattr, self.fabric, "loss", chance.choice((0.0, 0.0, 0.01, 0.1)))
 
     def _a_while(self) -> float:
