@@ -63,6 +63,8 @@ class PeerLink:
         self._closed = False
         """Whether no frames are sent or handled any more."""
         self._ending: Ending | None = None
+        self._published = 0
+        """The frames that had been published when it was closed."""
         self._next_turn: asyncio.Handle | None = None
         self._turn_ends: float | None = None
         """When to stop handling frames in this iteration of the loop; None before the first."""
@@ -116,6 +118,16 @@ class PeerLink:
     def idle(self) -> bool:
         """Whether the other node has received all that was sent."""
         return self._closed or self._link.idle
+
+    @property
+    def sent(self) -> int:
+        """Which number the frame has that was sent last."""
+        return self._published + 1 if self._closed else self._link.taken
+
+    @property
+    def published(self) -> int:
+        """Up to which number the other node may have received frames."""
+        return self._published if self._closed else self._link.published
 
     @property
     def backlog(self) -> int:
@@ -293,5 +305,6 @@ class PeerLink:
         self._publishes.clear()
         self._frames.clear()
         self._size = 0
+        self._published = self._link.published
         self._link = Link()
         self._tell_room()
