@@ -205,7 +205,6 @@ class RemoteTarget:
     ) -> None:
         """Tell its clients that it has ended; `joins` and `unread` as in `TargetExitedFrame`."""
 
-
         def is_read(client: PID, join: int) -> bool:
             return 0 < join <= joins and client not in unread
 
