@@ -283,6 +283,16 @@ def test_what_a_store_has_lost_is_claimed_again_under_the_same_nonce_unless_it_i
     assert claims.fence(again.claim.floor, again.revision, 0) > claims.fence(0, 9, 0)
 
 
+def test_who_takes_a_name_over_has_at_least_the_floor_of_the_one_before() -> None:
+    store = ModelStore()
+    first = drive(store, claims.claimed(claim(floor=9), nobody))
+    taken = drive(store, claims.claimed(claim(1), lambda _: True))
+    assert taken.claim.floor == 9
+    fences = [claims.fence(one.claim.floor, one.revision, 0) for one in (first, taken)]
+    assert fences == sorted(fences)
+    assert drive(store, claims.claimed(claim(floor=20), lambda _: True)).claim.floor == 20
+
+
 def test_a_release_of_a_key_that_has_another_owner_by_now_leaves_it_alone() -> None:
     store = ModelStore()
     first = drive(store, claims.claimed(claim(), nobody))

@@ -6,6 +6,7 @@ import math
 import pytest
 
 from wsrelay.cluster.lease import (
+    Floor,
     Hold,
     Lease,
     LeaseRecord,
@@ -47,6 +48,19 @@ def test_deadlines_count_from_before_the_issue_of_the_last_renewal_that_succeede
     ]
     assert [lease.may_claim(now) for now in (103.9, 104.0)] == [True, False]
     assert [lease.changes_at(now) for now in (101.8, 104.0, 105.0)] == [104.0, 105.0, math.inf]
+
+
+def test_what_is_written_of_a_lease_has_the_floor_that_its_writer_knows_or_writes_over() -> None:
+    floor = Floor()
+    lease = Lease(ME, 6.0, 100.0, 7, floor)
+    floor.learn(50)
+    floor.learn(40)
+    assert lease.issued(101.0, 7).floor == 50
+    assert lease.record(LeaseState.GONE).floor == 50
+    record = LeaseRecord("one", LeaseState.ALIVE, 6.0, floor=60)
+    assert [record.declared_dead("b", known).floor for known in (50, 70)] == [60, 70]
+    with pytest.raises(WireError):
+        LeaseRecord.of(entry(LeaseRecord("one", LeaseState.ALIVE, 6.0, floor=2**62), 9))
 
 
 def test_a_lease_is_renewed_each_sixth_of_it_counted_from_the_issue() -> None:

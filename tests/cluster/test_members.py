@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import wsrelay.cluster.members
 from wsrelay.cluster.frames import HelloFrame
-from wsrelay.cluster.lease import Lease, LeaseRecord, LeaseState, key_of_node
+from wsrelay.cluster.lease import Floor, Lease, LeaseRecord, LeaseState, key_of_node
 from wsrelay.cluster.members import (
     DeclareDead,
     ForgetKey,
@@ -118,6 +118,15 @@ def test_who_does_not_renew_for_a_lease_is_declared_dead_and_down_when_that_is_w
     assert (watching.members.up, watching.members.is_down(A)) == ([], True)
     assert watching.declare(effect) == []
     assert watching.read(dead(A), 7) == []
+
+
+def test_the_floor_in_a_key_is_learnt_and_stays_in_it_when_its_node_is_declared_dead() -> None:
+    floor = Floor()
+    watching = Watching(Members(ME, 6.0, floor))
+    record = LeaseRecord(A.incarnation, LeaseState.ALIVE, 6.0, floor=50)
+    watching.read(record, 5)
+    assert floor.value == 50
+    assert watching.until_declared(record, 6).value.floor == 50
 
 
 def test_who_renews_at_the_last_moment_lives() -> None:

@@ -13,6 +13,7 @@ from support import processes, room
 
 from wsrelay import Node
 from wsrelay.cluster.frames import HelloFrame, HostLoad
+from wsrelay.cluster.lease import Floor
 from wsrelay.cluster.peer import Peer
 from wsrelay.node.supervisor import Service, Supervisor
 from wsrelay.peers.exchange import Exchange
@@ -73,6 +74,7 @@ class Seat(Processes):
         super().__init__(Exchange(node))
         self.cluster = cluster
         self.me = Peer(node.name, "life0")
+        self.floor = Floor()
         self.allowed = self.certain = True
         store = StoreDouble(cluster.server, node.name, PATIENCE)
         self.own = self.names = ClusterNames(self.exchange, self, store)

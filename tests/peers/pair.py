@@ -12,10 +12,11 @@ from one_node import running_node
 from support import until
 
 from wsrelay import HostOptions, Node
+from wsrelay.cluster import link
 from wsrelay.cluster.frames import PeerFrame
 from wsrelay.cluster.framing import pack, unpack
 from wsrelay.cluster.peer import Peer
-from wsrelay.errors import WireError
+from wsrelay.errors import PayloadError, WireError
 from wsrelay.node.elsewhere import Elsewhere
 from wsrelay.peers.exchange import Exchange
 from wsrelay.peers.processes import Processes
@@ -39,6 +40,7 @@ class DirectWay:
         self.me = me
         self.most = 16 * 1024 * 1024
         self.backlog = 0
+        self.sent = self.published = 0
         self.stopped = False
         self.ended: str | None = None
         self.seen: list[str] = []
@@ -64,7 +66,10 @@ class DirectWay:
 
     def write(self, data: bytes) -> None:
         """Send bytes that may be no frame."""
+        if len(data) > link.LARGEST:
+            raise PayloadError(f"{len(data)} bytes")
         self._queue.append(data)
+        self.sent += 1
         self.backlog += len(data)
         self._come_back()
 
@@ -103,6 +108,7 @@ class DirectWay:
         if self.stopped or not self._queue:
             return
         data = self._queue.popleft()
+        self.published += 1
         self.backlog -= len(data)
         self._come_back()
         self._tell_room()
@@ -160,6 +166,7 @@ class Cluster:
             def broken(peer: Peer, problem: str, me: str = me, you: str = you) -> None:
                 self.exchange(you).down(peer)
                 self.ways[you, me].end(problem)
+                self.exchange(me).down(self.peer(you))
 
             self.ways[me, you] = DirectWay(self.peer(me), self.exchange(you).receive, broken)
         for me, you in ((one, other), (other, one)):

@@ -44,9 +44,10 @@ from wsrelay.cluster.frames import (
 )
 from wsrelay.cluster.framing import pack
 from wsrelay.cluster.peer import Peer
-from wsrelay.errors import NotAProcess, UnknownHost
+from wsrelay.errors import NotAProcess, TooMany, UnknownHost
 from wsrelay.node.supervisor import Service
 from wsrelay.peers import names as peer_names
+from wsrelay.wire.code import pack_plain
 
 pytestmark = pytest.mark.anyio
 
@@ -471,7 +472,7 @@ async def test_a_key_is_not_written_again_by_a_node_that_may_have_been_declared_
         await until(lambda: seat.own._bell._rung is not None, "it waits for its lease")
         seat.own.forget()
         await until(lambda: not seat.own.keys._tasks)
-        assert (keys(cluster), seat.own.keys.floor) == ([], 0)
+        assert (keys(cluster), seat.floor.value) == ([], 0)
 
 
 async def test_a_process_whose_name_the_store_has_lost_and_given_away_is_ended(
@@ -547,6 +548,27 @@ async def test_arguments_that_wait_for_a_claim_are_bounded(
     assert sorted(type(end).__name__ for end in ends) == ["NoQuorum", "NoQuorum", "TooMany"]
     hurried.seat("ann").allow(allowed=True)
     await ann.get_or_spawn_async("room/1", "deaf")
+
+
+async def test_arguments_for_which_another_node_waits_here_are_bounded(
+    hurried: Shared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peer_names, "_MOST_CODE", 1_000_000)
+    hurried.seat("ben").allow(allowed=False)
+    exchange = hurried.seat("ann").exchange
+    large = pack_plain((bytes(400_000),), {})
+    asks = []
+    for number in range(3):
+        frame = AskNameFrame(0, f"room/{number}", "place", "", "processes", "room", large)
+        asks.append(exchange.ask(exchange.neighbours["ben"], frame))
+    await asyncio.wait(asks, return_when=asyncio.FIRST_COMPLETED)
+    with pytest.raises(TooMany, match="arguments"):
+        await asks.pop()
+    assert not any(ask.done() for ask in asks)
+    for ask in asks:
+        ask.cancel()
+    hurried.seat("ben").allow(allowed=True)
+    await until(lambda: not hurried.seat("ben").own._code, "they are forgotten")
 
 
 async def test_the_names_of_a_dead_node_pass_on_with_greater_fences_and_its_keys_go() -> None:

@@ -10,6 +10,8 @@ from typing import Any
 import peer_handlers
 import pytest
 import relating
+from exits import Exits
+from monitor_handlers import watch_one
 from nats_ports import cluster_of
 from nats_servers import NatsServer
 from peers_over_nats import clustered
@@ -76,6 +78,28 @@ async def test_a_call_waits_while_nats_restarts(own_nats: NatsServer) -> None:
         asked = asyncio.create_task(a.call_async(there, "double", 2, timeout=60))
         await asyncio.to_thread(own_nats.start)
         assert await asked == 4
+
+
+async def test_garbage_makes_two_nodes_gone_for_each_other_and_for_no_other(
+    trio: list[Node],
+) -> None:
+    a, b, c = trio
+    there = b.spawn("answer")
+    exits = Exits(a), Exits(b)
+    mortals = [b.spawn("mortal"), a.spawn("mortal")]
+    watchers = [
+        one.spawn(watch_one.sync, None, pid) for one, pid in zip((a, b), mortals, strict=True)
+    ]
+    watched = [node.kernel.relations._watchers for node in (a, b)]
+    await until(lambda: all(pid in there for pid in mortals for there in watched), "all watch")
+    elsewhere: Any = a.engine.elsewhere
+    elsewhere.exchange.neighbours["b"].way.send(b"no frame")
+    for exit_, watcher in zip(exits, watchers, strict=True):
+        event, more = (await exit_.of(watcher)).value
+        assert (event["error"], more) == ("node_down", [])
+    assert a.engine.elsewhere.find(there) is None
+    assert await c.call_async(there, "double", 1) == 2
+    assert await c.call_async(a.spawn("answer"), "double", 1) == 2
 
 
 async def test_all_nodes_get_one_process_for_each_name(trio: list[Node]) -> None:

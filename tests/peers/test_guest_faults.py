@@ -39,6 +39,7 @@ from wsrelay.cluster.frames import (
     VisitFrame,
 )
 from wsrelay.cluster.framing import pack
+from wsrelay.node import Arrival
 from wsrelay.peers.processes import Processes
 
 pytestmark = pytest.mark.anyio
@@ -126,7 +127,27 @@ async def test_clients_whose_target_s_node_is_gone_are_closed_with_1012(
         assert await received(other) == "goes on"
 
 
-async def test_a_client_that_its_lost_process_never_read_is_joined_to_the_next_one(
+async def test_a_client_whose_join_has_not_left_for_a_lost_node_is_joined_to_the_next_process(
+    nodes: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node, way = nodes["a"], nodes.ways["a", "b"]
+    targets = [nodes["b"].spawn(room(rooms.echo)), nodes["c"].spawn(room(rooms.echo))]
+
+    async def find(_: Any) -> Arrival:
+        arrival = await node.arrive(targets.pop(0))
+        way.stop()
+        return arrival
+
+    monkeypatch.setattr(node, "find_target", find)
+    spec: dict[str, Any] = {"target": room(rooms.echo), "name": "blue"}
+    async with front(node, None, **spec) as url, client(url) as websocket:
+        await websocket.send("one")
+        await until(lambda: "GuestMessageFrame" in way.seen)
+        nodes.lose("b")
+        assert await received(websocket) == "one"
+
+
+async def test_a_client_whose_lost_process_may_have_read_it_is_closed_and_read_by_no_other(
     nodes: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     node = nodes["a"]
@@ -138,7 +159,8 @@ async def test_a_client_that_its_lost_process_never_read_is_joined_to_the_next_o
         await websocket.send("one")
         await until(lambda: nodes["b"].clients.guests)
         nodes.lose("b")
-        assert await received(websocket) == "one"
+        assert await closed(websocket) == (1012, "target's node is gone")
+    assert len(targets) == 1
 
 
 async def test_a_node_that_is_lost_and_comes_again_serves_new_clients(

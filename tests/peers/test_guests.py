@@ -28,7 +28,9 @@ from support import (
 from websockets.exceptions import InvalidStatus
 
 from wsrelay import PID
+from wsrelay.cluster import link
 from wsrelay.node import NoTarget, describe
+from wsrelay.session import machine
 from wsrelay.session.outbox import Overflow
 
 pytestmark = pytest.mark.anyio
@@ -507,3 +509,45 @@ async def test_a_process_of_another_node_cannot_be_a_target_as_a_connection(
         await until(lambda: nodes["a"].connections)
         with pytest.raises(NoTarget, match="is a connection"):
             await nodes["b"].arrive(the_client(nodes["a"]))
+
+
+async def test_an_upgrade_to_a_connection_of_any_node_is_a_mistake_of_the_application(
+    nodes: Cluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    echo = nodes["a"].spawn(room(rooms.echo))
+    async with front(nodes["a"], echo) as url, client(url):
+        await until(lambda: nodes["a"].connections)
+        connection = the_client(nodes["a"])
+        for name in "ab":
+            async with front(nodes[name], connection) as there:
+                with pytest.raises(InvalidStatus) as refusal:
+                    async with client(there):
+                        pass
+            assert refusal.value.response.status_code == 500
+            assert f"target_pid {connection} is a connection; a target is a worker" in caplog.text
+            caplog.clear()
+
+
+@pytest.mark.parametrize("front_end", ["direct", "uvicorn"])
+@pytest.mark.parametrize("text", ["a", "\u20ac"])
+async def test_a_client_s_message_that_no_process_can_be_sent_closes_that_client_alone(
+    nodes: Cluster, front_end: str, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (link, machine):
+        monkeypatch.setattr(module, "LARGEST", 100_000)
+    there = nodes["b"].spawn(room(rooms.echo))
+    async with (
+        front(nodes["a"], there, front_end, {"ws_max_size": 1_000_000}) as url,
+        client(url) as large,
+        client(url) as other,
+    ):
+        most = text * (99_000 // len(text.encode()))
+        await large.send(most)
+        assert await received(large) == most
+        await large.send(text * (100_000 // len(text.encode()) + 1))
+        code, reason = await closed(large)
+        assert code == 1009
+        assert "100000" in reason
+        await other.send("goes on")
+        assert await received(other) == "goes on"
+        assert nodes.ways["a", "b"].ended is None

@@ -236,6 +236,30 @@ def test_a_node_that_starts_again_after_a_kill_waits_for_the_rest_of_its_lease()
     virtually(main())
 
 
+def test_the_floor_of_fences_outlives_the_nodes_and_who_joins_has_it_at_once() -> None:
+    async def main() -> None:
+        async with a_world() as world:
+            a, b = await world.joined("a", "b")
+            a.member.floor.learn(5_000_000)
+            await asyncio.sleep(2 * LEASE / 6)
+            await a.kill()
+            await asyncio.sleep(2 * LEASE)
+            assert a.record().state is LeaseState.DEAD
+            assert a.record().floor == b.record().floor == 5_000_000
+            await b.member.leave()
+            assert b.record().state is LeaseState.GONE
+            for name in ("a", "b"):  # each writes over what one of those before has left
+                entry = world.server.get(f"lease.{name}")
+                assert entry is not None
+                world.server.write(entry.key, None, entry.revision)
+                again = world.machine("c" + name)
+                await again.member.join()
+                assert again.member.floor.value == 5_000_000
+                assert again.record().floor == 5_000_000
+
+    virtually(main())
+
+
 def test_a_node_that_others_have_declared_dead_starts_again_at_once() -> None:
     async def main() -> None:
         async with a_world() as world:

@@ -57,10 +57,12 @@ from wsrelay.cluster.frames import (
 )
 from wsrelay.cluster.framing import pack
 from wsrelay.errors import WireError
+from wsrelay.node import engine as engine_module
 from wsrelay.peers import exchange as exchange_module
 from wsrelay.peers import lives
 from wsrelay.peers import processes as processes_module
 from wsrelay.values.targets import TargetEntry
+from wsrelay.wire.code import pack_plain
 
 pytestmark = pytest.mark.anyio
 
@@ -371,6 +373,38 @@ async def test_requests_of_another_node_are_bounded(
     for task in waiting:
         task.cancel()
     await until(lambda: not b.calls, "they are forgotten")
+
+
+async def test_arguments_of_what_another_node_starts_are_bounded_whoever_its_parents_are(
+    nodes: Cluster, b: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_module, "_MOST_CODE", 250_000)
+    host, seen = b._templates["processes"], nodes.ways["b", "a"].seen
+    code, told = pack_plain((bytes(100_000),), {}), seen.count("PeerExitedFrame")
+    with monkeypatch.context() as waiting:  # for their turn, as if too many were started
+        waiting.setattr(host, "_launch_pending", lambda: None)
+        for number in "123":
+            pid, parent = f"{{b@processes|x.0-{number}}}", f"{{a@processes|x.0-{number}}}"
+            frame = PeerSpawnFrame(pid, parent, "deaf", code, watched=True, linked=False)
+            nodes.ways["a", "b"].send(frame)
+        await until(lambda: seen.count("PeerExitedFrame") > told, "one is refused")
+        assert {pid.id for pid in b.workers} == {"x.0-1", "x.0-2"}
+    host._launch_pending()
+
+
+async def test_what_is_called_is_kept_by_who_is_called_and_not_until_the_answer(
+    nodes: Cluster, a: Node, b: Node
+) -> None:
+    there = b.spawn(answer)
+    calling = asyncio.create_task(a.call_async(there, "nothing", "x" * 1000))
+    serving: dict[int, Any] = nodes.exchange("b").neighbours["a"].serving
+    await until(lambda: serving, "it waits")
+    [future] = serving.values()
+    kept = [argument for callback, _ in future._callbacks for argument in callback.args]
+    [frame] = [argument for argument in kept if isinstance(argument, PeerCallFrame)]
+    assert not frame.payload
+    calling.cancel()
+    await until(lambda: not b.calls, "it is forgotten")
 
 
 async def test_slow_clients_of_another_node_are_bounded(

@@ -650,9 +650,71 @@ def test_garbage_ends_the_link_and_is_told_and_other_links_go_on(
         await asyncio.sleep(1.0)
         assert other.got == {"a": [], "c": [1]}
         assert len(other.broken) == 1
-        assert not link.idle
+        assert one.broken == [f"it has ended the link: {other.broken[0]}"]
+        assert link.idle
 
     virtually(run())
+
+
+@virtual
+async def test_both_nodes_end_a_link_whatever_is_lost_and_say_no_more_then() -> None:
+    one, other = await pair()
+    link = one.open(other)
+    back = other.open(one)
+    await asyncio.sleep(0.1)
+    for side in (one, other):
+        side.bus._network.cut(side.name, told=False)
+    back.end("garbage")
+    await asyncio.sleep(1.5)
+    assert one.broken == []
+    other.bus._network.heal("a")
+    other.bus._network.heal("b")
+    await until(lambda: one.broken)
+    assert one.broken == ["it has ended the link: garbage"]
+    await asyncio.sleep(1.5)
+    said = len(one.publishes) + len(other.publishes)
+    link.send(message(1))
+    await asyncio.sleep(5.0)
+    assert len(one.publishes) + len(other.publishes) == said
+    assert (one.got["b"], other.broken) == ([], ["garbage"])
+
+
+@virtual
+async def test_an_end_that_was_said_before_the_other_node_opened_its_link_is_heard() -> None:
+    one, other = await pair()
+    back = other.open(one)
+    back.end("garbage")
+    await asyncio.sleep(0.5)
+    one.open(other)
+    await until(lambda: one.broken)
+    assert (one.broken, other.broken) == (["it has ended the link: garbage"], ["garbage"])
+
+
+@virtual
+async def test_an_end_that_waits_for_a_connection_is_said_when_there_is_one() -> None:
+    one, other = await pair()
+    one.open(other)
+    back = other.open(one)
+    await asyncio.sleep(0.1)
+    other.bus.disconnect()
+    await asyncio.sleep(0)
+    back.end("garbage")
+    await asyncio.sleep(3.0)
+    assert one.broken == []
+    other.bus.connect()
+    await until(lambda: one.broken)
+
+
+@virtual
+async def test_a_link_that_has_ended_is_closed_with_its_node_and_says_no_more() -> None:
+    one, other = await pair()
+    back = other.open(one)
+    back.end("garbage")
+    await until(lambda: other.publishes)
+    other.links.close(one.me)
+    said = len(other.publishes)
+    await asyncio.sleep(3.0)
+    assert len(other.publishes) == said
 
 
 @virtual
@@ -758,6 +820,21 @@ MUTATIONS: dict[str, tuple[str, str, Callable[[], None]]] = {
         "if self._closed or not self._link.full:",
         "if True:",
         test_a_sender_waits_for_room_while_nothing_is_carried,
+    ),
+    "an end is said once": (
+        "self._timer = self._loop.call_at(due, self._say_end)",
+        "pass",
+        test_both_nodes_end_a_link_whatever_is_lost_and_say_no_more_then,
+    ),
+    "an end is not confirmed": (
+        "                self._ending.received(publish)\n",
+        "",
+        test_both_nodes_end_a_link_whatever_is_lost_and_say_no_more_then,
+    ),
+    "an end waits for no connection": (
+        "        self._say_end()\n\n    def disconnected",
+        "\n    def disconnected",
+        test_an_end_that_waits_for_a_connection_is_said_when_there_is_one,
     ),
     "closing leaves who waits for room": (
         "        self._link = Link()\n        self._tell_room()",

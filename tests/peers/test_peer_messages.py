@@ -43,6 +43,7 @@ from support import (
 )
 
 from wsrelay import CallError, InvalidCall, NodeBusy, PayloadError, WebSocketRelay
+from wsrelay.cluster import link
 
 pytestmark = pytest.mark.anyio
 
@@ -299,3 +300,14 @@ async def test_more_than_a_mailbox_elsewhere_holds_is_refused_where_it_is_sent(
     with pytest.raises(PayloadError, match="are more than the mailbox"):
         await nodes["a"].call_async(there, "large", bytes(100_001))
     assert await nodes["a"].call_async(there, "double", 1) == 2
+
+
+async def test_a_request_that_is_too_large_to_pass_is_refused_where_it_is_made(
+    nodes: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, there = nodes["a"], nodes["b"].spawn(answer)
+    monkeypatch.setattr(link, "LARGEST", 1000)
+    with pytest.raises(PayloadError, match="bytes"):
+        await a.call_async(there, "double", "x" * 2000)
+    assert await a.call_async(there, "double", 1) == 2
+    assert not nodes.exchange("a").neighbours["b"].asked

@@ -22,7 +22,7 @@ keys, and a claim that wins is written after the write that ended the one before
 deletion or a takeover, and even if the marker of the deletion has been purged since. Processes that
 follow each other on one node, without a new claim, are told apart by a count below the revision.
 Only a store that has lost writes uses revisions again: then the claims from there on add a `floor`,
-above all that was seen before.
+above all that was seen before. It is kept in the keys of leases (`lease.Floor`).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from collections.abc import Callable, Generator
 from typing import Final
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from wsrelay.errors import NameTaken, WireError
 
@@ -196,15 +196,15 @@ def claimed(
     """Claim a name: write its key if nobody has it, or a dead incarnation, or this one.
 
     `expected` is the revision that the key probably has, 0 for none. Without `known` the key is
-    read before it is written: to claim again what a store has lost. Raises `WireError`, and
-    `NameTaken` if two names have the same key.
+    read before it is written: to claim again what a store has lost. The floor is at least that of
+    the claim before. Raises `WireError`, and `NameTaken` if two names have the same key.
     """
-    key, value = key_of(claim.name), claim.encode()
+    key = key_of(claim.name)
     doubtful = False
     while True:
         if known:
             try:
-                revision = yield Put(key, value, expected)
+                revision = yield Put(key, claim.encode(), expected)
             except Conflict:
                 pass  # somebody else's write, or this claim's own that was late
             except Unavailable:
@@ -222,6 +222,7 @@ def claimed(
             return Won(there, entry.revision, doubtful)
         if there.owner != claim.owner and not dead(there.owner):
             return Owned(there.owner, entry.revision, doubtful)
+        claim = structs.replace(claim, floor=max(claim.floor, there.floor))
         expected = entry.revision
 
 

@@ -17,6 +17,10 @@ out, or may still be, so the key is read: if this incarnation is in it, its revi
 which the next renewal is written. Only what stands in the key can say that the node is dead:
 `dead`, another incarnation, or nothing. A reading moves no deadline.
 
+Every record also has the `Floor` of fences (`claims`) as far as its writer knows it. Whoever joins
+reads all of them before it claims anything, and a record is written over or deleted only by who has
+read it: so it is not forgotten for as long as the store lives, whoever does not.
+
 The driver does what `step` says when it is `due`: `RENEW` (call `issued`, write `record`, then call
 `renewed` or `refused`) or `READ_BACK` (read the key, then call `read` or `unread`).
 """
@@ -39,6 +43,7 @@ from .ports import Entry
 
 __all__ = [
     "PREFIX",
+    "Floor",
     "Hold",
     "Lease",
     "LeaseRecord",
@@ -54,6 +59,9 @@ PREFIX: Final = "lease."
 
 _TOKEN: Final = re.compile(TOKEN)
 
+_HIGHEST: Final = 10**14
+"""Beyond it a fence would be no signed number of 64 bits."""
+
 
 def is_token(text: object) -> bool:
     """Whether the text can be a part of a key or a subject, as names of nodes must."""
@@ -63,6 +71,17 @@ def is_token(text: object) -> bool:
 def key_of_node(node: str) -> str:
     """Return the key of a node's lease."""
     return PREFIX + node
+
+
+class Floor:
+    """What claims from now on add to revisions in fences: one for each node, whatever dies."""
+
+    def __init__(self) -> None:
+        self.value = 0
+
+    def learn(self, value: int) -> None:
+        """Take one that stands in the store, or that another node has."""
+        self.value = max(self.value, value)
 
 
 class LeaseState(enum.Enum):
@@ -87,14 +106,17 @@ class LeaseRecord(Struct, frozen=True, omit_defaults=True):
     """The highest revision that the writer had seen when it wrote: less than that of this key."""
     by: Annotated[str, Meta(max_length=64)] = ""
     """Which node has declared it dead."""
+    floor: Annotated[int, Meta(ge=0, le=_HIGHEST)] = 0
+    """The highest floor of fences that the writer knew."""
 
     def encode(self) -> bytes:
         """Return it as the value of a key."""
         return msgspec.json.encode(self)
 
-    def declared_dead(self, by: str) -> LeaseRecord:
+    def declared_dead(self, by: str, floor: int = 0) -> LeaseRecord:
         """Return what a node writes over it that declares its incarnation dead."""
-        return LeaseRecord(self.incarnation, LeaseState.DEAD, self.lease, by=by)
+        state, highest = LeaseState.DEAD, max(self.floor, floor)
+        return LeaseRecord(self.incarnation, state, self.lease, by=by, floor=highest)
 
     @classmethod
     def of(cls, entry: Entry) -> LeaseRecord:
@@ -140,9 +162,17 @@ class Lease:
     `due` is when `step` is to be done; all times are in seconds of one monotonic clock.
     """
 
-    def __init__(self, me: Peer, duration: float, issued: float, revision: int) -> None:
+    def __init__(
+        self,
+        me: Peer,
+        duration: float,
+        issued: float,
+        revision: int,
+        floor: Floor | None = None,
+    ) -> None:
         self.me = me
         self.duration = duration
+        self.floor = floor or Floor()
         self.since = issued
         """When the last renewal that is known to have succeeded was issued."""
         self.revision = revision
@@ -191,7 +221,12 @@ class Lease:
         # What lay above the loss of writes is void: revisions grow from below it again.
         self._seen = max(self.revision, seen if seen > self._void else 0)
         self.due = now + self.duration / 6
-        return LeaseRecord(self.me.incarnation, LeaseState.ALIVE, self.duration, seen=self._seen)
+        return self.record(LeaseState.ALIVE, self._seen)
+
+    def record(self, state: LeaseState, seen: int = 0) -> LeaseRecord:
+        """Return what the key is to hold."""
+        floor = self.floor.value
+        return LeaseRecord(self.me.incarnation, state, self.duration, seen=seen, floor=floor)
 
     def renewed(self, now: float, revision: int) -> bool:
         """Note that it has succeeded; returns whether the store turns out to have lost writes."""

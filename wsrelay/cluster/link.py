@@ -102,6 +102,8 @@ class Link:
         """Bytes that may be under way now: at least one publish with its `ITEM`."""
         self.backlog = 0
         """Bytes of frames that wait, with `ITEM` for each."""
+        self.taken = 0
+        """Frames that were to be sent so far."""
         self._connected = False
         self._greets = False
         """Whether to tell the other node that this one has connected."""
@@ -170,6 +172,11 @@ class Link:
         """Whether all that was sent has been acknowledged."""
         return not self._waiting and not self._under_way
 
+    @property
+    def published(self) -> int:
+        """How many frames have been published in full, so that the other node may have them."""
+        return self.taken - len(self._waiting)
+
     def send(self, frame: bytes) -> None:
         """Take a frame, which goes out with the next flush that has room for it.
 
@@ -179,6 +186,7 @@ class Link:
         if size > LARGEST:
             raise PayloadError(f"{size} bytes are more than nodes send at once, {LARGEST}")
         self._waiting.append(frame)
+        self.taken += 1
         self.backlog += size + ITEM
 
     def flush(self, now: float) -> list[bytes]:

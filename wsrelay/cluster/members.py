@@ -36,7 +36,7 @@ from msgspec import Struct
 from wsrelay.errors import WireError
 
 from .frames import HelloFrame
-from .lease import LeaseRecord, LeaseState, is_token, misfit
+from .lease import Floor, LeaseRecord, LeaseState, is_token, misfit
 from .peer import Peer
 from .ports import Entry
 
@@ -185,11 +185,15 @@ class _Node:
 
 
 class Members:
-    """The other nodes of a cluster; `lease` is in seconds, as all times here."""
+    """The other nodes of a cluster; `lease` is in seconds, as all times here.
 
-    def __init__(self, me: Peer, lease: float) -> None:
+    `floor` learns what their keys have.
+    """
+
+    def __init__(self, me: Peer, lease: float, floor: Floor | None = None) -> None:
         self._me = me
         self._lease = lease
+        self._floor = floor or Floor()
         self._nodes: dict[str, _Node] = {}
         self._down: OrderedDict[Peer, None] = OrderedDict()
 
@@ -305,6 +309,7 @@ class Members:
             if not node.incarnation and not node.named and now - node.heard > self._lease:
                 del self._nodes[name]  # whoever said hello under that name has no lease
             return effects
+        self._floor.learn(record.floor)
         if record.seen >= entry.revision:
             effects.append(WritesLost(record.seen))
         there = Peer(name, record.incarnation)
@@ -382,7 +387,8 @@ class Members:
     def _declare(
         self, peer: Peer, lease: float, entry: Entry | None, effects: list[MemberEffect]
     ) -> None:
-        record = LeaseRecord(peer.incarnation, LeaseState.DEAD, lease, by=self._me.node)
+        by, floor = self._me.node, self._floor.value
+        record = LeaseRecord(peer.incarnation, LeaseState.DEAD, lease, by=by, floor=floor)
         effects.append(DeclareDead(peer, record, entry.revision if entry else 0))
 
     def _settled(self, node: _Node, entry: Entry, now: float, effects: list[MemberEffect]) -> None:

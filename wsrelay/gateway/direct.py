@@ -24,7 +24,7 @@ from wsproto.connection import Connection, ConnectionState, ConnectionType
 from wsrelay.relay.connection import AHEAD
 from wsrelay.relay.direct_connection import DirectConnection
 from wsrelay.relay.rate_limited_log import RateLimitedLog
-from wsrelay.session import rfc6455
+from wsrelay.session import machine, rfc6455
 from wsrelay.session.ends import UNFINISHED
 from wsrelay.values.server_options import ServerOptions
 
@@ -100,6 +100,7 @@ class DirectProtocol(asyncio.Protocol):
         "_large",
         "_loop",
         "_message_timeout",
+        "_most",
         "_next_turn",
         "_over",
         "_paused",
@@ -158,7 +159,9 @@ class DirectProtocol(asyncio.Protocol):
         """When the first byte of what is not parsed yet arrived; 0: there is none."""
         self._deadline: asyncio.TimerHandle | None = None
         """Checks whether it has been finished; usually it has long been, which costs nothing."""
-        self._large = min(AHEAD, config.ws_max_size)
+        self._most = min(config.ws_max_size, machine.LARGEST)
+        """Bytes of a message at most."""
+        self._large = min(AHEAD, self._most)
         self._held = False
         """The target has no room: messages wait."""
         self._paused = False
@@ -333,7 +336,7 @@ class DirectProtocol(asyncio.Protocol):
                 and self._fragments is None
             ):
                 if size > self._large:
-                    if size > self._config.ws_max_size:
+                    if size > self._most:
                         self._dropping = header + size
                         self._too_large()
                         continue
@@ -417,7 +420,7 @@ class DirectProtocol(asyncio.Protocol):
         connection = self._connection
         assert connection is not None  # noqa: S101 - checked before
         if self._fragments is None:
-            self._fragments = WebsocketBuffer(self._config.ws_max_size)
+            self._fragments = WebsocketBuffer(self._most)
         try:
             self._fragments.extend(event)
         except FrameTooLargeError:
@@ -603,7 +606,7 @@ class DirectProtocol(asyncio.Protocol):
     # Ends
 
     def _too_large(self) -> None:
-        self._fail(1009, f"Message exceeds the maximum size ({self._config.ws_max_size} bytes)")
+        self._fail(1009, f"Message exceeds the maximum size ({self._most} bytes)")
 
     def _fail(self, code: int, reason: str) -> None:
         """Fail the connection (RFC 6455 section 7.1.7)."""

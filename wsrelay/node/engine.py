@@ -340,10 +340,19 @@ class Engine:
         return self.kernel.names.lookup(name)
 
     def _check_code(self, parent: PID, size: int) -> None:
-        """Raise `TooMany` if too many arguments of the parent's processes wait for their starts."""
-        mine = (process for process in self.processes.values() if process.parent == parent)
+        """Raise `TooMany` if too many arguments of the parent's processes wait for their starts.
+
+        What all of another node have asked for counts together: it may name any parents.
+        """
+        asker = self._asker(parent)
+        mine = (one for one in self.processes.values() if self._asker(one.parent) == asker)
         if sum(process.waiting_code for process in mine) + size > _MOST_CODE:
             raise TooMany("arguments (of processes that have not started)", show(_MOST_CODE))
+
+    def _asker(self, parent: PID | None) -> str | None:
+        """Return whom what a parent has started counts for: itself, or its node if it is another."""
+        node = None if parent is None else parent.node
+        return parent if node in {None, self.name} else node
 
     def _launch_successor(self, process: WorkerProcess) -> None:
         """Launch a process that has waited for the one before it, under its host's options of now.

@@ -397,7 +397,9 @@ class Node(HandlerCalls):
         if (process := self.engine.processes.get(pid)) is None:
             if self.engine.elsewhere.find(pid) is not None:
                 return await self.engine.elsewhere.arrive(pid, waits=waits)
-            raise NoTarget(str(self.why_no_target(pid)), is_missing=False, is_over=True)
+            is_mistake = self.is_connection(pid)
+            why = str(self.why_no_target(pid))
+            raise NoTarget(why, is_missing=is_mistake, is_over=not is_mistake)
         arrival = Arrival(process)
         try:
             problem = (await self.started(pid) if waits else None) or self.why_no_target(pid)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from wsrelay.cluster.frames import HelloFrame
+from wsrelay.cluster.lease import Floor
 from wsrelay.cluster.peer import Peer
 
 __all__ = ["Bell", "Circle"]
@@ -14,6 +15,10 @@ __all__ = ["Bell", "Circle"]
 
 class Circle(Protocol):
     """Who is in the cluster, as far as names are concerned; `Membership` is that."""
+
+    @property
+    def floor(self) -> Floor:
+        """That of the claims from now on; it is kept in the store for those who join."""
 
     @property
     def me(self) -> Peer | None:

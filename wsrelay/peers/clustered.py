@@ -180,8 +180,8 @@ class ClusteredNode:
 
         def broken(problem: str) -> None:
             logger.error(
-                "node %s writes what no node does, so its link has ended until one of the two "
-                "nodes is restarted; its processes are taken for gone here: %s",
+                "the link with node %s has ended until one of the two nodes is restarted, and each "
+                "takes the other's processes for gone, since something came that no node writes: %s",
                 peer,
                 problem,
             )

@@ -118,13 +118,14 @@ class Exchange:
 
         When it is cancelled, the answer is not wanted any more. `convert` makes the result of the
         frame that answers, or of the error that the other node has gone with; without it a value is
-        returned, and errors are raised, `PeerGone` among them.
+        returned, and errors are raised, `PeerGone` among them. Raises `PayloadError` for more than
+        may pass between nodes.
         """
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         frame.number = number = next(neighbour.numbers)
+        neighbour.way.send(frame)  # unless it is too large
         neighbour.asked[number] = Asked(future, convert or opened)
         future.add_done_callback(functools.partial(self._unasked, neighbour, number))
-        neighbour.way.send(frame)
         return future
 
     def _unasked(self, neighbour: Neighbour, number: int, future: asyncio.Future[Any]) -> None:

@@ -20,6 +20,7 @@ from typing import Final
 
 from wsrelay.cluster.lease import (
     PREFIX,
+    Floor,
     Lease,
     LeaseRecord,
     LeaseState,
@@ -59,12 +60,23 @@ class _Obstacle:
 
 
 class Joining:
-    """The start of one incarnation, whose lease is `duration` seconds long."""
+    """The start of one incarnation, whose lease is `duration` seconds long.
+
+    `floor` learns what all leases have.
+    """
 
     def __init__(
-        self, me: Peer, duration: float, store: Store, asking: Asking, clock: Callable[[], float]
+        self,
+        me: Peer,
+        duration: float,
+        store: Store,
+        asking: Asking,
+        clock: Callable[[], float],
+        *,
+        floor: Floor,
     ) -> None:
         self.me = me
+        self.floor = floor
         self.has_written = False
         """Whether there may be a lease of this incarnation."""
         self._duration = duration
@@ -121,6 +133,7 @@ class Joining:
             if node == self.me.node:
                 raise CannotJoin(str(error)) from None
             return ""  # it says nothing of anyone: `members` waits for what it may be about
+        self.floor.learn(record.floor)
         if record.state is not LeaseState.ALIVE or record.incarnation == self.me.incarnation:
             return ""
         if node == self.me.node:
@@ -145,10 +158,12 @@ class Joining:
             if entry.key == key_of_node(me.node):
                 expected = entry.revision
             elif self._objection(entry):
-                dead = LeaseRecord.of(entry).declared_dead(me.node)
+                dead = LeaseRecord.of(entry).declared_dead(me.node, self.floor.value)
                 await self._asking.within(store.put(entry.key, dead.encode(), entry.revision))
         issued = self._clock()
-        record = LeaseRecord(me.incarnation, LeaseState.ALIVE, self._duration, seen=store.sequence)
+        lease = Lease(me, self._duration, issued, 0, self.floor)
+        record = lease.record(LeaseState.ALIVE, store.sequence)
         self.has_written = True
         write = store.put(key_of_node(me.node), record.encode(), expected)
-        return Lease(me, self._duration, issued, await self._asking.within(write))
+        revision = await self._asking.within(write)
+        return Lease(me, self._duration, issued, revision, self.floor)

@@ -7,7 +7,7 @@ import contextlib
 import logging
 from collections.abc import Callable
 
-from wsrelay.cluster.lease import Hold, Lease, LeaseRecord, LeaseState, LeaseStep, key_of_node
+from wsrelay.cluster.lease import Hold, Lease, LeaseState, LeaseStep, key_of_node
 from wsrelay.cluster.ports import Conflict, Store, Unavailable
 
 from .asking import Asking, wait
@@ -89,8 +89,7 @@ class Keeper:
 
     async def withdraw(self) -> bool:
         """Write that the incarnation has left; returns whether it is certain that others know."""
-        me = self.lease.me
-        gone = LeaseRecord(me.incarnation, LeaseState.GONE, self.lease.duration).encode()
+        gone = self.lease.record(LeaseState.GONE).encode()
         try:
             async with asyncio.timeout(self.lease.duration / 2):
                 while self.lease.step is not LeaseStep.END:

@@ -99,8 +99,7 @@ class NameKeys:
         self.claiming: dict[str, asyncio.Future[Owned | None]] = {}
         """Claims that are under way; done with what `claim` returns, None also if it has failed."""
         self.releasing: dict[str, HeldKey] = {}
-        self.floor = 0
-        """That of the claims from now on."""
+        self._floor = circle.floor
         self._store = store
         self._circle = circle
         self._bell = bell
@@ -146,7 +145,7 @@ class NameKeys:
         former = self.held.get(name) or self.releasing.get(name)
         expected = 0 if former is None else former.won.revision
         me = self._me()
-        claim = NameClaim(name, me.node, me.incarnation, secrets.token_hex(8), self.floor)
+        claim = NameClaim(name, me.node, me.incarnation, secrets.token_hex(8), self._floor.value)
         self._nonces.add(claim.nonce)
         try:
             steps = claims.claimed(claim, self._circle.is_down, expected)
@@ -225,6 +224,7 @@ class NameKeys:
             except WireError as error:
                 logger.warning("%s", error)
                 continue
+            self._floor.learn(claim.floor)
             if claim.owner == self._circle.me:
                 is_left = claim.nonce not in self._nonces
             else:
@@ -240,9 +240,9 @@ class NameKeys:
 
         Claims from now on have a floor above all that was seen.
         """
-        self.floor = self._new_floor()
+        self._floor.learn(floor := self._new_floor())
         for name, held in list(self.held.items()):
-            self._check(name, held, self.floor)
+            self._check(name, held, floor)
         self.tidy()
 
     def check(self) -> None:
@@ -259,7 +259,7 @@ class NameKeys:
                 self._begin(self.clear(name))
 
     def _new_floor(self) -> int:
-        return max(self.floor, self._store.sequence) + claims.HEADROOM
+        return max(self._floor.value, self._store.sequence) + claims.HEADROOM
 
     def _check(self, name: str, held: HeldKey, floor: int) -> None:
         held.let_go()
@@ -274,7 +274,7 @@ class NameKeys:
                     outcome = await self._carry_out(steps)
                 if isinstance(outcome, Won):
                     held.won = outcome
-                    self.floor = max(self.floor, outcome.claim.floor)
+                    self._floor.learn(outcome.claim.floor)
                     return
                 if await self._taken(name, outcome.owner):
                     return

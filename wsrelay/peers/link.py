@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Hashable, Iterator
 from typing import Final
 
+from wsrelay.cluster.ending import END, Ending, why_ended
 from wsrelay.cluster.frames import PeerFrame
 from wsrelay.cluster.framing import pack, unpack
 from wsrelay.cluster.link import WINDOW, Link, LinkStatistics
@@ -36,9 +37,11 @@ before the next frame is handled; it raises `WireError` for what no node of ours
 class PeerLink:
     """The link to one incarnation of another node.
 
-    `broken` is called once, with a description, if that node sends what no node of ours does; then
-    the link has been closed. A publish counts as received when its frames are about to be handled,
-    so a node that sends faster than this one handles has to wait. `clock` measures turns.
+    `broken` is called once, with a description, if that node sends what no node of ours does, or
+    has ended the link because this one did. Then nothing is sent or handled any more, and the other
+    node is told so until it has ended the link too, or this one is closed. A publish counts as
+    received when its frames are about to be handled, so a node that sends faster than this one
+    handles has to wait. `clock` measures turns.
     """
 
     def __init__(
@@ -58,6 +61,10 @@ class PeerLink:
         self._broken = broken
         self._clock = clock
         self._closed = False
+        """Whether no frames are sent or handled any more."""
+        self._ending: Ending | None = None
+        self._published = 0
+        """The frames that had been published when it was closed."""
         self._next_turn: asyncio.Handle | None = None
         self._turn_ends: float | None = None
         """When to stop handling frames in this iteration of the loop; None before the first."""
@@ -84,6 +91,7 @@ class PeerLink:
         """Note that the bus has connected."""
         self._link.connected()
         self._soon()
+        self._say_end()
 
     def disconnected(self) -> None:
         """Note that the bus has lost its connection."""
@@ -109,7 +117,17 @@ class PeerLink:
     @property
     def idle(self) -> bool:
         """Whether the other node has received all that was sent."""
-        return self._link.idle
+        return self._closed or self._link.idle
+
+    @property
+    def sent(self) -> int:
+        """Which number the frame has that was sent last."""
+        return self._published + 1 if self._closed else self._link.taken
+
+    @property
+    def published(self) -> int:
+        """Up to which number the other node may have received frames."""
+        return self._published if self._closed else self._link.published
 
     @property
     def backlog(self) -> int:
@@ -195,6 +213,12 @@ class PeerLink:
     def received(self, publish: bytes) -> None:
         """Take what that node has published, and handle it when it is its turn."""
         if self._closed:
+            if self._ending is not None:
+                self._ending.received(publish)
+                self._say_end()
+            return
+        if publish[:1] == END:
+            self._end(f"it has ended the link: {why_ended(publish)}", is_told=True)
             return
         size = len(publish) + ITEM
         if self._size + size > _MOST:
@@ -240,22 +264,47 @@ class PeerLink:
                 self._soon()
 
     def end(self, problem: str) -> None:
-        """Close it because that node sends what no node of ours does."""
-        if not self._closed:
-            self.close()
-            self._broken(problem)
+        """End it because that node sends what no node of ours does."""
+        self._end(problem, is_told=False)
+
+    def _end(self, problem: str, *, is_told: bool) -> None:
+        if self._closed:
+            return
+        self.close()
+        self._ending = Ending(problem, is_told=is_told)
+        self._say_end()
+        self._broken(problem)
+
+    def _say_end(self) -> None:
+        """Tell the other node that the link has ended, again and again until it has done so too."""
+        if self._ending is None:
+            return
+        self._stop_timer()
+        if not self._bus.connected:
+            return
+        for publish in self._ending.flush(self._loop.time()):
+            self._bus.publish(self._subject, publish)
+        if (due := self._ending.due()) is not None:
+            self._timer = self._loop.call_at(due, self._say_end)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def close(self) -> None:
         """Drop all that waits; nobody must wait for room any more."""
+        self._ending = None
+        self._stop_timer()
         if self._closed:
             return
         self._closed = True
-        for handle in (self._next_turn, self._timer):
-            if handle is not None:
-                handle.cancel()
-        self._next_turn = self._timer = self._work = None
+        if self._next_turn is not None:
+            self._next_turn.cancel()
+        self._next_turn = self._work = None
         self._publishes.clear()
         self._frames.clear()
         self._size = 0
+        self._published = self._link.published
         self._link = Link()
         self._tell_room()

@@ -59,18 +59,14 @@ class PeerLinks:
         """Open the link to an incarnation of another node; it must not be open already.
 
         `receive` is called with each of its frames. `broken` is called with a description if it
-        sends what no node of ours does; then the link has been closed. See `PeerLink`.
+        sends what no node of ours does, or says that this one did; then the link has ended, and has
+        yet to be closed when the node is down. See `PeerLink`.
         """
         incoming = self._subject(self._me, peer)
         if incoming in self._links:
             raise ValueError(f"the link to {peer.node} ({peer.incarnation}) is open already")
-
-        def ended(problem: str) -> None:
-            self.close(peer)
-            broken(problem)
-
         outgoing = self._subject(peer, self._me)
-        link = PeerLink(self._bus, outgoing, receive, ended, clock=self._clock)
+        link = PeerLink(self._bus, outgoing, receive, broken, clock=self._clock)
         self._links[incoming] = link
         self._share()
         return link

@@ -23,7 +23,7 @@ from typing import Final
 from msgspec import Struct
 
 from wsrelay.cluster.frames import HelloFrame
-from wsrelay.cluster.lease import Hold, Lease, LeaseStep
+from wsrelay.cluster.lease import Floor, Hold, Lease, LeaseStep
 from wsrelay.cluster.members import Members, MemberStatus
 from wsrelay.cluster.peer import Peer
 from wsrelay.cluster.ports import Bus, Store
@@ -76,6 +76,7 @@ class ClusterMember:
     ) -> None:
         self.node = node
         self.duration = lease
+        self.floor = Floor()
         self._store = store
         self._listener = listener
         self._clock = clock
@@ -180,7 +181,7 @@ class ClusterMember:
         keeper, self._keeper, self._watcher = self._keeper, None, None
         if keeper is None and self._joining is not None and self._joining.has_written:
             # Nobody knows whether the lease was written: its revision is found out.
-            lease = Lease(self._joining.me, self.duration, self._clock(), 0)
+            lease = Lease(self._joining.me, self.duration, self._clock(), 0, self.floor)
             keeper = self._keeper_of(lease)
         if keeper is not None and keeper.lease.step is not LeaseStep.END:
             if await keeper.withdraw():
@@ -208,12 +209,14 @@ class ClusterMember:
     async def _join(self) -> None:
         me = Peer(self.node, "".join(secrets.choice(_DIGITS) for _ in range(8)))
         await self._listener.on_joining(me)
-        self._joining = Joining(me, self.duration, self._store, self._asking, self._clock)
+        self._joining = Joining(
+            me, self.duration, self._store, self._asking, self._clock, floor=self.floor
+        )
         self._asking.quiet = 0.0
         lease, nodes = await self._joining.take_lease()
         self._asking.quiet = self.duration / 2
         self._joining = None
-        members = Members(me, self.duration)
+        members = Members(me, self.duration, self.floor)
         for node in nodes:
             members.found(self._clock(), node)
         self._keeper = keeper = self._keeper_of(lease)

@@ -89,7 +89,8 @@ class ClusterNames:
         self._kernel = exchange.kernel
         self._circle = circle
         self._code: Counter[PID | None] = Counter()
-        """Bytes of arguments that wait for an answer, for each process that asks, or this node."""
+        """Bytes of arguments that wait for an answer, for each process that asks, this node (None),
+        or another one."""
         self._engine.fencing.is_cluster_name = self.decides
         self._kernel.names.observer = self._changed
         self._kernel.names.numbering = self._number
@@ -240,7 +241,7 @@ class ClusterNames:
 
     def _tell(self, *named: Named) -> None:
         for neighbour in self._exchange.neighbours.values():
-            neighbour.way.send(NamesFrame([*named], self.keys.floor))
+            neighbour.way.send(NamesFrame([*named], self._circle.floor.value))
 
     # What the cluster says
 
@@ -276,7 +277,7 @@ class ClusterNames:
             if held.pid is not None
         ]
         for start in range(0, len(names) or 1, MAX_NAMES):
-            frame = NamesFrame(names[start : start + MAX_NAMES], self.keys.floor)
+            frame = NamesFrame(names[start : start + MAX_NAMES], self._circle.floor.value)
             neighbour.way.send(frame)
         self._bell.ring()
 
@@ -285,7 +286,7 @@ class ClusterNames:
         self._bell.ring()
 
     def _told(self, neighbour: Neighbour, frame: NamesFrame) -> None:
-        self.keys.floor = max(self.keys.floor, frame.floor)
+        self._circle.floor.learn(frame.floor)
         self.directory.learn(neighbour.peer, frame.names)
 
     async def _taken(self, name: str, owner: Peer) -> bool:
@@ -323,7 +324,7 @@ class ClusterNames:
     def _asked(self, neighbour: Neighbour, frame: AskNameFrame) -> Awaitable[PID | Peer | None]:
         self._check(neighbour, frame.name)
         sender = self._exchange.theirs(neighbour, frame.sender) if frame.sender else None
-        return self._answer(frame, sender)
+        return self._answer_bounded(neighbour, frame, sender)
 
     def _register_for(self, neighbour: Neighbour, frame: RegisterNameFrame) -> Awaitable[None]:
         self._check(neighbour, frame.name)
@@ -339,6 +340,13 @@ class ClusterNames:
         """Raise `WireError` for a name that no node asks about."""
         if claims.is_local(nameable(name)):
             raise WireError(f"node {neighbour.node} asks for {name!r:.200}")
+
+    async def _answer_bounded(
+        self, neighbour: Neighbour, frame: AskNameFrame, sender: PID | None
+    ) -> PID | Peer | None:
+        """Answer unless too many arguments of that node wait already; raises `TooMany`."""
+        with self._waiting(neighbour.pid, len(frame.code)):
+            return await self._answer(frame, sender)
 
     async def _answer(self, frame: AskNameFrame, sender: PID | None) -> PID | Peer | None:
         """Answer as soon as it is clear whether this node has the name."""

@@ -34,6 +34,14 @@ class Way(Protocol):
     def backlog(self) -> int:
         """Bytes that wait here."""
 
+    @property
+    def sent(self) -> int:
+        """Which number the frame has that was sent last."""
+
+    @property
+    def published(self) -> int:
+        """Up to which number frames may have arrived; it stands when the way has ended."""
+
     def send(self, frame: PeerFrame) -> None:
         """Send a frame after those that were sent before; never waits."""
 

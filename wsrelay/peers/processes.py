@@ -293,7 +293,8 @@ class Processes(Lives):
         self, neighbour: Neighbour, frame: PeerCallFrame
     ) -> asyncio.Future[wire.FinishedFrame]:
         to, sender = self.exchange.own(frame.to), self.exchange.theirs(neighbour, frame.sender)
-        return self._node.calls.call(sender, frame.number, to, frame.topic, frame.payload)
+        content, frame.payload = frame.payload, b""  # the request is kept until it is answered
+        return self._node.calls.call(sender, frame.number, to, frame.topic, content)
 
     def _finished(
         self, neighbour: Neighbour, frame: PeerCallFrame, told_: wire.FinishedFrame

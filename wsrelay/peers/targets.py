@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Hashable
 from typing import Any
 
@@ -26,6 +27,7 @@ from wsrelay.cluster.frames import (
 from wsrelay.errors import HostFull
 from wsrelay.node.arrival import Arrival, NoTarget
 from wsrelay.node.connections import Connections
+from wsrelay.session.ends import NODE_GONE
 from wsrelay.values.message import HEARTBEAT, ExitError, Result
 from wsrelay.values.pid import PID
 from wsrelay.wire import payload
@@ -116,6 +118,8 @@ class RemoteTarget:
         self.clients: dict[PID, int] = {}
         """Connections bound to it, each with the number of its join among all; 0 before that."""
         self._joins = 0
+        self._sent: dict[PID, int] = {}
+        """By which frame on the way each connection has joined it."""
         self._connections = clients
         self._released = released
 
@@ -140,6 +144,7 @@ class RemoteTarget:
 
     def unbind(self, client: PID) -> bool:
         """Undo `bind` and `join`."""
+        self._sent.pop(client, None)
         if self.clients.pop(client, None) is not None:
             self.pipe.forget(client)
             self.left()
@@ -166,6 +171,7 @@ class RemoteTarget:
                 info.user,
             )
         )
+        self._sent[client] = self.neighbour.way.sent
         return True
 
     def attach(self, client: PID, metadata: dict[str, Any] | None) -> None:
@@ -198,16 +204,37 @@ class RemoteTarget:
         instead: tuple[int, str] | None = None,
     ) -> None:
         """Tell its clients that it has ended; `joins` and `unread` as in `TargetExitedFrame`."""
+
+        def is_read(client: PID, join: int) -> bool:
+            return 0 < join <= joins and client not in unread
+
+        self._exited(result, lambda client, join: (is_read(client, join), instead))
+
+    def lost(self, result: Result) -> None:
+        """Tell its clients that its node is gone.
+
+        Only whose join has not left this node cannot have been heard by it: others would be heard
+        twice if the next process of the name got what they have sent.
+        """
+        sent, published = self._sent, self.neighbour.way.published
+
+        def may_be_read(client: PID) -> bool:
+            return sent.get(client, math.inf) <= published
+
+        self._exited(result, lambda client, _: (False, NODE_GONE if may_be_read(client) else None))
+
+    def _exited(
+        self,
+        result: Result,
+        how: Callable[[PID, int], tuple[bool, tuple[int, str] | None]],
+    ) -> None:
         self.takes_mail = False
         clients, self.clients = self.clients, {}
         self.pipe.close()
         for client, join in clients.items():
+            read, instead = how(client, join)
             self._connections.target_exited(
-                client,
-                self.pid,
-                result,
-                join_read=0 < join <= joins and client not in unread,
-                instead=instead,
+                client, self.pid, result, join_read=read, instead=instead
             )
         self.left()
 
@@ -263,8 +290,7 @@ class RemoteTargets:
     def _release(self, target: RemoteTarget) -> None:
         if self._numbered.pop(target.ref, None) is None:
             return
-        if self._targets.get(target.pid) is target:
-            del self._targets[target.pid]
+        self._forget(target)
         target.pipe.close()
         target.neighbour.way.send(ReleaseFrame(target.ref))
         self._exchange.engine.changed()
@@ -290,19 +316,13 @@ class RemoteTargets:
     def _exited(self, neighbour: Neighbour, frame: TargetExitedFrame) -> None:
         if (target := self._of(neighbour, frame.ref)) is not None:
             error = None if frame.error is None else frame.error.told()
-            self._end(target, Result(error=error), frame.joins, set(frame.unread), frame.instead)
+            self._forget(target)
+            target.exited(Result(error=error), frame.joins, set(frame.unread), frame.instead)
 
-    def _end(
-        self,
-        target: RemoteTarget,
-        result: Result,
-        joins: int,
-        unread: set[str],
-        instead: tuple[int, str] | None = None,
-    ) -> None:
+    def _forget(self, target: RemoteTarget) -> None:
+        """Let no client come to a target any more."""
         if self._targets.get(target.pid) is target:
             del self._targets[target.pid]
-        target.exited(result, joins, unread, instead)
 
     def _close(self, neighbour: Neighbour, frame: GuestCloseFrame) -> None:
         target, client = self._of(neighbour, frame.ref), PID.trusted(frame.client)
@@ -318,7 +338,8 @@ class RemoteTargets:
         result = Result(error=gone(neighbour.node))
         for target in [one for one in self._numbered.values() if one.neighbour is neighbour]:
             del self._numbered[target.ref]  # nothing is to be released there
-            self._end(target, result, 0, set())
+            self._forget(target)
+            target.lost(result)
         self._exchange.engine.changed()
 
 

@@ -252,9 +252,8 @@ class Upgrade:
     def _check(self, relay: header.RelayHeader, subprotocol: str | None) -> None:
         """Raise `RelayRefused` if an answer is wrong in more than the form of its header."""
         if relay.target_pid is not None and self._node.is_connection(relay.target_pid):
-            raise RelayRefused(
-                f"X-WS-Relay: target_pid {relay.target_pid} is a connection and must be a worker"
-            )
+            why = self._node.why_no_target(relay.target_pid)
+            raise RelayRefused(f"X-WS-Relay: {why}")
         if subprotocol is not None and subprotocol not in offered(self._scope):
             # The offer stays out of the log: one of the subprotocols may be a token.
             raise RelayRefused(
@@ -272,6 +271,8 @@ class Upgrade:
         except HostFull as error:
             raise _Refused(503, str(error), RETRY_AFTER) from None
         except NoTarget as error:
+            if error.is_missing and error.result is None:  # a connection of another node
+                raise _Refused(500, f"X-WS-Relay: {error}") from None
             raise _unavailable(str(error), error) from None
 
     async def _start(self, spec: header.TargetSpec) -> Arrival:

@@ -8,6 +8,7 @@ from wsrelay.values.message import ExitError, ExitKind, Result
 
 __all__ = [
     "FULL",
+    "LAST",
     "NODE_GONE",
     "NOT_STARTED",
     "RESTARTS",
@@ -27,6 +28,10 @@ NODE_GONE: Final = (1012, "target's node is gone")
 FULL: Final = (1013, "process host is full")
 UNDECIDED: Final = (1013, "cluster cannot decide names now")
 """Code and reason of close frames after which the client should connect again."""
+
+LAST: Final = (SHUT_DOWN, NODE_GONE)
+"""Those of clients that are not joined to the next process of a name: it would not be allowed to
+run, or might read again what has been read."""
 
 NOT_STARTED: Final = (1011, "target process failed to start")
 """For a client whose process cannot be started."""

@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
 from msgspec import UNSET
 
 from wsrelay.values.message import HEARTBEAT, Result
 from wsrelay.values.pid import PID
+from wsrelay.wire import MAX_FRAME
 from wsrelay.wire.relayed import relay_head
 
 from .claim import MOST_REJOINS, Claim
@@ -40,12 +41,19 @@ from .effects import (
     SendToTarget,
     SetHeartbeat,
 )
-from .ends import SHUT_DOWN, UNFINISHED, close_for, cut, ended_in_order, result_of
+from .ends import LAST, SHUT_DOWN, UNFINISHED, close_for, cut, ended_in_order, result_of
 from .header import RelayHeader
 from .outbox import Outbox, Overflow
 from .transfer import MOST_WAITING, Order, Transfer
 
 __all__ = ["ConnectionState", "Session"]
+
+
+LARGEST: Final = MAX_FRAME
+"""Bytes of a client's message at most: more passes neither a pipe nor between nodes."""
+
+_CHARACTER: Final = 4
+"""The most bytes that a character of a text has."""
 
 
 class ConnectionState(enum.Enum):
@@ -133,6 +141,8 @@ class Session:
         """Accept a message from the client."""
         if self.state is not ConnectionState.OPEN and not self._parting:
             return []
+        if len(data) > LARGEST // _CHARACTER and (size := _bytes_of(data)) > LARGEST:
+            return self._close(1009, f"message of {size} bytes exceeds the {LARGEST} of a process")
         self.message_count += 1
         content = {"type": "text" if isinstance(data, str) else "binary", "data": data}
         if self._transfer is not None:
@@ -222,7 +232,8 @@ class Session:
     ) -> list[Effect]:
         """Handle the exit of a target; `join_read`: it had read this connection's `ws.join`.
 
-        `instead` is the code and reason of the close frame if they do not follow from the result.
+        `instead` is the code and reason of the close frame if they do not follow from the result;
+        with those of `LAST`, no next process may have the client.
         """
         if target != self.target or self._target_gone:
             return []
@@ -237,7 +248,7 @@ class Session:
         self, result: Result, join_read: bool, instead: tuple[int, str] | None
     ) -> list[Effect]:
         """Go on without the target, which has ended like this, or close."""
-        if self._claim is not None and ended_in_order(result) and instead != SHUT_DOWN:
+        if self._claim is not None and ended_in_order(result) and instead not in LAST:
             # Before the upgrade, `opened` looks for the next one.
             is_open = self.state is ConnectionState.OPEN
             return self._find_next(self._claim) if is_open else []
@@ -480,3 +491,7 @@ class Session:
             self._interval = given.heartbeat_interval
             effects.append(SetHeartbeat(self._interval))
         return effects
+
+
+def _bytes_of(data: str | bytes) -> int:
+    return len(data.encode()) if isinstance(data, str) else len(data)

@@ -36,6 +36,8 @@ class Fabric(Network):
         self.server = Server(self)
         self.has_lost = False
         """Whether the store has lost writes that it had answered."""
+        self.lost_at = 0.0
+        """When it was there again without them."""
         self.loss = 0.0
         """The part of the store's answers that are lost."""
         self.disturbed: dict[str, list[tuple[float, float]]] = {}
@@ -121,6 +123,7 @@ class Fabric(Network):
         if lost:
             self.server.lose(lost)
             self.has_lost = True
+            self.lost_at = self._scheduler.now
         self.heal()
 
     def _cut(self, connection: str, seconds: float, *, told: bool) -> None:

@@ -58,8 +58,11 @@ _LOOK: Final = 0.5
 _KNOWN: Final = 24
 """Processes that are talked about."""
 
-_EXCUSED: Final = {"copies agree", "one at a time", "fences grow"}
+_EXCUSED: Final = {"copies agree", "one at a time"}
 """What is not promised of names when the store has lost writes: that can go unnoticed."""
+
+_NOTICED: Final = LEASE / 2
+"""Seconds until the loss of writes has been noticed; fences may not grow before."""
 
 _LABELS: Final = [f"label-{number}" for number in range(5)]
 _GROUPS: Final = [f"group-{number}" for number in range(3)]
@@ -203,8 +206,8 @@ class World(Run):
         """Clients that somebody has tried to transfer."""
         self.unwilling: dict[tuple[str, int], str] = {}
         """Calls that are never answered, by caller and number, each with who was called."""
-        self._heard: dict[tuple[str, int], Peer | None] = {}
-        """Which node's process has read each client's message."""
+        self._heard: set[tuple[str, int]] = set()
+        """The messages of clients that a worker has read."""
         self._newest: dict[str, int] = {}
         chance = self.scheduler.random
         share = nodes**-0.7  # more nodes do more in all, but not in proportion
@@ -227,10 +230,14 @@ class World(Run):
 
     def broke(self, promise: str, what: str) -> None:
         """Note a promise that does not hold, unless a store that has lost writes excuses it."""
-        if self.fabric.has_lost and promise in _EXCUSED:
+        excuses = {*_EXCUSED, "fences grow"} if self._has_just_lost() else _EXCUSED
+        if self.fabric.has_lost and promise in excuses:
             self.note(f"EXCUSED {promise}: {what}")
         else:
             super().broke(promise, what)
+
+    def _has_just_lost(self) -> bool:
+        return self.scheduler.now < self.fabric.lost_at + _NOTICED
 
     # What others use
 
@@ -265,20 +272,12 @@ class World(Run):
     def client_heard(self, client: str, number: int, worker: str) -> None:
         """Note that a worker has read a client's message."""
         last, self._newest[client] = self._newest.get(client, 0), number
-        before = self._heard.get((client, number))
-        if before is not None:
-            if not self._is_down(before, client):
-                what = f"{worker} gets {number} of {client}, read before"
-                self.broke("client's order", what)
+        if (client, number) in self._heard:
+            what = f"{worker} gets {number} of {client}, read before"
+            self.broke("client's order", what)
         elif number != last + 1 and client not in self.moved:
             self.broke("client's order", f"{worker} gets {number} of {client} after {last}")
-        part = self.homes[worker].part
-        self._heard[client, number] = None if part is None else part.peer
-
-    def _is_down(self, peer: Peer | None, client: str) -> bool:
-        """Whether a client's node has seen another one down: what was read there may come again."""
-        part = self._places[client[1:].partition("@")[0]].part
-        return part is not None and peer in part.down
+        self._heard.add((client, number))
 
     def rush(self, name: str) -> None:
         """Let clients come to a room all at once."""
@@ -358,8 +357,13 @@ class World(Run):
         for _ in range(chance.choice((0, 0, 0, 1, 2))):
             later(chance.uniform(2, self.seconds), self._stall_long, chance.choice(self.names))
         if chance.random() < 0.3:
-            lost, stop = chance.choice((0, 0, 0, 1, 5)), self.fabric.stop_server
-            later(chance.uniform(2, self.seconds), stop, self.names, self._a_while(), lost)
+            lost, away = chance.choice((0, 0, 0, 1, 5)), self._a_while()
+            stops = chance.uniform(2, self.seconds)
+            later(stops, self.fabric.stop_server, self.names, away, lost)
+            if lost:  # nodes that join afterwards have not seen what was lost
+                for name in chance.sample(self.names, chance.randint(1, len(self.names))):
+                    dies = stops + away + chance.uniform(0, 2 * LEASE)
+                    later(min(dies, self.seconds), self._kill, name)
         later(2, setattr, self.fabric, "loss", chance.choice((0.0, 0.0, 0.01, 0.1)))
 
     def _a_while(self) -> float:
