@@ -38,6 +38,7 @@ class Shared(pair.Cluster):
         self.server = Server(Network())
         self.network = self.server.network
         self.down: set[Peer] = set()
+        self.supervisors: dict[str, Supervisor] = {}
 
     def seat(self, name: str) -> Seat:
         elsewhere = self.nodes[name].engine.elsewhere
@@ -56,9 +57,19 @@ class Shared(pair.Cluster):
         for other in others:
             self.connect(node.name, other)
 
+    async def leave(self, name: str) -> None:
+        """Have a node shut down and leave."""
+        await self.nodes[name].aclose()
+        await self.quiet()
+        self._gone(name)
+        del self.nodes[name]
+
     def declare_dead(self, name: str) -> None:
         """Decide that a node is dead, which the others are told; it knows nothing of it."""
         self.network.off.add(name)
+        self._gone(name)
+
+    def _gone(self, name: str) -> None:
         self.down.add(gone := self.peer(name))
         self.lose(name)
         for other in self.seats:
@@ -118,12 +129,12 @@ class _Attaching:
 
 
 @contextlib.asynccontextmanager
-async def circle(*names: str) -> AsyncIterator[Shared]:
+async def circle(*names: str, services: Sequence[Service] = ()) -> AsyncIterator[Shared]:
     """Nodes of these names, whose host `small` has one place."""
     cluster = Shared()
     async with contextlib.AsyncExitStack() as stack:
         for name in names:
-            await stack.enter_async_context(joining(cluster, name))
+            await stack.enter_async_context(joining(cluster, name, services))
         yield cluster
 
 
@@ -134,7 +145,7 @@ async def joining(
     """One more node."""
     hosts = [processes(), processes(name="small", max_processes=1)]
     node = Node(name=name, hosts=hosts, entries=ENTRIES, cluster=_Attaching(cluster))
-    Supervisor(node, services)
+    cluster.supervisors[name] = Supervisor(node, services)
     async with node:
         cluster.meet(node)
         yield node

@@ -45,7 +45,6 @@ from wsrelay.cluster.frames import (
 from wsrelay.cluster.framing import pack
 from wsrelay.cluster.peer import Peer
 from wsrelay.errors import NotAProcess, UnknownHost
-from wsrelay.node.supervisor import Service
 from wsrelay.peers import names as peer_names
 
 pytestmark = pytest.mark.anyio
@@ -731,26 +730,6 @@ async def test_a_node_that_was_declared_dead_has_no_names_when_it_joins_again(
     await until(lambda: seat.find("room/1"))
     assert (await ann.get_or_spawn_async("room/1", "room")).node == "ben"
     assert (await ann.get_or_spawn_async("room/2", "room")).node == "ann"
-
-
-async def test_a_service_runs_once_on_each_node_under_a_name_that_stays_there() -> None:
-    async with circle() as cluster:
-        before = cluster.server.sequence
-        async with contextlib.AsyncExitStack() as stack:
-            for name in ("dan", "eve"):
-                joined = joining(cluster, name, services=[Service(name="ticker", target="room")])
-                await stack.enter_async_context(joined)
-            pids = [node.lookup("ticker") for node in nodes(cluster)]
-            assert [pid.node for pid in pids] == ["dan", "eve"]
-            assert pids == [node.lookup("local/ticker") for node in nodes(cluster)]
-            dan = cluster["dan"]
-            dan.terminate("ticker")
-            await until(lambda: pids[0] not in dan.workers)
-            await until(lambda: "local/ticker" in dan.kernel.names._pids, "it is started again")
-            assert dan.lookup("ticker") == dan.get_or_spawn("ticker", "room") != pids[0]
-            assert not dan.engine.processes[dan.lookup("ticker")].fenced
-            assert len(cluster.seat("eve").own.directory) == 0
-        assert cluster.server.sequence == before
 
 
 @BOTH

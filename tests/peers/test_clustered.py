@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -14,7 +16,9 @@ from nats_servers import NatsServer
 from peers_over_nats import clustered
 from support import processes, until
 
-from wsrelay import Node, ProcessError
+from wsrelay import PID, Node, ProcessError, Service
+from wsrelay.cluster.lease import LeaseRecord, key_of_node
+from wsrelay.cluster.ports import Conflict
 from wsrelay.errors import CannotJoin
 from wsrelay.peers.nats import NatsStore
 from wsrelay.peers.options import Cluster
@@ -121,6 +125,43 @@ async def test_keys_that_the_store_has_lost_are_written_again(nats: NatsServer) 
                 await asyncio.sleep(0.05)
         assert [one.key for one in entries] == [entry.key]
         assert a.lookup("room/1") == pid
+
+
+def found(nodes: list[Node]) -> PID | None:
+    """The process of the service that one node runs for all."""
+    return next((pid for node in nodes if (pid := node.kernel.names.get("for_all"))), None)
+
+
+async def test_a_node_that_was_declared_dead_runs_its_services_again_and_passed_one_on(
+    nats: NatsServer,
+) -> None:
+    services = [
+        Service(name="for_all", target="answer", scope="cluster"),
+        Service(name="for_each", target="answer"),
+    ]
+    async with clustered(nats, ENTRIES, "a", "b", services=services) as nodes:
+        first = await until(functools.partial(found, nodes), "it runs")
+        [dead] = [node for node in nodes if node.name == first.node]
+        [other] = [node for node in nodes if node is not dead]
+        former = dead.lookup("for_each")
+        elsewhere: Any = other.engine.elsewhere
+        store: NatsStore = elsewhere._member._store
+        written = False
+        while not written:  # as another node does that has not heard of it for too long
+            entry = await store.get(key_of_node(dead.name))
+            assert entry is not None
+            value = LeaseRecord.of(entry).declared_dead(other.name).encode()
+            with contextlib.suppress(Conflict):
+                written = bool(await store.put(entry.key, value, entry.revision))
+        await until(lambda: first not in dead.workers and former not in dead.workers, "all end")
+        second = await until(lambda: other.kernel.names.get("for_all"), "it runs on the other")
+        again = await until(lambda: dead.kernel.names.get("for_each"), "it is started again")
+        assert again != former
+        await until(lambda: dead.engine.elsewhere.find("for_all") == second, "that is known")
+        assert await dead.call_async("for_all", "double", 2) == 4
+        await other.aclose()
+        third = await until(lambda: dead.kernel.names.get("for_all"), "it comes back")
+        assert await dead.call_async(third, "double", 3) == 6
 
 
 async def test_a_second_node_of_a_living_node_s_name_does_not_start(trio: list[Node]) -> None:

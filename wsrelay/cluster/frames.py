@@ -302,7 +302,8 @@ class AskNameFrame(PeerFrame, tag=31):
 
     `find`: its PID, also of a successor that the reader starts if it has the name and its process
     has been cancelled. `place`: a process may be started, too, if nobody has the name. `who`: only
-    the PID; `NameTaken` if a process that has been cancelled holds the name.
+    the PID; `NameTaken` if a process that has been cancelled holds the name. `free`: None as soon
+    as the reader does not decide who has the name.
 
     What is started is the entry `target` of the reader, None if it may start nothing, with
     arguments as `wire.code.pack_plain` returns them. The reply is the PID, the node and incarnation
@@ -311,7 +312,7 @@ class AskNameFrame(PeerFrame, tag=31):
 
     number: int
     name: Text
-    kind: Literal["find", "place", "who"]
+    kind: Literal["find", "place", "who", "free"]
     sender: Text = ""
     host: Text = ""
     target: TargetText | None = None

@@ -202,6 +202,16 @@ class Elsewhere:
         del name
         return False
 
+    async def keep(self, name: str) -> None:
+        """Wait until this node decides the name; it does so from then on until it lets it go.
+
+        That is so also while no process has the name. Raises `HostFailed` if the node shuts down.
+        """
+        raise NotImplementedError
+
+    def let_go(self, name: str) -> None:
+        """Let another node decide the name as soon as no process of this one has it."""
+
     async def get_or_spawn(self, order: NamedOrder) -> PID:
         """Do what `Engine.get_or_spawn` does, with any node's process; raises also `NoQuorum`."""
         raise NotImplementedError

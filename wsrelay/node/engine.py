@@ -99,6 +99,8 @@ class Engine:
         self.on_exit: list[Callable[[WorkerProcess, Result], None]] = []
         self.when_ended: dict[PID, Callable[[Result], None]] = {}
         """What to call, once, when a process has ended; its owner takes care of ending it."""
+        self.on_return: list[Callable[[], None]] = []
+        """Called when the node is a member of its cluster again after it was declared dead."""
         self.changed: Callable[[], None] = lambda: None
         """Called when a node that is shutting down may have less left to wait for."""
         self.fencing = Fencing(name, templates, self.processes, self.endpoints)

@@ -15,7 +15,7 @@ from wsrelay.node import Node
 
 from .exchange import Exchange
 from .links import PeerLinks
-from .listener import NodeLoad
+from .listener import NodeLoad, tell
 from .member import ClusterMember
 from .names import ClusterNames
 from .nats import NatsBus, NatsStore
@@ -91,6 +91,7 @@ class ClusteredNode:
         if not await self._stop_joining():
             return
         self._names.forget()
+        self._names.kept.close()
         await self.member.aclose()
         links, self._links = self._links, None
         if links is not None:
@@ -158,10 +159,11 @@ class ClusteredNode:
     def on_joined(self, me: Peer) -> None:
         """Take part again, if the incarnation before was declared dead."""
         del me
-        if self._is_dead:
-            self._is_dead = False
-            self._engine.draining = False
         self._names.joined()
+        if self._is_dead:
+            self._is_dead = self._engine.draining = False
+            for callback in self._engine.on_return:
+                tell(callback)
 
     def on_up(self, peer: Peer) -> None:
         """Open the link to another node."""

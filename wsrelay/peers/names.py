@@ -16,7 +16,7 @@ import contextlib
 import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Iterator
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from msgspec import structs
 
@@ -33,7 +33,6 @@ from wsrelay.cluster.frames import (
 from wsrelay.cluster.peer import Peer
 from wsrelay.cluster.ports import Store
 from wsrelay.errors import (
-    HostFailed,
     HostFull,
     InvalidName,
     InvalidTarget,
@@ -50,19 +49,17 @@ from wsrelay.node.process import NamedOrder, SpawnOrder
 from wsrelay.values.message import ExitError, ExitKind
 from wsrelay.values.pid import PID, nameable
 from wsrelay.values.sizes import show
-from wsrelay.wire.code import pack_plain
 
 from .circle import Bell, Circle
 from .exchange import Exchange, PeerGone
+from .keeping import KeptNames, shuts_down
 from .keys import NameKeys, Wait
 from .neighbour import Neighbour
+from .search import NameSearch
 
 __all__ = ["ClusterNames"]
 
 logger = logging.getLogger(__name__)
-
-_NODES: Final = 3
-"""Nodes that are asked to start a process, this one included, until all count as full."""
 
 _MOST_CODE: Final = 256 * 1024 * 1024
 """Bytes of arguments that may wait for answers, of all that one process asks."""
@@ -93,6 +90,7 @@ class ClusterNames:
         self._engine.fencing.is_cluster_name = self.decides
         self._kernel.names.observer = self._changed
         self._kernel.names.numbering = self._number
+        self.kept = KeptNames(self, exchange.engine)
         exchange.named = self.directory.get
         exchange.on_up.append(self._link_begins)
         exchange.on_down.append(self._link_ends)
@@ -116,7 +114,7 @@ class ClusterNames:
         seconds = options.start_timeout if options else _PATIENCE
         with self._waiting(order.parent, len(order.order.code)):
             async with self._within(order.name, seconds) as wait:
-                return await _Search(self, order, wait).process()
+                return await NameSearch(self, order, wait).process()
 
     @contextlib.contextmanager
     def _waiting(self, asker: PID | None, size: int) -> Iterator[None]:
@@ -235,7 +233,8 @@ class ClusterNames:
     def look(self, name: str) -> None:
         """Release the key of a name that nobody has or holds here any more."""
         names = self._kernel.names
-        if name in self.keys.held and names.get(name) is None and names.holder(name) is None:
+        is_free = names.get(name) is None and names.holder(name) is None
+        if is_free and name in self.keys.held and name not in self.kept:
             self.keys.release(name)
 
     def _tell(self, *named: Named) -> None:
@@ -311,6 +310,7 @@ class ClusterNames:
             f"it to node {owner.node}"
         )
         ends = [one for one in (names.get(name), names.holder(name)) if one is not None]
+        self.kept.lose(name)
         self.keys.lose(name)
         self._tell(Named(name, ""))
         for one in ends:
@@ -323,6 +323,8 @@ class ClusterNames:
     def _asked(self, neighbour: Neighbour, frame: AskNameFrame) -> Awaitable[PID | Peer | None]:
         self._check(neighbour, frame.name)
         sender = self._exchange.theirs(neighbour, frame.sender) if frame.sender else None
+        if frame.kind == "free":
+            return self.kept.until_free(frame.name)
         return self._answer(frame, sender)
 
     def _register_for(self, neighbour: Neighbour, frame: RegisterNameFrame) -> Awaitable[None]:
@@ -378,6 +380,8 @@ class ClusterNames:
                 self.look(name)
                 raise
             return self.launch(self._order(frame, sender))
+        if holder is None and name in self.kept:
+            raise NameTaken(f"the name {name!r} is kept by node {self._engine.name} for a service")
         self.look(name)
         await held.freed.wait()
         return None
@@ -411,7 +415,7 @@ class ClusterNames:
         if node not in {None, self._engine.name}:
             return UnknownHost(f"{host}@{node}", [])
         if self._engine.draining:
-            return HostFailed(f"node {self._engine.name} shuts down")
+            return shuts_down(self._engine.name)
         try:
             self._kernel.check_host(host)
         except HostFull as error:
@@ -498,109 +502,8 @@ class ClusterNames:
 
     def forget(self) -> None:
         """Forget all keys, before all processes are ended: this incarnation is dead."""
+        self.kept.forget()
         self.keys.forget()
-
-
-class _Search:
-    """The search for the process of a name, which ends with one."""
-
-    def __init__(self, names: ClusterNames, order: NamedOrder, wait: Wait) -> None:
-        self._names = names
-        self._order = order
-        self._wait = wait
-        self._peer: Peer | None = None
-        """The node that has the name, as far as is known."""
-        self._stale: Peer | None = None
-        """A node that has told the name and has it no more."""
-        self._tried: set[Peer] = set()
-        """Nodes that had no place."""
-        self._full: WsrelayError | None = None
-        """What the last of them has said, this one included."""
-
-    async def process(self) -> PID:
-        """Return the process that has the name, or the one that was started under it."""
-        names, name = self._names, self._order.name
-        while True:
-            if names.is_here(name):
-                try:
-                    return names.launch(self._order)
-                except HostFull as error:
-                    self._full = error
-            kind: Literal["find", "place"] = "find"
-            peer = self._peer or self._told()
-            if peer is None and self._is_refused():
-                peer, kind = self._place(), "place"
-            if peer is None:
-                owned = await names.keys.claim(name, self._wait)
-                self._peer = None if owned is None else owned.owner
-            elif (pid := await self._asked(peer, kind)) is not None:
-                return pid
-
-    def _told(self) -> Peer | None:
-        peer = self._names.directory.owner(self._order.name)
-        return None if peer == self._stale else peer
-
-    def _is_refused(self) -> bool:
-        """Whether this node has no place, which once said holds for all of the search."""
-        pid = self._order.pid
-        self._full = self._full or self._names.refusal(pid.host, pid.node)
-        return self._full is not None
-
-    def _place(self) -> Peer:
-        """Return the next node that may have a place; raises what the last one has said."""
-        assert self._full is not None  # noqa: S101 - or it would be claimed here
-        if len(self._tried) + 1 < _NODES and self._travels():
-            for peer in self._names.by_room(self._order.pid):
-                if peer not in self._tried:
-                    return peer
-        raise self._full
-
-    async def _asked(self, peer: Peer, kind: Literal["find", "place"]) -> PID | None:
-        """Ask a node; None if the search has to go on."""
-        self._peer = None
-        if not await self._names.reach(peer, self._wait):
-            self._lacks(peer, kind)
-            return None
-        try:
-            answer = await self._names.ask(peer, self._wait, self._frame(kind))
-        except PeerGone:
-            answer = None
-        except (HostFull, HostFailed) as error:
-            if peer in self._tried:
-                raise
-            self._tried.add(peer)
-            self._full = error
-            return None
-        if isinstance(answer, str):
-            return PID(answer)
-        if answer is None:
-            self._lacks(peer, kind)
-        else:
-            owner = Peer(*answer)
-            self._peer = None if self._names.is_me(owner) else owner
-        return None
-
-    def _lacks(self, peer: Peer, kind: Literal["find", "place"]) -> None:
-        """Note that a node does not have the name, or no place."""
-        if kind == "place":
-            self._tried.add(peer)
-        else:
-            self._stale = peer
-
-    def _frame(self, kind: Literal["find", "place"]) -> AskNameFrame:
-        """Return what a node is asked, with what it is to start."""
-        order, what = self._order, self._order.order
-        frame = AskNameFrame(0, order.name, kind, str(order.parent or ""))
-        if self._travels():
-            frame.host, frame.target = order.pid.host, what.target
-            frame.code = what.code or pack_plain((), {})
-            frame.end_when_empty = order.end_when_empty
-        return frame
-
-    def _travels(self) -> bool:
-        """Whether another node can start it: that starts entries, with data."""
-        what = self._order.order
-        return self._names.is_entry(what.target) and (what.plain or not what.code)
 
 
 def _not_alive(name: str, pid: PID) -> InvalidName:

@@ -122,6 +122,14 @@ class Processes(Lives):
         """Do what `Elsewhere.decides` does."""
         return self.names is not None and self.names.decides(name)
 
+    async def keep(self, name: str) -> None:
+        """Do what `Elsewhere.keep` does."""
+        await self._names().kept.keep(name)
+
+    def let_go(self, name: str) -> None:
+        """Do what `Elsewhere.let_go` does."""
+        self._names().kept.let_go(name)
+
     async def get_or_spawn(self, order: NamedOrder) -> PID:
         """Do what `Elsewhere.get_or_spawn` does."""
         return await self._names().get_or_spawn(order)
