@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import AsyncIterator, Sequence
 
 import naming_handlers
 import pair
 import rooms
 from doubles import Network, Server, StoreDouble
-from support import processes, room
+from support import processes, room, until
 
 from wsrelay import Node
 from wsrelay.cluster.frames import HelloFrame, HostLoad
@@ -49,6 +50,29 @@ class Shared(pair.Cluster):
     def seats(self) -> list[Seat]:
         return [self.seat(name) for name in self.nodes]
 
+    @property
+    def keys(self) -> list[str]:
+        """The keys of names in the store."""
+        return [entry.key for entry in self.server.list("name.")]
+
+    async def end_all(self) -> None:
+        """End all that runs; nothing is left of it on any node or in the store."""
+        for supervisor in self.supervisors.values():
+            await supervisor.reconfigure([])
+        for seat in self.seats:
+            seat.allow(allowed=True)
+            self[seat.me.node].terminate_all()
+        for way in self.ways.values():
+            way.go()
+        await until(lambda: not any(node.workers for node in self.nodes.values()), "all are gone")
+        for seat in self.seats:
+            await until(functools.partial(_has_no_name, seat), "no key is held, and no copy left")
+            assert not seat.own.keys._nonces
+        await until(lambda: not self.keys, "no key is left")
+        pair.nothing_is_left(self)
+        for way in self.ways.values():
+            way.seen.clear()
+
     def meet(self, node: Node) -> None:
         """Have a node join all others."""
         others = [*self.nodes]
@@ -75,6 +99,10 @@ class Shared(pair.Cluster):
         for other in self.seats:
             if other.me != gone:
                 other.own.node_is_down(gone)
+
+
+def _has_no_name(seat: Seat) -> bool:
+    return not (len(seat.own.keys) or len(seat.own.directory) or seat.kernel.names)
 
 
 class Seat(Processes):
@@ -114,7 +142,7 @@ class Seat(Processes):
                 host: HostLoad(kernel.count(host), kernel.limit(host))
                 for host in ("processes", "small")
             }
-            loads[other.me] = HelloFrame(*other.me, hosts=hosts)
+            loads[other.me] = HelloFrame(*other.me, hosts=hosts, draining=other.engine.draining)
         return loads
 
 

@@ -59,10 +59,6 @@ def pid_on(cluster: Shared, name: str) -> PID:
     return pid
 
 
-def keys(cluster: Shared) -> list[str]:
-    return [entry.key for entry in cluster.server.list("name.")]
-
-
 async def test_a_service_runs_once_on_each_node_under_a_name_that_stays_there() -> None:
     async with circle() as cluster:
         before = cluster.server.sequence
@@ -89,8 +85,8 @@ async def test_a_service_of_the_cluster_runs_once_for_all_nodes_under_its_name(p
         for node in cluster.nodes.values():
             await until(lambda: node.lookup("ticker") == pid)  # noqa: B023 - used at once
         assert cluster.nodes[str(pid.node)].engine.processes[pid].fenced
-        assert keys(cluster) == ["name.ticker"]
-    assert not keys(cluster)
+        assert cluster.keys == ["name.ticker"]
+    assert not cluster.keys
     assert len(set(starts(path))) == len(starts(path)), "each node that was left took it over"
 
 
@@ -144,7 +140,7 @@ async def test_one_that_has_finished_runs_again_only_when_its_node_is_gone(path:
         name = await owner(cluster, path)
         cluster[name].send("ticker", "return")
         await until(lambda: not runs_on(cluster), "it has finished")
-        assert keys(cluster) == ["name.ticker"]
+        assert cluster.keys == ["name.ticker"]
         await cluster.leave(name)
         second = await owner(cluster, path, 2)
         assert second != name
@@ -158,7 +154,7 @@ async def test_one_that_is_given_up_is_tried_by_each_node_and_then_by_none(
         for turn in range(6):
             name = await owner(cluster, path, turn + 1)
             cluster[name].send("ticker", "raise")
-        await until(lambda: not keys(cluster), "nobody keeps its name")
+        await until(lambda: not cluster.keys, "nobody keeps its name")
         assert caplog.text.count("service ticker is given up after 2 failures in a row") == 3
         cluster.supervisors["ben"].start_service("ticker")
         assert await owner(cluster, path, 7) == "ben"
@@ -189,7 +185,7 @@ async def test_one_that_is_stopped_passes_on_and_comes_back_to_whoever_still_has
         await cluster.supervisors[second].stop_service("ticker")
         assert await owner(cluster, path, 3) == first
         await cluster.supervisors[first].stop_service("ticker")
-        await until(lambda: not keys(cluster), "nobody keeps its name")
+        await until(lambda: not cluster.keys, "nobody keeps its name")
     assert starts(path) == [first, second, first]
 
 
@@ -210,7 +206,7 @@ async def test_until_it_is_started_again_only_its_own_node_may_give_its_name(pat
         assert pid.node == name
         here.terminate(pid)
         await until(lambda: pid not in here.workers)
-        assert keys(cluster) == ["name.ticker"]
+        assert cluster.keys == ["name.ticker"]
 
 
 async def test_a_process_that_has_its_name_is_waited_for(path: Path) -> None:
@@ -249,7 +245,7 @@ async def test_whatever_becomes_of_its_nodes_it_never_runs_twice_at_once(path: P
         network.delay = lambda _node: 0.0
         for name in NAMES:
             await supervisors[name].stop_service("ticker")
-        await until(lambda: not keys(cluster), "nobody keeps its name")
+        await until(lambda: not cluster.keys, "nobody keeps its name")
         count = len(starts(path))
         await asyncio.gather(*map(functools.partial(_start, cluster), NAMES))
         await owner(cluster, path, count + 1)

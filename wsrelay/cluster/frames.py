@@ -386,13 +386,17 @@ class RemoveMemberFrame(PeerFrame, tag=43):
 class VisitFrame(PeerFrame, tag=50):
     """A client is on its way to a process, which is kept for it; answered with `VisitedFrame`.
 
-    `waits`: the answer waits until the process runs.
+    `waits`: the answer waits until the process runs. With `target`, the id of an entry of the
+    reader, the process is started first, for that client alone; `code` as in `PeerSpawnFrame`.
+    What refuses that is the error of a `PeerReplyFrame`, unless its host is full.
     """
 
     ref: int
     number: int
     pid: Text
     waits: bool
+    target: TargetText | None = None
+    code: Content = b""
 
 
 class GuestJoinFrame(PeerFrame, tag=51):

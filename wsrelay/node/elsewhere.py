@@ -17,7 +17,7 @@ from wsrelay.values.pid import PID
 
 from .arrival import Arrival
 from .endpoint import Mail
-from .process import NamedOrder
+from .process import NamedOrder, SpawnOrder
 from .target import RelayTarget
 
 if TYPE_CHECKING:
@@ -116,9 +116,14 @@ class Elsewhere:
         """Whether a client of this node is bound to a process of another."""
         return False
 
-    async def arrive(self, pid: PID, *, waits: bool) -> Arrival:
-        """Do what `Node.arrive` does."""
-        raise NotImplementedError
+    async def arrive(self, pid: PID, *, waits: bool, start: SpawnOrder | None = None) -> Arrival:
+        """Do what `Node.arrive` does; `start` is what the process's node is to start first.
+
+        That is an entry, with arguments that are data, for the one client. Raises what refuses it,
+        here or there.
+        """
+        del waits, start
+        raise UnknownHost(f"{pid.host}@{pid.node}", [])
 
     def target(self, pid: PID) -> RelayTarget:
         """Return the target that a client has arrived at, while that counts as its client."""

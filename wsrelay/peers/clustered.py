@@ -21,6 +21,7 @@ from .names import ClusterNames
 from .nats import NatsBus, NatsStore
 from .options import Cluster
 from .processes import Processes
+from .sameness import Sameness
 
 __all__ = ["ClusteredNode"]
 
@@ -45,6 +46,7 @@ class ClusteredNode:
         self._awaited = False
         self._links: PeerLinks | None = None
         self._is_dead = False
+        self._sameness = Sameness()
         self._ended = asyncio.Event()
         """Set whenever a process has ended."""
         self._engine.on_exit.append(self._on_exit)
@@ -130,8 +132,9 @@ class ClusteredNode:
     # The membership
 
     def load(self) -> NodeLoad:
-        """Return what to tell the others, and place processes by what they have told."""
+        """Return what to tell the others, and draw conclusions from what they have told."""
         self._place()
+        self._sameness.look(self._engine.entries, self.member.loads())
         return NodeLoad(self._hosts(), [*self._engine.entries], self._engine.draining)
 
     def _hosts(self) -> dict[str, HostLoad]:

@@ -35,7 +35,6 @@ from wsrelay.cluster.ports import Store
 from wsrelay.errors import (
     HostFull,
     InvalidName,
-    InvalidTarget,
     NameNotFound,
     NameTaken,
     NoQuorum,
@@ -51,9 +50,10 @@ from wsrelay.values.pid import PID, nameable
 from wsrelay.values.sizes import show
 
 from .circle import Bell, Circle
-from .exchange import Exchange, PeerGone
+from .exchange import Exchange, PeerGone, not_a_member
 from .keeping import KeptNames, shuts_down
 from .keys import NameKeys, Wait
+from .lives import check_entry
 from .neighbour import Neighbour
 from .search import NameSearch
 
@@ -388,11 +388,7 @@ class ClusterNames:
 
     def _check_start(self, frame: AskNameFrame) -> None:
         """Raise what refuses to start what another node asks for, other than a full host."""
-        if not self.is_entry(frame.target):
-            raise InvalidTarget(
-                f"node {self._engine.name} has no entry {frame.target!r:.200}: other nodes may "
-                "start its entries and nothing else"
-            )
+        check_entry(self._engine, frame.target)
         self._kernel.check_host(frame.host, waits=True)
 
     def _order(self, frame: AskNameFrame, sender: PID | None) -> NamedOrder:
@@ -413,7 +409,7 @@ class ClusterNames:
         `node` is the one on which it must start, None for any.
         """
         if node not in {None, self._engine.name}:
-            return UnknownHost(f"{host}@{node}", [])
+            return self._refusal_there(host, str(node))
         if self._engine.draining:
             return shuts_down(self._engine.name)
         try:
@@ -421,6 +417,16 @@ class ClusterNames:
         except HostFull as error:
             return error
         return None
+
+    def _refusal_there(self, host: str, node: str) -> WsrelayError:
+        """Return why no process can start on another node, if that cannot be asked."""
+        loads = self._circle.loads().items()
+        hello = next((one for peer, one in loads if peer.node == node and self.is_up(peer)), None)
+        if hello is None:
+            return not_a_member(node)
+        if (load := hello.hosts.get(host)) is None:
+            return UnknownHost(f"{host}@{node}", [])
+        return shuts_down(node) if hello.draining else HostFull(host, load.most)
 
     def is_entry(self, target: str | None) -> bool:
         """Whether it is the id of an entry, which the other nodes have too."""

@@ -21,7 +21,7 @@ from wsrelay.cluster.frames import (
 from wsrelay.errors import NodeBusy, PayloadError, WireError
 from wsrelay.node.arrival import Arrival
 from wsrelay.node.endpoint import Mail
-from wsrelay.node.process import NamedOrder, WorkerProcess
+from wsrelay.node.process import NamedOrder, SpawnOrder, WorkerProcess
 from wsrelay.values.message import ERROR, ExitError, Result
 from wsrelay.values.pid import PID
 from wsrelay.values.printable import printable
@@ -153,9 +153,9 @@ class Processes(Lives):
         """Do what `Elsewhere.serves` does."""
         return self.targets.serve
 
-    async def arrive(self, pid: PID, *, waits: bool) -> Arrival:
+    async def arrive(self, pid: PID, *, waits: bool, start: SpawnOrder | None = None) -> Arrival:
         """Do what `Elsewhere.arrive` does."""
-        return await self.targets.arrive(pid, waits=waits)
+        return await self.targets.arrive(pid, waits=waits, start=start)
 
     def target(self, pid: PID) -> RemoteTarget:
         """Do what `Elsewhere.target` does."""
