@@ -26,6 +26,7 @@ ENTRIES = {
     "small": TargetEntry(room(rooms.echo), "small"),
     "deaf": TargetEntry(room(rooms.deaf)),
     "keep": TargetEntry(f"{naming_handlers.__file__}:keep", "small"),
+    "misuse": TargetEntry(f"{naming_handlers.__file__}:send_what_no_client_can_use"),
 }
 PATIENCE = 0.05
 """Seconds until a store that does not answer is given up."""

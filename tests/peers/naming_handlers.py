@@ -86,3 +86,10 @@ def alone(path: str) -> None:
                 raise RuntimeError("on purpose")
             if message.topic == "return":
                 return
+
+
+def send_what_no_client_can_use(client: str) -> None:
+    """Send a client an order that is none, and wait."""
+    process.send(client, "ws.control", "nonsense")
+    for _ in process.inbox():
+        pass

@@ -17,6 +17,7 @@ from support import room, until
 from wsrelay import PID, NameTaken, RestartPolicy, Service
 from wsrelay.values.bounds import InvalidOptions
 
+pytest_plugins = ["sharing"]
 pytestmark = pytest.mark.anyio
 
 CHANCE = random.Random(1)  # noqa: S311 - no secret
@@ -38,6 +39,12 @@ def one_for_all(path: Path, restart: RestartPolicy = SOON, **options: object) ->
 def starts(path: Path) -> list[str]:
     """The nodes that have started the service, in order."""
     return path.read_text().split() if path.exists() else []
+
+
+async def serve(cluster: Shared, services: list[Service]) -> None:
+    """Have all nodes run these services, from now on."""
+    for name in cluster.nodes:
+        await cluster.supervisors[name].reconfigure(services)
 
 
 def runs_on(cluster: Shared) -> list[str]:
@@ -91,17 +98,18 @@ async def test_a_service_of_the_cluster_runs_once_for_all_nodes_under_its_name(p
 
 
 async def test_the_node_that_runs_it_starts_it_again_and_keeps_its_name_meanwhile(
+    cluster: Shared,
     path: Path,
 ) -> None:
-    async with circle(*NAMES, services=one_for_all(path)) as cluster:
-        name = await owner(cluster, path)
-        node, before = cluster[name], cluster.server.sequence
-        fence = node.kernel.names.fence("ticker")
-        for count in (2, 3, 4):
-            node.send("ticker", "raise")
-            assert await owner(cluster, path, count) == name
-        assert node.kernel.names.fence("ticker") > fence
-        assert cluster.server.sequence == before
+    await serve(cluster, one_for_all(path))
+    name = await owner(cluster, path)
+    node, before = cluster[name], cluster.server.sequence
+    fence = node.kernel.names.fence("ticker")
+    for count in (2, 3, 4):
+        node.send("ticker", "raise")
+        assert await owner(cluster, path, count) == name
+    assert node.kernel.names.fence("ticker") > fence
+    assert cluster.server.sequence == before
 
 
 async def test_a_node_that_shuts_down_passes_it_on_when_it_has_ended(path: Path) -> None:
@@ -147,17 +155,17 @@ async def test_one_that_has_finished_runs_again_only_when_its_node_is_gone(path:
 
 
 async def test_one_that_is_given_up_is_tried_by_each_node_and_then_by_none(
-    path: Path, caplog: pytest.LogCaptureFixture
+    cluster: Shared, path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     policy = RestartPolicy(initial_delay=0.01, max_attempts=2)
-    async with circle(*NAMES, services=one_for_all(path, policy)) as cluster:
-        for turn in range(6):
-            name = await owner(cluster, path, turn + 1)
-            cluster[name].send("ticker", "raise")
-        await until(lambda: not cluster.keys, "nobody keeps its name")
-        assert caplog.text.count("service ticker is given up after 2 failures in a row") == 3
-        cluster.supervisors["ben"].start_service("ticker")
-        assert await owner(cluster, path, 7) == "ben"
+    await serve(cluster, one_for_all(path, policy))
+    for turn in range(6):
+        name = await owner(cluster, path, turn + 1)
+        cluster[name].send("ticker", "raise")
+    await until(lambda: not cluster.keys, "nobody keeps its name")
+    assert caplog.text.count("service ticker is given up after 2 failures in a row") == 3
+    cluster.supervisors["ben"].start_service("ticker")
+    assert await owner(cluster, path, 7) == "ben"
     each = [starts(path)[number] for number in (0, 2, 4)]
     assert sorted(each) == sorted(NAMES)
     assert starts(path)[:6] == [name for name in each for _ in range(2)]
@@ -219,36 +227,38 @@ async def test_a_process_that_has_its_name_is_waited_for(path: Path) -> None:
             await until(lambda: starts(path) == ["ben"], "it is started")
 
 
-async def test_whatever_becomes_of_its_nodes_it_never_runs_twice_at_once(path: Path) -> None:
+async def test_whatever_becomes_of_its_nodes_it_never_runs_twice_at_once(
+    cluster: Shared, path: Path
+) -> None:
     """Stops, starts, crashes and ends on all nodes, with a store that is slow and loses answers."""
-    async with circle(*NAMES, services=one_for_all(path)) as cluster:
-        network, supervisors = cluster.network, cluster.supervisors
-        network.lose_answer = lambda _node, _key: CHANCE.random() < 0.2
-        network.delay = lambda _node: CHANCE.choice([0.0, 0.0, 0.01])
-        for _ in range(20):
-            count = len(starts(path))
-            name, other = CHANCE.sample(NAMES, 2)
-            supervisors[other].start_service("ticker")
-            match CHANCE.choice(["stop", "raise", "return", "kill"]):
-                case "stop":
-                    await supervisors[name].stop_service("ticker")
-                case "kill":
-                    for node in runs_on(cluster):
-                        cluster[node].terminate(pid_on(cluster, node))
-                case topic:
-                    cluster[name].send("ticker", topic)
-            supervisors[other].start_service("ticker")
-            assert len(runs_on(cluster)) <= 1
-            if CHANCE.random() < 0.5:
-                await until(lambda: len(starts(path)) > count or runs_on(cluster))  # noqa: B023
-        network.lose_answer = lambda _node, _key: False
-        network.delay = lambda _node: 0.0
-        for name in NAMES:
-            await supervisors[name].stop_service("ticker")
-        await until(lambda: not cluster.keys, "nobody keeps its name")
+    await serve(cluster, one_for_all(path))
+    network, supervisors = cluster.network, cluster.supervisors
+    network.lose_answer = lambda _node, _key: CHANCE.random() < 0.2
+    network.delay = lambda _node: CHANCE.choice([0.0, 0.0, 0.01])
+    for _ in range(20):
         count = len(starts(path))
-        await asyncio.gather(*map(functools.partial(_start, cluster), NAMES))
-        await owner(cluster, path, count + 1)
+        name, other = CHANCE.sample(NAMES, 2)
+        supervisors[other].start_service("ticker")
+        match CHANCE.choice(["stop", "raise", "return", "kill"]):
+            case "stop":
+                await supervisors[name].stop_service("ticker")
+            case "kill":
+                for node in runs_on(cluster):
+                    cluster[node].terminate(pid_on(cluster, node))
+            case topic:
+                cluster[name].send("ticker", topic)
+        supervisors[other].start_service("ticker")
+        assert len(runs_on(cluster)) <= 1
+        if CHANCE.random() < 0.5:
+            await until(lambda: len(starts(path)) > count or runs_on(cluster))  # noqa: B023
+    network.lose_answer = lambda _node, _key: False
+    network.delay = lambda _node: 0.0
+    for name in NAMES:
+        await supervisors[name].stop_service("ticker")
+    await until(lambda: not cluster.keys, "nobody keeps its name")
+    count = len(starts(path))
+    await asyncio.gather(*map(functools.partial(_start, cluster), NAMES))
+    await owner(cluster, path, count + 1)
     assert "two" not in starts(path)
 
 

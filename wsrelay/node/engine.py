@@ -479,6 +479,13 @@ class Engine:
             host=process.pid.host,
         )
 
+    def about_pid(self, pid: PID) -> dict[str, Any]:
+        """Return what is known of any process, perhaps of another node, as `about` does."""
+        if (process := self.processes.get(pid)) is not None:
+            return self.about(process)
+        by = None if pid.node == self.name else self.name
+        return fields(pid=pid, names=self.elsewhere.names_of(pid), host=pid.host, node=by)
+
     def _debug(self, process: WorkerProcess, what: str) -> None:
         if logger.isEnabledFor(logging.DEBUG):
             logger.debug("%s %s", process.pid, what, extra=self.about(process))

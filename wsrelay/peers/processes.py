@@ -122,6 +122,10 @@ class Processes(Lives):
         """Do what `Elsewhere.decides` does."""
         return self.names is not None and self.names.decides(name)
 
+    def names_of(self, pid: PID) -> list[str]:
+        """Do what `Elsewhere.names_of` does."""
+        return [] if self.names is None else self.names.directory.of(pid)
+
     async def keep(self, name: str) -> None:
         """Do what `Elsewhere.keep` does."""
         await self._names().kept.keep(name)
