@@ -102,7 +102,7 @@ class UnknownHost(WsrelayError, LookupError):  # noqa: N818 - public name
         if isinstance(host, str) and "@" in host:
             super().__init__(
                 f"no process host {host!r:.200}: write host@node with the name of a node that is "
-                "in the cluster"
+                "in the cluster and has that host"
             )
             return
         super().__init__(

@@ -337,6 +337,10 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
             ),
         ),
         (
+            [ROOM, "{name: a, kind: process.service, process: room, lifecycle: {scope: all}}"],
+            "x.yaml:5: app:a: key 'lifecycle.scope': must be node or cluster, not 'all'",
+        ),
+        (
             [
                 SERVER,
                 (

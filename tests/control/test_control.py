@@ -408,7 +408,7 @@ async def test_logs_of_nobody_is_one_clear_line_and_no_success() -> None:
 
 
 async def test_a_slow_reader_of_the_log_is_told_what_it_lost() -> None:
-    records = Records("|")
+    records = Records("|", "local")
     reading = records.read(None, follow=True)
     for number in range(3):
         records.emit(logging.LogRecord("x", logging.INFO, "", 0, f"{number}", None, None))

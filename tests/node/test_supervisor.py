@@ -56,6 +56,19 @@ async def test_services_start_with_the_node_under_their_names(journal: Journal) 
         await journal.line("hello")
 
 
+async def test_without_a_cluster_the_scope_of_a_service_makes_no_difference(
+    journal: Journal,
+) -> None:
+    node, supervisor = supervised(recorder("one", journal, scope="cluster"))
+    async with node:
+        first = await next_pid(supervisor, "one")
+        node.send("one", "do", ["raise", ["x"]])
+        second = await next_pid(supervisor, "one", after=first)
+        assert node.lookup("one") == second
+        node.cancel("one")
+        await until(lambda: supervisor.pid("one") is None, "it has finished")
+
+
 @pytest.mark.parametrize("end", [["raise", "x"], ["exit", 3], ["abort", 4], ["kill", "SIGKILL"]])
 async def test_a_service_that_fails_is_started_again_under_its_name(
     journal: Journal, end: list[Any], caplog: pytest.LogCaptureFixture

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import AsyncIterator, Sequence
 
 import naming_handlers
 import pair
 import rooms
 from doubles import Network, Server, StoreDouble
-from support import processes, room
+from support import processes, room, until
 
 from wsrelay import Node
 from wsrelay.cluster.frames import HelloFrame, HostLoad
@@ -26,6 +27,7 @@ ENTRIES = {
     "small": TargetEntry(room(rooms.echo), "small"),
     "deaf": TargetEntry(room(rooms.deaf)),
     "keep": TargetEntry(f"{naming_handlers.__file__}:keep", "small"),
+    "misuse": TargetEntry(f"{naming_handlers.__file__}:send_what_no_client_can_use"),
 }
 PATIENCE = 0.05
 """Seconds until a store that does not answer is given up."""
@@ -39,6 +41,7 @@ class Shared(pair.Cluster):
         self.server = Server(Network())
         self.network = self.server.network
         self.down: set[Peer] = set()
+        self.supervisors: dict[str, Supervisor] = {}
 
     def seat(self, name: str) -> Seat:
         elsewhere = self.nodes[name].engine.elsewhere
@@ -49,6 +52,29 @@ class Shared(pair.Cluster):
     def seats(self) -> list[Seat]:
         return [self.seat(name) for name in self.nodes]
 
+    @property
+    def keys(self) -> list[str]:
+        """The keys of names in the store."""
+        return [entry.key for entry in self.server.list("name.")]
+
+    async def end_all(self) -> None:
+        """End all that runs; nothing is left of it on any node or in the store."""
+        for supervisor in self.supervisors.values():
+            await supervisor.reconfigure([])
+        for seat in self.seats:
+            seat.allow(allowed=True)
+            self[seat.me.node].terminate_all()
+        for way in self.ways.values():
+            way.go()
+        await until(lambda: not any(node.workers for node in self.nodes.values()), "all are gone")
+        for seat in self.seats:
+            await until(functools.partial(_has_no_name, seat), "no key is held, and no copy left")
+            assert not seat.own.keys._nonces
+        await until(lambda: not self.keys, "no key is left")
+        pair.nothing_is_left(self)
+        for way in self.ways.values():
+            way.seen.clear()
+
     def meet(self, node: Node) -> None:
         """Have a node join all others."""
         others = [*self.nodes]
@@ -57,14 +83,28 @@ class Shared(pair.Cluster):
         for other in others:
             self.connect(node.name, other)
 
+    async def leave(self, name: str) -> None:
+        """Have a node shut down and leave."""
+        await self.nodes[name].aclose()
+        await self.quiet()
+        self._gone(name)
+        del self.nodes[name]
+
     def declare_dead(self, name: str) -> None:
         """Decide that a node is dead, which the others are told; it knows nothing of it."""
         self.network.off.add(name)
+        self._gone(name)
+
+    def _gone(self, name: str) -> None:
         self.down.add(gone := self.peer(name))
         self.lose(name)
         for other in self.seats:
             if other.me != gone:
                 other.own.node_is_down(gone)
+
+
+def _has_no_name(seat: Seat) -> bool:
+    return not (len(seat.own.keys) or len(seat.own.directory) or seat.kernel.names)
 
 
 class Seat(Processes):
@@ -105,7 +145,7 @@ class Seat(Processes):
                 host: HostLoad(kernel.count(host), kernel.limit(host))
                 for host in ("processes", "small")
             }
-            loads[other.me] = HelloFrame(*other.me, hosts=hosts)
+            loads[other.me] = HelloFrame(*other.me, hosts=hosts, draining=other.engine.draining)
         return loads
 
 
@@ -120,12 +160,12 @@ class _Attaching:
 
 
 @contextlib.asynccontextmanager
-async def circle(*names: str) -> AsyncIterator[Shared]:
+async def circle(*names: str, services: Sequence[Service] = ()) -> AsyncIterator[Shared]:
     """Nodes of these names, whose host `small` has one place."""
     cluster = Shared()
     async with contextlib.AsyncExitStack() as stack:
         for name in names:
-            await stack.enter_async_context(joining(cluster, name))
+            await stack.enter_async_context(joining(cluster, name, services))
         yield cluster
 
 
@@ -136,7 +176,7 @@ async def joining(
     """One more node."""
     hosts = [processes(), processes(name="small", max_processes=1)]
     node = Node(name=name, hosts=hosts, entries=ENTRIES, cluster=_Attaching(cluster))
-    Supervisor(node, services)
+    cluster.supervisors[name] = Supervisor(node, services)
     async with node:
         cluster.meet(node)
         yield node

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+from pathlib import Path
 from typing import Any
 
 from relating import both, error_of, now
@@ -69,3 +71,25 @@ async def trespass(face: Any, theirs: str) -> list[Any]:
         await error_of(face.registry.unregister, theirs),
         await error_of(face.registry.register, "another"),
     ]
+
+
+def alone(path: str) -> None:
+    """Note each start with its node, and any other that runs at the same time; end as told."""
+    with Path(path).open("a", encoding="ascii") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("two at once", file=file, flush=True)
+        print(process.pid().node, file=file, flush=True)
+        for message in process.inbox():
+            if message.topic == "raise":
+                raise RuntimeError("on purpose")
+            if message.topic == "return":
+                return
+
+
+def send_what_no_client_can_use(client: str) -> None:
+    """Send a client an order that is none, and wait."""
+    process.send(client, "ws.control", "nonsense")
+    for _ in process.inbox():
+        pass

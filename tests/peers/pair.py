@@ -221,10 +221,12 @@ def nothing_is_left(made: Cluster) -> None:
     """No node keeps anything for another, or because of it."""
     for name, node in made.nodes.items():
         assert not node.kernel.relations, name
+        assert not node.kernel.groups, name
         assert not node.calls, name
         assert not node.starts.execs, name
         elsewhere: Any = node.engine.elsewhere
         assert not elsewhere._execs, name
+        assert not elsewhere._groups._joining, name
         for neighbour in made.exchange(name).neighbours.values():
             kept = (
                 *(neighbour.asked, neighbour.serving, neighbour.unlinking),

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 
 from nats_ports import cluster_of
 from nats_servers import NatsServer
 from support import processes, until
 
-from wsrelay import Node
+from wsrelay import Node, Service, Supervisor
 from wsrelay.peers.options import Cluster
 from wsrelay.values.targets import TargetEntry
 
@@ -22,8 +22,9 @@ async def clustered(
     server: NatsServer,
     entries: Mapping[str, TargetEntry],
     *names: str,
+    services: Sequence[Service] = (),
 ) -> AsyncIterator[list[Node]]:
-    """Nodes of those names, with the same entries and hosts, that know each other."""
+    """Nodes of those names, with the same entries, hosts and services, that know each other."""
     name = cluster_of(server).name
     async with contextlib.AsyncExitStack() as stack:
         nodes = []
@@ -33,6 +34,7 @@ async def clustered(
                 entries=entries,
                 cluster=Cluster([server.url], name=name, node=one, lease=3),
             )
+            Supervisor(node, services)
             nodes.append(await stack.enter_async_context(node))
         for node in nodes:
             for other in nodes:

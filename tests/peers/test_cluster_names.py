@@ -6,14 +6,12 @@ import asyncio
 import contextlib
 import functools
 import random
-from collections.abc import AsyncIterator
 
 import msgspec
 import naming_handlers
-import pair
 import pytest
 import rooms
-from circles import Seat, Shared, circle, joining
+from circles import Shared, circle, joining
 from one_node import BOTH, seen_by, starts
 from relating import Face
 from starlette.requests import Request
@@ -22,6 +20,7 @@ from websockets.exceptions import InvalidStatus
 
 from wsrelay import (
     PID,
+    HostFailed,
     HostFull,
     Isolation,
     NameNotFound,
@@ -45,54 +44,13 @@ from wsrelay.cluster.frames import (
 from wsrelay.cluster.framing import pack
 from wsrelay.cluster.peer import Peer
 from wsrelay.errors import NotAProcess, TooMany, UnknownHost
-from wsrelay.node.supervisor import Service
 from wsrelay.peers import names as peer_names
 from wsrelay.wire.code import pack_plain
 
 pytestmark = pytest.mark.anyio
+pytest_plugins = ["sharing"]
 
 CHANCE = random.Random(1)  # noqa: S311 - no secret
-
-
-@pytest.fixture(scope="module")
-async def shared() -> AsyncIterator[Shared]:
-    # The first stream of uvloop opens a descriptor that the loop keeps: here, and not in a test.
-    (await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)).close()
-    async with circle("ann", "ben", "cyd") as cluster:
-        for node in nodes(cluster):
-            await node.loaded()
-        yield cluster
-
-
-@pytest.fixture
-async def cluster(shared: Shared) -> AsyncIterator[Shared]:
-    yield shared
-    await quiet(shared)
-
-
-async def quiet(cluster: Shared) -> None:
-    """End all that runs; nothing is left of it on any node or in the store."""
-    for seat in cluster.seats:
-        seat.allow(allowed=True)
-        cluster[seat.me.node].terminate_all()
-    for way in cluster.ways.values():
-        way.go()
-    await until(lambda: not any(node.workers for node in nodes(cluster)), "all are gone")
-    for seat in cluster.seats:
-        await until(functools.partial(_has_no_name, seat), "no key is held, and no copy left")
-        assert not seat.own.keys._nonces
-    await until(lambda: not cluster.server.list("name."), "no key is left")
-    pair.nothing_is_left(cluster)
-    for way in cluster.ways.values():
-        way.seen.clear()
-
-
-def _has_no_name(seat: Seat) -> bool:
-    return not (len(seat.own.keys) or len(seat.own.directory) or seat.kernel.names)
-
-
-def nodes(cluster: Shared) -> list[Node]:
-    return [*cluster.nodes.values()]
 
 
 def _knows(node: Node, given: dict[str, PID]) -> bool:
@@ -104,23 +62,19 @@ def asked_ways(cluster: Shared) -> list[tuple[str, str]]:
     return [ends for ends, way in cluster.ways.items() if "AskNameFrame" in way.seen]
 
 
-def keys(cluster: Shared) -> list[str]:
-    return [entry.key for entry in cluster.server.list("name.")]
-
-
 async def test_many_who_ask_on_all_nodes_at_once_get_one_process_for_each_name(
     cluster: Shared,
 ) -> None:
     names = [f"room/{number}" for number in range(50)]
-    asks = [(CHANCE.choice(nodes(cluster)), name) for name in names for _ in range(4)]
+    asks = [(CHANCE.choice([*cluster.nodes.values()]), name) for name in names for _ in range(4)]
     CHANCE.shuffle(asks)
     pids = await asyncio.gather(*(node.get_or_spawn_async(name, "room") for node, name in asks))
     given = {name: pid for (_, name), pid in zip(asks, pids, strict=True)}
     assert len(set(pids)) == 50
     assert all(given[name] == pid for (_, name), pid in zip(asks, pids, strict=True))
-    assert sum(len(node.workers) for node in nodes(cluster)) == 50
-    assert len(keys(cluster)) == 50
-    for node in nodes(cluster):
+    assert sum(len(node.workers) for node in cluster.nodes.values()) == 50
+    assert len(cluster.keys) == 50
+    for node in cluster.nodes.values():
         await until(functools.partial(_knows, node, given))
     for seat in cluster.seats:
         assert sum(pid.node == seat.me.node for pid in set(pids)) == len(seat.own.keys.held)
@@ -214,7 +168,7 @@ def _has_ended(node: Node, pid: PID) -> bool:
 async def test_whoever_asks_while_the_owner_ends_gets_a_process_that_lives(
     cluster: Shared,
 ) -> None:
-    alive = nodes(cluster)
+    alive = [*cluster.nodes.values()]
     for turn in range(12):
         first = await alive[turn % 3].get_or_spawn_async("room/1", "room")
         owner = next(node for node in alive if node.name == first.node)
@@ -240,7 +194,7 @@ def fence(cluster: Shared, pid: PID, name: str = "room/1") -> int:
 
 async def test_a_fence_grows_with_each_owner_on_whichever_node(cluster: Shared) -> None:
     fences = []
-    for node in nodes(cluster):
+    for node in cluster.nodes.values():
         pid = await node.get_or_spawn_async("room/1", "room")
         fences.append(fence(cluster, pid))
         node.terminate(pid)
@@ -258,19 +212,19 @@ async def test_no_answers_and_late_writes_leave_one_process_for_each_name_and_no
     network.delay = lambda _node: CHANCE.choice([0.0, 0.0, 0.0, 0.06])
     try:
         names = [f"room/{number}" for number in range(10)]
-        asks = [(node, name) for name in names for node in nodes(cluster)]
+        asks = [(node, name) for name in names for node in cluster.nodes.values()]
         pids = await asyncio.gather(*(node.get_or_spawn_async(name, "room") for node, name in asks))
     finally:
         network.lose_answer = lambda _node, _key: False
         network.delay = lambda _node: 0.0
     assert len(set(pids)) == 10
-    assert sum(len(node.workers) for node in nodes(cluster)) == 10
+    assert sum(len(node.workers) for node in cluster.nodes.values()) == 10
 
 
 @pytest.fixture
 def hurried(cluster: Shared, monkeypatch: pytest.MonkeyPatch) -> Shared:
     """Names are decided within 0.3 s, or not at all."""
-    for node in nodes(cluster):
+    for node in cluster.nodes.values():
         options = node.engine.templates.options
         hasty = msgspec.structs.replace(options["processes"], start_timeout=0.3)
         monkeypatch.setitem(options, "processes", hasty)
@@ -310,7 +264,7 @@ async def test_without_a_lease_that_is_renewed_no_name_is_claimed_until_it_is(
 
 
 async def test_a_node_that_does_not_answer_is_told_to_whoever_asks(hurried: Shared) -> None:
-    ann, ben, _ = nodes(hurried)
+    ann, ben, _ = [*hurried.nodes.values()]
     await ann.get_or_spawn_async("room/1", "room")
     await until(lambda: hurried.seat("ben").find("room/1"))
     hurried.ways["ann", "ben"].stop()
@@ -327,14 +281,14 @@ async def test_a_question_that_nobody_waits_for_any_more_leaves_no_key(cluster: 
     asked.cancel()
     await until(lambda: cluster.server.sequence > before, "the claim comes late")
     cluster.network.delay = lambda _node: 0.0
-    await until(lambda: not keys(cluster))
+    await until(lambda: not cluster.keys)
     assert not ann.workers
 
 
 async def test_a_name_is_registered_for_a_process_of_any_node_and_freed_from_any(
     cluster: Shared,
 ) -> None:
-    ann, ben, cyd = nodes(cluster)
+    ann, ben, cyd = [*cluster.nodes.values()]
     pid = ben.spawn("room")
     await ann.register_async("label", pid)
     assert ben.lookup("label") == pid
@@ -350,14 +304,14 @@ async def test_a_name_is_registered_for_a_process_of_any_node_and_freed_from_any
     with pytest.raises(NameNotFound):
         ben.lookup("label")
     assert not ben.engine.processes[pid].fenced
-    await until(lambda: not keys(cluster))
+    await until(lambda: not cluster.keys)
     await ann.register_async("label", await ann.get_or_spawn_async("room/1", "room"))
     with pytest.raises(NameNotFound):
         await cyd.unregister_async("nobody")
 
 
 async def test_what_cannot_be_registered_costs_no_key_and_no_fence(cluster: Shared) -> None:
-    ann, ben, _ = nodes(cluster)
+    ann, ben, _ = [*cluster.nodes.values()]
     before = cluster.server.sequence
     gone = PID("{ann@processes|gone}")
     for node in (ann, ben):
@@ -381,9 +335,9 @@ async def test_names_that_begin_with_local_cost_nothing_and_stay_on_their_node(
     cluster: Shared,
 ) -> None:
     before = cluster.server.sequence
-    pids = [node.get_or_spawn("local/ticker", "room") for node in nodes(cluster)]
+    pids = [node.get_or_spawn("local/ticker", "room") for node in cluster.nodes.values()]
     assert [pid.node for pid in pids] == ["ann", "ben", "cyd"]
-    for node, pid in zip(nodes(cluster), pids, strict=True):
+    for node, pid in zip([*cluster.nodes.values()], pids, strict=True):
         assert node.lookup("local/ticker") == pid
         assert not node.engine.processes[pid].fenced
         node.register("local/other", pid)
@@ -392,7 +346,7 @@ async def test_names_that_begin_with_local_cost_nothing_and_stay_on_their_node(
 
 
 async def test_plain_calls_in_the_event_loop_name_what_to_call_instead(cluster: Shared) -> None:
-    ann = nodes(cluster)[0]
+    ann = cluster["ann"]
     pid = ann.spawn("room")
     with pytest.raises(NotAProcess, match=r"aio\.process\.get_or_spawn.*header's `target`"):
         ann.get_or_spawn("room/1", "room")
@@ -404,7 +358,7 @@ async def test_plain_calls_in_the_event_loop_name_what_to_call_instead(cluster: 
 
 
 async def test_plain_calls_in_other_threads_wait_for_the_cluster(cluster: Shared) -> None:
-    ann = nodes(cluster)[0]
+    ann = cluster["ann"]
     pid = await asyncio.to_thread(ann.get_or_spawn, "room/1", "room")
     await asyncio.to_thread(ann.register, "label", pid)
     assert ann.lookup("label") == pid
@@ -414,7 +368,7 @@ async def test_plain_calls_in_other_threads_wait_for_the_cluster(cluster: Shared
 async def test_writes_that_the_store_has_lost_are_made_again_with_greater_fences(
     cluster: Shared,
 ) -> None:
-    ann, ben, _ = nodes(cluster)
+    ann, ben, _ = [*cluster.nodes.values()]
     start = cluster.server.sequence
     for number in range(10):
         cluster.server.write(f"lease.{number}", b"", 0)
@@ -423,7 +377,7 @@ async def test_writes_that_the_store_has_lost_are_made_again_with_greater_fences
     cluster.server.lose(cluster.server.sequence - start)
     for seat in cluster.seats:
         seat.own.writes_lost()
-    await until(lambda: len(keys(cluster)) == 2)
+    await until(lambda: len(cluster.keys) == 2)
     new = await ben.get_or_spawn_async("room/1", "room")
     assert fence(cluster, new) > max(fences)
     assert ann.workers.keys() | ben.workers.keys() == {*pids, new}
@@ -432,12 +386,12 @@ async def test_writes_that_the_store_has_lost_are_made_again_with_greater_fences
 async def test_a_release_that_the_store_has_lost_is_made_again(cluster: Shared) -> None:
     ann = cluster["ann"]
     ann.terminate(await ann.get_or_spawn_async("lost/1", "room"))
-    await until(lambda: not keys(cluster) and not len(cluster.seat("ann").own.keys))
+    await until(lambda: not cluster.keys and not len(cluster.seat("ann").own.keys))
     cluster.server.lose(1)
-    assert keys(cluster) == ["name.lost/1"]
+    assert cluster.keys == ["name.lost/1"]
     for seat in cluster.seats:
         seat.own.writes_lost()
-    await until(lambda: not keys(cluster))
+    await until(lambda: not cluster.keys)
 
 
 async def test_what_the_store_has_lost_while_others_wrote_more_is_noticed_when_it_is_back(
@@ -448,12 +402,12 @@ async def test_what_the_store_has_lost_while_others_wrote_more_is_noticed_when_i
     pid = await ann.get_or_spawn_async("lost/2", "room")
     before = fence(cluster, pid, "lost/2")
     ann.terminate(gone)
-    await until(lambda: keys(cluster) == ["name.lost/2"])
+    await until(lambda: cluster.keys == ["name.lost/2"])
     cluster.server.lose(2)
     for number in range(10):
         cluster.server.write(f"lease.{number}", b"", 0)
     cluster.seat("ann").own.store_was_away()
-    await until(lambda: keys(cluster) == ["name.lost/2"])
+    await until(lambda: cluster.keys == ["name.lost/2"])
     ann.cancel(pid)
     second = await cluster["ben"].get_or_spawn_async("lost/2", "room")
     assert second != pid
@@ -465,20 +419,20 @@ async def test_a_key_is_not_written_again_by_a_node_that_may_have_been_declared_
         await cluster["dan"].get_or_spawn_async("room/1", "room")
         seat = cluster.seat("dan")
         cluster.declare_dead("dan")
-        await until(lambda: not keys(cluster), "its key is deleted")
+        await until(lambda: not cluster.keys, "its key is deleted")
         seat.certain = False
         cluster.network.off.discard("dan")
         seat.own.store_was_away()
         await until(lambda: seat.own._bell._rung is not None, "it waits for its lease")
         seat.own.forget()
         await until(lambda: not seat.own.keys._tasks)
-        assert (keys(cluster), seat.floor.value) == ([], 0)
+        assert (cluster.keys, seat.floor.value) == ([], 0)
 
 
 async def test_a_process_whose_name_the_store_has_lost_and_given_away_is_ended(
     cluster: Shared,
 ) -> None:
-    ann, ben, _ = nodes(cluster)
+    ann, ben, _ = [*cluster.nodes.values()]
     first = await ann.get_or_spawn_async("room/1", "room")
     cluster.server.lose(1)
     cluster.seat("ben").own.directory.drop(cluster.seat("ann").me)
@@ -492,7 +446,7 @@ async def test_a_process_whose_name_the_store_has_lost_and_given_away_is_ended(
 async def test_a_key_that_a_late_write_has_brought_back_is_deleted_by_who_is_asked(
     cluster: Shared,
 ) -> None:
-    ann, ben, _ = nodes(cluster)
+    ann, ben, _ = [*cluster.nodes.values()]
     claim = NameClaim("late/1", *cluster.seat("ann").me, "late")
     cluster.server.write("name.late/1", claim.encode(), 0)
     assert (await ben.get_or_spawn_async("late/1", "room")).node == "ben"
@@ -503,7 +457,7 @@ async def test_a_key_that_a_late_write_has_brought_back_is_deleted_by_who_is_ask
 
 @BOTH
 async def test_processes_share_names_as_they_do_on_one_node(cluster: Shared, face: Face) -> None:
-    ann, ben, _ = nodes(cluster)
+    ann, ben, _ = [*cluster.nodes.values()]
     pid = await ben.get_or_spawn_async("theirs", "room")
     await until(lambda: cluster.seat("ann").find("theirs"))
     seen = await seen_by(ann, face(naming_handlers.share), "mine", "theirs")
@@ -516,7 +470,7 @@ async def test_processes_share_names_as_they_do_on_one_node(cluster: Shared, fac
 
 @BOTH
 async def test_a_process_is_told_that_nobody_decides_now(hurried: Shared, face: Face) -> None:
-    ann = nodes(hurried)[0]
+    ann = hurried["ann"]
     hurried.seat("ann").allow(allowed=False)
     told = await seen_by(ann, face(naming_handlers.ask_for), "room/1")
     starts([told], "NoQuorum: who has the name 'room/1' was not decided within 0.3 s")
@@ -525,7 +479,7 @@ async def test_a_process_is_told_that_nobody_decides_now(hurried: Shared, face: 
 async def test_a_process_that_ends_while_it_asks_leaves_no_key_and_no_process(
     cluster: Shared,
 ) -> None:
-    ann = nodes(cluster)[0]
+    ann = cluster["ann"]
     before = cluster.server.sequence
     cluster.network.lose_answer = lambda _node, _key: True
     pid = ann.spawn(naming_handlers.wait_for.sync, None, "room/1")
@@ -533,14 +487,14 @@ async def test_a_process_that_ends_while_it_asks_leaves_no_key_and_no_process(
     ann.terminate(pid)
     await until(lambda: not ann.workers)
     cluster.network.lose_answer = lambda _node, _key: False
-    await until(lambda: not keys(cluster))
+    await until(lambda: not cluster.keys)
 
 
 async def test_arguments_that_wait_for_a_claim_are_bounded(
     hurried: Shared, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(peer_names, "_MOST_CODE", 1_000_000)
-    ann = nodes(hurried)[0]
+    ann = hurried["ann"]
     hurried.seat("ann").allow(allowed=False)
     large = bytes(400_000)
     asks = [ann.get_or_spawn_async(f"room/{number}", "room", None, large) for number in range(3)]
@@ -573,7 +527,7 @@ async def test_arguments_for_which_another_node_waits_here_are_bounded(
 
 async def test_the_names_of_a_dead_node_pass_on_with_greater_fences_and_its_keys_go() -> None:
     async with circle("dan", "eve") as cluster:
-        dan, eve = nodes(cluster)
+        dan, eve = [*cluster.nodes.values()]
         pid = await dan.get_or_spawn_async("room/1", "room")
         await dan.get_or_spawn_async("room/2", "room")
         await until(lambda: cluster.seat("eve").find("room/2"))
@@ -588,11 +542,11 @@ async def test_the_names_of_a_dead_node_pass_on_with_greater_fences_and_its_keys
         assert there != pid
         assert fence(cluster, there) > before
         assert eve.lookup("room/1") == there
-        await until(lambda: keys(cluster) == ["name.room/1"])
+        await until(lambda: cluster.keys == ["name.room/1"])
 
 
 async def test_a_claim_of_the_key_of_an_unknown_node_waits_for_its_end(cluster: Shared) -> None:
-    ann = nodes(cluster)[0]
+    ann = cluster["ann"]
     unknown = Peer("far", "before")
     cluster.server.write("name.room/1", NameClaim("room/1", *unknown, "n").encode(), 0)
     asked = asyncio.ensure_future(ann.get_or_spawn_async("room/1", "room"))
@@ -609,7 +563,7 @@ async def test_all_names_are_told_to_a_node_that_comes_later(
 ) -> None:
     monkeypatch.setattr(peer_names, "MAX_NAMES", 10)
     async with circle("dan") as cluster:
-        (dan,) = nodes(cluster)
+        (dan,) = [*cluster.nodes.values()]
         pid = dan.spawn("room")
         for number in range(25):
             await dan.register_async(f"label/{number}", pid)
@@ -618,14 +572,14 @@ async def test_all_names_are_told_to_a_node_that_comes_later(
             assert eve.lookup("label/24") == pid
             dan.terminate(pid)
             await until(lambda: not len(cluster.seat("eve").own.directory))
-        await until(lambda: not keys(cluster))
+        await until(lambda: not cluster.keys)
 
 
 @BOTH
 async def test_arguments_that_are_data_travel_to_another_node_and_no_others_do(
     cluster: Shared, face: Face
 ) -> None:
-    ann, ben, _ = nodes(cluster)
+    ann, ben, _ = [*cluster.nodes.values()]
     await ann.get_or_spawn_async("small/1", "small")
     value = {"a": [1, "x"], "b": None}
     pid = PID(await seen_by(ann, face(naming_handlers.start_kept), "kept/1", value))
@@ -642,18 +596,24 @@ async def test_arguments_that_are_data_travel_to_another_node_and_no_others_do(
 
 
 async def test_a_host_of_a_node_is_where_a_new_name_goes(cluster: Shared) -> None:
-    ann, ben, _ = nodes(cluster)
+    ann, ben, _ = [*cluster.nodes.values()]
     pid = await ann.get_or_spawn_async("room/1", "room", "processes@ben")
     assert pid in ben.workers
     assert await ann.get_or_spawn_async("room/1", "room", "processes@cyd") == pid
-    with pytest.raises(UnknownHost, match="processes@far"):
+    with pytest.raises(HostFailed, match="node 'far' is not in the cluster"):
         await ann.get_or_spawn_async("room/2", "room", "processes@far")
+    with pytest.raises(UnknownHost, match="nowhere@ben"):
+        await ann.get_or_spawn_async("room/2", "room", "nowhere@ben")
+    ben.engine.draining = True
+    with pytest.raises(HostFailed, match="node ben shuts down"):
+        await ann.get_or_spawn_async("room/2", "room", "processes@ben")
+    ben.engine.draining = False
     with pytest.raises(UnknownHost, match="nowhere"):
         await ann.get_or_spawn_async("room/2", "room", "nowhere")
     with pytest.raises(UnknownHost, match="processes@ben"):
         ann.get_or_spawn("local/1", "room", "processes@ben")
     assert not ann.workers
-    assert len(keys(cluster)) == 1
+    assert len(cluster.keys) == 1
 
 
 async def test_clients_of_all_nodes_meet_in_the_room_that_the_header_names(
@@ -661,14 +621,14 @@ async def test_clients_of_all_nodes_meet_in_the_room_that_the_header_names(
 ) -> None:
     answer = RelayResponse(target="room", name="room/1")
     async with contextlib.AsyncExitStack() as stack:
-        for node in nodes(cluster):
+        for node in cluster.nodes.values():
             app = WebSocketRelay(endpoint(lambda _: answer), node=node)
             websocket = await stack.enter_async_context(
                 client(await stack.enter_async_context(serving(app)))
             )
             await websocket.send(node.name)
             assert await received(websocket) == node.name
-        assert sum(len(node.workers) for node in nodes(cluster)) == 1
+        assert sum(len(node.workers) for node in cluster.nodes.values()) == 1
 
 
 async def test_an_upgrade_for_a_name_that_nobody_decides_gets_503_and_when_to_come_again(
@@ -760,32 +720,12 @@ async def test_a_node_that_was_declared_dead_has_no_names_when_it_joins_again(
     assert (await ann.get_or_spawn_async("room/2", "room")).node == "ann"
 
 
-async def test_a_service_runs_once_on_each_node_under_a_name_that_stays_there() -> None:
-    async with circle() as cluster:
-        before = cluster.server.sequence
-        async with contextlib.AsyncExitStack() as stack:
-            for name in ("dan", "eve"):
-                joined = joining(cluster, name, services=[Service(name="ticker", target="room")])
-                await stack.enter_async_context(joined)
-            pids = [node.lookup("ticker") for node in nodes(cluster)]
-            assert [pid.node for pid in pids] == ["dan", "eve"]
-            assert pids == [node.lookup("local/ticker") for node in nodes(cluster)]
-            dan = cluster["dan"]
-            dan.terminate("ticker")
-            await until(lambda: pids[0] not in dan.workers)
-            await until(lambda: "local/ticker" in dan.kernel.names._pids, "it is started again")
-            assert dan.lookup("ticker") == dan.get_or_spawn("ticker", "room") != pids[0]
-            assert not dan.engine.processes[dan.lookup("ticker")].fenced
-            assert len(cluster.seat("eve").own.directory) == 0
-        assert cluster.server.sequence == before
-
-
 @BOTH
 async def test_a_walled_in_process_may_find_names_of_other_nodes_and_no_more(
     cluster: Shared, face: Face, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also if the process that it may find has ended, of which this node has not been told yet."""
-    ann, ben, _ = nodes(cluster)
+    ann, ben, _ = [*cluster.nodes.values()]
     options = ann.engine.templates.options
     walled = msgspec.structs.replace(options["processes"], isolation=Isolation(network="none"))
     monkeypatch.setitem(options, "processes", walled)
@@ -793,8 +733,8 @@ async def test_a_walled_in_process_may_find_names_of_other_nodes_and_no_more(
     await until(lambda: cluster.seat("ann").find("theirs"))
     cluster.ways["ben", "ann"].stop()
     ben.terminate(pid)
-    await until(lambda: not ben.workers and not keys(cluster))
+    await until(lambda: not ben.workers and not cluster.keys)
     seen = await seen_by(ann, face(naming_handlers.trespass), "theirs")
     assert seen[0] == pid
     starts(seen[1:], "NotAllowed", "NotAllowed", "NotAllowed")
-    assert not keys(cluster)
+    assert not cluster.keys

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -17,10 +18,10 @@ from nats_servers import NatsServer
 from peers_over_nats import clustered
 from support import processes, until
 
-from wsrelay import HostFailed, Node, ProcessError, RestartPolicy, Service, Supervisor
+from wsrelay import PID, HostFailed, Node, ProcessError, RestartPolicy, Service, Supervisor
 from wsrelay.cluster.lease import LeaseRecord, key_of_node
 from wsrelay.cluster.ports import Conflict
-from wsrelay.errors import CannotJoin
+from wsrelay.errors import CannotJoin, InvalidTarget
 from wsrelay.peers.nats import NatsStore
 from wsrelay.peers.options import Cluster
 from wsrelay.values.targets import TargetEntry
@@ -58,6 +59,27 @@ async def test_what_may_run_anywhere_goes_where_most_room_is_said_to_be(trio: li
     pid = a.spawn("answer", "processes@*")
     assert pid.node == "c"
     assert await a.call_async(pid, "double", 1) == 2
+
+
+async def test_a_node_that_serves_other_entries_is_told_in_the_log_once_for_each_change(
+    trio: list[Node], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    a, b, _ = trio
+    entries = dict(a.entries)
+    del entries["mortal"]
+    await b.reconfigure([*b.hosts.values()], {**entries, "new": TargetEntry("os:getpid")})
+    what = "node b serves other entries than this one: it has new; it lacks mortal. All nodes"
+    await until(lambda: caplog.text.count(what) == 2, "a and c say so")
+    reverse = "it has mortal; it lacks new"
+    await until(lambda: caplog.text.count(reverse) == 2, "b says it of both")
+    with pytest.raises(InvalidTarget, match="other nodes start only entries"):
+        a.spawn("new", "processes@b")
+    await b.reconfigure([*b.hosts.values()], a.entries)
+    same = "node b serves the same entries as this one now"
+    await until(lambda: caplog.text.count(same) == 2, "that is told, too")
+    await until(lambda: caplog.text.count("the same entries as this one now") == 4)
+    assert caplog.text.count("serves other entries") == 4
 
 
 async def test_a_node_that_leaves_is_gone_at_once(nats: NatsServer) -> None:
@@ -148,6 +170,46 @@ async def test_keys_that_the_store_has_lost_are_written_again(nats: NatsServer) 
                 await asyncio.sleep(0.05)
         assert [one.key for one in entries] == [entry.key]
         assert a.lookup("room/1") == pid
+
+
+def found(nodes: list[Node]) -> PID | None:
+    """The process of the service that one node runs for all."""
+    return next((pid for node in nodes if (pid := node.kernel.names.get("for_all"))), None)
+
+
+async def test_a_node_that_was_declared_dead_runs_its_services_again_and_passed_one_on(
+    nats: NatsServer,
+) -> None:
+    services = [
+        Service(name="for_all", target="answer", scope="cluster"),
+        Service(name="for_each", target="answer"),
+    ]
+    async with clustered(nats, ENTRIES, "a", "b", services=services) as nodes:
+        first = await until(functools.partial(found, nodes), "it runs")
+        [dead] = [node for node in nodes if node.name == first.node]
+        [other] = [node for node in nodes if node is not dead]
+        former = dead.lookup("for_each")
+        elsewhere: Any = other.engine.elsewhere
+        store: NatsStore = elsewhere._member._store
+        written = False
+        while not written:  # as another node does that has not heard of it for too long
+            entry = await store.get(key_of_node(dead.name))
+            assert entry is not None
+            value = LeaseRecord.of(entry).declared_dead(other.name).encode()
+            with contextlib.suppress(Conflict):
+                written = bool(await store.put(entry.key, value, entry.revision))
+        await until(lambda: first not in dead.workers and former not in dead.workers, "all end")
+        again = await until(lambda: dead.kernel.names.get("for_each"), "it is started again")
+        assert again != former
+        # Whichever was first: the dead one may be a member again before the other knows of it.
+        second = await until(functools.partial(found, nodes), "it runs again")
+        [its] = [node for node in nodes if node.name == second.node]
+        [spare] = [node for node in nodes if node is not its]
+        await until(lambda: spare.engine.elsewhere.find("for_all") == second, "that is known")
+        assert await spare.call_async("for_all", "double", 2) == 4
+        await its.aclose()
+        third = await until(lambda: spare.kernel.names.get("for_all"), "it has passed on")
+        assert await spare.call_async(third, "double", 3) == 6
 
 
 async def test_a_second_node_of_a_living_node_s_name_does_not_start(trio: list[Node]) -> None:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 import rooms
-from guests import front, nobody_is_left, the_client
+from guests import front, the_client
 from pair import Cluster, cluster
 from support import (
     Journal,
@@ -43,36 +44,13 @@ from wsrelay.node import Arrival
 from wsrelay.peers.processes import Processes
 
 pytestmark = pytest.mark.anyio
+pytest_plugins = ["sharing"]
 
 GONE = "client's node is gone"
 
 
-@pytest.fixture(scope="module")
-async def shared() -> AsyncIterator[Cluster]:
-    targets = (room(rooms.echo), room(rooms.record))
-    async with cluster(processes(targets=targets), names=("a", "b", "c")) as made:
-        yield made
-
-
-@pytest.fixture
-async def nodes(shared: Cluster) -> AsyncIterator[Cluster]:
-    """Every test may lose nodes: they meet again after it."""
-    yield shared
-    for node in shared.nodes.values():
-        node.terminate_all()
-    for way in shared.ways.values():
-        way.go()
-    for name in shared.nodes:
-        others = [shared.exchange(other) for other in shared.nodes if other != name]
-        if any(name not in exchange.neighbours for exchange in others):
-            shared.lose(name)
-            shared.meet_again(name)
-    await nobody_is_left(shared)
-
-
-@pytest.fixture
-def journals(tmp_path: Path) -> dict[str, Journal]:
-    return {name: Journal(tmp_path / name) for name in "abc"}
+TARGETS = (room(rooms.echo), room(rooms.record))
+CLUSTER = functools.partial(cluster, processes(targets=TARGETS), names=("a", "b", "c"))
 
 
 def recording(nodes: Cluster, journals: dict[str, Journal], name: str) -> PID:

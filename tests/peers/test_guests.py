@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+import functools
 from pathlib import Path
 from typing import Any
 
 import pytest
 import rooms
-from guests import front, lives_for_its_clients, move_and_return, nobody_is_left, the_client
+from guests import front, lives_for_its_clients, move_and_return, the_client
 from pair import Cluster, cluster
 from support import (
     Journal,
@@ -34,33 +34,18 @@ from wsrelay.session import machine
 from wsrelay.session.outbox import Overflow
 
 pytestmark = pytest.mark.anyio
+pytest_plugins = ["sharing"]
 
 TARGETS = (room(rooms.echo), room(rooms.record))
 
 
-@pytest.fixture(scope="module")
-async def shared() -> AsyncIterator[Cluster]:
-    hosts = [processes(targets=TARGETS), processes(name="small", mailbox=20_000)]
-    async with cluster(*hosts, names=("a", "b", "c")) as made:
-        yield made
-
-
-@pytest.fixture
-async def nodes(shared: Cluster) -> AsyncIterator[Cluster]:
-    yield shared
-    for node in shared.nodes.values():
-        node.terminate_all()
-    await nobody_is_left(shared)
+HOSTS = (processes(targets=TARGETS), processes(name="small", mailbox=20_000))
+CLUSTER = functools.partial(cluster, *HOSTS, names=("a", "b", "c"))
 
 
 @pytest.fixture(params=["direct", "uvicorn"])
 def front_end(request: pytest.FixtureRequest) -> str:
     return str(request.param)
-
-
-@pytest.fixture
-def journals(tmp_path: Path) -> dict[str, Journal]:
-    return {name: Journal(tmp_path / name) for name in "abc"}
 
 
 def recording(nodes: Cluster, journals: dict[str, Journal], name: str, host: str = "") -> PID:

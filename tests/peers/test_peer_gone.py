@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import typing
-from collections.abc import AsyncIterator
 from typing import Any
 
 import peer_handlers
@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from monitor_handlers import watch_one
 from one_node import BOTH, seen_by
-from pair import Cluster, InMemory, cluster, nothing_is_left
+from pair import Cluster, InMemory, cluster
 from peer_handlers import (
     answer,
     error_of_call,
@@ -65,6 +65,7 @@ from wsrelay.values.targets import TargetEntry
 from wsrelay.wire.code import pack_plain
 
 pytestmark = pytest.mark.anyio
+pytest_plugins = ["sharing"]
 
 TARGETS = (
     room(rooms.echo),
@@ -76,34 +77,7 @@ ENTRIES = {"deaf": TargetEntry(f"{relating.__file__}:deaf")}
 NIL = b"\xc0"
 
 
-@pytest.fixture(scope="module")
-async def shared() -> AsyncIterator[Cluster]:
-    async with cluster(processes(targets=TARGETS), entries=ENTRIES) as made:
-        yield made
-
-
-@pytest.fixture
-async def nodes(shared: Cluster) -> AsyncIterator[Cluster]:
-    for name in shared.nodes:
-        if not shared.exchange(name).neighbours:
-            shared.meet_again(name)
-    await shared.quiet()
-    yield shared
-    for node in shared.nodes.values():
-        node.terminate_all()
-        await until(lambda node=node: not node.workers and not node.connections, "all are gone")  # type: ignore[misc]
-    await shared.quiet()
-    nothing_is_left(shared)
-
-
-@pytest.fixture
-def a(nodes: Cluster) -> Node:
-    return nodes["a"]
-
-
-@pytest.fixture
-def b(nodes: Cluster) -> Node:
-    return nodes["b"]
+CLUSTER = functools.partial(cluster, processes(targets=TARGETS), entries=ENTRIES)
 
 
 # Gone

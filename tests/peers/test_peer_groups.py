@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import functools
 
 import group_handlers as handlers
 import pytest
 from exits import Exits
 from one_node import BOTH
-from pair import Cluster, cluster, nothing_is_left
+from pair import Cluster, cluster
 from relating import Face
 from support import processes, until
 
@@ -27,29 +27,14 @@ from wsrelay.node import Mail
 from wsrelay.wire.payload import pack as pack_payload
 
 pytestmark = pytest.mark.anyio
+pytest_plugins = ["sharing"]
 
 MEMBER = f"{handlers.__file__}:member"
 MANY = f"{handlers.__file__}:let_many_join"
 
 
-@pytest.fixture(scope="module")
-async def shared() -> AsyncIterator[Cluster]:
-    hosts = [processes(targets=(MEMBER,)), processes(name="small", mailbox=100_000)]
-    async with cluster(*hosts, names=("a", "b", "c")) as made:
-        yield made
-
-
-@pytest.fixture
-async def nodes(shared: Cluster) -> AsyncIterator[Cluster]:
-    yield shared
-    for node in shared.nodes.values():
-        node.terminate_all()
-        await until(lambda node=node: not node.workers, "all are gone")  # type: ignore[misc]
-    await shared.quiet()
-    nothing_is_left(shared)
-    for name, node in shared.nodes.items():
-        assert not node.kernel.groups, name
-        assert not node.engine.elsewhere._groups._joining, name  # type: ignore[attr-defined]
+HOSTS = (processes(targets=(MEMBER,)), processes(name="small", mailbox=100_000))
+CLUSTER = functools.partial(cluster, *HOSTS, names=("a", "b", "c"))
 
 
 async def joins(nodes: Cluster, node: str, *args: object, host: str | None = None) -> PID:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -12,7 +13,7 @@ import relating
 from exits import Exits
 from monitor_handlers import watch_one
 from one_node import BOTH, connection, front_of, seen_by
-from pair import Cluster, cluster, nothing_is_left
+from pair import Cluster, cluster
 from peer_handlers import (
     answer,
     cancel_it,
@@ -38,6 +39,7 @@ from wsrelay.peers import lives
 from wsrelay.values.targets import TargetEntry
 
 pytestmark = pytest.mark.anyio
+pytest_plugins = ["sharing"]
 
 ENTRIES = {
     **{
@@ -51,34 +53,16 @@ LIMITS = {"processes": 1000, "full": 0}
 HERE = ENTRIES | {"only here": TargetEntry("os:getpid")}
 
 
-@pytest.fixture(scope="module")
-async def shared() -> AsyncIterator[Cluster]:
-    targets = tuple(entry.target for name, entry in ENTRIES.items() if name != "broken")
-    hosts = [processes(targets=targets), processes(name="full")]
-    async with cluster(*hosts, entries=ENTRIES) as made:
+TARGETS = tuple(entry.target for name, entry in ENTRIES.items() if name != "broken")
+HOSTS = (processes(targets=TARGETS), processes(name="full"))
+
+
+@contextlib.asynccontextmanager
+async def CLUSTER() -> AsyncIterator[Cluster]:  # noqa: N802 - as in other modules
+    async with cluster(*HOSTS, entries=ENTRIES) as made:
         made["b"].kernel.set_hosts(LIMITS)
         made["a"].engine.reconfigure(HERE)
         yield made
-
-
-@pytest.fixture
-async def nodes(shared: Cluster) -> AsyncIterator[Cluster]:
-    yield shared
-    for node in shared.nodes.values():
-        node.terminate_all()
-        await until(lambda node=node: not node.workers, "all are gone")  # type: ignore[misc]
-    await shared.quiet()
-    nothing_is_left(shared)
-
-
-@pytest.fixture
-def a(nodes: Cluster) -> Node:
-    return nodes["a"]
-
-
-@pytest.fixture
-def b(nodes: Cluster) -> Node:
-    return nodes["b"]
 
 
 # Monitors

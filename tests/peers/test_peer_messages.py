@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import functools
 
 import peer_handlers
 import pytest
@@ -10,7 +10,7 @@ import relating
 import rooms
 from exits import Exits
 from one_node import BOTH, connection, front_of, seen_by
-from pair import FULL, Cluster, cluster, nothing_is_left
+from pair import FULL, Cluster, cluster
 from peer_handlers import (
     answer,
     ask_and_tell,
@@ -46,26 +46,14 @@ from wsrelay import CallError, InvalidCall, NodeBusy, PayloadError, WebSocketRel
 from wsrelay.cluster import link
 
 pytestmark = pytest.mark.anyio
+pytest_plugins = ["sharing"]
 
 TARGETS = (room(rooms.echo), f"{relating.__file__}:mortal", f"{peer_handlers.__file__}:answer")
 NOBODY = ["{b@processes|none}", "{d@processes|1}", "{a@processes|none}", "nobody"]
 
 
-@pytest.fixture(scope="module")
-async def shared() -> AsyncIterator[Cluster]:
-    hosts = [processes(targets=TARGETS), processes(name="small", mailbox=100_000)]
-    async with cluster(*hosts, names=("a", "b", "c")) as made:
-        yield made
-
-
-@pytest.fixture
-async def nodes(shared: Cluster) -> AsyncIterator[Cluster]:
-    yield shared
-    for node in shared.nodes.values():
-        node.terminate_all()
-        await until(lambda node=node: not node.workers and not node.connections, "all are gone")  # type: ignore[misc]
-    await shared.quiet()
-    nothing_is_left(shared)
+HOSTS = (processes(targets=TARGETS), processes(name="small", mailbox=100_000))
+CLUSTER = functools.partial(cluster, *HOSTS, names=("a", "b", "c"))
 
 
 @BOTH

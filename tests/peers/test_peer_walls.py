@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 import sys
-from collections.abc import AsyncIterator
 from typing import Any
 
 import peer_handlers
@@ -12,7 +12,7 @@ import relating
 import rooms
 from monitor_handlers import watch_one
 from one_node import connection, front_of, seen_by
-from pair import Cluster, cluster, nothing_is_left
+from pair import cluster
 from peer_handlers import answer, call_it, errors_of_spawns, exec_there, write_past_the_walls
 from relating import mortal
 from support import closed, processes, received, room, until
@@ -21,6 +21,7 @@ from wsrelay import Isolation, Node
 from wsrelay.values.targets import TargetEntry
 from wsrelay.wire import payload
 
+pytest_plugins = ["sharing"]
 pytestmark = [
     pytest.mark.anyio,
     pytest.mark.skipif(sys.platform != "linux", reason="only Linux has walls"),
@@ -38,42 +39,18 @@ ENTRIES = {
 CLOSE = payload.pack({"code": 4000, "reason": "out"})
 
 
-@pytest.fixture(scope="module")
-async def shared() -> AsyncIterator[Cluster]:
-    walls = Isolation(network="none")
-    hosts = [
-        processes(name="trusted", targets=TARGETS),
-        processes(name="open", targets=TARGETS),
-        processes(
-            name="jail",
-            targets=TARGETS,
-            isolation=walls,
-            may_spawn=("open",),
-            may_control=("open",),
-        ),
-    ]
-    async with cluster(*hosts, entries=ENTRIES) as made:
-        yield made
-
-
-@pytest.fixture
-async def nodes(shared: Cluster) -> AsyncIterator[Cluster]:
-    yield shared
-    for node in shared.nodes.values():
-        node.terminate_all()
-        await until(lambda node=node: not node.workers and not node.connections, "all are gone")  # type: ignore[misc]
-    await shared.quiet()
-    nothing_is_left(shared)
-
-
-@pytest.fixture
-def a(nodes: Cluster) -> Node:
-    return nodes["a"]
-
-
-@pytest.fixture
-def b(nodes: Cluster) -> Node:
-    return nodes["b"]
+HOSTS = (
+    processes(name="trusted", targets=TARGETS),
+    processes(name="open", targets=TARGETS),
+    processes(
+        name="jail",
+        targets=TARGETS,
+        isolation=Isolation(network="none"),
+        may_spawn=("open",),
+        may_control=("open",),
+    ),
+)
+CLUSTER = functools.partial(cluster, *HOSTS, entries=ENTRIES)
 
 
 async def jailed(node: Node, handler: Any, *args: Any) -> Any:

@@ -99,6 +99,10 @@ class _Branch(NamedTuple):
             yield from twig.lines(indent + ("    " if last else "│   "))
 
 
+def _messages(count: int) -> str:
+    return f"{count} message{'s' * (count != 1)}"
+
+
 def _tree(info: NodeInfo) -> Iterator[str]:
     known = {process.pid for process in info.processes}
 
@@ -107,12 +111,14 @@ def _tree(info: NodeInfo) -> Iterator[str]:
         called = f" {click.style(named, bold=True)}" if named else ""
         line = f"{process.pid}{called} {printable(process.target)} ({process.state})"
         twigs = [branch(child) for child in info.processes if child.parent == process.pid]
-        for connection in info.connections:
-            if connection.target == process.pid:
-                count = f"{connection.messages} message{'s' * (connection.messages != 1)}"
-                client = f"{connection.pid} client {cells.who(connection)}, {count}"
-                twigs.append(_Branch(client, []))
-        return _Branch(line, twigs)
+        return _Branch(line, [*twigs, *clients(process.pid)])
+
+    def clients(target: str) -> list[_Branch]:
+        return [
+            _Branch(f"{one.pid} client {cells.who(one)}, {_messages(one.messages)}", [])
+            for one in info.connections
+            if one.target == target
+        ]
 
     hosts = []
     for host in info.hosts:
@@ -124,6 +130,11 @@ def _tree(info: NodeInfo) -> Iterator[str]:
             if process.host == host.name and process.parent not in known
         ]
         hosts.append(_Branch(f"{host.name}: {count} ({template})", twigs))
+    here = f"{{{info.name}@"
+    away = dict.fromkeys(one.target for one in info.connections if not one.target.startswith(here))
+    if away:
+        twigs = [_Branch(target, clients(target)) for target in away]
+        hosts.append(_Branch("processes of other nodes", twigs))
     yield f"node {info.name} (OS pid {info.os_pid}, wsrelay {info.version})"
     yield from _Branch("", hosts).lines()
 

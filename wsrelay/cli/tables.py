@@ -76,7 +76,7 @@ def connections_table(connections: Sequence[ConnectionInfo], console: Console) -
         *("PID", "TARGET", "UPTIME", "MESSAGES", "OUTBOX", "DROPPED", "CLIENT"), overflow="fold"
     )
     for one in connections:
-        table.add_row(_id(one.pid), _id(one.target), *counts(one), who(one))
+        table.add_row(*_ids(one), *counts(one), who(one))
     return table
 
 
@@ -98,6 +98,13 @@ def _fits(table: Table, console: Console) -> bool:
         return True
     unbounded = console.options.update_width(WIDEST)
     return console.measure(table, options=unbounded).maximum <= console.width
+
+
+def _ids(one: ConnectionInfo) -> tuple[str, str]:
+    """Return the ids of a connection and its target, with what says which if it is elsewhere."""
+    if one.pid.partition("@")[0] == one.target.partition("@")[0]:
+        return _id(one.pid), _id(one.target)
+    return one.pid[1:-1], one.target[1:-1]
 
 
 def _id(pid: str) -> str:

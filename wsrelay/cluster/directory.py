@@ -65,6 +65,10 @@ class Directory:
         latest = self._latest.get(name)
         return None if latest is None else latest[1]
 
+    def of(self, pid: PID) -> list[str]:
+        """Return the names of a process of another node; it looks at all names."""
+        return [name for name, (_, there, _) in self._latest.items() if there == pid]
+
     def owner(self, name: str) -> Peer | None:
         """Return the node of the process with that name, or None."""
         latest = self._latest.get(name)

@@ -302,7 +302,8 @@ class AskNameFrame(PeerFrame, tag=31):
 
     `find`: its PID, also of a successor that the reader starts if it has the name and its process
     has been cancelled. `place`: a process may be started, too, if nobody has the name. `who`: only
-    the PID; `NameTaken` if a process that has been cancelled holds the name.
+    the PID; `NameTaken` if a process that has been cancelled holds the name. `free`: None as soon
+    as the reader does not decide who has the name.
 
     What is started is the entry `target` of the reader, None if it may start nothing, with
     arguments as `wire.code.pack_plain` returns them. The reply is the PID, the node and incarnation
@@ -311,7 +312,7 @@ class AskNameFrame(PeerFrame, tag=31):
 
     number: int
     name: Text
-    kind: Literal["find", "place", "who"]
+    kind: Literal["find", "place", "who", "free"]
     sender: Text = ""
     host: Text = ""
     target: TargetText | None = None
@@ -385,13 +386,17 @@ class RemoveMemberFrame(PeerFrame, tag=43):
 class VisitFrame(PeerFrame, tag=50):
     """A client is on its way to a process, which is kept for it; answered with `VisitedFrame`.
 
-    `waits`: the answer waits until the process runs.
+    `waits`: the answer waits until the process runs. With `target`, the id of an entry of the
+    reader, the process is started first, for that client alone; `code` as in `PeerSpawnFrame`.
+    What refuses that is the error of a `PeerReplyFrame`, unless its host is full.
     """
 
     ref: int
     number: int
     pid: Text
     waits: bool
+    target: TargetText | None = None
+    code: Content = b""
 
 
 class GuestJoinFrame(PeerFrame, tag=51):

@@ -15,7 +15,7 @@ from msgspec import Struct
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from wsrelay.confinement import HostOptions
-from wsrelay.node.supervisor import RestartPolicy, Service
+from wsrelay.node.supervisor import RestartPolicy, Scope, Service
 from wsrelay.values.server_options import ServerOptions
 
 from .values import (
@@ -297,8 +297,9 @@ class Restart(Model):
 
 
 class Lifecycle(Model):
-    """When a service is started, and started again."""
+    """When and where a service is started, and started again."""
 
+    scope: Scope = _SERVICE.scope
     auto_start: bool = _SERVICE.auto_start
     stable_threshold: Duration = _SERVICE.stable_threshold
     restart: Restart = Restart()
@@ -310,6 +311,7 @@ class ServiceEntry(ConfigEntry):
     references = {("process",): "process.python", ("host",): "process.host"}
     elsewhere = {
         "target": "process",
+        "scope": "lifecycle.scope",
         "auto_start": "lifecycle.auto_start",
         "stable_threshold": "lifecycle.stable_threshold",
         **{name: f"lifecycle.restart.{name}" for name in RestartPolicy.__struct_fields__},

@@ -43,12 +43,14 @@ class LogRecord(Struct, frozen=True, kw_only=True):
 class Records(logging.Handler):
     """Keeps the last records of a node and of its workers.
 
-    Several nodes may log in one OS process; all PIDs of this one contain `prefix`.
+    Several nodes may log in one OS process; all PIDs of this one contain `prefix`, and what it says
+    of the processes of other nodes has its name.
     """
 
-    def __init__(self, prefix: str) -> None:
+    def __init__(self, prefix: str, node: str) -> None:
         super().__init__()
         self._prefix = prefix
+        self._node = node
         self._kept: deque[LogRecord] = deque(maxlen=_KEPT)
         self._count = 0
         self._ended = False
@@ -58,8 +60,8 @@ class Records(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Keep a record; may be called from any thread."""
         about = fields_of(record)
-        pid = about.setdefault("pid", None)
-        if pid is not None and self._prefix not in pid:
+        pid, by = about.setdefault("pid", None), about.pop("node", None)
+        if pid is not None and self._prefix not in pid and by != self._node:
             return
         kept = LogRecord(
             time=record.created,

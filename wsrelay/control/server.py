@@ -75,7 +75,7 @@ class ControlServer:
         """Start."""
         self._started = time.monotonic()
         listener, self.path = bind(self._directory, f"{self._node.name}-{os.getpid()}")
-        self._records = Records(self._node.pid_prefix)
+        self._records = Records(self._node.pid_prefix, self._node.name)
         logging.getLogger("wsrelay").addHandler(self._records)
         routes = [
             Route("/node", self._describe),
@@ -174,12 +174,13 @@ class ControlServer:
         known = self._node.workers.keys() | self._node.connections | self._records.pids()
         if (pid := _full(text, known)) is not None:
             return lambda: {pid}
-        names = self._node.kernel.names
-        if not names.owners(address(text)):
+        names, elsewhere = self._node.kernel.names, self._node.engine.elsewhere
+        there = elsewhere.find(address(text))
+        if there is None and not names.owners(text):
             raise _Unknown(
                 f"node {self._node.name} has no process {text!r}, and no log records of one"
             )
-        return lambda: names.owners(text)
+        return lambda: {*names.owners(text), *filter(None, [elsewhere.find(text)])}
 
     def _send(self, order: _Order) -> None:
         self._node.send(order.to, order.topic, order.payload)

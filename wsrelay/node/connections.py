@@ -13,7 +13,6 @@ from wsrelay.values.message import ERROR, ExitKind, Result
 from wsrelay.values.pid import PID, PIDSource
 from wsrelay.values.printable import printable
 from wsrelay.wire import payload
-from wsrelay.wire.logrecord import fields
 
 from .endpoint import Endpoint, Mail
 from .engine import Engine
@@ -298,7 +297,7 @@ class Connections:
                 printable(topic),
                 client,
                 printable(error),
-                extra=fields(pid=sender) if process is None else self._engine.about(process),
+                extra=self._engine.about_pid(sender),
             )
 
     # Pressure

@@ -17,7 +17,7 @@ from wsrelay.values.pid import PID
 
 from .arrival import Arrival
 from .endpoint import Mail
-from .process import NamedOrder
+from .process import NamedOrder, SpawnOrder
 from .target import RelayTarget
 
 if TYPE_CHECKING:
@@ -121,9 +121,14 @@ class Elsewhere:
         """Whether a client of this node is bound to a process of another."""
         return False
 
-    async def arrive(self, pid: PID, *, waits: bool) -> Arrival:
-        """Do what `Node.arrive` does."""
-        raise NotImplementedError
+    async def arrive(self, pid: PID, *, waits: bool, start: SpawnOrder | None = None) -> Arrival:
+        """Do what `Node.arrive` does; `start` is what the process's node is to start first.
+
+        That is an entry, with arguments that are data, for the one client. Raises what refuses it,
+        here or there.
+        """
+        del waits, start
+        raise UnknownHost(f"{pid.host}@{pid.node}", [])
 
     def target(self, pid: PID) -> RelayTarget:
         """Return the target that a client has arrived at, while that counts as its client."""
@@ -135,6 +140,14 @@ class Elsewhere:
         """Return the number of a name's owner if that is a process of another node."""
         del name
         return None
+
+    def names_of(self, pid: PID) -> list[str]:
+        """Return the names of a process of another node, as far as they are known here.
+
+        It takes a while where there are many: it is meant for the log.
+        """
+        del pid
+        return []
 
     # Groups: the members on other nodes are in the kernel's groups as well
 
@@ -206,6 +219,16 @@ class Elsewhere:
         """
         del name
         return False
+
+    async def keep(self, name: str) -> None:
+        """Wait until this node decides the name; it does so from then on until it lets it go.
+
+        That is so also while no process has the name. Raises `HostFailed` if the node shuts down.
+        """
+        raise NotImplementedError
+
+    def let_go(self, name: str) -> None:
+        """Let another node decide the name as soon as no process of this one has it."""
 
     async def get_or_spawn(self, order: NamedOrder) -> PID:
         """Do what `Engine.get_or_spawn` does, with any node's process; raises also `NoQuorum`."""

@@ -350,7 +350,7 @@ class Engine:
             raise TooMany("arguments (of processes that have not started)", show(_MOST_CODE))
 
     def _asker(self, parent: PID | None) -> str | None:
-        """Return whom what a parent has started counts for: itself, or its node if it is another."""
+        """Return for whom a parent's processes count: itself, or its node if it is another."""
         node = None if parent is None else parent.node
         return parent if node in {None, self.name} else node
 
@@ -505,6 +505,13 @@ class Engine:
             os_pid=process.os_pid,
             host=process.pid.host,
         )
+
+    def about_pid(self, pid: PID) -> dict[str, Any]:
+        """Return what is known of any process, perhaps of another node, as `about` does."""
+        if (process := self.processes.get(pid)) is not None:
+            return self.about(process)
+        by = None if pid.node == self.name else self.name
+        return fields(pid=pid, names=self.elsewhere.names_of(pid), host=pid.host, node=by)
 
     def _debug(self, process: WorkerProcess, what: str) -> None:
         if logger.isEnabledFor(logging.DEBUG):

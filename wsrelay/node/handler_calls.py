@@ -218,6 +218,20 @@ class HandlerCalls:
         self.kernel.register(name, pid)
         return pid
 
+    async def spawn_cluster_service(
+        self, name: str, target: Any, host: str | None = None, args: tuple[Any, ...] = ()
+    ) -> PID:
+        """Start the process of a service of the whole cluster, once no other node has its name.
+
+        This node keeps the name from then on (`Elsewhere.keep`). Raises as `spawn_as` does.
+        """
+        await self.engine.elsewhere.keep(name)
+        order = self._named_order(name, target, host, args, {})
+        there = self.engine.launch_named(order)
+        if there != order.pid:
+            raise NameTaken(f"the name {name!r} belongs to {there}")
+        return there
+
     def _elsewhere(self, host: str) -> PID | None:
         """Return the PID of a process that is started in a host of another node, else None."""
         name, node = placed(host)

@@ -30,7 +30,7 @@ from wsrelay.values.buffered import MAX_BUFFERED, Buffered
 from wsrelay.values.message import ExitError, ExitKind
 from wsrelay.values.pid import PID, PIDSource, is_node_name
 from wsrelay.values.targets import TargetEntry
-from wsrelay.wire.code import pack_target
+from wsrelay.wire.code import pack_elsewhere, pack_target
 
 from .arrival import Arrival, NoTarget
 from .calls import Calls
@@ -39,7 +39,7 @@ from .elsewhere import Clustering
 from .engine import Engine
 from .fallback import log_visibly
 from .handler_calls import HandlerCalls, settled
-from .process import NamedOrder
+from .process import NamedOrder, SpawnOrder
 from .requests import Requests
 from .router import MessageRouter
 from .siblings import warn_of_siblings
@@ -370,8 +370,9 @@ class Node(HandlerCalls):
         """
         target = self.functions.get(spec.target, spec.target)
         pid, ends = self._named_pid(spec.target, spec.host), spec.end_when_empty
+        if spec.name is None and pid.node != self.name:
+            return await self._start_there(pid, target, spec.args)
         if spec.name is None:
-            self.engine.check_here(pid)
             text, code = pack_target(target, spec.args, {}, self.entries)
             self.engine.launch(pid, text, code, end_when_empty=ends)
         else:
@@ -385,6 +386,17 @@ class Node(HandlerCalls):
         except BaseException:
             if spec.name is None:  # nobody else can find it
                 self.engine.signal(pid, Signal.CANCEL, "the upgrade did not come about")
+            raise
+
+    async def _start_there(self, pid: PID, target: Any, args: tuple[Any, ...]) -> Arrival:
+        """Start a process on another node for one client, and wait until it runs."""
+        text, code = pack_elsewhere(target, args, {}, self.entries, pid)
+        start = SpawnOrder(text, code, plain=True)
+        try:
+            return await self.engine.elsewhere.arrive(pid, waits=True, start=start)
+        except (NoTarget, asyncio.CancelledError) as error:
+            if not isinstance(error, NoTarget) or error.result is None:  # it may be alive
+                self.cancel(pid, "the upgrade did not come about")
             raise
 
     async def arrive(self, pid: PID, *, waits: bool = True) -> Arrival:

@@ -95,7 +95,7 @@ class Starts:
         """
         unlogged = self._engine.mistakes.again(parent, time.monotonic())
         if unlogged is not None:
-            about = fields(pid=pid, target=target, host=pid.host, exit=end.kind.value)
+            about = self._engine.about_pid(pid) | fields(target=target, exit=end.kind.value)
             more = f" (nor were {unlogged} others that {parent} spawned)" if unlogged else ""
             logger.error("%s was not started: %s%s", pid, shortened(end.message), more, extra=about)
 

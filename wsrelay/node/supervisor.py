@@ -4,6 +4,12 @@ A service that returns has finished and is not restarted; one that ends with an 
 was killed, could not start) is restarted under its restart policy. A service is registered under
 its name while it is alive, so it can be reached across restarts. The name is exclusive: a service
 that is started again while its former process is still stopping waits until that has ended.
+
+In a cluster, a service of `scope` `node` runs once on each node. One of the scope `cluster` runs
+once for all: the nodes compete for its name, and the one that has it keeps it, with all that
+follows: it starts the service again when it fails, and has it stay ended when it has finished. The
+others wait until that node lets the name go: it is gone or shuts down, has given the service up, or
+has no place for it.
 """
 
 from __future__ import annotations
@@ -13,7 +19,7 @@ import functools
 import logging
 import random
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, Final
+from typing import Any, Final, Literal, get_args
 
 from msgspec import Struct
 
@@ -26,10 +32,14 @@ from wsrelay.values.printable import shortened
 from wsrelay.wire.logrecord import fields
 
 from . import Node
+from .starts import not_started
 
-__all__ = ["RestartPolicy", "Service", "Supervisor"]
+__all__ = ["RestartPolicy", "Scope", "Service", "Supervisor"]
 
 logger = logging.getLogger(__name__)
+
+Scope = Literal["node", "cluster"]
+"""Whether each node of a cluster runs a service, or one for all of them."""
 
 _BOUNDS: Final = {"stable_threshold": Bounds(0, MOST, "0 seconds or more")}
 
@@ -38,14 +48,16 @@ class Service(Struct, frozen=True, kw_only=True):
     """One service, the kind `process.service` of `docs/configuration.md`.
 
     `target`, `host` and `args` are as in `process.spawn`. With `auto_start` it starts with the
-    node. Once it has run for `stable_threshold` seconds, earlier failures are forgotten. Raises
-    `InvalidOptions`, a `ValueError`, with everything that is wrong.
+    node. Once it has run for `stable_threshold` seconds, earlier failures are forgotten. Without a
+    cluster, `scope` makes no difference. Raises `InvalidOptions`, a `ValueError`, with everything
+    that is wrong.
     """
 
     name: str
     target: str | Callable[..., Any]
     host: str | None = None
     args: tuple[Any, ...] = ()
+    scope: Scope = "node"
     auto_start: bool = True
     stable_threshold: float = 5.0
     restart: RestartPolicy = RestartPolicy()
@@ -57,6 +69,11 @@ class Service(Struct, frozen=True, kw_only=True):
             nameable(self.name)
         except InvalidName as error:
             problems.append(("name", str(error)))
+        if self.scope not in get_args(Scope):
+            problems.append(("scope", f"is {self.scope!r:.60} and must be node or cluster"))
+        if self.host is not None and "@" in self.host:
+            why = "must be a host alone: a service runs on the node that starts it"
+            problems.append(("host", f"is {self.host!r:.80} and {why}"))
         if problems:
             raise InvalidOptions(problems, f"service {self.name!r:.80}")
 
@@ -112,7 +129,10 @@ class Supervisor:
                 keeper.start()
 
     def start_service(self, name: str) -> None:
-        """Start a service that is not running; its failures are forgotten. Raises `KeyError`."""
+        """Start a service that is not running; its failures are forgotten. Raises `KeyError`.
+
+        One of the whole cluster is started once no other node runs it.
+        """
         self._keepers[name].start()
 
     async def stop_service(self, name: str) -> None:
@@ -120,7 +140,7 @@ class Supervisor:
         await self._keepers[name].stop()
 
     def pid(self, name: str) -> PID | None:
-        """Return the PID of a service, None while it is not running. Raises `KeyError`."""
+        """Return the PID of a service, None while it does not run here. Raises `KeyError`."""
         return self._keepers[name].pid
 
 
@@ -138,7 +158,10 @@ class _Keeper:
         self.service = service
         self.pid: PID | None = None
         self._node = node
-        self._stopping = False
+        self.wanted = False
+        """Whether it was started, and not stopped since."""
+        self._competing: asyncio.Task[None] | None = None
+        """Starts it once no other node of the cluster has its name."""
         self._is_due = False
         """Whether it starts as soon as the node starts processes again."""
         self._timer: asyncio.TimerHandle | None = None
@@ -147,9 +170,10 @@ class _Keeper:
         """For each process that has not ended: itself, and one before it that is stopping."""
 
     def start(self) -> None:
-        if self.pid is None or self._stopping:
+        competes = self._competing is not None and not self._competing.done()
+        if not competes and (self.pid is None or not self.wanted):
             self._disarm()
-            self._stopping = False
+            self.wanted = True
             self._restarts = Restarts(self.service.restart, self.service.stable_threshold)
             self._start()
 
@@ -158,12 +182,18 @@ class _Keeper:
             self.start()
 
     async def stop(self) -> None:
-        self._stopping = True
+        self.wanted = False
         self._disarm()
+        competing, self._competing = self._competing, None
+        if competing is not None:
+            competing.cancel()
+            await asyncio.wait([competing])
         if self.pid is not None:
             self._node.cancel(self.pid, "the service stops")
         for ended in list(self._ended.values()):
             await ended.wait()
+        if not self.wanted:
+            self._let_go()
 
     def _disarm(self) -> None:
         self._is_due = False
@@ -179,26 +209,60 @@ class _Keeper:
         if self._node.draining:
             self._is_due = True
             return
+        if self._is_shared():
+            self._competing = asyncio.get_running_loop().create_task(self._compete())
+            return
         self._restarts.started(asyncio.get_running_loop().time())
         try:
-            self.pid = self._node.spawn_service(
+            pid = self._node.spawn_service(service.name, service.target, service.host, service.args)
+        except (WsrelayError, ValueError) as error:
+            self._failed(not_started(error))
+        else:
+            self._runs_as(pid)
+
+    async def _compete(self) -> None:
+        """Start it once no other node of the cluster has its name."""
+        service = self.service
+        try:
+            pid = await self._node.spawn_cluster_service(
                 service.name, service.target, service.host, service.args
             )
         except (WsrelayError, ValueError) as error:
-            self._failed(ExitError(ExitKind.START_FAILED, str(error)))
+            if self._node.draining:
+                self._is_due = True
+            elif self._node.running:
+                self._restarts.started(asyncio.get_running_loop().time())
+                self._failed(not_started(error))
         else:
-            self._ended[self.pid] = asyncio.Event()
-            self._node.when_ended(self.pid, functools.partial(self._over, self.pid))
+            self._restarts.started(asyncio.get_running_loop().time())
+            about = fields(pid=pid, names=[service.name])
+            logger.info("service %s of the cluster runs on this node", service.name, extra=about)
+            self._runs_as(pid)
+
+    def _is_shared(self) -> bool:
+        """Whether all nodes of a cluster have one for all."""
+        return self.service.scope == "cluster" and self._node.engine.elsewhere.shares_names
+
+    def _let_go(self) -> None:
+        """Let another node run it."""
+        if self._is_shared():
+            self._node.engine.elsewhere.let_go(self.service.name)
+
+    def _runs_as(self, pid: PID) -> None:
+        self.pid = pid
+        self._ended[pid] = asyncio.Event()
+        self._node.when_ended(pid, functools.partial(self._over, pid))
 
     def _over(self, pid: PID, result: Result) -> None:
         self._ended.pop(pid).set()
         if pid != self.pid:
             return  # its successor has taken its place
         self.pid = None
-        if self._stopping:
+        if not self.wanted:
             return
         if self._node.draining:
             self._is_due = result.error is not None
+            self._let_go()
         elif result.error is None:
             logger.info("service %s has finished", self.service.name)
         else:
@@ -209,6 +273,8 @@ class _Keeper:
         delay = self._restarts.failed(loop.time(), random.random())  # noqa: S311 - no secret
         attempts = self._restarts.attempts
         about = fields(names=[self.service.name], exit=error.kind.value)
+        if delay is None or error.kind is ExitKind.HOST_FULL:
+            self._let_go()
         if delay is None:
             logger.error(
                 "service %s is given up after %d failures in a row, the last one: %s",

@@ -22,6 +22,7 @@ from .names import ClusterNames
 from .nats import NatsBus, NatsStore
 from .options import Cluster
 from .processes import Processes
+from .sameness import Sameness
 
 __all__ = ["ClusteredNode"]
 
@@ -45,6 +46,7 @@ class ClusteredNode:
         self._joining: asyncio.Task[None] | None = None
         self._awaited = False
         self._links: PeerLinks | None = None
+        self._sameness = Sameness()
         self._ended = asyncio.Event()
         """Set whenever a process has ended."""
         self._engine.on_exit.append(self._on_exit)
@@ -104,6 +106,7 @@ class ClusteredNode:
         if not await self._stop_joining():
             return
         self._names.forget()
+        self._names.kept.close()
         await self.member.aclose()
         links, self._links = self._links, None
         if links is not None:
@@ -142,8 +145,9 @@ class ClusteredNode:
     # The membership
 
     def load(self) -> NodeLoad:
-        """Return what to tell the others, and place processes by what they have told."""
+        """Return what to tell the others, and draw conclusions from what they have told."""
         self._place()
+        self._sameness.look(self._engine.entries, self.member.loads())
         return NodeLoad(self._hosts(), [*self._engine.entries], self._engine.draining)
 
     def _hosts(self) -> dict[str, HostLoad]:
@@ -180,8 +184,8 @@ class ClusteredNode:
 
         def broken(problem: str) -> None:
             logger.error(
-                "the link with node %s has ended until one of the two nodes is restarted, and each "
-                "takes the other's processes for gone, since something came that no node writes: %s",
+                "the link with node %s has ended until one of the two is restarted, and each takes "
+                "the other's processes for gone, since something came that no node writes: %s",
                 peer,
                 problem,
             )

@@ -15,7 +15,7 @@ from typing import Any, Final
 from wsrelay import errors
 from wsrelay.cluster.frames import PeerFinishedFrame, PeerForgetFrame, PeerFrame, PeerReplyFrame
 from wsrelay.cluster.peer import Peer
-from wsrelay.errors import InvalidPID, TooMany, WireError, WsrelayError
+from wsrelay.errors import HostFailed, InvalidPID, TooMany, WireError, WsrelayError
 from wsrelay.node import Node
 from wsrelay.values.message import ExitError, ExitKind, Result
 from wsrelay.values.pid import PID
@@ -23,7 +23,7 @@ from wsrelay.wire import payload
 
 from .neighbour import Asked, Neighbour, Way
 
-__all__ = ["Exchange", "PeerGone", "opened"]
+__all__ = ["Exchange", "PeerGone", "gone", "not_a_member", "opened"]
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +37,11 @@ Packing = Callable[[Neighbour, Any, Any], PeerFrame]
 
 class PeerGone(WsrelayError):  # noqa: N818 - what has happened
     """The node that was asked is not in the cluster any more."""
+
+
+def not_a_member(node: str) -> HostFailed:
+    """Return why nothing can be started on a node that is not in the cluster now."""
+    return HostFailed(f"node {node!r:.80} is not in the cluster")
 
 
 def gone(node: str) -> ExitError:

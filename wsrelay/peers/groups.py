@@ -112,7 +112,8 @@ class PeerGroups:
             because = ExitError(ExitKind.LIMIT, str(error))
             self._engine.signal(asker, Signal.TERMINATE, because=because)
         else:
-            logger.error("%s let a process of another node join a group: %s", asker, error)
+            what = "%s let a process of another node join a group: %s"
+            logger.error(what, asker, error, extra=self._engine.about_pid(asker))
 
     def _joined(self, neighbour: Neighbour, frame: AddMemberFrame) -> None:
         pid = self._exchange.own(frame.pid)

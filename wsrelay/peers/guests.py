@@ -26,7 +26,8 @@ from wsrelay.cluster.frames import (
     VisitedFrame,
     VisitFrame,
 )
-from wsrelay.errors import HostFull, TooMany, WireError
+from wsrelay.errors import HostFull, TooMany, UnknownHost, WireError
+from wsrelay.kernel import Signal
 from wsrelay.node import Arrival, ConnectionInfo, NoTarget, WorkerProcess
 from wsrelay.values.message import HEARTBEAT, ExitError, Result
 from wsrelay.values.pid import PID
@@ -34,6 +35,7 @@ from wsrelay.values.printable import shortened
 from wsrelay.wire import MAX_RECEIVERS, WorkerError, payload
 
 from .exchange import Exchange
+from .lives import check_entry
 from .neighbour import Neighbour
 
 __all__ = ["MOST_VISITS", "Guests"]
@@ -132,6 +134,8 @@ class Visit:
         self.unread: list[str] = []
         """Clients whose join it has not read, once it has ended."""
         self.is_released = False
+        self.is_started = False
+        """Whether the process was started for a client of that node alone."""
         self._receipts = Receipts()
 
     def passed_on(self, size: int, *, has_room: bool) -> None:
@@ -191,6 +195,8 @@ class Guests:
     async def _arrive(self, visit: Visit, frame: VisitFrame) -> VisitedFrame:
         number, pid = frame.number, visit.pid
         try:
+            if frame.target is not None:
+                self._start(visit, frame.target, bytes(frame.code))
             arrival = await self._node.arrive(pid, waits=frame.waits)
         except HostFull as error:
             return VisitedFrame(number, str(error), full=self._node.kernel.limit(pid.host))
@@ -214,6 +220,15 @@ class Guests:
             visit.process, visit.arrival, visit.is_begun = process, arrival, True
             self._at.setdefault(pid, set()).add(visit)
         return VisitedFrame(number)
+
+    def _start(self, visit: Visit, target: str, code: bytes) -> None:
+        """Start the process that a client is on its way to; raises as `Engine.launch` does."""
+        engine, pid = self._exchange.engine, visit.pid
+        check_entry(engine, target)
+        if pid.host not in engine.templates.names:
+            raise UnknownHost(f"{pid.host}@{pid.node}", engine.templates.names)
+        engine.launch(pid, target, code, plain=True)
+        visit.is_started = True
 
     def _why_not_now(self, pid: PID, *, is_transfer: bool) -> str | None:
         """Return why no more clients can come for now, or None."""
@@ -314,6 +329,9 @@ class Guests:
                 self._part(visit, client, *_GONE)
             visit.is_released = True
             self._end(visit)
+            process = self._node.engine.processes.get(visit.pid)
+            if visit.is_started and process is not None and not process.clients:
+                self._node.engine.signal(visit.pid, Signal.CANCEL, _GONE[1])
 
 
 def _packed(_: Neighbour, __: VisitFrame, answer: VisitedFrame) -> VisitedFrame:

@@ -24,9 +24,10 @@ from wsrelay.cluster.frames import (
     StartedFrame,
     UnlinkedFrame,
 )
-from wsrelay.errors import HostFailed, InvalidTarget, TooMany, WireError, WsrelayError
+from wsrelay.errors import InvalidTarget, TooMany, WireError, WsrelayError
 from wsrelay.kernel import Effect, LinkEffect, NotifyEffect, Signal, WatchEffect
 from wsrelay.node.elsewhere import Elsewhere
+from wsrelay.node.engine import Engine
 from wsrelay.node.starts import not_started
 from wsrelay.values.message import ExitError, ExitKind, Result
 from wsrelay.values.pid import PID
@@ -34,10 +35,10 @@ from wsrelay.values.printable import shortened
 from wsrelay.values.sizes import show
 from wsrelay.wire import payload
 
-from .exchange import Exchange, gone, opened
+from .exchange import Exchange, gone, not_a_member, opened
 from .neighbour import Neighbour
 
-__all__ = ["Lives"]
+__all__ = ["Lives", "check_entry", "told"]
 
 _RESULT: Final = 1024
 _RESULTS: Final = 4 * wire.MAX_FRAME
@@ -90,7 +91,7 @@ class Lives(Elsewhere):
                 "start only entries of the configuration, with arguments that are data"
             )
         if neighbour is None:
-            raise HostFailed(f"node {pid.node!r:.80} is not in the cluster")
+            raise not_a_member(str(pid.node))
         neighbour.way.send(
             PeerSpawnFrame(str(pid), str(parent), target, frame.code, watched, frame.linked)
         )
@@ -111,8 +112,7 @@ class Lives(Elsewhere):
     def _spawned(self, neighbour: Neighbour, frame: PeerSpawnFrame) -> None:
         pid, parent = self.exchange.own(frame.pid), self.exchange.theirs(neighbour, frame.parent)
         try:
-            if frame.target not in self.engine.entries:
-                raise InvalidTarget(f"node {self.engine.name} has no entry {frame.target!r:.200}")
+            check_entry(self.engine, frame.target)
             self.engine.launch(pid, frame.target, bytes(frame.code), parent=parent, plain=True)
         except (WsrelayError, ValueError) as error:
             end = not_started(error)
@@ -258,6 +258,12 @@ class Lives(Elsewhere):
         neighbour = self.exchange.of(pid)
         assert neighbour is not None  # noqa: S101 - see `Elsewhere`
         return neighbour
+
+
+def check_entry(engine: Engine, target: str | None) -> None:
+    """Raise `InvalidTarget` for what other nodes may not start here."""
+    if target not in engine.entries:
+        raise InvalidTarget(f"node {engine.name} has no entry {target!r:.200}")
 
 
 def told(error: ExitError | None) -> wire.WorkerError | None:

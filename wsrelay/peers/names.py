@@ -16,7 +16,7 @@ import contextlib
 import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Iterator
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from msgspec import structs
 
@@ -36,7 +36,6 @@ from wsrelay.errors import (
     HostFailed,
     HostFull,
     InvalidName,
-    InvalidTarget,
     NameNotFound,
     NameTaken,
     NoQuorum,
@@ -50,19 +49,18 @@ from wsrelay.node.process import NamedOrder, SpawnOrder
 from wsrelay.values.message import ExitError, ExitKind
 from wsrelay.values.pid import PID, nameable
 from wsrelay.values.sizes import show
-from wsrelay.wire.code import pack_plain
 
 from .circle import Bell, Circle
-from .exchange import Exchange, PeerGone
+from .exchange import Exchange, PeerGone, not_a_member
+from .keeping import KeptNames, shuts_down
 from .keys import NameKeys, Wait
+from .lives import check_entry
 from .neighbour import Neighbour
+from .search import NameSearch
 
 __all__ = ["ClusterNames"]
 
 logger = logging.getLogger(__name__)
-
-_NODES: Final = 3
-"""Nodes that are asked to start a process, this one included, until all count as full."""
 
 _MOST_CODE: Final = 256 * 1024 * 1024
 """Bytes of arguments that may wait for answers, of all that one process asks."""
@@ -94,6 +92,7 @@ class ClusterNames:
         self._engine.fencing.is_cluster_name = self.decides
         self._kernel.names.observer = self._changed
         self._kernel.names.numbering = self._number
+        self.kept = KeptNames(self, exchange.engine)
         exchange.named = self.directory.get
         exchange.on_up.append(self._link_begins)
         exchange.on_down.append(self._link_ends)
@@ -117,7 +116,7 @@ class ClusterNames:
         seconds = options.start_timeout if options else _PATIENCE
         with self._waiting(order.parent, len(order.order.code)):
             async with self._within(order.name, seconds) as wait:
-                return await _Search(self, order, wait).process()
+                return await NameSearch(self, order, wait).process()
 
     @contextlib.contextmanager
     def _waiting(self, asker: PID | None, size: int) -> Iterator[None]:
@@ -236,7 +235,8 @@ class ClusterNames:
     def look(self, name: str) -> None:
         """Release the key of a name that nobody has or holds here any more."""
         names = self._kernel.names
-        if name in self.keys.held and names.get(name) is None and names.holder(name) is None:
+        is_free = names.get(name) is None and names.holder(name) is None
+        if is_free and name in self.keys.held and name not in self.kept:
             self.keys.release(name)
 
     def _tell(self, *named: Named) -> None:
@@ -312,6 +312,7 @@ class ClusterNames:
             f"it to node {owner.node}"
         )
         ends = [one for one in (names.get(name), names.holder(name)) if one is not None]
+        self.kept.lose(name)
         self.keys.lose(name)
         self._tell(Named(name, ""))
         for one in ends:
@@ -324,6 +325,8 @@ class ClusterNames:
     def _asked(self, neighbour: Neighbour, frame: AskNameFrame) -> Awaitable[PID | Peer | None]:
         self._check(neighbour, frame.name)
         sender = self._exchange.theirs(neighbour, frame.sender) if frame.sender else None
+        if frame.kind == "free":
+            return self.kept.until_free(frame.name)
         return self._answer_bounded(neighbour, frame, sender)
 
     def _register_for(self, neighbour: Neighbour, frame: RegisterNameFrame) -> Awaitable[None]:
@@ -386,17 +389,15 @@ class ClusterNames:
                 self.look(name)
                 raise
             return self.launch(self._order(frame, sender))
+        if holder is None and name in self.kept:
+            raise NameTaken(f"the name {name!r} is kept by node {self._engine.name} for a service")
         self.look(name)
         await held.freed.wait()
         return None
 
     def _check_start(self, frame: AskNameFrame) -> None:
         """Raise what refuses to start what another node asks for, other than a full host."""
-        if not self.is_entry(frame.target):
-            raise InvalidTarget(
-                f"node {self._engine.name} has no entry {frame.target!r:.200}: other nodes may "
-                "start its entries and nothing else"
-            )
+        check_entry(self._engine, frame.target)
         self._kernel.check_host(frame.host, waits=True)
 
     def _order(self, frame: AskNameFrame, sender: PID | None) -> NamedOrder:
@@ -417,7 +418,7 @@ class ClusterNames:
         `node` is the one on which it must start, None for any.
         """
         if node not in {None, self._engine.name}:
-            return UnknownHost(f"{host}@{node}", [])
+            return self._refusal_there(host, str(node))
         if self._engine.draining:
             return HostFailed(self._engine.why_closed)
         try:
@@ -425,6 +426,16 @@ class ClusterNames:
         except HostFull as error:
             return error
         return None
+
+    def _refusal_there(self, host: str, node: str) -> WsrelayError:
+        """Return why no process can start on another node, if that cannot be asked."""
+        loads = self._circle.loads().items()
+        hello = next((one for peer, one in loads if peer.node == node and self.is_up(peer)), None)
+        if hello is None:
+            return not_a_member(node)
+        if (load := hello.hosts.get(host)) is None:
+            return UnknownHost(f"{host}@{node}", [])
+        return shuts_down(node) if hello.draining else HostFull(host, load.most)
 
     def is_entry(self, target: str | None) -> bool:
         """Whether it is the id of an entry, which the other nodes have too."""
@@ -506,109 +517,8 @@ class ClusterNames:
 
     def forget(self) -> None:
         """Forget all keys, before all processes are ended: this incarnation is dead."""
+        self.kept.forget()
         self.keys.forget()
-
-
-class _Search:
-    """The search for the process of a name, which ends with one."""
-
-    def __init__(self, names: ClusterNames, order: NamedOrder, wait: Wait) -> None:
-        self._names = names
-        self._order = order
-        self._wait = wait
-        self._peer: Peer | None = None
-        """The node that has the name, as far as is known."""
-        self._stale: Peer | None = None
-        """A node that has told the name and has it no more."""
-        self._tried: set[Peer] = set()
-        """Nodes that had no place."""
-        self._full: WsrelayError | None = None
-        """What the last of them has said, this one included."""
-
-    async def process(self) -> PID:
-        """Return the process that has the name, or the one that was started under it."""
-        names, name = self._names, self._order.name
-        while True:
-            if names.is_here(name):
-                try:
-                    return names.launch(self._order)
-                except HostFull as error:
-                    self._full = error
-            kind: Literal["find", "place"] = "find"
-            peer = self._peer or self._told()
-            if peer is None and self._is_refused():
-                peer, kind = self._place(), "place"
-            if peer is None:
-                owned = await names.keys.claim(name, self._wait)
-                self._peer = None if owned is None else owned.owner
-            elif (pid := await self._asked(peer, kind)) is not None:
-                return pid
-
-    def _told(self) -> Peer | None:
-        peer = self._names.directory.owner(self._order.name)
-        return None if peer == self._stale else peer
-
-    def _is_refused(self) -> bool:
-        """Whether this node has no place, which once said holds for all of the search."""
-        pid = self._order.pid
-        self._full = self._full or self._names.refusal(pid.host, pid.node)
-        return self._full is not None
-
-    def _place(self) -> Peer:
-        """Return the next node that may have a place; raises what the last one has said."""
-        assert self._full is not None  # noqa: S101 - or it would be claimed here
-        if len(self._tried) + 1 < _NODES and self._travels():
-            for peer in self._names.by_room(self._order.pid):
-                if peer not in self._tried:
-                    return peer
-        raise self._full
-
-    async def _asked(self, peer: Peer, kind: Literal["find", "place"]) -> PID | None:
-        """Ask a node; None if the search has to go on."""
-        self._peer = None
-        if not await self._names.reach(peer, self._wait):
-            self._lacks(peer, kind)
-            return None
-        try:
-            answer = await self._names.ask(peer, self._wait, self._frame(kind))
-        except PeerGone:
-            answer = None
-        except (HostFull, HostFailed) as error:
-            if peer in self._tried:
-                raise
-            self._tried.add(peer)
-            self._full = error
-            return None
-        if isinstance(answer, str):
-            return PID(answer)
-        if answer is None:
-            self._lacks(peer, kind)
-        else:
-            owner = Peer(*answer)
-            self._peer = None if self._names.is_me(owner) else owner
-        return None
-
-    def _lacks(self, peer: Peer, kind: Literal["find", "place"]) -> None:
-        """Note that a node does not have the name, or no place."""
-        if kind == "place":
-            self._tried.add(peer)
-        else:
-            self._stale = peer
-
-    def _frame(self, kind: Literal["find", "place"]) -> AskNameFrame:
-        """Return what a node is asked, with what it is to start."""
-        order, what = self._order, self._order.order
-        frame = AskNameFrame(0, order.name, kind, str(order.parent or ""))
-        if self._travels():
-            frame.host, frame.target = order.pid.host, what.target
-            frame.code = what.code or pack_plain((), {})
-            frame.end_when_empty = order.end_when_empty
-        return frame
-
-    def _travels(self) -> bool:
-        """Whether another node can start it: that starts entries, with data."""
-        what = self._order.order
-        return self._names.is_entry(what.target) and (what.plain or not what.code)
 
 
 def _not_alive(name: str, pid: PID) -> InvalidName:

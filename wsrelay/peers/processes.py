@@ -21,7 +21,7 @@ from wsrelay.cluster.frames import (
 from wsrelay.errors import NodeBusy, PayloadError, WireError
 from wsrelay.node.arrival import Arrival
 from wsrelay.node.endpoint import Mail
-from wsrelay.node.process import NamedOrder, WorkerProcess
+from wsrelay.node.process import NamedOrder, SpawnOrder, WorkerProcess
 from wsrelay.values.message import ERROR, ExitError, Result
 from wsrelay.values.pid import PID
 from wsrelay.values.printable import printable
@@ -131,6 +131,18 @@ class Processes(Lives):
         """Do what `Elsewhere.decides` does."""
         return self.names is not None and self.names.decides(name)
 
+    def names_of(self, pid: PID) -> list[str]:
+        """Do what `Elsewhere.names_of` does."""
+        return [] if self.names is None else self.names.directory.of(pid)
+
+    async def keep(self, name: str) -> None:
+        """Do what `Elsewhere.keep` does."""
+        await self._names().kept.keep(name)
+
+    def let_go(self, name: str) -> None:
+        """Do what `Elsewhere.let_go` does."""
+        self._names().kept.let_go(name)
+
     async def get_or_spawn(self, order: NamedOrder) -> PID:
         """Do what `Elsewhere.get_or_spawn` does."""
         return await self._names().get_or_spawn(order)
@@ -154,9 +166,9 @@ class Processes(Lives):
         """Do what `Elsewhere.serves` does."""
         return self.targets.serve
 
-    async def arrive(self, pid: PID, *, waits: bool) -> Arrival:
+    async def arrive(self, pid: PID, *, waits: bool, start: SpawnOrder | None = None) -> Arrival:
         """Do what `Elsewhere.arrive` does."""
-        return await self.targets.arrive(pid, waits=waits)
+        return await self.targets.arrive(pid, waits=waits, start=start)
 
     def target(self, pid: PID) -> RemoteTarget:
         """Do what `Elsewhere.target` does."""

@@ -19,6 +19,7 @@ from wsrelay.cluster.frames import (
     GuestMessageFrame,
     GuestReadFrame,
     PeerFrame,
+    PeerReplyFrame,
     ReleaseFrame,
     TargetExitedFrame,
     VisitedFrame,
@@ -27,12 +28,13 @@ from wsrelay.cluster.frames import (
 from wsrelay.errors import HostFull
 from wsrelay.node.arrival import Arrival, NoTarget
 from wsrelay.node.connections import Connections
+from wsrelay.node.process import SpawnOrder
 from wsrelay.session.ends import NODE_GONE
 from wsrelay.values.message import HEARTBEAT, ExitError, Result
 from wsrelay.values.pid import PID
 from wsrelay.wire import payload
 
-from .exchange import Exchange, gone
+from .exchange import Exchange, gone, not_a_member, opened
 from .neighbour import Neighbour, Way
 
 __all__ = ["RemoteTarget", "RemoteTargets"]
@@ -264,14 +266,20 @@ class RemoteTargets:
         """Return the target that a client has arrived at."""
         return self._targets[pid]
 
-    async def arrive(self, pid: PID, *, waits: bool) -> Arrival:
-        """Have the process's node keep it for a client; `waits` and errors as in `Node.arrive`."""
+    async def arrive(self, pid: PID, *, waits: bool, start: SpawnOrder | None = None) -> Arrival:
+        """Have the process's node keep it for a client; arguments and errors as in `Elsewhere`."""
+        if start is not None and self._exchange.of(pid) is None:
+            raise not_a_member(str(pid.node))
         if (target := self._targets.get(pid)) is None:
             target = self._open(pid)
         arrival = Arrival(target)
         try:
             frame = VisitFrame(target.ref, 0, pid, waits)
+            if start is not None:
+                frame.target, frame.code = start.target, start.code
             answer = await self._exchange.ask(target.neighbour, frame, _as_it_is)
+            if start is not None and isinstance(answer, PeerReplyFrame):
+                opened(answer)  # raises what has refused it
             _check(pid, answer)
             if not target.takes_mail:
                 raise _not_alive(pid)  # noqa: TRY301 - what it leaves is the same

@@ -54,8 +54,8 @@ _message: Final = logging.Formatter("%(message)s")
 def fields(**about: Any) -> dict[str, Any]:
     """Return what is known about a process in the form of `extra` for `logging`.
 
-    A record may have `pid`, `names`, `target`, `os_pid`, `host`, and `exit` (the kind of an end);
-    empty ones are left out.
+    A record may have `pid`, `names`, `target`, `os_pid`, `host`, `exit` (the kind of an end), and
+    `node`, which says it, if that is another one than the process's; empty ones are left out.
     """
     names = itertools.islice(about.pop("names", ()), _MOST_NAMES)
     return {f"{_OURS}{k}": v for k, v in {**about, "names": sorted(names)}.items() if v}
