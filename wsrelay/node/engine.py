@@ -350,7 +350,7 @@ class Engine:
             raise TooMany("arguments (of processes that have not started)", show(_MOST_CODE))
 
     def _asker(self, parent: PID | None) -> str | None:
-        """Return for whom a parent's processes count: itself, or its node if it is another."""
+        """Return for whom what a parent starts counts: itself, or its node if that is another."""
         node = None if parent is None else parent.node
         return parent if node in {None, self.name} else node
 

@@ -184,8 +184,8 @@ class ClusteredNode:
 
         def broken(problem: str) -> None:
             logger.error(
-                "the link with node %s has ended until one of the two is restarted, and each takes "
-                "the other's processes for gone, since something came that no node writes: %s",
+                "the link with node %s has ended until one of the two is restarted, and each "
+                "takes the other's processes for gone, since no node writes what came: %s",
                 peer,
                 problem,
             )
