@@ -7,6 +7,7 @@ from typing import NamedTuple, TypeVar
 
 from msgspec import Struct
 
+from .cluster import ClusterSection
 from .entries import (
     ConfigEntry,
     EndpointEntry,
@@ -32,11 +33,13 @@ class EntryLocation(NamedTuple):
 
 
 class Configuration(Struct, frozen=True):
-    """All entries by id, in the order of the files, and where each was defined."""
+    """All entries by id, in the order of the files, the cluster if any, and where each is."""
 
     files: tuple[Path, ...]
     entries: dict[str, ConfigEntry]
     where: dict[str, EntryLocation]
+    cluster: ClusterSection | None = None
+    cluster_at: EntryLocation | None = None
 
     def _of(self, kind: type[E]) -> dict[str, E]:
         return {name: entry for name, entry in self.entries.items() if isinstance(entry, kind)}
