@@ -21,6 +21,7 @@ import trustme
 from nats_servers import NatsServer, free_port
 from running import HANDLERS, news, until
 from websockets.sync.client import ClientConnection, connect
+from websockets.typing import Origin
 
 from wsrelay.config import Configuration
 from wsrelay.gateway import deployment
@@ -167,7 +168,7 @@ class Proxy:
         """Connect as a page of the site does."""
         return connect(
             f"wss://{NAME}{path}",
-            origin=f"https://{NAME}",  # type: ignore[arg-type]
+            origin=Origin(f"https://{NAME}"),
             sock=self._socket(),
             ssl=self._context(),
             proxy=None,
@@ -240,7 +241,7 @@ def test_haproxy_sends_nobody_to_a_node_that_is_not_ready(
         addresses = [*_addresses(nodes)[:2], f"127.0.0.1:{server.server_port}"]
         try:
             with Proxy("haproxy", tmp_path, addresses, authority) as proxy:
-                until(lambda: proxy.ready() == [200, 200, 200], "it is asked no more", 20)
+                until(lambda: proxy.ready() == [200, 200, 200], "it is asked no more")
                 assert proxy.ready() == [200, 200, 200]
         finally:
             server.shutdown()
