@@ -336,7 +336,7 @@ def test_the_table_of_the_command_has_its_options_with_their_defaults() -> None:
 def test_a_node_is_called_the_same_wherever_it_gets_its_name() -> None:
     commands = [run.make_context("run", ["script.py"]), serve.make_context("serve", [])]
     names = [context.params["node"] for context in commands]
-    for one in (from_config, Deployment):
-        names.append(inspect.signature(one).parameters["name"].default)
+    makers = (from_config, Deployment)
+    names += [inspect.signature(one).parameters["name"].default for one in makers]
     assert names == [None] * 4
     assert Node().name == "local"

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from wsrelay.peers.options import Cluster
 from wsrelay.values import durations
 from wsrelay.values.bounds import InvalidOptions
 from wsrelay.values.pid import is_node_name
 
 from .options import parsed
+
+if TYPE_CHECKING:
+    from wsrelay.peers.options import Cluster
 
 __all__ = ["cluster_of", "cluster_options"]
 
@@ -64,6 +66,8 @@ def cluster_of(
         if timeout is not None:
             raise click.UsageError("--cluster-timeout belongs to a cluster: give --cluster too")
         return None
+    from wsrelay.peers.options import Cluster  # noqa: PLC0415 - for who wants a cluster
+
     options: dict[str, Any] = {"servers": servers or None, "node": node, "timeout": timeout}
     given = {name: value for name, value in options.items() if value is not None}
     try:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 import msgspec
@@ -19,7 +19,6 @@ from wsrelay.gateway.script import Scope, ScriptOptions, script_app
 from wsrelay.gateway.server import FrontEnd, Server, ServerOptions, on_signals
 from wsrelay.gateway.systemd import InheritedSockets, SystemdNotifier
 from wsrelay.node import HostOptions, Limits, Node
-from wsrelay.peers.options import Cluster
 from wsrelay.session import header, origins
 from wsrelay.session.hosts import Hosts
 from wsrelay.values import durations, sizes, targets
@@ -31,6 +30,9 @@ from .logs import log_options, set_up_logging
 from .options import Callback
 from .options import parsed as _parsed
 from .running import controlled, fail, loop_factory, prepare_process, reload_on_edits, say
+
+if TYPE_CHECKING:
+    from wsrelay.peers.options import Cluster
 
 __all__ = ["run"]
 

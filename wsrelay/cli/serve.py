@@ -7,6 +7,7 @@ import logging
 import signal
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -17,11 +18,13 @@ from wsrelay.gateway import address, assembly
 from wsrelay.gateway.deployment import Deployment
 from wsrelay.gateway.server import on_signals
 from wsrelay.gateway.systemd import InheritedSockets, SystemdNotifier
-from wsrelay.peers.options import Cluster
 
 from .joining import cluster_of, cluster_options
 from .logs import log_options, set_up_logging
 from .running import controlled, fail, loop_factory, prepare_process, reload_on_edits, say
+
+if TYPE_CHECKING:
+    from wsrelay.peers.options import Cluster
 
 __all__ = ["check", "serve"]
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from msgspec import Struct
 
-from .cluster import ClusterSection
 from .entries import (
     ConfigEntry,
     EndpointEntry,
@@ -19,6 +18,9 @@ from .entries import (
     ServiceEntry,
     Static,
 )
+
+if TYPE_CHECKING:
+    from .cluster import ClusterSection
 
 __all__ = ["Configuration", "EntryLocation"]
 

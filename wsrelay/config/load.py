@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, get_args
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 from msgspec import Struct
 from pydantic import BaseModel, ValidationError
@@ -14,11 +14,13 @@ from pydantic import BaseModel, ValidationError
 from wsrelay.values.bounds import InvalidOptions
 from wsrelay.values.spelling import nearest
 
-from .cluster import ClusterSection
 from .configuration import Configuration, EntryLocation
 from .entries import KINDS, ConfigEntry, EndpointEntry, RouterEntry, ServerEntry, Static
 from .problems import ConfigError, ConfigProblem, explained
 from .source import Source
+
+if TYPE_CHECKING:
+    from .cluster import ClusterSection
 
 __all__ = ["CheckEntry", "CheckMiddleware", "load"]
 
@@ -139,6 +141,8 @@ class _Loader:
         return [draft for draft in drafts if draft is not None]
 
     def _take_cluster(self, source: Source, data: Any) -> None:
+        from .cluster import ClusterSection  # noqa: PLC0415 - a node in no cluster loads none of it
+
         if self._cluster is not None:
             first = self._cluster[0]
             place = ConfigProblem(first.file, first.lines["cluster",], "", "", "")

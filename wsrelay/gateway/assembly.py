@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
 from starlette.routing import Mount, Route
@@ -16,7 +16,6 @@ from wsrelay.config import Configuration
 from wsrelay.confinement import check_cgroup
 from wsrelay.node import Filesystem, HostOptions, Isolation, Limits, Node
 from wsrelay.node.supervisor import RestartPolicy, Service, Supervisor
-from wsrelay.peers.options import Cluster
 from wsrelay.relay.asgi import App, Receive, Scope, Send
 from wsrelay.session.hosts import Hosts
 from wsrelay.values import targets
@@ -31,6 +30,9 @@ from .dispatch import Dispatch, Router
 from .endpoint import EndpointApp
 from .health import health_routes
 from .server import Server
+
+if TYPE_CHECKING:
+    from wsrelay.peers.options import Cluster
 
 __all__ = [
     "AssemblyError",

@@ -7,12 +7,11 @@ import contextlib
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from wsrelay import worker
 from wsrelay.config import Configuration, ServerEntry
 from wsrelay.errors import HostFailed
-from wsrelay.peers.options import Cluster
 from wsrelay.relay.asgi import App, Receive, Scope, Send
 from wsrelay.values.buffered import Buffered
 from wsrelay.values.server_options import ServerOptions
@@ -21,6 +20,9 @@ from . import assembly
 from .address import Listener, bind, bind_unix, release
 from .server import FrontEnd, Server
 from .systemd import InheritedSockets
+
+if TYPE_CHECKING:
+    from wsrelay.peers.options import Cluster
 
 __all__ = ["Deployment"]
 
