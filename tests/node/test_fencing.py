@@ -102,6 +102,22 @@ async def test_who_is_fenced_is_stopped_at_the_deadline_and_goes_on_when_it_is_r
     ]
 
 
+async def test_the_guardian_is_told_once_of_a_process_that_is_fenced_again_and_again(
+    node: Node, tmp_path: Path
+) -> None:
+    pid = await runs(node, "write", tmp_path / "fenced")
+    busy = psutil.Process(template_of(node)).parent()
+    assert busy is not None
+    busy.suspend()  # and so reads no order, of which only some hundreds can wait
+    try:
+        for _ in range(1000):
+            assert await node.engine.fencing.fence(pid)
+    finally:
+        busy.resume()
+    freeze(node)
+    await until(lambda: is_stopped(node, pid), "it is stopped")
+
+
 async def test_all_of_its_session_is_stopped_and_goes_on(node: Node, tmp_path: Path) -> None:
     paths = [tmp_path / "0", tmp_path / "1"]
     pid = await runs(node, "have_written", f"{tmp_path}/")

@@ -641,13 +641,32 @@ def test_hellos_that_are_none_are_said_once_and_change_nothing(
                 encode(HelloFrame("x" * 64, "one")),
                 encode(["x", "one", 1, {}, [], False, False, False, "more"]),
             ):
-                stranger.publish("wsr.test.hello", garbage)
-            stranger.publish("wsr.test.hello", encode(HelloFrame("ghost", "one")))
+                stranger.publish("wsr.test.hello.x", garbage)
+            stranger.publish("wsr.test.hello.ghost", encode(HelloFrame("ghost", "one")))
             await asyncio.sleep(LEASE + 2)
             assert caplog.text.count("a hello that no node of this version has said") == 1
             assert a.told.all("up") == []
             assert a.member.status().members == []
             await stranger.aclose()
+
+    virtually(main())
+
+
+def test_a_hello_counts_only_on_the_subject_of_who_says_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def main() -> None:
+        async with a_world() as world:
+            a, b = await world.joined("a", "b")
+            liar = BusDouble(world.network, "x")
+            lie = msgspec.msgpack.encode(HelloFrame(*b.me, draining=True, leaving=True))
+            for _ in range(3):
+                liar.publish("wsr.test.hello.x", lie)
+            await asyncio.sleep(0.5)
+            assert not a.member.loads()[b.me].draining
+            told = "dropped: who may say hello on wsr.test.hello.x has said it for node b"
+            assert [told for _ in (a, b)] == [r.message for r in caplog.records if r.levelno > 20]
+            await liar.aclose()
 
     virtually(main())
 
@@ -660,7 +679,7 @@ def test_whoever_comes_back_to_the_bus_asks_the_others_for_their_hello() -> None
             decoder = msgspec.msgpack.Decoder(HelloFrame)
             ear = BusDouble(world.network, "x")
             await ear.subscribe(
-                "wsr.test.hello", lambda _subject, data: heard.append(decoder.decode(data))
+                "wsr.test.hello.*", lambda _subject, data: heard.append(decoder.decode(data))
             )
             world.network.cut("a")
             await asyncio.sleep(1.5)

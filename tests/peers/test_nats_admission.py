@@ -8,17 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import nats as nats_py
+import peer_handlers
 import pytest
 import trustme
 from nats.js.api import StreamConfig
 from nats_ports import Inbox, a_bus, a_store, cluster_of
 from nats_servers import NatsServer, free_port
-from support import until
+from support import processes, until
 
+from wsrelay import Node
 from wsrelay.cluster.ports import Entry, Unavailable
 from wsrelay.errors import CannotJoin
 from wsrelay.peers.nats import NatsBus, NatsStore, client, connection
 from wsrelay.peers.options import Cluster, ClusterTLS
+from wsrelay.values.targets import TargetEntry
 
 pytestmark = pytest.mark.anyio
 
@@ -219,10 +222,10 @@ async def test_the_documented_permissions_are_all_that_nodes_need(
     one, two = _member(guarded_nats, 1), _member(guarded_nats, 2)
     async with a_bus(one) as here, a_bus(two) as there, a_store(one) as store, a_store(two) as its:
         inbox = Inbox()
-        await there.subscribe("wsr.prod.hello", inbox)
+        await there.subscribe("wsr.prod.hello.*", inbox)
         await there.subscribe("wsr.prod.l.node-2.>", inbox)
-        here.publish("wsr.prod.hello", b"hello")
-        assert await inbox.next() == ("wsr.prod.hello", b"hello")
+        here.publish("wsr.prod.hello.node-1", b"hello")
+        assert await inbox.next() == ("wsr.prod.hello.node-1", b"hello")
         here.publish("wsr.prod.l.node-2.inc2.node-1.inc1", b"link")
         assert await inbox.data() == b"link"
         await here.flush()
@@ -232,22 +235,40 @@ async def test_the_documented_permissions_are_all_that_nodes_need(
         store._markers[0] = (store._markers[0][0].replace(year=2000), *store._markers[0][1:])
         await store.purge_markers()
         assert await its.put("name.x", b"", 0) == written + 2
+        await its.delete("name.x", written + 2)
     assert "refuses" not in caplog.text
 
 
-async def test_a_node_cannot_speak_for_another(
+async def test_whole_nodes_with_only_these_permissions_are_one_cluster(
     guarded_nats: NatsServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    entries = {"answer": TargetEntry(f"{peer_handlers.__file__}:answer")}
+    one, two = (
+        Node(hosts=[processes()], entries=entries, cluster=_member(guarded_nats, number))
+        for number in (1, 2)
+    )
+    async with one, two:
+        pid = await one.get_or_spawn_async("room", "answer")
+        assert await two.get_or_spawn_async("room", "answer") == pid
+        assert await two.call_async(pid, "double", 2) == 4
+    assert "refuses" not in caplog.text
+    assert "dropped" not in caplog.text
+
+
+@pytest.mark.parametrize("subject", ["wsr.prod.l.node-2.inc.{}.inc", "wsr.prod.hello.{}"])
+async def test_a_node_cannot_speak_for_another(
+    guarded_nats: NatsServer, caplog: pytest.LogCaptureFixture, subject: str
 ) -> None:
     async with a_bus(_member(guarded_nats, 1)) as bus, a_bus(_member(guarded_nats, 2)) as other:
         inbox = Inbox()
         await other.subscribe("wsr.prod.l.node-2.>", inbox)
-        bus.publish("wsr.prod.l.node-2.inc.node-3.inc", b"forged")
-        bus.publish("wsr.prod.l.node-2.inc.node-3.inc", b"forged")
-        bus.publish("wsr.prod.l.node-2.inc.node-1.inc", b"its own")
+        await other.subscribe("wsr.prod.hello.*", inbox)
+        forged = subject.format("node-3")
+        bus.publish(forged, b"forged")
+        bus.publish(forged, b"forged")
+        bus.publish(subject.format("node-1"), b"its own")
         assert await inbox.data() == b"its own"
-        refusal = (
-            'NATS refuses: permissions violation for publish to "wsr.prod.l.node-2.inc.node-3.inc"'
-        )
+        refusal = f'NATS refuses: permissions violation for publish to "{forged}"'
         with pytest.raises(CannotJoin, match=re.escape(refusal)):
             await bus.flush()
         assert caplog.text.count(refusal) == 1

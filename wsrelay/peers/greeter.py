@@ -1,4 +1,8 @@
-"""Hello: what each node says of itself each second to all others."""
+"""Hello: what each node says of itself each second to all others.
+
+A node says it on a subject that ends with its name, so that NATS can see to it that no node says it
+for another: `wsr.<cluster>.hello.<node>`.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +32,7 @@ _AT_ONCE: Final = 0.2
 """The fewest seconds between two of them, however many nodes ask."""
 
 _GARBAGE: Final = 10.0
-"""Seconds between two lines in the log about hellos that are none."""
+"""Seconds between two lines in the log about hellos that are dropped."""
 
 
 class Greeter:
@@ -56,7 +60,7 @@ class Greeter:
         if not self._is_open:
             self._is_open = True
             self._bus.on_connected.append(self._on_connected)
-            await self._bus.subscribe(self._subject, self._heard)
+            await self._bus.subscribe(f"{self._subject}.*", self._heard)
 
     def close(self) -> None:
         """Forget the others."""
@@ -93,7 +97,7 @@ class Greeter:
             leaving=leaving,
         )
         self._asks = False
-        self._bus.publish(self._subject, self._encode(hello))
+        self._bus.publish(f"{self._subject}.{me.node}", self._encode(hello))
 
     def _load(self) -> NodeLoad:
         try:
@@ -106,18 +110,24 @@ class Greeter:
         self._knows_load = True
         return load
 
-    def _heard(self, _subject: str, data: bytes) -> None:
+    def _heard(self, subject: str, data: bytes) -> None:
         try:
             hello = self._decode(data)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            now = self._clock()
-            if now - self._told >= _GARBAGE:
-                self._told = now
-                logger.warning("a hello that no node of this version has said: %.200s", error)
+            self._drop(f"a hello that no node of this version has said: {error}")
+            return
+        if subject != f"{self._subject}.{hello.node}":
+            self._drop(f"who may say hello on {subject} has said it for node {hello.node}")
             return
         self.on_hello(hello)
         if hello.ask and hello.node != self._me.node:
             self._hurry.set()
+
+    def _drop(self, why: str) -> None:
+        now = self._clock()
+        if now - self._told >= _GARBAGE:
+            self._told = now
+            logger.warning("dropped: %.300s", why)
 
     def _on_connected(self) -> None:
         self._asks = True

@@ -143,9 +143,10 @@ class Incarnation:
 
         When this returns, no failure of the node or of the template prevents that any more.
         """
-        self.fenced = not self._is_dead
+        was_fenced, self.fenced = self.fenced, not self._is_dead
         if not self.fenced or self.os_pid is not None:
-            self._tell_fenced()
+            if self.fenced != was_fenced:  # the guardian is told once, however many names it gets
+                self._tell_fenced()
         else:  # the guardian is told with the fork
             if self._forks is None:
                 self._forks = self._loop.create_future()
