@@ -142,7 +142,7 @@ class Part:
         other = self._world.peers.get(peer)
         if other is None or other.peer != peer or other.machine.loop.is_dead:
             return
-        if other.machine.is_closing:
+        if other.machine.is_closing or self._world.is_decided_again(peer):
             return
         if (deadline := other.machine.deadline) > self.machine.scheduler.now:
             what = f"{self.peer} sees {peer} down, whose processes may run until {deadline:.3f}"

@@ -222,12 +222,14 @@ class World(Run):
         self.names = [f"node-{number}" for number in range(1, nodes + 1)]
         self.peers: dict[Peer, Part] = {}
         """The incarnations that have joined the cluster."""
+        self._down_since: dict[Peer, float] = {}
+        """When a node has first been seen down by another."""
         self._places: dict[str, Machine] = {}
         self.former: list[Machine] = []
 
     def broke(self, promise: str, what: str) -> None:
         """Note a promise that does not hold, unless a store that has lost writes excuses it."""
-        if self.fabric.has_lost and promise in _EXCUSED:
+        if self.fabric.lost_at <= self.scheduler.now and promise in _EXCUSED:
             self.note(f"EXCUSED {promise}: {what}")
         else:
             super().broke(promise, what)
@@ -279,6 +281,14 @@ class World(Run):
         """Whether a client's node has seen another one down: what was read there may come again."""
         part = self._places[client[1:].partition("@")[0]].part
         return part is not None and peer in part.down
+
+    def is_decided_again(self, peer: Peer) -> bool:
+        """Whether the store has lost that a node is dead; called when one sees it down.
+
+        Its node had its lease again then, until the one who remembers it has written it anew.
+        """
+        first = self._down_since.setdefault(peer, self.scheduler.now)
+        return first < self.fabric.lost_at <= self.scheduler.now
 
     def rush(self, name: str) -> None:
         """Let clients come to a room all at once."""
