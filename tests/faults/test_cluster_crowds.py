@@ -12,7 +12,7 @@ import pytest
 from clusters import nodes_over
 from nats_servers import NatsServer
 from support import until
-from visitors import Books, Visitor, Visitors
+from visitors import Books, Visitor, visiting
 
 pytestmark = pytest.mark.anyio
 
@@ -38,7 +38,7 @@ async def test_a_crowd_that_asks_all_nodes_for_the_same_rooms_at_once_gets_one_o
     random.Random(1).shuffle(wanted)  # noqa: S311 - a game
     async with (
         nodes_over(nats.url, tmp_path, "a", "b", "c", entries=cluster_halls.ENTRIES) as cluster,
-        Visitors() as visitors,
+        visiting() as visitors,
     ):
         nodes = [*cluster]
         crowd = await asyncio.gather(
@@ -74,7 +74,7 @@ async def test_visitors_who_move_between_nodes_while_they_talk_are_heard_once_an
     books = Books(Path(journal))
     async with (
         nodes_over(nats.url, tmp_path, "a", "b", "c", entries=cluster_halls.ENTRIES) as cluster,
-        Visitors() as visitors,
+        visiting() as visitors,
     ):
         nodes = [*cluster]
         for number, name in enumerate(names(HALLS)):

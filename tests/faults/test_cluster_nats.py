@@ -14,7 +14,7 @@ import pytest
 from clusters import LEASE, NodeCluster, NodeProgram, nodes_over
 from nats_servers import NatsServer
 from support import until
-from visitors import Books, Visitor, Visitors
+from visitors import Books, Visitor, Visitors, visiting
 
 from wsrelay import PID
 
@@ -43,10 +43,10 @@ class Traffic:
     All talk from the beginning on.
     """
 
-    def __init__(self, cluster: NodeCluster, journal: Path) -> None:
+    def __init__(self, cluster: NodeCluster, visitors: Visitors, journal: Path) -> None:
         self.cluster = cluster
         self.books = Books(journal)
-        self.visitors = Visitors()
+        self.visitors = visitors
         self.halls: list[str] = []
         self.talkers: list[str] = []
         self.last: dict[str, int] = {}
@@ -154,8 +154,8 @@ def _node(pid: str) -> str:
 @contextlib.asynccontextmanager
 async def traffic(cluster: NodeCluster, journal: Path) -> AsyncIterator[Traffic]:
     """Traffic that is over, with everything that was said heard, when the block ends."""
-    there = Traffic(cluster, journal)
-    async with there.visitors:
+    async with visiting() as visitors:
+        there = Traffic(cluster, visitors, journal)
         async with asyncio.TaskGroup() as talking:
             await there.begin(talking)
             await there.goes_on()

@@ -6,16 +6,16 @@ import asyncio
 import contextlib
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from clusters import NodeProgram
 from support import until
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
-__all__ = ["Books", "Visitor", "Visitors"]
+__all__ = ["Books", "Visitor", "Visitors", "visiting"]
 
 
 class Visitor:
@@ -59,19 +59,12 @@ class Visitor:
 
 
 class Visitors:
-    """Clients that are there until the block ends."""
+    """Clients that are there until the block of `visiting` ends."""
 
-    def __init__(self) -> None:
+    def __init__(self, stack: contextlib.AsyncExitStack, listening: asyncio.TaskGroup) -> None:
         self.all: list[Visitor] = []
-        self._stack = contextlib.AsyncExitStack()
-        self._listening: asyncio.TaskGroup
-
-    async def __aenter__(self) -> Self:
-        self._listening = await self._stack.enter_async_context(asyncio.TaskGroup())
-        return self
-
-    async def __aexit__(self, *about: object) -> None:
-        await self._stack.__aexit__(*about)
+        self._stack = stack
+        self._listening = listening
 
     async def come(self, node: NodeProgram, **response: Any) -> Visitor:
         """Let one come to that node, and wait until it has joined a hall."""
@@ -82,6 +75,12 @@ class Visitors:
         await until(lambda: visitor.halls or visitor.end, "it is in the hall")
         assert visitor.end is None, visitor.end
         return visitor
+
+
+@contextlib.asynccontextmanager
+async def visiting() -> AsyncIterator[Visitors]:
+    async with asyncio.TaskGroup() as listening, contextlib.AsyncExitStack() as stack:
+        yield Visitors(stack, listening)
 
 
 class Books:
