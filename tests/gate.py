@@ -17,16 +17,35 @@ class Gate:
         self.connections = 0
         self.clients_pass = asyncio.Event()
         """What clients send is passed on."""
-        self.clients_pass.set()
+        self.servers_pass = asyncio.Event()
+        """What the server sends is passed on."""
+        self.refuses = False
+        """Connections are cut as soon as they are there."""
         self.answers_are_lost = False
         """What the server sends is thrown away."""
         self._server_port = port
         self._writers: list[asyncio.StreamWriter] = []
-        self._tasks: set[asyncio.Task[None]] = set()
+        self.open()
 
     @property
     def url(self) -> str:
         return f"nats://127.0.0.1:{self.port}"
+
+    def shut(self) -> None:
+        """Hold what is sent, both ways, as a network that is away does."""
+        self.clients_pass.clear()
+        self.servers_pass.clear()
+
+    def open(self) -> None:
+        """Pass on everything, and what has been held meanwhile."""
+        self.refuses = False
+        self.clients_pass.set()
+        self.servers_pass.set()
+
+    def refuse(self) -> None:
+        """Cut all connections, now and as they come."""
+        self.refuses = True
+        self.cut()
 
     def cut(self) -> None:
         """Cut all connections."""
@@ -36,6 +55,9 @@ class Gate:
 
     async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
+        if self.refuses:
+            writer.transport.abort()
+            return
         inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", self._server_port)
         self._writers += [writer, inner_writer]
         async with asyncio.TaskGroup() as both:
@@ -45,15 +67,14 @@ class Gate:
     async def _pass(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, of_client: bool
     ) -> None:
+        passing = self.clients_pass if of_client else self.servers_pass
         with contextlib.suppress(OSError):
             while True:
-                if of_client:
-                    await self.clients_pass.wait()
+                await passing.wait()
                 if not (data := await reader.read(65536)):
                     break
-                if of_client:
-                    await self.clients_pass.wait()
-                elif self.answers_are_lost:
+                await passing.wait()
+                if not of_client and self.answers_are_lost:
                     continue
                 if writer.transport.is_closing():
                     break
@@ -71,6 +92,6 @@ async def gate_to(port: int) -> AsyncIterator[Gate]:
         yield gate
     finally:
         server.close()
-        gate.clients_pass.set()
+        gate.open()
         gate.cut()
         await asyncio.sleep(0)

@@ -31,7 +31,7 @@ def room(journal: str = os.devnull, group: str = "rooms") -> None:
                         process.send(client, "ws.send", text([process.pid(), process.fence()]))
                 case "crash":
                     raise ZeroDivisionError("on purpose")
-            if message.wants_reply:
+            if message.wants_reply and message.topic != "never answered":
                 message.reply([process.pid(), process.fence()])
 
 
@@ -54,6 +54,13 @@ def watcher(*victims: str) -> None:
             seen["events"].append([item.kind, item.sender, error.kind if error else None])
         elif item.wants_reply:
             item.reply(seen)
+
+
+def linked(to: str) -> None:
+    """Be linked to another process, and so end with it."""
+    process.link(to)
+    for message in process.inbox():
+        message.reply("linked")
 
 
 def writer(path: str) -> None:

@@ -42,6 +42,7 @@ _ENTRIES: Final = {
     for handler in (
         cluster_handlers.room,
         cluster_handlers.watcher,
+        cluster_handlers.linked,
         cluster_handlers.writer,
         cluster_handlers.fails_at_its_start,
         cluster_handlers.fails_in_the_beginning,
@@ -162,6 +163,11 @@ class NodeProgram:
     def resume(self) -> None:
         os.kill(self.pid, signal.SIGCONT)
 
+    async def stop(self) -> None:
+        """End it in order: it leaves its cluster, and no other node waits for its lease to pass."""
+        self._process.terminate()
+        await until(lambda: self.ended, f"{self.name} has ended")
+
     @property
     def ended(self) -> bool:
         return self._process.poll() is not None
@@ -204,13 +210,14 @@ class NodeCluster:
         return iter(self._nodes.values())
 
     async def start(self, *names: str, url: str | None = None) -> list[NodeProgram]:
-        """Start nodes, at the same time, and wait until all nodes know each other.
+        """Start nodes, at the same time, and wait until they run and all nodes know each other.
 
         A name may be that of a node that has ended. `url` is that of another way to NATS.
         """
         began = [self._begin(name, url or self._url) for name in names]
         for node in began:
             await node.serves()
+        await asyncio.gather(*(node.do("loaded") for node in began))
         await self.until_complete()
         return began
 
