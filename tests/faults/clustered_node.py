@@ -17,6 +17,7 @@ from urllib.parse import unquote
 
 import msgspec
 import uvicorn
+from leftovers import kept
 from msgspec import Struct
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -96,6 +97,7 @@ def _state(node: Node) -> dict[str, Any]:
         "templates": node.templates,
         "keys": sorted(clustered.names.keys.held),
         "directory": sorted(clustered.names.directory),
+        "kept": {what: repr(there) for what, there in kept(node).items() if there},
     }
 
 

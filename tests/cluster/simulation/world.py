@@ -6,6 +6,8 @@ import contextlib
 import signal
 from typing import Any, Final
 
+from leftovers import kept
+
 from wsrelay import HostOptions, Node
 from wsrelay.cluster import claims, link
 from wsrelay.cluster.claims import NameClaim
@@ -19,7 +21,7 @@ from wsrelay.wire import WINDOW, ForkFrame
 from .books import Books
 from .clients import OUTBOX, Client
 from .fabric import Fabric
-from .part import LEASE, Part, kept_for_others
+from .part import LEASE, Part
 from .run import Place, Run
 from .system import End, Template
 from .workers import ENTRY, TARGET, Worker
@@ -533,25 +535,7 @@ class World(Run):
                 self.broke("bounds", f"outbox of {pid}: {size} bytes")
 
     def _check_leftovers(self, machine: Machine) -> None:
-        node = machine.node
-        kernel = node.kernel
-        left = {
-            "processes": [*kernel.processes],
-            "names": len(kernel.names),
-            "relations": bool(kernel.relations),
-            "groups": bool(kernel.groups),
-            "watchers": kernel.groups._watchers,
-            "accounts": bool(kernel.ledger._accounts) if hasattr(kernel.ledger, "_accounts") else 0,
-            "connections": node.connections,
-            "workers": [*machine.workers],
-            "execs": node.starts.execs,
-            "calls": len(node.calls),
-            "timers": len(node._requests.timers),
-            "when_ended": node.engine.when_ended,
-            "guests": node.clients.guests,
-        }
-        if machine.part is not None:
-            left |= kept_for_others(node)
+        left = kept(machine.node) | {"workers": [*machine.workers]}
         for what, there in left.items():
             if there:
                 self.broke("no leftovers", f"{machine.name} keeps {what}: {there}")
