@@ -18,7 +18,7 @@ from typing import Any, Final
 from chaos_rooms import traps
 from support import until
 from websockets.asyncio.client import ClientConnection
-from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 
 from wsrelay import PID, Result
 
@@ -109,12 +109,15 @@ def closes(result: Result, *, joined: bool) -> set[Close]:
         if result.value is None and not joined:  # os._exit(0) tells nobody what was read
             return {(1000, "target process exited"), (1013, "target process exited")}
         return {(1000 if joined else 1013, "target process exited")}
+    if result.error.kind == "node_down":
+        return {(1012, "target's node is gone")}
     reason = {
         "error": "crashed",
         "exit": "crashed",
         "killed": f"killed ({result.error.message})",
         "terminated": "killed (SIGKILL)",
         "link_down": "killed (link down)",
+        "template_lost": "killed (template lost)",
     }[result.error.kind]
     return {(1011, f"target process {reason}")}
 
@@ -134,8 +137,8 @@ class Guest:
             try:
                 async with self.chaos.enter(self) as websocket:
                     await self.visit(websocket)
-            except InvalidStatus as refused:
-                self.chaos.refusals[refused.response.status_code] += 1
+            except (OSError, EOFError, InvalidHandshake) as error:
+                self.chaos.refused(self, error)
             finally:
                 self.stay = None
 
@@ -223,6 +226,13 @@ class Records(ABC):
     @abstractmethod
     def enter(self, guest: Guest) -> AbstractAsyncContextManager[ClientConnection]:
         """Let a guest come to some room."""
+
+    def refused(self, guest: Guest, error: Exception) -> None:
+        """Note that a guest was not let in, or raise that."""
+        del guest
+        if not isinstance(error, InvalidStatus):
+            raise error
+        self.refusals[error.response.status_code] += 1
 
     @abstractmethod
     def open_rooms(self) -> Sequence[str]:
