@@ -17,7 +17,7 @@ from chaos_rooms import GUESTS, HELPERS, WATCHER, traps
 from chaos_rooms import ROOMS as ALL_ROOMS
 from clusters import Failed, NodeCluster, NodeProgram
 from nats_servers import NatsServer
-from support import until
+from support import TIMEOUT, client, until
 from websockets.asyncio.client import ClientConnection
 
 from wsrelay import PID, Result
@@ -115,7 +115,9 @@ class ClusterChaos(Records):
     async def enter(self, guest: Guest) -> AsyncIterator[ClientConnection]:
         node = self._doors[guest] = self.cluster[guest.random.choice(sorted(self._ready))]
         number = guest.random.randrange(ROOMS)
-        async with node.client(target="place", name=f"room {number}", args=[number]) as websocket:
+        url = node.url(target="place", name=f"room {number}", args=[number])
+        # Who leaves in the middle of a transfer to a dead node waits until that is known.
+        async with client(url, open_timeout=TIMEOUT, close_timeout=TIMEOUT) as websocket:
             self.homes[len(self.stays)] = node
             yield websocket
 
