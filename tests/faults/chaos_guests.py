@@ -198,7 +198,9 @@ class Guest:
             lambda: stay.end or stay.sent in stay.echoed,
             f"client {stay.number} has its echo or its close frame, {self.chaos.seed}",
         )
-        self.works = stay.end is None
+        if stay.end is not None:
+            return
+        self.works = True
         await self.chaos.closing.wait()
         if stay.end is None and stay.number % 2:
             stay.done.add("left")

@@ -255,7 +255,7 @@ class ClusterChaos(Records):
         visited = {
             str(PID(guest.stay.room).node)
             for guest in self.guests
-            if guest.stay and guest.stay.room
+            if guest.stay and guest.stay.room and guest.stay.end is None
             if PID(guest.stay.room).node != self.homes[guest.stay.number].name
         }
         return sorted(visited & self._ready - {self.keeper})

@@ -49,7 +49,7 @@ async def test_after_random_kills_on_three_nodes_every_book_balances_and_nothing
             error.add_note(chaos.seed)
             raise
     assert set(chaos.disasters) == set(DISASTERS)
-    assert set(chaos.stays_ended()) >= {1000, 1006, 1011, 1012, 4001}
+    assert set(chaos.stays_ended()) >= {1000, 1006, 1011, 4001}
     assert len(chaos.stays) > 2 * CLIENTS
     assert any(len({*stay.rooms}) > 1 for stay in chaos.stays)
 
