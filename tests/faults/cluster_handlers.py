@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -63,6 +64,13 @@ def linked(to: str) -> None:
         message.reply("linked")
 
 
+def deaf() -> None:
+    """Never end by itself, not even if its node is gone."""
+    while True:
+        with contextlib.suppress(BaseException):
+            time.sleep(600)
+
+
 def writer(path: str) -> None:
     """Write lines into a file for ever, each with what tells the writer from its successor.
 
@@ -87,17 +95,10 @@ def writer(path: str) -> None:
                 message.reply([me, fence])
 
 
-def fails_at_its_start(path: str) -> None:
-    """Note that it was started, and raise."""
-    with Path(path).open("a") as file:
-        file.write(f"{time.monotonic_ns()} {process.fence()}\n")
-    raise ZeroDivisionError("on purpose")
-
-
 def fails_in_the_beginning(path: str, failures: int) -> None:
-    """Fail as it starts, so many times, and then be a room."""
+    """Crash at its start, so many times, and then be a room; each start writes its fence."""
     with Path(path).open("a") as file:
-        file.write(f"{time.monotonic_ns()} {process.fence()}\n")
+        file.write(f"{process.fence()}\n")
     if len(Path(path).read_text().splitlines()) <= failures:
         raise ZeroDivisionError("on purpose")
     room()

@@ -2,7 +2,8 @@
 
 `python clustered_node.py OPTIONS` takes JSON (see `Options`). Once it serves it writes a file that
 tells its port. Clients come to `/relay?RESPONSE`, the arguments of `RelayResponse` as JSON;
-`POST /do` calls the node, and `GET /state` tells what it knows. It ends with its parent.
+`POST /do` calls the node, `GET /state` tells what it knows, and `GET /names` which names have keys
+in the cluster's store. It ends with its parent.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from wsrelay import Cluster, HostOptions, Node, RelayResponse, WebSocketRelay
+from wsrelay.cluster import claims
 from wsrelay.errors import ProcessError
 from wsrelay.values.linux import die_with_parent
 from wsrelay.values.targets import TargetEntry
@@ -74,7 +76,17 @@ def application(node: Node) -> Starlette:
     def state(_: Request) -> Response:
         return _as_json(_state(node))
 
-    routes = [Route("/relay", relay), Route("/do", do, methods=["POST"]), Route("/state", state)]
+    async def names(_: Request) -> Response:
+        clustered: Any = node.engine.elsewhere
+        entries = await clustered._member._store.list(claims.PREFIX)
+        return _as_json(sorted(claims.NameClaim.of(entry).name for entry in entries))
+
+    routes = [
+        Route("/relay", relay),
+        Route("/do", do, methods=["POST"]),
+        Route("/state", state),
+        Route("/names", names),
+    ]
     return Starlette(routes=routes, lifespan=node.lifespan)
 
 

@@ -42,9 +42,9 @@ _ENTRIES: Final = {
     for handler in (
         cluster_handlers.room,
         cluster_handlers.watcher,
+        cluster_handlers.deaf,
         cluster_handlers.linked,
         cluster_handlers.writer,
-        cluster_handlers.fails_at_its_start,
         cluster_handlers.fails_in_the_beginning,
     )
 }
@@ -108,6 +108,11 @@ class NodeProgram:
         """What it knows; `clustered_node.py` says what that is."""
         state: State = await self._request("GET", "/state")
         return state
+
+    async def names(self) -> list[str]:
+        """The names that have a key in the cluster's store."""
+        names: list[str] = await self._request("GET", "/names")
+        return names
 
     async def until(self, condition: Callable[[State], Any], what: str) -> State:
         """Wait until its state is so, and return it."""

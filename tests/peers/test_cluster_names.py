@@ -222,6 +222,7 @@ async def test_whoever_asks_while_the_owner_ends_gets_a_process_that_lives(
         owner.terminate(first)
         pids = {*await asyncio.gather(*asks)} - {first}
         assert len(pids) <= 1, pids
+        await until(lambda: first not in owner.kernel.processes, "it has ended")
         second = pids.pop() if pids else await alive[0].get_or_spawn_async("room/1", "room")
         there = next(node for node in alive if node.name == second.node)
         assert await there.started(second) is None
