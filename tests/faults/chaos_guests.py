@@ -131,16 +131,23 @@ class Guest:
         self.stay: Stay | None = None
         self.works = False
         """It has seen, after the chaos, that its connection works."""
+        self._comes = False
+
+    @property
+    def settled(self) -> bool:
+        """Whether it is clear, after the chaos, how it stands: it is there, or it is gone."""
+        return self.works or not self._comes
 
     async def run(self) -> None:
         while not self.chaos.over:
+            self._comes = True
             try:
                 async with self.chaos.enter(self) as websocket:
                     await self.visit(websocket)
             except (OSError, EOFError, InvalidHandshake) as error:
                 self.chaos.refused(self, error)
             finally:
-                self.stay = None
+                self.stay, self._comes = None, False
 
     async def visit(self, websocket: ClientConnection) -> None:
         assert websocket.response is not None

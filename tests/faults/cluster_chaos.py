@@ -23,7 +23,7 @@ from websockets.asyncio.client import ClientConnection
 from wsrelay import PID, Result
 from wsrelay.values.message import ExitError, ExitKind
 
-SECONDS: Final = float(os.environ.get("WSRELAY_CHAOS_SECONDS", "8"))
+SECONDS: Final = float(os.environ.get("WSRELAY_CHAOS_SECONDS", "6"))
 CLIENTS: Final = 18
 ROOMS: Final = 8
 NODES: Final = ("a", "b", "c")
@@ -131,12 +131,11 @@ class ClusterChaos(Records):
     # Harm
 
     async def reign(self) -> None:
-        """Do harm until the time is over."""
+        """Do harm until the time is over, and each disaster has happened."""
         loop = asyncio.get_running_loop()
-        end = loop.time() + SECONDS
         async with asyncio.TaskGroup() as tasks:
-            disasters = tasks.create_task(self._bring_disasters(end))
-            while loop.time() < end or not disasters.done():
+            disasters = tasks.create_task(self._bring_disasters(loop.time() + SECONDS))
+            while not disasters.done():
                 await self._meet()
                 [what] = self.random.choices([*DEEDS], [*DEEDS.values()])
                 match what:
@@ -221,7 +220,7 @@ class ClusterChaos(Records):
     async def _bring_disasters(self, end: float) -> None:
         loop = asyncio.get_running_loop()
         turn: list[str] = []
-        while loop.time() < end:
+        while loop.time() < end or {*self.disasters} != {*DISASTERS}:
             await asyncio.sleep(self.random.uniform(0.3, 1.5))  # the pace of the disasters
             turn = turn or self.random.sample(DISASTERS, len(DISASTERS))
             what = turn.pop()
@@ -272,7 +271,7 @@ class ClusterChaos(Records):
     async def rest(self) -> None:
         """Wait until every guest knows how it stands, and nodes, rooms and guests agree."""
         await until(
-            lambda: all(guest.works or guest.stay is None for guest in self.guests),
+            lambda: all(guest.settled for guest in self.guests),
             f"every client has shown that its connection works, or it is closed, {self.seed}",
         )
         await self._agreed("rooms have heard of the others' ends", self._unheard)

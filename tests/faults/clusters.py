@@ -200,7 +200,7 @@ class NodeCluster:
         entries: Mapping[str, str],
         options: Mapping[str, Any],
     ) -> None:
-        self.name = f"test-{uuid.uuid4().hex[:12]}"
+        self._name = f"test-{uuid.uuid4().hex[:12]}"
         self._url = url
         self._lease = lease
         self._folder = folder
@@ -228,7 +228,7 @@ class NodeCluster:
 
     def _begin(self, name: str, url: str) -> NodeProgram:
         assert name not in self._nodes or self._nodes[name].ended
-        cluster = {"servers": [url], "name": self.name, "node": name, "lease": self._lease}
+        cluster = {"servers": [url], "name": self._name, "node": name, "lease": self._lease}
         options = {
             "cluster": cluster,
             "host": {"stop_timeout": 2.0, "targets": [_ENTRIES["room"]], **self._options},

@@ -141,7 +141,7 @@ async def run(chaos: Chaos, url: str, journal: Path) -> None:
         await chaos.reign()
         await until(lambda: chaos.certain <= set(chaos.results), "all that was harmed has ended")
         await until(
-            lambda: all(guest.works or guest.stay is None for guest in chaos.guests),
+            lambda: all(guest.settled for guest in chaos.guests),
             "every client has shown that its connection works, or it is closed",
         )
         await until(lambda: not chaos.unheard(), "every room has heard of the others' ends")

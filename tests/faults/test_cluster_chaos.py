@@ -10,21 +10,7 @@ from cluster_chaos import CLIENTS, DISASTERS, ENTRIES, NODES, ClusterChaos
 from clusters import nodes_over
 from nats_servers import NatsServer
 
-from wsrelay.cluster import claims
-from wsrelay.peers.nats import NatsStore
-from wsrelay.peers.options import Cluster
-
 pytestmark = pytest.mark.anyio
-
-
-async def names_in(server: NatsServer, cluster: str) -> list[str]:
-    """The keys of names in the bucket of a cluster."""
-    store = NatsStore(Cluster([server.url], name=cluster))
-    await store.open()
-    try:
-        return [entry.key for entry in await store.list(claims.PREFIX)]
-    finally:
-        await store.aclose()
 
 
 async def test_after_random_kills_on_three_nodes_every_book_balances_and_nothing_is_left(
@@ -44,7 +30,7 @@ async def test_after_random_kills_on_three_nodes_every_book_balances_and_nothing
             problems = list(chaos.problems())
             assert not problems, "\n".join([f"{len(problems)} wrong:", *problems[:20]])
             assert await chaos.incarnations() == chaos.lives, "no node has died that was not killed"
-            assert not await names_in(own_nats, cluster.name)
+            assert not await cluster[chaos.keeper].names(), "the bucket has no name"
         except BaseException as error:
             error.add_note(chaos.seed)
             raise

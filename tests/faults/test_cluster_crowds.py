@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import cluster_halls
 import pytest
-from clusters import nodes_over
+from clusters import NodeCluster, NodeProgram, nodes_over
 from nats_servers import NatsServer
 from support import until
 from visitors import Books, Visitor, visiting
@@ -25,22 +26,34 @@ MOVES = 10
 """How often each mover moves on."""
 
 
+@pytest.fixture(scope="module")
+async def cluster(
+    nats: NatsServer, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[NodeCluster]:
+    folder, entries = tmp_path_factory.mktemp("nodes"), cluster_halls.ENTRIES
+    async with nodes_over(nats.url, folder, "a", "b", "c", entries=entries) as running:
+        yield running
+
+
+@pytest.fixture
+async def nodes(cluster: NodeCluster) -> AsyncIterator[list[NodeProgram]]:
+    """The three nodes, on which nothing runs after a test."""
+    yield [*cluster]
+    await cluster.clear()
+
+
 def names(count: int) -> list[str]:
     return [f"hall/{number}" for number in range(count)]
 
 
 async def test_a_crowd_that_asks_all_nodes_for_the_same_rooms_at_once_gets_one_of_each(
-    nats: NatsServer, tmp_path: Path
+    nodes: list[NodeProgram], tmp_path: Path
 ) -> None:
     journal = str(tmp_path / "journal")
     books = Books(Path(journal))
     wanted = [names(ROOMS)[number % ROOMS] for number in range(CROWD)]
     random.Random(1).shuffle(wanted)  # noqa: S311 - a game
-    async with (
-        nodes_over(nats.url, tmp_path, "a", "b", "c", entries=cluster_halls.ENTRIES) as cluster,
-        visiting() as visitors,
-    ):
-        nodes = [*cluster]
+    async with visiting() as visitors:
         crowd = await asyncio.gather(
             *(
                 visitors.come(nodes[number % 3], target="hall", name=name, args=[journal])
@@ -68,15 +81,11 @@ async def test_a_crowd_that_asks_all_nodes_for_the_same_rooms_at_once_gets_one_o
 
 
 async def test_visitors_who_move_between_nodes_while_they_talk_are_heard_once_and_in_order(
-    nats: NatsServer, tmp_path: Path
+    nodes: list[NodeProgram], tmp_path: Path
 ) -> None:
     journal = str(tmp_path / "journal")
     books = Books(Path(journal))
-    async with (
-        nodes_over(nats.url, tmp_path, "a", "b", "c", entries=cluster_halls.ENTRIES) as cluster,
-        visiting() as visitors,
-    ):
-        nodes = [*cluster]
+    async with visiting() as visitors:
         for number, name in enumerate(names(HALLS)):
             await nodes[number % 3].do("get_or_spawn_async", name, "hall", None, journal)
         movers = [
