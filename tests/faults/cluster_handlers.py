@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from wsrelay import Event, process
+from wsrelay import ChannelClosed, Event, process
 
 
 def text(data: Any) -> dict[str, str]:
@@ -87,6 +87,8 @@ def writer(path: str) -> None:
                 message = process.inbox().receive(timeout=0)
             except TimeoutError:
                 break
+            except ChannelClosed:
+                return
             if message.topic == "ws.join":
                 process.send(message.sender, "ws.send", text([me, fence]))
             elif message.topic == "ws.message":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -14,7 +15,9 @@ from nats_servers import NatsServer
 from peers_over_nats import clustered
 from support import processes, until
 
-from wsrelay import Node, ProcessError
+from wsrelay import HostFailed, Node, ProcessError, RestartPolicy, Service, Supervisor
+from wsrelay.cluster.lease import LeaseRecord, key_of_node
+from wsrelay.cluster.ports import Conflict
 from wsrelay.errors import CannotJoin
 from wsrelay.peers.nats import NatsStore
 from wsrelay.peers.options import Cluster
@@ -153,6 +156,70 @@ async def test_a_node_whose_end_is_cut_short_keeps_no_lease(nats: NatsServer) ->
     await until(lambda: asyncio.all_tasks() <= before, "nothing of it runs")
     async with Node(hosts=[processes()], cluster=cluster):  # its lease has run out
         pass
+
+
+async def declare_dead(node: Node) -> None:
+    """Write what others write when the node does not renew its lease."""
+    elsewhere: Any = node.engine.elsewhere
+    store, key = elsewhere._member._store, key_of_node(node.name)
+    while (entry := await store.get(key)) is not None:
+        with contextlib.suppress(Conflict):  # it has just been renewed
+            dead = LeaseRecord.of(entry).declared_dead("nobody")
+            await store.put(key, dead.encode(), entry.revision)
+            return
+
+
+async def test_services_of_a_node_that_was_declared_dead_run_again_when_it_has_joined(
+    nats: NatsServer,
+) -> None:
+    node = Node(hosts=[processes()], entries=ENTRIES, cluster=cluster_of(nats, node="a", lease=3))
+    services = [
+        Service(name="steady", target="answer"),
+        Service(name="stopped", target="answer"),
+        Service(name="idle", target="answer", auto_start=False),
+    ]
+    supervisor = Supervisor(node, services)
+    async with node:
+        first = supervisor.pid("steady")
+        await supervisor.stop_service("stopped")
+        await declare_dead(node)
+        await until(lambda: supervisor.pid("steady") not in {None, first}, "it runs again")
+        again = supervisor.pid("steady")
+        assert again is not None
+        assert await node.call_async("steady", "double", 2) == 4
+        assert node.lookup("steady") == again
+        assert [supervisor.pid(name) for name in ("stopped", "idle")] == [None, None]
+        assert list(node.workers) == [again]
+
+
+async def test_a_service_that_was_due_while_its_node_was_out_of_the_cluster_runs_then(
+    nats: NatsServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    node = Node(hosts=[processes()], entries=ENTRIES, cluster=cluster_of(nats, node="a", lease=3))
+    policy = RestartPolicy(initial_delay=0.01, max_attempts=1)
+    supervisor = Supervisor(node, [Service(name="steady", target="answer", restart=policy)])
+    async with node:
+        elsewhere: Any = node.engine.elsewhere
+        await elsewhere._member.on_dead("for the test")
+        supervisor.start_service("steady")
+        with pytest.raises(HostFailed, match="node a joins its cluster again"):
+            node.spawn("answer")
+        elsewhere._member.on_joined(elsewhere._member.member.me)
+        assert await node.call_async("steady", "double", 2) == 4
+    assert "given up" not in caplog.text
+
+
+async def test_a_node_that_shuts_down_stays_shut_when_it_joins_again_meanwhile(
+    nats: NatsServer,
+) -> None:
+    async with Node(hosts=[processes()], cluster=cluster_of(nats, node="a", lease=3)) as node:
+        elsewhere: Any = node.engine.elsewhere
+        await elsewhere._member.on_dead("for the test")
+        node.drain()
+        elsewhere._member.on_joined(elsewhere._member.member.me)
+        assert node.draining
+        with pytest.raises(HostFailed, match="node a shuts down"):
+            node.spawn(relating.deaf)
 
 
 async def test_a_node_whose_start_fails_leaves_nothing(nats: NatsServer) -> None:

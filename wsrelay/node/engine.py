@@ -95,6 +95,9 @@ class Engine:
         self.roomy: dict[str, str] = {}
         """For each host the other node where it has most room, unless that is this one."""
         self.draining = False
+        """Whether nothing starts here; see `close`."""
+        self._rejoins = False
+        self.on_reopened: list[Callable[[], None]] = []
         self.on_stop: list[Callable[[WorkerProcess], None]] = []
         self.on_exit: list[Callable[[WorkerProcess, Result], None]] = []
         self.when_ended: dict[PID, Callable[[Result], None]] = {}
@@ -255,7 +258,7 @@ class Engine:
                 process.found = True
             return there
         if self.draining:
-            raise HostFailed(f"node {self.name} shuts down")
+            raise HostFailed(self.why_closed)
         if parent is not None and len(code) > _LARGE_CODE:
             self._check_code(parent, len(code))
         effects = self.kernel.spawn(pid, name, parent=parent, monitored=monitored, linked=linked)
@@ -402,6 +405,23 @@ class Engine:
             unfinished=self.unfinished,
             fenced=process.fenced,
         )
+
+    def close(self, *, rejoins: bool = False) -> None:
+        """Start nothing more: the node shuts down, or only `rejoins` its cluster (see `reopen`)."""
+        self._rejoins = rejoins and (self._rejoins or not self.draining)
+        self.draining = True
+
+    def reopen(self) -> None:
+        """Start processes again, if the node did not close to shut down."""
+        if self._rejoins:
+            self._rejoins = self.draining = False
+            for observer in self.on_reopened:
+                observer()
+
+    @property
+    def why_closed(self) -> str:
+        """Why nothing starts here."""
+        return f"node {self.name} {'joins its cluster again' if self._rejoins else 'shuts down'}"
 
     def reconfigure(self, entries: Mapping[str, TargetEntry]) -> None:
         """Use other entries and the current hosts, and tell all workers."""

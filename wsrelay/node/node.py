@@ -227,7 +227,7 @@ class Node(HandlerCalls):
         The connections close spread over `spread` seconds. A worker that has connections is
         cancelled when the last of them has had its turn; until then it gets what they send.
         """
-        self.engine.draining = True
+        self.engine.close()
         self.clients.shut_down(spread)
         for pid, process in list(self.engine.processes.items()):
             if not process.clients:
@@ -329,7 +329,7 @@ class Node(HandlerCalls):
     def _forget(self) -> None:
         """Return to the state before `start`: the templates are gone, and the workers with them."""
         engine = self.engine
-        engine.draining = True
+        engine.close()
         gone = ExitError(ExitKind.KILLED, "SIGKILL: its node was closed")
         engine.unfinished.close()
         engine.fencing.forget_deadline()
@@ -448,7 +448,7 @@ class Node(HandlerCalls):
 
     @property
     def draining(self) -> bool:
-        """Whether it is shutting down."""
+        """Whether nothing starts here: it shuts down, or is out of its cluster and joins again."""
         return self.engine.draining
 
     @property

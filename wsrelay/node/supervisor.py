@@ -74,9 +74,15 @@ class Supervisor:
 
     def start(self) -> None:
         """Start the services with `auto_start`; the node calls this."""
+        self._node.engine.on_reopened.append(self._go_on)
         for keeper in self._keepers.values():
             if keeper.service.auto_start:
                 keeper.start()
+
+    def _go_on(self) -> None:
+        """Start those that ran, or were to start, when the node could start nothing."""
+        for keeper in self._keepers.values():
+            keeper.go_on()
 
     async def stop(self) -> None:
         """Stop all services, the last one first; the node calls this."""
@@ -102,7 +108,7 @@ class Supervisor:
             name: kept.get(name) or _Keeper(self._node, service) for name, service in wanted.items()
         }
         for name, keeper in self._keepers.items():
-            if name not in kept and keeper.service.auto_start and not self._node.draining:
+            if name not in kept and keeper.service.auto_start:
                 keeper.start()
 
     def start_service(self, name: str) -> None:
@@ -133,6 +139,8 @@ class _Keeper:
         self.pid: PID | None = None
         self._node = node
         self._stopping = False
+        self._is_due = False
+        """Whether it starts as soon as the node starts processes again."""
         self._timer: asyncio.TimerHandle | None = None
         self._restarts = Restarts(service.restart, service.stable_threshold)
         self._ended: dict[PID, asyncio.Event] = {}
@@ -145,6 +153,10 @@ class _Keeper:
             self._restarts = Restarts(self.service.restart, self.service.stable_threshold)
             self._start()
 
+    def go_on(self) -> None:
+        if self._is_due:
+            self.start()
+
     async def stop(self) -> None:
         self._stopping = True
         self._disarm()
@@ -154,6 +166,7 @@ class _Keeper:
             await ended.wait()
 
     def _disarm(self) -> None:
+        self._is_due = False
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -163,6 +176,9 @@ class _Keeper:
         self._timer = self.pid = None
         if not self._node.running:
             return  # the node was killed while closing; its next start starts all services
+        if self._node.draining:
+            self._is_due = True
+            return
         self._restarts.started(asyncio.get_running_loop().time())
         try:
             self.pid = self._node.spawn_service(
@@ -179,9 +195,11 @@ class _Keeper:
         if pid != self.pid:
             return  # its successor has taken its place
         self.pid = None
-        if self._stopping or self._node.draining:
+        if self._stopping:
             return
-        if result.error is None:
+        if self._node.draining:
+            self._is_due = result.error is not None
+        elif result.error is None:
             logger.info("service %s has finished", self.service.name)
         else:
             self._failed(result.error)

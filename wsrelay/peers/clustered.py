@@ -44,7 +44,6 @@ class ClusteredNode:
         self._joining: asyncio.Task[None] | None = None
         self._awaited = False
         self._links: PeerLinks | None = None
-        self._is_dead = False
         self._ended = asyncio.Event()
         """Set whenever a process has ended."""
         self._engine.on_exit.append(self._on_exit)
@@ -158,10 +157,8 @@ class ClusteredNode:
     def on_joined(self, me: Peer) -> None:
         """Take part again, if the incarnation before was declared dead."""
         del me
-        if self._is_dead:
-            self._is_dead = False
-            self._engine.draining = False
         self._names.joined()
+        self._engine.reopen()
 
     def on_up(self, peer: Peer) -> None:
         """Open the link to another node."""
@@ -209,8 +206,7 @@ class ClusteredNode:
     async def on_dead(self, why: str) -> None:
         """Kill all processes and close all clients; none start until it has joined again."""
         del why
-        if not self._engine.draining:
-            self._is_dead = self._engine.draining = True
+        self._engine.close(rejoins=True)
         self._names.forget()
         for neighbour in list(self.exchange.neighbours.values()):
             self.exchange.down(neighbour.peer)

@@ -218,7 +218,7 @@ class Guests:
     def _why_not_now(self, pid: PID, *, is_transfer: bool) -> str | None:
         """Return why no more clients can come for now, or None."""
         if self._node.draining:
-            return f"node {self._node.name} is shutting down"
+            return self._node.engine.why_closed
         return self._clients.why_no_target(pid) if is_transfer else self._clients.crowded(pid)
 
     def _release(self, neighbour: Neighbour, frame: ReleaseFrame) -> None:

@@ -411,7 +411,7 @@ class ClusterNames:
         if node not in {None, self._engine.name}:
             return UnknownHost(f"{host}@{node}", [])
         if self._engine.draining:
-            return HostFailed(f"node {self._engine.name} shuts down")
+            return HostFailed(self._engine.why_closed)
         try:
             self._kernel.check_host(host)
         except HostFull as error:

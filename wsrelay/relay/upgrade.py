@@ -228,7 +228,7 @@ class Upgrade:
             relay = replace(relay, target_pid=arrival.pid)
             problem = node.clients.crowded(arrival.pid)
             if node.draining:
-                problem = f"node {node.name} is shutting down"
+                problem = node.engine.why_closed
             if problem is not None:
                 await self._refuse(relay, _Refused(503, problem, RETRY_AFTER))
                 return
@@ -278,7 +278,7 @@ class Upgrade:
         """Start the header's target, or find it by its name; raises `_Refused`."""
         node, target = self._node, shortened(spec.target)
         if node.draining:
-            raise _Refused(503, f"node {node.name} is shutting down")
+            raise _Refused(503, node.engine.why_closed)
         tries = MOST_REJOINS
         while True:
             try:
