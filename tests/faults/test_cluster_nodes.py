@@ -33,7 +33,9 @@ pytestmark = pytest.mark.anyio
 async def cluster(
     nats: NatsServer, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[NodeCluster]:
-    async with nodes_over(nats.url, tmp_path_factory.mktemp("nodes"), "a", "b", "c") as running:
+    folder = tmp_path_factory.mktemp("nodes")
+    # On a busy machine it may take long until a node is dead for which a claim waits.
+    async with nodes_over(nats.url, folder, "a", "b", "c", start_timeout=30.0) as running:
         yield running
 
 
