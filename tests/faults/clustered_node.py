@@ -18,6 +18,7 @@ from urllib.parse import unquote
 
 import msgspec
 import uvicorn
+from leftovers import kept
 from msgspec import Struct
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -108,6 +109,7 @@ def _state(node: Node) -> dict[str, Any]:
         "templates": node.templates,
         "keys": sorted(clustered.names.keys.held),
         "directory": sorted(clustered.names.directory),
+        "kept": {what: repr(there) for what, there in kept(node).items() if there},
     }
 
 

@@ -192,10 +192,19 @@ class NodeProgram:
 class NodeCluster:
     """The running nodes of one cluster, by name."""
 
-    def __init__(self, url: str, folder: Path, options: Mapping[str, Any]) -> None:
-        self._url = url
+    def __init__(
+        self,
+        url: str,
+        folder: Path,
+        lease: float,
+        entries: Mapping[str, str],
+        options: Mapping[str, Any],
+    ) -> None:
         self._name = f"test-{uuid.uuid4().hex[:12]}"
+        self._url = url
+        self._lease = lease
         self._folder = folder
+        self._entries = {**_ENTRIES, **entries}
         self._options = options
         self._nodes: dict[str, NodeProgram] = {}
 
@@ -219,11 +228,11 @@ class NodeCluster:
 
     def _begin(self, name: str, url: str) -> NodeProgram:
         assert name not in self._nodes or self._nodes[name].ended
-        cluster = {"servers": [url], "name": self._name, "node": name, "lease": LEASE}
+        cluster = {"servers": [url], "name": self._name, "node": name, "lease": self._lease}
         options = {
             "cluster": cluster,
             "host": {"stop_timeout": 2.0, "targets": [_ENTRIES["room"]], **self._options},
-            "entries": _ENTRIES,
+            "entries": self._entries,
         }
         node = self._nodes[name] = NodeProgram(name, self._folder, options)
         return node
@@ -265,10 +274,18 @@ class NodeCluster:
 
 @contextlib.asynccontextmanager
 async def nodes_over(
-    url: str, folder: Path, *names: str, **options: Any
+    url: str,
+    folder: Path,
+    *names: str,
+    lease: float = LEASE,
+    entries: Mapping[str, str] | None = None,
+    **options: Any,
 ) -> AsyncIterator[NodeCluster]:
-    """Nodes of those names over the NATS at that address; `options` are those of their host."""
-    cluster = NodeCluster(url, folder, options)
+    """Nodes of those names over the NATS at that address.
+
+    `entries` are targets by id, beside those of `cluster_handlers`; `options` are the host's.
+    """
+    cluster = NodeCluster(url, folder, lease, entries or {}, options)
     try:
         await cluster.start(*names)
         yield cluster

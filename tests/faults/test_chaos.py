@@ -13,7 +13,8 @@ from typing import Any
 
 import psutil
 import pytest
-from chaos import CLIENTS, ENDS_BY, HANDLERS, Chaos
+from chaos import CLIENTS, HANDLERS, Chaos
+from chaos_guests import ENDS_BY
 from support import TIMEOUT, client, endpoint, processes, serving, until
 
 from wsrelay import Node, WebSocketRelay
@@ -133,14 +134,14 @@ async def test_after_random_kills_under_traffic_every_book_balances_and_nothing_
 
 async def run(chaos: Chaos, url: str, journal: Path) -> None:
     node = chaos.node
-    chaos.open(journal)
+    chaos.open(journal, url)
     async with asyncio.TaskGroup() as guests:
         for guest in chaos.guests:
-            guests.create_task(guest.run(url))
+            guests.create_task(guest.run())
         await chaos.reign()
         await until(lambda: chaos.certain <= set(chaos.results), "all that was harmed has ended")
         await until(
-            lambda: all(guest.works or guest.stay is None for guest in chaos.guests),
+            lambda: all(guest.settled for guest in chaos.guests),
             "every client has shown that its connection works, or it is closed",
         )
         await until(lambda: not chaos.unheard(), "every room has heard of the others' ends")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Final
 
@@ -34,10 +35,8 @@ class Fabric(Network):
         self.delay = self._crossing
         self.lose_answer = self._loses
         self.server = Server(self)
-        self.has_lost = False
-        """Whether the store has lost writes that it had answered."""
-        self.lost_at = 0.0
-        """When it was there again without them."""
+        self.lost_at = math.inf
+        """When the store has last lost writes that it had answered."""
         self.loss = 0.0
         """The part of the store's answers that are lost."""
         self.disturbed: dict[str, list[tuple[float, float]]] = {}
@@ -122,7 +121,6 @@ class Fabric(Network):
     def _start_server(self, lost: int) -> None:
         if lost:
             self.server.lose(lost)
-            self.has_lost = True
             self.lost_at = self._scheduler.now
         self.heal()
 

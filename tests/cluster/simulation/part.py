@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from doubles import BusDouble, StoreDouble
 
-from wsrelay import Node
 from wsrelay.cluster.peer import Peer
 from wsrelay.cluster.ports import Entry
 from wsrelay.peers.options import Cluster
@@ -22,7 +21,7 @@ from .fabric import Fabric
 if TYPE_CHECKING:
     from .world import Machine
 
-__all__ = ["LEASE", "Part", "SimBus", "SimStore", "kept_for_others", "received", "timed", "told"]
+__all__ = ["LEASE", "Part", "SimBus", "SimStore", "received", "timed", "told"]
 
 LEASE: Final = 3.0
 
@@ -142,7 +141,7 @@ class Part:
         other = self._world.peers.get(peer)
         if other is None or other.peer != peer or other.machine.loop.is_dead:
             return
-        if other.machine.is_closing:
+        if other.machine.is_closing or self._world.is_decided_again(peer):
             return
         if (deadline := other.machine.deadline) > self.machine.scheduler.now:
             what = f"{self.peer} sees {peer} down, whose processes may run until {deadline:.3f}"
@@ -161,22 +160,6 @@ class Part:
 
     def _note(self, what: str) -> None:
         self._world.note(f"{self.machine.name} {what}")
-
-
-def kept_for_others(node: Node) -> dict[str, Any]:
-    """Return what a node keeps because of other nodes and need not when nothing runs on any."""
-    elsewhere: Any = node.engine.elsewhere
-    kept: dict[str, Any] = {
-        "execs elsewhere": elsewhere._execs,
-        "visits": [*filter(None, elsewhere.guests._visits.values())],
-        "targets": elsewhere.targets._targets,
-        "names elsewhere": [*elsewhere.names.directory],
-        "keys": len(elsewhere.names.keys),
-    }
-    for neighbour in elsewhere.exchange.neighbours.values():
-        for what in ("asked", "serving", "unlinking", "held", "holds"):
-            kept[f"{what} of {neighbour.node}"] = getattr(neighbour, what)
-    return kept
 
 
 def told(event: str, original: Callable[..., Any]) -> Callable[..., Any]:

@@ -6,6 +6,8 @@ import contextlib
 import signal
 from typing import Any, Final
 
+from leftovers import kept
+
 from wsrelay import HostOptions, Node
 from wsrelay.cluster import claims, link
 from wsrelay.cluster.claims import NameClaim
@@ -19,7 +21,7 @@ from wsrelay.wire import WINDOW, ForkFrame
 from .books import Books
 from .clients import OUTBOX, Client
 from .fabric import Fabric
-from .part import LEASE, Part, kept_for_others
+from .part import LEASE, Part
 from .run import Place, Run
 from .system import End, Template
 from .workers import ENTRY, TARGET, Worker
@@ -225,13 +227,15 @@ class World(Run):
         self.names = [f"node-{number}" for number in range(1, nodes + 1)]
         self.peers: dict[Peer, Part] = {}
         """The incarnations that have joined the cluster."""
+        self._down_since: dict[Peer, float] = {}
+        """When a node has first been seen down by another."""
         self._places: dict[str, Machine] = {}
         self.former: list[Machine] = []
 
     def broke(self, promise: str, what: str) -> None:
         """Note a promise that does not hold, unless a store that has lost writes excuses it."""
         excuses = {*_EXCUSED, "fences grow"} if self._has_just_lost() else _EXCUSED
-        if self.fabric.has_lost and promise in excuses:
+        if self.fabric.lost_at <= self.scheduler.now and promise in excuses:
             self.note(f"EXCUSED {promise}: {what}")
         else:
             super().broke(promise, what)
@@ -278,6 +282,14 @@ class World(Run):
         elif number != last + 1 and client not in self.moved:
             self.broke("client's order", f"{worker} gets {number} of {client} after {last}")
         self._heard.add((client, number))
+
+    def is_decided_again(self, peer: Peer) -> bool:
+        """Whether the store has lost that a node is dead; called when one sees it down.
+
+        Its node had its lease again then, until the one who remembers it has written it anew.
+        """
+        first = self._down_since.setdefault(peer, self.scheduler.now)
+        return first < self.fabric.lost_at <= self.scheduler.now
 
     def rush(self, name: str) -> None:
         """Let clients come to a room all at once."""
@@ -527,25 +539,7 @@ class World(Run):
                 self.broke("bounds", f"outbox of {pid}: {size} bytes")
 
     def _check_leftovers(self, machine: Machine) -> None:
-        node = machine.node
-        kernel = node.kernel
-        left = {
-            "processes": [*kernel.processes],
-            "names": len(kernel.names),
-            "relations": bool(kernel.relations),
-            "groups": bool(kernel.groups),
-            "watchers": kernel.groups._watchers,
-            "accounts": bool(kernel.ledger._accounts) if hasattr(kernel.ledger, "_accounts") else 0,
-            "connections": node.connections,
-            "workers": [*machine.workers],
-            "execs": node.starts.execs,
-            "calls": len(node.calls),
-            "timers": len(node._requests.timers),
-            "when_ended": node.engine.when_ended,
-            "guests": node.clients.guests,
-        }
-        if machine.part is not None:
-            left |= kept_for_others(node)
+        left = kept(machine.node) | {"workers": [*machine.workers]}
         for what, there in left.items():
             if there:
                 self.broke("no leftovers", f"{machine.name} keeps {what}: {there}")
