@@ -170,7 +170,7 @@ def _nats(_mode: str) -> _Running:
 
 @_peer("ray", "actors of Ray on one node: a call, a creation up to the first answer", "ray")
 def _ray(_mode: str) -> _Running:
-    return running(_measures_itself("actors"), times_itself=True)
+    return running(_measures_itself("actors", RAY_USAGE_STATS_ENABLED="0"), times_itself=True)
 
 
 def _uvicorn(module: str, ws: str, mode: str, **environment: str) -> Command:

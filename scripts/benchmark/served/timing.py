@@ -30,5 +30,5 @@ async def serve_times(kinds: dict[str, Times]) -> None:
             await measured.aclose()  # type: ignore[attr-defined]
             await connection.send(json.dumps(times))
 
-    async with serve(answer, "127.0.0.1", int(os.environ["BENCH_PORT"]), max_size=None):
+    async with serve(answer, "127.0.0.1", int(os.environ["BENCH_PORT"]), ping_interval=None):
         await asyncio.Future()
