@@ -9,11 +9,14 @@ from pathlib import Path
 
 from wsrelay import PID, Client, Event, process
 
-__all__ = ["asked", "asks"]
+__all__ = ["PAUSE", "asked", "asks"]
 
 _ASKED = "asked"
 _TARGET = f"{Path(__file__)}:{_ASKED}"
 _PAYLOAD = "x" * 64
+
+PAUSE = 0.02
+"""Seconds without anything to do before each start."""
 
 
 def asked() -> None:
@@ -78,10 +81,11 @@ def _new() -> PID:
 
 
 def _end(pid: PID) -> None:
-    """End a process, and wait until it has."""
+    """End a process, and pause, so that the next is not measured beside what follows its end."""
     process.monitor(pid)
     process.cancel(pid)
     process.events().receive()
+    time.sleep(PAUSE)
 
 
 _MEASURES = {"call": _call, "spawn": _spawn, "start": _start}

@@ -15,6 +15,7 @@ import nats
 import uvloop
 from nats.aio.msg import Msg
 
+from .asking import PAUSE
 from .timing import serve_times
 
 _SUBJECT = "bench.echo"
@@ -48,7 +49,7 @@ async def _round_trips() -> AsyncIterator[float]:
 
 
 async def _writes() -> AsyncIterator[float]:
-    """Write new keys, each only if it is new, into a bucket such as a cluster's."""
+    """Write new keys, each only if it is new, into a bucket such as a cluster's, at leisure."""
     client = await nats.connect(os.environ["BENCH_NATS"])
     bucket = await client.jetstream().create_key_value(bucket="bench", history=1)
     try:
@@ -57,6 +58,7 @@ async def _writes() -> AsyncIterator[float]:
             begin = time.perf_counter()
             await bucket.create(key, _PAYLOAD)
             yield time.perf_counter() - begin
+            await asyncio.sleep(PAUSE)
     finally:
         await client.close()
 
