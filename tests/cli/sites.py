@@ -76,6 +76,7 @@ class Site:
         (folder / "echo.py").write_text(ECHO)
         (folder / "web.py").write_text(HTTP)
         self.entries: dict[str, dict[str, Any]] = {}
+        self.cluster: dict[str, Any] = {}
         self.add("light", "process.host", stop_timeout="2s")
         self.add("heavy", "process.host", stop_timeout="2s")
         self.add("echo", "process.python", source="file://echo.py", host="heavy")
@@ -105,7 +106,9 @@ class Site:
 
     def write(self) -> None:
         entries = list(self.entries.values())
-        document = {"version": "1.0", "namespace": "app", "entries": entries}
+        document: dict[str, Any] = {"version": "1.0", "namespace": "app", "entries": entries}
+        if self.cluster:
+            document["cluster"] = self.cluster
         self.file.write_text(yaml.safe_dump(document, sort_keys=False))
 
     def serving(self, *options: str, **settings: Any) -> Running:

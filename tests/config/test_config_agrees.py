@@ -361,7 +361,7 @@ async def nobody(*_: object) -> None: ...
 def test_a_node_s_name_is_one_that_a_pid_can_have(name: str) -> None:
     with pytest.raises(ValueError, match=r"node: name is .* and must be made of"):
         Node(name=name)
-    told = CliRunner().invoke(serve, ["--name", name])
+    told = CliRunner().invoke(serve, ["--node", name])
     assert told.exit_code == 2
     assert "is not made of A-Z a-z 0-9" in told.output
 

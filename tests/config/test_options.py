@@ -78,6 +78,9 @@ OWN: dict[str, set[str]] = {
 }
 """Keys that are not options of the definition: an application's, and a listener's."""
 
+CLUSTER = {"servers", "node", "timeout"}
+"""What `wsrelay run` says of a cluster; `Cluster` has more, which is for configurations."""
+
 ONLY_CONFIGURED = {
     "isolation",
     "log_rate",
@@ -300,7 +303,7 @@ def test_the_command_offers_the_options_of_a_script_and_those_of_a_host() -> Non
     assert set(ScriptOptions.__struct_fields__) - NAMES == {"entry"}  # of a cluster
     assert set(HostOptions.__struct_fields__) - NAMES == ONLY_CONFIGURED
     defined = {*ScriptOptions.__struct_fields__, *HostOptions.__struct_fields__, "memory"}
-    assert set(OPTIONS) - defined == {"host", "port", "reload", "log_format", "log_level"}
+    assert set(OPTIONS) - defined == {"host", "port", "reload", "log_format", "log_level", *CLUSTER}
 
 
 def test_an_option_of_the_command_has_the_default_of_its_definition() -> None:
@@ -331,6 +334,9 @@ def test_the_table_of_the_command_has_its_options_with_their_defaults() -> None:
 
 
 def test_a_node_is_called_the_same_wherever_it_gets_its_name() -> None:
-    [option] = [option for option in serve.params if option.name == "name"]
-    names = [inspect.signature(one).parameters["name"].default for one in (from_config, Deployment)]
-    assert {option.default, *names, Node().name} == {"local"}
+    commands = [run.make_context("run", ["script.py"]), serve.make_context("serve", [])]
+    names = [context.params["node"] for context in commands]
+    makers = (from_config, Deployment)
+    names += [inspect.signature(one).parameters["name"].default for one in makers]
+    assert names == [None] * 4
+    assert Node().name == "local"

@@ -51,7 +51,7 @@ def serve(folder: Path, *entries: str) -> App:
     (folder / "app.yaml").write_text(SERVER + "".join(entries))
     configuration = assembly.load([folder / "app.yaml"])
     [server] = configuration.servers.values()
-    return assembly.application(configuration, server, Node(), lambda: True)
+    return assembly.application(configuration, server, Node(), lambda: "")
 
 
 async def test_run_has_it_beside_its_page_and_beside_a_folder_without_such_a_file(

@@ -206,6 +206,10 @@ async def test_a_node_that_shuts_down_places_processes_on_the_others(cluster: Sh
     assert pid.node != "ann"
 
 
+def _has_ended(node: Node, pid: PID) -> bool:
+    return pid not in node.kernel.processes
+
+
 async def test_whoever_asks_while_the_owner_ends_gets_a_process_that_lives(
     cluster: Shared,
 ) -> None:
@@ -222,7 +226,7 @@ async def test_whoever_asks_while_the_owner_ends_gets_a_process_that_lives(
         owner.terminate(first)
         pids = {*await asyncio.gather(*asks)} - {first}
         assert len(pids) <= 1, pids
-        await until(lambda: first not in owner.kernel.processes, "it has ended")
+        await until(functools.partial(_has_ended, owner, first), "it has ended")
         second = pids.pop() if pids else await alive[0].get_or_spawn_async("room/1", "room")
         there = next(node for node in alive if node.name == second.node)
         assert await there.started(second) is None

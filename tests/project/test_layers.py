@@ -168,8 +168,12 @@ def test_the_package_alone_loads_values_and_nothing_else() -> None:
 
 PLAIN_NODE = """
 import asyncio
+from pathlib import Path
 import wsrelay.cli.run, wsrelay.cli.serve, wsrelay.control.server
 from wsrelay import Node, WebSocketRelay, process
+from wsrelay.gateway import assembly
+
+assembly.load([Path("handlers/wsrelay.yaml")])
 
 
 async def main():

@@ -8,12 +8,12 @@ import sys
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 import msgspec
 
-from wsrelay.errors import HostFailed
+from wsrelay.errors import CannotJoin, HostFailed, MissingExtra
 from wsrelay.gateway.address import AddressError, Listener, bind, url
 from wsrelay.gateway.script import Scope, ScriptOptions, script_app
 from wsrelay.gateway.server import FrontEnd, Server, ServerOptions, on_signals
@@ -23,11 +23,16 @@ from wsrelay.session import header, origins
 from wsrelay.session.hosts import Hosts
 from wsrelay.values import durations, sizes, targets
 from wsrelay.values.bounds import InvalidOptions
+from wsrelay.values.targets import TargetEntry
 
+from .joining import cluster_of, cluster_options
 from .logs import log_options, set_up_logging
 from .options import Callback
 from .options import parsed as _parsed
 from .running import controlled, fail, loop_factory, prepare_process, reload_on_edits, say
+
+if TYPE_CHECKING:
+    from wsrelay.peers.options import Cluster
 
 __all__ = ["run"]
 
@@ -156,6 +161,7 @@ def _check_path(text: str) -> None:
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Serve this folder at / instead of the built-in page.",
 )
+@cluster_options
 @click.option("--reload", is_flag=True, help="For development: restart when a file changes.")
 @click.option(
     "--raw-output",
@@ -171,6 +177,9 @@ def run(
     port: int,
     allowed_hosts: str | None,
     memory: int | None,
+    servers: tuple[str, ...],
+    node: str | None,
+    timeout: float | None,
     reload: bool,
     log_format: str,
     log_level: str,
@@ -183,7 +192,9 @@ def run(
     Each of its processes is a real OS process. Ctrl-C ends everything in order, a second one
     at once.
     """
-    options = ScriptOptions(target=target, **_of(ScriptOptions, given))
+    cluster = cluster_of(None, servers, node, timeout)
+    entry = None if cluster is None else _entry(target)
+    options = ScriptOptions(target=target, entry=entry, **_of(ScriptOptions, given))
     try:
         processes = HostOptions(
             targets=(target,), limits=Limits(memory=memory), **_of(HostOptions, given)
@@ -196,8 +207,12 @@ def run(
         script, static = targets.parse(target).script, options.static
         reload_on_edits([Path(script).parent if script else Path(), *([static] if static else [])])
     set_up_logging(log_format, log_level)
+    try:
+        made = _node(options, processes, node, cluster)
+    except MissingExtra as error:
+        fail(str(error))
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        runner.run(_serve(options, processes, host, port, allowed_hosts))
+        runner.run(_serve(made, options, processes, host=host, port=port, allowed=allowed_hosts))
 
 
 def _of(definition: type[msgspec.Struct], given: dict[str, Any]) -> dict[str, Any]:
@@ -205,8 +220,30 @@ def _of(definition: type[msgspec.Struct], given: dict[str, Any]) -> dict[str, An
     return {name: given[name] for name in definition.__struct_fields__ if name in given}
 
 
+def _entry(target: str) -> str:
+    """Return what all nodes of a cluster call the target, wherever the script is on each."""
+    parsed = targets.parse(target)
+    return f"{Path(parsed.script).name}:{parsed.function}" if parsed.script else target
+
+
+def _node(
+    options: ScriptOptions, processes: HostOptions, name: str | None, cluster: Cluster | None
+) -> Node:
+    """Return the node; raises `MissingExtra`."""
+    if cluster is None or options.entry is None:
+        return Node(name=name, hosts=[processes])
+    entries = {options.entry: TargetEntry(str(options.target))}
+    return Node(hosts=[processes], entries=entries, cluster=cluster)
+
+
 async def _serve(
-    options: ScriptOptions, processes: HostOptions, host: str, port: int, allowed: str | None
+    node: Node,
+    options: ScriptOptions,
+    processes: HostOptions,
+    *,
+    host: str,
+    port: int,
+    allowed: str | None,
 ) -> None:
     inherited, notify = InheritedSockets(), SystemdNotifier()
     try:
@@ -229,7 +266,6 @@ async def _serve(
 
     with contextlib.closing(listener):
         prepare_process(ServerOptions().max_connections, processes.max_processes)
-        node = Node(hosts=[processes])
         front = FrontEnd(node)
         server = Server(script_app(node, options), listener, buffered=node.buffered)
         with on_signals(stop):
@@ -242,6 +278,8 @@ async def _serve(
                     await front.run([server], accepting)
             except HostFailed as error:
                 fail(str(error), error.details)
+            except CannotJoin as error:
+                fail(str(error))
 
 
 _PROCESSES: Final = {

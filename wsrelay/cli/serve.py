@@ -7,20 +7,24 @@ import logging
 import signal
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from wsrelay import config
 from wsrelay.config import ConfigError, Configuration
-from wsrelay.errors import HostFailed
+from wsrelay.errors import CannotJoin, HostFailed, MissingExtra
 from wsrelay.gateway import address, assembly
 from wsrelay.gateway.deployment import Deployment
 from wsrelay.gateway.server import on_signals
 from wsrelay.gateway.systemd import InheritedSockets, SystemdNotifier
-from wsrelay.values.pid import is_node_name
 
+from .joining import cluster_of, cluster_options
 from .logs import log_options, set_up_logging
 from .running import controlled, fail, loop_factory, prepare_process, reload_on_edits, say
+
+if TYPE_CHECKING:
+    from wsrelay.peers.options import Cluster
 
 __all__ = ["check", "serve"]
 
@@ -38,25 +42,20 @@ _files = click.option(
 )
 
 
-def _node_name(_context: click.Context, _option: click.Parameter, text: str) -> str:
-    if not is_node_name(text):
-        raise click.BadParameter(f"{text!r} is not made of A-Z a-z 0-9 _ . -")
-    return text
-
-
 @click.command()
 @_files
-@click.option(
-    "--name",
-    default="local",
-    show_default=True,
-    callback=_node_name,
-    help="The node's part of all PIDs.",
-)
+@cluster_options
 @click.option("--reload", is_flag=True, help="For development: restart when a file changes.")
 @log_options
 def serve(
-    *, paths: tuple[Path, ...], name: str, reload: bool, log_format: str, log_level: str
+    *,
+    paths: tuple[Path, ...],
+    servers: tuple[str, ...],
+    node: str | None,
+    timeout: float | None,
+    reload: bool,
+    log_format: str,
+    log_level: str,
 ) -> None:
     """Serve a configuration.
 
@@ -72,12 +71,15 @@ def serve(
     configuration = _load(paths)
     if not configuration.servers:
         fail("the configuration has no http.service entry: there is nothing to serve")
+    section = configuration.cluster
+    build = None if section is None else section.options
+    cluster = cluster_of(build, servers, node, timeout)
     prepare_process(
         sum(server.max_connections for server in configuration.servers.values()),
         sum(host.max_processes for host in assembly.hosts(configuration)),
     )
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        runner.run(_serve(configuration, paths, name, hangups))
+        runner.run(_serve(configuration, paths, node, cluster, hangups))
 
 
 @click.command()
@@ -104,13 +106,22 @@ def _load(paths: tuple[Path, ...]) -> Configuration:
 
 
 async def _serve(
-    configuration: Configuration, paths: tuple[Path, ...], name: str, hangups: list[int]
+    configuration: Configuration,
+    paths: tuple[Path, ...],
+    name: str | None,
+    cluster: Cluster | None,
+    hangups: list[int],
 ) -> None:
     """Serve it; `hangups` are the SIGHUPs that have arrived so far."""
     inherited, notify = InheritedSockets(), SystemdNotifier()
     try:
-        deployment = Deployment(configuration, name=name, inherited=inherited)
-    except address.AddressError as error:
+        deployment = Deployment(
+            configuration,
+            name=None if cluster is not None else name,
+            cluster=cluster,
+            inherited=inherited,
+        )
+    except (address.AddressError, MissingExtra) as error:
         fail(str(error))
     except assembly.AssemblyError as error:
         fail(str(error), error.details)
@@ -140,6 +151,8 @@ async def _serve(
                 await deployment.run(accepting)
         except HostFailed as error:
             fail(str(error), error.details)
+        except CannotJoin as error:
+            fail(str(error))
 
 
 class _Reloads:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from msgspec import Struct
 
@@ -19,6 +19,9 @@ from .entries import (
     Static,
 )
 
+if TYPE_CHECKING:
+    from .cluster import ClusterSection
+
 __all__ = ["Configuration", "EntryLocation"]
 
 E = TypeVar("E", bound=ConfigEntry)
@@ -32,11 +35,13 @@ class EntryLocation(NamedTuple):
 
 
 class Configuration(Struct, frozen=True):
-    """All entries by id, in the order of the files, and where each was defined."""
+    """All entries by id, in the order of the files, the cluster if any, and where each is."""
 
     files: tuple[Path, ...]
     entries: dict[str, ConfigEntry]
     where: dict[str, EntryLocation]
+    cluster: ClusterSection | None = None
+    cluster_at: EntryLocation | None = None
 
     def _of(self, kind: type[E]) -> dict[str, E]:
         return {name: entry for name, entry in self.entries.items() if isinstance(entry, kind)}

@@ -6,17 +6,21 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, get_args
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 from msgspec import Struct
 from pydantic import BaseModel, ValidationError
 
+from wsrelay.values.bounds import InvalidOptions
 from wsrelay.values.spelling import nearest
 
 from .configuration import Configuration, EntryLocation
 from .entries import KINDS, ConfigEntry, EndpointEntry, RouterEntry, ServerEntry, Static
 from .problems import ConfigError, ConfigProblem, explained
 from .source import Source
+
+if TYPE_CHECKING:
+    from .cluster import ClusterSection
 
 __all__ = ["CheckEntry", "CheckMiddleware", "load"]
 
@@ -30,7 +34,8 @@ VERSION: Final = "1.0"
 
 _NAMESPACE: Final = re.compile(r"[A-Za-z_][\w-]*(\.[\w-]+)*")
 _NAME: Final = re.compile(r"[A-Za-z_][\w-]*(\.[\w-]+)*")
-_TOP: Final = ("version", "namespace", "entries")
+_TOP: Final = ("version", "namespace", "entries", "cluster")
+_OPTIONAL: Final = {"cluster"}
 
 
 def load(
@@ -81,6 +86,8 @@ class _Loader:
         check_entry: CheckEntry,
     ) -> None:
         self.problems: list[ConfigProblem] = []
+        self._cluster: tuple[Source, ClusterSection | None] | None = None
+        """The file that has the key `cluster`, and what it says if that is right."""
         self._unknown: set[str] = set()
         """Ids of entries of unknown kind: references to them are not reported as well."""
         self._environment = environment
@@ -109,7 +116,7 @@ class _Loader:
         if source.data is None and source.problems:
             return []
         if not isinstance(source.data, dict):
-            self._top(source, (), f"is not a mapping with the keys {', '.join(_TOP)}")
+            self._top(source, (), f"is not a mapping with the keys {', '.join(_TOP[:3])}")
             return []
         for key in source.data:
             if key not in _TOP:
@@ -123,6 +130,8 @@ class _Loader:
             what = "is missing" if namespace is None else f"{namespace!r} is not a name"
             self._top(source, ("namespace",), f"{what}; write one like 'app'")
             namespace = "?"
+        if "cluster" in source.data:
+            self._take_cluster(source, source.data["cluster"])
         entries = source.data.get("entries")
         if not isinstance(entries, list):
             what = "is missing" if entries is None else "is not a list"
@@ -131,9 +140,33 @@ class _Loader:
         drafts = (self._draft(source, i, namespace, data) for i, data in enumerate(entries))
         return [draft for draft in drafts if draft is not None]
 
-    def _top(self, source: Source, key: tuple[str, ...], message: str) -> None:
-        line = source.lines.get(key) or source.lines[()]
-        self.problems.append(ConfigProblem(source.file, line, "", ".".join(key), message))
+    def _take_cluster(self, source: Source, data: Any) -> None:
+        from .cluster import ClusterSection  # noqa: PLC0415 - a node in no cluster loads none of it
+
+        if self._cluster is not None:
+            first = self._cluster[0]
+            place = ConfigProblem(first.file, first.lines["cluster",], "", "", "")
+            self._top(source, ("cluster",), f"there is one already at {str(place)[:-2]}")
+            return
+        section = None
+        try:
+            section = ClusterSection.model_validate(data, context={"folder": source.file.parent})
+            section.options()
+        except ValidationError as error:
+            for one in error.errors():
+                keys = _keys(ClusterSection, one["loc"][:-1])
+                self._top(source, ("cluster", *one["loc"]), explained(one, keys))
+        except InvalidOptions as error:
+            for option, message in error.problems:
+                self._top(source, ("cluster", *option.split(".")), message)
+        self._cluster = source, section
+
+    def _top(self, source: Source, key: tuple[str | int, ...], message: str) -> None:
+        path = key
+        while path not in source.lines:
+            path = path[:-1]
+        shown = ".".join(str(part) for part in key)
+        self.problems.append(ConfigProblem(source.file, source.lines[path], "", shown, message))
 
     def _draft(self, source: Source, index: int, namespace: str, data: Any) -> _Draft | None:
         line = source.lines["entries", index]
@@ -180,7 +213,11 @@ class _Loader:
                 self._wrong(known[entry.id], tuple(key.split(".")), message)
         self._conflicts(entries, known)
         where = {name: EntryLocation(d.source.file, d.line()) for name, d in known.items()}
-        return Configuration(files, entries, where)
+        if self._cluster is None:
+            return Configuration(files, entries, where)
+        source, cluster = self._cluster
+        at = EntryLocation(source.file, source.lines["cluster",])
+        return Configuration(files, entries, where, cluster, at)
 
     def _wrong(self, draft: _Draft, key: tuple[str | int, ...], message: str) -> None:
         shown = ".".join(str(part) for part in key)

@@ -18,7 +18,7 @@ def rows(configuration: Configuration) -> list[tuple[str, str, str, str]]:
 
     The options of middleware are left out: they may hold secrets.
     """
-    return [
+    rows = [
         (
             name,
             entry.kind,
@@ -27,6 +27,11 @@ def rows(configuration: Configuration) -> list[tuple[str, str, str, str]]:
         )
         for name, entry in configuration.entries.items()
     ]
+    cluster, at = configuration.cluster, configuration.cluster_at
+    if cluster is not None and at is not None:
+        told = repr(cluster.options()).removeprefix("Cluster(").removesuffix(")")
+        rows.append(("cluster", "", f"{os.path.relpath(at.file)}:{at.line}", told))
+    return rows
 
 
 _ELSEWHERE = {"id", "name", "kind", "options", "post_options"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -80,6 +81,8 @@ class Source:
         default: str | None = match[2]
         if name is None:
             return "${"
+        if name == "HOSTNAME" and default is None:  # a variable of shells, which few export
+            default = socket.gethostname()
         if (value := self._environment.get(name, default)) is None:
             line = node.start_mark.line + 1
             self._problem(

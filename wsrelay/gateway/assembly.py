@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
 from starlette.routing import Mount, Route
@@ -30,6 +30,9 @@ from .dispatch import Dispatch, Router
 from .endpoint import EndpointApp
 from .health import health_routes
 from .server import Server
+
+if TYPE_CHECKING:
+    from wsrelay.peers.options import Cluster
 
 __all__ = [
     "AssemblyError",
@@ -111,13 +114,19 @@ async def _nobody(_scope: Scope, _receive: Receive, _send: Send) -> None:
     """Answer nothing, as a placeholder for an application."""
 
 
-def configured_node(configuration: Configuration, name: str) -> tuple[Node, Supervisor]:
-    """Return a node and the supervisor of its services."""
+def configured_node(
+    configuration: Configuration, name: str | None, cluster: Cluster | None
+) -> tuple[Node, Supervisor]:
+    """Return a node of that name, or of the cluster, and the supervisor of its services.
+
+    Raises `MissingExtra`.
+    """
     node = Node(
         name=name,
         hosts=hosts(configuration),
         entries=entries(configuration),
         max_buffered=max_buffered(configuration),
+        cluster=cluster,
     )
     return node, Supervisor(node, services(configuration))
 
@@ -198,7 +207,10 @@ def _service(service: config.ServiceEntry, host: str | None, restart: RestartPol
 
 
 def application(
-    configuration: Configuration, server: config.ServerEntry, node: Node, ready: Callable[[], bool]
+    configuration: Configuration,
+    server: config.ServerEntry,
+    node: Node,
+    unready: Callable[[], str],
 ) -> App:
     """Return the ASGI application of one server; raises `AssemblyError`."""
     routers = [
@@ -207,7 +219,7 @@ def application(
         if router.meta.server == server.id
     ]
     if server.health:
-        routers.append(Router("", health_routes(ready), lambda app: app))
+        routers.append(Router("", health_routes(unready), lambda app: app))
     statics = [one for one in configuration.statics.values() if one.meta.server == server.id]
     folders = [_folder(static) for static in statics]
     module = ClientModule(one.directory for one in statics if not one.path.strip("/"))

@@ -7,7 +7,7 @@ import contextlib
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from wsrelay import worker
 from wsrelay.config import Configuration, ServerEntry
@@ -20,6 +20,9 @@ from . import assembly
 from .address import Listener, bind, bind_unix, release
 from .server import FrontEnd, Server
 from .systemd import InheritedSockets
+
+if TYPE_CHECKING:
+    from wsrelay.peers.options import Cluster
 
 __all__ = ["Deployment"]
 
@@ -74,18 +77,20 @@ class Deployment:
     """Runs a configuration.
 
     Building it binds the sockets that were not inherited and loads the endpoint functions. Raises
-    `AssemblyError` or `AddressError`, and then leaves nothing open.
+    `AssemblyError`, `AddressError` or `MissingExtra`, and then leaves nothing open. The node is one
+    of that `cluster`, if any; what the configuration says of one is for the caller.
     """
 
     def __init__(
         self,
         configuration: Configuration,
         *,
-        name: str = "local",
+        name: str | None = None,
+        cluster: Cluster | None = None,
         inherited: InheritedSockets | None = None,
     ) -> None:
         self.configuration = configuration
-        self.node, self._supervisor = assembly.configured_node(configuration, name)
+        self.node, self._supervisor = assembly.configured_node(configuration, name, cluster)
         self._front = FrontEnd(self.node, spread=_spread(configuration))
         self._sources = _sources(configuration)
         self._running: dict[str, _Running] = {}
@@ -111,7 +116,10 @@ class Deployment:
             running.close()
 
     async def run(self, accepting: Callable[[], object]) -> None:
-        """Serve until `stop`; raises `HostFailed`. Calls `accepting` once clients can connect."""
+        """Serve until `stop`; raises `HostFailed`, `CannotJoin`.
+
+        Calls `accepting` once clients can connect.
+        """
         try:
             # An iterator, which keeps no reference: a reload may retire these servers.
             servers = iter([running.server for running in self._running.values()])
@@ -143,6 +151,8 @@ class Deployment:
         async with self._reloading:
             if self.stopping:
                 raise HostFailed("the node shuts down")
+            if configuration.cluster != self.configuration.cluster:
+                raise assembly.AssemblyError("cluster: what it says counts after a restart only")
             return await self._reload(configuration)
 
     async def _reload(self, new: Configuration) -> list[str]:
@@ -241,11 +251,11 @@ class Deployment:
                 running.close()
 
     def _applications(self, configuration: Configuration) -> dict[str, App]:
-        def ready() -> bool:
-            return self._front.ready
+        def unready() -> str:
+            return self._front.unready
 
         return {
-            server.id: assembly.application(configuration, server, self.node, ready)
+            server.id: assembly.application(configuration, server, self.node, unready)
             for server in configuration.servers.values()
         }
 

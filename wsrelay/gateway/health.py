@@ -11,13 +11,16 @@ from starlette.routing import Route
 __all__ = ["health_routes"]
 
 
-def health_routes(ready: Callable[[], bool]) -> list[Route]:
-    """Return the routes: 200 while the loop runs, and 200 or 503 depending on `ready`."""
+def health_routes(unready: Callable[[], str]) -> list[Route]:
+    """Return the routes: 200 while the loop runs; 503 while `unready` gives a reason, or 200."""
 
     async def healthz(_: Request) -> PlainTextResponse:
         return PlainTextResponse("ok\n")
 
     async def readyz(_: Request) -> PlainTextResponse:
-        return PlainTextResponse("ready\n") if ready() else PlainTextResponse("not ready\n", 503)
+        why = unready()
+        if why:
+            return PlainTextResponse(f"not ready: {why}\n", 503)
+        return PlainTextResponse("ready\n")
 
     return [Route("/healthz", healthz), Route("/readyz", readyz)]

@@ -67,7 +67,7 @@ def script_app(node: Node, options: ScriptOptions) -> App:
     path = options.path.rstrip("/")
     connect = _endpoint(node, options, path)
     routes: list[BaseRoute] = [
-        *health_routes(lambda: not node.draining),
+        *health_routes(lambda: node.unready),
         Route(path or "/", connect),
         Route(f"{path}/{{room:path}}", connect),
         ClientModule([] if options.static is None else [options.static]),

@@ -160,10 +160,13 @@ class FrontEnd:
         self._loading: asyncio.Future[None] | None = None
 
     @property
-    def ready(self) -> bool:
-        """Whether the node has loaded everything and is not shutting down."""
-        loaded = self._loading is not None and self._loading.done()
-        return loaded and not self._stop.is_set()
+    def unready(self) -> str:
+        """Why no client should be sent here now, in a few words; empty if they may come."""
+        if self._stop.is_set():
+            return "it is shutting down"
+        if self._loading is None or not self._loading.done():
+            return "it is starting"
+        return self._node.unready
 
     @property
     def stopping(self) -> bool:
@@ -171,7 +174,7 @@ class FrontEnd:
         return self._stop.is_set()
 
     async def run(self, servers: Iterable[Server], accepting: Callable[[], object]) -> None:
-        """Load the node's hosts, then serve until `stop`; raises `HostFailed`.
+        """Load the node's hosts, then serve until `stop`; raises `HostFailed`, `CannotJoin`.
 
         `accepting` is called as soon as clients may connect.
         """

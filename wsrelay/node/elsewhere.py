@@ -63,6 +63,11 @@ class Elsewhere:
     async def aclose(self) -> None:
         """Let go of everything, soon; called last, whatever has become of `start` and `stop`."""
 
+    @property
+    def unready(self) -> str:
+        """Why no client should be sent to this node now, in a few words; empty if they may come."""
+        return ""
+
     def reconfigured(self) -> None:
         """Handle other hosts or entries of this node."""
 

@@ -452,6 +452,12 @@ class Node(HandlerCalls):
         return self.engine.draining
 
     @property
+    def unready(self) -> str:
+        """Why no client should be sent here now, in a few words; empty if they may come."""
+        shuts_down = "it is shutting down" if self.draining else ""
+        return self.engine.elsewhere.unready or shuts_down
+
+    @property
     def dead_letters(self) -> int:
         """Messages to a PID or name that nobody has."""
         return self.router.dead_letters

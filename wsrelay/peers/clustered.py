@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from wsrelay.cluster.frames import HostLoad
+from wsrelay.cluster.lease import Hold
 from wsrelay.cluster.peer import Peer
 from wsrelay.cluster.placing import roomiest
 from wsrelay.node import Node
@@ -75,6 +76,19 @@ class ClusteredNode:
         if self._joining is not None:
             self._awaited = True
             await asyncio.shield(self._joining)
+
+    @property
+    def unready(self) -> str:
+        """Why no client should be sent to this node now; empty if they may come."""
+        if self._joining is None or not self._joining.done():
+            return "it has not joined its cluster yet"
+        match self.member.hold:
+            case Hold.DEAD:
+                return "it is no member of its cluster"
+            case Hold.FROZEN:
+                seconds = self.member.status().renewed
+                return f"its processes with names are frozen: no lease since {seconds:.1f} s"
+        return ""
 
     async def stop(self) -> None:
         """Leave: the others get what was sent to them, and then learn that this node is gone."""

@@ -48,6 +48,10 @@ _NOTHING: Final = b"\xc0"
 class ClusterHook(Protocol):
     """What joins the cluster and leaves it."""
 
+    @property
+    def unready(self) -> str:
+        """Why no client should be sent to this node now; empty if they may come."""
+
     def start(self) -> None:
         """Begin to join."""
 
@@ -102,6 +106,11 @@ class Processes(Lives):
         """Do what `Elsewhere.aclose` does."""
         if self._member is not None:
             await self._member.aclose()
+
+    @property
+    def unready(self) -> str:
+        """Do what `Elsewhere.unready` does."""
+        return "" if self._member is None else self._member.unready
 
     def find(self, to: str) -> PID | None:
         """Do what `Elsewhere.find` does."""

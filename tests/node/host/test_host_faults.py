@@ -94,19 +94,23 @@ def write_garbage() -> None:
     time.sleep(60)
 
 
-async def test_garbage_read_before_the_template_s_word_of_the_fork_is_the_reason_all_the_same(
-    node: Node,
-) -> None:
+async def test_nothing_is_received_before_the_template_s_word_of_the_fork(node: Node) -> None:
+    """So whoever hears of a process finds its OS process; garbage is no end of an unknown one."""
     await node.loaded()
     host, loop = node._templates["processes"], asyncio.get_running_loop()
-    loop.remove_reader(host._told)
     pid = node.spawn(write_garbage)
+    loop.remove_reader(host._told)
+    worker = node.engine.processes[pid]._incarnation
+    assert worker is not None
+    assert select.select([worker.pipe._reading], [], [], 10)[0], "it has written"
+    started = asyncio.ensure_future(node.started(pid))
+    await asyncio.sleep(0)
+    assert not started.done()
+    loop.add_reader(host._told, host._readable)
     error = await Exits(node).error(pid)
     assert (error.kind, error.message[:33]) == (ExitKind.ERROR, "killed: it wrote garbage on its p")
-    loop.add_reader(host._told, host._readable)
-    await until(
-        lambda: not psutil.Process(template_of(node)).children(), "it was killed when known"
-    )
+    assert worker.os_pid is not None
+    assert await started is None, "it had said so before"
 
 
 async def test_a_frame_cut_by_death_is_dropped_and_what_came_before_it_is_not(

@@ -79,6 +79,7 @@ class Incarnation:
                 self._garbage,
                 self._flooded,
                 self._account,
+                begun=False,  # what it writes before its fork is reported is read after that
             )
             self._output = self._make_output(options)
             if fenced:
@@ -210,6 +211,7 @@ class Incarnation:
                 self.kill_by_host()
             return
         self._pidfd = pidfd
+        self.pipe.begin()
         if pidfd is not None:
             self._loop.add_reader(pidfd, self._dead)
         if self._forks is not None:

@@ -37,6 +37,9 @@ wait: when 64 KB were handled in one iteration, a neighbour's echo took 12 ms.
 _AT_ONCE: Final = 128
 """Frames that are decoded at once."""
 
+_BEGIN: Final = object()
+"""Holds a pipe until it is begun."""
+
 _DONE: Final = object()
 
 _GATHERED: Final = 64
@@ -50,7 +53,7 @@ class NodePipe(Lanes):
     portions, which is done before the next frame. The work is cut into turns, so that only the
     worker that causes it waits for it. `garbage` is called once if the worker writes something that
     is not a frame. `account` grants the room for large frames; while it has none for a frame that
-    has begun, nothing is read.
+    has begun, nothing is read. One that is not `begun` is not read before `begin`.
     """
 
     def __init__(
@@ -60,6 +63,8 @@ class NodePipe(Lanes):
         garbage: Callable[[str], None],
         flooded: Callable[[], None],
         account: Account | None = None,
+        *,
+        begun: bool = True,
     ) -> None:
         super().__init__(flooded)
         self._ends = ends
@@ -83,14 +88,15 @@ class NodePipe(Lanes):
         """Bytes that a dead worker left in the pipe and that have not been read yet."""
         self._when_over: Callable[[], None] | None = None
         """What to call when they have been received."""
-        self._holds: set[Hashable] = set()
+        self._holds: set[Hashable] = set() if begun else {_BEGIN}
         self.is_shut = False
         """Whether everything that is to be written is kept."""
         self.reads = 0
         """How many reads have brought data."""
         self._at_end = False
         self._broken = False
-        self._loop.add_reader(ends.reading, self._readable)
+        if begun:
+            self._loop.add_reader(ends.reading, self._readable)
 
     # Out
 
@@ -172,6 +178,12 @@ class NodePipe(Lanes):
         self._loop.remove_writer(self._ends.writing)
 
     # In
+
+    def begin(self) -> None:
+        """Begin to read."""
+        self._holds.discard(_BEGIN)
+        if not self._holds and not self._at_end:
+            self._loop.add_reader(self._ends.reading, self._readable)
 
     def hold(self, token: Hashable) -> None:
         """Stop reading until `release` of the token, so that the worker's writes wait."""
