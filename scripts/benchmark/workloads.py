@@ -12,6 +12,12 @@ from msgspec import Struct, field
 __all__ = ["WORKLOADS", "Case", "Pace", "Workload"]
 
 
+FarMode = Literal[
+    "far-echo", "far-room", "far-call", "far-spawn", "far-start", "far-exit", "far-idle"
+]
+"""What the nodes of a cluster do, where clients come to one and processes run on another."""
+
+
 class Pace(Struct, frozen=True, kw_only=True):
     """How thoroughly it is measured."""
 
@@ -49,13 +55,18 @@ class Workload(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One kind of work."""
 
     title: str
-    measure: Literal["echo", "connect", "memory", "kill", "light"]
+    measure: Literal["echo", "connect", "memory", "kill", "light", "timed", "gone", "idle"]
     peers: list[str]
     cases: dict[str, Case] = field(default_factory=lambda: {"": Case()})
     unit: str = ""
-    mode: Literal["echo", "service", "room", "warm", "text", "json"] = "echo"
+    mode: Literal["echo", "service", "room", "warm", "text", "json"] | FarMode = "echo"
     fresh: bool = False
     warm_up: bool = False
+
+    @property
+    def has_one_room(self) -> bool:
+        """Whether all clients are in one, each of which hears what any of them says."""
+        return self.mode in {"room", "far-room"}
 
 
 WORKLOADS: Final = msgspec.convert(

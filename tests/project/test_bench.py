@@ -112,6 +112,19 @@ def test_a_goal_can_be_a_ratio_of_two_figures_of_wsrelay() -> None:
     assert one.value(results) == pytest.approx(1.5)
 
 
+def test_a_goal_can_be_a_ratio_to_so_many_times_those_of_several_peers() -> None:
+    results = results_of(
+        ("far-echo", "", "wsrelay", {"p50": 0.4}),
+        ("far-echo", "", "alone", {"p50": 0.1}),
+        ("far-echo", "", "nats", {"p50": 0.2}),
+    )
+    one = goal(workload="far-echo", figures=["p50"], of_sum={"alone": 1, "nats": 2}, at_most=1.0)
+    assert one.value(results) == pytest.approx(0.8)
+    assert one.outcome(results)["verdict"] == "met"
+    results.rows.pop(Key("far-echo", "", "nats"))
+    assert one.outcome(results)["verdict"] == "not measured"
+
+
 def test_a_goal_without_its_peer_is_not_measured() -> None:
     results = results_of(("echo", "", "wsrelay", {"rate": 5.0}))
     one = goal(of_peer="websocketd", at_least=2.0)
@@ -125,6 +138,7 @@ def test_goals_speak_of_workloads_cases_and_peers_that_there_are(one: Goal) -> N
     assert one.case in workload.cases
     assert "wsrelay" in workload.peers
     assert not one.of_peer or one.of_peer in workload.peers
+    assert set(one.of_sum) <= set(workload.peers)
     assert one.limit > 0
 
 
@@ -188,6 +202,12 @@ def test_the_bench_knows_wsrelay_by_its_command_and_its_public_names_only() -> N
     assert imported == {
         "from wsrelay import process",
         "from wsrelay import Client, Room, on, process",
+        "from wsrelay import PID, Client, Event, process",
+        (
+            "from wsrelay import Cluster, HostOptions, NameNotFound, Node, RelayResponse, "
+            "WebSocketRelay"
+        ),
+        "from wsrelay.aio import process",
     }
 
 
@@ -222,6 +242,27 @@ def test_a_small_run_writes_numbers_and_leaves_nothing_else_behind(tmp_path: Pat
         assert len(row["figures"][name]["values"]) == 2
         assert all(value > 0 for value in row["figures"][name]["values"]), name
     assert {"machine", "python", "commit"} <= set(data["about"])
+
+
+@pytest.mark.skipif(PEERS["nats"].missing() != "", reason="no nats-server")
+def test_what_crosses_between_two_nodes_is_measured_beside_a_single_one_and_nats(
+    tmp_path: Path,
+) -> None:
+    options = ["--only", "far-echo", "--peers", "wsrelay,alone,nats", "--repeats", "1"]
+    with bench(*options, "--seconds", "0.05", "--out", str(tmp_path)) as process:
+        said, complained = process.communicate(timeout=6 * TIMEOUT)
+    assert process.returncode == 0, complained + said
+    rows = {
+        row["peer"]: row["figures"]
+        for row in json.loads((tmp_path / "bench.json").read_text())["rows"]
+    }
+    assert all(figures["p50"]["median"] > 0 for figures in rows.values())
+    assert rows["wsrelay"]["carried"]["median"] >= 2  # there and back
+    assert "carried" not in rows["alone"]
+    [outcome] = [
+        line for line in said.splitlines() if line.startswith("| echo of a room of another")
+    ]
+    assert "not measured" not in outcome
 
 
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="no history: not a clone")

@@ -91,6 +91,10 @@ class Neighbour:
         self.holds: dict[PID, set[PID]] = {}
         """Clients of it that are full, by the processes that are not read because of them."""
 
+    def is_small_for(self, size: int) -> bool:
+        """Whether some processes of it cannot be sent a message of so many bytes."""
+        return any(size > most for most in self.mailboxes.values())
+
     # Pressure
 
     def pace(self, process: WorkerProcess | None) -> None:

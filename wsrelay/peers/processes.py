@@ -194,23 +194,32 @@ class Processes(Lives):
 
     def send(self, mail: Mail, receivers: Sequence[str]) -> int:
         """Do what `Elsewhere.send` does."""
-        by_node: dict[str, list[str]] = {}
-        nobody, size = 0, len(mail.content)
+        by_node: dict[Neighbour, list[PID]] = {}
+        nobody = 0
         for to in receivers:
-            if (pid := self.find(to)) is None:
+            if (pid := self.exchange.find(to)) is None:
                 nobody += 1
-            elif (problem := _too_large(self._of(pid), pid, size)) is not None:
-                self._refuse(mail, problem)
             else:
-                by_node.setdefault(str(pid.node), []).append(str(pid))
+                by_node.setdefault(self._of(pid), []).append(pid)
         process, sender = self.engine.processes.get(mail.sender), self._sender(mail)
         content: Any = mail.content
-        for node, pids in by_node.items():
-            neighbour = self.exchange.neighbours[node]
-            for portion in wire.portions(pids):
+        for neighbour, pids in by_node.items():
+            if neighbour.is_small_for(len(content)):
+                pids = self._that_can_hold(neighbour, pids, mail)  # noqa: PLW2901
+            for portion in wire.portions([*map(str, pids)]):
                 neighbour.way.send(PeerSendFrame(portion, sender, mail.topic, content))
             neighbour.pace(process)
         return nobody
+
+    def _that_can_hold(self, neighbour: Neighbour, pids: list[PID], mail: Mail) -> list[PID]:
+        """Return those whose mailboxes can hold a message; its sender is told of the others."""
+        holding = []
+        for pid in pids:
+            if (problem := _too_large(neighbour, pid, len(mail.content))) is None:
+                holding.append(pid)
+            else:
+                self._refuse(mail, problem)
+        return holding
 
     def _sender(self, mail: Mail) -> str:
         sender = str(mail.sender)
@@ -227,8 +236,9 @@ class Processes(Lives):
         content: Any = mail.content
         for node, pids in there.items():
             neighbour = self.exchange.neighbours[node]
-            small = any(size > most for most in neighbour.mailboxes.values())
-            if small and any(_too_large(neighbour, pid, size) for pid in pids):
+            if neighbour.is_small_for(size) and any(
+                _too_large(neighbour, pid, size) for pid in pids
+            ):
                 self.send(mail, pids)  # only to those whose mailboxes can hold it
             else:
                 frame = GroupMessageFrame(group, self._sender(mail), mail.topic, content)
