@@ -21,10 +21,11 @@ from wsrelay.values import durations, extras
 from wsrelay.values.printable import escaped_in_json, indented, printable
 
 from . import cells
+from .cluster import list_all, show_processes
 from .nodes import chosen, node_option
-from .options import parsed
+from .options import json_option, parsed
 from .running import fail, say
-from .usage import UsageSampler, with_usage
+from .usage import UsageSampler
 
 try:
     with extras.named():
@@ -34,7 +35,12 @@ except MissingExtra:  # tables are plain then, however wide the terminal is
 
 __all__ = ["call", "cancel", "connections", "kill", "logs", "ps", "send", "tree"]
 
-_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
+_anywhere = click.option(
+    "--cluster",
+    "anywhere",
+    is_flag=True,
+    help="Look on all nodes for it: by a part of its PID, or a name that only its node knows.",
+)
 
 
 def _complete(_c: click.Context, _p: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -53,30 +59,26 @@ def _complete(_c: click.Context, _p: click.Parameter, incomplete: str) -> list[C
 
 
 @click.command()
+@click.option("--cluster", is_flag=True, help="List those of all nodes of the cluster.")
 @node_option
-@_json_option
-def ps(*, node: str | None, as_json: bool) -> None:
-    """List the processes of a running node."""
+@json_option
+def ps(*, cluster: bool, node: str | None, as_json: bool) -> None:
+    """List the processes of a running node, or of all nodes of its cluster."""
     with chosen(node) as client:
+        if cluster:
+            list_all(client, as_json=as_json)
+            return
         info = client.node()
         usage = UsageSampler()
         usage.sample(info)
-        if as_json:
-            click.echo(json.dumps([with_usage(p, usage) for p in info.processes], indent=2))
-        else:
-            if tables:
-                page = tables.console()
-                page.print(tables.processes_table(info.processes, usage, page, "fold"))
-            else:
-                rows = [cells.process_cells(one, usage) for one in info.processes]
-                click.echo(cells.plain(cells.PROCESSES, rows))
-            if info.buffered:
-                click.echo(cells.buffered(info))
+        show_processes(info.processes, usage, as_json=as_json)
+        if info.buffered and not as_json:
+            click.echo(cells.buffered(info))
 
 
 @click.command()
 @node_option
-@_json_option
+@json_option
 def tree(*, node: str | None, as_json: bool) -> None:
     """Show the hosts, their processes by parent, and each process's clients."""
     with chosen(node) as client:
@@ -141,7 +143,7 @@ def _tree(info: NodeInfo) -> Iterator[str]:
 
 @click.command()
 @node_option
-@_json_option
+@json_option
 def connections(*, node: str | None, as_json: bool) -> None:
     """List the WebSocket connections of a running node."""
     with chosen(node) as client:
@@ -161,12 +163,13 @@ def connections(*, node: str | None, as_json: bool) -> None:
 @click.argument("to", shell_complete=_complete)
 @click.argument("topic")
 @click.argument("payload", default="null", metavar="[JSON]")
+@_anywhere
 @node_option
-def send(*, to: str, topic: str, payload: str, node: str | None) -> None:
+def send(*, to: str, topic: str, payload: str, node: str | None, anywhere: bool) -> None:
     """Send a message to a process: PID or name, topic, JSON payload."""
     content = _from_json(payload)
     with chosen(node) as client:
-        client.send(to, topic, content)
+        client.send(to, topic, content, anywhere=anywhere)
 
 
 @click.command()
@@ -180,12 +183,15 @@ def send(*, to: str, topic: str, payload: str, node: str | None) -> None:
     callback=parsed(durations.parse),
     help="How long to wait for the answer.",
 )
+@_anywhere
 @node_option
-def call(*, to: str, topic: str, payload: str, timeout: float, node: str | None) -> None:
+def call(
+    *, to: str, topic: str, payload: str, timeout: float, node: str | None, anywhere: bool
+) -> None:
     """Send a message to a process and print its answer, as JSON."""
     content = _from_json(payload)
     with chosen(node) as client:
-        answer = client.call(to, topic, content, timeout)
+        answer = client.call(to, topic, content, timeout, anywhere=anywhere)
     click.echo(escaped_in_json(msgspec.json.encode(answer).decode()))
 
 
@@ -200,27 +206,29 @@ def _from_json(text: str) -> Any:
 @click.command()
 @click.argument("to", shell_complete=_complete)
 @click.option("--reason", default="", help="The reason that its CANCEL event, or its client, gets.")
+@_anywhere
 @node_option
-def cancel(*, to: str, reason: str, node: str | None) -> None:
+def cancel(*, to: str, reason: str, node: str | None, anywhere: bool) -> None:
     """Ask a process or a connection to end."""
     with chosen(node) as client:
-        client.cancel(to, reason)
+        client.cancel(to, reason, anywhere=anywhere)
 
 
 @click.command()
 @click.argument("to", shell_complete=_complete)
+@_anywhere
 @node_option
-def kill(*, to: str, node: str | None) -> None:
+def kill(*, to: str, node: str | None, anywhere: bool) -> None:
     """End a process and its children, or a connection, at once."""
     with chosen(node) as client:
-        client.kill(to)
+        client.kill(to, anywhere=anywhere)
 
 
 @click.command()
 @click.argument("of", required=False, metavar="[PID|NAME]", shell_complete=_complete)
 @click.option("-f", "--follow", is_flag=True, help="Wait for more records.")
 @node_option
-@_json_option
+@json_option
 def logs(*, of: str | None, follow: bool, node: str | None, as_json: bool) -> None:
     """Print the last log records of a running node, or of one process.
 

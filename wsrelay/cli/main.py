@@ -28,6 +28,8 @@ _COMMANDS: Final = {
     "cancel": "control",
     "kill": "control",
     "logs": "control",
+    "nodes": "cluster",
+    "drain": "cluster",
     "connect": "connect",
     "completion": "completion",
 }

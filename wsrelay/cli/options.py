@@ -7,7 +7,9 @@ from typing import Any
 
 import click
 
-__all__ = ["Callback", "parsed"]
+__all__ = ["Callback", "json_option", "parsed"]
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
 
 Callback = Callable[[click.Context, click.Parameter, Any], Any]
 

@@ -29,10 +29,12 @@ class UsageSampler:
     def __init__(self) -> None:
         self._seen: dict[int, psutil.Process] = {}
         self._used: dict[int, UsageSample] = {}
+        self._os_pids: dict[str, int | None] = {}
 
     def sample(self, info: NodeInfo) -> None:
         """Sample every process that the node has now."""
-        alive = {process.os_pid for process in info.processes if process.os_pid is not None}
+        self._os_pids = {process.pid: process.os_pid for process in info.processes}
+        alive = {os_pid for os_pid in self._os_pids.values() if os_pid is not None}
         fresh = alive - self._seen.keys()
         self._seen = {pid: self._seen[pid] for pid in alive & self._seen.keys()}
         for pid in fresh:
@@ -46,8 +48,8 @@ class UsageSampler:
         self._used = {pid: _used(process) for pid, process in self._seen.items()}
 
     def of(self, process: ProcessInfo) -> UsageSample:
-        """Return the last sample of a process."""
-        return self._used.get(process.os_pid or 0, UsageSample())
+        """Return the last sample of a process, which nobody has of those of other machines."""
+        return self._used.get(self._os_pids.get(process.pid) or 0, UsageSample())
 
 
 def with_usage(process: ProcessInfo, usage: UsageSampler) -> dict[str, Any]:

@@ -48,10 +48,13 @@ __all__ = [
     "PeerCallFrame",
     "PeerDrainFrame",
     "PeerExitedFrame",
+    "PeerFindFrame",
     "PeerFinishedFrame",
     "PeerForgetFrame",
     "PeerFrame",
+    "PeerListFrame",
     "PeerReplyFrame",
+    "PeerRetireFrame",
     "PeerSendFrame",
     "PeerSignalFrame",
     "PeerSpawnFrame",
@@ -127,6 +130,12 @@ class HelloFrame(PeerFrame):
     entries: Annotated[list[Text], Meta(max_length=10_000)] = []
     """The ids of its configured entries."""
     draining: bool = False
+    frozen: bool = False
+    """Whether its lease has run so far out that its processes with names are stopped."""
+    clients: Count = 0
+    """Its connections."""
+    version: Text = ""
+    """That of the package."""
     ask: bool = False
     """Whether all others are to say hello at once."""
     leaving: bool = False
@@ -509,3 +518,30 @@ class CreditFrame(PeerFrame, tag=64):
 
 
 # 70-79: operators
+
+
+class PeerFindFrame(PeerFrame, tag=70):
+    """Ask for the PID of a living process or connection of the reader; the reply is it, or None.
+
+    `to` is that PID, the part of it after the `|`, or a name that the reader knows of its own.
+    """
+
+    number: int
+    to: Text
+
+
+class PeerListFrame(PeerFrame, tag=71):
+    """Ask for the processes of the reader whose PIDs are greater than `after`, in their order.
+
+    The reply is a list with a `ProcessInfo` as MessagePack for each, of bounded size: after the
+    last one there, more may follow, unless it is empty.
+    """
+
+    number: int
+    after: Text
+
+
+class PeerRetireFrame(PeerFrame, tag=72):
+    """Have the reader drain and end as at SIGTERM; the reply, None, comes before it does."""
+
+    number: int

@@ -121,6 +121,8 @@ class Link:
         self._again = 0
         """The number from which on to publish again; `_published` if there is nothing to repeat."""
         self._probe_at = math.inf
+        self.progress_at = math.inf
+        """When publishes were acknowledged last, or had nothing under way before them."""
 
         self._taken = 0
         """How many publishes have arrived in order."""
@@ -214,6 +216,7 @@ class Link:
         if self._waiting and self._has_room():
             if not self._under_way:
                 self._probe_at = now + _PROBE_EVERY
+                self.progress_at = now
             while self._waiting and self._has_room():
                 publishes.append(self._next_publish())
             self._told()
@@ -352,6 +355,7 @@ class Link:
             self._in_flight -= len(self._under_way.popleft()) + ITEM
             self._acknowledged += 1
         self._again = max(self._again, told)
+        self.progress_at = now
         self._probe_at = now + _PROBE_EVERY if self._under_way else math.inf
 
     def _opened(self, kind: int, publish: bytes) -> list[bytes | memoryview]:

@@ -12,7 +12,8 @@ from urllib.parse import quote
 
 import msgspec
 
-from wsrelay.node import NodeInfo
+from wsrelay.node import NodeInfo, ProcessInfo
+from wsrelay.node.info import MemberInfo
 
 from .records import LogRecord
 from .runtime import check
@@ -45,7 +46,8 @@ class ControlClient:
     """Talks to one node; all methods raise `NodeGone`, and `ValueError` if the node refuses.
 
     A process or connection is identified by its PID, with or without braces, by the part of it
-    after the `|`, or by a name.
+    after the `|`, or by a name. It may be one of another node of the cluster; `anywhere` asks all
+    of them what only they know, such as a part of a PID.
     """
 
     def __init__(self, path: Path) -> None:
@@ -56,22 +58,46 @@ class ControlClient:
         with self._asked("GET", "/node", timeout=timeout) as response:
             return msgspec.json.decode(response.read(), type=NodeInfo)
 
-    def send(self, to: str, topic: str, payload: Any) -> None:
-        """Send a message to a process."""
-        self._act("/send", {"to": to, "topic": topic, "payload": payload})
+    def members(self) -> list[MemberInfo] | None:
+        """Return the nodes of its cluster, itself first; None if it is in none."""
+        with self._asked("GET", "/cluster") as response:
+            return msgspec.json.decode(response.read(), type=list[MemberInfo] | None)
 
-    def call(self, to: str, topic: str, payload: Any, timeout: float) -> Any:
+    def processes(self, node: str) -> list[ProcessInfo]:
+        """Return the processes of a node of its cluster, the oldest first."""
+        found: list[ProcessInfo] = []
+        after = ""
+        while True:
+            query = f"node={quote(node, safe='')}&after={quote(after, safe='')}"
+            with self._asked("GET", f"/processes?{query}") as response:
+                portion = msgspec.json.decode(response.read(), type=list[ProcessInfo])
+            if not portion:
+                return sorted(found, key=lambda one: -one.uptime)
+            found += portion
+            after = portion[-1].pid
+
+    def drain(self, node: str) -> str:
+        """Have a node of its cluster, or itself for an empty name, drain and end; returns which."""
+        return str(self._act("/drain", {"to": node}))
+
+    def send(self, to: str, topic: str, payload: Any, *, anywhere: bool = False) -> None:
+        """Send a message to a process."""
+        self._act("/send", {"to": to, "topic": topic, "payload": payload, "anywhere": anywhere})
+
+    def call(
+        self, to: str, topic: str, payload: Any, timeout: float, *, anywhere: bool = False
+    ) -> Any:
         """Send a message to a process and return its answer, which it gives within `timeout` s."""
         order = {"to": to, "topic": topic, "payload": payload, "timeout": timeout}
-        return self._act("/call", order, timeout + _PATIENCE)
+        return self._act("/call", {**order, "anywhere": anywhere}, timeout + _PATIENCE)
 
-    def cancel(self, to: str, reason: str = "") -> None:
+    def cancel(self, to: str, reason: str = "", *, anywhere: bool = False) -> None:
         """Ask a process to end."""
-        self._act("/cancel", {"to": to, "reason": reason})
+        self._act("/cancel", {"to": to, "reason": reason, "anywhere": anywhere})
 
-    def kill(self, to: str) -> None:
+    def kill(self, to: str, *, anywhere: bool = False) -> None:
         """End a process at once."""
-        self._act("/kill", {"to": to})
+        self._act("/kill", {"to": to, "anywhere": anywhere})
 
     def logs(self, of: str | None, *, follow: bool) -> Iterator[LogRecord]:
         """Yield log records, of one process or of all; with `follow`, until the node is gone.

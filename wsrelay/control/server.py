@@ -7,10 +7,10 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self, TypeVar
 
 import msgspec
 import uvicorn
@@ -20,20 +20,30 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from wsrelay.errors import CallError, ProcessError, WsrelayError, phrase
+from wsrelay.errors import CallError, InvalidPID, ProcessError, WsrelayError, phrase
 from wsrelay.node import Node, describe
-from wsrelay.values.pid import address
+from wsrelay.node.snapshot import full, locate, processes_after
+from wsrelay.values.pid import PID, address
 
 from .records import Records
 from .runtime import bind, runtime_directory
 
 __all__ = ["ControlServer"]
 
+_PATIENCE: Final = 5.0
+"""Seconds that another node gets to answer."""
+
+T = TypeVar("T")
+
 
 class _Order(Struct, forbid_unknown_fields=True):
-    """The request body of `send`, `call`, `cancel` and `kill`."""
+    """The request body of `send`, `call`, `cancel`, `kill` and `drain`, for which `to` is a node.
+
+    `anywhere`: `to` may be what only another node knows, such as a part of a PID.
+    """
 
     to: str
+    anywhere: bool = False
     topic: str = ""
     payload: Any = None
     reason: str = ""
@@ -51,7 +61,7 @@ class _Server(uvicorn.Server):
 
 
 class ControlServer:
-    """Serves `/node`, `/logs`, `/send`, `/call`, `/cancel` and `/kill` while it is entered.
+    """Serves what `routes` below has while it is entered.
 
     `application` and `addresses` tell a user of several nodes which one this is: what it serves,
     and at which URLs. Entering it raises `ControlError` if no safe socket can be made.
@@ -84,6 +94,9 @@ class ControlServer:
             Route("/call", self._acting(self._call), methods=["POST"]),
             Route("/cancel", self._acting(self._cancel), methods=["POST"]),
             Route("/kill", self._acting(self._kill), methods=["POST"]),
+            Route("/cluster", self._members),
+            Route("/processes", self._processes),
+            Route("/drain", self._drain, methods=["POST"]),
         ]
         config = uvicorn.Config(
             Starlette(routes=routes),
@@ -143,27 +156,79 @@ class ControlServer:
         async def answer(request: Request) -> Response:
             try:
                 order = msgspec.json.decode(await request.body(), type=_Order)
-                order.to = self._alive(order.to)
+                order.to = await self._alive(order.to, anywhere=order.anywhere)
                 value = act(order)
                 return _json(await value if isinstance(value, Awaitable) else value)
-            except (ValueError, WsrelayError) as error:
-                return _error(400, str(error))
-            except _Unknown as error:
-                return _error(404, str(error))
-            except TimeoutError as error:
-                return _error(504, str(error))
+            except (ValueError, WsrelayError, _Unknown, TimeoutError) as error:
+                return _refused(error)
 
         return answer
 
+    # The cluster
+
+    async def _members(self, _: Request) -> Response:
+        return _json(self._node.engine.elsewhere.members())
+
+    async def _processes(self, request: Request) -> Response:
+        """Answer with a portion of the processes of any node, see `processes_after`."""
+        node, after = (request.query_params.get(key, "") for key in ("node", "after"))
+        try:
+            if node == self._node.name:
+                found = processes_after(self._node, after)
+                return _json([msgspec.msgpack.decode(one) for one in found])
+            asked = self._node.engine.elsewhere.processes_after(node, after)
+            return _json(await _within(node, asked))
+        except (ValueError, WsrelayError, TimeoutError) as error:
+            return _refused(error)
+
+    async def _drain(self, request: Request) -> Response:
+        """Have a node of the cluster, or this one for an empty name, drain and end."""
+        try:
+            order = msgspec.json.decode(await request.body(), type=_Order)
+            if order.to in {"", self._node.name}:
+                self._node.retire("its control socket")
+            else:
+                await _within(order.to, self._node.engine.elsewhere.retire(order.to))
+            return _json(order.to or self._node.name)
+        except (ValueError, WsrelayError, TimeoutError) as error:
+            return _refused(error)
+
     # Finding a process: by a PID, with or without its braces, the part after its |, or a name
 
-    def _alive(self, text: str) -> str:
-        """Return the PID or name of a living process or connection; raises `_Unknown`."""
-        known = self._node.workers.keys() | self._node.connections
-        full = _full(text, known) or address(text)
-        if self._node.kernel.find(full, self._node.name) is None:
-            raise _Unknown(f"node {self._node.name} has no process {text!r}")
-        return full
+    async def _alive(self, text: str, *, anywhere: bool) -> str:
+        """Return the PID of a living process or connection; raises `_Unknown`.
+
+        It is one of this node, one whose PID in full names another node, one that has a name of the
+        cluster or, if it may be `anywhere`, one that another node knows by that text.
+        """
+        node, elsewhere = self._node, self._node.engine.elsewhere
+        if (pid := locate(node, text)) is not None:
+            return pid
+        there = _pid(text)
+        if there is None:
+            there = elsewhere.find(text)
+        if there is not None and there.node not in {None, node.name}:
+            found = await _within(str(there.node), elsewhere.locate(str(there.node), there))
+            if found is None:
+                raise _Unknown(f"node {there.node} has no process {text!r}")
+            return found
+        if anywhere and (members := elsewhere.members()) is not None:
+            return await self._anywhere(text, [one.name for one in members if one.link is not None])
+        hint = "" if elsewhere.members() is None or there else "; --cluster looks on all nodes"
+        raise _Unknown(f"node {node.name} has no process {text!r}{hint}")
+
+    async def _anywhere(self, text: str, nodes: Sequence[str]) -> str:
+        """Return the one process of other nodes that is meant; raises `_Unknown`."""
+        locate_on = self._node.engine.elsewhere.locate
+        asks = (_within(name, locate_on(name, text)) for name in nodes)
+        answers = await asyncio.gather(*asks, return_exceptions=True)
+        found = [one for one in answers if isinstance(one, str)]
+        if len(found) > 1:
+            raise _Unknown(f"{text!r} may be any of {', '.join(found)}: say which by its PID")
+        if found:
+            return found[0]
+        problems = [str(one) for one in answers if isinstance(one, Exception)]
+        raise _Unknown("; ".join([f"no node has a process {text!r}", *problems]))
 
     def _logged(self, text: str) -> Callable[[], Collection[str]]:
         """Return a function that gives the PIDs that are meant, including those that have ended.
@@ -172,7 +237,7 @@ class ControlServer:
         processes of a service that is restarted. Raises `_Unknown`.
         """
         known = self._node.workers.keys() | self._node.connections | self._records.pids()
-        if (pid := _full(text, known)) is not None:
+        if (pid := full(text, known)) is not None:
             return lambda: {pid}
         names, elsewhere = self._node.kernel.names, self._node.engine.elsewhere
         there = elsewhere.find(address(text))
@@ -208,14 +273,26 @@ class ControlServer:
         self._node.terminate(order.to)
 
 
-def _full(text: str, known: Iterable[str]) -> str | None:
-    """Return the known PID that is meant, or None: it is a name, or the PID of none of them."""
-    inner = text.removeprefix("{").removesuffix("}")
-    for pid in known:
-        whole = pid[1:-1]
-        if inner in (whole, whole.partition("@")[2], whole.rpartition("|")[2]):
-            return pid
+def _pid(text: str) -> PID | None:
+    """Return the PID that a text is, with or without its braces."""
+    for one in (text, f"{{{text}}}"):
+        with contextlib.suppress(InvalidPID):
+            return PID(one)
     return None
+
+
+async def _within(node: str, answer: Awaitable[T]) -> T:
+    """Return the answer of another node; raises `TimeoutError` if that takes too long."""
+    try:
+        async with asyncio.timeout(_PATIENCE):
+            return await answer
+    except TimeoutError:
+        raise TimeoutError(f"node {node} does not answer within {_PATIENCE:g} s") from None
+
+
+def _refused(error: Exception) -> Response:
+    status = 404 if isinstance(error, _Unknown) else 504 if isinstance(error, TimeoutError) else 400
+    return _error(status, str(error))
 
 
 def _json(value: Any, status: int = 200) -> Response:

@@ -158,6 +158,7 @@ class FrontEnd:
         self.spread = spread
         self._stop = asyncio.Event()
         self._loading: asyncio.Future[None] | None = None
+        node.on_retire = self._retire
 
     @property
     def unready(self) -> str:
@@ -226,6 +227,10 @@ class FrontEnd:
                 self.servers.remove(server)
 
         server.retire(forget)
+
+    def _retire(self) -> None:
+        if not self.stopping:  # or it would end at once
+            self.stop()
 
     def stop(self) -> None:
         """Shut down in order or, when called again, at once."""

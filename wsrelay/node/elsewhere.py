@@ -11,12 +11,13 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from wsrelay import wire
-from wsrelay.errors import UnknownHost
+from wsrelay.errors import UnknownHost, WsrelayError
 from wsrelay.kernel import Effect, Signal
 from wsrelay.values.pid import PID
 
 from .arrival import Arrival
 from .endpoint import Mail
+from .info import MemberInfo, ProcessInfo
 from .process import NamedOrder, SpawnOrder
 from .target import RelayTarget
 
@@ -70,6 +71,9 @@ class Elsewhere:
 
     def reconfigured(self) -> None:
         """Handle other hosts or entries of this node."""
+
+    def draining(self) -> None:
+        """Tell the others at once that this node drains, so that they place nothing here."""
 
     # Finding
 
@@ -133,6 +137,33 @@ class Elsewhere:
     def target(self, pid: PID) -> RelayTarget:
         """Return the target that a client has arrived at, while that counts as its client."""
         raise NotImplementedError
+
+    # What operators ask
+
+    def members(self) -> list[MemberInfo] | None:
+        """Return the nodes of the cluster, this one first; None for a node in no cluster."""
+        return None
+
+    async def locate(self, node: str, to: str) -> PID | None:
+        """Do what `snapshot.locate` does on another node.
+
+        Raises `WsrelayError` if that is not there.
+        """
+        del to
+        raise self._nobody(node)
+
+    async def processes_after(self, node: str, after: str) -> list[ProcessInfo]:
+        """Do what `snapshot.processes_after` does on another node; raises as `locate`."""
+        del after
+        raise self._nobody(node)
+
+    async def retire(self, node: str) -> None:
+        """Have another node drain and end; raises as `locate`."""
+        raise self._nobody(node)
+
+    @staticmethod
+    def _nobody(node: str) -> WsrelayError:
+        return WsrelayError(f"this node is in no cluster, so there is no node {node!r:.80}")
 
     # Names
 

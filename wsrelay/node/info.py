@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-__all__ = ["ConnectionInfo", "HostInfo", "NodeInfo", "ProcessInfo"]
+__all__ = ["ConnectionInfo", "HostInfo", "LinkInfo", "MemberInfo", "NodeInfo", "ProcessInfo"]
 
 
 class ConnectionInfo(Struct, frozen=True, kw_only=True):
@@ -80,3 +80,45 @@ class NodeInfo(Struct, frozen=True, kw_only=True):
     application: str = ""
     addresses: list[str] = []
     uptime: float = 0.0
+
+
+class LinkInfo(Struct, frozen=True, kw_only=True):
+    """The link to another node: what has not arrived there, in bytes, and for how long.
+
+    `backlog` waits here for room, `unacknowledged` is under way. `delay` is the seconds for which
+    nothing of that has been acknowledged.
+    """
+
+    connected: bool
+    backlog: int
+    unacknowledged: int
+    delay: float
+    sent: int
+    resent: int
+    received: int
+
+
+class MemberInfo(Struct, frozen=True, kw_only=True):
+    """A node of the cluster, as the node that was asked knows it.
+
+    `state` is `up`, `joining`, `frozen` (its lease was not renewed in time), `draining`, `silent`
+    (waited for: its lease is not renewed, and when that has run out it is declared dead),
+    `unknown` (noticed, and its lease not read yet), `misfit` (with another lease or protocol: no
+    member), `dead` or `gone` (it has left). `incarnation` is empty for one that is not alive.
+    `unrenewed` is the seconds for which its lease was not renewed, as far as was seen.
+
+    `hosts` has how many processes each host runs and may run; `clients` is the connections. They,
+    `version` and `protocol` are what the node says of itself: None if it has not said so lately.
+    `link` is that to the node; None for the one that was asked, and without one.
+    """
+
+    name: str
+    incarnation: str
+    state: str
+    asked: bool = False
+    version: str | None = None
+    protocol: int | None = None
+    hosts: dict[str, tuple[int, int]] | None = None
+    clients: int | None = None
+    unrenewed: float | None = None
+    link: LinkInfo | None = None

@@ -36,6 +36,7 @@ from .arrival import Arrival, NoTarget
 from .calls import Calls
 from .connections import Connection, Connections
 from .elsewhere import Clustering
+from .ending import end_process
 from .engine import Engine
 from .fallback import log_visibly
 from .handler_calls import HandlerCalls, settled
@@ -106,6 +107,8 @@ class Node(HandlerCalls):
         self.functions: dict[str, Callable[..., Any]] = {}
         """Functions of this OS process, by the text by which `X-WS-Relay` may name them."""
         self._cluster = cluster
+        self.on_retire: Callable[[], object] = lambda: end_process(self)
+        """Ends what the node is part of, as SIGTERM does; by default, by SIGTERM."""
         self._reset(entries or {})
 
     def _reset(self, entries: Mapping[str, TargetEntry]) -> None:
@@ -119,6 +122,7 @@ class Node(HandlerCalls):
         self._changed = asyncio.Event()
         self._closed: asyncio.Event | None = None
         """Set when the `aclose` that is under way has finished."""
+        self._retiring = False
         self._life: object | None = None
         """A new object at each start, so that an end can be matched to its start."""
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -227,11 +231,28 @@ class Node(HandlerCalls):
         The connections close spread over `spread` seconds. A worker that has connections is
         cancelled when the last of them has had its turn; until then it gets what they send.
         """
-        self.engine.close()
+        self._drain()
         self.clients.shut_down(spread)
         for pid, process in list(self.engine.processes.items()):
             if not process.clients:
                 self.engine.dismiss(pid)
+
+    def _drain(self) -> None:
+        """Start nothing any more, and have other nodes place nothing here."""
+        self.engine.close()
+        self.engine.elsewhere.draining()
+
+    def retire(self, asker: str) -> None:
+        """Start nothing any more, and then end as at SIGTERM: an operator has told `asker` so.
+
+        It ends a moment later, so that who has asked can be answered. A second call has no effect.
+        """
+        if self._retiring or self._closed is not None:
+            return
+        self._retiring = True
+        logger.warning("node %s drains and ends: %s asks for it", self.name, asker)
+        self._drain()
+        asyncio.get_running_loop().call_soon(self.on_retire)
 
     def terminate_all(self) -> None:
         """End all workers at once, and close the connections that are left."""

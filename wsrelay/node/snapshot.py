@@ -5,38 +5,34 @@ from __future__ import annotations
 import heapq
 import os
 import time
+from collections.abc import Iterable
 from importlib.metadata import version
 from typing import Final
+
+import msgspec
+
+from wsrelay.values.pid import PID, address
 
 from .info import HostInfo, NodeInfo, ProcessInfo
 from .node import Node
 
-__all__ = ["describe"]
+__all__ = ["describe", "full", "locate", "processes_after"]
 
 _MOST_NAMES: Final = 100
 """Names that are shown of a process: each process of a host may have 10,000."""
+
+_MOST_AT_ONCE: Final = 1_000
+"""Processes that are told at once: some 10 ms."""
+
+_PORTION: Final = 128 * 1024
+"""Bytes of their description after which no more are added."""
 
 
 def describe(node: Node) -> NodeInfo:
     """Return the state of a running node; must be called in its event loop's thread."""
     now = time.monotonic()
     clients = (*node.clients.connections.values(), *node.clients.guests.values())
-    processes = []
-    for pid, process in node.engine.processes.items():
-        processes.append(
-            ProcessInfo(
-                pid=str(pid),
-                os_pid=process.os_pid,
-                host=pid.host,
-                target=process.target,
-                state="frozen" if process.frozen else process.row.state.value,
-                names=heapq.nsmallest(_MOST_NAMES, node.kernel.names.of(pid)),
-                parent=None if process.parent is None else str(process.parent),
-                uptime=round(now - process.started, 3),
-                mailbox=process.pipe.backlog,
-                connections=len(process.clients),
-            )
-        )
+    processes = [_process(node, pid, now) for pid in node.engine.processes]
     return NodeInfo(
         name=node.name,
         os_pid=os.getpid(),
@@ -57,3 +53,57 @@ def describe(node: Node) -> NodeInfo:
         buffered=node.buffered.size,
         max_buffered=node.buffered.most,
     )
+
+
+def _process(node: Node, pid: PID, now: float) -> ProcessInfo:
+    process = node.engine.processes[pid]
+    return ProcessInfo(
+        pid=str(pid),
+        os_pid=process.os_pid,
+        host=pid.host,
+        target=process.target,
+        state="frozen" if process.frozen else process.row.state.value,
+        names=heapq.nsmallest(_MOST_NAMES, node.kernel.names.of(pid)),
+        parent=None if process.parent is None else str(process.parent),
+        uptime=round(now - process.started, 3),
+        mailbox=process.pipe.backlog,
+        connections=len(process.clients),
+    )
+
+
+def processes_after(node: Node, after: str) -> list[bytes]:
+    """Return the processes whose PIDs are greater than `after`, in their order, as MessagePack.
+
+    It is a portion of them: after the last one there, more may follow, unless it is empty. So each
+    process that lives all the while is told once, whatever starts and ends between two portions.
+    """
+    now, size = time.monotonic(), 0
+    found: list[bytes] = []
+    greater = (pid for pid in node.engine.processes if pid > after)
+    for pid in heapq.nsmallest(_MOST_AT_ONCE, greater):
+        found.append(msgspec.msgpack.encode(_process(node, pid, now)))
+        size += len(found[-1])
+        if size > _PORTION:
+            break
+    return found
+
+
+def locate(node: Node, text: str) -> PID | None:
+    """Return the PID of a living process or connection of this node, or None.
+
+    It is meant by its PID, with or without braces, by the part of that after the `|`, or by a name.
+    Raises `InvalidPID`, `InvalidName` for what is neither.
+    """
+    known = (*node.engine.processes, *node.clients.connections)
+    process = node.kernel.find(full(text, known) or address(text), node.name)
+    return None if process is None else process.pid
+
+
+def full(text: str, known: Iterable[str]) -> str | None:
+    """Return the known PID that is meant, or None: it is a name, or the PID of none of them."""
+    inner = text.removeprefix("{").removesuffix("}")
+    for pid in known:
+        whole = pid[1:-1]
+        if inner in (whole, whole.partition("@")[2], whole.rpartition("|")[2]):
+            return pid
+    return None

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Mapping
+from importlib.metadata import version
 from typing import Final
 
 from wsrelay.cluster.frames import HostLoad
@@ -13,11 +14,14 @@ from wsrelay.cluster.lease import Hold
 from wsrelay.cluster.peer import Peer
 from wsrelay.cluster.placing import roomiest
 from wsrelay.node import Node
+from wsrelay.node.info import MemberInfo
 
 from .exchange import Exchange
+from .link import PeerLink
 from .links import PeerLinks
 from .listener import NodeLoad
 from .member import ClusterMember
+from .members import members_of
 from .names import ClusterNames
 from .nats import NatsBus, NatsStore
 from .options import Cluster
@@ -43,6 +47,7 @@ class ClusteredNode:
         self._node = node
         self._engine = node.engine
         self._cluster = cluster
+        self._version = version("wsrelay")
         self._joining: asyncio.Task[None] | None = None
         self._awaited = False
         self._links: PeerLinks | None = None
@@ -148,7 +153,32 @@ class ClusteredNode:
         """Return what to tell the others, and draw conclusions from what they have told."""
         self._place()
         self._sameness.look(self._engine.entries, self.member.loads())
-        return NodeLoad(self._hosts(), [*self._engine.entries], self._engine.draining)
+        return self._load()
+
+    def _load(self) -> NodeLoad:
+        return NodeLoad(
+            self._hosts(),
+            [*self._engine.entries],
+            self._engine.draining,
+            self.member.hold is Hold.FROZEN,
+            len(self._node.clients.connections),
+            self._version,
+        )
+
+    def draining(self) -> None:
+        """Have nothing placed here any more."""
+        if self._joining is not None:
+            self._place()
+            self.member.tell_load()
+
+    def members(self) -> list[MemberInfo]:
+        """Return the nodes of the cluster as this one knows them, itself first."""
+        if self._joining is None:  # it has not been started
+            return []
+        return members_of(self.member.status(), self._load(), self._link_to)
+
+    def _link_to(self, peer: Peer) -> PeerLink | None:
+        return None if self._links is None else self._links.get(peer)
 
     def _hosts(self) -> dict[str, HostLoad]:
         kernel, names = self._engine.kernel, self._engine.templates.names

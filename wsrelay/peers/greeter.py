@@ -80,6 +80,10 @@ class Greeter:
             if (early := said + _AT_ONCE - self._clock()) > 0:
                 await asyncio.sleep(early)
 
+    def hurry(self) -> None:
+        """Say hello as soon as that may be, because something has changed."""
+        self._hurry.set()
+
     def say_goodbye(self, me: Peer) -> None:
         """Say that this was the last hello of an incarnation, so that its lease is read now."""
         self._say(me, NodeLoad(), leaving=True)
@@ -93,6 +97,9 @@ class Greeter:
             hosts=load.hosts,
             entries=load.entries,
             draining=load.draining,
+            frozen=load.frozen,
+            clients=load.clients,
+            version=load.version,
             ask=self._asks and not leaving,
             leaving=leaving,
         )

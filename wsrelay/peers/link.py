@@ -134,6 +134,18 @@ class PeerLink:
         """Bytes of frames that wait here."""
         return self._link.backlog
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether what is sent is carried now."""
+        return self._bus.connected
+
+    @property
+    def delay(self) -> float:
+        """Seconds for which nothing under way has been acknowledged; 0 if nothing is."""
+        if not self._link.statistics().unacknowledged:
+            return 0.0
+        return max(0.0, self._clock() - self._link.progress_at)
+
     def statistics(self) -> LinkStatistics:
         """Return the counts of now."""
         return self._link.statistics()

@@ -78,6 +78,10 @@ class PeerLinks:
             link.close()
             self._share()
 
+    def get(self, peer: Peer) -> PeerLink | None:
+        """Return the link to an incarnation of another node, if it is open."""
+        return self._links.get(self._subject(self._me, peer))
+
     def rejoin(self, incarnation: str) -> None:
         """Close all links and be another incarnation: this one is dead."""
         links, self._links = self._links, {}

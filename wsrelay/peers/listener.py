@@ -22,6 +22,9 @@ class NodeLoad(Struct, frozen=True):
     hosts: dict[str, HostLoad] = {}
     entries: list[str] = []
     draining: bool = False
+    frozen: bool = False
+    clients: int = 0
+    version: str = ""
 
 
 class MembershipListener(Protocol):

@@ -21,6 +21,7 @@ from wsrelay.cluster.frames import (
 from wsrelay.errors import NodeBusy, PayloadError, WireError
 from wsrelay.node.arrival import Arrival
 from wsrelay.node.endpoint import Mail
+from wsrelay.node.info import MemberInfo, ProcessInfo
 from wsrelay.node.process import NamedOrder, SpawnOrder, WorkerProcess
 from wsrelay.values.message import ERROR, ExitError, Result
 from wsrelay.values.pid import PID
@@ -33,6 +34,7 @@ from .guests import Guests
 from .lives import Lives, told
 from .names import ClusterNames
 from .neighbour import Neighbour
+from .operators import PeerOperators
 from .targets import RemoteTarget, RemoteTargets
 
 __all__ = ["Processes"]
@@ -51,6 +53,12 @@ class ClusterHook(Protocol):
     @property
     def unready(self) -> str:
         """Why no client should be sent to this node now; empty if they may come."""
+
+    def draining(self) -> None:
+        """Do what `Elsewhere.draining` does."""
+
+    def members(self) -> list[MemberInfo]:
+        """Do what `Elsewhere.members` does."""
 
     def start(self) -> None:
         """Begin to join."""
@@ -78,6 +86,9 @@ class Processes(Lives):
         self.guests = Guests(exchange)
         self._prefix = f"{{{exchange.node.name}@"
         self._groups = PeerGroups(exchange)
+        self._operators = PeerOperators(exchange)
+        if member is not None:
+            self._operators.members = member.members
         exchange.on(PeerSendFrame, self._sent)
         exchange.on(HoldFrame, self._held)
         exchange.on(HostsFrame, self._hosts)
@@ -325,6 +336,29 @@ class Processes(Lives):
         neighbour.pace(self.engine.processes.get(PID.trusted(frame.to)))
         result = told_.result
         return PeerFinishedFrame(frame.number, result.value, told(result.error), told_.refused)
+
+    # What operators ask
+
+    def draining(self) -> None:
+        """Do what `Elsewhere.draining` does."""
+        if self._member is not None:
+            self._member.draining()
+
+    def members(self) -> list[MemberInfo] | None:
+        """Do what `Elsewhere.members` does."""
+        return self._operators.members()
+
+    async def locate(self, node: str, to: str) -> PID | None:
+        """Do what `Elsewhere.locate` does."""
+        return await self._operators.locate(node, to)
+
+    async def processes_after(self, node: str, after: str) -> list[ProcessInfo]:
+        """Do what `Elsewhere.processes_after` does."""
+        return await self._operators.processes_after(node, after)
+
+    async def retire(self, node: str) -> None:
+        """Do what `Elsewhere.retire` does."""
+        await self._operators.retire(node)
 
     # Clients
 

@@ -1,0 +1,169 @@
+"""Commands for the nodes of a cluster: `nodes`, `drain`, and what `ps --cluster` lists."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+
+import click
+import msgspec
+from click.shell_completion import CompletionItem
+
+from wsrelay.control import ControlClient, ControlError, NodeGone, find_nodes
+from wsrelay.control.runtime import runtime_directory
+from wsrelay.errors import MissingExtra
+from wsrelay.node import ProcessInfo
+from wsrelay.node.info import LinkInfo, MemberInfo
+from wsrelay.values import extras
+from wsrelay.values.printable import printable
+
+from . import cells
+from .nodes import chosen, node_option
+from .options import json_option
+from .running import fail, say
+from .usage import UsageSampler, duration, size, with_usage
+
+try:
+    with extras.named():
+        from . import tables
+except MissingExtra:  # tables are plain then, however wide the terminal is
+    tables = None  # type: ignore[assignment]
+
+__all__ = ["drain", "list_all", "nodes", "show_processes"]
+
+_AT_ONCE: Final = 8
+"""Nodes that are asked for their processes at the same time."""
+
+_ENDED: Final = {"dead", "gone", "misfit"}
+"""States in which a node has no processes, or is no member."""
+
+_HEADINGS: Final = (
+    *("NODE", "STATE", "INCARNATION", "VERSION", "PROTOCOL", "PROCESSES", "CLIENTS", "RENEWED"),
+    "LINK",
+)
+
+
+def _complete(_c: click.Context, _p: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    found: set[str] = set()
+    try:
+        for client in find_nodes(runtime_directory()):
+            found |= {one.name for one in client.members() or ()}
+    except (ControlError, NodeGone, ValueError):
+        pass  # the command itself says why
+    return [CompletionItem(name) for name in sorted(found) if name.startswith(incomplete)]
+
+
+@click.command()
+@node_option
+@json_option
+def nodes(*, node: str | None, as_json: bool) -> None:
+    """List the nodes of a running node's cluster, as that node knows them."""
+    with chosen(node) as client:
+        members = _members(client)
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode(members), indent=2).decode())
+    else:
+        click.echo(cells.plain(_HEADINGS, [_cells(one) for one in members]))
+
+
+@click.command()
+@click.argument("name", required=False, metavar="[NODE]", shell_complete=_complete)
+@node_option
+def drain(*, name: str | None, node: str | None) -> None:
+    """Take a node out of service: nothing starts there any more, and it ends as at SIGTERM.
+
+    NODE is the name of any node of the cluster; without it, it is the node that is asked. The
+    command does not wait for the end.
+    """
+    with chosen(node) as client:
+        drained = client.drain(name or "")
+    click.echo(f"node {drained} drains, and ends when its clients and processes have")
+
+
+def _members(client: ControlClient) -> list[MemberInfo]:
+    members = client.members()
+    if members is None:
+        fail(
+            f"node {client.node().name} is in no cluster; --cluster of 'wsrelay run' and 'wsrelay "
+            "serve', or the key cluster of the configuration, makes it a node of one"
+        )
+    return members
+
+
+def _cells(one: MemberInfo) -> tuple[str, ...]:
+    running = most = "-"
+    if one.hosts is not None:
+        running, most = (str(sum(load[at] for load in one.hosts.values())) for at in (0, 1))
+    return (
+        f"{one.name} (asked)" if one.asked else one.name,
+        one.state,
+        one.incarnation or "-",
+        printable(one.version or "-"),
+        _or_dash(one.protocol),
+        f"{running}/{most}" if one.hosts is not None else "-",
+        _or_dash(one.clients),
+        "-" if one.unrenewed is None else f"{duration(one.unrenewed)} ago",
+        _link(one.link),
+    )
+
+
+def _or_dash(number: int | None) -> str:
+    return "-" if number is None else str(number)
+
+
+def _link(link: LinkInfo | None) -> str:
+    """Say how far a link is behind."""
+    if link is None:
+        return "-"
+    behind = link.backlog + link.unacknowledged
+    state = "" if link.connected else "disconnected, "
+    if not behind:
+        return f"{state}nothing waits"
+    return f"{state}{size(behind)} behind for {duration(link.delay)}"
+
+
+# Processes
+
+
+def show_processes(processes: Sequence[ProcessInfo], usage: UsageSampler, *, as_json: bool) -> None:
+    """Print processes, as a table or as JSON."""
+    if as_json:
+        click.echo(json.dumps([with_usage(one, usage) for one in processes], indent=2))
+    elif tables:
+        page = tables.console()
+        page.print(tables.processes_table(processes, usage, page, "fold"))
+    else:
+        rows = [cells.process_cells(one, usage) for one in processes]
+        click.echo(cells.plain(cells.PROCESSES, rows))
+
+
+def list_all(client: ControlClient, *, as_json: bool) -> None:
+    """Print the processes of all nodes; ends with 1 if some could not be asked, and names these.
+
+    CPU and memory are known of those of the node that is asked.
+    """
+    found: list[ProcessInfo] = []
+    problems: list[str] = []
+    members = [one for one in _members(client) if one.state not in _ENDED]
+
+    def ask(member: MemberInfo) -> list[ProcessInfo] | str:
+        try:
+            return client.processes(member.name)
+        except (NodeGone, ValueError) as error:
+            return str(error)
+
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        for member, answer in zip(members, pool.map(ask, members), strict=True):
+            if isinstance(answer, str):
+                problems.append(f"the processes of node {member.name} are not known: {answer}")
+            else:
+                found += answer
+    usage = UsageSampler()
+    usage.sample(client.node())
+    show_processes(found, usage, as_json=as_json)
+    for problem in problems:
+        say(f"wsrelay: {problem}")
+    if problems:
+        raise SystemExit(1)
