@@ -196,14 +196,14 @@ class ControlServer:
     # Finding a process: by a PID, with or without its braces, the part after its |, or a name
 
     async def _alive(self, text: str, *, anywhere: bool) -> str:
-        """Return the PID of a living process or connection; raises `_Unknown`.
+        """Return the PID or name of a living process or connection; raises `_Unknown`.
 
         It is one of this node, one whose PID in full names another node, one that has a name of the
         cluster or, if it may be `anywhere`, one that another node knows by that text.
         """
         node, elsewhere = self._node, self._node.engine.elsewhere
         if (pid := locate(node, text)) is not None:
-            return pid
+            return pid if node.kernel.names.get(text) is None else text
         there = _pid(text)
         if there is None:
             there = elsewhere.find(text)
