@@ -33,7 +33,7 @@ def suffer(order: str, sender: PID) -> None:
             pipe.ends.write_all(wire.pack(wire.ReadyFrame())[:2])
             os.kill(os.getpid(), signal.SIGKILL)
         case "garbage":
-            pipe.ends.write_all(os.urandom(100_000))
+            pipe.ends.write_all(b"\xff" + os.urandom(100_000))  # no length that a frame may have
             time.sleep(60)
         case "forged":
             frames = (

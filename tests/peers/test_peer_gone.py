@@ -438,6 +438,9 @@ async def test_a_node_asks_its_cluster_from_the_start_of_each_life_to_its_end() 
         async def joined(self) -> None:
             calls.append("joined")
 
+        def draining(self) -> None:
+            calls.append("draining")
+
         async def stop(self) -> None:
             calls.append(f"stop, {len(node.workers)} run")
 
