@@ -214,7 +214,7 @@ def _pipe_only(node: Node, pid: PID, rights: Rights | None) -> WorkerProcess:
     )
     process.rights = rights
     process.runs_as(engine._incarnation(process))
-    process.pipe.begin()
+    process.incarnation.pipe.begin()
     engine.processes[pid] = engine.endpoints[pid] = process
     return process
 

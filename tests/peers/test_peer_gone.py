@@ -458,4 +458,5 @@ async def test_a_node_asks_its_cluster_from_the_start_of_each_life_to_its_end() 
     for _ in range(2):
         async with node:
             node.spawn(mortal)
-    assert calls == ["attach", *["start", "joined", "stop, 0 run", "aclose", "attach"] * 2]
+    life = ["start", "joined", "draining", "stop, 0 run", "aclose", "attach"]
+    assert calls == ["attach", *life * 2]
