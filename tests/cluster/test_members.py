@@ -155,12 +155,15 @@ def test_the_wait_begins_anew_after_a_gap_in_the_readings() -> None:
 
 def test_a_watch_counts_from_the_first_answer_and_begins_anew_after_a_gap() -> None:
     watch = KeyWatch(2.0)
+    assert watch.unchanged is None
     assert watch.seen(1, 0.0, 0.9) == 0.9
     assert watch.seen(1, 1.5, 1.9) == 0.9
     assert watch.seen(1, 3.9, 5.0) == 0.9
     assert watch.unchanged == pytest.approx(4.1)
     assert watch.seen(1, 7.1, 7.2) == 7.2
     assert watch.seen(2, 7.3, 7.4) == 7.4
+    watch.anew()
+    assert watch.unchanged is None
 
 
 def test_a_key_is_read_as_soon_as_its_owner_may_be_declared_dead() -> None:

@@ -147,6 +147,16 @@ async def test_a_name_is_found_on_the_node_that_has_it(two: list[Node]) -> None:
     assert await wsrelay("call", "room", "double", "4") == "8\n"
 
 
+async def test_logs_that_another_node_has_are_said_to_be_there(two: list[Node]) -> None:
+    there = two[1].spawn("answer")
+    done = await asyncio.to_thread(run_here, "logs", there)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr == (
+        f"wsrelay: node a has no log records of {there} yet; "
+        "each node keeps those of its own processes\n"
+    )
+
+
 async def test_cluster_looks_on_all_nodes(two: list[Node]) -> None:
     a, b = two
     pid = b.spawn("answer")
@@ -254,6 +264,25 @@ async def test_a_node_is_drained_from_another_one(two: list[Node]) -> None:
     assert (await b.get_or_spawn_async("other", "answer")).node == "a"
     await wsrelay("drain", "b")
     assert ended == ["b"]
+
+
+async def test_a_node_that_cannot_be_reached_drains_when_it_can(
+    own_nats: NatsServer, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with clustered(own_nats, ENTRIES, "a", "b") as [a, b], ControlServer(a, directory):
+        ended = asyncio.Event()
+        b.on_retire = ended.set
+        monkeypatch.setattr("wsrelay.control.server._PATIENCE", 0.3)
+        own_nats.pause()
+        try:
+            said = await wsrelay("drain", "b", code=1)
+            assert said == (
+                "wsrelay: node b does not answer within 0.3 s; "
+                "it drains as soon as it gets to know\n"
+            )
+        finally:
+            own_nats.resume()
+        await asyncio.wait_for(ended.wait(), 20)
 
 
 async def test_a_node_drains_itself(two: list[Node]) -> None:

@@ -121,6 +121,8 @@ def _link(link: LinkInfo | None) -> str:
     state = "" if link.connected else "disconnected, "
     if not behind:
         return f"{state}nothing waits"
+    if not link.delay:  # it was not sent yet
+        return f"{state}{size(behind)} behind"
     return f"{state}{size(behind)} behind for {duration(link.delay)}"
 
 

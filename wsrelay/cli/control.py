@@ -13,7 +13,7 @@ import click
 import msgspec
 from click.shell_completion import CompletionItem
 
-from wsrelay.control import ControlError, NodeGone, find_nodes
+from wsrelay.control import ControlClient, ControlError, NodeGone, find_nodes
 from wsrelay.control.runtime import runtime_directory
 from wsrelay.errors import MissingExtra
 from wsrelay.node import NodeInfo, ProcessInfo
@@ -247,4 +247,15 @@ def logs(*, of: str | None, follow: bool, node: str | None, as_json: bool) -> No
                 click.echo(f"{head} {indented(record.text)}")
             sys.stdout.flush()
         if nothing:
-            say(f"wsrelay: there are no log records{'' if of is None else f' of {of}'} yet")
+            say(f"wsrelay: {_no_records(client, of)}")
+
+
+def _no_records(client: ControlClient, of: str | None) -> str:
+    """Say that there are none; of a cluster, also where else they may be."""
+    whose = "" if of is None else f" of {of}"
+    if client.members() is None:
+        return f"there are no log records{whose} yet"
+    return (
+        f"node {client.node().name} has no log records{whose} yet; "
+        "each node keeps those of its own processes"
+    )

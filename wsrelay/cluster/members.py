@@ -117,8 +117,8 @@ class MemberStatus(Struct, frozen=True):
     incarnation: str
     state: str
     """`up`, `unknown` (nothing read yet), `dead`, `gone`, `misfit` or `silent` (not renewed)."""
-    unchanged: float
-    """Seconds for which its lease was seen not to be renewed."""
+    unchanged: float | None
+    """Seconds for which its lease was seen not to be renewed; None while it cannot be seen."""
     hello: HelloFrame | None
     """What it said last, for at most half a lease."""
 
@@ -145,9 +145,9 @@ class KeyWatch:
         return self._since
 
     @property
-    def unchanged(self) -> float:
-        """The seconds between the readings that were all the same."""
-        return max(0.0, self._last - self._since)
+    def unchanged(self) -> float | None:
+        """The seconds between the readings that were all the same; None if there is none."""
+        return None if self._since == math.inf else self._last - self._since
 
     def anew(self) -> None:
         """Forget what was seen: something was in the way of seeing more."""
@@ -229,11 +229,12 @@ class Members:
             MemberStatus(
                 node.name,
                 node.incarnation,
-                "silent" if node.up and node.watch.unchanged > self._lease / 2 else node.state,
-                node.watch.unchanged,
+                "silent" if node.up and (unchanged or 0.0) > self._lease / 2 else node.state,
+                unchanged,
                 self._hello(node, now),
             )
             for _, node in sorted(self._nodes.items())
+            for unchanged in [node.watch.unchanged]
         ]
 
     def _hello(self, node: _Node, now: float) -> HelloFrame | None:

@@ -190,7 +190,9 @@ class ControlServer:
             else:
                 await _within(order.to, self._node.engine.elsewhere.retire(order.to))
             return _json(order.to or self._node.name)
-        except (ValueError, WsrelayError, TimeoutError) as error:
+        except TimeoutError as error:  # the order waits in the link to that node
+            return _refused(TimeoutError(f"{error}; it drains as soon as it gets to know"))
+        except (ValueError, WsrelayError) as error:
             return _refused(error)
 
     # Finding a process: by a PID, with or without its braces, the part after its |, or a name

@@ -105,7 +105,8 @@ class MemberInfo(Struct, frozen=True, kw_only=True):
     (waited for: its lease is not renewed, and when that has run out it is declared dead),
     `unknown` (noticed, and its lease not read yet), `misfit` (with another lease or protocol: no
     member), `dead` or `gone` (it has left). `incarnation` is empty for one that is not alive.
-    `unrenewed` is the seconds for which its lease was not renewed, as far as was seen.
+    `unrenewed` is the seconds for which its lease was not renewed, as far as was seen; None while
+    the node that was asked sees nothing of it, as without NATS.
 
     `hosts` has how many processes each host runs and may run; `clients` is the connections. They,
     `version` and `protocol` are what the node says of itself: None if it has not said so lately.

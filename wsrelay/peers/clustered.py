@@ -93,7 +93,7 @@ class ClusteredNode:
                 return "it is no member of its cluster"
             case Hold.FROZEN:
                 seconds = self.member.status().renewed
-                return f"its processes with names are frozen: no lease since {seconds:.1f} s"
+                return f"its processes with names are frozen: no lease for {seconds:.1f} s"
         return ""
 
     async def stop(self) -> None:

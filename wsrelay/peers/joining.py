@@ -116,7 +116,11 @@ class Joining:
                 continue
             if (obstacle := self._obstacles.get(entry.key)) is None:
                 obstacle = self._obstacles[entry.key] = _Obstacle(self._duration / 3)
-                logger.warning("waiting to see whether a node is alive: %s", why)
+                logger.warning(
+                    "waiting for a lease, %g s, to see whether a node is alive: %s",
+                    max(self._duration, LeaseRecord.of(entry).lease),
+                    why,
+                )
             since = obstacle.seen(entry, issued, now)
             if obstacle.renewals >= _RENEWALS:
                 raise CannotJoin(why)

@@ -45,7 +45,7 @@ def _own_state(status: ClusterMemberStatus, load: NodeLoad) -> str:
 
 
 def _member(one: MemberStatus, link: PeerLink | None) -> MemberInfo:
-    state, hello = one.state, one.hello
+    state, hello, seen = one.state, one.hello, one.unchanged
     if state == "up" and hello is not None:
         state = "frozen" if hello.frozen else "draining" if hello.draining else "up"
     return MemberInfo(
@@ -56,7 +56,7 @@ def _member(one: MemberStatus, link: PeerLink | None) -> MemberInfo:
         protocol=None if hello is None else hello.protocol,
         hosts=None if hello is None else _hosts(hello.hosts),
         clients=None if hello is None else hello.clients,
-        unrenewed=round(one.unchanged, 3) if one.incarnation else None,
+        unrenewed=None if seen is None or not one.incarnation else round(seen, 3),
         link=None if link is None else _link(link),
     )
 

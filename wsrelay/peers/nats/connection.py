@@ -181,7 +181,7 @@ class NatsConnection:
                 if now - told_at >= _TELL:
                     told_at = now
                     logger.warning(
-                        "%s; %s waits for it since %.0f s", told, self._purpose, now - since
+                        "%s; %s has waited for it for %.0f s", told, self._purpose, now - since
                     )
             else:
                 self._tell_connected(client, loop.time() - since, again=opened.done())
