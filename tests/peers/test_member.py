@@ -549,6 +549,25 @@ def test_a_node_whose_key_was_lost_is_dead_and_down_elsewhere_only_as_it_joins_a
     virtually(main())
 
 
+def test_who_joins_again_since_its_key_was_lost_claims_nothing_for_a_lease() -> None:
+    async def main() -> None:
+        async with a_world() as world:
+            [a] = await world.joined("a")
+            await asyncio.sleep(5)
+            former = a.me
+            world.server.lose(world.server.sequence)
+            while a.member.me in {former, None}:  # noqa: ASYNC110 - time is virtual
+                await asyncio.sleep(0.01)
+            assert (a.member.hold, a.member.may_claim()) == (Hold.HOLDING, False)
+            await asyncio.sleep(LEASE - 0.2)
+            assert not a.member.may_claim()
+            await asyncio.sleep(0.4)
+            assert a.member.may_claim()
+            assert a.told.all("dead") == ["its key is gone"]
+
+    virtually(main())
+
+
 def test_an_incarnation_that_a_key_names_is_found_out_about() -> None:
     async def main() -> None:
         async with a_world() as world:

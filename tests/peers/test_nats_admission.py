@@ -48,7 +48,7 @@ async def test_a_nats_that_cannot_be_reached_is_waited_for_until_the_timeout(
     cluster = cluster_of(f"nats://127.0.0.1:{port}", timeout=0.5)
     text = await _refusal(NatsBus(cluster))
     assert text.startswith(f"no connection to NATS at nats://127.0.0.1:{port}: ")
-    assert "the bus waits for it since" in caplog.text
+    assert "the bus has waited for it for" in caplog.text
 
 
 async def test_a_nats_that_is_started_later_is_found(own_nats: NatsServer) -> None:

@@ -128,7 +128,7 @@ async def test_it_is_told_every_few_seconds_that_nats_is_away(
 ) -> None:
     async with a_bus(cluster_of(own_nats)) as bus:
         own_nats.kill()
-        await until(lambda: caplog.text.count("the bus waits for it since") > 2)
+        await until(lambda: caplog.text.count("the bus has waited for it for") > 2)
         own_nats.start()
         await until(lambda: bus.connected)
     assert f"no connection to NATS at {own_nats.url}: " in caplog.text

@@ -164,10 +164,19 @@ class Joining:
             elif self._objection(entry):
                 dead = LeaseRecord.of(entry).declared_dead(me.node, self.floor.value)
                 await self._asking.within(store.put(entry.key, dead.encode(), entry.revision))
-        issued = self._clock()
+        issued, seen = self._clock(), store.sequence
         lease = Lease(me, self._duration, issued, 0, self.floor)
-        record = lease.record(LeaseState.ALIVE, store.sequence)
+        record = lease.record(LeaseState.ALIVE, seen)
         self.has_written = True
         write = store.put(key_of_node(me.node), record.encode(), expected)
         revision = await self._asking.within(write)
-        return Lease(me, self._duration, issued, revision, self.floor)
+        lease = Lease(me, self._duration, issued, revision, self.floor)
+        if revision <= seen:
+            # Others that have not noticed yet run what the store has forgotten.
+            lease.writes_lost(self._clock(), seen)
+            logger.warning(
+                "the cluster's store has lost writes: node %s claims no names for %g s",
+                me,
+                self._duration,
+            )
+        return lease
