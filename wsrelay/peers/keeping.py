@@ -17,7 +17,7 @@ from .keys import Wait
 if TYPE_CHECKING:
     from .names import ClusterNames
 
-__all__ = ["KeptNames", "shuts_down"]
+__all__ = ["KeptNames"]
 
 
 class KeptNames:
@@ -95,8 +95,3 @@ class KeptNames:
         """End what waits, without a bound, for other nodes."""
         for wait in list(self._waits):
             wait.cancel()
-
-
-def shuts_down(node: str) -> HostFailed:
-    """Return why a node takes nothing any more."""
-    return HostFailed(f"node {node} shuts down")

@@ -52,7 +52,7 @@ from wsrelay.values.sizes import show
 
 from .circle import Bell, Circle
 from .exchange import Exchange, PeerGone, not_a_member
-from .keeping import KeptNames, shuts_down
+from .keeping import KeptNames
 from .keys import NameKeys, Wait
 from .lives import check_entry
 from .neighbour import Neighbour
@@ -435,7 +435,9 @@ class ClusterNames:
             return not_a_member(node)
         if (load := hello.hosts.get(host)) is None:
             return UnknownHost(f"{host}@{node}", [])
-        return shuts_down(node) if hello.draining else HostFull(host, load.most)
+        if hello.draining:
+            return HostFailed(f"node {node} shuts down")
+        return HostFull(host, load.most)
 
     def is_entry(self, target: str | None) -> bool:
         """Whether it is the id of an entry, which the other nodes have too."""
