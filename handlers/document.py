@@ -95,5 +95,5 @@ async def read(request: Request) -> Response:
 
 page = StaticFiles(directory=Path(__file__).parent / "pages" / "document", html=True)
 routes: list[BaseRoute] = [Route("/ws/{name}", connect), Route("/columns/{name}", read)]
-routes += [Route("/wsrelay.js", wsrelay.static), Mount("/", page)]
+routes += [Route("/wsrelay.{ending}", wsrelay.static), Mount("/", page)]
 app = wsrelay.WebSocketRelay(Starlette(routes=routes))

@@ -188,6 +188,7 @@ export class Connection {
       if (!ended) return;
       if (words) words.textContent = state === "closed" ? why : `${why} Trying again.`;
       ended.dataset.state = state;
+      ended.dataset.code = code ?? "";
       ended.hidden = why === "";
     });
   }
