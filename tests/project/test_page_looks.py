@@ -130,6 +130,7 @@ def play(page: Page, again: bool, another: Callable[[], Page]) -> None:
 
 
 def ask(page: Page, *_: object) -> None:
+    expect(page.locator("#send")).to_be_enabled()
     page.press("#question", "Enter")
     expect(page.locator("#answer")).to_contain_text("November 2026")
     expect(page.locator("#how")).to_have_text("done")
