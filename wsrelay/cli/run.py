@@ -267,7 +267,8 @@ async def _serve(
     with contextlib.closing(listener):
         prepare_process(ServerOptions().max_connections, processes.max_processes)
         front = FrontEnd(node)
-        server = Server(script_app(node, options), listener, buffered=node.buffered)
+        app = script_app(node, options)
+        server = Server(app, listener, buffered=node.buffered, numbers=node.numbers)
         with on_signals(stop):
             try:
                 places = [url(listener)]

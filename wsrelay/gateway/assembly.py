@@ -226,7 +226,9 @@ def application(
     app = Starlette(routes=[Dispatch(node, routers, [*folders, module])])
     wrapped = _wrapped(app, server.id, server.middleware, server.options, node)
     hosts = Hosts(server.allowed_hosts)
-    return wrapped if hosts.any else AllowedHosts(wrapped, hosts, f"{server.id}: allowed_hosts")
+    if hosts.any:
+        return wrapped
+    return AllowedHosts(wrapped, hosts, f"{server.id}: allowed_hosts", node.numbers)
 
 
 def _router(configuration: Configuration, router: config.RouterEntry, node: Node) -> Router:

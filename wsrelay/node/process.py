@@ -25,6 +25,7 @@ from wsrelay.values.message import (
     ExitKind,
     Result,
 )
+from wsrelay.values.numbers import Numbers
 from wsrelay.values.pid import PID
 from wsrelay.values.printable import escaped
 from wsrelay.values.rights import Rights
@@ -85,6 +86,21 @@ class WorkerProcess:
     pipe: Lanes
     """What it is sent goes here; the incarnation's, as soon as there is one."""
 
+    entry: str
+    """The id of its entry; empty if it is not of one."""
+
+    launched = False
+    """Whether it has an incarnation."""
+
+    launched_at = 0.0
+    """When its host was asked to start it, in seconds of `time.monotonic`."""
+
+    sent = 0
+    """Messages that it has sent; one to many receivers is one."""
+
+    _silent = 0
+    """Data frames that it was sent and that are no messages: metadata, members."""
+
     _call: tuple[Callable[..., None], tuple[Any, ...]]
     """What its timer calls, or has called; it has had none before."""
 
@@ -95,6 +111,8 @@ class WorkerProcess:
         order: SpawnOrder,
         *,
         parent: PID | None,
+        numbers: Numbers,
+        entry: str = "",
         signal: Signalling,
         stopping: Callable[[WorkerProcess], None],
         end_when_empty: float | None = None,
@@ -109,8 +127,10 @@ class WorkerProcess:
         self.order: SpawnOrder | None = order
         """What to run; None once it has been launched."""
         self.target = escaped(order.target or "a callable")
+        self.entry = entry
         self.parent = parent
         self.started = time.monotonic()
+        self._numbers = numbers
         self.names: list[str] = []
         """The last names that it had."""
         self.clients: dict[PID, int] = {}
@@ -131,12 +151,10 @@ class WorkerProcess:
         """Whether an operator has cancelled it, so that its clients are told to reconnect."""
         self.drains = False
         """Whether it is asked to end because the node shuts down."""
-        self.log = Intake(str(row.pid), options.log_rate)
+        self.log = Intake(str(row.pid), options.log_rate, numbers)
         if row.state is ProcessState.WAITING:
             self.pipe = Lanes()
         self._incarnation: Incarnation | None = None
-        self.launched = False
-        """Whether it has an incarnation."""
         self._signal = signal
         self._stopping = stopping
         self._loop = asyncio.get_running_loop()
@@ -154,7 +172,7 @@ class WorkerProcess:
     def runs_as(self, incarnation: Incarnation) -> None:
         """Set the incarnation that runs it from now on."""
         self._incarnation, self.pipe, self.order = incarnation, incarnation.pipe, None
-        self.launched = True
+        self.launched, self.launched_at = True, time.monotonic()
 
     @property
     def incarnation(self) -> Incarnation:
@@ -172,6 +190,16 @@ class WorkerProcess:
         """Whether its inbox still takes messages."""
         return self.row.takes_mail
 
+    @property
+    def received(self) -> int:
+        """Messages that it was sent, whether it has taken them or not."""
+        return self.pipe.queued - self._silent
+
+    @property
+    def died(self) -> float:
+        """When it exited, in seconds of `time.monotonic`; 0 if it has not."""
+        return 0.0 if self._incarnation is None else self._incarnation.died
+
     # Endpoint
 
     def write_through(self, frame: bytes) -> bool:
@@ -187,6 +215,9 @@ class WorkerProcess:
         pipe, limit = self.pipe, self.options.mailbox
         if not self.takes_mail or pipe.mailbox > limit:  # the latter: it is already being ended
             return False
+        numbers = self._numbers
+        numbers.messages_between += 1
+        numbers.bytes_between += len(mail.content)
         pipe.queue(mail.packed, mail=True)
         if pipe.mailbox > limit:
             self._overflows()
@@ -196,11 +227,13 @@ class WorkerProcess:
         """Show it members of a group that it watches; that waits in its mailbox, as messages do."""
         for frame in _frames(presence):
             if self.takes_mail and self.pipe.mailbox <= self.options.mailbox:
+                self._silent += 1
                 self.pipe.queue(frame, mail=True)
                 if self.pipe.mailbox > self.options.mailbox:
                     self._overflows()
 
     def _overflows(self) -> None:
+        self._numbers.hit["mailbox"] += 1
         overflow = f"killed: its mailbox held more than {self.options.mailbox} bytes"
         error = ExitError(ExitKind.MAILBOX_OVERFLOW, overflow)
         self._signal(self.pid, Signal.TERMINATE, because=error)
@@ -210,6 +243,7 @@ class WorkerProcess:
         self._stopping(self)
         # The event first: once the inbox is closed, its reader knows of it.
         self.pipe.post(wire.SignalFrame(CANCEL, str(sender), reason, drains=self.drains))
+        self._silent += 1
         self.pipe.queue(wire.CloseInboxFrame())
         half = self.options.stop_timeout / 2
         self._call_later(half, self.interrupt, half)
@@ -359,6 +393,7 @@ class WorkerProcess:
         if not self.takes_mail:
             return False
         pipe = self.pipe
+        self._silent += 1
         content = Raw(payload.pack(metadata))
         pipe.queue(wire.AttachFrame(str(client), content, receipt), visit=True)
         self.clients[client] = pipe.queue(wire.RelayFrame(JOIN, str(client), {}), visit=True)
@@ -369,6 +404,7 @@ class WorkerProcess:
         """Set the metadata for a client's messages from now on."""
         if self.takes_mail:
             content = Raw(payload.pack(metadata))
+            self._silent += 1
             self.pipe.queue(wire.AttachFrame(str(client), content), visit=True)
 
     def tell(self, client: PID, topic: str, content: dict[str, Any]) -> bool:
@@ -384,6 +420,7 @@ class WorkerProcess:
             return False
         content = {"code": code, "reason": reason}
         self.pipe.queue(wire.RelayFrame(LEAVE, str(client), content), visit=True)
+        self._silent += 1
         self.pipe.queue(wire.DetachFrame(str(client)), visit=True)
         return True
 
