@@ -76,6 +76,12 @@ class ControlClient:
             found += portion
             after = portion[-1].pid
 
+    def numbers(self) -> dict[str, Any]:
+        """Return all metrics of the node, as `wsrelay.metrics.numbers_of` does."""
+        with self._asked("GET", "/numbers") as response:
+            found: dict[str, Any] = msgspec.json.decode(response.read())
+            return found
+
     def drain(self, node: str) -> str:
         """Have a node of its cluster, or itself for an empty name, drain and end; returns which."""
         return str(self._act("/drain", {"to": node}))

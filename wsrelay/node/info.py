@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-__all__ = ["ConnectionInfo", "HostInfo", "LinkInfo", "MemberInfo", "NodeInfo", "ProcessInfo"]
+__all__ = [
+    "ConnectionInfo",
+    "HostInfo",
+    "LinkInfo",
+    "LinkTraffic",
+    "MemberInfo",
+    "NodeInfo",
+    "ProcessInfo",
+]
 
 
 class ConnectionInfo(Struct, frozen=True, kw_only=True):
@@ -102,6 +110,17 @@ class LinkInfo(Struct, frozen=True, kw_only=True):
     sent: int
     resent: int
     received: int
+
+
+class LinkTraffic(Struct, frozen=True):
+    """Bytes of all links to other nodes since the node started, links that have ended included.
+
+    `sent` counts each publish once, and `resent` what was published again.
+    """
+
+    sent: int = 0
+    resent: int = 0
+    received: int = 0
 
 
 class MemberInfo(Struct, frozen=True, kw_only=True):

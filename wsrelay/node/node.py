@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import threading
 from collections.abc import (
@@ -17,6 +18,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
+from importlib.metadata import version
 from multiprocessing.util import Finalize
 from types import SimpleNamespace
 from typing import Any, Final, Protocol, Self, TypeVar
@@ -503,6 +505,11 @@ class Node(HandlerCalls):
     def dead_letters(self) -> int:
         """Messages to a PID or name that nobody has."""
         return self.router.dead_letters
+
+    @functools.cached_property
+    def version(self) -> str:
+        """The version of wsrelay."""
+        return version("wsrelay")
 
     @property
     def pid_prefix(self) -> str:

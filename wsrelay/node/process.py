@@ -98,9 +98,6 @@ class WorkerProcess:
     sent = 0
     """Messages that it has sent; one to many receivers is one."""
 
-    _silent = 0
-    """Data frames that it was sent and that are no messages: metadata, members."""
-
     _call: tuple[Callable[..., None], tuple[Any, ...]]
     """What its timer calls, or has called; it has had none before."""
 
@@ -193,7 +190,7 @@ class WorkerProcess:
     @property
     def received(self) -> int:
         """Messages that it was sent, whether it has taken them or not."""
-        return self.pipe.queued - self._silent
+        return self.pipe.queued - self.pipe.silent
 
     @property
     def died(self) -> float:
@@ -227,7 +224,6 @@ class WorkerProcess:
         """Show it members of a group that it watches; that waits in its mailbox, as messages do."""
         for frame in _frames(presence):
             if self.takes_mail and self.pipe.mailbox <= self.options.mailbox:
-                self._silent += 1
                 self.pipe.queue(frame, mail=True)
                 if self.pipe.mailbox > self.options.mailbox:
                     self._overflows()
@@ -243,8 +239,8 @@ class WorkerProcess:
         self._stopping(self)
         # The event first: once the inbox is closed, its reader knows of it.
         self.pipe.post(wire.SignalFrame(CANCEL, str(sender), reason, drains=self.drains))
-        self._silent += 1
         self.pipe.queue(wire.CloseInboxFrame())
+        self.pipe.silent += 1
         half = self.options.stop_timeout / 2
         self._call_later(half, self.interrupt, half)
 
@@ -393,10 +389,10 @@ class WorkerProcess:
         if not self.takes_mail:
             return False
         pipe = self.pipe
-        self._silent += 1
         content = Raw(payload.pack(metadata))
         pipe.queue(wire.AttachFrame(str(client), content, receipt), visit=True)
         self.clients[client] = pipe.queue(wire.RelayFrame(JOIN, str(client), {}), visit=True)
+        pipe.silent += 1
         self.occupied()
         return True
 
@@ -404,8 +400,8 @@ class WorkerProcess:
         """Set the metadata for a client's messages from now on."""
         if self.takes_mail:
             content = Raw(payload.pack(metadata))
-            self._silent += 1
             self.pipe.queue(wire.AttachFrame(str(client), content), visit=True)
+            self.pipe.silent += 1
 
     def tell(self, client: PID, topic: str, content: dict[str, Any]) -> bool:
         """Send it a message from the relay."""
@@ -420,8 +416,8 @@ class WorkerProcess:
             return False
         content = {"code": code, "reason": reason}
         self.pipe.queue(wire.RelayFrame(LEAVE, str(client), content), visit=True)
-        self._silent += 1
         self.pipe.queue(wire.DetachFrame(str(client)), visit=True)
+        self.pipe.silent += 1
         return True
 
     def never_read(self, client: PID, join: int) -> bool:

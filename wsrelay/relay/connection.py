@@ -212,7 +212,7 @@ class RelayedConnection(ABC):
             uptime=round(session.uptime(now), 3),
             messages=session.message_count,
             sent=session.sent,
-            outbox=session.outbox.size,
+            outbox=self.outbox,
             dropped=session.dropped,
             unfinished=self.unfinished,
         )
@@ -244,6 +244,11 @@ class RelayedConnection(ABC):
     def target(self) -> PID:
         """The process that the connection is bound to."""
         return self._session.target
+
+    @property
+    def outbox(self) -> int:
+        """Bytes that wait for the client."""
+        return self._session.outbox.size
 
     @property
     def message_count(self) -> int:
