@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Final
 
 import click
@@ -36,10 +36,13 @@ metrics_option = click.option(
 
 
 @contextlib.asynccontextmanager
-async def measured(node: Node, at: Address | None) -> AsyncIterator[None]:
-    """Serve the metrics of a node meanwhile; ends the process with one line if that cannot be."""
+async def measured(node: Node, at: Address | None) -> AsyncIterator[Callable[[], None]]:
+    """Serve the metrics of a node meanwhile; gives a function that tells the user where.
+
+    It ends the process with one line if that cannot be.
+    """
     if at is None:
-        yield
+        yield lambda: None
         return
     try:
         app: App = MetricsApp(node)
@@ -51,8 +54,8 @@ async def measured(node: Node, at: Address | None) -> AsyncIterator[None]:
     server = Server(app, listener)
     try:
         await server.start()
-        say(f"Metrics at {url(listener)}{PATH}")
-        yield
+        where = f"{url(listener)}{PATH}" if listener.unix is None else url(listener)
+        yield lambda: say(f"Metrics at {where}")
     finally:
         server.stop_accepting()
         await server.aclose()

@@ -277,6 +277,7 @@ async def _serve(
 
     def accepting() -> None:
         _welcome(options, url(listener))
+        tell_metrics()
         notify.ready()
 
     with contextlib.closing(listener):
@@ -289,7 +290,7 @@ async def _serve(
                 places = [url(listener)]
                 async with (
                     controlled(node, str(options.target), lambda: places),
-                    measured(node, metrics),
+                    measured(node, metrics) as tell_metrics,
                     notify.watchdog(),
                 ):
                     await front.run([server], accepting)

@@ -140,7 +140,7 @@ async def _serve(
     def accepting() -> None:
         for entry, listener, tls in deployment.addresses:
             say(f"Serving {entry} at {address.url(listener, tls=tls)}")
-
+        tell_metrics()
         notify.ready()
         reloads.begin()
 
@@ -155,7 +155,7 @@ async def _serve(
             files = ", ".join(str(path.resolve()) for path in paths)
             async with (
                 controlled(deployment.node, files, addresses),
-                measured(deployment.node, metrics),
+                measured(deployment.node, metrics) as tell_metrics,
                 notify.watchdog(),
             ):
                 await deployment.run(accepting)

@@ -16,7 +16,7 @@ from wsrelay.gateway import address
 from wsrelay.gateway.server import Server, ServerOptions
 from wsrelay.metrics import text_of
 
-__all__ = ["Moved", "fronting", "sample", "samples"]
+__all__ = ["Moved", "fronting", "sample", "samples", "text"]
 
 
 def samples(text: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
@@ -41,6 +41,7 @@ def sample(text: str, name: str, **labels: str) -> float:
 
 
 def text(node: Node) -> str:
+    """What Prometheus would read of a node now."""
     return text_of(node)[0].decode()
 
 
