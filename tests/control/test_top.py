@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import functools
 import json
 import os
 import pty
@@ -26,7 +27,9 @@ from one_node import left_as_found
 from support import room, until
 
 from wsrelay import Node
+from wsrelay.cli.rates import MessageRates
 from wsrelay.control import ControlSocket
+from wsrelay.node import NodeInfo, ProcessInfo
 
 pytestmark = pytest.mark.anyio
 
@@ -114,8 +117,9 @@ async def test_top_and_the_others_fit_into_80_columns(controlled: Node) -> None:
             lines = await screens(80, 24, command, last="obedient")
             assert all(len(line) <= 80 for line in lines)
             [headings] = {line.strip() for line in lines if "MAILBOX" in line}
+            rate = ["MSG/S"] if command == "top" else []
             assert headings.replace("OS PID", "OS_PID").split() == [
-                *("PID", "OS_PID", "UPTIME", "CPU", "MEMORY", "MAILBOX", "CLIENTS"),
+                *("PID", "OS_PID", "UPTIME", "CPU", "MEMORY", *rate, "MAILBOX", "CLIENTS"),
                 *("NAME", "OR", "TARGET"),
             ]
             row = next(line for line in lines if "obedient" in line).split()
@@ -163,9 +167,58 @@ async def test_top_is_json_for_scripts_once_or_a_line_at_each_interval(controlle
         assert follower.stdout is not None
         first, second = [json.loads(await follower.stdout.readline()) for _ in range(2)]
         assert second["time"] - first["time"] >= 0.1
+        assert [one["messages_per_second"] for one in first["processes"]] == [None, None]
+        assert [one["messages_per_second"] for one in second["processes"]] == [0.0, 0.0]
         follower.send_signal(signal.SIGINT)
         assert await asyncio.wait_for(follower.wait(), 10) == 0
     assert "--follow needs --json" in await typed("top", "-f", code=2)
+
+
+def test_rates_are_what_has_come_and_gone_since_the_last_look() -> None:
+    now = 10.0
+    rates = MessageRates(lambda: now)
+
+    def noted(**counts: tuple[int, int]) -> list[float | None]:
+        shown = [described(pid, *both) for pid, both in counts.items()]
+        rates.note(NODE_INFO(processes=shown))
+        return [rates.of(one) for one in shown]
+
+    assert noted(a=(100, 50)) == [None]
+    now = 12.0
+    assert noted(a=(120, 60), b=(7, 0)) == [15.0, None]
+    now = 13.0
+    assert noted(b=(7, 1)) == [1.0]
+    now = 14.0
+    assert noted(a=(200, 100), b=(7, 1)) == [None, 0.0], "of what was away nothing is known"
+
+
+NODE_INFO = functools.partial(
+    NodeInfo,
+    name="local",
+    os_pid=1,
+    version="1",
+    draining=False,
+    dead_letters=0,
+    hosts=[],
+    connections=[],
+)
+
+
+def described(pid: str, received: int, sent: int) -> ProcessInfo:
+    return ProcessInfo(
+        pid=pid,
+        os_pid=None,
+        host="processes",
+        target="it",
+        state="running",
+        names=[],
+        parent=None,
+        uptime=1.0,
+        mailbox=0,
+        received=received,
+        sent=sent,
+        connections=0,
+    )
 
 
 async def test_completion_knows_the_processes_of_the_running_node(controlled: Node) -> None:

@@ -209,6 +209,7 @@ def _pipe_only(node: Node, pid: PID, rights: Rights | None) -> WorkerProcess:
         HostOptions(),
         SpawnOrder("none", b"", plain=False),
         parent=None,
+        numbers=node.numbers,
         signal=engine.signal,
         stopping=engine._stopping,
     )

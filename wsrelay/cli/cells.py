@@ -13,6 +13,7 @@ from .usage import UsageSampler, duration, size
 __all__ = [
     "CONNECTIONS",
     "PROCESSES",
+    "RATE",
     "RIGHT",
     "address",
     "buffered",
@@ -33,8 +34,10 @@ CONNECTIONS: Final = (
     *("PID", "TARGET", "CLIENT", "USER", "SUBPROTOCOL"),
     *("UPTIME", "MESSAGES", "OUTBOX", "DROPPED", "PATH"),
 )
+RATE: Final = "MSG/S"
+"""The column of messages a second, received and sent."""
 RIGHT: Final = {
-    *("OS PID", "UPTIME", "CPU", "MEMORY", "MAILBOX"),
+    *("OS PID", "UPTIME", "CPU", "MEMORY", RATE, "MAILBOX"),
     *("CLIENTS", "MESSAGES", "OUTBOX", "DROPPED"),
 }
 """Columns of figures, which are aligned to the right."""

@@ -22,11 +22,13 @@ from wsrelay.node import HostOptions, Limits, Node
 from wsrelay.session import header, origins
 from wsrelay.session.hosts import Hosts
 from wsrelay.values import durations, sizes, targets
+from wsrelay.values.addresses import Address
 from wsrelay.values.bounds import InvalidOptions
 from wsrelay.values.targets import TargetEntry
 
 from .joining import cluster_of, cluster_options
 from .logs import log_options, set_up_logging
+from .measuring import measured, metrics_option
 from .options import Callback
 from .options import parsed as _parsed
 from .running import fail, loop_factory, prepare_process, reload_on_edits, say
@@ -162,6 +164,7 @@ def _check_path(text: str) -> None:
     help="Serve this folder at / instead of the built-in page.",
 )
 @cluster_options
+@metrics_option
 @click.option("--reload", is_flag=True, help="For development: restart when a file changes.")
 @click.option(
     "--raw-output",
@@ -180,6 +183,7 @@ def run(
     servers: tuple[str, ...],
     node: str | None,
     timeout: float | None,
+    metrics: Address | None,
     reload: bool,
     log_format: str,
     log_level: str,
@@ -212,7 +216,17 @@ def run(
     except MissingExtra as error:
         fail(str(error))
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        runner.run(_serve(made, options, processes, host=host, port=port, allowed=allowed_hosts))
+        runner.run(
+            _serve(
+                made,
+                options,
+                processes,
+                host=host,
+                port=port,
+                allowed=allowed_hosts,
+                metrics=metrics,
+            )
+        )
 
 
 def _of(definition: type[msgspec.Struct], given: dict[str, Any]) -> dict[str, Any]:
@@ -244,6 +258,7 @@ async def _serve(
     host: str,
     port: int,
     allowed: str | None,
+    metrics: Address | None,
 ) -> None:
     inherited, notify = InheritedSockets(), SystemdNotifier()
     try:
@@ -262,17 +277,22 @@ async def _serve(
 
     def accepting() -> None:
         _welcome(options, url(listener))
+        tell_metrics()
         notify.ready()
 
     with contextlib.closing(listener):
         prepare_process(ServerOptions().max_connections, processes.max_processes)
         front = FrontEnd(node)
-        server = Server(script_app(node, options), listener, buffered=node.buffered)
+        app = script_app(node, options)
+        server = Server(app, listener, buffered=node.buffered, numbers=node.numbers)
         with on_signals(stop):
             try:
                 places = [url(listener)]
                 node.application, node.addresses = str(options.target), lambda: places
-                async with notify.watchdog():
+                async with (
+                    measured(node, metrics) as tell_metrics,
+                    notify.watchdog(),
+                ):
                     await front.run([server], accepting)
             except HostFailed as error:
                 fail(str(error), error.details)

@@ -18,9 +18,11 @@ from wsrelay.gateway import address, assembly
 from wsrelay.gateway.deployment import Deployment
 from wsrelay.gateway.server import on_signals
 from wsrelay.gateway.systemd import InheritedSockets, SystemdNotifier
+from wsrelay.values.addresses import Address
 
 from .joining import cluster_of, cluster_options
 from .logs import log_options, set_up_logging
+from .measuring import measured, metrics_option
 from .running import fail, loop_factory, prepare_process, reload_on_edits, say
 
 if TYPE_CHECKING:
@@ -45,6 +47,7 @@ _files = click.option(
 @click.command()
 @_files
 @cluster_options
+@metrics_option
 @click.option("--reload", is_flag=True, help="For development: restart when a file changes.")
 @log_options
 def serve(
@@ -53,6 +56,7 @@ def serve(
     servers: tuple[str, ...],
     node: str | None,
     timeout: float | None,
+    metrics: Address | None,
     reload: bool,
     log_format: str,
     log_level: str,
@@ -79,7 +83,7 @@ def serve(
         sum(host.max_processes for host in assembly.hosts(configuration)),
     )
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        runner.run(_serve(configuration, paths, node, cluster, hangups))
+        runner.run(_serve(configuration, paths, node, cluster, hangups, metrics=metrics))
 
 
 @click.command()
@@ -111,6 +115,8 @@ async def _serve(
     name: str | None,
     cluster: Cluster | None,
     hangups: list[int],
+    *,
+    metrics: Address | None,
 ) -> None:
     """Serve it; `hangups` are the SIGHUPs that have arrived so far."""
     inherited, notify = InheritedSockets(), SystemdNotifier()
@@ -134,7 +140,7 @@ async def _serve(
     def accepting() -> None:
         for entry, listener, tls in deployment.addresses:
             say(f"Serving {entry} at {address.url(listener, tls=tls)}")
-
+        tell_metrics()
         notify.ready()
         reloads.begin()
 
@@ -148,7 +154,10 @@ async def _serve(
         try:
             files = ", ".join(str(path.resolve()) for path in paths)
             deployment.node.application, deployment.node.addresses = files, addresses
-            async with notify.watchdog():
+            async with (
+                measured(deployment.node, metrics) as tell_metrics,
+                notify.watchdog(),
+            ):
                 await deployment.run(accepting)
         except HostFailed as error:
             fail(str(error), error.details)

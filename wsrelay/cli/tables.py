@@ -14,6 +14,7 @@ from wsrelay.node import ConnectionInfo, ProcessInfo
 from .cells import (
     CONNECTIONS,
     PROCESSES,
+    RATE,
     RIGHT,
     connection_cells,
     counts,
@@ -22,6 +23,7 @@ from .cells import (
     process_cells,
     who,
 )
+from .rates import MessageRates
 from .usage import UsageSampler
 
 __all__ = ["connections_table", "console", "processes_table"]
@@ -44,25 +46,41 @@ def processes_table(
     usage: UsageSampler,
     console: Console,
     overflow: OverflowMethod,
+    rates: MessageRates | None = None,
 ) -> Table:
-    """Return the table of `ps` and `top`.
+    """Return the table of `ps`, or that of `top`, which has rates.
 
     If the terminal is too narrow for all of it, a PID is shown as its id alone (the part that is
     never reused and that all commands accept), and a state only if it is not `running`.
     """
-    table = _table(*PROCESSES)
+    table = _table(*_with_rate(PROCESSES, rates))
     for one in processes:
-        table.add_row(*process_cells(one, usage))
+        table.add_row(*_with_rate(process_cells(one, usage), rates, one))
     if _fits(table, console):
         return table
     table = _table(
-        *("PID", "OS PID", "UPTIME", "CPU", "MEMORY", "MAILBOX", "CLIENTS", "NAME OR TARGET"),
+        *_with_rate(
+            ("PID", "OS PID", "UPTIME", "CPU", "MEMORY", "MAILBOX", "CLIENTS"), rates, at=5
+        ),
+        "NAME OR TARGET",
         overflow=overflow,
     )
     for one in processes:
         state = "" if one.state == "running" else f"({one.state}) "
-        table.add_row(_id(one.pid), *figures(one, usage), f"{state}{names(one) or one.target}")
+        shown = _with_rate((_id(one.pid), *figures(one, usage)), rates, one, at=5)
+        table.add_row(*shown, f"{state}{names(one) or one.target}")
     return table
+
+
+def _with_rate(
+    cells: Sequence[str], rates: MessageRates | None, of: ProcessInfo | None = None, at: int = 7
+) -> Sequence[str]:
+    """Return a row with the rate before the mailbox, whose cell is at `at`, or the headings."""
+    if rates is None:
+        return cells
+    rate = None if of is None else rates.of(of)
+    shown = RATE if of is None else "-" if rate is None else f"{rate:,.0f}"
+    return *cells[:at], shown, *cells[at:]
 
 
 def connections_table(connections: Sequence[ConnectionInfo], console: Console) -> Table:

@@ -26,6 +26,7 @@ from .cells import buffered
 from .cluster import all_nodes, together
 from .nodes import chosen, node_option
 from .options import parsed
+from .rates import MessageRates
 from .tables import console, processes_table
 from .usage import UsageSampler, duration, with_usage
 
@@ -50,7 +51,7 @@ _STEP: Final = 1024 * 1024
     "as_json",
     is_flag=True,
     help="For scripts: print one line, a JSON object like that of `tree --json` with the time and "
-    "the CPU and memory usage of the processes.",
+    "the CPU and memory usage of the processes and their messages a second.",
 )
 @click.option("-f", "--follow", is_flag=True, help="With --json: print a line every interval.")
 @click.option("--cluster", is_flag=True, help="Watch those of all nodes of the cluster.")
@@ -59,7 +60,7 @@ def top(*, interval: float, as_json: bool, follow: bool, cluster: bool, node: st
     """Watch the processes of a running node, the busiest first; q or Ctrl-C quits."""
     if follow and not as_json:
         raise click.UsageError("--follow needs --json")
-    usage = UsageSampler()
+    usage, rates = UsageSampler(), MessageRates()
     with chosen(node) as client, contextlib.suppress(KeyboardInterrupt):
 
         def look() -> NodeInfo:
@@ -72,26 +73,30 @@ def top(*, interval: float, as_json: bool, follow: bool, cluster: bool, node: st
                 return together(infos)
 
         if as_json:
-            click.echo(_line(look(), usage))
+            click.echo(_line(look(), usage, rates))
             while follow:
                 time.sleep(interval)
-                click.echo(_line(look(), usage))
+                click.echo(_line(look(), usage, rates))
             return
         if not sys.stdout.isatty():
             page = console()
-            page.print(_screen(look(), usage, page))
+            page.print(_screen(look(), usage, rates, page))
             return
         screen = Console(markup=False, highlight=False)
         with Live(console=screen, screen=True, auto_refresh=False) as live, _keys():
             while True:
-                live.update(_screen(look(), usage, screen), refresh=True)
+                live.update(_screen(look(), usage, rates, screen), refresh=True)
                 if _quits(interval):
                     return
 
 
-def _line(info: NodeInfo, usage: UsageSampler) -> bytes:
+def _line(info: NodeInfo, usage: UsageSampler, rates: MessageRates) -> bytes:
     """Return one line of JSON; `time` is in seconds since 1970."""
-    processes = [with_usage(process, usage) for process in _busiest(info, usage)]
+    rates.note(info)
+    processes = [
+        {**with_usage(process, usage), "messages_per_second": rates.of(process)}
+        for process in _busiest(info, usage)
+    ]
     plain = {**msgspec.to_builtins(info), "processes": processes}
     return msgspec.json.encode({"time": round(time.time(), 3), **plain})
 
@@ -106,7 +111,8 @@ def _busiest(info: NodeInfo, usage: UsageSampler) -> list[ProcessInfo]:
     return sorted(info.processes, key=busy, reverse=True)
 
 
-def _screen(info: NodeInfo, usage: UsageSampler, page: Console) -> Any:
+def _screen(info: NodeInfo, usage: UsageSampler, rates: MessageRates, page: Console) -> Any:
+    rates.note(info)
     hosts = ", ".join(f"{h.name} {h.processes}/{h.max_processes}" for h in info.hosts)
     state = " draining" if info.draining else ""
     serves = [printable(part) for part in (info.application, *info.addresses) if part]
@@ -121,7 +127,7 @@ def _screen(info: NodeInfo, usage: UsageSampler, page: Console) -> Any:
     room = max(page.height - _AROUND - bool(info.buffered), 1) if page.is_terminal else len(rows)
     head = [Text(line, no_wrap=True, overflow="ellipsis") for line in lines]
     more = [Text(f"and {len(rows) - room} more: wsrelay ps")] if len(rows) > room else []
-    return Group(*head, Text(), processes_table(rows[:room], usage, page, "ellipsis"), *more)
+    return Group(*head, Text(), processes_table(rows[:room], usage, page, "ellipsis", rates), *more)
 
 
 def _counted(number: int, noun: str) -> str:

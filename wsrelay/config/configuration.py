@@ -12,6 +12,7 @@ from .entries import (
     EndpointEntry,
     Function,
     Host,
+    MetricsEntry,
     PythonProcess,
     RouterEntry,
     ServerEntry,
@@ -75,6 +76,11 @@ class Configuration(Struct, frozen=True):
     def endpoints(self) -> dict[str, EndpointEntry]:
         """Endpoints."""
         return self._of(EndpointEntry)
+
+    @property
+    def metrics(self) -> dict[str, MetricsEntry]:
+        """Where servers have the node's metrics."""
+        return self._of(MetricsEntry)
 
     @property
     def statics(self) -> dict[str, Static]:

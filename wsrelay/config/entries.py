@@ -43,6 +43,7 @@ __all__ = [
     "EndpointEntry",
     "Function",
     "Host",
+    "MetricsEntry",
     "PythonProcess",
     "RouterEntry",
     "ServerEntry",
@@ -286,6 +287,15 @@ class Static(ConfigEntry):
     directory: Folder
 
 
+class MetricsEntry(ConfigEntry):
+    """`http.metrics`: the node's metrics for Prometheus."""
+
+    references = {("meta", "server"): "http.service"}
+
+    meta: OfServer
+    path: HTTPPath = "/metrics"
+
+
 class Restart(Model):
     """`RestartPolicy`."""
 
@@ -331,5 +341,6 @@ KINDS: Final[dict[str, type[ConfigEntry]]] = {
     "http.service": ServerEntry,
     "http.router": RouterEntry,
     "http.endpoint": EndpointEntry,
+    "http.metrics": MetricsEntry,
     "http.static": Static,
 }

@@ -15,7 +15,15 @@ from wsrelay.values.bounds import InvalidOptions
 from wsrelay.values.spelling import nearest
 
 from .configuration import Configuration, EntryLocation
-from .entries import KINDS, ConfigEntry, EndpointEntry, RouterEntry, ServerEntry, Static
+from .entries import (
+    KINDS,
+    ConfigEntry,
+    EndpointEntry,
+    MetricsEntry,
+    RouterEntry,
+    ServerEntry,
+    Static,
+)
 from .problems import ConfigError, ConfigProblem, explained
 from .source import Source
 
@@ -325,6 +333,9 @@ class _Loader:
                             take(
                                 entry, "path", f"{method} {path}", router.meta.server, path, method
                             )
+                case MetricsEntry():
+                    path = entry.path.rstrip("/") or "/"
+                    take(entry, "path", f"GET {path}", entry.meta.server, path, "GET")
                 case Static():
                     take(entry, "path", entry.path, entry.meta.server, entry.path)
 

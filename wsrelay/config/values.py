@@ -6,11 +6,11 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Final
 
-from msgspec import Struct
 from pydantic import PlainValidator, ValidationInfo
 
 from wsrelay.session.hosts import Hosts
-from wsrelay.values import durations, sizes
+from wsrelay.values import addresses, durations, sizes
+from wsrelay.values.addresses import Address
 
 __all__ = [
     "Address",
@@ -30,24 +30,9 @@ __all__ = [
     "UserName",
 ]
 
-_ADDRESS: Final = re.compile(r"(?:\[(?P<v6>[^\]]+)\]|(?P<host>[^:\[\]/]*)):(?P<port>\d{1,5})")
 _MODULE: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 _UMASK: Final = re.compile("[0-7]{3,4}")
 _METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
-
-
-class Address(Struct, frozen=True):
-    """Where a server listens: host (empty: all interfaces) and port, or a Unix socket."""
-
-    host: str | None = None
-    port: int | None = None
-    path: Path | None = None
-
-    def __str__(self) -> str:
-        if self.path is not None:
-            return f"unix:{self.path}"
-        host = f"[{self.host}]" if self.host and ":" in self.host else self.host
-        return f"{host}:{self.port}"
 
 
 def _text(value: Any) -> str:
@@ -112,15 +97,7 @@ def _user(value: Any) -> str:
 
 def _address(value: Any, info: ValidationInfo) -> Address:
     text = str(value) if isinstance(value, int) else _text(value)
-    if text.startswith("unix:") and len(text) > len("unix:"):
-        return Address(path=Path(_base(info), text.removeprefix("unix:")))
-    match = _ADDRESS.fullmatch(text)
-    if match is None or int(match["port"]) > 65535:  # noqa: PLR2004 - the largest port
-        raise ValueError(
-            f"{value!r} is not an address; write ':8080', '127.0.0.1:8080', '[::1]:8080' or "
-            "'unix:path.sock'"
-        )
-    return Address(match["v6"] or match["host"], int(match["port"]))
+    return addresses.parse(text, _base(info))
 
 
 def _http_path(value: Any) -> str:

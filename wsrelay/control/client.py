@@ -79,6 +79,12 @@ class ControlClient:
             found += portion
             after = portion[-1].pid
 
+    def numbers(self) -> dict[str, Any]:
+        """Return all metrics of the node, as `wsrelay.metrics.numbers_of` does."""
+        with self._asked("GET", "/numbers") as response:
+            found: dict[str, Any] = msgspec.json.decode(response.read())
+            return found
+
     def drain(self, node: str = "") -> str:
         """Have this node, or another one of its cluster, drain and end; returns which."""
         return str(self._of(node)._act("/drain", {}))  # noqa: SLF001

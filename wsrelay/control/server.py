@@ -17,7 +17,8 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from wsrelay.errors import CallError, InvalidPID, ProcessError, WsrelayError, phrase
+from wsrelay.errors import CallError, InvalidPID, MissingExtra, ProcessError, WsrelayError, phrase
+from wsrelay.metrics import numbers_of, text_of
 from wsrelay.node import Node, describe
 from wsrelay.node.snapshot import full, locate, processes_after
 from wsrelay.values.pid import PID, address
@@ -73,6 +74,8 @@ class ControlServer:
             Route("/cluster", self._members),
             Route("/processes", self._processes),
             Route("/drain", self._drain, methods=["POST"]),
+            Route("/numbers", self._numbers),
+            Route("/metrics", self._metrics),
         ]
         self._app = Forwarding(Starlette(routes=routes), node)
         config = uvicorn.Config(
@@ -151,6 +154,18 @@ class ControlServer:
         """Have this node drain and end."""
         self._node.retire(request.headers.get(ASKER, "its control socket"))
         return _json(self._node.name)
+
+    # Metrics
+
+    async def _numbers(self, _: Request) -> Response:
+        return _json(numbers_of(self._node))
+
+    async def _metrics(self, _: Request) -> Response:
+        try:
+            text, kind = text_of(self._node)
+        except MissingExtra as error:
+            return _error(501, str(error))
+        return Response(text, media_type=kind)
 
     # Finding a process: by a PID, with or without its braces, the part after its |, or a name
 

@@ -9,6 +9,7 @@ from wsrelay.relay.asgi import App, Receive, Scope, Send, client_of, response, v
 from wsrelay.relay.rate_limited_log import RateLimitedLog
 from wsrelay.relay.upgrade import deny
 from wsrelay.session.hosts import Hosts
+from wsrelay.values.numbers import Numbers
 from wsrelay.values.printable import printable
 
 __all__ = ["AllowedHosts"]
@@ -19,7 +20,8 @@ logger = logging.getLogger(__name__)
 class AllowedHosts:
     """Answers 403 to requests for other hosts, whatever their path; the log names `option`."""
 
-    def __init__(self, app: App, hosts: Hosts, option: str) -> None:
+    def __init__(self, app: App, hosts: Hosts, option: str, numbers: Numbers | None = None) -> None:
+        self._numbers = numbers or Numbers()
         self._app = app
         self._hosts = hosts
         self._option = option
@@ -47,6 +49,7 @@ class AllowedHosts:
         )
         body = b"Forbidden: host not allowed\n"
         if scope["type"] == "websocket":
+            self._numbers.refused["host"] += 1
             await deny(scope, send, 403, body)
             return
         for event in response(403, body):

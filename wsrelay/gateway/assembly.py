@@ -14,6 +14,8 @@ from starlette.staticfiles import StaticFiles
 from wsrelay import config, worker
 from wsrelay.config import Configuration
 from wsrelay.confinement import check_cgroup
+from wsrelay.errors import MissingExtra
+from wsrelay.metrics import MetricsApp
 from wsrelay.node import Filesystem, HostOptions, Isolation, Limits, Node
 from wsrelay.node.supervisor import RestartPolicy, Service, Supervisor
 from wsrelay.relay.asgi import App, Receive, Scope, Send
@@ -87,6 +89,8 @@ def _mistakes(
             router = others.get(entry.meta.router)
             if isinstance(router, config.RouterEntry):
                 yield from _refused(entry, _routes, entry, router, _nobody)
+        case config.MetricsEntry():
+            yield from _refused(entry, _metrics_route, entry, _nobody)
         case config.Static():
             yield from _refused(entry, _folder, entry)
 
@@ -220,13 +224,20 @@ def application(
     ]
     if server.health:
         routers.append(Router("", health_routes(unready), lambda app: app))
+    routers += [
+        _metrics(entry, node)
+        for entry in configuration.metrics.values()
+        if entry.meta.server == server.id
+    ]
     statics = [one for one in configuration.statics.values() if one.meta.server == server.id]
     folders = [_folder(static) for static in statics]
     own = page_files(one.directory for one in statics if not one.path.strip("/"))
     app = Starlette(routes=[Dispatch(node, routers, [*folders, *own])])
     wrapped = _wrapped(app, server.id, server.middleware, server.options, node)
     hosts = Hosts(server.allowed_hosts)
-    return wrapped if hosts.any else AllowedHosts(wrapped, hosts, f"{server.id}: allowed_hosts")
+    if hosts.any:
+        return wrapped
+    return AllowedHosts(wrapped, hosts, f"{server.id}: allowed_hosts", node.numbers)
 
 
 def _router(configuration: Configuration, router: config.RouterEntry, node: Node) -> Router:
@@ -241,6 +252,20 @@ def _router(configuration: Configuration, router: config.RouterEntry, node: Node
         return _wrapped(app, router.id, router.middleware, router.options, node)
 
     return Router(router.prefix, routes, wrap)
+
+
+def _metrics(entry: config.MetricsEntry, node: Node) -> Router:
+    try:
+        app = MetricsApp(node, entry.path)
+    except MissingExtra as error:
+        raise AssemblyError(f"{entry.id}: {error}") from None
+    return Router("", [_metrics_route(entry, app)], lambda app: app)
+
+
+def _metrics_route(entry: config.MetricsEntry, app: App) -> Route:
+    if "{" in entry.path:
+        raise InvalidOptions([("path", f"{entry.path!r} has a parameter; write it without")])
+    return Route(entry.path, app, name=entry.id)
 
 
 def _routes(endpoint: config.EndpointEntry, router: config.RouterEntry, app: App) -> list[Route]:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Final
 from wsrelay import worker
 from wsrelay.config import Configuration, ServerEntry
 from wsrelay.errors import HostFailed
+from wsrelay.node import Node
 from wsrelay.relay.asgi import App, Receive, Scope, Send
-from wsrelay.values.buffered import Buffered
 from wsrelay.values.server_options import ServerOptions
 
 from . import assembly
@@ -48,7 +48,7 @@ class _Running:
         entry: ServerEntry,
         app: _Current,
         listener: Listener,
-        buffered: Buffered,
+        node: Node,
         path: Path | None = None,
     ) -> None:
         self.entry = entry
@@ -58,7 +58,8 @@ class _Running:
         self.path = path
         """The Unix socket to remove in the end, if any."""
         try:
-            self.server = Server(self.app, listener, entry.build(ServerOptions), buffered)
+            options = entry.build(ServerOptions)
+            self.server = Server(self.app, listener, options, node.buffered, node.numbers)
         except BaseException:
             release(listener, path)
             raise
@@ -98,9 +99,7 @@ class Deployment:
         apps = self._applications(configuration)
         try:
             for entry in configuration.servers.values():
-                self._running[entry.id] = _open(
-                    entry, apps[entry.id], self.node.buffered, inherited
-                )
+                self._running[entry.id] = _open(entry, apps[entry.id], self.node, inherited)
         except BaseException:
             self.close()
             raise
@@ -213,19 +212,15 @@ class Deployment:
             if not current.serves(entry):
                 givers[entry.id] = current
                 # Old and new connections share one application.
-                fresh[entry.id] = _Running(
-                    entry, current.app, current.listener.dup(), self.node.buffered
-                )
+                fresh[entry.id] = _Running(entry, current.app, current.listener.dup(), self.node)
             return
         for name, running in self._running.items():
             stays = name in new.servers and new.servers[name].addr == running.entry.addr
             if running.entry.addr == entry.addr and entry.addr.port != 0 and not stays:
                 givers[entry.id] = running
-                fresh[entry.id] = _Running(
-                    entry, _Current(app), running.listener.dup(), self.node.buffered
-                )
+                fresh[entry.id] = _Running(entry, _Current(app), running.listener.dup(), self.node)
                 return
-        fresh[entry.id] = _open(entry, app, self.node.buffered)
+        fresh[entry.id] = _open(entry, app, self.node)
 
     async def _exchange_servers(
         self,
@@ -265,7 +260,7 @@ def _spread(configuration: Configuration) -> float:
 
 
 def _open(
-    entry: ServerEntry, app: App, buffered: Buffered, inherited: InheritedSockets | None = None
+    entry: ServerEntry, app: App, node: Node, inherited: InheritedSockets | None = None
 ) -> _Running:
     address, path = entry.addr, None
     given = inherited and inherited.take(entry.name, address.path or address.port)
@@ -275,7 +270,7 @@ def _open(
         listener, path = bind_unix(address.path), address.path
     else:
         listener = bind(address.host or "", address.port or 0)
-    return _Running(entry, _Current(app), listener, buffered, path)
+    return _Running(entry, _Current(app), listener, node, path)
 
 
 def _certificate(entry: ServerEntry) -> tuple[bytes, ...]:

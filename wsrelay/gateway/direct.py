@@ -606,6 +606,8 @@ class DirectProtocol(asyncio.Protocol):
     # Ends
 
     def _too_large(self) -> None:
+        assert self._connection is not None  # noqa: S101 - else what comes is dropped
+        self._connection.numbers.hit["message_size"] += 1
         self._fail(1009, f"Message exceeds the maximum size ({self._most} bytes)")
 
     def _fail(self, code: int, reason: str) -> None:

@@ -19,6 +19,7 @@ from uvicorn.server import ServerState
 from wsrelay.relay.asgi import RETRY_AFTER, response
 from wsrelay.session import handshake
 from wsrelay.values.buffered import Buffered
+from wsrelay.values.numbers import Numbers
 from wsrelay.values.server_options import ServerOptions
 
 from .admission import Admission
@@ -37,8 +38,11 @@ _TOO_MUCH: Final = "too much of what clients have begun is unfinished (max_buffe
 class SharedState(ServerState):
     """What the connections of one server share."""
 
-    def __init__(self, admission: Admission, options: ServerOptions, buffered: Buffered) -> None:
+    def __init__(
+        self, admission: Admission, options: ServerOptions, buffered: Buffered, numbers: Numbers
+    ) -> None:
         super().__init__()
+        self.numbers = numbers
         self.admission = admission
         self.options = options
         self.buffered = buffered
@@ -163,7 +167,10 @@ class HTTPProtocol(H11Protocol):
         self._refusal = state.admission.enter(host, self.loop.time())
         if not self._refusal:
             self._watch()
-        elif state.admission.overrun:
+            return
+        is_one = self._refusal == HTTPStatus.TOO_MANY_REQUESTS
+        state.numbers.hit["max_connections_per_ip" if is_one else "max_connections"] += 1
+        if state.admission.overrun:
             transport.abort()
         else:
             # Clients do not expect a response before they have sent a request.

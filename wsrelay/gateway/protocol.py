@@ -92,6 +92,8 @@ class RelayProtocol(WSProtocol):
         _refusals.warning(
             self.loop.time(), "%s: %d: no upgrade: %s", path, status, reason, client=host
         )
+        if isinstance(self._state, SharedState):
+            self._state.numbers.refused["handshake"] += 1
         self.response_started = True
         text = f"Not a WebSocket upgrade: {reason}\n"
         self._deadline = turn_away(self.transport, self.loop, status, text)

@@ -87,7 +87,7 @@ def script_app(node: Node, options: ScriptOptions) -> App:
         native=False,
     )
     hosts = Hosts(options.allowed_hosts)
-    return relay if hosts.any else AllowedHosts(relay, hosts, "--allowed-hosts")
+    return relay if hosts.any else AllowedHosts(relay, hosts, "--allowed-hosts", node.numbers)
 
 
 def _endpoint(

@@ -14,6 +14,7 @@ import uvicorn
 
 from wsrelay.node import Node
 from wsrelay.values.buffered import Buffered
+from wsrelay.values.numbers import Numbers
 from wsrelay.values.server_options import ServerOptions
 
 from .address import AddressError, Listener
@@ -30,8 +31,8 @@ _GRACE: Final = 2
 class Server(uvicorn.Server):
     """uvicorn's server on a given listener, with our WebSocket protocol.
 
-    `buffered` is the node's count of buffered bytes; with None, the server keeps its own. Raises
-    `AddressError` for a certificate that cannot be used.
+    `buffered` is the node's count of buffered bytes, and `numbers` are its counts; with None, the
+    server keeps its own. Raises `AddressError` for a certificate that cannot be used.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class Server(uvicorn.Server):
         listener: Listener,
         options: ServerOptions | None = None,
         buffered: Buffered | None = None,
+        numbers: Numbers | None = None,
     ) -> None:
         options = options or ServerOptions()
         config = uvicorn.Config(
@@ -69,6 +71,7 @@ class Server(uvicorn.Server):
             Admission(options.max_connections, options.max_connections_per_ip),
             options,
             buffered or Buffered(options.max_buffered),
+            numbers or Numbers(),
         )
         self.server_state = self._state
         self.listener = listener

@@ -17,7 +17,7 @@ from wsrelay.values.pid import PID
 
 from .arrival import Arrival
 from .endpoint import Mail
-from .info import MemberInfo
+from .info import LinkTraffic, MemberInfo
 from .process import NamedOrder, SpawnOrder
 from .target import RelayTarget
 
@@ -143,6 +143,10 @@ class Elsewhere:
     def members(self) -> list[MemberInfo] | None:
         """Return the nodes of the cluster, this one first; None for a node in no cluster."""
         return None
+
+    def traffic(self) -> LinkTraffic:
+        """Return what the links to other nodes have carried."""
+        return LinkTraffic()
 
     async def locate(self, node: str, to: str) -> PID | None:
         """Do what `snapshot.locate` does on another node.

@@ -10,6 +10,7 @@ import asyncio
 import functools
 import itertools
 import logging
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
@@ -34,6 +35,7 @@ from wsrelay.kernel import (
 )
 from wsrelay.template import worker_title
 from wsrelay.values.message import ExitError, ExitKind, Result
+from wsrelay.values.numbers import RETURNED
 from wsrelay.values.pid import PID, PIDSource, base36
 from wsrelay.values.printable import printable, shortened
 from wsrelay.values.sizes import show
@@ -82,6 +84,7 @@ class Engine:
     ) -> None:
         self.name = name
         self.templates = templates
+        self.numbers = templates.numbers
         self.entries = dict(entries)
         self.kernel = Kernel(templates.limits)
         self.unfinished = Unfinished()
@@ -172,6 +175,8 @@ class Engine:
     def _on_start(self, process: WorkerProcess) -> None:
         process.stop_timer()
         process.waiting_code = 0
+        seconds = time.monotonic() - process.launched_at
+        self.numbers.start_seconds[process.options.name].add(seconds)
         self._debug(process, f"runs, OS pid {process.os_pid}")
         process.tell_started(None)
 
@@ -190,6 +195,10 @@ class Engine:
     def _on_exit(self, pid: PID, result: Result) -> None:
         process = self.processes.pop(pid)
         process.result = Result(error=result.error)
+        kind = RETURNED if result.error is None else result.error.kind.value
+        self.numbers.ends[process.options.name, process.entry, kind] += 1
+        if kind == ExitKind.HOST_FULL:  # it has waited for its name, and had no place then
+            self.numbers.hit["max_processes"] += 1
         del self.endpoints[pid]
         if process.launched:
             self._log_exit(pid, result.error, self.about(process))
@@ -261,12 +270,23 @@ class Engine:
             raise HostFailed(self.why_closed)
         if parent is not None and len(code) > _LARGE_CODE:
             self._check_code(parent, len(code))
-        effects = self.kernel.spawn(pid, name, parent=parent, monitored=monitored, linked=linked)
+        try:
+            effects = self.kernel.spawn(
+                pid, name, parent=parent, monitored=monitored, linked=linked
+            )
+        except HostFull:
+            self.numbers.hit["max_processes"] += 1
+            raise
+        entry = target if target is not None and target in self.entries else ""
+        options = self.templates.options[pid.host]
+        self.numbers.starts[options.name, entry] += 1
         process = WorkerProcess(
             self.kernel.processes[pid],
-            self.templates.options[pid.host],
+            options,
             SpawnOrder(target, code, plain),
             parent=parent,
+            numbers=self.numbers,
+            entry=entry,
             signal=self.signal,
             stopping=self._stopping,
             end_when_empty=end_when_empty,

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-__all__ = ["ConnectionInfo", "HostInfo", "LinkInfo", "MemberInfo", "NodeInfo", "ProcessInfo"]
+__all__ = [
+    "ConnectionInfo",
+    "HostInfo",
+    "LinkInfo",
+    "LinkTraffic",
+    "MemberInfo",
+    "NodeInfo",
+    "ProcessInfo",
+]
 
 
 class ConnectionInfo(Struct, frozen=True, kw_only=True):
@@ -13,7 +21,8 @@ class ConnectionInfo(Struct, frozen=True, kw_only=True):
     `uptime` is in seconds since the upgrade. `client` is the client's address and port (None over a
     Unix socket; the port is 0 behind a proxy that does not report it). `user` comes from the
     relay's metadata: its `user` (the `name` or `id` of that if it is an object), else its `name`.
-    `messages` counts what the client has sent. `outbox` is the bytes that wait for the client,
+    `messages` counts what the client has sent, `sent` what has been written for it, which only its
+    own node knows. `outbox` is the bytes that wait for the client,
     `dropped` counts the messages that it never got (outbox policy `drop`), and `unfinished` is the
     bytes that it has sent of messages that are not complete yet.
     """
@@ -26,6 +35,7 @@ class ConnectionInfo(Struct, frozen=True, kw_only=True):
     user: str | None = None
     uptime: float
     messages: int
+    sent: int = 0
     outbox: int
     dropped: int
     unfinished: int = 0
@@ -35,7 +45,9 @@ class ProcessInfo(Struct, frozen=True, kw_only=True):
     """One worker; `parent` is the process that spawned it, `uptime` in seconds.
 
     `mailbox` is the bytes that wait for it at the node: messages from processes and clients, joins
-    and leaves, each with its overhead. `names` has at most the first hundred names.
+    and leaves, each with its overhead. `received` counts the messages that were handed to it, those
+    of the mailbox included, and `sent` those that it has sent: one to many receivers is one.
+    `names` has at most the first hundred names.
     """
 
     pid: str
@@ -47,6 +59,8 @@ class ProcessInfo(Struct, frozen=True, kw_only=True):
     parent: str | None
     uptime: float
     mailbox: int
+    received: int = 0
+    sent: int = 0
     connections: int
 
 
@@ -96,6 +110,17 @@ class LinkInfo(Struct, frozen=True, kw_only=True):
     sent: int
     resent: int
     received: int
+
+
+class LinkTraffic(Struct, frozen=True):
+    """Bytes of all links to other nodes since the node started, links that have ended included.
+
+    `sent` counts each publish once, and `resent` what was published again.
+    """
+
+    sent: int = 0
+    resent: int = 0
+    received: int = 0
 
 
 class MemberInfo(Struct, frozen=True, kw_only=True):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import importlib
 import logging
 import threading
@@ -18,6 +19,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
+from importlib.metadata import version
 from multiprocessing.util import Finalize
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,6 +32,7 @@ from wsrelay.values import current
 from wsrelay.values.bounds import InvalidOptions, check
 from wsrelay.values.buffered import MAX_BUFFERED, Buffered
 from wsrelay.values.message import ExitError, ExitKind
+from wsrelay.values.numbers import Numbers
 from wsrelay.values.pid import PID, PIDSource, is_node_name
 from wsrelay.values.targets import TargetEntry
 from wsrelay.wire.code import pack_elsewhere, pack_target
@@ -42,6 +45,7 @@ from .ending import end_process
 from .engine import Engine
 from .fallback import log_visibly
 from .handler_calls import HandlerCalls, settled
+from .lag import LagSampler
 from .process import NamedOrder, SpawnOrder
 from .requests import Requests
 from .router import MessageRouter
@@ -117,7 +121,11 @@ class Node(HandlerCalls):
         """Accounts for the bytes that clients have begun to send, shared by all that serve them."""
         check(SimpleNamespace(max_buffered=max_buffered), {"max_buffered": MAX_BUFFERED}, "node")
         self.name = name
-        self._templates = Templates(hosts or (HostOptions(),))
+        self.numbers = Numbers()
+        """What it has counted since it was made."""
+        self.lag = LagSampler(self.numbers.lag_seconds)
+        """Samples how late the event loop is, while somebody looks."""
+        self._templates = Templates(hosts or (HostOptions(),), self.numbers)
         self._random = PIDSource.draw()
         self._ids = PIDSource(name, f"{self._random}.0")
         self._pid = self._ids.next("node")
@@ -397,6 +405,7 @@ class Node(HandlerCalls):
             self.control.abandon()
             self.control = None
         self._at_exit.cancel()
+        self.lag.stop()
         current.nodes.remove(self)
         self._reset(engine.entries)
 
@@ -545,6 +554,11 @@ class Node(HandlerCalls):
     def dead_letters(self) -> int:
         """Messages to a PID or name that nobody has."""
         return self.router.dead_letters
+
+    @functools.cached_property
+    def version(self) -> str:
+        """The version of wsrelay."""
+        return version("wsrelay")
 
     @property
     def pid_prefix(self) -> str:

@@ -25,6 +25,7 @@ from wsrelay.values.message import (
     ExitKind,
     Result,
 )
+from wsrelay.values.numbers import Numbers
 from wsrelay.values.pid import PID
 from wsrelay.values.printable import escaped
 from wsrelay.values.rights import Rights
@@ -85,6 +86,18 @@ class WorkerProcess:
     pipe: Lanes
     """What it is sent goes here; the incarnation's, as soon as there is one."""
 
+    entry: str
+    """The id of its entry; empty if it is not of one."""
+
+    launched = False
+    """Whether it has an incarnation."""
+
+    launched_at = 0.0
+    """When its host was asked to start it, in seconds of `time.monotonic`."""
+
+    sent = 0
+    """Messages that it has sent; one to many receivers is one."""
+
     _call: tuple[Callable[..., None], tuple[Any, ...]]
     """What its timer calls, or has called; it has had none before."""
 
@@ -95,6 +108,8 @@ class WorkerProcess:
         order: SpawnOrder,
         *,
         parent: PID | None,
+        numbers: Numbers,
+        entry: str = "",
         signal: Signalling,
         stopping: Callable[[WorkerProcess], None],
         end_when_empty: float | None = None,
@@ -109,8 +124,10 @@ class WorkerProcess:
         self.order: SpawnOrder | None = order
         """What to run; None once it has been launched."""
         self.target = escaped(order.target or "a callable")
+        self.entry = entry
         self.parent = parent
         self.started = time.monotonic()
+        self._numbers = numbers
         self.names: list[str] = []
         """The last names that it had."""
         self.clients: dict[PID, int] = {}
@@ -131,12 +148,10 @@ class WorkerProcess:
         """Whether an operator has cancelled it, so that its clients are told to reconnect."""
         self.drains = False
         """Whether it is asked to end because the node shuts down."""
-        self.log = Intake(str(row.pid), options.log_rate)
+        self.log = Intake(str(row.pid), options.log_rate, numbers)
         if row.state is ProcessState.WAITING:
             self.pipe = Lanes()
         self._incarnation: Incarnation | None = None
-        self.launched = False
-        """Whether it has an incarnation."""
         self._signal = signal
         self._stopping = stopping
         self._loop = asyncio.get_running_loop()
@@ -154,7 +169,7 @@ class WorkerProcess:
     def runs_as(self, incarnation: Incarnation) -> None:
         """Set the incarnation that runs it from now on."""
         self._incarnation, self.pipe, self.order = incarnation, incarnation.pipe, None
-        self.launched = True
+        self.launched, self.launched_at = True, time.monotonic()
 
     @property
     def incarnation(self) -> Incarnation:
@@ -172,6 +187,16 @@ class WorkerProcess:
         """Whether its inbox still takes messages."""
         return self.row.takes_mail
 
+    @property
+    def received(self) -> int:
+        """Messages that it was sent, whether it has taken them or not."""
+        return self.pipe.queued - self.pipe.silent
+
+    @property
+    def died(self) -> float:
+        """When it exited, in seconds of `time.monotonic`; 0 if it has not."""
+        return 0.0 if self._incarnation is None else self._incarnation.died
+
     # Endpoint
 
     def write_through(self, frame: bytes) -> bool:
@@ -187,6 +212,9 @@ class WorkerProcess:
         pipe, limit = self.pipe, self.options.mailbox
         if not self.takes_mail or pipe.mailbox > limit:  # the latter: it is already being ended
             return False
+        numbers = self._numbers
+        numbers.messages_between += 1
+        numbers.bytes_between += len(mail.content)
         pipe.queue(mail.packed, mail=True)
         if pipe.mailbox > limit:
             self._overflows()
@@ -201,6 +229,7 @@ class WorkerProcess:
                     self._overflows()
 
     def _overflows(self) -> None:
+        self._numbers.hit["mailbox"] += 1
         overflow = f"killed: its mailbox held more than {self.options.mailbox} bytes"
         error = ExitError(ExitKind.MAILBOX_OVERFLOW, overflow)
         self._signal(self.pid, Signal.TERMINATE, because=error)
@@ -211,6 +240,7 @@ class WorkerProcess:
         # The event first: once the inbox is closed, its reader knows of it.
         self.pipe.post(wire.SignalFrame(CANCEL, str(sender), reason, drains=self.drains))
         self.pipe.queue(wire.CloseInboxFrame())
+        self.pipe.silent += 1
         half = self.options.stop_timeout / 2
         self._call_later(half, self.interrupt, half)
 
@@ -362,6 +392,7 @@ class WorkerProcess:
         content = Raw(payload.pack(metadata))
         pipe.queue(wire.AttachFrame(str(client), content, receipt), visit=True)
         self.clients[client] = pipe.queue(wire.RelayFrame(JOIN, str(client), {}), visit=True)
+        pipe.silent += 1
         self.occupied()
         return True
 
@@ -370,6 +401,7 @@ class WorkerProcess:
         if self.takes_mail:
             content = Raw(payload.pack(metadata))
             self.pipe.queue(wire.AttachFrame(str(client), content), visit=True)
+            self.pipe.silent += 1
 
     def tell(self, client: PID, topic: str, content: dict[str, Any]) -> bool:
         """Send it a message from the relay."""
@@ -385,6 +417,7 @@ class WorkerProcess:
         content = {"code": code, "reason": reason}
         self.pipe.queue(wire.RelayFrame(LEAVE, str(client), content), visit=True)
         self.pipe.queue(wire.DetachFrame(str(client)), visit=True)
+        self.pipe.silent += 1
         return True
 
     def never_read(self, client: PID, join: int) -> bool:

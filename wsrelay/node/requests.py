@@ -116,15 +116,18 @@ class Requests:
 
         def receive(frame: wire.FromWorker) -> Iterator[None] | None:
             # Most frames are messages for one client, which everybody may send.
-            if (
-                type(frame) is wire.SendFrame
-                and frame.topic == SEND
-                and type(frame.to) is str
-                and (endpoint := endpoints.get(frame.to)) is not None  # type: ignore[call-overload]
-                and (data := frame_of(frame.payload))
-                and endpoint.write_through(data)
-            ):
-                return None
+            if type(frame) is wire.SendFrame:
+                process.sent += 1
+                if (
+                    frame.topic == SEND
+                    and type(frame.to) is str
+                    and (endpoint := endpoints.get(frame.to)) is not None  # type: ignore[call-overload]
+                    and (data := frame_of(frame.payload))
+                    and endpoint.write_through(data)
+                ):
+                    return None
+            elif type(frame) is wire.BroadcastFrame or type(frame) is wire.CallFrame:
+                process.sent += 1
             return handle(process, frame)
 
         return receive

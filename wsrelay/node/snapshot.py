@@ -67,6 +67,8 @@ def _process(node: Node, pid: PID, now: float) -> ProcessInfo:
         parent=None if process.parent is None else str(process.parent),
         uptime=round(now - process.started, 3),
         mailbox=process.pipe.backlog,
+        received=process.received,
+        sent=process.sent,
         connections=len(process.clients),
     )
 

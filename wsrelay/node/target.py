@@ -58,6 +58,10 @@ class RelayTarget(Protocol):
     def takes_mail(self) -> bool:
         """Whether its inbox still takes messages."""
 
+    @property
+    def died(self) -> float:
+        """When it exited, in seconds of `time.monotonic`; 0 if it has not, or not on this node."""
+
     def occupied(self) -> None:
         """Note that it has a client, or one on its way."""
 

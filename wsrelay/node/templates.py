@@ -9,6 +9,7 @@ from typing import Final
 from wsrelay.confinement import HostOptions, doubts
 from wsrelay.errors import HostFailed
 from wsrelay.values.bounds import InvalidOptions
+from wsrelay.values.numbers import Numbers
 
 from .host import ProcessHost
 
@@ -26,8 +27,10 @@ class Templates:
     `options` has every host that ever existed, `names` those that take processes now.
     """
 
-    def __init__(self, hosts: Sequence[HostOptions]) -> None:
+    def __init__(self, hosts: Sequence[HostOptions], numbers: Numbers) -> None:
         _check_rights(hosts)
+        self.numbers = numbers
+        """What the node counts."""
         self.options = {host.name: host for host in hosts}
         self.names = list(self.options)
         self._running: dict[str, ProcessHost] = {}
@@ -57,7 +60,7 @@ class Templates:
         _warn(self.options.values())
 
     def _host(self, options: HostOptions) -> ProcessHost:
-        host = ProcessHost(options)
+        host = ProcessHost(options, self.numbers)
         if self._deadline is not None:
             host.freeze_deadline(self._deadline)
         return host

@@ -14,7 +14,7 @@ from wsrelay.cluster.lease import Hold
 from wsrelay.cluster.peer import Peer
 from wsrelay.cluster.placing import roomiest
 from wsrelay.node import Node
-from wsrelay.node.info import MemberInfo
+from wsrelay.node.info import LinkTraffic, MemberInfo
 
 from .exchange import Exchange
 from .link import PeerLink
@@ -176,6 +176,10 @@ class ClusteredNode:
         if self._joining is None:  # it has not been started
             return []
         return members_of(self.member.status(), self._load(), self._link_to)
+
+    def traffic(self) -> LinkTraffic:
+        """Return what the links to other nodes have carried."""
+        return LinkTraffic() if self._links is None else self._links.traffic
 
     def _link_to(self, peer: Peer) -> PeerLink | None:
         return None if self._links is None else self._links.get(peer)

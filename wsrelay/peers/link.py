@@ -15,6 +15,7 @@ from wsrelay.cluster.framing import pack, unpack
 from wsrelay.cluster.link import WINDOW, Link, LinkStatistics
 from wsrelay.cluster.ports import Bus
 from wsrelay.errors import WireError
+from wsrelay.node.info import LinkTraffic
 from wsrelay.values.sizes import ITEM
 
 __all__ = ["PeerLink", "Receive"]
@@ -65,6 +66,8 @@ class PeerLink:
         self._ending: Ending | None = None
         self._published = 0
         """The frames that had been published when it was closed."""
+        self._carried = LinkTraffic()
+        """What it had carried by then."""
         self._next_turn: asyncio.Handle | None = None
         self._turn_ends: float | None = None
         """When to stop handling frames in this iteration of the loop; None before the first."""
@@ -149,6 +152,14 @@ class PeerLink:
     def statistics(self) -> LinkStatistics:
         """Return the counts of now."""
         return self._link.statistics()
+
+    @property
+    def traffic(self) -> LinkTraffic:
+        """What it has carried."""
+        if self._closed:
+            return self._carried
+        counts = self._link.statistics()
+        return LinkTraffic(counts.sent, counts.resent, counts.received)
 
     def send(self, frame: PeerFrame | bytes) -> None:
         """Send a frame; one for several nodes may be packed already. It never waits.
@@ -310,7 +321,7 @@ class PeerLink:
         self._stop_timer()
         if self._closed:
             return
-        self._closed = True
+        self._carried, self._closed = self.traffic, True
         if self._next_turn is not None:
             self._next_turn.cancel()
         self._next_turn = self._work = None

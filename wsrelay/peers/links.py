@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from wsrelay.cluster.link import PUBLISH, WINDOW
 from wsrelay.cluster.peer import Peer
 from wsrelay.cluster.ports import Bus
+from wsrelay.node.info import LinkTraffic
 from wsrelay.values.sizes import ITEM
 
 from .link import PeerLink, Receive
@@ -45,6 +46,8 @@ class PeerLinks:
         self._clock = clock
         self._links: dict[str, PeerLink] = {}
         """By the subject of what comes."""
+        self._ended = LinkTraffic()
+        """What the links that are closed have carried."""
         self.dropped = 0
         """Publishes that belonged to no link."""
 
@@ -75,7 +78,7 @@ class PeerLinks:
         """Close that link; from now on all that comes from that incarnation is dropped."""
         link = self._links.pop(self._subject(self._me, peer), None)
         if link is not None:
-            link.close()
+            self._end(link)
             self._share()
 
     def get(self, peer: Peer) -> PeerLink | None:
@@ -87,7 +90,17 @@ class PeerLinks:
         links, self._links = self._links, {}
         self._me = Peer(self._me.node, incarnation)
         for link in links.values():
-            link.close()
+            self._end(link)
+
+    def _end(self, link: PeerLink) -> None:
+        """Close a link, and keep what it has carried."""
+        link.close()
+        self._ended = _sum([self._ended, link.traffic])
+
+    @property
+    def traffic(self) -> LinkTraffic:
+        """What all links have carried, those that have ended included."""
+        return _sum([self._ended, *(link.traffic for link in self._links.values())])
 
     def stop(self) -> None:
         """Close all links, and take no notice of the bus any more."""
@@ -123,3 +136,11 @@ class PeerLinks:
     def _disconnected(self) -> None:
         for link in self._links.values():
             link.disconnected()
+
+
+def _sum(traffic: Sequence[LinkTraffic]) -> LinkTraffic:
+    return LinkTraffic(
+        sum(one.sent for one in traffic),
+        sum(one.resent for one in traffic),
+        sum(one.received for one in traffic),
+    )

@@ -21,7 +21,7 @@ from wsrelay.cluster.frames import (
 from wsrelay.errors import NodeBusy, PayloadError, WireError
 from wsrelay.node.arrival import Arrival
 from wsrelay.node.endpoint import Mail
-from wsrelay.node.info import MemberInfo
+from wsrelay.node.info import LinkTraffic, MemberInfo
 from wsrelay.node.process import NamedOrder, SpawnOrder, WorkerProcess
 from wsrelay.values.message import ERROR, ExitError, Result
 from wsrelay.values.pid import PID
@@ -59,6 +59,9 @@ class ClusterHook(Protocol):
 
     def members(self) -> list[MemberInfo]:
         """Do what `Elsewhere.members` does."""
+
+    def traffic(self) -> LinkTraffic:
+        """Do what `Elsewhere.traffic` does."""
 
     def start(self) -> None:
         """Begin to join."""
@@ -347,6 +350,10 @@ class Processes(Lives):
     def members(self) -> list[MemberInfo] | None:
         """Do what `Elsewhere.members` does."""
         return self._operators.members()
+
+    def traffic(self) -> LinkTraffic:
+        """Do what `Elsewhere.traffic` does."""
+        return LinkTraffic() if self._member is None else self._member.traffic()
 
     async def locate(self, node: str, to: str) -> PID | None:
         """Do what `Elsewhere.locate` does."""

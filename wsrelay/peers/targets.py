@@ -103,6 +103,9 @@ class RemoteTarget:
     `released` is called once when they no longer are.
     """
 
+    died = 0.0
+    """No time of this node's clock."""
+
     def __init__(
         self,
         pid: PID,

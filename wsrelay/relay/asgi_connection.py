@@ -119,10 +119,11 @@ class AsgiConnection(RelayedConnection):
         try:
             while True:
                 while outbox:
-                    data = outbox.get().data
+                    message = outbox.get()
+                    data = message.data
                     kind = "text" if isinstance(data, str) else "bytes"
                     await send({"type": "websocket.send", kind: data})
-                    self._wrote()
+                    self._wrote(message)
                 if self._closing is not None:
                     break
                 self._news.clear()
@@ -130,6 +131,7 @@ class AsgiConnection(RelayedConnection):
             closing = self._closing
             event = {"type": "websocket.close", "code": closing.code, "reason": closing.reason}
             await send(event)
+            self._wrote_close()
         except OSError:
             pass  # the client is gone, which the reader notices too
 

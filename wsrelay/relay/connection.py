@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable
 from typing import Any, Final
@@ -16,6 +17,7 @@ from msgspec import Struct
 from wsrelay.errors import HostFull, NoQuorum, WsrelayError
 from wsrelay.node import ConnectionInfo, Mail, Node, NoTarget, RelayTarget
 from wsrelay.session import ends, machine
+from wsrelay.session.command import SendCommand
 from wsrelay.session.effects import (
     AskTarget,
     AttachMetadata,
@@ -94,6 +96,8 @@ class RelayedConnection(ABC):
         "_clients",
         "_closing",
         "_deadline",
+        "_died",
+        "_joined",
         "_limits",
         "_loop",
         "_node",
@@ -102,6 +106,7 @@ class RelayedConnection(ABC):
         "_session",
         "_target",
         "_when_drained",
+        "numbers",
         "pid",
     )
 
@@ -115,8 +120,13 @@ class RelayedConnection(ABC):
         self._limits = limits
         self._loop = asyncio.get_running_loop()
         self._session = machine.Session(
-            self.pid, relay, limit=limits.outbox, overflow=limits.overflow
+            self.pid, relay, limit=limits.outbox, overflow=limits.overflow, numbers=node.numbers
         )
+        self.numbers = node.numbers
+        """What the node counts."""
+        self._died = self._joined = 0.0
+        """When the target exited, until the close frame for that is written, and when it was sent a
+        `ws.join` whose receipt is due; in seconds of `time.monotonic`, 0 for never."""
         self._closing: CloseClient | None = None
         self._deadline: asyncio.TimerHandle | None = None
         self._beat: asyncio.TimerHandle | None = None
@@ -170,13 +180,22 @@ class RelayedConnection(ABC):
             self._deadline.cancel()
             self._deadline = None
 
-    def _wrote(self) -> None:
+    def _wrote(self, message: SendCommand) -> None:
         """Record that a message taken from the outbox is on its way."""
+        self._session.sent += 1
+        self.numbers.messages_to_clients += 1
+        self.numbers.bytes_to_clients += message.size
         self._do(self._session.wrote())
         if self._when_drained:
             self._notify_drained()
         if self._closing is not None and not self._closing.lingering:
             self._arm(_PATIENCE)
+
+    def _wrote_close(self) -> None:
+        """Record that the close frame is on its way."""
+        if self._died:
+            self.numbers.close_seconds.add(time.monotonic() - self._died)
+            self._died = 0.0
 
     # What the node calls
 
@@ -192,7 +211,8 @@ class RelayedConnection(ABC):
             user=_user(session.metadata),
             uptime=round(session.uptime(now), 3),
             messages=session.message_count,
-            outbox=session.outbox.size,
+            sent=session.sent,
+            outbox=self.outbox,
             dropped=session.dropped,
             unfinished=self.unfinished,
         )
@@ -226,6 +246,11 @@ class RelayedConnection(ABC):
         return self._session.target
 
     @property
+    def outbox(self) -> int:
+        """Bytes that wait for the client."""
+        return self._session.outbox.size
+
+    @property
     def message_count(self) -> int:
         """How many messages were accepted from the client."""
         return self._session.message_count
@@ -239,11 +264,15 @@ class RelayedConnection(ABC):
         self, target: PID, result: Result, *, join_read: bool, instead: tuple[int, str] | None
     ) -> None:
         """Handle the exit of a target."""
+        self._died = self._target.died
         exited = self._session.target_exited(target, result, join_read=join_read, instead=instead)
         self._do(exited)
 
     def join_read(self) -> None:
         """Note that the target has read this connection's `ws.join`."""
+        if self._joined:
+            self.numbers.join_seconds.add(time.monotonic() - self._joined)
+            self._joined = 0.0
         held = self._session.holds
         self._session.join_read()
         if held:
@@ -296,6 +325,7 @@ class RelayedConnection(ABC):
                         clients.not_taken()
                 case JoinTarget():
                     self._debug(f"joins {effect.target}")
+                    self._died, self._joined = 0.0, time.monotonic() if effect.receipt else 0.0
                     self._target = clients.join(
                         pid, effect.target, effect.metadata, receipt=effect.receipt
                     )

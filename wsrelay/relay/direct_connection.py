@@ -23,6 +23,10 @@ __all__ = ["DIRECT", "Claim", "DirectConnection", "HandOver", "Wire"]
 DIRECT: Final = "wsrelay.direct"
 """Extension by which a server offers a `Claim`, which hands the connection over."""
 
+_MEDIUM: Final = 126 + 2
+_LARGE: Final = 65536 + 4
+"""Bytes of the smallest frames to a client whose heads have 4 and 10 bytes."""
+
 
 class Wire(Protocol):
     """The protocol's side of a connection that has been handed over."""
@@ -94,6 +98,9 @@ class DirectConnection(RelayedConnection):
         session, target = self._session, self._target
         if (head := session.head) and target.row.takes_mail:
             session.message_count += 1
+            numbers = self.numbers
+            numbers.messages_from_clients += 1
+            numbers.bytes_from_clients += len(content)
             if target.pipe.relay(relayed(head, content, is_text)):
                 return True
         else:
@@ -130,6 +137,12 @@ class DirectConnection(RelayedConnection):
         ):
             return False
         wire.write(frame)
+        session.sent += 1
+        numbers, size = self.numbers, len(frame)
+        numbers.messages_to_clients += 1
+        numbers.bytes_to_clients += size - (
+            2 if size < _MEDIUM else 4 if size < _LARGE else 10  # of the head, RFC 6455 section 5.2
+        )
         return True
 
     def deliver(self, mail: Mail) -> bool:
@@ -163,9 +176,10 @@ class DirectConnection(RelayedConnection):
                 wire.write(message.content)
             else:
                 wire.write(message.frame)
-            self._wrote()
+            self._wrote(message)
         if self._closing is not None and not outbox and wire.writable:
             wire.close(self._closing.code, self._closing.reason)
+            self._wrote_close()
             self.gone(1006)
 
     def _give_up(self) -> None:

@@ -163,7 +163,7 @@ class WebSocketRelay:
         spawned = RequestSpawns(node, wanted=self._cancel_unused)
         plain = HTTPResponse(node, send, spawned)
         scope = {**scope, "headers": list(scope["headers"])}  # ASGI allows any iterable
-        if handshake.asks(scope["headers"]) and not await self._may_ask(scope, plain):
+        if handshake.asks(scope["headers"]) and not await self._may_ask(node, scope, plain):
             return
         clean = {**scope, "headers": strip(scope["headers"])}
         spawned.watch()
@@ -179,7 +179,7 @@ class WebSocketRelay:
                 spawned.drop()
             await plain.release()
 
-    async def _may_ask(self, scope: Scope, plain: HTTPResponse) -> bool:
+    async def _may_ask(self, node: Node, scope: Scope, plain: HTTPResponse) -> bool:
         """Refuse a request for a WebSocket that the server did not treat as an upgrade.
 
         The application would answer it as one and spawn a process for it.
@@ -187,9 +187,11 @@ class WebSocketRelay:
         version = scope.get("http_version", "1.1")
         problem = handshake.problem(scope["method"], version, scope["headers"])
         if problem is not None:
+            node.numbers.refused["handshake"] += 1
             self._refuse(scope, "%s: %d: %s", problem.status, printable(problem.reason))
             await plain.refuse(problem.status, f"Not a WebSocket upgrade: {problem.reason}\n")
         elif not self._origin_allowed(scope):
+            node.numbers.refused["origin"] += 1
             await plain.refuse(403, "Forbidden: origin not allowed\n")
         else:
             return True
@@ -204,9 +206,11 @@ class WebSocketRelay:
         scope = {**scope, "headers": list(scope["headers"])}  # ASGI allows any iterable
         node.start()  # raises if the node runs in another event loop than this connection
         if not self._origin_allowed(scope):
+            node.numbers.refused["origin"] += 1
             await deny(scope, send, 403, b"Forbidden: origin not allowed\n")
             return
         if node.buffered.is_full:
+            node.numbers.refused["max_buffered"] += 1
             self._refuse(
                 scope,
                 "%s: 503: this node holds %d bytes of unfinished client data (max_buffered)",

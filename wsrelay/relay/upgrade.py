@@ -11,10 +11,11 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from wsrelay.errors import HostFull, RelayRefused, WsrelayError
+from wsrelay.errors import HostFull, NoQuorum, RelayRefused, WsrelayError
 from wsrelay.node import Arrival, Node, NoTarget
 from wsrelay.session import header
 from wsrelay.session.claim import MOST_REJOINS
+from wsrelay.values.numbers import Refusal
 from wsrelay.values.printable import escaped, printable, shortened
 from wsrelay.wire.logrecord import fields
 
@@ -35,17 +36,29 @@ _SHOWN: Final = 5
 
 
 class _Refused(Exception):  # noqa: N818 - reads as a sentence
-    """The upgrade is answered with this status; the text is for the log."""
+    """The upgrade is answered with this status; `reason` is counted, the text is for the log."""
 
-    def __init__(self, status: int, why: str, *headers: tuple[bytes, bytes]) -> None:
+    def __init__(
+        self, status: int, reason: Refusal, why: str, *headers: tuple[bytes, bytes]
+    ) -> None:
         super().__init__(why)
         self.status = status
+        self.reason = reason
         self.headers = headers
         self.body = b"%s\n" % HTTPStatus(status).phrase.encode()
 
 
 def _unavailable(why: str, error: NoTarget) -> _Refused:
-    return _Refused(503, why, *([RETRY_AFTER] if error.is_crowded else []))
+    if error.is_crowded:
+        return _Refused(503, "busy", why, RETRY_AFTER)
+    return _Refused(503, "not_alive" if error.is_over else "start_failed", why)
+
+
+def _not_now(error: Exception) -> Refusal:
+    """Return as what an error of `NOT_NOW` is counted."""
+    if isinstance(error, HostFull):
+        return "host_full"
+    return "no_quorum" if isinstance(error, NoQuorum) else "start_failed"
 
 
 class Upgrade:
@@ -196,8 +209,9 @@ class Upgrade:
             self._log(
                 logging.ERROR, "%s: 500: the application was asked over HTTP, and %s", escaped(why)
             )
-            await self._deny(500, b"Internal Server Error\n")
+            await self._deny(500, "application", b"Internal Server Error\n")
         elif first == "websocket.close":
+            self._node.numbers.refused["application"] += 1
             what = "%s: 403: the application closed, and when it was asked over HTTP, %s"
             self._log(logging.WARNING, what, escaped(why))
         return first is not None
@@ -212,11 +226,11 @@ class Upgrade:
             relay = header.parse(answer.relay or b"", node.name)
             self._check(relay, subprotocol)
             if watch.done():  # the client has left: nothing is started for it
-                self._abandon(relay)
+                self._gone(relay)
                 return
             arrival = await self._arrive(relay)
         except RelayRefused as error:
-            await self._refuse(relay, _Refused(500, str(error)))
+            await self._refuse(relay, _Refused(500, "wrong_answer", str(error)))
             return
         except _Refused as refused:
             await self._refuse(relay, refused)
@@ -227,13 +241,14 @@ class Upgrade:
         with arrival:
             relay = replace(relay, target_pid=arrival.pid)
             problem = node.clients.crowded(arrival.pid)
+            reason: Refusal = "busy"
             if node.draining:
-                problem = node.engine.why_closed
+                reason, problem = "draining", node.engine.why_closed
             if problem is not None:
-                await self._refuse(relay, _Refused(503, problem, RETRY_AFTER))
+                await self._refuse(relay, _Refused(503, reason, problem, RETRY_AFTER))
                 return
             if watch.done():  # the client left while its target was starting
-                self._abandon(relay)
+                self._gone(relay)
                 return
             if subprotocol is None:
                 self._unselected(self._scope)
@@ -269,37 +284,43 @@ class Upgrade:
         try:
             return await node.arrive(pid)
         except HostFull as error:
-            raise _Refused(503, str(error), RETRY_AFTER) from None
+            raise _Refused(503, "host_full", str(error), RETRY_AFTER) from None
         except NoTarget as error:
             if error.is_missing and error.result is None:  # a connection of another node
-                raise _Refused(500, f"X-WS-Relay: {error}") from None
+                raise _Refused(500, "wrong_answer", f"X-WS-Relay: {error}") from None
             raise _unavailable(str(error), error) from None
 
     async def _start(self, spec: header.TargetSpec) -> Arrival:
         """Start the header's target, or find it by its name; raises `_Refused`."""
         node, target = self._node, shortened(spec.target)
         if node.draining:
-            raise _Refused(503, node.engine.why_closed)
+            raise _Refused(503, "draining", node.engine.why_closed)
         tries = MOST_REJOINS
         while True:
             try:
                 return await node.find_target(spec)
             except NOT_NOW as error:
-                raise _Refused(503, str(error), RETRY_AFTER) from None
+                raise _Refused(503, _not_now(error), str(error), RETRY_AFTER) from None
             except NoTarget as error:
                 if error.is_missing:
                     more = _entries(node)
-                    raise _Refused(500, f"X-WS-Relay: target {target!r}: {error}{more}") from None
+                    what = f"X-WS-Relay: target {target!r}: {error}{more}"
+                    raise _Refused(500, "wrong_answer", what) from None
                 if spec.name is None or not error.is_over or not tries:
                     raise _unavailable(f"target {target!r}: {error}", error) from None
                 tries -= 1
             except (WsrelayError, ValueError) as error:
-                raise _Refused(500, f"X-WS-Relay: {error}") from None
+                raise _Refused(500, "wrong_answer", f"X-WS-Relay: {error}") from None
 
     async def _refuse(self, relay: header.RelayHeader | None, refused: _Refused) -> None:
         level = logging.ERROR if refused.status == 500 else logging.WARNING  # noqa: PLR2004
         self._log(level, "%s: %d: %s", refused.status, shortened(str(refused)))
-        await self._deny(refused.status, refused.body, *refused.headers)
+        await self._deny(refused.status, refused.reason, refused.body, *refused.headers)
+        self._abandon(relay)
+
+    def _gone(self, relay: header.RelayHeader) -> None:
+        """Note that the client has left before its upgrade."""
+        self._node.numbers.refused["client_gone"] += 1
         self._abandon(relay)
 
     def _abandon(self, relay: header.RelayHeader | None) -> None:
@@ -314,9 +335,12 @@ class Upgrade:
 
     async def _unavailable(self, error: Exception) -> None:
         self._log(logging.WARNING, "%s: 503: %s", shortened(str(error)))
-        await self._deny(503, b"Service Unavailable\n", RETRY_AFTER)
+        await self._deny(503, _not_now(error), b"Service Unavailable\n", RETRY_AFTER)
 
-    async def _deny(self, status: int, body: bytes, *headers: tuple[bytes, bytes]) -> None:
+    async def _deny(
+        self, status: int, reason: Refusal, body: bytes, *headers: tuple[bytes, bytes]
+    ) -> None:
+        self._node.numbers.refused[reason] += 1
         await deny(self._scope, self._send, status, body, *headers)
 
     async def _pass_on(self, asking: HandlerProbe, answer: HandlerResponse) -> None:
@@ -328,8 +352,9 @@ class Upgrade:
                 "websocket.http.response"
             )
             self._log(logging.WARNING, what, answer.status)
-            await self._deny(403, b"")
+            await self._deny(403, "application", b"")
             return
+        self._node.numbers.refused["application"] += 1
         start = {
             "type": "websocket.http.response.start",
             "status": answer.status,

@@ -19,6 +19,7 @@ from typing import Any, Final
 from msgspec import UNSET
 
 from wsrelay.values.message import HEARTBEAT, Result
+from wsrelay.values.numbers import Numbers
 from wsrelay.values.pid import PID
 from wsrelay.wire import MAX_FRAME
 from wsrelay.wire.relayed import relay_head
@@ -70,15 +71,29 @@ _Unread = tuple[str, dict[str, Any]]
 
 
 class Session:
-    """The state machine. `pid` is the connection's; `limit` and `overflow` are the outbox's."""
+    """The state machine. `pid` is the connection's; `limit` and `overflow` are the outbox's.
 
-    def __init__(self, pid: PID, relay: RelayHeader, *, limit: int, overflow: Overflow) -> None:
+    What happens is counted in `numbers`, its node's.
+    """
+
+    def __init__(
+        self,
+        pid: PID,
+        relay: RelayHeader,
+        *,
+        limit: int,
+        overflow: Overflow,
+        numbers: Numbers | None = None,
+    ) -> None:
         assert relay.target_pid is not None  # noqa: S101 - it has been started
         self.pid = pid
         self.state = ConnectionState.HANDSHAKING
         self.target = relay.target_pid
         self.outbox = Outbox(limit)
         self.message_count = 0
+        self.sent = 0
+        """Messages that have been written for the client; whoever writes counts them."""
+        self._numbers = numbers or Numbers()
         self.head = b""
         """For `relayed`, while the client's messages only have to be passed on to the target.
 
@@ -117,6 +132,7 @@ class Session:
         if self.state is not ConnectionState.HANDSHAKING:
             return []
         self._opened_at = now
+        self._numbers.opened += 1
         self.state = ConnectionState.OPEN
         effects: list[Effect] = []
         is_late = self._target_gone or not takes_mail
@@ -134,6 +150,7 @@ class Session:
         """End before the upgrade, which does not take place."""
         if self.state is not ConnectionState.HANDSHAKING:
             return []
+        self._numbers.refused["client_gone"] += 1
         self._leave_open(ConnectionState.CLOSED)
         return [*self._cancel(), ConnectionEnded(result_of(1006, "the upgrade did not come about"))]
 
@@ -142,8 +159,11 @@ class Session:
         if self.state is not ConnectionState.OPEN and not self._parting:
             return []
         if len(data) > LARGEST // _CHARACTER and (size := _bytes_of(data)) > LARGEST:
+            self._numbers.hit["message_size"] += 1
             return self._close(1009, f"message of {size} bytes exceeds the {LARGEST} of a process")
         self.message_count += 1
+        self._numbers.messages_from_clients += 1
+        self._numbers.bytes_from_clients += _bytes_of(data)
         content = {"type": "text" if isinstance(data, str) else "binary", "data": data}
         if self._transfer is not None:
             self._transfer.waiting.append(content)
@@ -176,6 +196,8 @@ class Session:
         elif self._parting:
             effects = self._leave(*self._end)
         self._parting = False
+        code, closed = self._end[0], self._numbers.closed
+        closed[code if code in closed else 0] += 1
         self._leave_open(ConnectionState.CLOSED)
         self.outbox.clear()
         result = result_of(*self._end)
@@ -360,6 +382,7 @@ class Session:
     def _send(self, message: SendCommand, sender: PID) -> list[Effect]:
         if self.outbox.put(message):
             return []
+        self._numbers.hit["outbox"] += 1
         if self._overflow is Overflow.PAUSE:
             self._held.add(sender)
             return [PauseSender(sender)]
@@ -370,6 +393,7 @@ class Session:
         return self._too_slow()
 
     def _too_slow(self) -> list[Effect]:
+        self._numbers.hit["slow_client"] += 1
         self.outbox.clear()
         return self._close(1013, "slow client", lingering=True)
 
@@ -494,4 +518,6 @@ class Session:
 
 
 def _bytes_of(data: str | bytes) -> int:
-    return len(data.encode()) if isinstance(data, str) else len(data)
+    if isinstance(data, str) and not data.isascii():
+        return len(data.encode())
+    return len(data)

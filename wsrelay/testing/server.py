@@ -272,7 +272,8 @@ class RelayServer:
         options = ScriptOptions(target=self._target, **self._options)
         front = FrontEnd(node)
         self._node, self._stop = node, front.stop
-        server = Server(script_app(node, options), listener, buffered=node.buffered)
+        app = script_app(node, options)
+        server = Server(app, listener, buffered=node.buffered, numbers=node.numbers)
         await front.run([server], self._started.set)
 
     async def _serve_application(self, listener: Listener) -> None:

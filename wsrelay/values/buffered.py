@@ -21,11 +21,13 @@ class Buffered:
     Code that holds some adds them to `size` and subtracts them again.
     """
 
-    __slots__ = ("most", "size")
+    __slots__ = ("most", "refused", "size")
 
     def __init__(self, most: int = 256 * 1024 * 1024) -> None:
         self.most = most
         self.size = 0
+        self.refused = 0
+        """How often somebody held too much."""
 
     @property
     def is_full(self) -> bool:
@@ -34,4 +36,7 @@ class Buffered:
 
     def refuses(self, kept: int) -> bool:
         """Whether a connection that holds `kept` bytes, which `size` includes, holds too much."""
-        return self.size > self.most and kept > _SMALL
+        if self.size > self.most and kept > _SMALL:
+            self.refused += 1
+            return True
+        return False

@@ -12,6 +12,7 @@ __all__ = ["MODULES", "named"]
 
 MODULES: Final = {
     "nats": "cluster",
+    "prometheus_client": "metrics",
     "prompt_toolkit": "cli",
     "pydantic": "config",
     "rich": "cli",

@@ -17,6 +17,7 @@ from wsrelay.relay.rate_limited_log import RateLimitedLog
 from wsrelay.values.bounds import MOST
 from wsrelay.values.bucket import Bucket
 from wsrelay.values.netblock import netblock
+from wsrelay.values.numbers import Numbers
 from wsrelay.values.printable import printable
 
 from .options import Duration, Options
@@ -90,8 +91,9 @@ class RateLimit:
     buckets are in use, the client's address counts instead.
     """
 
-    def __init__(self, app: App, options: RateLimitOptions) -> None:
+    def __init__(self, app: App, options: RateLimitOptions, numbers: Numbers | None = None) -> None:
         self._app = app
+        self._numbers = numbers or Numbers()
         rate = options.requests / options.interval
         burst = options.burst or options.requests
         self._addresses = Buckets(rate, burst, options.max_keys)
@@ -101,14 +103,16 @@ class RateLimit:
         self._crowded = RateLimitedLog(logger)
 
     @classmethod
-    def build(cls, app: App, options: RateLimitOptions, _node: Node | None) -> RateLimit:
+    def build(cls, app: App, options: RateLimitOptions, node: Node | None) -> RateLimit:
         """Wrap an application."""
-        return cls(app, options)
+        return cls(app, options, None if node is None else node.numbers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI scope."""
         counts = scope["type"] in ("http", "websocket")
         if counts and (wait := self._take(HTTPConnection(scope), time.monotonic())):
+            if scope["type"] == "websocket":
+                self._numbers.refused["rate_limit"] += 1
             again = (b"retry-after", str(math.ceil(wait)).encode())
             await refuse(scope, receive, send, 429, again)
         else:

@@ -7,6 +7,7 @@ import logging
 import os
 import select
 import signal
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
@@ -63,6 +64,8 @@ class Incarnation:
         """Whether it is stopped when its host's deadline passes; if it is from the beginning, it
         gets nothing to run before its guardian has been told."""
         self.os_pid: int | None = None
+        self.died = 0.0
+        """When its exit was noticed, in seconds of `time.monotonic`; 0: it has not been."""
         self.done: wire.DoneFrame | None = None
         self._account = unfinished.account(str(pid), self._overdue)
         self._exited = exited
@@ -277,7 +280,7 @@ class Incarnation:
     def _dead(self) -> None:
         """Read what it left, then announce the exit as soon as its cause is known too."""
         if not self._is_dead:
-            self._is_dead = True
+            self._is_dead, self.died = True, time.monotonic()
             if self._forks is not None and not self._forks.done():
                 self._forks.set_result(None)
             if self.fenced:

@@ -14,6 +14,7 @@ from msgspec import Raw
 
 from wsrelay import wire
 from wsrelay.values.bucket import Bucket
+from wsrelay.values.numbers import Numbers
 from wsrelay.values.printable import indented, printable
 from wsrelay.wire import payload
 from wsrelay.wire.logrecord import LONGEST_NAME, MOST_EXTRA, is_extra
@@ -72,7 +73,8 @@ class Intake:
     Up to `rate` records and `rate` lines a second are logged; the others are counted.
     """
 
-    def __init__(self, source: str, rate: float) -> None:
+    def __init__(self, source: str, rate: float, numbers: Numbers | None = None) -> None:
+        self._numbers = numbers or Numbers()
         self._source = source
         self._rate = rate
         self._records = Bucket(rate, rate)
@@ -88,6 +90,7 @@ class Intake:
         now = time.monotonic()
         if self._records.take(now):
             self._lost += 1
+            self._numbers.hit["log_rate"] += 1
             return
         self._tell_at_times(now, about)
         level = min(max(frame.level, 0), _HIGHEST_LEVEL)
@@ -120,6 +123,7 @@ class Intake:
     def leave_out(self, lines: Collection[bytes]) -> None:
         """Count lines of its output that are not logged."""
         self._lost_lines += len(lines)
+        self._numbers.hit["log_rate"] += len(lines)
         skipped = max(0, len(lines) - _LAST)
         self._last += (line[:_LONGEST_LAST] for line in itertools.islice(lines, skipped, None))
 

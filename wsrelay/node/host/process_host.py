@@ -33,6 +33,7 @@ from wsrelay.template import guarded, guardian, preloading
 from wsrelay.template import main as template
 from wsrelay.values.bucket import Bucket
 from wsrelay.values.message import ExitError, ExitKind
+from wsrelay.values.numbers import Numbers
 from wsrelay.values.printable import shortened
 from wsrelay.wire.logrecord import fields
 from wsrelay.wire.pipe_pair import close_all
@@ -79,7 +80,7 @@ class ProcessHost:
     Every method must be called in the event loop's thread; only `loaded`, `join` and `reap` wait.
     """
 
-    def __init__(self, options: HostOptions) -> None:
+    def __init__(self, options: HostOptions, numbers: Numbers | None = None) -> None:
         self.options = options
         self._loop = asyncio.get_running_loop()
         self._guardian: BaseProcess | None = None
@@ -99,7 +100,8 @@ class ProcessHost:
         """Workers requested from the template that it has not answered for."""
         self._forks = Bucket(options.spawn_rate, max(1.0, options.spawn_rate))
         self._next_fork: asyncio.TimerHandle | None = None
-        self._log = Intake(f"process host {options.name}:", options.log_rate)
+        self._numbers = numbers or Numbers()
+        self._log = Intake(f"process host {options.name}:", options.log_rate, self._numbers)
         self._output: Output | None = None
         self._out: deque[tuple[bytes, Incarnation | None]] = deque()
         """Frames, each with the worker whose ends of the pipes go along with it."""
@@ -219,6 +221,7 @@ class ProcessHost:
         self._next_fork = None
         while self._pending:
             if wait := self._forks.take(self._loop.time()):
+                self._numbers.hit["spawn_rate"] += 1
                 self._next_fork = self._loop.call_later(wait, self._launch_pending)
                 return
             worker = self._pending.popleft()
