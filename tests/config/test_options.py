@@ -303,7 +303,8 @@ def test_the_command_offers_the_options_of_a_script_and_those_of_a_host() -> Non
     assert set(ScriptOptions.__struct_fields__) - NAMES == {"entry"}  # of a cluster
     assert set(HostOptions.__struct_fields__) - NAMES == ONLY_CONFIGURED
     defined = {*ScriptOptions.__struct_fields__, *HostOptions.__struct_fields__, "memory"}
-    assert set(OPTIONS) - defined == {"host", "port", "metrics", "reload", "log_format", "log_level", *CLUSTER}
+    others = {"host", "port", "metrics", "reload", "log_format", "log_level", *CLUSTER}
+    assert set(OPTIONS) - defined == others
 
 
 def test_an_option_of_the_command_has_the_default_of_its_definition() -> None:

@@ -23,7 +23,7 @@ from scraped import sample, samples
 from support import TIMEOUT, client, processes, received, relay_to, room, serving, until
 
 from wsrelay import Node, WebSocketRelay, metrics
-from wsrelay.control import ControlSocket
+from wsrelay.control import ControlClient, ControlSocket
 from wsrelay.errors import MissingExtra
 from wsrelay.metrics import METRICS, PREFIX, numbers_of, text_of
 
@@ -128,6 +128,8 @@ async def test_the_control_socket_tells_the_same_as_json_and_as_text(
             text = (await http.get("/metrics")).text
             missing = await http.get("/metric")
         assert missing.status_code == 404
+        again = await asyncio.to_thread(ControlClient(control.path).numbers)
+        assert {**again, "loop_lag_seconds": None} == {**numbers, "loop_lag_seconds": None}
         assert [*numbers] == [metric.name for metric in METRICS]
         for state in numbers["processes"]:
             value = state.pop("value")
