@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, Literal, Self, TypeVar
 
 import msgspec
 import uvicorn
@@ -25,6 +25,7 @@ from wsrelay.node import Node, describe
 from wsrelay.node.snapshot import full, locate, processes_after
 from wsrelay.values.pid import PID, address
 
+from . import looking
 from .records import Records
 from .runtime import bind, runtime_directory
 
@@ -37,9 +38,10 @@ T = TypeVar("T")
 
 
 class _Order(Struct, forbid_unknown_fields=True):
-    """The request body of `send`, `call`, `cancel`, `kill` and `drain`, for which `to` is a node.
+    """The request body of `send`, `call`, `cancel`, `kill`, `close` and `drain`.
 
-    `anywhere`: `to` may be what only another node knows, such as a part of a PID.
+    `to` is a node for `drain`. `anywhere`: `to` may be what only another node knows, such as a part
+    of a PID. `by` is who is said to have ended it.
     """
 
     to: str
@@ -48,6 +50,8 @@ class _Order(Struct, forbid_unknown_fields=True):
     payload: Any = None
     reason: str = ""
     timeout: float = 5.0
+    code: int = 1000
+    by: Literal["shell", "console"] = "shell"
 
 
 class _Unknown(Exception):  # noqa: N818 - it becomes a 404
@@ -96,6 +100,9 @@ class ControlServer:
             Route("/kill", self._acting(self._kill), methods=["POST"]),
             Route("/cluster", self._members),
             Route("/processes", self._processes),
+            Route("/process", self._telling(looking.process)),
+            Route("/ends", self._telling(looking.ends)),
+            Route("/close", self._acting(self._close), methods=["POST"]),
             Route("/drain", self._drain, methods=["POST"]),
         ]
         config = uvicorn.Config(
@@ -149,6 +156,19 @@ class ControlServer:
                 yield msgspec.json.encode(record) + b"\n"
 
         return StreamingResponse(lines(), media_type="application/x-ndjson")
+
+    def _telling(
+        self, tell: Callable[[Node, looking.Query], Any]
+    ) -> Callable[[Request], Awaitable[Response]]:
+        """Return an endpoint that answers a query about this node."""
+
+        async def answer(request: Request) -> Response:
+            try:
+                return _json(tell(self._node, request.query_params))
+            except (ValueError, WsrelayError, looking.Unknown) as error:
+                return _refused(error)
+
+        return answer
 
     def _acting(self, act: Callable[[_Order], Any]) -> Callable[[Request], Awaitable[Response]]:
         """Return an endpoint that does what an order says and returns what comes of it."""
@@ -269,10 +289,13 @@ class ControlServer:
         return answer
 
     def _cancel(self, order: _Order) -> None:
-        self._node.cancel(order.to, order.reason, restarts=True)
+        self._node.cancel(order.to, order.reason, restarts=True, by=order.by)
 
     def _kill(self, order: _Order) -> None:
-        self._node.terminate(order.to)
+        self._node.terminate(order.to, by=order.by)
+
+    def _close(self, order: _Order) -> None:
+        looking.close(self._node, order.to, order.code, order.reason, order.by)
 
 
 def _pid(text: str) -> PID | None:
@@ -293,7 +316,8 @@ async def _within(node: str, answer: Awaitable[T]) -> T:
 
 
 def _refused(error: Exception) -> Response:
-    status = 404 if isinstance(error, _Unknown) else 504 if isinstance(error, TimeoutError) else 400
+    unknown = isinstance(error, _Unknown | looking.Unknown)
+    status = 404 if unknown else 504 if isinstance(error, TimeoutError) else 400
     return _error(status, str(error))
 
 

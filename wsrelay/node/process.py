@@ -31,6 +31,7 @@ from wsrelay.values.rights import Rights
 from wsrelay.wire import payload
 
 from .endpoint import Mail
+from .ends import EndRequest
 from .host import Incarnation, Intake, Lanes
 
 __all__ = ["NamedOrder", "SpawnOrder", "WorkerProcess"]
@@ -84,6 +85,9 @@ class WorkerProcess:
 
     pipe: Lanes
     """What it is sent goes here; the incarnation's, as soon as there is one."""
+
+    asked: EndRequest | None = None
+    """Who has asked it to end."""
 
     _call: tuple[Callable[..., None], tuple[Any, ...]]
     """What its timer calls, or has called; it has had none before."""

@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from wsrelay.errors import HostFull, NoQuorum, WsrelayError
 from wsrelay.node import ConnectionInfo, Mail, Node, NoTarget, RelayTarget
+from wsrelay.node.ends import EndRequest
 from wsrelay.session import ends, machine
 from wsrelay.session.effects import (
     AskTarget,
@@ -32,6 +33,7 @@ from wsrelay.session.effects import (
     SendToTarget,
     SetHeartbeat,
 )
+from wsrelay.session.ends import Closing
 from wsrelay.session.header import RelayHeader, TargetSpec
 from wsrelay.session.outbox import Overflow
 from wsrelay.values.buffered import Buffered
@@ -55,7 +57,7 @@ AHEAD: Final = 64 * 1024
 """Bytes of a message that may be read ahead while the target has no room; a larger one waits."""
 
 _SHOWN: Final = 200
-"""Characters of a path that are kept and shown."""
+"""Characters of a path, and of a user's name, that are kept and shown."""
 
 
 class ConnectionLimits:
@@ -102,6 +104,7 @@ class RelayedConnection(ABC):
         "_session",
         "_target",
         "_when_drained",
+        "asked",
         "pid",
     )
 
@@ -110,6 +113,7 @@ class RelayedConnection(ABC):
     ) -> None:
         self._peer = peer
         self.pid = node.clients.new_pid()
+        self.asked: EndRequest | None = None
         self._node = node
         self._clients = node.clients
         self._limits = limits
@@ -198,6 +202,14 @@ class RelayedConnection(ABC):
         )
 
     @property
+    def closing(self) -> tuple[Closing, str]:
+        """What began to close it, and who wanted that."""
+        return self._session.closing
+
+    def _asker(self) -> str:
+        return "" if self.asked is None else self.asked.by
+
+    @property
     @abstractmethod
     def unfinished(self) -> int:
         """Bytes that the client has sent and that have not become a message to its target yet."""
@@ -251,8 +263,7 @@ class RelayedConnection(ABC):
 
     def stop(self, reason: str, sender: PID) -> None:
         """Close normally."""
-        del sender
-        self._do(self._session.cancel(reason))
+        self._do(self._session.cancel(reason, self._asker() or sender))
 
     def notify(self, event: Event) -> None:  # noqa: B027 - no transport has anything to do
         """Ignore the event: a client hears about processes only from processes."""
@@ -278,8 +289,13 @@ class RelayedConnection(ABC):
 
     def kill(self) -> None:
         """Drop the connection at once."""
-        self._do(self._session.client_gone(1006))
+        gone = self._session.client_gone(1006, closing=Closing.KILLED, by=self._asker())
+        self._do(gone)
         self._give_up()
+
+    def close(self, code: int, reason: str, by: str) -> None:
+        """Close with that code, because an operator wants that."""
+        self._do(self._session.close(code, reason, by))
 
     def shut_down(self) -> None:
         """Close because the node is shutting down."""
@@ -407,4 +423,4 @@ def _user(metadata: dict[str, Any] | None) -> str | None:
     user = metadata.get("user", metadata.get("name"))
     if isinstance(user, dict):
         user = user.get("name", user.get("id"))
-    return str(user) if isinstance(user, str | int) else None
+    return str(user)[:_SHOWN] if isinstance(user, str | int) else None
