@@ -304,8 +304,8 @@ async def test_ends_are_asked_by_number_name_and_pid(
     ("path", "why"),
     [
         ("/ends?kind=host", "kind is 'host' and must be process or connection"),
-        ("/ends?limit=0", "limit is '0' and must be a number from 1 on"),
-        ("/ends?after=-1", "after is '-1' and must be a number from 0 on"),
+        ("/ends?limit=0", "limit is '0' and must be a number from 1 to 1000"),
+        ("/ends?after=-1", "after is '-1' and must be a number from 0 to"),
         ("/process", "of is missing: say which process by its PID or name"),
         ("/process?of=nobody", "node local has no process 'nobody'"),
     ],

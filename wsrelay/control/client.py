@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import math
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,13 @@ from urllib.parse import quote, urlencode
 import msgspec
 
 from wsrelay.node import NodeInfo, ProcessInfo
-from wsrelay.node.info import ConnectionEndInfo, EndInfo, MemberInfo, ProcessDetail
+from wsrelay.node.info import (
+    ConnectionEndInfo,
+    EndInfo,
+    MemberInfo,
+    ProcessDetail,
+    TraceRecord,
+)
 
 from .records import LogRecord
 from .runtime import check
@@ -120,6 +127,18 @@ class ControlClient:
         """Return the last ends of connections, of one of them or of those of one process."""
         with self._asked("GET", _ends("connection", of, after, limit)) as response:
             return msgspec.json.decode(response.read(), type=list[ConnectionEndInfo])
+
+    def trace(
+        self, of: str, *, contents: bool = False, count: int = 1_000, seconds: float = 60
+    ) -> Iterator[TraceRecord]:
+        """Yield the messages of a process or connection of the node as they pass.
+
+        It ends after so many messages or `seconds`, or when that process ends, with a note.
+        """
+        query = {"of": of, "payload": int(contents), "count": count, "seconds": math.ceil(seconds)}
+        with self._asked("GET", f"/trace?{urlencode(query)}", wait=True) as response:
+            while line := response.readline():
+                yield msgspec.json.decode(line, type=TraceRecord)
 
     def logs(self, of: str | None, *, follow: bool) -> Iterator[LogRecord]:
         """Yield log records, of one process or of all; with `follow`, until the node is gone.

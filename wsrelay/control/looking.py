@@ -6,8 +6,9 @@ in it, or `Unknown`.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
 from typing import Final
 
 from wsrelay.errors import InvalidPID
@@ -15,13 +16,15 @@ from wsrelay.node import Node
 from wsrelay.node.connections import GATEWAY
 from wsrelay.node.detail import detail
 from wsrelay.node.ends import MOST_ENDS
-from wsrelay.node.info import ConnectionEndInfo, EndInfo, ProcessDetail
+from wsrelay.node.info import ConnectionEndInfo, EndInfo, ProcessDetail, TraceRecord
 from wsrelay.node.snapshot import full, locate
+from wsrelay.node.taps import Taps
+from wsrelay.node.trace import MOST_SECONDS, MOST_TRACED, Trace
 from wsrelay.session.command import may_be_sent
 from wsrelay.values.message import CLOSE
 from wsrelay.values.pid import PID, address
 
-__all__ = ["Unknown", "close", "ends", "find", "process"]
+__all__ = ["Query", "Traces", "Unknown", "close", "ends", "find", "process"]
 
 Query = Mapping[str, str]
 
@@ -42,7 +45,7 @@ def ends(node: Node, query: Query) -> list[EndInfo] | list[ConnectionEndInfo]:
     kind = query.get("kind", "process")
     if kind not in _KINDS:
         raise ValueError(f"kind is {kind!r:.80} and must be process or connection")
-    limit, after = _number(query, "limit", 100, 1), _number(query, "after", 0, 0)
+    limit, after = _number(query, "limit", 100, 1, MOST_ENDS), _number(query, "after", 0, 0)
     part = slice(limit) if after else slice(-limit, None)
     if kind == "process":
         return _process_ends(node, query.get("of"), after)[part]
@@ -89,11 +92,50 @@ def find(node: Node, query: Query) -> PID:
     if pid is not None:
         return pid
     if ended := _process_ends(node, text):
-        raise Unknown(f"{ended[-1].pid} has ended; `wsrelay ends {ended[-1].pid}` says how")
+        pid = PID(ended[-1].pid)
+        raise Unknown(f"{pid} has ended; `wsrelay ends {pid.id}` says how")
     there = node.engine.elsewhere.find(address(text))
     if there is not None and there.node != node.name:
         raise Unknown(f"{there} runs on node {there.node}: ask there, by --node {there.node}")
     raise Unknown(f"node {node.name} has no process {text!r:.200}")
+
+
+class Traces:
+    """The traces of a node that somebody reads."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._taps = Taps(node)
+        self._running: set[Trace] = set()
+
+    def begin(self, query: Query) -> AsyncGenerator[TraceRecord, None]:
+        """Return what passes the process or connection `of` from now on; see `Trace`.
+
+        `payload` shows contents; `count` (1000) and `seconds` (60) bound it.
+        """
+        trace = Trace(
+            self._node,
+            self._taps,
+            find(self._node, query),
+            contents=query.get("payload", "0") != "0",
+            count=_number(query, "count", 1_000, 1, MOST_TRACED),
+            seconds=_number(query, "seconds", 60, 1, int(MOST_SECONDS)),
+        )
+        return self._records(trace)
+
+    async def _records(self, trace: Trace) -> AsyncGenerator[TraceRecord, None]:
+        self._running.add(trace)
+        try:
+            async with contextlib.aclosing(trace.records()) as records:
+                async for record in records:
+                    yield record
+        finally:
+            self._running.discard(trace)
+
+    def end(self) -> None:
+        """End them all, because the node ends."""
+        for trace in [*self._running]:
+            trace.end("the node ends")
 
 
 def close(node: Node, to: str, code: int, reason: str, by: str) -> None:
@@ -111,11 +153,11 @@ def close(node: Node, to: str, code: int, reason: str, by: str) -> None:
         node.send(to, CLOSE, {"code": code, "reason": reason})
 
 
-def _number(query: Query, key: str, default: int, least: int) -> int:
+def _number(query: Query, key: str, default: int, least: int, most: int = 10**12) -> int:
     """Return a number of a query; raises `ValueError`."""
     text = query.get(key, "")
     if not text:
         return default
-    if not text.isdecimal() or not text.isascii() or not least <= int(text) <= 10**12:
-        raise ValueError(f"{key} is {text!r:.80} and must be a number from {least} on")
-    return min(int(text), MOST_ENDS) if key == "limit" else int(text)
+    if not (text.isdecimal() and text.isascii() and least <= int(text[:20]) <= most):
+        raise ValueError(f"{key} is {text!r:.80} and must be a number from {least} to {most}")
+    return int(text)

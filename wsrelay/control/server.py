@@ -91,6 +91,7 @@ class ControlServer:
         listener, self.path = bind(self._directory, f"{self._node.name}-{os.getpid()}")
         self._records = Records(self._node.pid_prefix, self._node.name)
         logging.getLogger("wsrelay").addHandler(self._records)
+        self._traces = looking.Traces(self._node)
         routes = [
             Route("/node", self._describe),
             Route("/logs", self._logs),
@@ -102,6 +103,7 @@ class ControlServer:
             Route("/processes", self._processes),
             Route("/process", self._telling(looking.process)),
             Route("/ends", self._telling(looking.ends)),
+            Route("/trace", self._trace),
             Route("/close", self._acting(self._close), methods=["POST"]),
             Route("/drain", self._drain, methods=["POST"]),
         ]
@@ -128,6 +130,7 @@ class ControlServer:
         """Stop, and end the clients that follow the log."""
         logging.getLogger("wsrelay").removeHandler(self._records)
         self._records.end()
+        self._traces.end()
         self._server.should_exit = True
         await self._serving
         if self.path is not None:
@@ -169,6 +172,18 @@ class ControlServer:
                 return _refused(error)
 
         return answer
+
+    async def _trace(self, request: Request) -> Response:
+        try:
+            records = self._traces.begin(request.query_params)
+        except (ValueError, WsrelayError, looking.Unknown) as error:
+            return _refused(error)
+
+        async def lines() -> AsyncIterator[bytes]:
+            async for record in records:
+                yield msgspec.json.encode(record) + b"\n"
+
+        return StreamingResponse(lines(), media_type="application/x-ndjson")
 
     def _acting(self, act: Callable[[_Order], Any]) -> Callable[[Request], Awaitable[Response]]:
         """Return an endpoint that does what an order says and returns what comes of it."""

@@ -83,6 +83,9 @@ class Connection(TargetClient, Endpoint, Protocol):
     def closing(self) -> tuple[Closing, str]:
         """What began to close it, and who wanted that."""
 
+    def hear(self, listener: Callable[[str, str | bytes], None] | None) -> None:
+        """Call a listener with the topic and data of each message of the client; None: nobody."""
+
     def close(self, code: int, reason: str, by: str) -> None:
         """Close with that code, because an operator wants that."""
 

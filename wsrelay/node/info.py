@@ -21,6 +21,7 @@ __all__ = [
     "ProcessInfo",
     "Some",
     "TimersInfo",
+    "TraceRecord",
 ]
 
 
@@ -248,6 +249,29 @@ class ProcessDetail(Struct, frozen=True, kw_only=True):
     mailbox: MailboxInfo
     options: dict[str, Any]
     limits: dict[str, float]
+
+
+class TraceRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A message to or from one process as it passes, or a `note` about the trace itself.
+
+    `time` is in seconds since 1970. `direction` is `in` for what the process is sent and `out` for
+    what it sends; a connection is sent what its client gets, and sends what the client does. `peer`
+    is who sends or gets it, a PID, a name, or `group` and its name; `others` counts further
+    receivers. `names` has the first three names of the peer. `size` is the bytes of the payload,
+    `payload` its first thousand characters as JSON, if it was asked for; bytes are in base64.
+    `topic` is that of the message, the kind of an event (`CANCEL`, `EXIT`, `LINK_DOWN`), `answer`
+    to a call, or `presence` of a group.
+    """
+
+    time: float
+    direction: str = ""
+    topic: str = ""
+    peer: str = ""
+    others: int = 0
+    names: list[str] = []
+    size: int = 0
+    payload: str | None = None
+    note: str = ""
 
 
 class LinkInfo(Struct, frozen=True, kw_only=True):

@@ -293,6 +293,10 @@ class RelayedConnection(ABC):
         self._do(gone)
         self._give_up()
 
+    def hear(self, listener: Callable[[str, str | bytes], None] | None) -> None:
+        """Call a listener with the topic and data of each message of the client; None: nobody."""
+        self._session.hear(listener)
+
     def close(self, code: int, reason: str, by: str) -> None:
         """Close with that code, because an operator wants that."""
         self._do(self._session.close(code, reason, by))

@@ -106,6 +106,7 @@ class Session:
         """The code and reason with which closing began."""
         self.closing: tuple[Closing, str] = Closing.CLIENT, ""
         """What began to close it, and who wanted that."""
+        self._hear: Callable[[str, str | bytes], None] | None = None
         self._early: CloseClient | None = None
         """What ended the connection while HANDSHAKING; the close frame follows the upgrade."""
         self._claim: Claim | None = None
@@ -159,11 +160,21 @@ class Session:
             why = f"message of {size} bytes exceeds the {LARGEST} of a process"
             return self._close(1009, why, Closing.RELAY)
         self.message_count += 1
+        if self._hear is not None:
+            self._hear(self._topic, data)
         content = {"type": "text" if isinstance(data, str) else "binary", "data": data}
         if self._transfer is not None:
             self._transfer.waiting.append(content)
             return []
         return self._pass_on(content)
+
+    def hear(self, listener: Callable[[str, str | bytes], None] | None) -> None:
+        """Call a listener with the topic and data of each message of the client.
+
+        All of them come to `message` then.
+        """
+        self._hear = listener
+        self.head = b""
 
     def _pass_on(self, content: dict[str, Any]) -> list[Effect]:
         if (claim := self._claim) is not None:
@@ -171,7 +182,7 @@ class Session:
             if self._is_searching:
                 return []
         effects = [*self._attach(), SendToTarget(self.target, self._topic, content)]
-        if self.state is ConnectionState.OPEN and claim is None:
+        if self.state is ConnectionState.OPEN and claim is None and self._hear is None:
             self.head = relay_head(self._topic, self.pid)
         return effects
 
