@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import looked_at
 import pytest
+from controlled import wsrelay
+from ending import ends_when_told
 from looked_at import silent
 from one_node import left_as_found
 from support import client, relay_to, serving, until
@@ -79,3 +82,68 @@ async def test_all_that_a_process_has_is_told(controlled: Node, asked: ControlCl
     assert told.mailbox.limit == controlled.hosts["processes"].mailbox
     assert told.mailbox.messages >= 2, "its client has joined"
     assert (told.mailbox.waiting, told.mailbox.mail) == (0, 0)
+
+
+async def test_show_prints_it_for_people_and_whole_as_json(controlled: Node) -> None:
+    pid, callee, _ = await busy_one(controlled)
+    for number in range(12):
+        controlled.join_group(f"group {number:02}\x1b", pid)
+    shown = await wsrelay("show", "busy too")
+    lines = {line[:14].strip(): line[14:] for line in shown.splitlines()}
+    assert lines["pid"].startswith(f"{pid}, running, OS pid {controlled.workers[pid]}")
+    assert lines["runs"].startswith(f"{looked_at.__file__}:busy ({looked_at.__file__}, line ")
+    assert lines["calls"].startswith(f"{callee} anybody there?, for ")
+    assert lines["timers"].startswith("2, the next one in ")
+    assert "end_when_empty 120, trap_links True" in lines["options"]
+    assert lines["groups"] == "crowd"
+    assert r"group 00\x1b" in shown
+    assert "and 3 more: see --json" in shown
+    assert "\x1b" not in shown
+    assert lines["uses"].startswith("CPU ")
+    told = json.loads(await wsrelay("show", pid.id, "--json"))
+    assert len(told["groups"]["first"]) == told["groups"]["count"] == 13
+    assert told["process"]["pid"] == pid
+
+
+async def test_who_is_no_living_process_is_said_in_one_line(controlled: Node) -> None:
+    pid = controlled.spawn(ends_when_told)
+    controlled.register("gone", pid)
+    controlled.send(pid, "return")
+    await until(lambda: pid not in controlled.workers)
+    for command in ("show", "trace"):
+        ended = f"wsrelay: {pid} has ended; `wsrelay ends {pid.id}` says how\n"
+        assert await wsrelay(command, pid.id, code=1) == ended
+        assert await wsrelay(command, "gone", code=1) == ended
+        said = await wsrelay(command, "nobody", code=1)
+        assert said == "wsrelay: node local has no process 'nobody'\n"
+        said = await wsrelay(command, "{other@processes|1.2-3}", code=1)
+        assert said == "wsrelay: node local has no process '{other@processes|1.2-3}'\n"
+    other = controlled.spawn(silent)
+    async with serving(WebSocketRelay(relay_to(other), node=controlled)) as url, client(url):
+        [connection] = controlled.connections
+        said = await wsrelay("show", connection.id, code=1)
+        assert said.startswith(f"wsrelay: {connection} is a connection, which is no process")
+
+
+async def test_code_is_found_where_the_node_knows_of_it(
+    controlled: Node, asked: ControlClient, tmp_path: Path
+) -> None:
+    gone = tmp_path / "gone.py"
+    gone.write_text(
+        "import asyncio\n\nclass Other: ...\n\nasync def handler():\n"
+        "    await asyncio.Event().wait()\n"
+    )
+    script = controlled.spawn(str(gone))
+    module = controlled.spawn("looked_at:silent")
+    by_value = controlled.spawn(silent)
+    for pid in (script, module, by_value):
+        assert await controlled.started(pid) is None
+    code = (await asyncio.to_thread(asked.process, script.id)).code
+    assert (code.file, code.line) == (str(gone), 5)
+    code = (await asyncio.to_thread(asked.process, module.id)).code
+    assert (code.target, code.file) == ("looked_at:silent", looked_at.__file__)
+    code = (await asyncio.to_thread(asked.process, by_value.id)).code
+    assert (code.target, code.file, code.line) == ("a callable", None, None)
+    gone.unlink()
+    code = (await asyncio.to_thread(asked.process, script.id)).code
+    assert (code.target, code.file) == (f"{gone}:handler", None)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from controlled import wsrelay
 from ending import closes, ends_when_told, idles
 from one_node import left_as_found
 from support import client, closed, drop_all, not_reading, processes, relay_to, serving, until
@@ -95,7 +99,10 @@ async def test_who_was_asked_to_end_is_told_by_whom(controlled: Node, asked: Con
     other = controlled.spawn(ends_when_told)
     controlled.send(other, "cancel", pids[2])
     controlled.cancel(pids[3], "enough")
-    shell, killed, process, node = [await end_of(controlled, pid) for pid in pids]
+    for pid in pids:
+        await end_of(controlled, pid)
+    told = {one.pid: one for one in await asyncio.to_thread(asked.ends)}
+    shell, killed, process, node = [told[pid] for pid in pids]
     assert (shell.how, shell.by, shell.reason) == ("cancelled", "shell", "go home")
     assert shell.names == ["by the shell"], "a cancelled process has lost its names by then"
     assert (killed.how, killed.by, killed.kind) == ("terminated", "shell", "terminated")
@@ -210,7 +217,7 @@ async def test_a_client_that_goes_and_one_that_is_closed_are_told(
                 if (waits := act(one, connection)) is not None:
                     await waits
                 await until(lambda: connection not in controlled.connections)
-            *_, end = controlled.engine.ends.connections()
+            [end] = await asyncio.to_thread(asked.connection_ends, limit=1)
             assert end.connection.client == tuple(local)
             assert (end.connection.path, end.connection.user) == ("/rooms/blue", "Ada")
             assert (end.connection.target, end.names) == (pid, ["closer"])
@@ -335,3 +342,70 @@ async def test_only_clients_are_closed_and_only_with_codes_that_may_be_sent(
             with pytest.raises(ValueError, match=f"^{re.escape(why)}"):
                 await asyncio.to_thread(asked.close, str(to), code)
         assert connection in controlled.connections
+
+
+# Commands
+
+
+async def test_ends_prints_who_ended_how_and_the_traceback_of_one(controlled: Node) -> None:
+    pid, other = (controlled.spawn(ends_when_told) for _ in range(2))
+    controlled.register("\x1b[31mcrasher", pid)
+    controlled.send(pid, "raise", "on purpose\nERROR forged")
+    controlled.cancel(other, "enough", by="console")
+    end = await end_of(controlled, pid)
+    await end_of(controlled, other)
+    lines = (await wsrelay("ends")).splitlines()
+    [shown] = [line for line in lines if pid.id in line]
+    assert r"\x1b[31mcrasher" in shown
+    assert r"raised: ZeroDivisionError: on purpose" in shown
+    assert f" {end.os_pid} " in shown
+    [shown] = [line for line in lines if other.id in line]
+    assert shown.endswith("cancelled by console (enough)")
+    assert "Traceback" not in "".join(lines)
+    told = await wsrelay("ends", pid.id)
+    assert other.id not in told
+    assert "\n    Traceback (most recent call last):\n" in told
+    assert "\nERROR" not in told
+    rows = [json.loads(line) for line in (await wsrelay("ends", "--json", str(pid))).splitlines()]
+    assert [(row["pid"], row["how"]) for row in rows] == [(pid, "raised")]
+    assert await wsrelay("ends", "nobody") == ""
+
+
+async def test_ends_of_connections_say_who_closed_them(controlled: Node) -> None:
+    pid = controlled.spawn(closes, None, 4000, "you asked")
+    async with serving(WebSocketRelay(relay_to(pid), node=controlled)) as url:
+        pids: list[PID] = []
+        for number in range(2):
+            async with client(f"{url}/rooms/{number}") as one:
+                pids += controlled.connections
+                if number:
+                    await wsrelay("close", pids[1].id, "--code", "4001", "--reason", "out")
+                    assert await closed(one) == (4001, "out")
+                else:
+                    await one.close(3000, "bye")
+                await until(lambda: not controlled.connections)
+    first, second = (await wsrelay("ends", "--connections", pid.id)).splitlines()[1:]
+    assert pids[0].id in first
+    assert first.endswith("client: 3000 bye")
+    assert second.endswith("closed by shell: 4001 out")
+    [one_row] = (await wsrelay("ends", "--connections", "--json", pids[1].id)).splitlines()
+    assert json.loads(one_row)["connection"]["path"] == "/rooms/1"
+    said = await wsrelay("close", pid.id, code=1)
+    assert "is a process and no connection" in said
+
+
+async def test_ends_can_be_followed(controlled: Node) -> None:
+    """What ends while somebody looks is printed as it ends."""
+    following = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "wsrelay", "ends", "--follow", "--json"),
+        stdout=subprocess.PIPE,
+    )
+    assert following.stdout is not None
+    for _ in range(2):
+        pid = controlled.spawn(ends_when_told)
+        controlled.send(pid, "return")
+        async with asyncio.timeout(60):
+            while json.loads(await following.stdout.readline())["pid"] != pid:
+                pass
+    following.terminate()
+    await following.wait()

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+from controlled import wsrelay
 from ending import idles
 from one_node import left_as_found
 from support import client, received, relay_to, serving, until
 
-from wsrelay import Node, WebSocketRelay, process
-from wsrelay.control import ControlServer
+from wsrelay import PID, Node, WebSocketRelay, process
+from wsrelay.control import ControlClient, ControlServer, NodeGone
 from wsrelay.control.looking import Traces
 from wsrelay.node.info import TraceRecord
 from wsrelay.node.taps import Taps
@@ -159,7 +162,7 @@ async def test_nothing_is_left_of_a_trace(controlled: Node, traces: Traces) -> N
         [connection] = controlled.connections
 
         def hooks() -> Any:
-            pipe, session = engine.processes[pid].pipe, controlled.connection(connection)._session
+            pipe, session = engine.processes[pid].pipe, _session(controlled, connection)
             return (
                 [*vars(pipe)],
                 vars(pipe)["_receive"],
@@ -182,7 +185,12 @@ async def test_nothing_is_left_of_a_trace(controlled: Node, traces: Traces) -> N
         assert first.seen == second.seen
         await one.send("ping")
         assert await received(one) == "pong"
-        assert controlled.connection(connection)._session.head, "it goes the short way again"
+        assert _session(controlled, connection).head, "it goes the short way again"
+
+
+def _session(node: Node, pid: PID) -> Any:
+    connection: Any = node.connection(pid)
+    return connection._session
 
 
 async def test_messages_from_and_to_a_client_are_shown(controlled: Node, traces: Traces) -> None:
@@ -275,7 +283,12 @@ async def test_a_flood_is_left_out_and_counted_and_takes_little_memory(
         for number in range(3_000):
             controlled.send(pid, "flood", number)
         await until(lambda: len(reader.seen) >= 1_000)
-        await until(lambda: controlled.send(pid, "after") or reader.records[-1].topic == "after")
+
+        def is_shown_again() -> bool:
+            controlled.send(pid, "after")
+            return reader.records[-1].topic == "after"
+
+        await until(is_shown_again)
     shown = [one.payload for one in reader.records if one.topic == "flood"]
     assert shown == [str(number) for number in range(len(shown))]
     [note] = [note for note in reader.notes if note.endswith(" not shown")][:1]
@@ -294,3 +307,38 @@ async def test_nobody_reads_and_the_trace_goes_with_the_connection(
     writer.close()
     await writer.wait_closed()
     await until(lambda: "post" not in vars(controlled.engine.processes[pid].pipe))
+
+
+async def test_the_command_prints_messages_and_why_it_ends(controlled: Node) -> None:
+    pid = controlled.spawn(idles)
+    controlled.register("room", pid)
+    printed = asyncio.create_task(wsrelay("trace", "room", "--payload", "--count", "2"))
+    await until(lambda: "post" in vars(controlled.engine.processes[pid].pipe))
+    controlled.send(pid, "to\x1bpic", {"text": "\x1b[31mred"})
+    controlled.send(pid, "second", "x" * 2_000)
+    first, second = (await printed).splitlines()
+    assert re.fullmatch(
+        rf"[\d:.]{{12}} <- {re.escape(controlled.pid())}  to\\x1bpic  15B  "
+        r'{"text":"\\u001b\[31mred"}',
+        first,
+    )
+    assert second.endswith("xxx...")
+    said = await wsrelay("trace", "room", "--for", "10ms")
+    assert said == ""
+    assert "is not" in await wsrelay("trace", "room", "--count", "0", code=2)
+
+
+async def test_a_node_that_is_killed_is_told_by_the_command(tmp_path: Path) -> None:
+    """What the node said before it went is printed, and then that it has gone."""
+    (tmp_path / "run").mkdir(mode=0o700)
+    sock = tmp_path / "run" / "local-1.sock"
+
+    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        line = msgspec.json.encode(TraceRecord(time=0.0, topic="tell", direction="in")) + b"\n"
+        writer.write(b"%x\r\n%s\r\n" % (len(line), line))
+        writer.close()
+
+    async with await asyncio.start_unix_server(answer, sock):
+        with pytest.raises(NodeGone, match=f"the node at {re.escape(str(sock))} has gone"):
+            await asyncio.to_thread(list, ControlClient(sock).trace("room"))

@@ -138,7 +138,10 @@ class ControlClient:
         query = {"of": of, "payload": int(contents), "count": count, "seconds": math.ceil(seconds)}
         with self._asked("GET", f"/trace?{urlencode(query)}", wait=True) as response:
             while line := response.readline():
-                yield msgspec.json.decode(line, type=TraceRecord)
+                yield (record := msgspec.json.decode(line, type=TraceRecord))
+                if record.last:
+                    return
+        raise NodeGone(f"the node at {self.path} has gone")
 
     def logs(self, of: str | None, *, follow: bool) -> Iterator[LogRecord]:
         """Yield log records, of one process or of all; with `follow`, until the node is gone.

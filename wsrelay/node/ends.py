@@ -142,7 +142,7 @@ class Ends:
             code=code,
             reason=reason,
             how=how.value,
-            by=by or None,
+            by=str(by) or None,
             names=sorted(names)[:_NAMES],
             connection=connection,
         )
@@ -188,7 +188,7 @@ def _info(number: int, end: _End) -> EndInfo:
         ended=end.at,
         kind="returned" if error is None else error.kind.value,
         how=_how(end),
-        by=(asked.by or None) if asked is not None else None,
+        by=None if asked is None else str(asked.by) or None,
         reason="" if asked is None else asked.reason,
         message="" if error is None else error.message,
         traceback=None if error is None else error.traceback,

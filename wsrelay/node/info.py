@@ -260,7 +260,7 @@ class TraceRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
     receivers. `names` has the first three names of the peer. `size` is the bytes of the payload,
     `payload` its first thousand characters as JSON, if it was asked for; bytes are in base64.
     `topic` is that of the message, the kind of an event (`CANCEL`, `EXIT`, `LINK_DOWN`), `answer`
-    to a call, or `presence` of a group.
+    to a call, or `presence` of a group. The `last` record is a note that says why nothing follows.
     """
 
     time: float
@@ -272,6 +272,7 @@ class TraceRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
     size: int = 0
     payload: str | None = None
     note: str = ""
+    last: bool = False
 
 
 class LinkInfo(Struct, frozen=True, kw_only=True):

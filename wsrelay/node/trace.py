@@ -69,7 +69,7 @@ class Trace:
     async def records(self) -> AsyncGenerator[TraceRecord, None]:
         """Yield what passes; the first record and the last are notes."""
         if self._node.kernel.processes.get(self._pid) is None:
-            yield _note(f"{self._pid} has ended")
+            yield _note(f"{self._pid} has ended", last=True)
             return
         timer = self._loop.call_later(self._seconds, self.end, f"{self._seconds:g} s are over")
         self._taps.listen(self._pid, self._passes, self._ended)
@@ -88,7 +88,7 @@ class Trace:
             self.end("nobody reads it")
         if self._missed:
             yield _missed(self._missed)
-        yield _note(self._over)
+        yield _note(self._over, last=True)
 
     def end(self, why: str) -> None:
         """Look at nothing any more; the reader gets what waits, and then why."""
@@ -112,7 +112,7 @@ class Trace:
                 time=time.time(),
                 direction=passing.direction,
                 topic=passing.topic,
-                peer=passing.peer,
+                peer=str(passing.peer),
                 others=passing.others,
                 names=self._names(passing.peer),
                 size=passing.size,
@@ -128,8 +128,8 @@ class Trace:
         return sorted(self._node.kernel.names.of(cast("PID", pid)))[:_NAMES]
 
 
-def _note(text: str) -> TraceRecord:
-    return TraceRecord(time=time.time(), note=text)
+def _note(text: str, *, last: bool = False) -> TraceRecord:
+    return TraceRecord(time=time.time(), note=text, last=last)
 
 
 def _missed(count: int) -> TraceRecord:
