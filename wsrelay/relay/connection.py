@@ -57,7 +57,7 @@ AHEAD: Final = 64 * 1024
 """Bytes of a message that may be read ahead while the target has no room; a larger one waits."""
 
 _SHOWN: Final = 200
-"""Characters of a path, and of a user's name, that are kept and shown."""
+"""Characters of a path, a subprotocol and a user's name that are kept and shown."""
 
 
 class ConnectionLimits:
@@ -72,7 +72,7 @@ class ConnectionLimits:
 class ClientPeer(Struct, frozen=True, gc=False):
     """The other end of a connection, for operators.
 
-    Every connection keeps one, so it is small: 0.3 KB, with the first 200 characters of the path.
+    Every connection keeps one, so it is small: 0.3 KB, with the first 200 characters of each text.
     """
 
     address: tuple[str, int] | None
@@ -84,7 +84,8 @@ class ClientPeer(Struct, frozen=True, gc=False):
         """Make it from a `websocket` scope, whose `client` is None over a Unix socket."""
         client = scope.get("client")
         address = None if client is None else (str(client[0]), int(client[1] or 0))
-        return cls(address, scope["path"][:_SHOWN], subprotocol)
+        shown = None if subprotocol is None else subprotocol[:_SHOWN]
+        return cls(address, scope["path"][:_SHOWN], shown)
 
 
 class RelayedConnection(ABC):
