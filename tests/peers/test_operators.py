@@ -14,7 +14,7 @@ import relating
 from commands import run_here
 from nats_servers import NatsServer
 from peers_over_nats import clustered
-from support import client, relay_to, serving, until
+from support import client, closed, relay_to, serving, until
 
 from wsrelay import Node, WebSocketRelay
 from wsrelay.cluster.frames import PeerListFrame
@@ -302,3 +302,23 @@ async def test_a_node_that_is_not_there_is_not_drained(two: list[Node]) -> None:
     await until(lambda: hook(two[0]).members()[1].state == "gone", "it is noticed")
     said = await wsrelay("drain", "b", code=1)
     assert said == "wsrelay: node b cannot be asked: it is gone\n"
+
+
+# One process or client of another node
+
+
+async def test_a_client_of_another_node_is_closed_and_who_looks_is_sent_there(
+    two: list[Node],
+) -> None:
+    a, b = two
+    pid = b.spawn("answer")
+    async with serving(WebSocketRelay(relay_to(pid), node=b)) as url, client(url) as one:
+        [connection] = b.connections
+        for command in ("show", "trace"):
+            said = await wsrelay(command, str(pid), code=1)
+            assert said == f"wsrelay: {pid} runs on node b: ask there, by --node b\n"
+        await wsrelay("close", str(connection), "--code", "4001", "--reason", "out")
+        assert await closed(one) == (4001, "out")
+        await until(lambda: not b.connections)
+    [end] = b.engine.ends.connections()
+    assert (end.how, end.by, end.code) == ("closed", a.pid(), 4001)
