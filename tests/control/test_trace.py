@@ -15,7 +15,7 @@ import pytest
 from controlled import wsrelay
 from ending import idles
 from one_node import left_as_found
-from support import client, received, relay_to, serving, until
+from support import TIMEOUT, client, received, relay_to, serving, until
 
 from wsrelay import PID, Node, WebSocketRelay, process
 from wsrelay.control import ControlClient, ControlServer, NodeGone
@@ -265,7 +265,8 @@ async def test_a_trace_ends_by_itself_at_each_bound(controlled: Node, traces: Tr
     assert len(reader.seen) == 3
     assert reader.notes[-1] == "3 messages were shown"
     trace = Trace(controlled, Taps(controlled), pid, contents=False, count=9, seconds=0.01)
-    records = [record async for record in trace.records()]
+    async with asyncio.timeout(TIMEOUT):
+        records = [record async for record in trace.records()]
     assert records[-1].note == "0.01 s are over"
     assert "post" not in vars(controlled.engine.processes[pid].pipe)
     async with tracing(traces, pid) as reader:
@@ -289,6 +290,13 @@ async def test_a_flood_is_left_out_and_counted_and_takes_little_memory(
             return reader.records[-1].topic == "after"
 
         await until(is_shown_again)
+        before = len(reader.notes)
+        for number in range(5_000):  # a reader that keeps up is not shown all of it either
+            controlled.send(pid, "flow", number)
+            if number % 100 == 0:
+                await asyncio.sleep(0)
+        await until(is_shown_again)
+        assert [note for note in reader.notes[before:] if note.endswith(" not shown")]
     shown = [one.payload for one in reader.records if one.topic == "flood"]
     assert shown == [str(number) for number in range(len(shown))]
     [note] = [note for note in reader.notes if note.endswith(" not shown")][:1]
