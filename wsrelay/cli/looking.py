@@ -19,9 +19,9 @@ from wsrelay.node.info import (
     CallInfo,
     ConnectionEndInfo,
     EndInfo,
+    Excerpt,
     MailboxInfo,
     ProcessDetail,
-    Some,
     TraceRecord,
 )
 from wsrelay.values import durations
@@ -259,7 +259,7 @@ def _where(told: ProcessDetail) -> str:
     return f" ({printable(code.file)}" + (f", line {code.line})" if code.line else ")")
 
 
-def _some(some: Some) -> list[str]:
+def _some(some: Excerpt) -> list[str]:
     return [printable(one) for one in some.first]
 
 

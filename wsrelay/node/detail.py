@@ -17,7 +17,7 @@ from wsrelay.values import targets
 from wsrelay.values.pid import PID
 
 from .calls import WaitingCall
-from .info import CallInfo, CodeInfo, MailboxInfo, ProcessDetail, Some, TimersInfo
+from .info import CallInfo, CodeInfo, Excerpt, MailboxInfo, ProcessDetail, TimersInfo
 from .node import Node
 from .process import WorkerProcess
 from .snapshot import host_info, process_info
@@ -88,9 +88,9 @@ def detail(node: Node, pid: PID) -> ProcessDetail:
     )
 
 
-def _some(texts: Iterable[str]) -> Some:
+def _some(texts: Iterable[str]) -> Excerpt:
     whole = [str(text) for text in texts]
-    return Some(count=len(whole), first=heapq.nsmallest(MOST_CLIENTS, whole))
+    return Excerpt(count=len(whole), first=heapq.nsmallest(MOST_CLIENTS, whole))
 
 
 def _calls(calls: Iterable[tuple[PID, WaitingCall]], now: float) -> list[CallInfo]:
@@ -123,6 +123,8 @@ def _code(node: Node, process: WorkerProcess) -> CodeInfo:
 
 def _defined(text: str, file: str, function: str) -> CodeInfo:
     """Return the line of a function or class in its file, as that is now."""
+    if not Path(file).is_file():  # a FIFO would hold up the node
+        return CodeInfo(target=text)
     try:
         with Path(file).open(encoding="utf-8", errors="replace") as script:
             source = script.read(_MOST_SOURCE)

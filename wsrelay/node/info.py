@@ -12,6 +12,7 @@ __all__ = [
     "ConnectionEndInfo",
     "ConnectionInfo",
     "EndInfo",
+    "Excerpt",
     "HostInfo",
     "LinkInfo",
     "MailboxInfo",
@@ -19,7 +20,6 @@ __all__ = [
     "NodeInfo",
     "ProcessDetail",
     "ProcessInfo",
-    "Some",
     "TimersInfo",
     "TraceRecord",
 ]
@@ -213,7 +213,7 @@ class TimersInfo(Struct, frozen=True, kw_only=True):
     next_due: float | None = None
 
 
-class Some(Struct, frozen=True, kw_only=True):
+class Excerpt(Struct, frozen=True, kw_only=True):
     """Texts, the first thousand in their order, and how many there are."""
 
     count: int
@@ -235,13 +235,13 @@ class ProcessDetail(Struct, frozen=True, kw_only=True):
     started: float
     host: HostInfo
     code: CodeInfo
-    names: Some
-    groups: Some
+    names: Excerpt
+    groups: Excerpt
     clients: list[ConnectionInfo]
-    children: Some
-    links: Some
-    monitors: Some
-    monitored_by: Some
+    children: Excerpt
+    links: Excerpt
+    monitors: Excerpt
+    monitored_by: Excerpt
     timers: TimersInfo
     called_by: list[CallInfo]
     calls: list[CallInfo]

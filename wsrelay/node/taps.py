@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final, cast
 
 import msgspec
@@ -49,7 +50,8 @@ class Passing(Struct, frozen=True):
     others: int = 0
 
 
-Listener = Callable[[Passing], None]
+Listener = Callable[[Callable[[], Passing]], None]
+"""Gets a function that makes what passes, which is work: of a flood not everything is looked at."""
 
 
 class _Body(Struct):
@@ -137,58 +139,27 @@ class _Tap:
         for ended in [*self.listeners.values()]:
             ended()
 
-    def _tell(self, passing: Passing) -> None:
+    def _tell(self, seen: Callable[[], Passing]) -> None:
         for listener in [*self.listeners]:
-            listener(passing)
-
-    # To it
+            listener(seen)
 
     def mail(self, mail: Mail) -> None:
         """See a message that a process or the node has sent it."""
-        content, size = _content(mail.topic, mail.content)
-        self._tell(Passing("in", mail.topic, mail.sender, content, size))
+        self._tell(partial(_message, "in", mail.topic, mail.sender, mail.content))
 
     def sent(self, frame: wire.Frame | bytes | memoryview) -> None:
         """See what a process is sent by the relay, its node, or as an answer."""
         match frame:
             case bytes() | memoryview():
-                self._client_message(memoryview(frame)[_LENGTH:])
+                self._tell(partial(_from_client, memoryview(frame)[_LENGTH:]))
             case wire.RelayFrame():
-                content = payload.pack(frame.payload)
-                shown, size = _data(content) if "data" in frame.payload else (content, len(content))
-                self._tell(Passing("in", frame.topic, frame.client, shown, size))
+                self._tell(partial(_relayed, frame))
             case wire.SignalFrame():
-                self._event(frame)
+                self._tell(partial(_event, frame))
             case wire.FinishedFrame():
-                self._answer("in", "", frame.result.value, frame.refused)
+                self._tell(partial(_answer, "in", "", frame.result.value, frame.refused))
             case wire.PresenceFrame():
-                content = payload.pack({"kind": frame.kind, "members": len(frame.members)})
-                group = f"group {frame.group}"
-                self._tell(Passing("in", "presence", group, content, len(content)))
-
-    def _client_message(self, data: memoryview) -> None:
-        try:
-            frame = _decode_message(data)
-        except (msgspec.ValidationError, ValueError):
-            return  # what is no message, such as that a client's metadata follow
-        content, size = _data(frame.payload)
-        self._tell(Passing("in", frame.topic, frame.client, content, size))
-
-    def _event(self, frame: wire.SignalFrame) -> None:
-        told: dict[str, Any] = {}
-        if frame.reason or frame.kind == CANCEL:
-            told["reason"] = frame.reason
-        if frame.result is not None:
-            error = frame.result.error
-            told["error"] = None if error is None else str(error)
-        content = payload.pack(told)
-        self._tell(Passing("in", frame.kind, frame.sender, content, len(content)))
-
-    def _answer(self, direction: str, peer: str, value: Any, refused: str | None) -> None:
-        content = value if refused is None else payload.pack({"refused": refused})
-        self._tell(Passing(direction, "answer", peer, content, len(content)))
-
-    # From it
+                self._tell(partial(_presence, frame))
 
     def received(self, frame: wire.FromWorker) -> None:
         """See what a process sends."""
@@ -204,26 +175,63 @@ class _Tap:
             case wire.AnswerFrame():
                 call = self._node.calls.waiting.get(self.pid, {}).get(frame.call)
                 peer = "" if call is None else str(call.caller)
-                self._answer("out", peer, frame.value, frame.refused)
+                self._tell(partial(_answer, "out", peer, frame.value, frame.refused))
 
     def _out(self, topic: str, peer: str, content: bytes, others: int = 0) -> None:
-        shown, size = _content(topic, content)
-        self._tell(Passing("out", topic, peer, shown, size, others))
+        self._tell(partial(_message, "out", topic, peer, content, others))
 
     def heard(self, topic: str, data: str | bytes) -> None:
         """See what the client of a connection has sent."""
         connection = self._node.connection(self.pid)
         target = "" if connection is None else str(connection.target)
-        size = len(data.encode() if isinstance(data, str) else data)
-        self._tell(Passing("out", topic, target, payload.pack(data[:_MOST_HEARD]), size))
+        self._tell(partial(_heard, topic, target, data))
 
 
-def _content(topic: str, content: bytes | memoryview) -> tuple[bytes | memoryview, int]:
-    """Return what to show of a message, and its size."""
+def _message(
+    direction: str, topic: str, peer: str, content: bytes | memoryview, others: int = 0
+) -> Passing:
+    shown, size = content, len(content)
     if topic == SEND:
         with contextlib.suppress(ValueError, RecursionError):  # what the client will not get
-            return _data(content)
-    return content, len(content)
+            shown, size = _data(content)
+    return Passing(direction, topic, peer, shown, size, others)
+
+
+def _from_client(data: memoryview) -> Passing:
+    frame = _decode_message(data)
+    return Passing("in", frame.topic, frame.client, *_data(frame.payload))
+
+
+def _relayed(frame: wire.RelayFrame) -> Passing:
+    content = payload.pack(frame.payload)
+    shown, size = _data(content) if "data" in frame.payload else (content, len(content))
+    return Passing("in", frame.topic, frame.client, shown, size)
+
+
+def _event(frame: wire.SignalFrame) -> Passing:
+    told: dict[str, Any] = {}
+    if frame.reason or frame.kind == CANCEL:
+        told["reason"] = frame.reason
+    if frame.result is not None:
+        error = frame.result.error
+        told["error"] = None if error is None else str(error)
+    content = payload.pack(told)
+    return Passing("in", frame.kind, frame.sender, content, len(content))
+
+
+def _answer(direction: str, peer: str, value: bytes, refused: str | None) -> Passing:
+    content = value if refused is None else payload.pack({"refused": refused})
+    return Passing(direction, "answer", peer, content, len(content))
+
+
+def _presence(frame: wire.PresenceFrame) -> Passing:
+    content = payload.pack({"kind": frame.kind, "members": len(frame.members)})
+    return Passing("in", "presence", f"group {frame.group}", content, len(content))
+
+
+def _heard(topic: str, target: str, data: str | bytes) -> Passing:
+    size = len(data.encode() if isinstance(data, str) else data)
+    return Passing("out", topic, target, payload.pack(data[:_MOST_HEARD]), size)
 
 
 def _data(content: bytes | memoryview | Raw) -> tuple[memoryview, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import Final, cast
 
 import msgspec
@@ -100,13 +100,14 @@ class Trace:
     def _ended(self) -> None:
         self.end(f"{self._pid} has ended; `wsrelay ends {self._pid.id}` says how")
 
-    def _passes(self, passing: Passing) -> None:
+    def _passes(self, seen: Callable[[], Passing]) -> None:
         if len(self._waiting) >= _WAITING or self._bucket.take(self._loop.time()):
             self._missed += 1
             return
         if self._missed:
             self._waiting.append(_missed(self._missed))
             self._missed = 0
+        passing = seen()
         self._waiting.append(
             TraceRecord(
                 time=time.time(),

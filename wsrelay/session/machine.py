@@ -101,7 +101,7 @@ class Session:
         self._cancel_on_leave = relay.cancel_on_leave
         self._overflow = overflow
         self._held: set[PID] = set()
-        self._opened_at = 0.0
+        self._opened_at: float | None = None
         self._end: tuple[int, str] = (1006, "")
         """The code and reason with which closing began."""
         self.closing: tuple[Closing, str] = Closing.CLIENT, ""
@@ -376,8 +376,8 @@ class Session:
         return self._close(1011, "linked process ended", Closing.LINK)
 
     def uptime(self, now: float) -> float:
-        """Return the seconds since the upgrade."""
-        return now - self._opened_at
+        """Return the seconds since the upgrade, 0 before it."""
+        return 0.0 if self._opened_at is None else now - self._opened_at
 
     @property
     def drained(self) -> bool:
