@@ -282,6 +282,35 @@ async def test_connections_of_a_node_that_shuts_down_are_told() -> None:
     assert (end.how, end.code, end.by) == ("shutdown", 1012, None)
 
 
+async def test_an_upgrade_that_did_not_come_about_is_told(controlled: Node) -> None:
+    pid = controlled.spawn(idles)
+    app = WebSocketRelay(relay_to(pid), node=controlled)
+    headers = [(b"host", b"localhost"), (b"sec-websocket-version", b"13")]
+    scope = {
+        "type": "websocket",
+        "path": "/",
+        "raw_path": b"/",
+        "query_string": b"",
+        "headers": headers,
+        "subprotocols": [],
+        "scheme": "ws",
+        "root_path": "",
+        "client": ("127.0.0.1", 1),
+        "server": ("localhost", 80),
+        "asgi": {"version": "3.0"},
+    }
+    events = asyncio.Queue[dict[str, Any]]()
+    events.put_nowait({"type": "websocket.connect"})
+
+    async def send(_: Any) -> None:
+        raise OSError
+
+    await app(scope, events.get, send)
+    *_, end = controlled.engine.ends.connections()
+    assert (end.how, end.code, end.connection.target) == ("refused", 1006, pid)
+    assert end.connection.uptime == 0
+
+
 # What is asked of the control socket
 
 
