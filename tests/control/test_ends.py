@@ -19,7 +19,7 @@ from one_node import left_as_found
 from support import client, closed, drop_all, not_reading, processes, relay_to, serving, until
 
 from wsrelay import PID, Node, WebSocketRelay
-from wsrelay.control import ControlClient, ControlServer, find_nodes
+from wsrelay.control import ControlClient, ControlSocket, find_nodes
 from wsrelay.node import ends as kept
 from wsrelay.node.info import ConnectionEndInfo, EndInfo
 
@@ -34,7 +34,7 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 async def controlled(shared: Node, directory: Path) -> AsyncIterator[Node]:
-    async with left_as_found(shared), ControlServer(shared, directory):
+    async with left_as_found(shared), ControlSocket(shared, directory):
         yield shared
 
 

@@ -18,7 +18,7 @@ from one_node import left_as_found
 from support import TIMEOUT, client, received, relay_to, serving, until
 
 from wsrelay import PID, Node, WebSocketRelay, process
-from wsrelay.control import ControlClient, ControlServer, NodeGone
+from wsrelay.control import ControlClient, ControlSocket, NodeGone
 from wsrelay.control.looking import Traces
 from wsrelay.node.info import TraceRecord
 from wsrelay.node.taps import Taps
@@ -35,7 +35,7 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 async def controlled(shared: Node, directory: Path) -> AsyncIterator[Node]:
-    async with left_as_found(shared), ControlServer(shared, directory):
+    async with left_as_found(shared), ControlSocket(shared, directory):
         yield shared
 
 
@@ -315,6 +315,21 @@ async def test_nobody_reads_and_the_trace_goes_with_the_connection(
     writer.close()
     await writer.wait_closed()
     await until(lambda: "post" not in vars(controlled.engine.processes[pid].pipe))
+
+
+async def test_a_reader_is_told_that_the_node_ends(shared: Node, directory: Path) -> None:
+    async with left_as_found(shared):
+        pid = shared.spawn(idles)
+        async with ControlSocket(shared, directory):
+            [socket] = directory.glob("*.sock")
+            reader, writer = await asyncio.open_unix_connection(socket)
+            writer.write(f"GET /trace?of={pid.id} HTTP/1.1\r\nHost: node\r\n\r\n".encode())
+            await reader.readuntil(b"messages of ")
+        async with asyncio.timeout(TIMEOUT):
+            rest = await reader.read()
+        assert b'"note":"the node ends","last":true}' in rest
+        writer.close()
+        await writer.wait_closed()
 
 
 async def test_the_command_prints_messages_and_why_it_ends(controlled: Node) -> None:

@@ -28,7 +28,7 @@ from wsrelay.values import durations
 from wsrelay.values.printable import escaped, escaped_in_json, indented, printable
 
 from . import cells
-from .nodes import chosen, node_option
+from .nodes import chosen, complete, node_option
 from .options import json_option, parsed
 from .running import say
 from .usage import UsageSampler, duration, size
@@ -51,7 +51,7 @@ _MOST_ENDS: Final = 1_000
 
 
 @click.command()
-@click.argument("of", required=False, metavar="[PID|NAME]")
+@click.argument("of", required=False, metavar="[PID|NAME]", shell_complete=complete)
 @click.option("--connections", is_flag=True, help="Those of connections; for a PID, its clients.")
 @click.option("-f", "--follow", is_flag=True, help="Wait for more.")
 @node_option
@@ -180,7 +180,7 @@ _CLOSED: Final = {"link": "by a link", "shutdown": "the node"}
 
 
 @click.command()
-@click.argument("of", metavar="PID|NAME")
+@click.argument("of", metavar="PID|NAME", shell_complete=complete)
 @node_option
 @json_option
 def show(*, of: str, node: str | None, as_json: bool) -> None:
@@ -191,7 +191,8 @@ def show(*, of: str, node: str | None, as_json: bool) -> None:
             click.echo(msgspec.json.format(msgspec.json.encode(told), indent=2).decode())
             return
         usage = UsageSampler()
-        usage.sample(_only(told.process))
+        if not client.at:  # its OS PID may be that of another machine
+            usage.sample(_only(told.process))
         for line in _lines(told, usage, list(client.logs(told.process.pid, follow=False))):
             click.echo(line)
 
@@ -287,7 +288,7 @@ def _plain(value: Any) -> str:
 
 
 @click.command()
-@click.argument("of", metavar="PID|NAME")
+@click.argument("of", metavar="PID|NAME", shell_complete=complete)
 @click.option("--payload", "contents", is_flag=True, help="Show contents, up to 1 KB of each.")
 @click.option(
     "--count", default=1_000, show_default=True, type=click.IntRange(1, 1_000_000), metavar="N"
@@ -311,6 +312,8 @@ def trace(
     can be shown, it says how many were not.
     """
     with chosen(node) as client, contextlib.suppress(KeyboardInterrupt):
+        if client.at:
+            raise click.UsageError("trace is for the node that is asked: run it on that machine")
         for record in client.trace(of, contents=contents, count=count, seconds=seconds):
             if as_json:
                 click.echo(escaped_in_json(msgspec.json.encode(record).decode()))
