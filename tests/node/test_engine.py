@@ -21,6 +21,7 @@ from wsrelay import (
 )
 from wsrelay.kernel import KillEffect, NotifyEffect, Signal
 from wsrelay.node import Endpoint, Mail, WorkerProcess
+from wsrelay.node.ends import EndRequest
 from wsrelay.node.host import Incarnation
 from wsrelay.values.pid import PID
 
@@ -29,6 +30,8 @@ pytestmark = pytest.mark.anyio
 
 class Recorder:
     """An endpoint that writes down what happens to it, and may bring about more."""
+
+    asked: EndRequest | None = None
 
     def __init__(self, node: Node) -> None:
         self.node = node

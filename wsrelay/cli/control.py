@@ -11,11 +11,9 @@ from typing import Any, NamedTuple
 
 import click
 import msgspec
-from click.shell_completion import CompletionItem
 
-from wsrelay.control import ControlClient, ControlError, NodeGone, find_nodes
+from wsrelay.control import ControlClient
 from wsrelay.control.records import LogRecord
-from wsrelay.control.runtime import runtime_directory
 from wsrelay.errors import MissingExtra
 from wsrelay.node import ConnectionInfo, NodeInfo, ProcessInfo
 from wsrelay.values import durations, extras
@@ -24,6 +22,7 @@ from wsrelay.values.printable import escaped_in_json, indented, printable
 from . import cells
 from .cluster import all_connections, all_nodes, asking_all, list_all, show_processes
 from .nodes import chosen, node_option
+from .nodes import complete as _complete
 from .options import json_option, parsed
 from .running import fail, say
 from .usage import UsageSampler
@@ -42,21 +41,6 @@ _anywhere = click.option(
     is_flag=True,
     help="Look on all nodes for it: by a part of its PID, or a name that only its node knows.",
 )
-
-
-def _complete(_c: click.Context, _p: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    items = []
-    try:
-        nodes = find_nodes(runtime_directory())
-    except ControlError:
-        return []  # the command itself says why
-    for client in nodes:
-        with contextlib.suppress(NodeGone, ValueError):
-            for process in client.node().processes:
-                short = process.pid.rpartition("|")[2].rstrip("}")
-                items += [CompletionItem(short, help=process.target)]
-                items += [CompletionItem(name) for name in process.names]
-    return [item for item in items if item.value.startswith(incomplete)]
 
 
 @click.command()

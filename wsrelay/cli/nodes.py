@@ -9,6 +9,7 @@ from typing import Any, Final, TypeVar
 
 import click
 import psutil
+from click.shell_completion import CompletionItem
 
 from wsrelay.control import ControlClient, ControlError, NodeGone, find_nodes
 from wsrelay.control.runtime import runtime_directory
@@ -18,7 +19,7 @@ from wsrelay.values.printable import printable
 from .running import fail, say
 from .usage import duration
 
-__all__ = ["chosen", "node_option"]
+__all__ = ["chosen", "complete", "node_option"]
 
 _PATIENCE: Final = 2.0
 """Seconds that each of several nodes gets to identify itself."""
@@ -56,6 +57,22 @@ def chosen(node: str | None) -> Iterator[ControlClient]:
         yield meant[0]
     except (ControlError, NodeGone, ValueError) as error:
         fail(str(error))
+
+
+def complete(_c: click.Context, _p: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Complete a PID or name of a process of a running node of this user."""
+    items = []
+    try:
+        nodes = find_nodes(runtime_directory())
+    except ControlError:
+        return []  # the command itself says why
+    for client in nodes:
+        with contextlib.suppress(NodeGone, ValueError):
+            for process in client.node().processes:
+                short = process.pid.rpartition("|")[2].rstrip("}")
+                items += [CompletionItem(short, help=process.target)]
+                items += [CompletionItem(name) for name in process.names]
+    return [item for item in items if item.value.startswith(incomplete)]
 
 
 def _parts(client: ControlClient) -> tuple[str, str]:

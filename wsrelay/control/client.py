@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import math
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import msgspec
 
 from wsrelay.node import NodeInfo, ProcessInfo
-from wsrelay.node.info import MemberInfo
+from wsrelay.node.info import (
+    ConnectionEndInfo,
+    EndInfo,
+    MemberInfo,
+    ProcessDetail,
+    TraceRecord,
+)
 
 from .records import LogRecord
 from .runtime import check
@@ -111,6 +118,43 @@ class ControlClient:
         """End a process at once."""
         self._act("/kill", {"to": to, "anywhere": anywhere})
 
+    def close(self, to: str, code: int = 1000, reason: str = "", *, anywhere: bool = False) -> None:
+        """Close a client's connection with a code that RFC 6455 lets an endpoint send."""
+        order = {"to": to, "code": code, "reason": reason, "anywhere": anywhere}
+        self._act("/close", order)
+
+    def process(self, of: str) -> ProcessDetail:
+        """Return everything that the node knows about one of its processes."""
+        with self._asked("GET", f"/process?of={quote(of, safe='')}") as response:
+            return msgspec.json.decode(response.read(), type=ProcessDetail)
+
+    def ends(self, of: str | None = None, *, after: int = 0, limit: int = 100) -> list[EndInfo]:
+        """Return the last ends of processes of the node, or those that follow one by its number."""
+        with self._asked("GET", _ends("process", of, after, limit)) as response:
+            return msgspec.json.decode(response.read(), type=list[EndInfo])
+
+    def connection_ends(
+        self, of: str | None = None, *, after: int = 0, limit: int = 100
+    ) -> list[ConnectionEndInfo]:
+        """Return the last ends of connections, of one of them or of those of one process."""
+        with self._asked("GET", _ends("connection", of, after, limit)) as response:
+            return msgspec.json.decode(response.read(), type=list[ConnectionEndInfo])
+
+    def trace(
+        self, of: str, *, contents: bool = False, count: int = 1_000, seconds: float = 60
+    ) -> Iterator[TraceRecord]:
+        """Yield the messages of a process or connection of the node as they pass.
+
+        It ends after so many messages or `seconds`, or when that process ends, with a note.
+        """
+        query = {"of": of, "payload": int(contents), "count": count, "seconds": math.ceil(seconds)}
+        with self._asked("GET", f"/trace?{urlencode(query)}", wait=True) as response:
+            while line := response.readline():
+                yield (record := msgspec.json.decode(line, type=TraceRecord))
+                if record.last:
+                    return
+        raise NodeGone(f"the node at {self.path} has gone")
+
     def logs(self, of: str | None, *, follow: bool) -> Iterator[LogRecord]:
         """Yield log records, of one process or of all; with `follow`, until the node is gone.
 
@@ -151,6 +195,11 @@ class ControlClient:
             raise NodeGone(f"the node at {self.path} does not answer: {error}") from None
         finally:
             connection.close()
+
+
+def _ends(kind: str, of: str | None, after: int, limit: int) -> str:
+    query = {"kind": kind, "after": str(after), "limit": str(limit)}
+    return f"/ends?{urlencode(query if of is None else {**query, 'of': of})}"
 
 
 def find_nodes(directory: Path) -> list[ControlClient]:

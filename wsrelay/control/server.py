@@ -7,7 +7,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from socket import socket
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 import uvicorn
@@ -23,6 +23,7 @@ from wsrelay.node import Node, describe
 from wsrelay.node.snapshot import full, locate, processes_after
 from wsrelay.values.pid import PID, address
 
+from . import looking
 from .forwarding import ASKER, PATIENCE, Forwarding, answer
 from .listening import Listening
 from .records import Records
@@ -33,9 +34,10 @@ T = TypeVar("T")
 
 
 class _Order(Struct, forbid_unknown_fields=True):
-    """The request body of `send`, `call`, `cancel` and `kill`.
+    """The request body of `send`, `call`, `cancel`, `kill` and `close`.
 
-    `anywhere`: `to` may be what only another node knows, such as a part of a PID.
+    `anywhere`: `to` may be what only another node knows, such as a part of a PID. `by` is who is
+    said to have ended it.
     """
 
     to: str
@@ -44,6 +46,8 @@ class _Order(Struct, forbid_unknown_fields=True):
     payload: Any = None
     reason: str = ""
     timeout: float = 5.0
+    code: int = 1000
+    by: Literal["shell", "console"] = "shell"
 
 
 class _Unknown(Exception):  # noqa: N818 - it becomes a 404
@@ -64,6 +68,7 @@ class ControlServer:
         self._records = records
         self._started = started
         self._listening = Listening()
+        self._traces = looking.Traces(node)
         routes = [
             Route("/node", self._describe),
             Route("/logs", self._logs),
@@ -73,6 +78,10 @@ class ControlServer:
             Route("/kill", self._acting(self._kill), methods=["POST"]),
             Route("/cluster", self._members),
             Route("/processes", self._processes),
+            Route("/process", self._telling(looking.process)),
+            Route("/ends", self._telling(looking.ends)),
+            Route("/trace", self._trace),
+            Route("/close", self._acting(self._close), methods=["POST"]),
             Route("/drain", self._drain, methods=["POST"]),
             Route("/numbers", self._numbers),
             Route("/metrics", self._metrics),
@@ -100,6 +109,7 @@ class ControlServer:
 
     def end(self) -> None:
         """Answer what has been asked, and then no more."""
+        self._traces.end()
         self._server.should_exit = True
 
     async def _describe(self, _: Request) -> Response:
@@ -122,6 +132,33 @@ class ControlServer:
 
         async def lines() -> AsyncIterator[bytes]:
             async for record in self._records.read(wanted, follow=follow):
+                yield msgspec.json.encode(record) + b"\n"
+
+        return StreamingResponse(lines(), media_type="application/x-ndjson")
+
+    def _telling(
+        self, tell: Callable[[Node, looking.Query], Any]
+    ) -> Callable[[Request], Awaitable[Response]]:
+        """Return an endpoint that answers a query about this node."""
+
+        async def answer(request: Request) -> Response:
+            try:
+                return _json(tell(self._node, request.query_params))
+            except (ValueError, WsrelayError, looking.Unknown) as error:
+                return _refused(error)
+
+        return answer
+
+    async def _trace(self, request: Request) -> Response:
+        if ASKER in request.headers:
+            return _error(400, "a trace is shown by the process's own node alone")
+        try:
+            records = self._traces.begin(request.query_params)
+        except (ValueError, WsrelayError, looking.Unknown) as error:
+            return _refused(error)
+
+        async def lines() -> AsyncIterator[bytes]:
+            async for record in records:
                 yield msgspec.json.encode(record) + b"\n"
 
         return StreamingResponse(lines(), media_type="application/x-ndjson")
@@ -241,10 +278,13 @@ class ControlServer:
         return answer
 
     def _cancel(self, order: _Order) -> None:
-        self._node.cancel(order.to, order.reason, restarts=True)
+        self._node.cancel(order.to, order.reason, restarts=True, by=order.by)
 
     def _kill(self, order: _Order) -> None:
-        self._node.terminate(order.to)
+        self._node.terminate(order.to, by=order.by)
+
+    def _close(self, order: _Order) -> None:
+        looking.close(self._node, order.to, order.code, order.reason, order.by)
 
 
 def _pid(text: str) -> PID | None:
@@ -265,7 +305,8 @@ async def _within(node: str, answer: Awaitable[T]) -> T:
 
 
 def _refused(error: Exception) -> Response:
-    status = 404 if isinstance(error, _Unknown) else 504 if isinstance(error, TimeoutError) else 400
+    unknown = isinstance(error, _Unknown | looking.Unknown)
+    status = 404 if unknown else 504 if isinstance(error, TimeoutError) else 400
     return _error(status, str(error))
 
 

@@ -25,7 +25,7 @@ from wsrelay.relay.connection import AHEAD
 from wsrelay.relay.direct_connection import DirectConnection
 from wsrelay.relay.rate_limited_log import RateLimitedLog
 from wsrelay.session import machine, rfc6455
-from wsrelay.session.ends import UNFINISHED
+from wsrelay.session.ends import UNFINISHED, Closing
 from wsrelay.values.server_options import ServerOptions
 
 from .http import SharedState, end_our_side, leave
@@ -275,7 +275,7 @@ class DirectProtocol(asyncio.Protocol):
         if self._connection is None:
             self._close_soon()
         else:
-            self._end(1012)
+            self._end(1012, closing=Closing.SHUTDOWN)
             self._say_close(1012, "", _LINGER, self.abort)
 
     # Parsing frames
@@ -612,7 +612,7 @@ class DirectProtocol(asyncio.Protocol):
 
     def _fail(self, code: int, reason: str) -> None:
         """Fail the connection (RFC 6455 section 7.1.7)."""
-        self._end(code, reason)
+        self._end(code, reason, Closing.RELAY)
         patience = 0 if code in _BREACHES else _ANSWER
         self._say_close(code, reason, patience, self._end_our_side)
         if self._answered:
@@ -637,12 +637,12 @@ class DirectProtocol(asyncio.Protocol):
         end_our_side(self._transport)
         self._timer = self._loop.call_later(_LINGER, self.abort)
 
-    def _end(self, code: int, reason: str = "") -> None:
-        """Tell the connection that it is over."""
+    def _end(self, code: int, reason: str = "", closing: Closing = Closing.CLIENT) -> None:
+        """Tell the connection that it is over, and whose doing that is."""
         connection = self._connection
         self._detach()
         if connection is not None:
-            connection.gone(code, reason)
+            connection.gone(code, reason, closing)
 
     def _detach(self) -> None:
         """Ignore everything that the client still sends, except for its close frame."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 from msgspec import Struct
 
@@ -117,6 +117,10 @@ class Groups:
     def roster(self, group: str) -> list[tuple[PID, bytes]]:
         """Return the members of the group with their metadata."""
         return [(pid, member.meta) for pid, member in self._members.get(group, {}).items()]
+
+    def of(self, pid: PID) -> Collection[str]:
+        """Return the groups that the process is in."""
+        return self._groups.get(pid, ())
 
     def meta(self, group: str, pid: PID) -> bytes | None:
         """Return a member's metadata, None if it is not a member."""

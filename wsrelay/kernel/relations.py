@@ -79,6 +79,11 @@ class Relations:
         """Whether the two processes are linked."""
         return other in self._links.get(one, ())
 
+    def of(self, pid: PID) -> Ended:
+        """Return whom a process is related to; `unwatched` are all those that it watches."""
+        edges = (self._watchers, self._links, self._watched)
+        return Ended(*(list(one.get(pid, ())) for one in edges))
+
     def release(self, pid: PID) -> Ended | None:
         """Forget the process; returns those whom that concerns, None if there are none."""
         unwatched = []

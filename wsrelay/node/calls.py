@@ -6,8 +6,11 @@ import asyncio
 import concurrent.futures
 import functools
 import itertools
+import time
 from collections.abc import Coroutine
 from typing import Any, TypeVar
+
+from msgspec import Struct
 
 from wsrelay import wire
 from wsrelay.errors import InvalidCall, NotAProcess
@@ -27,6 +30,16 @@ _NOTHING = b"\xc0"
 _NO_REPLY = "it returned without an answer"
 
 
+class WaitingCall(Struct, eq=False):
+    """A call that waits: the caller's number for it, whom its answer goes to, and since when."""
+
+    ref: int
+    future: asyncio.Future[wire.FinishedFrame]
+    caller: PID
+    topic: str
+    since: float
+
+
 class Calls:
     """The calls that wait for their answers.
 
@@ -38,8 +51,8 @@ class Calls:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._numbers = itertools.count(1)
-        self.waiting: dict[PID, dict[int, tuple[int, asyncio.Future[wire.FinishedFrame]]]] = {}
-        """For each process that was called the calls by their numbers, with the callers' own."""
+        self.waiting: dict[PID, dict[int, WaitingCall]] = {}
+        """For each process that was called the calls by their numbers."""
 
     def __len__(self) -> int:
         return sum(map(len, self.waiting.values()))
@@ -59,7 +72,8 @@ class Calls:
         if pid not in self._engine.processes:
             return self._engine.elsewhere.call(caller, ref, pid, topic, content)
         number = next(self._numbers)
-        self.waiting.setdefault(pid, {})[number] = ref, future
+        waiting = WaitingCall(ref, future, caller, topic, time.monotonic())
+        self.waiting.setdefault(pid, {})[number] = waiting
         future.add_done_callback(functools.partial(self._forget, pid, number))
         frame = wire.CalledFrame(topic, str(caller), content, number)
         # If it is not taken the process is about to end, which answers.
@@ -92,7 +106,7 @@ class Calls:
         """Pass on the answer of a process, if it was called and somebody still waits."""
         waiting = self.waiting.get(process.pid, {})
         if (call := waiting.pop(frame.call, None)) is not None:
-            ref, future = call
+            ref, future = call.ref, call.future
             if not future.done():
                 value = _NOTHING if frame.refused is not None else frame.value
                 result = wire.PackedResult(value)
@@ -101,9 +115,9 @@ class Calls:
     def ended(self, process: WorkerProcess, result: Result) -> None:
         """Tell all who still wait for an answer of the process how it has ended."""
         error = result.error or ExitError(ExitKind.NO_REPLY, _NO_REPLY)
-        for ref, future in self.waiting.pop(process.pid, {}).values():
-            if not future.done():
-                future.set_result(_ended(ref, error))
+        for call in self.waiting.pop(process.pid, {}).values():
+            if not call.future.done():
+                call.future.set_result(_ended(call.ref, error))
 
     def _forget(self, pid: PID, number: int, _: Any) -> None:
         if (waiting := self.waiting.get(pid)) is not None:

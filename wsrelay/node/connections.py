@@ -8,7 +8,7 @@ import random
 from collections.abc import Callable, Hashable
 from typing import Any, Final, Protocol
 
-from wsrelay.session.ends import RESTARTS, SHUT_DOWN
+from wsrelay.session.ends import RESTARTS, SHUT_DOWN, Closing
 from wsrelay.values.message import ERROR, ExitKind, Result
 from wsrelay.values.pid import PID, PIDSource
 from wsrelay.values.printable import printable
@@ -79,6 +79,16 @@ class TargetClient(Protocol):
 class Connection(TargetClient, Endpoint, Protocol):
     """What the node needs of a WebSocket connection."""
 
+    @property
+    def closing(self) -> tuple[Closing, str]:
+        """What began to close it, and who wanted that."""
+
+    def hear(self, listener: Callable[[str, str | bytes], None] | None) -> None:
+        """Call a listener with the topic and data of each message of the client; None: nobody."""
+
+    def close(self, code: int, reason: str, by: str) -> None:
+        """Close with that code, because an operator wants that."""
+
     def when_drained(self, token: Hashable, callback: Callable[[], None]) -> None:
         """Call back once, when most of what it was sent has been written or it has ended."""
 
@@ -123,8 +133,12 @@ class Connections:
 
     def disconnect(self, pid: PID, target: RelayTarget, result: Result) -> None:
         """Remove a connection."""
-        if self.connections.pop(pid, None) is not None:
+        if (connection := self.connections.pop(pid, None)) is not None:
             del self._engine.endpoints[pid]
+            names = self._engine.kernel.names.of(target.pid) or target.names
+            closing = result.value["code"], result.value["reason"], *connection.closing
+            info = connection.describe()
+            self._engine.ends.add_connection(pid, info, names, closing)
         self._end_turn(pid)
         self.unbind(pid, target)
         self._engine.execute(self._engine.kernel.exited(pid, result))

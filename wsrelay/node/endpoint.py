@@ -11,6 +11,8 @@ from wsrelay.session import command
 from wsrelay.values.message import SEND, Event
 from wsrelay.values.pid import PID
 
+from .ends import EndRequest
+
 __all__ = ["Endpoint", "Mail"]
 
 
@@ -55,6 +57,9 @@ class Mail(Struct, eq=False):
 
 class Endpoint(Protocol):
     """A worker process, a connection, or the node itself."""
+
+    asked: EndRequest | None
+    """Who has asked it to end."""
 
     def write_through(self, frame: bytes) -> bool:
         """Write a WebSocket frame to the client at once, if nothing is in the way.

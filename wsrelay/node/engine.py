@@ -45,6 +45,7 @@ from wsrelay.wire.logrecord import fields
 
 from .elsewhere import Elsewhere
 from .endpoint import Endpoint
+from .ends import EndRequest, Ends
 from .fencing import Fencing
 from .host import WORKER_LOG, Incarnation, Unfinished
 from .mistake_log import MistakeLog
@@ -102,7 +103,9 @@ class Engine:
         self._rejoins = False
         self.on_reopened: list[Callable[[], None]] = []
         self.on_stop: list[Callable[[WorkerProcess], None]] = []
-        self.on_exit: list[Callable[[WorkerProcess, Result], None]] = []
+        self.ends = Ends()
+        """Those that ended last."""
+        self.on_exit: list[Callable[[WorkerProcess, Result], None]] = [self.ends.add]
         self.when_ended: dict[PID, Callable[[Result], None]] = {}
         """What to call, once, when a process has ended; its owner takes care of ending it."""
         self.changed: Callable[[], None] = lambda: None
@@ -125,8 +128,23 @@ class Engine:
         *,
         sender: PID | None = None,
         because: ExitError | None = None,
+        by: str = "",
     ) -> None:
-        """Send a signal to a process; the arguments are those of `Kernel.signal`."""
+        """Send a signal to a process; the arguments are those of `Kernel.signal`.
+
+        `by` says who asks, if that is not the sender: an operator, for example.
+        """
+        if (
+            (signal is Signal.CANCEL or signal is Signal.TERMINATE)
+            and because is None
+            and (endpoint := self.endpoints.get(pid)) is not None
+            and ((asked := endpoint.asked) is None or asked.signal is Signal.CANCEL)
+            and not (asked is not None and signal is Signal.CANCEL)
+        ):
+            endpoint.asked = EndRequest(signal, by or sender or "", reason)
+            if signal is Signal.CANCEL and pid in self.processes:  # its names are freed by that
+                process = self.processes[pid]
+                process.names = [*self.kernel.names.of(pid)] or process.names
         self.execute(self.kernel.signal(pid, signal, reason=reason, sender=sender, because=because))
 
     def execute(self, effects: Iterable[Effect]) -> None:

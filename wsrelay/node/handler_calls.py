@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import functools
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -262,17 +263,20 @@ class HandlerCalls:
         """Call back once when the worker has ended; when draining, the caller has to end it."""
         self.engine.when_ended[pid] = callback
 
-    def cancel(self, to: str, reason: str = "", *, restarts: bool = False) -> None:
+    def cancel(self, to: str, reason: str = "", *, restarts: bool = False, by: str = "") -> None:
         """Ask a process to end.
 
-        `restarts`: its clients are told to reconnect (1012), as when an operator cancels it.
+        `restarts`: its clients are told to reconnect (1012), as when an operator cancels it. `by`
+        is who is said to have done it, if that is not the node.
         """
         reason = payload.writable(reason_of(reason), "reason")
-        self._here(self.router.ask, self._pid, address(to), Signal.CANCEL, reason, restarts)
+        ask = functools.partial(self.router.ask, by=by)
+        self._here(ask, self._pid, address(to), Signal.CANCEL, reason, restarts)
 
-    def terminate(self, to: str) -> None:
-        """End a process at once."""
-        self._here(self.router.ask, self._pid, address(to), Signal.TERMINATE)
+    def terminate(self, to: str, *, by: str = "") -> None:
+        """End a process at once; `by` as for `cancel`."""
+        ask = functools.partial(self.router.ask, by=by)
+        self._here(ask, self._pid, address(to), Signal.TERMINATE)
 
     def register(self, name: str, pid: str | None) -> None:
         """Give a living process a name; raises `NameTaken`, `ValueError`."""

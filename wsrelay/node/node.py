@@ -52,6 +52,7 @@ from .router import MessageRouter
 from .siblings import warn_of_siblings
 from .starts import Starts
 from .templates import Templates
+from .timers import Timers
 
 __all__ = ["Node"]
 
@@ -538,6 +539,11 @@ class Node(HandlerCalls):
     def calls(self) -> Calls:
         """The calls that wait for their answers."""
         return self._calls
+
+    @property
+    def timers(self) -> Timers:
+        """The messages that are to be sent later."""
+        return self._requests.timers
 
     @property
     def draining(self) -> bool:

@@ -32,6 +32,7 @@ from wsrelay.values.rights import Rights
 from wsrelay.wire import payload
 
 from .endpoint import Mail
+from .ends import EndRequest
 from .host import Incarnation, Intake, Lanes
 
 __all__ = ["NamedOrder", "SpawnOrder", "WorkerProcess"]
@@ -97,6 +98,9 @@ class WorkerProcess:
 
     sent = 0
     """Messages that it has sent; one to many receivers is one."""
+
+    asked: EndRequest | None = None
+    """Who has asked it to end."""
 
     _call: tuple[Callable[..., None], tuple[Any, ...]]
     """What its timer calls, or has called; it has had none before."""

@@ -12,6 +12,7 @@ from wsrelay.values.pid import PID
 from wsrelay.values.printable import printable
 
 from .endpoint import Endpoint, Mail
+from .ends import EndRequest
 from .engine import Engine
 
 __all__ = ["MessageRouter"]
@@ -79,8 +80,13 @@ class MessageRouter:
         signal: Signal,
         reason: str = "",
         restarts: bool = False,
+        *,
+        by: str = "",
     ) -> None:
-        """Send a signal to a PID or name on behalf of a process; `restarts` as in `Node.cancel`."""
+        """Send a signal to a PID or name on behalf of a process.
+
+        `restarts` as in `Node.cancel`, `by` as in `Engine.signal`.
+        """
         if (process := self._kernel.find(to, self._engine.name)) is None:
             elsewhere = self._engine.elsewhere
             if (there := elsewhere.find(to)) is None:
@@ -90,11 +96,13 @@ class MessageRouter:
             return
         if restarts and (worker := self._engine.processes.get(process.pid)) is not None:
             worker.restarts = True
-        self._engine.signal(process.pid, signal, reason, sender=sender)
+        self._engine.signal(process.pid, signal, reason, sender=sender, by=by)
 
 
 class _NodeEndpoint:
     """The node as an endpoint: it sends what HTTP handlers send, and takes nothing."""
+
+    asked: EndRequest | None = None
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine

@@ -16,7 +16,7 @@ from wsrelay.values.pid import PID, address
 from .info import HostInfo, NodeInfo, ProcessInfo
 from .node import Node
 
-__all__ = ["describe", "full", "locate", "processes_after"]
+__all__ = ["describe", "full", "host_info", "locate", "process_info", "processes_after"]
 
 _MOST_NAMES: Final = 100
 """Names that are shown of a process: each process of a host may have 10,000."""
@@ -32,22 +32,14 @@ def describe(node: Node) -> NodeInfo:
     """Return the state of a running node; must be called in its event loop's thread."""
     now = time.monotonic()
     clients = (*node.clients.connections.values(), *node.clients.guests.values())
-    processes = [_process(node, pid, now) for pid in node.engine.processes]
+    processes = [process_info(node, pid, now) for pid in node.engine.processes]
     return NodeInfo(
         name=node.name,
         os_pid=os.getpid(),
         version=version("wsrelay"),
         draining=node.draining,
         dead_letters=node.dead_letters,
-        hosts=[
-            HostInfo(
-                name=name,
-                os_pid=os_pid,
-                processes=node.kernel.count(name),
-                max_processes=node.hosts[name].max_processes,
-            )
-            for name, os_pid in node.templates.items()
-        ],
+        hosts=[host_info(node, name) for name in node.templates],
         processes=processes,
         connections=[one.describe() for one in clients],
         buffered=node.buffered.size,
@@ -55,7 +47,18 @@ def describe(node: Node) -> NodeInfo:
     )
 
 
-def _process(node: Node, pid: PID, now: float) -> ProcessInfo:
+def host_info(node: Node, name: str) -> HostInfo:
+    """Return the state of a host, which may have been removed."""
+    return HostInfo(
+        name=name,
+        os_pid=node.templates.get(name),
+        processes=node.kernel.count(name),
+        max_processes=node.hosts[name].max_processes,
+    )
+
+
+def process_info(node: Node, pid: PID, now: float) -> ProcessInfo:
+    """Return the state of a process; `now` is of the clock of `time.monotonic`."""
     process = node.engine.processes[pid]
     return ProcessInfo(
         pid=str(pid),
@@ -83,7 +86,7 @@ def processes_after(node: Node, after: str) -> list[bytes]:
     found: list[bytes] = []
     greater = (pid for pid in node.engine.processes if pid > after)
     for pid in heapq.nsmallest(_MOST_AT_ONCE, greater):
-        found.append(msgspec.msgpack.encode(_process(node, pid, now)))
+        found.append(msgspec.msgpack.encode(process_info(node, pid, now)))
         size += len(found[-1])
         if size > _PORTION:
             break

@@ -14,6 +14,7 @@ from wsrelay.values.pid import PID
 from wsrelay.values.printable import shortened
 from wsrelay.wire.logrecord import fields
 
+from .ends import ORPHANED
 from .engine import Engine
 from .process import WorkerProcess
 
@@ -130,7 +131,7 @@ class Starts:
             caller.pipe.post(wire.FinishedFrame(ref, wire.PackedResult.of(result)))
         for pid, (caller, _) in list(self.execs.items()):
             if caller is process and self.is_here(pid):
-                self._engine.signal(pid, Signal.TERMINATE)
+                self._engine.signal(pid, Signal.TERMINATE, ORPHANED, sender=process.pid)
 
 
 def not_started(error: Exception) -> ExitError:

@@ -43,6 +43,8 @@ class RelayTarget(Protocol):
     """
 
     pid: PID
+    names: list[str]
+    """The last names that it had, as far as this node has noted them."""
     arrivals: int
     """Clients on their way to it, which are bound to it once their upgrade is through."""
 

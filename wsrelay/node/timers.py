@@ -130,6 +130,13 @@ class Timers:
             self._heap = [entry for entry in self._heap if entry[2].is_pending]
             heapq.heapify(self._heap)
 
+    def of(self, pid: PID) -> tuple[int, float | None]:
+        """Return how many of a process are pending, and in how many seconds the first is due."""
+        if not (count := self._counts.get(pid, 0)):
+            return 0, None
+        dues = (due for due, _, later, _ in self._heap if later.pid == pid and later.is_pending)
+        return count, max(min(dues) - self._now(), 0) / _NANO
+
     def step(self) -> bool:
         """Do a part of what is due; returns whether there was anything to do."""
         if self._work is not None:

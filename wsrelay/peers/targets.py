@@ -115,6 +115,7 @@ class RemoteTarget:
         released: Callable[[RemoteTarget], None],
     ) -> None:
         self.pid = pid
+        self.names: list[str] = []
         self.ref = ref
         self.neighbour = neighbour
         self.pipe = RemoteLane(ref, neighbour.way)

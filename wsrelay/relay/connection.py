@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from wsrelay.errors import HostFull, NoQuorum, WsrelayError
 from wsrelay.node import ConnectionInfo, Mail, Node, NoTarget, RelayTarget
+from wsrelay.node.ends import EndRequest
 from wsrelay.session import ends, machine
 from wsrelay.session.command import SendCommand
 from wsrelay.session.effects import (
@@ -34,6 +35,7 @@ from wsrelay.session.effects import (
     SendToTarget,
     SetHeartbeat,
 )
+from wsrelay.session.ends import Closing
 from wsrelay.session.header import RelayHeader, TargetSpec
 from wsrelay.session.outbox import Overflow
 from wsrelay.values.buffered import Buffered
@@ -57,7 +59,7 @@ AHEAD: Final = 64 * 1024
 """Bytes of a message that may be read ahead while the target has no room; a larger one waits."""
 
 _SHOWN: Final = 200
-"""Characters of a path that are kept and shown."""
+"""Characters of a path, a subprotocol and a user's name that are kept and shown."""
 
 
 class ConnectionLimits:
@@ -72,7 +74,7 @@ class ConnectionLimits:
 class ClientPeer(Struct, frozen=True, gc=False):
     """The other end of a connection, for operators.
 
-    Every connection keeps one, so it is small: 0.3 KB, with the first 200 characters of the path.
+    Every connection keeps one, so it is small: 0.3 KB, with the first 200 characters of each text.
     """
 
     address: tuple[str, int] | None
@@ -84,7 +86,8 @@ class ClientPeer(Struct, frozen=True, gc=False):
         """Make it from a `websocket` scope, whose `client` is None over a Unix socket."""
         client = scope.get("client")
         address = None if client is None else (str(client[0]), int(client[1] or 0))
-        return cls(address, scope["path"][:_SHOWN], subprotocol)
+        shown = None if subprotocol is None else subprotocol[:_SHOWN]
+        return cls(address, scope["path"][:_SHOWN], shown)
 
 
 class RelayedConnection(ABC):
@@ -106,6 +109,7 @@ class RelayedConnection(ABC):
         "_session",
         "_target",
         "_when_drained",
+        "asked",
         "numbers",
         "pid",
     )
@@ -115,6 +119,7 @@ class RelayedConnection(ABC):
     ) -> None:
         self._peer = peer
         self.pid = node.clients.new_pid()
+        self.asked: EndRequest | None = None
         self._node = node
         self._clients = node.clients
         self._limits = limits
@@ -218,6 +223,14 @@ class RelayedConnection(ABC):
         )
 
     @property
+    def closing(self) -> tuple[Closing, str]:
+        """What began to close it, and who wanted that."""
+        return self._session.closing
+
+    def _asker(self) -> str:
+        return "" if self.asked is None else self.asked.by
+
+    @property
     @abstractmethod
     def unfinished(self) -> int:
         """Bytes that the client has sent and that have not become a message to its target yet."""
@@ -280,8 +293,7 @@ class RelayedConnection(ABC):
 
     def stop(self, reason: str, sender: PID) -> None:
         """Close normally."""
-        del sender
-        self._do(self._session.cancel(reason))
+        self._do(self._session.cancel(reason, self._asker() or sender))
 
     def notify(self, event: Event) -> None:  # noqa: B027 - no transport has anything to do
         """Ignore the event: a client hears about processes only from processes."""
@@ -307,8 +319,17 @@ class RelayedConnection(ABC):
 
     def kill(self) -> None:
         """Drop the connection at once."""
-        self._do(self._session.client_gone(1006))
+        gone = self._session.client_gone(1006, closing=Closing.KILLED, by=self._asker())
+        self._do(gone)
         self._give_up()
+
+    def hear(self, listener: Callable[[str, str | bytes], None] | None) -> None:
+        """Call a listener with the topic and data of each message of the client; None: nobody."""
+        self._session.hear(listener)
+
+    def close(self, code: int, reason: str, by: str) -> None:
+        """Close with that code, because an operator wants that."""
+        self._do(self._session.close(code, reason, by))
 
     def shut_down(self) -> None:
         """Close because the node is shutting down."""
@@ -437,4 +458,4 @@ def _user(metadata: dict[str, Any] | None) -> str | None:
     user = metadata.get("user", metadata.get("name"))
     if isinstance(user, dict):
         user = user.get("name", user.get("id"))
-    return str(user) if isinstance(user, str | int) else None
+    return str(user)[:_SHOWN] if isinstance(user, str | int) else None

@@ -11,6 +11,7 @@ from typing import Final, Protocol
 
 from wsrelay.node import Mail, Node
 from wsrelay.session import command
+from wsrelay.session.ends import Closing
 from wsrelay.session.header import RelayHeader
 from wsrelay.session.machine import ConnectionState
 from wsrelay.wire.relayed import relayed
@@ -119,9 +120,12 @@ class DirectConnection(RelayedConnection):
         """Resume writing: the client can take more."""
         self._flush()
 
-    def gone(self, code: int, reason: str = "") -> None:
-        """End the connection, which is over; `code` is 1006 if the client vanished."""
-        self._do(self._session.client_gone(code, reason))
+    def gone(self, code: int, reason: str = "", closing: Closing = Closing.CLIENT) -> None:
+        """End the connection, which is over; `code` is 1006 if the client vanished.
+
+        `closing` says whose doing it is.
+        """
+        self._do(self._session.client_gone(code, reason, closing=closing))
         self._over()
 
     # What the node calls and the session needs

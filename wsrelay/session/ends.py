@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from typing import Final
 
 from wsrelay.values.message import ExitError, ExitKind, Result
@@ -15,6 +16,7 @@ __all__ = [
     "SHUT_DOWN",
     "UNDECIDED",
     "UNFINISHED",
+    "Closing",
     "close_for",
     "cut",
     "ended_in_order",
@@ -35,6 +37,21 @@ run, or might read again what has been read."""
 
 NOT_STARTED: Final = (1011, "target process failed to start")
 """For a client whose process cannot be started."""
+
+
+class Closing(enum.Enum):
+    """Who began to close a connection."""
+
+    CLIENT = "client"
+    TARGET = "target"
+    CLOSED = "closed"
+    """A process, by `ws.close`, or somebody who cancelled it."""
+    KILLED = "killed"
+    RELAY = "relay"
+    LINK = "link"
+    SHUTDOWN = "shutdown"
+    REFUSED = "refused"
+
 
 _LONGEST_REASON: Final = 123
 """Bytes of a close reason (RFC 6455 section 5.5: a control frame's 125 minus the code's 2)."""

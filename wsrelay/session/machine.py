@@ -42,7 +42,16 @@ from .effects import (
     SendToTarget,
     SetHeartbeat,
 )
-from .ends import LAST, SHUT_DOWN, UNFINISHED, close_for, cut, ended_in_order, result_of
+from .ends import (
+    LAST,
+    SHUT_DOWN,
+    UNFINISHED,
+    Closing,
+    close_for,
+    cut,
+    ended_in_order,
+    result_of,
+)
 from .header import RelayHeader
 from .outbox import Outbox, Overflow
 from .transfer import MOST_WAITING, Order, Transfer
@@ -107,9 +116,12 @@ class Session:
         self._cancel_on_leave = relay.cancel_on_leave
         self._overflow = overflow
         self._held: set[PID] = set()
-        self._opened_at = 0.0
+        self._opened_at: float | None = None
         self._end: tuple[int, str] = (1006, "")
         """The code and reason with which closing began."""
+        self.closing: tuple[Closing, str] = Closing.CLIENT, ""
+        """What began to close it, and who wanted that."""
+        self._hear: Callable[[str, str | bytes], None] | None = None
         self._early: CloseClient | None = None
         """What ended the connection while HANDSHAKING; the close frame follows the upgrade."""
         self._claim: Claim | None = None
@@ -141,7 +153,9 @@ class Session:
         elif not self._target_gone:
             effects = self._join(self.target)
         if (early := self._early) is not None:
-            return effects + self._close(early.code, early.reason, lingering=early.lingering)
+            return effects + self._close(
+                early.code, early.reason, *self.closing, lingering=early.lingering
+            )
         if self._interval is not None:
             effects.append(SetHeartbeat(self._interval))
         return effects
@@ -152,6 +166,7 @@ class Session:
             return []
         self._numbers.refused["client_gone"] += 1
         self._leave_open(ConnectionState.CLOSED)
+        self.closing = Closing.REFUSED, ""
         return [*self._cancel(), ConnectionEnded(result_of(1006, "the upgrade did not come about"))]
 
     def message(self, data: str | bytes) -> list[Effect]:
@@ -160,15 +175,26 @@ class Session:
             return []
         if len(data) > LARGEST // _CHARACTER and (size := _bytes_of(data)) > LARGEST:
             self._numbers.hit["message_size"] += 1
-            return self._close(1009, f"message of {size} bytes exceeds the {LARGEST} of a process")
+            why = f"message of {size} bytes exceeds the {LARGEST} of a process"
+            return self._close(1009, why, Closing.RELAY)
         self.message_count += 1
         self._numbers.messages_from_clients += 1
         self._numbers.bytes_from_clients += _bytes_of(data)
+        if self._hear is not None:
+            self._hear(self._topic, data)
         content = {"type": "text" if isinstance(data, str) else "binary", "data": data}
         if self._transfer is not None:
             self._transfer.waiting.append(content)
             return []
         return self._pass_on(content)
+
+    def hear(self, listener: Callable[[str, str | bytes], None] | None) -> None:
+        """Call a listener with the topic and data of each message of the client.
+
+        All of them come to `message` then.
+        """
+        self._hear = listener
+        self.head = b""
 
     def _pass_on(self, content: dict[str, Any]) -> list[Effect]:
         if (claim := self._claim) is not None:
@@ -176,14 +202,23 @@ class Session:
             if self._is_searching:
                 return []
         effects = [*self._attach(), SendToTarget(self.target, self._topic, content)]
-        if self.state is ConnectionState.OPEN and claim is None:
+        if self.state is ConnectionState.OPEN and claim is None and self._hear is None:
             self.head = relay_head(self._topic, self.pid)
         return effects
 
-    def client_gone(self, code: int, reason: str = "", *, known: bool = True) -> list[Effect]:
+    def client_gone(
+        self,
+        code: int,
+        reason: str = "",
+        *,
+        known: bool = True,
+        closing: Closing = Closing.CLIENT,
+        by: str = "",
+    ) -> list[Effect]:
         """Record that the transport is closed; the code is the client's, or 1006 if it vanished.
 
         `known` is false if the server does not say how the client went; then it is not an error.
+        `closing` says whose doing it is, and `by`, who wanted it.
         """
         if self.state is ConnectionState.CLOSED:
             return []
@@ -192,6 +227,7 @@ class Session:
         is_open = self.state is ConnectionState.OPEN
         effects: list[Effect] = []
         if is_open:
+            self.closing = closing, by
             effects = self._leave(code, reason)
         elif self._parting:
             effects = self._leave(*self._end)
@@ -239,7 +275,7 @@ class Session:
             case SendCommand():
                 return self._send(given, sender)
             case CloseCommand():
-                return self._close(given.code, given.reason)
+                return self.close(given.code, given.reason, sender)
             case ControlCommand():
                 return self._control(given, sender, why_no_target)
         return [RejectCommand(sender, given.topic, given.error)]
@@ -274,7 +310,12 @@ class Session:
             # Before the upgrade, `opened` looks for the next one.
             is_open = self.state is ConnectionState.OPEN
             return self._find_next(self._claim) if is_open else []
-        return self._close(*(instead or close_for(result, join_read=join_read)))
+        return self._lose(*(instead or close_for(result, join_read=join_read)))
+
+    def _lose(self, code: int, reason: str) -> list[Effect]:
+        """Close because there is no target any more."""
+        is_over = (code, reason) == SHUT_DOWN
+        return self._close(code, reason, Closing.SHUTDOWN if is_over else Closing.TARGET)
 
     def join_read(self) -> None:
         """Record that the target has read this connection's `ws.join`."""
@@ -306,7 +347,7 @@ class Session:
             return []
         if instead is None and ended_in_order(result):
             return self._find_next(self._claim)
-        return self._close(*(instead or close_for(result or Result(), join_read=False)))
+        return self._lose(*(instead or close_for(result or Result(), join_read=False)))
 
     def answered(self, why: str | None, why_no_target: Callable[[PID], str | None]) -> list[Effect]:
         """Carry out the transfer that was asked for, or refuse it; `why` says why not.
@@ -340,21 +381,25 @@ class Session:
         self._transfer.waiting.append(one)  # an order before it has to be asked for too
         return []
 
-    def cancel(self, reason: str) -> list[Effect]:
+    def cancel(self, reason: str, by: str = "") -> list[Effect]:
         """Close normally: `process.cancel` on the connection's PID."""
-        return self._close(1000, reason)
+        return self.close(1000, reason, by)
+
+    def close(self, code: int, reason: str, by: str = "") -> list[Effect]:
+        """Close because a process, `by`, or an operator wants that."""
+        return self._close(code, reason, Closing.CLOSED, by)
 
     def refuse_more(self) -> list[Effect]:
         """Close because the node holds too much unfinished client data."""
-        return self._close(*UNFINISHED)
+        return self._close(*UNFINISHED, Closing.RELAY)
 
     def link_down(self) -> list[Effect]:
         """Close because a linked process ended with an error."""
-        return self._close(1011, "linked process ended")
+        return self._close(1011, "linked process ended", Closing.LINK)
 
     def uptime(self, now: float) -> float:
-        """Return the seconds since the upgrade."""
-        return now - self._opened_at
+        """Return the seconds since the upgrade, 0 before it."""
+        return 0.0 if self._opened_at is None else now - self._opened_at
 
     @property
     def drained(self) -> bool:
@@ -368,8 +413,8 @@ class Session:
         `client_gone`.
         """
         if self.state is not ConnectionState.OPEN:
-            return self._close(*SHUT_DOWN, lingering=True)
-        self._end = SHUT_DOWN
+            return self._close(*SHUT_DOWN, Closing.SHUTDOWN, lingering=True)
+        self._end, self.closing = SHUT_DOWN, (Closing.SHUTDOWN, "")
         self._parting = not self._is_searching
         effects = self._unsent()
         self._leave_open(ConnectionState.CLOSING)
@@ -395,15 +440,18 @@ class Session:
     def _too_slow(self) -> list[Effect]:
         self._numbers.hit["slow_client"] += 1
         self.outbox.clear()
-        return self._close(1013, "slow client", lingering=True)
+        return self._close(1013, "slow client", Closing.RELAY, lingering=True)
 
-    def _close(self, code: int, reason: str, *, lingering: bool = False) -> list[Effect]:
+    def _close(
+        self, code: int, reason: str, closing: Closing, by: str = "", *, lingering: bool = False
+    ) -> list[Effect]:
         """Begin the closing handshake; before the upgrade, note the first such end for later."""
         close = CloseClient(code, cut(reason), lingering)
-        if self.state is ConnectionState.HANDSHAKING:
-            self._early = self._early or close
+        if self.state is ConnectionState.HANDSHAKING and self._early is None:
+            self._early, self.closing = close, (closing, by)
         if self.state is not ConnectionState.OPEN:
             return []
+        self.closing = closing, by
         effects = self._leave(code, close.reason)
         self._leave_open(ConnectionState.CLOSING)
         return [*effects, close]
@@ -456,7 +504,7 @@ class Session:
         """Look for the name's next process, unless that has been done too often."""
         self._target_gone = True
         if claim.rejoins >= MOST_REJOINS:
-            return self._close(*close_for(Result(), join_read=False))
+            return self._lose(*close_for(Result(), join_read=False))
         claim.rejoins += 1
         return [FindTarget(claim.spec)]
 

@@ -5,7 +5,15 @@ from __future__ import annotations
 import re
 from typing import Final
 
-__all__ = ["SHORT", "escaped", "escaped_in_json", "indented", "printable", "shortened"]
+__all__ = [
+    "SHORT",
+    "escaped",
+    "escaped_in_json",
+    "indented",
+    "printable",
+    "shortened",
+    "without_middle",
+]
 
 SHORT: Final = 200
 """Characters to show of text that a client has made up."""
@@ -56,10 +64,11 @@ def shortened(text: str, most: int = 4096) -> str:
 
     What a process says about its end may be 64 MB, and log lines are read by people.
     """
-    return _cut(indented(_cut(text, most)), most)
+    return without_middle(indented(without_middle(text, most)), most)
 
 
-def _cut(text: str, most: int) -> str:
+def without_middle(text: str, most: int) -> str:
+    """Return the text without its middle if it has more than `most` characters, and say so."""
     if len(text) <= most:
         return text
     half = most // 2

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections import deque
 from collections.abc import Callable, Hashable
-from typing import Final
+from typing import Final, Protocol
 
 from wsrelay import wire
 from wsrelay.errors import WireError
@@ -12,7 +13,7 @@ from wsrelay.values.message import ExitError, ExitKind
 from wsrelay.values.printable import shortened
 from wsrelay.values.sizes import ITEM, show
 
-__all__ = ["Lanes"]
+__all__ = ["Lanes", "LanesTap"]
 
 _FLOOD: Final = 16 * 1024 * 1024
 """Bytes of replies and events that may wait: a hundred thousand of them."""
@@ -26,6 +27,16 @@ _RESULTS: Final = 4 * wire.MAX_FRAME
 
 _FULL: Final = 64 * 1024
 """Bytes waiting for a worker from which on its clients are no longer read."""
+
+
+class LanesTap(Protocol):
+    """Sees what passes between the node and one worker."""
+
+    def sent(self, frame: wire.Frame | bytes | memoryview) -> None:
+        """See what the worker is sent, except mail that is packed already."""
+
+    def received(self, frame: wire.FromWorker) -> None:
+        """See what the worker has written, before that is done."""
 
 
 class Lanes:
@@ -63,6 +74,7 @@ class Lanes:
         self._counts: deque[int] = deque()
         """For each entry of `_out`, what it adds to `_posted`."""
         self._closed = False
+        self._tap: LanesTap | None = None
         self._when_room: dict[Hashable, Callable[[], None]] = {}
 
     def post(self, frame: wire.Frame) -> None:
@@ -161,8 +173,36 @@ class Lanes:
         self._counts.append(count)
         self._posted += count
 
+    def tap(self, tap: LanesTap | None) -> None:
+        """Have a tap see everything from now on; None: nobody.
+
+        While nobody does, that costs nothing: methods of this one object are replaced.
+        """
+        self._tap, own, kind = tap, vars(self), type(self)
+        for name in ("post", "queue", "relay"):
+            own.pop(name, None)
+        if tap is None:
+            return
+
+        def post(frame: wire.Frame) -> None:
+            tap.sent(frame)
+            kind.post(self, frame)
+
+        def queue(
+            frame: wire.Frame | bytes | memoryview, *, mail: bool = False, visit: bool = False
+        ) -> int:
+            if not mail or isinstance(frame, wire.Frame):
+                tap.sent(frame)
+            return kind.queue(self, frame, mail=mail, visit=visit)
+
+        # That of `Lanes`, by which `queue` is called once.
+        own.update(post=post, queue=queue, relay=functools.partial(Lanes.relay, self))
+
     def hand_over(self, to: Lanes) -> None:
         """Pass everything on to a pipe that has just been opened; these lanes end."""
+        if (tap := self._tap) is not None:
+            self.tap(None)
+            to.tap(tap)
         for data, count in zip(self._out, self._counts, strict=True):
             to._write(data, count)
         to.queued, to.silent, to.backlog = self.queued, self.silent, self.backlog

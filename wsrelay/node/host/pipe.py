@@ -19,7 +19,7 @@ from wsrelay import wire
 from wsrelay.errors import WireError
 from wsrelay.wire.pipe_pair import Duplex
 
-from .lanes import Lanes
+from .lanes import Lanes, LanesTap
 from .unfinished import LARGE, Account, Share, Unfinished
 
 __all__ = ["NodePipe"]
@@ -72,7 +72,7 @@ class NodePipe(Lanes):
         os.set_blocking(ends.reading, False)
         os.set_blocking(ends.writing, False)
         self._loop = asyncio.get_running_loop()
-        self._receive = receive
+        self._receive = self._untapped = receive
         self._garbage = garbage
         self._reader = wire.from_worker()
         self._account = account or Unfinished().account("a worker", garbage)
@@ -178,6 +178,19 @@ class NodePipe(Lanes):
         self._loop.remove_writer(self._ends.writing)
 
     # In
+
+    def tap(self, tap: LanesTap | None) -> None:
+        """Do what `Lanes.tap` does, and have the tap see what is received."""
+        super().tap(tap)
+        receive = self._receive = self._untapped
+        if tap is None:
+            return
+
+        def tapped(frame: wire.FromWorker) -> Iterator[None] | None:
+            tap.received(frame)
+            return receive(frame)
+
+        self._receive = tapped
 
     def begin(self) -> None:
         """Begin to read."""
