@@ -21,6 +21,7 @@ from multiprocessing.util import Finalize
 from types import SimpleNamespace
 from typing import Any, Final, Protocol, Self, TypeVar
 
+from wsrelay import tracing
 from wsrelay.confinement import HostOptions
 from wsrelay.kernel import Signal
 from wsrelay.session.header import TargetSpec
@@ -395,7 +396,7 @@ class Node(HandlerCalls):
             return await self._start_there(pid, target, spec.args)
         if spec.name is None:
             text, code = pack_target(target, spec.args, {}, self.entries)
-            self.engine.launch(pid, text, code, end_when_empty=ends)
+            self.engine.launch(pid, text, tracing.carried(code), end_when_empty=ends)
         else:
             order = self._spawn_order(target, spec.args, {})
             named = NamedOrder(spec.name, pid, order, end_when_empty=ends)
@@ -412,7 +413,7 @@ class Node(HandlerCalls):
     async def _start_there(self, pid: PID, target: Any, args: tuple[Any, ...]) -> Arrival:
         """Start a process on another node for one client, and wait until it runs."""
         text, code = pack_elsewhere(target, args, {}, self.entries, pid)
-        start = SpawnOrder(text, code, plain=True)
+        start = SpawnOrder(text, tracing.carried(code), plain=True)
         try:
             return await self.engine.elsewhere.arrive(pid, waits=True, start=start)
         except (NoTarget, asyncio.CancelledError) as error:

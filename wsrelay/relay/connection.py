@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from msgspec import Struct
 
+from wsrelay import tracing
 from wsrelay.errors import HostFull, NoQuorum, WsrelayError
 from wsrelay.node import ConnectionInfo, Mail, Node, NoTarget, RelayTarget
 from wsrelay.session import ends, machine
@@ -76,13 +77,15 @@ class ClientPeer(Struct, frozen=True, gc=False):
     address: tuple[str, int] | None
     path: str
     subprotocol: str | None
+    trace: str = ""
+    """The context of the upgrade, empty without traces."""
 
     @classmethod
     def of(cls, scope: Scope, subprotocol: str | None) -> ClientPeer:
         """Make it from a `websocket` scope, whose `client` is None over a Unix socket."""
         client = scope.get("client")
         address = None if client is None else (str(client[0]), int(client[1] or 0))
-        return cls(address, scope["path"][:_SHOWN], subprotocol)
+        return cls(address, scope["path"][:_SHOWN], subprotocol, tracing.here())
 
 
 class RelayedConnection(ABC):
@@ -297,7 +300,11 @@ class RelayedConnection(ABC):
                 case JoinTarget():
                     self._debug(f"joins {effect.target}")
                     self._target = clients.join(
-                        pid, effect.target, effect.metadata, receipt=effect.receipt
+                        pid,
+                        effect.target,
+                        effect.metadata,
+                        receipt=effect.receipt,
+                        trace=self._peer.trace,
                     )
                     self._transferred()
                 case FindTarget():
