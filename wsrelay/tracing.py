@@ -178,7 +178,7 @@ def calling(to: str, topic: str) -> AbstractContextManager[object]:
     return tracer().start_as_current_span(
         f"call {topic}",
         kind=SpanKind.CLIENT,
-        attributes={"rpc.system": "wsrelay", "rpc.method": topic, "wsrelay.to": str(to)},
+        attributes={"rpc.system.name": "wsrelay", "rpc.method": topic, "wsrelay.to": str(to)},
     )
 
 
@@ -190,7 +190,7 @@ def _answering(message: Message) -> Iterator[None]:
     """
     from opentelemetry.trace import SpanKind, StatusCode, use_span  # noqa: PLC0415 - as above
 
-    topic, attributes = message.topic, {"rpc.system": "wsrelay", "rpc.method": message.topic}
+    topic, attributes = message.topic, {"rpc.system.name": "wsrelay", "rpc.method": message.topic}
     attributes["wsrelay.from"] = str(message.sender)
     span = tracer().start_span(
         f"answer {topic}",

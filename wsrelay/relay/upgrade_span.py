@@ -84,7 +84,6 @@ def _about(scope: Scope) -> dict[str, str | int]:
         "http.request.method": "GET",
         "url.scheme": scope.get("scheme", "ws"),
         "url.path": scope["path"],
-        "network.protocol.name": "http",
         "network.protocol.version": scope.get("http_version", "1.1"),
     }
     host = _header(scope, b"host")
