@@ -56,7 +56,7 @@ class Words(Room):
 
     def on_text(self, client: Client, text: str) -> None:
         with tracer.start_as_current_span("count and answer"):
-            count: int = process.exec(words_in, None, text)
+            count: int = process.exec(f"{__file__}:words_in", None, text)
             self.total += count
             client.send(f"{count} words")
 

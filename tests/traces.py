@@ -7,9 +7,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+import traced_handlers
 from msgspec import Struct
 from opentelemetry import trace
-from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from support import until
 
@@ -44,8 +44,10 @@ class Spans:
     def all(self) -> list[Span]:
         told = self.path.read_text() if self.path.exists() else ""
         lines = told.rpartition("\n")[0].splitlines()
-        found = [_of_line(json.loads(line)) for line in lines]
-        return found + [_of_line(json.loads(one.to_json())) for one in self.here.get_finished_spans()]
+        found = [of_line(json.loads(line)) for line in lines]
+        return found + [
+            of_line(json.loads(one.to_json())) for one in self.here.get_finished_spans()
+        ]
 
     def named(self, name: str) -> list[Span]:
         return [span for span in self.all() if span.name == name]
@@ -57,7 +59,7 @@ class Spans:
         return found
 
 
-def _of_line(told: dict[str, Any]) -> Span:
+def of_line(told: dict[str, Any]) -> Span:
     context, parent = told["context"], told["parent_id"]
     return Span(
         told["name"],
@@ -72,12 +74,11 @@ def _of_line(told: dict[str, Any]) -> Span:
     )
 
 
-def current() -> tuple[str, str]:
-    """The ids of the current span, as `Span` has them."""
-    its = trace.get_current_span().get_span_context()
-    return f"{its.trace_id:032x}", f"{its.span_id:016x}"
+def traced(handler: Any) -> str:
+    """The target of one of the handlers in traced_handlers.py."""
+    return f"{traced_handlers.__file__}:{handler.__name__}"
 
 
-def line(span: ReadableSpan) -> str:
-    """A span as a line of a file."""
-    return f"{span.to_json(indent=None)}\n"
+def outside() -> Any:
+    """A span of a node's own application."""
+    return trace.get_tracer("test").start_as_current_span("outside")

@@ -92,7 +92,9 @@ def tracer() -> Tracer:
 def here() -> str:
     """Return the context of the current span; empty without one."""
     otel: Any = modules.get(OTEL)
-    return "" if otel is None else text_of(otel.get_current_span())
+    if otel is None or (span := otel.get_current_span()) is otel.INVALID_SPAN:
+        return ""
+    return text_of(span)
 
 
 def text_of(span: Span) -> str:

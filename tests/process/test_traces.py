@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -13,25 +13,19 @@ import rooms
 import traced_handlers
 from exits import Exits
 from one_node import left_as_found, running_node
-from opentelemetry import trace
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from support import client, endpoint, processes, received, relay_to, room, serving, until
-from traces import CLIENT, TRACEPARENT, Spans
+from traces import CLIENT, TRACEPARENT, Spans, outside, traced
 
 from wsrelay import CallError, HostOptions, Node, RelayResponse, WebSocketRelay
 from wsrelay.aio import process as aio_process
 
 pytestmark = pytest.mark.anyio
+pytest_plugins = ["traced_here"]
 
 UPGRADE = "GET /{path:path}"
 FROM_CLIENT = {"traceparent": TRACEPARENT, "tracestate": "vendor=1"}
-
-
-def traced(handler: Any) -> str:
-    return f"{traced_handlers.__file__}:{handler.__name__}"
 
 
 @pytest.fixture(scope="module")
@@ -49,27 +43,6 @@ async def shared() -> AsyncIterator[Node]:
 async def node(shared: Node) -> AsyncIterator[Node]:
     async with left_as_found(shared):
         yield shared
-
-
-@pytest.fixture
-def spans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Spans]:
-    """A provider for this process, as long as the test runs."""
-    found = Spans(tmp_path / "spans")
-    provider = TracerProvider(shutdown_on_exit=False)
-    provider.add_span_processor(SimpleSpanProcessor(found.here))
-    monkeypatch.setattr(trace, "_TRACER_PROVIDER", provider)
-    yield found
-    provider.shutdown()
-
-
-@pytest.fixture
-def path(spans: Spans) -> str:
-    return str(spans.path)
-
-
-def outside() -> Any:
-    """A span of the node's own application."""
-    return trace.get_tracer("test").start_as_current_span("outside")
 
 
 # Starts and lives
@@ -96,9 +69,7 @@ async def test_a_start_and_a_life_are_spans_and_the_handler_s_belong_to_the_life
     assert {life.status, began.status} == {"UNSET"}
 
 
-async def test_a_start_outside_of_spans_begins_a_trace(
-    node: Node, spans: Spans, path: str
-) -> None:
+async def test_a_start_outside_of_spans_begins_a_trace(node: Node, spans: Spans, path: str) -> None:
     target = traced(traced_handlers.begin)
     node.spawn(target, None, path)
     began = await spans.one(f"spawn {target}")
@@ -336,17 +307,20 @@ async def test_a_room_s_spans_for_a_client_belong_to_the_upgrade_and_that_to_the
     upgrade = await spans.one(UPGRADE)
     assert (upgrade.trace, upgrade.parent, upgrade.state) == (*CLIENT, "vendor=1")
     assert upgrade.kind == "SERVER"
-    assert upgrade.about.items() >= {
-        "http.request.method": "GET",
-        "http.response.status_code": 101,
-        "http.route": "/{path:path}",
-        "url.path": "/",
-        "url.scheme": "ws",
-        "client.address": "127.0.0.1",
-        "server.address": "127.0.0.1",
-        "wsrelay.pid": connection,
-        "wsrelay.target_pid": process,
-    }.items()
+    assert (
+        upgrade.about.items()
+        >= {
+            "http.request.method": "GET",
+            "http.response.status_code": 101,
+            "http.route": "/{path:path}",
+            "url.path": "/",
+            "url.scheme": "ws",
+            "client.address": "127.0.0.1",
+            "server.address": "127.0.0.1",
+            "wsrelay.pid": connection,
+            "wsrelay.target_pid": process,
+        }.items()
+    )
     for name in ("join", "text one", "binary"):
         assert (await spans.one(name)).is_child_of(upgrade)
     life, began = await spans.one(f"process {target}"), await spans.one(f"spawn {target}")
@@ -379,17 +353,20 @@ async def test_two_clients_of_a_room_have_a_trace_each_and_keep_it_with_new_meta
     node: Node, spans: Spans, path: str
 ) -> None:
     pid = node.spawn(traced(traced_handlers.Hall), None, path)
-    async with serving(WebSocketRelay(relay_to(pid), node=node)) as url:
-        async with client(url) as first, client(url) as second:
-            await received(first)
-            await received(second)
-            for websocket, text in ((first, "a"), (second, "b")):
-                await websocket.send(text)
-                assert await received(websocket) == text
-            for connection in node.connections:
-                node.send(connection, "ws.control", {"metadata": {"other": 1}})
-            await first.send("c")
-            assert await received(first) == "c"
+    async with (
+        serving(WebSocketRelay(relay_to(pid), node=node)) as url,
+        client(url) as first,
+        client(url) as second,
+    ):
+        await received(first)
+        await received(second)
+        for websocket, text in ((first, "a"), (second, "b")):
+            await websocket.send(text)
+            assert await received(websocket) == text
+        for connection in node.connections:
+            node.send(connection, "ws.control", {"metadata": {"other": 1}})
+        await first.send("c")
+        assert await received(first) == "c"
     upgrades = {span.id: span for span in spans.named(UPGRADE)}
     a, b, c = [await spans.one(f"text {text}") for text in "abc"]
     assert {a.parent, b.parent} == upgrades.keys()
@@ -431,9 +408,7 @@ async def test_a_huge_tracestate_is_left_out(node: Node, spans: Spans, path: str
 
 
 @pytest.mark.parametrize("front_end", ["direct", "uvicorn"])
-async def test_a_refused_upgrade_has_its_status(
-    node: Node, spans: Spans, front_end: str
-) -> None:
+async def test_a_refused_upgrade_has_its_status(node: Node, spans: Spans, front_end: str) -> None:
     async def refused(app: Any, expected: int, **options: Any) -> None:
         app = WebSocketRelay(app, node=node, native=False, **options)
         async with serving(app, front_end) as url:
@@ -497,10 +472,12 @@ async def test_a_span_of_middleware_around_is_the_parent_of_the_upgrade(
     ):
         assert await received(websocket) == "welcome"
     upgrade = await spans.one(UPGRADE)
-    assert upgrade.is_child_of(
-        await until(lambda: [s for s in spans.named("outside") if s.id == upgrade.parent], "")
-        and next(span for span in spans.named("outside") if span.id == upgrade.parent)
+    around = await until(
+        lambda: [span for span in spans.named("outside") if span.id == upgrade.parent],
+        "the span around the upgrade has ended",
     )
+    assert upgrade.is_child_of(around[0])
+    assert upgrade.trace != CLIENT[0], "the middleware did not look at the header"
 
 
 # Without a provider
