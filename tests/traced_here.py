@@ -10,8 +10,6 @@ from pathlib import Path
 
 import pytest
 from opentelemetry import trace
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from traces import Spans
 
 
@@ -19,11 +17,9 @@ from traces import Spans
 def spans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Spans]:
     """A provider for this process, as long as the test runs."""
     found = Spans(tmp_path / "spans")
-    provider = TracerProvider(shutdown_on_exit=False)
-    provider.add_span_processor(SimpleSpanProcessor(found.here))
-    monkeypatch.setattr(trace, "_TRACER_PROVIDER", provider)
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER", found.provider)
     yield found
-    provider.shutdown()
+    found.provider.shutdown()
 
 
 @pytest.fixture

@@ -10,6 +10,8 @@ from typing import Any
 import traced_handlers
 from msgspec import Struct
 from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from support import until
 
@@ -40,6 +42,8 @@ class Spans:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.here = InMemorySpanExporter()
+        self.provider = TracerProvider(shutdown_on_exit=False)
+        self.provider.add_span_processor(SimpleSpanProcessor(self.here))
 
     def all(self) -> list[Span]:
         told = self.path.read_text() if self.path.exists() else ""

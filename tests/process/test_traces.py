@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from starlette.responses import JSONResponse
 from support import client, endpoint, processes, received, relay_to, room, serving, until
 from traces import CLIENT, TRACEPARENT, Spans, outside, traced
 
-from wsrelay import CallError, HostOptions, Node, RelayResponse, WebSocketRelay
+from wsrelay import CallError, HostOptions, Node, RelayResponse, WebSocketRelay, tracing
 from wsrelay.aio import process as aio_process
 
 pytestmark = pytest.mark.anyio
@@ -159,6 +160,37 @@ async def test_a_process_that_waits_for_its_name_is_one_start(
     assert lives[0].about["wsrelay.pid"] == second
 
 
+async def test_what_a_node_does_for_a_process_is_not_in_the_span_of_who_came_first(
+    spans: Spans, path: str
+) -> None:
+    """Its readers, and so all that they cause later, run in the context in which they began."""
+    seen: list[dict[str, str]] = []
+    async with Node(hosts=[processes()]) as node:
+        node.engine.on_exit.append(lambda *_: seen.append(tracing.ids()))
+        with outside():  # the host's template starts here
+            node.spawn(traced(traced_handlers.begin), None, path)
+            assert tracing.ids()
+        await until(lambda: seen, "it has ended")
+    assert seen == [{}]
+    assert await spans.one("work")
+
+
+def test_an_exporter_that_never_ends_holds_a_worker_up_for_a_moment_only(
+    spans: Spans, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, end = threading.Event(), threading.Event()
+
+    def force_flush() -> None:
+        begun.set()
+        end.wait()
+
+    monkeypatch.setattr(spans.provider, "force_flush", force_flush)
+    monkeypatch.setattr(tracing, "_PATIENCE", 0.001)
+    tracing.flush()
+    begun.wait()
+    end.set()
+
+
 # Messages
 
 
@@ -295,7 +327,7 @@ async def test_a_room_s_spans_for_a_client_belong_to_the_upgrade_and_that_to_the
     )
     async with (
         serving(app, front_end) as url,
-        client(url, additional_headers=FROM_CLIENT) as websocket,
+        client(f"{url}/?token=secret", additional_headers=FROM_CLIENT) as websocket,
     ):
         assert await received(websocket) == "welcome"
         await websocket.send("one")
@@ -321,6 +353,7 @@ async def test_a_room_s_spans_for_a_client_belong_to_the_upgrade_and_that_to_the
             "wsrelay.target_pid": process,
         }.items()
     )
+    assert "secret" not in str(upgrade.about)
     for name in ("join", "text one", "binary"):
         assert (await spans.one(name)).is_child_of(upgrade)
     life, began = await spans.one(f"process {target}"), await spans.one(f"spawn {target}")

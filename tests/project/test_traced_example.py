@@ -15,11 +15,8 @@ from pathlib import Path
 
 import httpx
 from opentelemetry.propagate import inject
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from running import HANDLERS, MARK, TIMEOUT, client, family_of, received, until
-from traces import Span, Spans, of_line
+from traces import Spans, of_line
 
 TRACED = str(HANDLERS / "traced.py")
 
@@ -51,11 +48,9 @@ def running(traces: Path) -> Iterator[str]:
 
 def test_the_example_is_one_trace_over_client_front_end_room_and_worker(tmp_path: Path) -> None:
     spans = Spans(tmp_path / "traces")
-    provider = TracerProvider(shutdown_on_exit=False)
-    provider.add_span_processor(SimpleSpanProcessor(InMemorySpanExporter()))
     headers: dict[str, str] = {}
     with running(spans.path) as address:
-        with provider.get_tracer("test").start_as_current_span("client") as ours:
+        with spans.provider.get_tracer("test").start_as_current_span("client"):
             inject(headers)
             with client(f"ws://{address}/rooms/blue", additional_headers=headers) as websocket:
                 websocket.send("to be or not to be")
@@ -63,8 +58,7 @@ def test_the_example_is_one_trace_over_client_front_end_room_and_worker(tmp_path
         assert httpx.get(f"http://{address}/rooms/blue/words").json() == 6
     # Each process has sent its spans by its end, for all that it exports in the background.
     told = [of_line(json.loads(line)) for line in spans.path.read_text().splitlines()]
-    context = ours.get_span_context()
-    mine = Span("client", f"{context.trace_id:032x}", f"{context.span_id:016x}", None, "", "", {})
+    [mine] = [of_line(json.loads(span.to_json())) for span in spans.here.get_finished_spans()]
     chain = [
         "count",
         f"process {TRACED}:words_in",
