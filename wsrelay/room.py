@@ -18,7 +18,7 @@ from .values.json_text import json_text
 from .values.message import SEND, Event, Message
 from .values.pid import nameable
 from .values.presence import Presence
-from .worker.dispatch import Dispatcher
+from .worker.dispatch import Dispatcher, within
 
 if TYPE_CHECKING:
     from .worker.calls import WorkerContext
@@ -229,7 +229,7 @@ class Room(BaseRoom[M]):
 
 def _serve(room: Dispatcher) -> None:
     """Take what arrives until the room is at its end."""
-    step, relayed, find, pipe = room.step, room.relayed, room.find, room.mailbox.pipe
+    (step, relayed, find), pipe = room.ways(within), room.mailbox.pipe
     text = _text_taker(room)
     is_turn = True  # of a tick: a message has passed since the last one, or there was none
     while True:

@@ -16,6 +16,7 @@ from one_node import BOTH, seen_by, starts
 from relating import Face
 from starlette.requests import Request
 from support import client, endpoint, received, serving, until
+from traces import Spans, outside
 from websockets.exceptions import InvalidStatus
 
 from wsrelay import (
@@ -48,7 +49,7 @@ from wsrelay.peers import names as peer_names
 from wsrelay.wire.code import pack_plain
 
 pytestmark = pytest.mark.anyio
-pytest_plugins = ["sharing"]
+pytest_plugins = ["sharing", "traced_here"]
 
 CHANCE = random.Random(1)  # noqa: S311 - no secret
 
@@ -738,3 +739,16 @@ async def test_a_walled_in_process_may_find_names_of_other_nodes_and_no_more(
     assert seen[0] == pid
     starts(seen[1:], "NotAllowed", "NotAllowed", "NotAllowed")
     assert not cluster.keys
+
+
+@pytest.mark.parametrize("arguments", [(), (1,)])
+async def test_what_another_node_starts_under_a_name_belongs_to_who_has_asked(
+    cluster: Shared, spans: Spans, arguments: tuple[int, ...]
+) -> None:
+    ann = cluster.nodes["ann"]
+    with outside():
+        pid = await ann.get_or_spawn_async("its name", "room", "processes@ben", *arguments)
+    assert pid.node == "ben"
+    began = await spans.one("spawn room")
+    assert began.is_child_of(await spans.one("outside"))
+    assert began.about["wsrelay.pid"] == pid

@@ -28,7 +28,8 @@ from wsrelay.values import extras
 ROOT = HANDLERS.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
-DEVELOPERS = {"dev", "bench"}
+APART = {"dev", "tracing"}
+"""Extras for developers of wsrelay, and one that no command needs."""
 
 INSTALLING = 240.0
 """Seconds for one call of pip."""
@@ -49,10 +50,10 @@ def _names(requirements: Sequence[str]) -> set[str]:
     return {re.split(r"[^\w.-]", one)[0].lower() for one in requirements}
 
 
-def test_all_holds_every_extra_but_those_for_developers() -> None:
+def test_all_holds_every_extra_that_a_command_needs() -> None:
     [listed] = EXTRAS["all"]
     assert set(listed.removeprefix("wsrelay[").removesuffix("]").split(",")) == (
-        EXTRAS.keys() - DEVELOPERS - {"all"}
+        EXTRAS.keys() - APART - {"all"}
     )
 
 
@@ -64,7 +65,7 @@ def test_the_extra_that_a_message_names_brings_the_module() -> None:
         brought.setdefault(extra, set()).update(
             name.lower().replace("_", "-") for name in distributions[module]
         )
-    assert brought == {name: _names(EXTRAS[name]) for name in EXTRAS.keys() - DEVELOPERS - {"all"}}
+    assert brought == {name: _names(EXTRAS[name]) for name in EXTRAS.keys() - APART - {"all"}}
 
 
 def test_the_middleware_alone_loads_no_server() -> None:

@@ -13,7 +13,7 @@ from wsrelay.values.client import M, content_of
 from wsrelay.values.json_text import json_text
 from wsrelay.values.message import SEND, Event
 from wsrelay.values.presence import Presence
-from wsrelay.worker.dispatch import Dispatcher
+from wsrelay.worker.dispatch import Dispatcher, within_async
 
 from . import process
 
@@ -128,7 +128,7 @@ class Room(BaseRoom[M]):
 
 async def _serve(room: Dispatcher) -> None:
     """Take what arrives until the room is at its end."""
-    mailbox, step = room.mailbox, room.step
+    mailbox, (step, _, _) = room.mailbox, room.ways(within_async)
     inbox, next_async = mailbox.inbox, mailbox.next_async
     is_turn = True  # of a tick: a message has passed since the last one, or there was none
     while not room.ended:

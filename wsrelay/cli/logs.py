@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 import click
 import msgspec
 
-from wsrelay.node.host import own_text
+from wsrelay.node.host import own_text, trace_ids
 from wsrelay.values.printable import escaped_in_json, indented
 from wsrelay.wire.logrecord import PLAIN, extra_of, fields_of
 
@@ -33,8 +33,9 @@ _LINGER: Final = 2.0
 class _JSONFormatter(logging.Formatter):
     """One JSON object per line: time (ISO 8601, UTC), level, logger, message.
 
-    Where they apply: what is known of the process (`logrecord.fields_of`), `extra` with the fields
-    that the record was given, and the traceback.
+    Where they apply: what is known of the process (`logrecord.fields_of`), `trace_id` and `span_id`
+    of the span in which it was written, `extra` with the fields that the record was given, and the
+    traceback.
     """
 
     def format(self, record: logging.LogRecord) -> str:
@@ -45,8 +46,9 @@ class _JSONFormatter(logging.Formatter):
             "logger": record.name,
             "message": own_text(record),
             **fields_of(record),
+            **(ids := trace_ids(record)),
         }
-        if extra := extra_of(record):
+        if extra := {k: v for k, v in extra_of(record).items() if k not in ids}:
             line["extra"] = msgspec.json.decode(msgspec.json.encode(extra))
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)

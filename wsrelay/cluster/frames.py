@@ -410,7 +410,8 @@ class VisitFrame(PeerFrame, tag=50):
 class GuestJoinFrame(PeerFrame, tag=51):
     """Bind a client to the process, with its metadata and what an operator wants to know of it.
 
-    `receipt`: answer with `GuestReadFrame` when the process has read the join.
+    `receipt`: answer with `GuestReadFrame` when the process has read the join. `trace` is the
+    context of the upgrade (`values/trace_context.py`).
     """
 
     ref: int
@@ -421,6 +422,7 @@ class GuestJoinFrame(PeerFrame, tag=51):
     path: Text
     subprotocol: Text | None
     user: Text | None
+    trace: Text = ""
 
 
 class GuestMessageFrame(PeerFrame, tag=52):

@@ -255,11 +255,12 @@ class Connections:
         metadata: dict[str, Any] | None,
         *,
         receipt: bool,
+        trace: str = "",
     ) -> None:
         """Bind a client of another node to a process of this one, as `connect` and `join` do."""
         self.guests[guest.pid] = guest
         target.bind(guest.pid)
-        self.join(guest.pid, target.pid, metadata, receipt=receipt)
+        self.join(guest.pid, target.pid, metadata, receipt=receipt, trace=trace)
         if self._engine.draining:  # it was on its way when the others were told
             guest.shut_down()
 
@@ -277,14 +278,15 @@ class Connections:
         metadata: dict[str, Any] | None,
         *,
         receipt: bool = False,
+        trace: str = "",
     ) -> RelayTarget:
         """Bind a connection to a target, send the target `ws.join`, and return it.
 
-        `receipt`: the connection is told when the target has read it.
+        `receipt`: the connection is told when the target has read it. `trace`: see `RelayTarget`.
         The target must have just been found alive, but may have been asked to end since.
         """
         bound = self._target(target)
-        if not bound.join(client, metadata, receipt=receipt):
+        if not bound.join(client, metadata, receipt=receipt, trace=trace):
             self._router.dead_letters += 1
         return bound
 

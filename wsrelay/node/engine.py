@@ -13,11 +13,12 @@ import logging
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from sys import modules
 from typing import Any, Final
 
 from msgspec import Raw
 
-from wsrelay import wire
+from wsrelay import tracing, wire
 from wsrelay.errors import HostFailed, HostFull, TooMany, UnknownHost
 from wsrelay.kernel import (
     BreakEffect,
@@ -37,7 +38,7 @@ from wsrelay.template import worker_title
 from wsrelay.values.message import ExitError, ExitKind, Result
 from wsrelay.values.numbers import RETURNED
 from wsrelay.values.pid import PID, PIDSource, base36
-from wsrelay.values.printable import printable, shortened
+from wsrelay.values.printable import escaped, printable, shortened
 from wsrelay.values.sizes import show
 from wsrelay.values.targets import TargetEntry
 from wsrelay.wire import payload
@@ -196,6 +197,8 @@ class Engine:
         seconds = time.monotonic() - process.launched_at
         self.numbers.start_seconds[process.options.name].add(seconds)
         self._debug(process, f"runs, OS pid {process.os_pid}")
+        if process.spans is not None:
+            process.spans.started()
         process.tell_started(None)
 
     def _stopping(self, process: WorkerProcess) -> None:
@@ -218,8 +221,11 @@ class Engine:
         if kind == ExitKind.HOST_FULL:  # it has waited for its name, and had no place then
             self.numbers.hit["max_processes"] += 1
         del self.endpoints[pid]
+        if (spans := process.spans) is not None:
+            spans.ended(result.error)
         if process.launched:
-            self._log_exit(pid, result.error, self.about(process))
+            about = self.about(process)
+            self._log_exit(pid, result.error, about if spans is None else about | spans.ids)
         else:
             process.exited(functools.partial(self.about, process))
             self._log_unlaunched(process, result.error)
@@ -260,7 +266,7 @@ class Engine:
         """Return the source of the PIDs that a worker makes: each incarnation has its own."""
         return PIDSource(self.name, f"{self._random}.{base36(incarnation.ref)}")
 
-    def launch(  # noqa: PLR0917 - internal, called by position from other threads
+    def launch(  # noqa: C901, PLR0917 - one piece, as the calls of a start are counted; internal, called by position from other threads
         self,
         pid: PID,
         target: str | None,
@@ -298,6 +304,13 @@ class Engine:
         entry = target if target is not None and target in self.entries else ""
         options = self.templates.options[pid.host]
         self.numbers.starts[options.name, entry] += 1
+        spans, otel = None, modules.get(tracing.OTEL)
+        # `tracing.is_on` without the call:
+        if otel and not isinstance(otel.get_tracer_provider(), otel.ProxyTracerProvider):
+            from .spans import ProcessSpans  # noqa: PLC0415 - it needs OpenTelemetry
+
+            spans = ProcessSpans(pid, escaped(target or "a callable"), code)
+            code = spans.code
         process = WorkerProcess(
             self.kernel.processes[pid],
             options,
@@ -310,6 +323,8 @@ class Engine:
             end_when_empty=end_when_empty,
             fenced=name is not None and self.fencing.is_cluster_name(name),
         )
+        if spans is not None:
+            process.spans = spans
         if process.fenced:
             self.fencing.begun(process)
         process.names = [*self.kernel.names.of(pid)]
@@ -317,8 +332,10 @@ class Engine:
             # Its launch is carried out here, so that the caller gets the error if it fails.
             try:
                 self._launch(process)
-            except HostFailed:
+            except HostFailed as error:
                 self.kernel.exited(pid, Result())  # the caller learns of it from this error
+                if spans is not None:
+                    spans.ended(ExitError(ExitKind.START_FAILED, str(error)))
                 raise
         else:
             former = self.kernel.names.awaited(pid)

@@ -9,9 +9,10 @@ import functools
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from sys import modules
 from typing import Any, Final, TypeVar
 
-from wsrelay import wire
+from wsrelay import tracing, wire
 from wsrelay.errors import InvalidName, NameTaken, NotAProcess, PayloadError
 from wsrelay.kernel import Kernel, Signal
 from wsrelay.values import current
@@ -74,7 +75,7 @@ class HandlerCalls:
 
     def send(self, to: str | Iterable[str], topic: str, payload_: Any = None) -> None:
         """Send a message; raises `ReservedTopic`, `PayloadError`, `NodeBusy`."""
-        content = _content(payload_)
+        content = _content(topic, payload_)
         receivers = [address(to)] if isinstance(to, str) else [address(one) for one in to]
         self._here(self._route, Mail(self._pid, _topic(topic), content), receivers)
 
@@ -87,7 +88,7 @@ class HandlerCalls:
     ) -> Timer:
         """Send a message later; raises as `wsrelay.process.send_after` does, but for `TooMany`."""
         due = time.monotonic_ns() + int(seconds_of(seconds, "seconds") * 1_000_000_000)
-        content = _content(payload_)
+        content = _content(topic, payload_)
         receivers = [address(to)] if isinstance(to, str) else [address(one) for one in to]
         message = wire.SendFrame(receivers, _topic(topic), content)
         timer = Timer.of(self._ids.next("node"))
@@ -103,7 +104,8 @@ class HandlerCalls:
 
         It waits in the calling thread, so it raises `NotAProcess` where an event loop runs.
         """
-        return self._prepared(to, topic, payload_, timeout).wait()
+        with tracing.calling(to, topic):
+            return self._prepared(to, topic, payload_, timeout).wait()
 
     async def call_async(
         self,
@@ -113,10 +115,11 @@ class HandlerCalls:
         timeout: float | None = 5.0,  # noqa: ASYNC109 - as in `call`
     ) -> Any:
         """Do what `call` does in a coroutine, of any event loop."""
-        return await self._prepared(to, topic, payload_, timeout).wait_async()
+        with tracing.calling(to, topic):
+            return await self._prepared(to, topic, payload_, timeout).wait_async()
 
     def _prepared(self, to: str, topic: str, payload_: Any, timeout: float | None) -> NodeCall:
-        content = _content(payload_)
+        content = _content(topic, payload_)
         loop = self._here(asyncio.get_running_loop)
         return NodeCall(self._calls, loop, self._pid, address(to), _topic(topic), content, timeout)
 
@@ -128,6 +131,9 @@ class HandlerCalls:
         if host is not None and "@" in host and (place := self._elsewhere(host)) is not None:
             return self._spawn_elsewhere(place, target, args, kwargs)
         text, code = pack_target(target, args, kwargs, self.entries)
+        # `tracing.carried` without the call, where there is no span.
+        if (otel := modules.get(tracing.OTEL)) and otel.get_current_span() is not otel.INVALID_SPAN:
+            code = tracing.carried(code)
         pid = self._here(self.engine.launch, self._next_pid(target, host), text, code)
         if (note := current.spawned_by_request.get()) is not None:
             note(pid)
@@ -172,8 +178,8 @@ class HandlerCalls:
         text, code = pack_target(target, args, kwargs, self.entries)
         if self.engine.elsewhere.shares_names and text in self.entries:
             with contextlib.suppress(PayloadError):  # then only this node can start it
-                return SpawnOrder(text, pack_plain(args, kwargs), plain=True)
-        return SpawnOrder(text, code, plain=False)
+                return SpawnOrder(text, tracing.carried(pack_plain(args, kwargs)), plain=True)
+        return SpawnOrder(text, tracing.carried(code), plain=False)
 
     def _named_pid(self, target: Any, host: str | None) -> PID:
         """Make the PID of a process that is started under a name, perhaps on another node."""
@@ -244,6 +250,7 @@ class HandlerCalls:
         self, pid: PID, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> PID:
         text, code = pack_elsewhere(target, args, kwargs, self.entries, pid)
+        code = tracing.carried(code)
         frame = wire.SpawnFrame(str(pid), pid.host, text, code, plain=True)
         self._here(self.engine.elsewhere.spawn, self._pid, pid, frame)
         return pid
@@ -344,7 +351,7 @@ class HandlerCalls:
 
     def broadcast(self, group: str, topic: str, payload_: Any) -> None:
         """Send a message to all members of a group; raises as `send` does."""
-        mail = Mail(self._pid, _topic(topic), _content(payload_))
+        mail = Mail(self._pid, _topic(topic), _content(topic, payload_))
 
         def route() -> None:
             members, elsewhere = self.kernel.groups.members(group), self.engine.elsewhere
@@ -403,9 +410,11 @@ async def settled(function: Callable[..., Any], *args: Any) -> Any:
     return await answer if isinstance(answer, Awaitable) else answer
 
 
-def _content(payload_: Any) -> bytes:
-    """Return a payload that can be sent; raises `PayloadError`."""
+def _content(topic: Any, payload_: Any) -> bytes:
+    """Return a payload that can be sent under a topic; raises `ReservedTopic`, `PayloadError`."""
     content = payload.encode(payload_)
+    if tracing.OTEL in modules and not sendable(topic).startswith("ws."):  # else it is for a client
+        content = tracing.carried(content)
     check_size(len(content))
     return content
 

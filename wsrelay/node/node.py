@@ -25,6 +25,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final, Protocol, Self, TypeVar, cast
 
+from wsrelay import tracing
 from wsrelay.confinement import HostOptions
 from wsrelay.kernel import Signal
 from wsrelay.session.header import TargetSpec
@@ -454,7 +455,7 @@ class Node(HandlerCalls):
             return await self._start_there(pid, target, spec.args)
         if spec.name is None:
             text, code = pack_target(target, spec.args, {}, self.entries)
-            self.engine.launch(pid, text, code, end_when_empty=ends)
+            self.engine.launch(pid, text, tracing.carried(code), end_when_empty=ends)
         else:
             order = self._spawn_order(target, spec.args, {})
             named = NamedOrder(spec.name, pid, order, end_when_empty=ends)
@@ -471,7 +472,7 @@ class Node(HandlerCalls):
     async def _start_there(self, pid: PID, target: Any, args: tuple[Any, ...]) -> Arrival:
         """Start a process on another node for one client, and wait until it runs."""
         text, code = pack_elsewhere(target, args, {}, self.entries, pid)
-        start = SpawnOrder(text, code, plain=True)
+        start = SpawnOrder(text, tracing.carried(code), plain=True)
         try:
             return await self.engine.elsewhere.arrive(pid, waits=True, start=start)
         except (NoTarget, asyncio.CancelledError) as error:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Raw, Struct
 
@@ -34,6 +34,9 @@ from wsrelay.wire import payload
 from .endpoint import Mail
 from .ends import EndRequest
 from .host import Incarnation, Intake, Lanes
+
+if TYPE_CHECKING:
+    from .spans import ProcessSpans
 
 __all__ = ["NamedOrder", "SpawnOrder", "WorkerProcess"]
 
@@ -101,6 +104,9 @@ class WorkerProcess:
 
     asked: EndRequest | None = None
     """Who has asked it to end."""
+
+    spans: ProcessSpans | None = None
+    """Those of OpenTelemetry, if the node has configured that."""
 
     _call: tuple[Callable[..., None], tuple[Any, ...]]
     """What its timer calls, or has called; it has had none before."""
@@ -385,16 +391,24 @@ class WorkerProcess:
 
     # What the relay sends it; False: it no longer takes mail, so that is a dead letter
 
-    def join(self, client: PID, metadata: dict[str, Any] | None, *, receipt: bool = False) -> bool:
+    def join(
+        self,
+        client: PID,
+        metadata: dict[str, Any] | None,
+        *,
+        receipt: bool = False,
+        trace: str = "",
+    ) -> bool:
         """Send it `ws.join` and bind the connection.
 
-        `receipt`: it says when it has read that (`JoinReadFrame`).
+        `receipt`: it says when it has read that (`JoinReadFrame`). `trace` is the context of the
+        upgrade.
         """
         if not self.takes_mail:
             return False
         pipe = self.pipe
         content = Raw(payload.pack(metadata))
-        pipe.queue(wire.AttachFrame(str(client), content, receipt), visit=True)
+        pipe.queue(wire.AttachFrame(str(client), content, receipt, trace), visit=True)
         self.clients[client] = pipe.queue(wire.RelayFrame(JOIN, str(client), {}), visit=True)
         pipe.silent += 1
         self.occupied()

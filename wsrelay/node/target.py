@@ -76,10 +76,18 @@ class RelayTarget(Protocol):
     def unbind(self, client: PID) -> bool:
         """Undo `bind`; returns whether that was the last client of a process that lives here."""
 
-    def join(self, client: PID, metadata: dict[str, Any] | None, *, receipt: bool = False) -> bool:
+    def join(
+        self,
+        client: PID,
+        metadata: dict[str, Any] | None,
+        *,
+        receipt: bool = False,
+        trace: str = "",
+    ) -> bool:
         """Send it `ws.join` and bind the connection; returns whether it took that.
 
-        `receipt`: the connection is told when the target has read it.
+        `receipt`: the connection is told when the target has read it. `trace` is the context of
+        the upgrade.
         """
 
     def attach(self, client: PID, metadata: dict[str, Any] | None) -> None:

@@ -32,6 +32,7 @@ from wsrelay.node import Arrival, ConnectionInfo, NoTarget, WorkerProcess
 from wsrelay.values.message import HEARTBEAT, ExitError, Result
 from wsrelay.values.pid import PID
 from wsrelay.values.printable import shortened
+from wsrelay.values.trace_context import parse
 from wsrelay.wire import MAX_RECEIVERS, WorkerError, payload
 
 from .exchange import Exchange
@@ -274,7 +275,10 @@ class Guests:
             raise WireError(f"{client} joins {visit.pid} and has left no other")
         else:
             visit.guests[client] = guest = Guest(client, visit, _info(visit, frame))
-            self._clients.welcome(guest, visit.process, metadata, receipt=frame.receipt)
+            trace = parse(*frame.trace.split(" ", 1)) if frame.trace else ""
+            self._clients.welcome(
+                guest, visit.process, metadata, receipt=frame.receipt, trace=trace
+            )
 
     def _message(self, neighbour: Neighbour, frame: GuestMessageFrame) -> None:
         visit, data = self._of(neighbour, frame.ref), frame.frame

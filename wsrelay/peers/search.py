@@ -9,6 +9,7 @@ from wsrelay.cluster.peer import Peer
 from wsrelay.errors import HostFailed, HostFull, WsrelayError
 from wsrelay.node.process import NamedOrder
 from wsrelay.values.pid import PID
+from wsrelay.values.trace_context import put, split
 from wsrelay.wire.code import pack_plain
 
 from .exchange import PeerGone
@@ -117,11 +118,12 @@ class NameSearch:
         frame = AskNameFrame(0, order.name, kind, str(order.parent or ""))
         if self._travels():
             frame.host, frame.target = order.pid.host, what.target
-            frame.code = what.code or pack_plain((), {})
+            trace, code = split(what.code)
+            frame.code = put(code or pack_plain((), {}), trace)
             frame.end_when_empty = order.end_when_empty
         return frame
 
     def _travels(self) -> bool:
         """Whether another node can start it: that starts entries, with data."""
         what = self._order.order
-        return self._names.is_entry(what.target) and (what.plain or not what.code)
+        return self._names.is_entry(what.target) and (what.plain or not split(what.code)[1])

@@ -158,7 +158,14 @@ class RemoteTarget:
 
     # What the relay sends it
 
-    def join(self, client: PID, metadata: dict[str, Any] | None, *, receipt: bool = False) -> bool:
+    def join(
+        self,
+        client: PID,
+        metadata: dict[str, Any] | None,
+        *,
+        receipt: bool = False,
+        trace: str = "",
+    ) -> bool:
         """Send it `ws.join` and bind the connection."""
         if not self.takes_mail:
             return False
@@ -175,6 +182,7 @@ class RemoteTarget:
                 info.path,
                 info.subprotocol,
                 info.user,
+                trace,
             )
         )
         self._sent[client] = self.neighbour.way.sent

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from msgspec import Struct
 
+from wsrelay import tracing
 from wsrelay.errors import HostFull, NoQuorum, WsrelayError
 from wsrelay.node import ConnectionInfo, Mail, Node, NoTarget, RelayTarget
 from wsrelay.node.ends import EndRequest
@@ -80,6 +81,8 @@ class ClientPeer(Struct, frozen=True, gc=False):
     address: tuple[str, int] | None
     path: str
     subprotocol: str | None
+    trace: str = ""
+    """The context of the upgrade, empty without traces."""
 
     @classmethod
     def of(cls, scope: Scope, subprotocol: str | None) -> ClientPeer:
@@ -87,7 +90,7 @@ class ClientPeer(Struct, frozen=True, gc=False):
         client = scope.get("client")
         address = None if client is None else (str(client[0]), int(client[1] or 0))
         shown = None if subprotocol is None else subprotocol[:_SHOWN]
-        return cls(address, scope["path"][:_SHOWN], shown)
+        return cls(address, scope["path"][:_SHOWN], shown, tracing.here())
 
 
 class RelayedConnection(ABC):
@@ -348,7 +351,11 @@ class RelayedConnection(ABC):
                     self._debug(f"joins {effect.target}")
                     self._died, self._joined = 0.0, time.monotonic() if effect.receipt else 0.0
                     self._target = clients.join(
-                        pid, effect.target, effect.metadata, receipt=effect.receipt
+                        pid,
+                        effect.target,
+                        effect.metadata,
+                        receipt=effect.receipt,
+                        trace=self._peer.trace,
                     )
                     self._transferred()
                 case FindTarget():

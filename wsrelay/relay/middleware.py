@@ -8,6 +8,7 @@ from collections.abc import Collection
 from types import SimpleNamespace
 from typing import Final
 
+from wsrelay import tracing
 from wsrelay.node import Node
 from wsrelay.session import handshake
 from wsrelay.session.origins import Origins
@@ -202,7 +203,15 @@ class WebSocketRelay:
     async def _websocket(self, node: Node, scope: Scope, receive: Receive, send: Send) -> None:
         if self._is_never_asked(scope):
             await self._app(scope, receive, send)
-            return
+        elif not tracing.is_on():
+            await self._upgrade(node, scope, receive, send)
+        else:
+            from .upgrade_span import UpgradeSpan  # noqa: PLC0415 - it needs OpenTelemetry
+
+            with UpgradeSpan(scope, send) as span:
+                await self._upgrade(node, span.scope, receive, span.send)
+
+    async def _upgrade(self, node: Node, scope: Scope, receive: Receive, send: Send) -> None:
         scope = {**scope, "headers": list(scope["headers"])}  # ASGI allows any iterable
         node.start()  # raises if the node runs in another event loop than this connection
         if not self._origin_allowed(scope):

@@ -85,11 +85,12 @@ class HandlerProbe:
         self._gone = asyncio.Event()
         self._asked = False
         self._kept: list[Event] = []
-        self.task = asyncio.create_task(self._run(app, scope), name=f"asking {scope['path']}")
+        self._scope = http_scope(scope)
+        self.task = asyncio.create_task(self._run(app), name=f"asking {scope['path']}")
 
-    async def _run(self, app: App, scope: Scope) -> None:
+    async def _run(self, app: App) -> None:
         self._spawned.watch()
-        await app(http_scope(scope), self._receive, self._send)
+        await app(self._scope, self._receive, self._send)
 
     async def started(self) -> HandlerResponse | None:
         """Wait for the start of the response; None if the application ended without one.
@@ -101,6 +102,12 @@ class HandlerProbe:
             return self.answer.result()
         self.task.result()
         return None
+
+    @property
+    def route(self) -> str:
+        """The path of the route that has answered, if the framework notes it: `/rooms/{name}`."""
+        path = getattr(self._scope.get("route"), "path", "")
+        return path if isinstance(path, str) else ""
 
     def drop_body(self) -> None:
         """Discard the response's body."""

@@ -11,6 +11,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
+from wsrelay import tracing
 from wsrelay.errors import HostFull, NoQuorum, RelayRefused, WsrelayError
 from wsrelay.node import Arrival, Node, NoTarget
 from wsrelay.session import header
@@ -148,6 +149,8 @@ class Upgrade:
             if not await self._serve_without_answer(f"it raised {error!r:.200}"):
                 raise
             return
+        if route := asking.route:
+            tracing.note({"http.route": route}, name=f"GET {route}")
         if answer is not None and answer.relay is not None:
             asking.drop_body()
             await self._relay(asking, answer, watch)
@@ -256,6 +259,7 @@ class Upgrade:
             claim = self._scope.get("extensions", {}).get(DIRECT)
             kind = AsgiConnection if claim is None else DirectConnection
             connection = kind(node, relay, self._limits, peer)
+        tracing.note({"wsrelay.pid": str(connection.pid), "wsrelay.target_pid": str(arrival.pid)})
         logger.debug("%s: 101: %s", path, connection.pid, extra=fields(pid=connection.pid))
         accept = {"type": "websocket.accept", "subprotocol": subprotocol, "headers": headers}
         if isinstance(connection, AsgiConnection):

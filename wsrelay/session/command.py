@@ -15,6 +15,7 @@ from wsrelay.errors import InvalidPID
 from wsrelay.values.message import CLOSE, CONTROL, SEND
 from wsrelay.values.pid import PID
 from wsrelay.values.printable import printable
+from wsrelay.values.trace_context import TRACED, split
 from wsrelay.wire import payload
 
 from . import rfc6455
@@ -211,6 +212,8 @@ def parse(topic: str, content: bytes | memoryview) -> Command:
                     "those as JSON)"
                 )
             case _:
+                if content[:1] == TRACED:  # which is not for clients
+                    _, content = split(bytes(content))
                 return SendCommand(_json(topic, payload.decode_bounded(content)))
     except (TypeError, ValueError, RecursionError) as error:
         what = str(error) or type(error).__name__

@@ -67,7 +67,7 @@ class Called(message.Called, Message, frozen=True, dict=True):
 
     async def refuse(self, text: str) -> None:  # type: ignore[override]
         """Answer it with an error."""
-        with self._answering() as call:
+        with self._answering(text) as call:
             await current.worker().answer_async(call, None, text)
 
 
@@ -86,7 +86,7 @@ class Face(NamedTuple):
     def of(self, item: Any) -> Any:
         """Return a message or client of the other face as one of this; else what is given."""
         if isinstance(item, client.Client):
-            return self.client.known(item, item.metadata)
+            return self.client.known(item, item.metadata, item.trace)
         if isinstance(item, message.Relayed):
             sender = self.of(item.sender)
             return self.relayed(item.topic, {**item.payload, "client_pid": sender}, sender)

@@ -38,20 +38,24 @@ class Client(PID, Generic[M]):
     awaited.
     """
 
-    __slots__ = ("metadata",)
+    __slots__ = ("metadata", "trace")
     metadata: M
+    trace: str
+    """The context of its upgrade, for `wsrelay.tracing`; empty without traces."""
 
     def __new__(cls, text: str, metadata: Any = None) -> Self:
         """Make one of a PID, as text; raises `InvalidPID`."""
         self = super().__new__(cls, text)
         self.metadata = {} if metadata is None else metadata
+        self.trace = ""
         return self
 
     @classmethod
-    def known(cls, text: str, metadata: M) -> Self:
+    def known(cls, text: str, metadata: M, trace: str = "") -> Self:
         """Make one of text that is known to be a PID."""
         self = cls.trusted(text)
         self.metadata = metadata
+        self.trace = trace
         return self
 
     def __reduce__(self) -> tuple[type[PID], tuple[str]]:

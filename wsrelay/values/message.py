@@ -214,12 +214,15 @@ class Called(Message, frozen=True, dict=True):
 
     def refuse(self, text: str) -> None:
         """Answer it with an error; see `Message.refuse`."""
-        with self._answering() as call:
+        with self._answering(text) as call:
             current.worker().answer(call, None, text)
 
     @contextlib.contextmanager
-    def _answering(self) -> Iterator[int]:
-        """Give out the number of the call; only once, unless the answer could not be sent."""
+    def _answering(self, refused: str | None = None) -> Iterator[int]:
+        """Give out the number of the call; only once, unless the answer could not be sent.
+
+        If its handling is traced, `answered` is told.
+        """
         if (call := self.__dict__.pop("call", None)) is None:
             raise InvalidReply(f"{self.topic!r} of {self.sender} has been answered already")
         try:
@@ -227,6 +230,8 @@ class Called(Message, frozen=True, dict=True):
         except BaseException:
             self.__dict__["call"] = call
             raise
+        if (answered := self.__dict__.pop("answered", None)) is not None:
+            answered(refused)
 
 
 def late(to: str, topic: str, seconds: float | None) -> TimeoutError:

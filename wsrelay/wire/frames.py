@@ -2,8 +2,9 @@
 
 A frame on a pipe is its length (4 bytes, big endian) followed by one MessagePack array whose first
 item is the frame's tag. Payloads travel inside as bytes of MessagePack, which the node forwards
-without looking at them. Everything else that a worker writes is bounded before it is decoded, each
-field by its type and all of them together by `MAX_HEAD`.
+without looking at them; they, and the code of starts, may have a trace context in front
+(`values/trace_context.py`). Everything else that a worker writes is bounded before it is decoded,
+each field by its type and all of them together by `MAX_HEAD`.
 """
 
 from __future__ import annotations
@@ -225,11 +226,13 @@ class AttachFrame(Frame, tag=2):
     """From here on, `metadata` belongs to each message relayed from this client.
 
     `receipt`: answer with `JoinReadFrame` as soon as the next message from it has been read.
+    `trace` is the context of its upgrade (`values/trace_context.py`), the first time.
     """
 
     client: str
     metadata: Raw
     receipt: bool = False
+    trace: str = ""
 
 
 class RelayFrame(Frame, tag=3):

@@ -7,9 +7,10 @@ import itertools
 import logging
 import time
 from collections.abc import Iterable, Iterator
+from sys import modules
 from typing import Any, Literal
 
-from wsrelay import errors, wire
+from wsrelay import errors, tracing, wire
 from wsrelay.values import durations
 from wsrelay.values.message import late, reason_of, sendable
 from wsrelay.values.pid import PID, PIDSource, address, nameable, placed
@@ -67,6 +68,8 @@ class WorkerContext:
         Raises `ReservedTopic`, `PayloadError`, `InvalidPID`, `InvalidName`.
         """
         topic, data = sendable(topic), payload.encode(content)
+        if tracing.OTEL in modules and not topic.startswith("ws."):  # else it is for a client
+            data = tracing.carried(data)
         if isinstance(to, str):
             return [wire.SendFrame(address(to), topic, data)]
         receivers = [address(one) for one in to]
@@ -92,7 +95,10 @@ class WorkerContext:
 
     def broadcast_frame(self, group: str, topic: str, content: Any) -> wire.BroadcastFrame:
         """Build the frame of a message to a group."""
-        return wire.BroadcastFrame(group, sendable(topic), payload.encode(content))
+        topic, data = sendable(topic), payload.encode(content)
+        if tracing.OTEL in modules and not topic.startswith("ws."):
+            data = tracing.carried(data)
+        return wire.BroadcastFrame(group, topic, data)
 
     def spawn_frame(  # noqa: PLR0917 - the order of the public functions
         self,
@@ -107,6 +113,19 @@ class WorkerContext:
 
         Raises `NotAllowed`, `UnknownHost` and what `pack_target` raises.
         """
+        frame = self._spawn_frame(target, host, args, kwargs, monitored, linked)
+        frame.code = tracing.carried(frame.code)
+        return frame
+
+    def _spawn_frame(  # noqa: PLR0917 - as above
+        self,
+        target: Any,
+        host: str | None,
+        args: Any,
+        kwargs: Any,
+        monitored: bool = False,
+        linked: bool = False,
+    ) -> wire.SpawnFrame:
         known, text = self.mailbox.known, target if isinstance(target, str) else None
         if host is not None and "@" in host:
             name, node = placed(host)
@@ -137,11 +156,12 @@ class WorkerContext:
         self, name: str, target: Any, host: str | None, args: Any, kwargs: Any
     ) -> wire.GetOrSpawnFrame:
         """Build the frame that finds or starts a process under a name."""
-        spawn = self.spawn_frame(target, host, args, kwargs)
+        spawn = self._spawn_frame(target, host, args, kwargs)
         known = self.mailbox.known
         if known.shared and not spawn.plain and spawn.target in known.entries:
             with contextlib.suppress(errors.PayloadError):  # then only this node can start it
                 spawn.code, spawn.plain = pack_plain(args, kwargs), True
+        spawn.code = tracing.carried(spawn.code)
         return wire.GetOrSpawnFrame(self.ref(), nameable(name), spawn)
 
     def exec_frame(self, target: Any, host: str | None, args: Any, kwargs: Any) -> wire.ExecFrame:
@@ -162,7 +182,7 @@ class WorkerContext:
 
     def call_frame(self, to: str, topic: str, content: Any) -> wire.CallFrame:
         """Build the frame of a message that wants an answer; raises as `send_frames` does."""
-        data = payload.encode(content)
+        data = tracing.carried(payload.encode(content))
         return wire.CallFrame(self.ref(), address(to), sendable(topic), data)
 
     def ref(self) -> int:
@@ -271,11 +291,12 @@ class WorkerContext:
 
     def call(self, to: str, topic: str, content: Any, timeout: float | None) -> Any:
         """Send a message and return the answer."""
-        frame = self.call_frame(to, topic, content)
-        try:
-            return self.ask(frame, timeout)
-        except TimeoutError:
-            raise late(to, topic, timeout) from None
+        with tracing.calling(to, topic):
+            frame = self.call_frame(to, topic, content)
+            try:
+                return self.ask(frame, timeout)
+            except TimeoutError:
+                raise late(to, topic, timeout) from None
 
     async def call_async(
         self,
@@ -285,11 +306,12 @@ class WorkerContext:
         timeout: float | None,  # noqa: ASYNC109 - as in `call`
     ) -> Any:
         """Do what `call` does without holding up the event loop."""
-        frame = self.call_frame(to, topic, content)
-        try:
-            return await self.ask_async(frame, timeout)
-        except TimeoutError:
-            raise late(to, topic, timeout) from None
+        with tracing.calling(to, topic):
+            frame = self.call_frame(to, topic, content)
+            try:
+                return await self.ask_async(frame, timeout)
+            except TimeoutError:
+                raise late(to, topic, timeout) from None
 
     def get_or_spawn(
         self, name: str, target: Any, host: str | None = None, /, *args: Any, **kwargs: Any

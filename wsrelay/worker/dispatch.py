@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
+from wsrelay import tracing
 from wsrelay.errors import InvalidMessage
 from wsrelay.values import awaited
 from wsrelay.values.client import Client
@@ -22,12 +23,28 @@ from wsrelay.values.schedule import Schedule
 
 from .calls import WorkerContext
 
-__all__ = ["Dispatcher", "Step"]
+__all__ = ["Dispatcher", "Step", "within", "within_async"]
 
 logger = logging.getLogger("wsrelay.room")
 
 Step = tuple[Callable[..., Any], tuple[Any, ...]]
 """A method to call, and what with."""
+
+_Way = Callable[[Any], Step | None]
+
+
+def within(message: Message, method: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    """Call a method in the context of a message."""
+    with tracing.use(message):
+        method(*arguments)
+
+
+async def within_async(
+    message: Message, method: Callable[..., Any], arguments: tuple[Any, ...]
+) -> None:
+    """Do what `within` does in a coroutine."""
+    with tracing.use(message):
+        await method(*arguments)
 
 
 _UNHEARD: Final = 20
@@ -99,6 +116,24 @@ class Dispatcher:
     def step(self, item: Any) -> Step | None:
         """Return the method that takes what has arrived; None if there is none."""
         return self._takers[type(item)](item)
+
+    def ways(self, within: Callable[..., Any]) -> tuple[_Way, _Way, Callable[[Any], Any]]:
+        """Return `step`, `relayed` and `find`, which sort out what arrives.
+
+        Where OpenTelemetry is configured, a step that takes a message is called by `within`, with
+        the message, in the context of which it runs; and `find` finds nobody, so that all messages
+        are sorted out.
+        """
+        if not tracing.is_on():
+            return self.step, self.relayed, self.find
+
+        def step(item: Any) -> Step | None:
+            todo = self.step(item)
+            if todo is None or not isinstance(item, Message):
+                return todo
+            return within, (item, *todo)
+
+        return step, step, lambda _: None
 
     def relayed(self, message: Relayed) -> Step | None:
         """Do what `step` does, of a message of the relay."""

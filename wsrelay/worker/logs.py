@@ -19,7 +19,7 @@ from typing import Final
 
 from msgspec import Raw
 
-from wsrelay import wire
+from wsrelay import tracing, wire
 from wsrelay.wire import payload
 from wsrelay.wire.logrecord import LONGEST_NAME, PLAIN, clean, extra_of, text_of
 
@@ -53,7 +53,7 @@ class NodeLog(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Write the record."""
         try:
-            level, extra = record.levelname, extra_of(record)
+            level, extra = record.levelname, tracing.ids() | extra_of(record)
             is_ending = self.ending is not None and (record.exc_info or (0, 0))[1] is self.ending
             frame = wire.LogFrame(
                 record.levelno,
@@ -129,7 +129,11 @@ def crashed(error: BaseException) -> None:
 
 
 def flush() -> None:
-    """Have Sentry send what it holds: it would at the interpreter's exit, which a worker skips."""
+    """Have Sentry and OpenTelemetry send what they hold.
+
+    They would at the interpreter's exit, which a worker skips.
+    """
+    tracing.flush()
     if (sentry := sys.modules.get("sentry_sdk")) is not None:
         try:
             sentry.flush(timeout=_PATIENCE)

@@ -14,10 +14,11 @@ from typing import Any, Never
 
 from setproctitle import setproctitle
 
-from wsrelay import wire
+from wsrelay import tracing, wire
 from wsrelay.errors import PayloadError, WireError
 from wsrelay.values import current, linux, sizes
 from wsrelay.values.message import ExitKind
+from wsrelay.values.trace_context import split
 from wsrelay.wire import payload
 from wsrelay.wire.code import unpack_target
 from wsrelay.wire.pipe_pair import Duplex
@@ -102,12 +103,13 @@ def _live(pipe: WorkerPipe, confine: Callable[[], None]) -> int:
     call = HandlerCall(pipe.attach)
     signals.install(wire.INTERRUPT, call.interrupt)
     value, error, code = _NOTHING, None, 0
+    trace, order = split(start.code)
     reserve = mmap.mmap(-1, _RESERVE)
     try:
         with forks.ChildBoundary():
             confine()
             function, args, kwargs = unpack_target(
-                start.target, start.code, load_target, plain=start.plain
+                start.target, order, load_target, plain=start.plain
             )
     except LoadError as problem:
         error = _error(ExitKind.START_FAILED, problem.message, problem.details or None)
@@ -116,6 +118,7 @@ def _live(pipe: WorkerPipe, confine: Callable[[], None]) -> int:
         error = _failure(problem, ExitKind.START_FAILED)
     else:
         pipe.write(wire.ReadyFrame())
+        tracing.begin(trace)
         try:
             try:
                 value = _data(call(function, args, kwargs))

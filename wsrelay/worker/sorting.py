@@ -11,6 +11,7 @@ from wsrelay.values.awaited import COROUTINES, FUNCTIONS
 from wsrelay.values.message import CANCEL, JOIN, Event, Message
 from wsrelay.values.pid import PID
 from wsrelay.values.presence import Presence
+from wsrelay.values.trace_context import TRACED, TracedPID, split
 from wsrelay.wire import meta, payload
 
 from .pipe import WorkerPipe
@@ -110,9 +111,12 @@ class Sorting:
         queue.items.append(entry)
 
     def _posted(self, frame: wire.DeliverFrame, size: int) -> None:
-        sender = PID.trusted(frame.sender)
+        sender, data = PID.trusted(frame.sender), frame.payload
+        if data[:1] == TRACED:
+            trace, data = split(data)
+            sender = TracedPID.of(sender, trace)
         try:
-            content = payload.decode(frame.payload)
+            content = payload.decode(data)
         except (ValueError, RecursionError) as error:
             logger.error("a message from %s is not data: %s", sender, error)  # noqa: TRY400
             self._seen(size)
@@ -124,9 +128,12 @@ class Sorting:
         queue.items.append(entry)
 
     def _called(self, frame: wire.CalledFrame, size: int) -> None:
-        sender = PID.trusted(frame.sender)
+        sender, data = PID.trusted(frame.sender), frame.payload
+        if data[:1] == TRACED:
+            trace, data = split(data)
+            sender = TracedPID.of(sender, trace)
         try:
-            content = payload.decode(frame.payload)
+            content = payload.decode(data)
         except (ValueError, RecursionError) as error:
             logger.error("a call from %s is not data: %s", sender, error)  # noqa: TRY400
             self._seen(size)
@@ -139,7 +146,11 @@ class Sorting:
 
     def _attached(self, frame: wire.AttachFrame, size: int) -> None:
         metadata = payload.decode(frame.metadata)
-        client = self._face.client.known(frame.client, {} if metadata is None else metadata)
+        former, trace = self.pipe.clients.get(frame.client), frame.trace
+        if former is not None and not trace:
+            trace = former[0].trace
+        given = {} if metadata is None else metadata
+        client = self._face.client.known(frame.client, given, trace)
         self.pipe.clients[client] = client, metadata
         if frame.receipt:
             self._receipts.add(client)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .incarnation import Incarnation
 from .lanes import Lanes
-from .log import WORKER_LOG, Intake, own_text
+from .log import WORKER_LOG, Intake, own_text, trace_ids
 from .pipe import NodePipe
 from .process_host import ProcessHost
 from .unfinished import Unfinished
@@ -18,4 +18,5 @@ __all__ = [
     "ProcessHost",
     "Unfinished",
     "own_text",
+    "trace_ids",
 ]

@@ -12,14 +12,14 @@ from typing import Any, Final
 
 from msgspec import Raw
 
-from wsrelay import wire
+from wsrelay import tracing, wire
 from wsrelay.values.bucket import Bucket
 from wsrelay.values.numbers import Numbers
 from wsrelay.values.printable import indented, printable
 from wsrelay.wire import payload
 from wsrelay.wire.logrecord import LONGEST_NAME, MOST_EXTRA, is_extra
 
-__all__ = ["OUTPUT", "WORKER_LOG", "Intake", "own_text"]
+__all__ = ["OUTPUT", "WORKER_LOG", "Intake", "own_text", "trace_ids"]
 
 WORKER_LOG: Final = "wsrelay.worker"
 """The logger of everything that workers log; the records carry their own loggers' names."""
@@ -65,6 +65,17 @@ def own_text(record: logging.LogRecord) -> str:
     It may contain control characters.
     """
     return record.own_text if isinstance(record, _Record) else record.getMessage()
+
+
+def trace_ids(record: logging.LogRecord) -> dict[str, str]:
+    """Return `trace_id` and `span_id` of a record that is being written inside a span, or was.
+
+    Those of a process's record were noted by that process.
+    """
+    given = vars(record)
+    if isinstance(found := given.get("trace_id"), str):
+        return {"trace_id": found, "span_id": str(given.get("span_id", ""))}
+    return {} if isinstance(record, _Record) else tracing.ids()
 
 
 class Intake:

@@ -20,6 +20,7 @@ import time
 import types
 from collections import deque
 from collections.abc import Iterator
+from contextvars import Context
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any, Final, NamedTuple
@@ -121,7 +122,9 @@ class ProcessHost:
         if self._control is not None:
             return
         try:
-            self._start()
+            # Its readers, and so those of its workers, run in the context of this call for good,
+            # which must not be that of the request that happens to come first.
+            Context().run(self._start)
         except CgroupError as error:
             raise HostFailed(f"the limits of the host as a whole cannot be kept: {error}") from None
         except OSError as error:

@@ -1,0 +1,78 @@
+"""`handlers/traced.py`: one trace over a client, the front end, a room and what that starts."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+from opentelemetry.propagate import inject
+from running import HANDLERS, MARK, TIMEOUT, client, family_of, received, until
+from traces import Spans, of_line
+
+TRACED = str(HANDLERS / "traced.py")
+
+
+@contextlib.contextmanager
+def running(traces: Path) -> Iterator[str]:
+    """The command of the example's docstring, on a free port; gives `host:port`."""
+    described = re.search(r"^ +TRACES=\S+ (uvicorn .+)$", Path(TRACED).read_text(), re.MULTILINE)
+    assert described is not None
+    mark = str(traces)
+    with subprocess.Popen(
+        [sys.executable, "-m", *described[1].split(), "--port", "0"],
+        cwd=HANDLERS.parent,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "TRACES": str(traces), MARK: mark, "PYTHONUNBUFFERED": "1"},
+        text=True,
+    ) as server:
+        assert server.stderr is not None
+        try:
+            for line in server.stderr:
+                if found := re.search(r"running on http://(\S+)", line):
+                    yield found[1]
+                    break
+        finally:
+            server.send_signal(signal.SIGINT)
+            server.communicate(timeout=TIMEOUT)
+    until(lambda: not family_of(mark), "nothing of it runs any more")
+
+
+def test_the_example_is_one_trace_over_client_front_end_room_and_worker(tmp_path: Path) -> None:
+    spans = Spans(tmp_path / "traces")
+    headers: dict[str, str] = {}
+    with running(spans.path) as address:
+        with spans.provider.get_tracer("test").start_as_current_span("client"):
+            inject(headers)
+            with client(f"ws://{address}/rooms/blue", additional_headers=headers) as websocket:
+                websocket.send("to be or not to be")
+                assert received(websocket) == "6 words"
+        assert httpx.get(f"http://{address}/rooms/blue/words").json() == 6
+    # Each process has sent its spans by its end, for all that it exports in the background.
+    told = [of_line(json.loads(line)) for line in spans.path.read_text().splitlines()]
+    [mine] = [of_line(json.loads(span.to_json())) for span in spans.here.get_finished_spans()]
+    chain = [
+        "count",
+        f"process {TRACED}:words_in",
+        f"spawn {TRACED}:words_in",
+        "count and answer",
+        "GET /rooms/{room}",
+    ]
+    links = [*(next(span for span in told if span.name == name) for name in chain), mine]
+    for child, parent in itertools.pairwise(links):
+        assert child.is_child_of(parent), (child.name, parent.name)
+    in_trace = {span.name for span in told if span.trace == mine.trace}
+    assert in_trace == {*chain, f"spawn {TRACED}:Words", f"process {TRACED}:Words"}
+    [asked] = [span for span in told if span.name == "call words"]
+    [answered] = [span for span in told if span.name == "answer words"]
+    [looked_up] = [span for span in told if span.name == "look up"]
+    assert answered.is_child_of(asked)
+    assert looked_up.is_child_of(answered)
