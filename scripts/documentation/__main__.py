@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import re
 import sys
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Final
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from markdown_it import MarkdownIt
 
@@ -17,6 +18,8 @@ EMPTY: Final = frozenset({"area", "br", "col", "hr", "img", "input", "link", "me
 """Elements without an end."""
 PARTS: Final = frozenset({"h1", "h2", "h3", "li", "pre", "td", "th"})
 """Elements whose ends count when two views of a page are compared."""
+OF_THE_THEME: Final = {"__skip"}
+"""Anchors that are made where they are needed."""
 COMPILED: Final = "\n::: "
 """What stands in pages for docstrings, which a code host does not show."""
 
@@ -68,36 +71,51 @@ def mistakes(site: Path) -> Iterator[str]:
     """Yield a line for each thing that is wrong with the site."""
     pages = {path: Page(path.read_text(encoding="utf-8")) for path in sorted(site.rglob("*.html"))}
     for path, page in pages.items():
-        name = path.relative_to(site).as_posix()
-        # What is shown where nothing was found knows the site's files by their paths from its root.
-        folder = path.parent
         for tag, url in page.links:
             parts = urlsplit(url)
-            if parts.scheme or parts.netloc:
-                if tag != "a":
-                    yield f"{name}: {tag} is loaded from elsewhere: {url}"
-                elif parts.scheme not in ("http", "https") or not parts.netloc or " " in url:
-                    yield f"{name}: no link can be {url!r}"
-                continue
-            if parts.path.startswith("/"):
-                there = site / parts.path.removeprefix("/")
-            else:
-                there = (folder / unquote(parts.path)).resolve() if parts.path else path
-            there = there / "index.html" if there.is_dir() else there
-            if not there.is_file():
-                yield f"{name}: {url} leads nowhere"
-            elif parts.fragment and there in pages:
-                if unquote(parts.fragment) not in pages[there].anchors | {"__skip", "__tabbed"}:
-                    yield f"{name}: {url} leads to no such place"
+            outside = bool(parts.scheme or parts.netloc)
+            wrong = _outside(tag, url, parts) if outside else _inside(site, path, parts, pages)
+            if wrong:
+                yield f"{path.relative_to(site)}: {url} {wrong}"
     for path in sorted(DOCS.rglob("*.md")):
-        markdown, name = path.read_text(encoding="utf-8"), path.relative_to(DOCS)
-        if COMPILED in markdown or name == Path("README.md"):
-            continue
-        html = MarkdownIt("commonmark").enable("table").render(markdown)
-        here = Page((site / name.with_suffix(".html")).read_text(encoding="utf-8")).words
-        there = Page(html, is_article=True).words
-        if differences := list(difflib.unified_diff(there, here, "a code host", "the site", n=3)):
-            yield f"{name} is shown otherwise than a code host shows it:\n{' '.join(differences)}"
+        name = path.relative_to(DOCS)
+        shown = site / name.with_suffix(".html")
+        if name != Path("README.md") and (differences := _differences(path, pages[shown])):
+            yield f"{name} is shown otherwise than a code host shows it:\n{differences}"
+
+
+def _outside(tag: str, url: str, parts: SplitResult) -> str:
+    """Return what is wrong with an address of another site, which is not visited."""
+    if tag != "a":
+        return "is loaded from elsewhere"
+    good = parts.scheme in ("http", "https") and parts.netloc and not re.search(r"\s", url)
+    return "" if good else "can be no address"
+
+
+def _inside(site: Path, path: Path, parts: SplitResult, pages: dict[Path, Page]) -> str:
+    """Return what is wrong with an address of this site."""
+    there = path
+    if parts.path:  # where nothing is found, the addresses begin at the root
+        folder = site if parts.path.startswith("/") else path.parent
+        there = (folder / unquote(parts.path).lstrip("/")).resolve()
+    there = there / "index.html" if there.is_dir() else there
+    if not there.is_file():
+        return "leads nowhere"
+    anchor = unquote(parts.fragment)
+    missing = anchor and there in pages and anchor not in pages[there].anchors | OF_THE_THEME
+    return "leads to no such place" if missing else ""
+
+
+def _differences(path: Path, here: Page) -> str:
+    """Return in what the site's words differ from those of a code host's view of the page."""
+    markdown = path.read_text(encoding="utf-8")
+    if COMPILED in markdown:
+        return ""
+    there = Page(MarkdownIt("commonmark").enable("table").render(markdown), is_article=True)
+    if there.words == here.words:
+        return ""
+    lines = difflib.unified_diff(there.words, here.words, "a code host", "the site", n=3)
+    return " ".join(lines)
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""How the site differs from the Markdown of the repository: where it begins, and what links lead to."""
+"""How the site differs from the repository's Markdown: where it begins, and what links lead to."""
 
 from __future__ import annotations
 
