@@ -35,6 +35,7 @@ class Page(HTMLParser):
         self._said: list[str] = []
         self._depth = int(is_article)
         self._silent = 0
+        self._is_name = False
         self.feed(html)
 
     @property
@@ -45,6 +46,7 @@ class Page(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         """Note links and anchors."""
         has = dict(attrs)
+        self._is_name = has.get("class") == "filename"
         self.anchors.update(one for key in ("id", "name") if (one := has.get(key)))
         self.links += [(tag, url) for key in ("href", "src") if (url := has.get(key)) is not None]
         if tag in EMPTY:
@@ -59,8 +61,9 @@ class Page(HTMLParser):
         self._say(f" <{tag}> " if tag in PARTS else "")
 
     def handle_data(self, data: str) -> None:
-        """Note the words."""
-        self._say(data)
+        """Note the words; the name above a block is a line of its own on a code host."""
+        self._say(f" {data}: " if self._is_name else data)
+        self._is_name = False
 
     def _say(self, text: str) -> None:
         if self._depth and not self._silent:

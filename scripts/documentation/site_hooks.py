@@ -24,6 +24,8 @@ REPOSITORY: Final = "repository"
 
 _FENCE = re.compile(r"^(```.*?^```$)", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"(?<=\]\()([^)\s#]+)(?=[)#])")
+_NAMED = re.compile(r"^`(\S+)`:\n\n```(\w+)$", re.MULTILINE)
+_FILE_ONLY = re.compile(r"^\(Where this is read as a file.*\)$", re.MULTILINE)
 _CELLS = re.compile(r"^\|.*$", re.MULTILINE)
 _CODE = re.compile(r"(`+).+?\1")
 _LANGUAGES: Final = {".js": "js", ".md": "md", ".py": "python", ".yaml": "yaml"}
@@ -68,10 +70,11 @@ def on_page_read_source(page: Page, config: MkDocsConfig) -> str | None:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Let links that leave docs/ lead to the pages of the files, and `|` be one in tables."""
+    """Let links that leave docs/ lead to the pages of the files, and blocks have their names."""
     del config, files
     if page.file.abs_src_path is None:  # it has been made by `on_files`
         return markdown
+    markdown = _FILE_ONLY.sub("", _NAMED.sub(r'```\2 title="\1"', markdown))
     markdown = _CELLS.sub(lambda row: _CODE.sub(_without_escapes, row[0]), markdown)
     path = Path(page.file.abs_src_path)
     return _with_links_of_the_site(markdown, path, path)

@@ -1,4 +1,4 @@
-"""The code of the pages whose blocks have names: each is a file, and the tests among them pass."""
+"""The code of the pages whose blocks have a name above: each is a file, and their tests pass."""
 
 from __future__ import annotations
 
@@ -15,23 +15,17 @@ from typing import Any, Final
 
 import click
 import pytest
-from running import HANDLERS, TIMEOUT, Running, client, received, until
+from pages import DOCS, files, written
+from running import TIMEOUT, Running, client, received, until
 
 from wsrelay import process
 from wsrelay.cli.main import main
 from wsrelay.testing import RelayServer
 
-DOCS: Final = HANDLERS.parent / "docs"
 HOW_TO: Final = sorted((DOCS / "howto").glob("*.md"))
 PAGES: Final = [DOCS / "tutorial.md", *HOW_TO]
 
-_NAMED = re.compile(r'^```\w+ title="(\S+)"\n(.*?)^```', re.MULTILINE | re.DOTALL)
 _SHELL = re.compile(r"^```(sh|console)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-
-
-def _files(page: Path) -> dict[str, str]:
-    """The named blocks; of two with one name, the last is what the page ends with."""
-    return dict(_NAMED.findall(page.read_text(encoding="utf-8")))
 
 
 def _tests() -> list[tuple[Path, str, str]]:
@@ -39,7 +33,7 @@ def _tests() -> list[tuple[Path, str, str]]:
     return [
         (page, name, part.name)
         for page in PAGES
-        for name, code in _files(page).items()
+        for name, code in files(page).items()
         if name.startswith("test_")
         for part in ast.parse(code).body
         if isinstance(part, ast.FunctionDef) and part.name.startswith("test_")
@@ -64,11 +58,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def test_what_a_page_says_that_its_code_does(
     page: Path, file: str, test: str, folder: Path, request: pytest.FixtureRequest
 ) -> None:
-    files = _files(page)
-    for name, code in files.items():
-        (folder / name).write_text(code, encoding="utf-8")
+    code = written(page, folder)[file]
     namespace: dict[str, Any] = {"__name__": "page"}
-    exec(compile(files[file], f"{page.name}: {file}", "exec"), namespace)  # noqa: S102 - it is ours
+    exec(compile(code, f"{page.name}: {file}", "exec"), namespace)  # noqa: S102 - it is ours
     asked = namespace[test].__code__
     fixtures = asked.co_varnames[: asked.co_argcount]
     namespace[test](**{name: request.getfixturevalue(name) for name in fixtures})
@@ -78,8 +70,10 @@ def test_what_a_page_says_that_its_code_does(
 def test_a_how_to_page_has_code_that_is_run(page: Path) -> None:
     """What stands in a block of Python is a file, and no file is without a test."""
     text = page.read_text(encoding="utf-8")
-    assert not re.search(r"^```python$", text, re.MULTILINE)
-    assert any(name.startswith("test_") for name in _files(page)) or page.stem in TESTED_ELSEWHERE
+    assert len(re.findall(r"^```python$", text, re.MULTILINE)) == len(
+        [name for name in files(page) if name.endswith(".py")]
+    )
+    assert any(name.startswith("test_") for name in files(page)) or page.stem in TESTED_ELSEWHERE
 
 
 TESTED_ELSEWHERE: Final = {"nginx", "haproxy", "systemd", "docker", "debugging"}
@@ -108,7 +102,7 @@ def test_the_commands_of_a_page_have_the_options_that_it_gives_them(page: Path) 
 
 
 def _block(page: str, name: str) -> str:
-    return _files(DOCS / "howto" / page)[name]
+    return files(DOCS / "howto" / page)[name]
 
 
 # systemd
@@ -117,7 +111,7 @@ def _block(page: str, name: str) -> str:
 def test_the_units_of_a_service_are_good_and_start_it_with_options_that_there_are(
     tmp_path: Path,
 ) -> None:
-    page = _files(DOCS / "howto" / "systemd.md")
+    page = files(DOCS / "howto" / "systemd.md")
     commands = re.findall(r"^ExecStart=\S+/wsrelay (.*)$", "\n".join(page.values()), re.MULTILINE)
     assert commands
     for words in map(str.split, commands):

@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from running import HANDLERS
+from pages import DOCS
 
 import wsrelay
 from wsrelay.session import ends
 from wsrelay.values.message import ExitError, ExitKind, Result
 
-DOCS: Final = HANDLERS.parent / "docs"
 PACKAGE: Final = Path(wsrelay.__file__).parent
 CODE_SPAN: Final = re.compile(r"(`+)(.+?)\1(?!`)")
 
