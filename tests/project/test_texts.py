@@ -191,3 +191,16 @@ def test_what_comes_back_on_the_page_is_what_wsrelay_js_does() -> None:
     for code, reason, comes_back in _closes():
         right = "no" if code in final else "at once" if code in soon else "later"
         assert comes_back == right, (code, reason)
+
+
+# Figures
+
+
+def test_the_figures_of_the_comparison_are_those_of_the_page_on_performance() -> None:
+    figure = re.compile(r"\b(?:\d+(?:[.,]\d+)+|\d{3})\b")
+    here, there = (
+        set(figure.findall((DOCS / name).read_text(encoding="utf-8")))
+        for name in ("comparison.md", "performance.md")
+    )
+    assert {"7.97", "5,938", "3.06"} <= here
+    assert here - there == set()
