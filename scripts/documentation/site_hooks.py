@@ -55,7 +55,7 @@ def on_files(files: Files, config: MkDocsConfig) -> None:
     for path in sorted(shown - {FIRST}):
         name = path.relative_to(ROOT).as_posix()
         language = _LANGUAGES.get(path.suffix, "text")
-        content = f"# {name}\n\n````{language}\n{path.read_text(encoding='utf-8')}````\n"
+        content = f"---\nsearch: {{exclude: true}}\n---\n# {name}\n\n````{language}\n{path.read_text(encoding='utf-8')}````\n"
         files.append(File.generated(config, f"{REPOSITORY}/{name}.md", content=content))
 
 
