@@ -54,8 +54,8 @@ def on_files(files: Files, config: MkDocsConfig) -> None:
             shown |= {one for one in targets if one.is_file() and not one.is_relative_to(DOCS)}
     for path in sorted(shown - {FIRST}):
         name = path.relative_to(ROOT).as_posix()
-        language = _LANGUAGES.get(path.suffix, "text")
-        content = f"---\nsearch: {{exclude: true}}\n---\n# {name}\n\n````{language}\n{path.read_text(encoding='utf-8')}````\n"
+        code = f"````{_LANGUAGES.get(path.suffix, 'text')}\n{path.read_text(encoding='utf-8')}````"
+        content = f"---\nsearch: {{exclude: true}}\n---\n# {name}\n\n{code}\n"
         files.append(File.generated(config, f"{REPOSITORY}/{name}.md", content=content))
 
 

@@ -131,9 +131,10 @@ def _close_frames() -> set[tuple[int, str]]:
     for node in _code():
         beside = node.args if isinstance(node, ast.Call) else getattr(node, "elts", [])
         for code, reason in itertools.pairwise(beside):
-            if isinstance(code, ast.Constant) and code.value in range(1008, 1016):
-                found.add((int(code.value), (_text(reason) or "").replace(GAP, "...")))
-    return {(code, reason) for code, reason in found if reason and not reason.isspace()}
+            number = code.value if isinstance(code, ast.Constant) else None
+            if isinstance(number, int) and number in range(1008, 1016) and _text(reason):
+                found.add((number, (_text(reason) or "").replace(GAP, "...")))
+    return found
 
 
 def test_every_close_frame_of_the_code_has_a_row() -> None:
