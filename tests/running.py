@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -246,6 +247,17 @@ class Running:
     def wait(self, timeout: float = TIMEOUT) -> int:
         """Wait for the node's end and return its exit code; raises `subprocess.TimeoutExpired`."""
         return self._process.wait(timeout)
+
+
+class Typed(Running):
+    """A command as it stands on a page, with more options."""
+
+    def __init__(self, command: str, *more: str, cwd: Path) -> None:
+        super().__init__("", cwd=cwd)
+        words = [*shlex.split(command), *more]
+        if (program := Path(sys.executable).parent / words[0]).exists():
+            words[0] = str(program)
+        self._command = words
 
 
 @contextlib.contextmanager

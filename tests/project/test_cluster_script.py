@@ -14,8 +14,8 @@ from contextlib import ExitStack
 import pytest
 from clustering.node import ChatNode
 from clustering.program import StartError
-from running import client, closed, news, until
-from test_readme import FIRST, ROOT, Typed, commands, in_its_environment
+from running import Typed, client, closed, news, until
+from test_readme import FIRST, ROOT, commands, in_its_environment
 from websockets.sync.client import ClientConnection
 
 

@@ -7,11 +7,13 @@ import os
 import re
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from chromium import Window, below_prefix, launched, opened
+from pages import DOCS, written
 from playwright.sync_api import Browser, Page, expect
-from running import HANDLERS, Running, until
+from running import HANDLERS, Running, Typed, until
 
 
 @pytest.fixture(autouse=True)
@@ -191,3 +193,24 @@ def test_the_picture_is_painted_tile_by_tile_and_again_after_a_click(window: Win
         page.click("#picture", position={"x": 300, "y": 200})
         expect(page.locator("#status")).to_have_text(done)
         assert colours() > 10
+
+
+# The tutorial
+
+
+def test_the_page_of_the_tutorial_logs_in_and_talks(window: Window, tmp_path: Path) -> None:
+    tutorial = DOCS / "tutorial.md"
+    written(tutorial, tmp_path)
+    [command] = re.findall(r"^uvicorn .*$", tutorial.read_text(encoding="utf-8"), re.MULTILINE)
+    with Typed(command, "--port", "0", cwd=tmp_path) as running:
+        pages = [window.open(running.http()) for _ in range(2)]
+        for page, name in zip(pages, ("Ada", "Bob"), strict=True):
+            page.fill("#name", name)
+            page.click("#login button")
+            expect(page.locator("#state")).to_have_text("open")
+        ada, bob = pages
+        expect(ada.locator("#here")).to_have_text("here: Ada, Bob")
+        bob.fill("#text", "hello")
+        bob.click("#chat button")
+        for page in pages:
+            expect(page.locator("#said")).to_have_text("Bob: hello")

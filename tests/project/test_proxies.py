@@ -1,4 +1,4 @@
-"""The proxies of docs/cluster.md, the real ones, in front of three nodes as they are there."""
+"""The proxies of docs/howto, the real ones, in front of three nodes as in docs/cluster.md."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ from wsrelay.gateway.deployment import Deployment
 from wsrelay.testing import RelayServer, serve
 from wsrelay.values.linux import die_with_parent
 
-PAGE: Final = (HANDLERS.parent / "docs" / "cluster.md").read_text(encoding="utf-8")
+DOCS: Final = HANDLERS.parent / "docs"
+PAGES: Final = {"yaml": "cluster.md", "nginx": "howto/nginx.md", "haproxy": "howto/haproxy.md"}
 NAME: Final = "app.example.com"
 NODES: Final = ("node-1", "node-2", "node-3")
 COMMANDS: Final = {
@@ -42,7 +43,8 @@ COMMANDS: Final = {
 
 
 def _block(language: str) -> str:
-    [found] = re.findall(rf"^```{language}\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    page = (DOCS / PAGES[language]).read_text(encoding="utf-8")
+    [found] = re.findall(rf"^```{language}\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     return str(found)
 
 

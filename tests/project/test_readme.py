@@ -13,7 +13,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from running import HANDLERS, TIMEOUT, Running, client, received
+from running import HANDLERS, TIMEOUT, Typed, client, received
 from websockets.sync.client import connect
 
 ROOT = HANDLERS.parent
@@ -22,7 +22,6 @@ FIRST = (ROOT / "README.md").read_text(encoding="utf-8")
 TUTORIAL = (DOCS / "tutorial.md").read_text(encoding="utf-8")
 HOW_TO = ("embedding", "serving", "operating", "testing", "logging")
 PAGES = "\n".join([FIRST, *((DOCS / f"{name}.md").read_text(encoding="utf-8") for name in HOW_TO)])
-SCRIPTS = Path(sys.executable).parent
 
 in_its_environment = pytest.mark.skipif(
     Path(sys.prefix).resolve() != ROOT / ".venv",
@@ -50,17 +49,6 @@ def commands(program: str, text: str = PAGES) -> list[str]:
     return [line for line in lines if line.startswith(program)]
 
 
-class Typed(Running):
-    """A command as it stands there."""
-
-    def __init__(self, command: str, *more: str, cwd: Path) -> None:
-        super().__init__("", cwd=cwd)
-        words = [*shlex.split(command), *more]
-        if (program := SCRIPTS / words[0]).exists():
-            words[0] = str(program)
-        self._command = words
-
-
 # The first example and the commands
 
 
@@ -79,7 +67,7 @@ def test_the_first_command_serves_the_first_block(tmp_path: Path) -> None:
 
 def test_the_tutorial_s_handlers_do_what_it_says(tmp_path: Path) -> None:
     script = tmp_path / "room.py"
-    counting, telling, as_a_class = blocks("python", TUTORIAL)
+    counting, telling, as_a_class, *_ = blocks("python", TUTORIAL)
     alone, together, of_a_class = commands("wsrelay run", TUTORIAL)
     script.write_text(counting)
     for command, path, seen in (
@@ -160,7 +148,7 @@ def _anchors(text: str) -> set[str]:
     }
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", *sorted(DOCS.glob("*.md"))], ids=str)
+@pytest.mark.parametrize("page", [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))], ids=str)
 def test_every_link_leads_somewhere(page: Path) -> None:
     dead = []
     for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
