@@ -77,8 +77,8 @@ def test_a_huge_state_takes_no_more_than_512_characters() -> None:
 @pytest.mark.parametrize("data", [DATA, b""])
 def test_a_context_in_front_comes_off_again(trace: str, data: bytes) -> None:
     assert split(put(data, trace)) == (trace, data)
-    found, rest = split(memoryview(put(data, trace)))
-    assert (found, bytes(rest)) == (trace, data)
+    context, rest = split(memoryview(put(data, trace)))
+    assert (context, bytes(rest)) == (trace, data)
 
 
 def test_without_a_context_the_bytes_are_the_same_object() -> None:
