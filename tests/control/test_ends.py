@@ -155,16 +155,21 @@ async def _child(node: Node, parent: PID) -> PID:
     return child
 
 
-async def test_a_room_that_was_empty_and_one_of_a_node_that_shuts_down_are_told() -> None:
+async def test_a_room_that_was_empty_and_what_a_node_ends_that_shuts_down_are_told() -> None:
     async with Node(hosts=[processes()]) as node:
         ends = node.engine.ends
         empty, stays = node.spawn(idles), node.spawn(idles)
         assert await node.started(empty) is None
-        assert await node.started(stays) is None
         node.engine.processes[empty].set_end_when_empty(0.0)
         await end_of(node, empty)
+        async with serving(WebSocketRelay(relay_to(stays), node=node)) as url, client(url) as one:
+            node.drain()
+            assert await closed(one) == (1012, "node shuts down")
+            await until(lambda: not node.connections)
     told = {one.pid: (one.how, one.by, one.kind) for one in ends.processes()}
     assert told == {empty: ("empty", None, "returned"), stays: ("shutdown", None, "returned")}
+    [end] = ends.connections()
+    assert (end.how, end.code, end.by) == ("shutdown", 1012, None)
 
 
 async def test_one_that_never_started_is_told(controlled: Node) -> None:
@@ -261,6 +266,7 @@ async def test_what_the_relay_closes_by_itself_is_told_as_its_doing(controlled: 
         await until(is_gone)
         *_, end = ends.connections()
         assert (end.how, end.code, end.reason) == ("relay", 1013, "slow client")
+        slow.transport.abort()
     silent: Any = {"ws_ping_interval": 0.01, "ws_ping_timeout": 0.01}
     async with serving(relay, **silent) as url, client(url) as gone:
         [connection] = controlled.connections
@@ -268,18 +274,7 @@ async def test_what_the_relay_closes_by_itself_is_told_as_its_doing(controlled: 
         await until(lambda: connection not in controlled.connections)
         *_, end = ends.connections()
         assert (end.how, end.code, end.reason) == ("relay", 1011, "keepalive ping timeout")
-
-
-async def test_connections_of_a_node_that_shuts_down_are_told() -> None:
-    async with Node(hosts=[processes()]) as node:
-        ends = node.engine.ends
-        pid = node.spawn(idles)
-        async with serving(WebSocketRelay(relay_to(pid), node=node)) as url, client(url) as one:
-            node.drain()
-            assert await closed(one) == (1012, "node shuts down")
-            await until(lambda: not node.connections)
-    [end] = ends.connections()
-    assert (end.how, end.code, end.by) == ("shutdown", 1012, None)
+        gone.transport.abort()
 
 
 async def test_an_upgrade_that_did_not_come_about_is_told(controlled: Node) -> None:
@@ -342,13 +337,18 @@ async def test_ends_are_asked_by_number_name_and_pid(
         ("/ends?kind=host", "kind is 'host' and must be process or connection"),
         ("/ends?limit=0", "limit is '0' and must be a number from 1 to 1000"),
         ("/ends?after=-1", "after is '-1' and must be a number from 0 to"),
+        ("/trace?of=nobody&seconds=1", "node local has no process 'nobody'"),
+        ("/trace?of=ends&seconds=nan", "seconds is 'nan' and must be a number from 0 to 86400"),
+        ("/trace?of=ends&count=1e9", "count is '1e9' and must be a number from 1 to 1000000"),
         ("/process", "of is missing: say which process by its PID or name"),
         ("/process?of=nobody", "node local has no process 'nobody'"),
     ],
 )
 async def test_wrong_questions_are_answered_with_what_is_right(
-    asked: ControlClient, path: str, why: str
+    controlled: Node, asked: ControlClient, path: str, why: str
 ) -> None:
+    controlled.spawn_as("ends", idles)
+
     def ask() -> None:
         with asked._asked("GET", path):
             raise AssertionError(f"{path} was answered")

@@ -12,10 +12,11 @@ from typing import Any
 
 import msgspec
 import pytest
+import rooms
 from controlled import wsrelay
 from ending import idles
 from one_node import left_as_found
-from support import TIMEOUT, client, received, relay_to, serving, until
+from support import TIMEOUT, client, received, relay_to, room, serving, until
 
 from wsrelay import PID, Node, WebSocketRelay, process
 from wsrelay.control import ControlClient, ControlSocket, NodeGone
@@ -56,6 +57,9 @@ class Reader:
         """Direction, topic and peer of the messages."""
         return [(one.direction, one.topic, one.peer) for one in self.records if not one.note]
 
+    def is_shown_something(self) -> bool:
+        return bool(self.seen)
+
     @property
     def notes(self) -> list[str]:
         return [one.note for one in self.records if one.note]
@@ -64,10 +68,12 @@ class Reader:
 @contextlib.asynccontextmanager
 async def tracing(traces: Traces, of: str, **query: Any) -> AsyncIterator[Reader]:
     reader = Reader(traces, of, **query)
-    await until(lambda: reader.records, "it looks")
-    yield reader
-    reader.reading.cancel()
-    await asyncio.wait([reader.reading])
+    try:
+        await until(lambda: reader.records, "it looks")
+        yield reader
+    finally:
+        reader.reading.cancel()
+        await asyncio.wait([reader.reading])
 
 
 def chatter(other: str) -> None:
@@ -191,6 +197,35 @@ async def test_nothing_is_left_of_a_trace(controlled: Node, traces: Traces) -> N
 def _session(node: Node, pid: PID) -> Any:
     connection: Any = node.connection(pid)
     return connection._session
+
+
+async def test_messages_keep_their_order_while_traces_come_and_go(
+    controlled: Node, traces: Traces
+) -> None:
+    pid = controlled.spawn(room(rooms.echo))
+    looks, sent, got = 0, list[str](), list[str | bytes]()
+    async with serving(WebSocketRelay(relay_to(pid), node=controlled)) as url, client(url) as one:
+        [connection] = controlled.connections
+
+        async def look() -> None:
+            nonlocal looks
+            while True:
+                for of in (pid, connection):
+                    async with tracing(traces, of, count=10, payload=1) as reader:
+                        await until(reader.is_shown_something)
+                    looks += 1
+
+        looking = asyncio.create_task(look())
+        while looks < 8:
+            more = [str(len(sent) + number) for number in range(100)]
+            for text in more:
+                await one.send(text)
+            got += [await received(one) for _ in more]
+            sent += more
+        looking.cancel()
+        await asyncio.wait([looking])
+    assert got == sent
+    assert not controlled.engine.ends.watchers
 
 
 async def test_messages_from_and_to_a_client_are_shown(controlled: Node, traces: Traces) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import math
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -147,7 +146,7 @@ class ControlClient:
 
         It ends after so many messages or `seconds`, or when that process ends, with a note.
         """
-        query = {"of": of, "payload": int(contents), "count": count, "seconds": math.ceil(seconds)}
+        query = {"of": of, "payload": int(contents), "count": count, "seconds": seconds}
         with self._asked("GET", f"/trace?{urlencode(query)}", wait=True) as response:
             while line := response.readline():
                 yield (record := msgspec.json.decode(line, type=TraceRecord))

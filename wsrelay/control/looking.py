@@ -119,7 +119,7 @@ class Traces:
             find(self._node, query),
             contents=query.get("payload", "0") != "0",
             count=_number(query, "count", 1_000, 1, MOST_TRACED),
-            seconds=_number(query, "seconds", 60, 1, int(MOST_SECONDS)),
+            seconds=_seconds(query),
         )
         return self._records(trace)
 
@@ -161,3 +161,12 @@ def _number(query: Query, key: str, default: int, least: int, most: int = 10**12
     if not (text.isdecimal() and text.isascii() and least <= int(text[:20]) <= most):
         raise ValueError(f"{key} is {text!r:.80} and must be a number from {least} to {most}")
     return int(text)
+
+
+def _seconds(query: Query) -> float:
+    """Return how long a trace may take; raises `ValueError`."""
+    text = query.get("seconds", "") or "60"
+    with contextlib.suppress(ValueError):
+        if 0 <= (seconds := float(text)) <= MOST_SECONDS:
+            return seconds
+    raise ValueError(f"seconds is {text!r:.80} and must be a number from 0 to {MOST_SECONDS:.0f}")
