@@ -115,7 +115,7 @@ async def test_top_and_the_others_fit_into_80_columns(controlled: Node) -> None:
             assert all(len(line) <= 80 for line in lines)
             [headings] = {line.strip() for line in lines if "MAILBOX" in line}
             assert headings.replace("OS PID", "OS_PID").split() == [
-                *("PID", "OS_PID", "UPTIME", "CPU", "MEMORY", "MAILBOX", "CLIENTS"),
+                *("PID", "OS_PID", "UPTIME", "CPU", "MEMORY", "MAILBOX", "TOOK", "CLIENTS"),
                 *("NAME", "OR", "TARGET"),
             ]
             row = next(line for line in lines if "obedient" in line).split()

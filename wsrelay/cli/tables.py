@@ -56,7 +56,8 @@ def processes_table(
     if _fits(table, console):
         return table
     table = _table(
-        *("PID", "OS PID", "UPTIME", "CPU", "MEMORY", "MAILBOX", "CLIENTS", "NAME OR TARGET"),
+        *("PID", "OS PID", "UPTIME", "CPU", "MEMORY", "MAILBOX", "TOOK", "CLIENTS"),
+        "NAME OR TARGET",
         overflow=overflow,
     )
     for one in processes:

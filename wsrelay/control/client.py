@@ -99,6 +99,11 @@ class ControlClient:
         """End a process at once."""
         self._act("/kill", {"to": to, "anywhere": anywhere})
 
+    def stack(self, of: str) -> str:
+        """Return the Python stacks of a process of this node, whatever it does."""
+        with self._asked("GET", f"/stack?of={quote(of, safe='')}") as response:
+            return response.read().decode(errors="replace")
+
     def logs(self, of: str | None, *, follow: bool) -> Iterator[LogRecord]:
         """Yield log records, of one process or of all; with `follow`, until the node is gone.
 

@@ -35,7 +35,10 @@ class ProcessInfo(Struct, frozen=True, kw_only=True):
     """One worker; `parent` is the process that spawned it, `uptime` in seconds.
 
     `mailbox` is the bytes that wait for it at the node: messages from processes and clients, joins
-    and leaves, each with its overhead. `names` has at most the first hundred names.
+    and leaves, each with its overhead. `waiting` is how many messages it has not taken, wherever
+    they wait: at the node, in its pipe or in its channels. `idle` is the seconds since it took the
+    last, None if it has taken none. `stalled`: it has had messages waiting and has taken none for
+    as long as the `stall` of its host. `names` has at most the first hundred names.
     """
 
     pid: str
@@ -48,6 +51,9 @@ class ProcessInfo(Struct, frozen=True, kw_only=True):
     uptime: float
     mailbox: int
     connections: int
+    waiting: int = 0
+    idle: float | None = None
+    stalled: bool = False
 
 
 class HostInfo(Struct, frozen=True, kw_only=True):

@@ -29,6 +29,7 @@ from wsrelay.values.pid import PID
 from wsrelay.values.printable import escaped
 from wsrelay.values.rights import Rights
 from wsrelay.wire import payload
+from wsrelay.wire.tally import TAKEN, Tally
 
 from .endpoint import Mail
 from .host import Incarnation, Intake, Lanes
@@ -168,6 +169,19 @@ class WorkerProcess:
         return None if self._incarnation is None else self._incarnation.os_pid
 
     @property
+    def tally(self) -> Tally | None:
+        """What it notes of itself, None if it has nothing to note it in; it may lie."""
+        return None if self._incarnation is None else self._incarnation.tally
+
+    @property
+    def waiting(self) -> int:
+        """How many messages it was sent and has not taken; without a tally, those kept here."""
+        sent = self.pipe.queued - self.pipe.silent
+        if (tally := self.tally) is not None:
+            return min(max(0, sent - tally[TAKEN]), sent)
+        return self.pipe.kept if self.launched else sent
+
+    @property
     def takes_mail(self) -> bool:
         """Whether its inbox still takes messages."""
         return self.row.takes_mail
@@ -211,6 +225,7 @@ class WorkerProcess:
         # The event first: once the inbox is closed, its reader knows of it.
         self.pipe.post(wire.SignalFrame(CANCEL, str(sender), reason, drains=self.drains))
         self.pipe.queue(wire.CloseInboxFrame())
+        self.pipe.silent += 1
         half = self.options.stop_timeout / 2
         self._call_later(half, self.interrupt, half)
 
@@ -362,6 +377,7 @@ class WorkerProcess:
         content = Raw(payload.pack(metadata))
         pipe.queue(wire.AttachFrame(str(client), content, receipt), visit=True)
         self.clients[client] = pipe.queue(wire.RelayFrame(JOIN, str(client), {}), visit=True)
+        pipe.silent += 1
         self.occupied()
         return True
 
@@ -370,6 +386,7 @@ class WorkerProcess:
         if self.takes_mail:
             content = Raw(payload.pack(metadata))
             self.pipe.queue(wire.AttachFrame(str(client), content), visit=True)
+            self.pipe.silent += 1
 
     def tell(self, client: PID, topic: str, content: dict[str, Any]) -> bool:
         """Send it a message from the relay."""
@@ -385,6 +402,7 @@ class WorkerProcess:
         content = {"code": code, "reason": reason}
         self.pipe.queue(wire.RelayFrame(LEAVE, str(client), content), visit=True)
         self.pipe.queue(wire.DetachFrame(str(client)), visit=True)
+        self.pipe.silent += 1
         return True
 
     def never_read(self, client: PID, join: int) -> bool:

@@ -20,10 +20,12 @@ from wsrelay.template import crashes
 from wsrelay.values.message import ExitError, ExitKind, Result
 from wsrelay.values.pid import PID
 from wsrelay.wire.pipe_pair import Duplex
+from wsrelay.wire.tally import TAKEN, TOOK, Tally
 
 from .log import Intake
 from .output import Output
 from .pipe import NodePipe
+from .stacks import Stacks
 from .unfinished import LARGE, Unfinished
 
 __all__ = ["Incarnation"]
@@ -63,6 +65,11 @@ class Incarnation:
         """Whether it is stopped when its host's deadline passes; if it is from the beginning, it
         gets nothing to run before its guardian has been told."""
         self.os_pid: int | None = None
+        self.tally: Tally | None = None
+        """What it notes of itself; None while it has nothing to note it in."""
+        self.line: int | None = None
+        """The number of that line."""
+        self._stacks: Stacks | None = None
         self.done: wire.DoneFrame | None = None
         self._account = unfinished.account(str(pid), self._overdue)
         self._exited = exited
@@ -116,6 +123,31 @@ class Incarnation:
             raise
         self.worker_end.output = output.writing
         return output
+
+    def note_in(self, tally: Tally, line: int) -> None:
+        """Have it note what it takes in this line, which nobody has."""
+        tally[TAKEN] = tally[TOOK] = 0
+        self.tally, self.line = tally, line
+
+    def write_to(self, stacks: Stacks) -> None:
+        """Read its stacks there."""
+        self._stacks = stacks
+
+    async def stack(self) -> str:
+        """Return the stacks of its threads, whatever it does; raises `TimeoutError`."""
+        if self._stacks is None or self.os_pid is None or self._is_dead:
+            raise TimeoutError("it does not run")
+        try:
+            return await self._stacks.of(self.os_pid, self._ask_for_stack, self.pipe.post)
+        except OSError as error:
+            if isinstance(error, TimeoutError):
+                raise
+            raise TimeoutError("its host's template was lost") from None
+
+    def _ask_for_stack(self) -> None:
+        if self._pidfd is None:
+            raise TimeoutError("its node has no pidfd of it (Linux 5.3), so no signal is safe")
+        self._signal(self._pidfd, wire.STACK)
 
     def never_read(self, client: PID, join: int) -> bool:
         """Whether a worker has returned without ever reading this client's `ws.join`."""

@@ -40,6 +40,8 @@ class Lanes:
     def __init__(self, flooded: Callable[[], None] = lambda: None) -> None:
         self.queued = 0
         """Data frames queued so far: the number of the newest one."""
+        self.silent = 0
+        """How many of them bring the process nothing that it takes."""
         self.backlog = 0
         """Bytes of data that wait here for room at the worker, including `ITEM` for each frame."""
         self.mailbox = 0
@@ -82,7 +84,8 @@ class Lanes:
         """Send a data frame in its turn; returns its number.
 
         A frame for many receivers may be packed already. `mail`: it counts as mailbox; `visit`: it
-        reports a client that joins or leaves.
+        reports a client that joins or leaves. Who queues one that is not taken, such as
+        `AttachFrame`, adds it to `silent`.
         """
         self.queued += 1
         if self._closed:
@@ -129,6 +132,11 @@ class Lanes:
             self._tell_room()
 
     @property
+    def kept(self) -> int:
+        """How many data frames wait here."""
+        return len(self._waiting)
+
+    @property
     def full(self) -> bool:
         """Whether the worker's clients should wait."""
         return self.backlog >= _FULL
@@ -162,7 +170,7 @@ class Lanes:
         """Pass everything on to a pipe that has just been opened; these lanes end."""
         for data, count in zip(self._out, self._counts, strict=True):
             to._write(data, count)
-        to.queued, to.backlog = self.queued, self.backlog
+        to.queued, to.silent, to.backlog = self.queued, self.silent, self.backlog
         to.mailbox, to.visits = self.mailbox, self.visits
         to._in_flight, to._waiting = self._in_flight, self._waiting
         to._when_room = self._when_room

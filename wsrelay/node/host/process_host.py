@@ -36,11 +36,13 @@ from wsrelay.values.message import ExitError, ExitKind
 from wsrelay.values.printable import shortened
 from wsrelay.wire.logrecord import fields
 from wsrelay.wire.pipe_pair import close_all
+from wsrelay.wire.tally import TallySheet
 
 from .family import Family
 from .incarnation import Incarnation
 from .log import Intake
 from .output import Output
+from .stacks import Stacks
 
 __all__ = ["ProcessHost"]
 
@@ -52,6 +54,9 @@ is blocked; it takes 5 if the template does not end and something looks like a r
 
 _CHUNK: Final = 16 * 1024
 """Bytes read from a template in one iteration of the event loop: 2 ms of the shortest frames."""
+
+_LEAVING: Final = 64
+"""Workers that have ended and are not reaped yet while as many as there may be run already."""
 
 _TOO_LARGE: Final = 2**31
 """The least number that is too large for a process id."""
@@ -93,6 +98,11 @@ class ProcessHost:
         self._control: socket.socket | None = None
         self._told = self._report = -1
         self._reader = wire.from_template()
+        self._sheet: TallySheet | None = None
+        """Where the workers of the present template note what they have taken."""
+        self._lines: list[int] = []
+        """Lines of it that are free."""
+        self._stacks: Stacks
         self._workers: dict[int, Incarnation] = {}
         self._pending: deque[Incarnation] = deque()
         self._asked: set[int] = set()
@@ -144,6 +154,10 @@ class ProcessHost:
             report, its_report = _pipe(undo, given)
             os.set_blocking(its_report.fileno(), False)
             lifeline, its_lifeline = _pair(undo, given)
+            workers = self.options.max_processes + _LEAVING
+            sheet = self._sheet = TallySheet.make(workers)
+            undo.callback(sheet.close)
+            tallies = given.enter_context(Connection(os.dup(sheet.fileno()), readable=False))
             output = None
             if not self.options.raw_output:
                 self._output = Output(self._log, self.options.log_rate, self._about)
@@ -154,6 +168,8 @@ class ProcessHost:
                 args=(its_control, telling, its_report, its_lifeline, self.options),
                 kwargs={
                     "output": output,
+                    "tallies": tallies,
+                    "lines": sheet.lines,
                     "log_level": logging.getLogger("wsrelay").getEffectiveLevel(),
                     "cgroup_folder": self._cgroup and self._cgroup.folder,
                 },
@@ -162,6 +178,8 @@ class ProcessHost:
             process.start()
             undo.pop_all()
         self._guardian = process
+        self._stacks = Stacks(sheet)
+        self._lines = list(reversed(range(sheet.lines)))
         self._connect(control, told, report, lifeline)
 
     def _connect(
@@ -222,7 +240,24 @@ class ProcessHost:
                 self._next_fork = self._loop.call_later(wait, self._launch_pending)
                 return
             worker = self._pending.popleft()
-            self._tell(wire.ForkFrame(worker.ref), worker)
+            self._tell(wire.ForkFrame(worker.ref, self._give_line(worker)), worker)
+
+    def _give_line(self, worker: Incarnation) -> int | None:
+        """Let the worker note what it takes; return the number of its line, if one is free."""
+        assert self._sheet is not None  # noqa: S101 - its template has been started
+        worker.write_to(self._stacks)
+        if not self._lines:
+            return None
+        number = self._lines.pop()
+        worker.note_in(self._sheet.line(number), number)
+        return number
+
+    def _ended(self, ref: int) -> Incarnation:
+        """Forget a worker that has ended: its line is for another one."""
+        worker = self._workers.pop(ref)
+        if worker.line is not None:
+            self._lines.append(worker.line)
+        return worker
 
     def freeze_deadline(self, monotonic_ns: int) -> None:
         """Set the time from which on the fenced workers are stopped, until a later one is set.
@@ -264,7 +299,7 @@ class ProcessHost:
             del self._workers[worker.ref]
         elif unsent:
             self._out.remove(unsent[0])
-            del self._workers[worker.ref]
+            self._ended(worker.ref)
         # Otherwise the template is about to fork it, or stalled: the fork is killed when reported.
         worker.failed(ExitError(ExitKind.KILLED, "SIGKILL"))
 
@@ -324,6 +359,9 @@ class ProcessHost:
                     self._lifeline.send(guardian.order(guardian.AT_ONCE))
             except OSError:
                 at_once = False
+            if self._sheet is not None:
+                self._sheet.close()
+                self._sheet = None
             if at_once:
                 # Kept open: what still writes is to be killed, not warned by an error first.
                 self._dying.append(ends)
@@ -502,13 +540,13 @@ class ProcessHost:
                 self._forked(self._workers[frame.ref], frame)
             case wire.ForkFailedFrame() if frame.ref in self._asked:
                 self._asked.discard(frame.ref)
-                worker = self._workers.pop(frame.ref)
+                worker = self._ended(frame.ref)
                 worker.failed(ExitError(ExitKind.START_FAILED, frame.message))
                 self._workers_changed()
             case wire.ExitedFrame() if frame.ref in self._workers and self._may_have_ended(
                 frame.ref
             ):
-                worker = self._workers.pop(frame.ref)
+                worker = self._ended(frame.ref)
                 if self._out_of_memory() and frame.code == -signal.SIGKILL:
                     worker.out_of_memory()
                 worker.reaped(frame.code)
