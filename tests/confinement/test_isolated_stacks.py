@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.anyio, on_linux]
 
 async def stack(script: Path, isolation: Isolation) -> str:
     """The stack of an echo that waits for messages."""
-    async with Node(hosts=[HostOptions(isolation=isolation)]) as node:
+    async with Node(hosts=[HostOptions(targets=(f"{script}:echo",), isolation=isolation)]) as node:
         pid = node.spawn(f"{script}:echo")
         assert await node.started(pid) is None
         while " in echo" not in (text := await node.engine.stack(pid)):

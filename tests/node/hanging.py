@@ -9,24 +9,26 @@ import signal
 import sys
 import threading
 import time
-from typing import Any, Final
+from pathlib import Path
+from typing import Final
 
 from wsrelay import aio, process, wire
 
 _LONG: Final = 600
 
 
-def spin(*_: Any) -> None:
+def spin() -> None:
     """Take one message and never give the interpreter up."""
     process.inbox().receive()
     while True:
         pass
 
 
-def sleep(*_: Any) -> None:
+def sleep() -> None:
     """Take one message and wait in a function of the C library, holding the interpreter."""
     process.inbox().receive()
-    ctypes.PyDLL(None).sleep(_LONG)
+    reading, _ = os.pipe()
+    ctypes.PyDLL(None).read(reading, ctypes.create_string_buffer(1), 1)
 
 
 def wait(path: str) -> None:
@@ -104,7 +106,7 @@ def close_all(path: str) -> None:
     process.inbox().receive()
     for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 - these are not files
         try:
-            if "wsrelay-tallies" in os.readlink(f"/proc/self/fd/{name}"):
+            if "wsrelay-tallies" in str(Path(f"/proc/self/fd/{name}").readlink()):
                 os.close(int(name))
         except OSError:
             pass  # the one that lists the others
@@ -132,7 +134,7 @@ def lie() -> None:
 
     process.inbox().receive()
     for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 - as above
-        if "wsrelay-tallies" in os.readlink(f"/proc/self/fd/{name}"):
+        if "wsrelay-tallies" in str(Path(f"/proc/self/fd/{name}").readlink()):
             with mmap.mmap(int(name), mmap.PAGESIZE) as memory:
                 memory[:] = b"\xff\xff\xff\xff\xff\xff\xff\x7f" * (mmap.PAGESIZE // 8)
             for size in (0, 1 << 30):

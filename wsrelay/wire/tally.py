@@ -106,9 +106,10 @@ class TallySheet:
         return os.pread(self._descriptor, max(0, min(end - self._begin, _STACK)), self._begin)
 
     def close(self) -> None:
-        """Close the descriptor; lines that were given out can still be looked at."""
+        """Close it, but for the lines that were given out: the memory goes with the last of them."""
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
+            self._memory.release()
             os.close(descriptor)
 
 

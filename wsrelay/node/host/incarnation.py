@@ -343,6 +343,7 @@ class Incarnation:
         if self._patience is not None:
             self._patience.cancel()
         self._over = True
+        self.tally = None
         result = self._result()
         if self._output is not None and (result.error is None or result.error.traceback is None):
             self._output.tell_crash()
