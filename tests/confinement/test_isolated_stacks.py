@@ -24,13 +24,13 @@ async def stack(script: Path, isolation: Isolation) -> str:
 
 
 @walls
-async def test_walls_are_no_obstacle(isolation: Isolation) -> None:
+async def test_walls_are_no_obstacle_to_a_stack(isolation: Isolation) -> None:
     with reachable_script() as script:
         assert "Main thread" in await stack(script, isolation)
 
 
 @as_root
-async def test_another_user_is_no_obstacle() -> None:
+async def test_another_user_is_no_obstacle_to_a_stack() -> None:
     with reachable_script() as script:
         user = unused_uid()
         assert "Main thread" in await stack(script, Isolation(user=user, group=user))

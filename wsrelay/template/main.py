@@ -67,7 +67,7 @@ def main(
     """
     parent = _enter(control, telling, report, lifeline, output, tallies, options)
     with tallies:
-        sheet = TallySheet(os.dup(tallies.fileno()), lines)
+        sheet = TallySheet.inherited(os.dup(tallies.fileno()), lines)
     worker.load.set_arguments(options.arguments)
     worker.forks.watch()
     for stream in (sys.stdout, sys.stderr):

@@ -12,6 +12,7 @@ it must not believe more than that.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import mmap
 import os
@@ -82,6 +83,22 @@ class TallySheet:
             os.close(descriptor)
             raise
 
+    @classmethod
+    def inherited(cls, descriptor: int, lines: int) -> TallySheet:
+        """Return that of the node in a template, for all of its forks; it is never closed.
+
+        Up to Python 3.12 `mmap` needs a descriptor of its own. That is the lowest that is free, and
+        takes the place of the given one, so that each worker has one and not two.
+        """
+        free = os.dup(descriptor)
+        os.close(free)
+        sheet = cls(descriptor, lines)
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.fstat(free), os.fstat(descriptor)):
+                os.close(descriptor)
+                sheet._descriptor = free
+        return sheet
+
     @staticmethod
     def size(lines: int) -> int:
         """Return the bytes of a sheet."""
@@ -106,7 +123,7 @@ class TallySheet:
         return os.pread(self._descriptor, max(0, min(end - self._begin, _STACK)), self._begin)
 
     def close(self) -> None:
-        """Close it, but for the lines that were given out: the memory goes with the last of them."""
+        """Close it; lines that were given out stay, and the memory goes with the last of them."""
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             self._memory.release()
