@@ -16,7 +16,7 @@ from exits import Exits
 from one_node import left_as_found, running_node
 from support import client, closed, processes, relay_to, serving, until
 
-from wsrelay import PID, Node, WebSocketRelay
+from wsrelay import PID, Node, Service, Supervisor, WebSocketRelay
 from wsrelay.node import ProcessInfo
 from wsrelay.node.snapshot import describe
 
@@ -291,3 +291,14 @@ async def test_who_goes_on_before_it_is_ended_lives(
     node.send(pid, "more")
     await until(lambda: info(node, pid).waiting == 0)
     assert info(node, pid).state == "running"
+
+
+async def test_a_service_that_stalls_is_started_again() -> None:
+    node = Node(hosts=[processes(stall=STALL, stall_action="terminate")])
+    supervisor = Supervisor(node, [Service(name="spins", target=f"{hanging.__file__}:spin")])
+    async with node:
+        first = await until(lambda: supervisor.pid("spins"))
+        assert await node.started(first) is None
+        node.send(first, "work")
+        node.send(first, "work")
+        await until(lambda: supervisor.pid("spins") not in {None, first}, "it has another process")

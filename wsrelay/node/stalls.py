@@ -116,11 +116,17 @@ class Stalls:
             watched.waits, watched.seconds, watched.is_stalled = process.waiting > 0, 0.0, False
         elif not watched.waits:
             watched.waits = True
-        elif not process.frozen and not linux.stopped(process.os_pid or 0):
+        elif not process.frozen and not _stopped(process.os_pid or 0):
             watched.seconds += passed
             if watched.seconds >= watched.stall and not watched.is_stalled:
                 watched.is_stalled = True
                 self._found(process)
+
+
+def _stopped(os_pid: int) -> bool:
+    """Whether a worker or its template is stopped by somebody."""
+    family = linux.relations(os_pid)
+    return linux.stopped(os_pid) or (family is not None and linux.stopped(family[0]))
 
 
 def _moves(watched: _Watched) -> bool:

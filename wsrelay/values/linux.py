@@ -170,10 +170,8 @@ def status(pid: int) -> dict[str, str]:
 
 
 def stopped(pid: int) -> bool:
-    """Whether a process is stopped, by a signal or a debugger, or the parent is (Linux)."""
-    here = status(pid)
-    above = status(int(here.get("PPid", 0)))
-    return any(one.get("State", "-")[0] in "Tt" for one in (here, above))
+    """Whether a process is stopped, by a signal or a debugger (Linux)."""
+    return status(pid).get("State", "-")[0] in "Tt"
 
 
 def _fields(path: str) -> dict[str, str]:

@@ -31,13 +31,11 @@ _QUIET: Final = 0.2
 
 _ORDER: Final = "(most recent call first)"
 
-_MORE: Final = "...\n"
+_MORE: Final = "\n...\n"
 """The end where there are more than a hundred threads."""
 
-_LOOP: Final = re.compile(
-    r'^  File ".*[/\\]asyncio[/\\].*", line \d+ in run_(forever|until)', re.MULTILINE
-)
-"""A thread that runs an event loop, also uvloop's, which Python's own code starts."""
+_LOOP: Final = re.compile(r'^  File ".*[/\\]asyncio[/\\]\w+\.py", line \d+ in run', re.MULTILINE)
+"""A frame of a thread that runs an event loop: of uvloop none shows, but that which has started it."""
 
 _TASKS: Final = re.compile(r"\0(\d+)\n([^\0]*)\0")
 
@@ -135,19 +133,20 @@ def _has_memory(os_pid: int) -> bool:
 def _told(text: str) -> str:
     """Return the stacks as they are shown: those of the main thread first, equal ones once.
 
-    The outermost frames, which all workers have, are left out.
+    The outermost frames of the main thread, which all workers have, are left out.
     """
-    *others, main = text.strip().split("\n\n")
-    if not crashes.is_whole(text):
-        return text.strip()
-    threads: dict[str, int] = {}
-    for one in others:
-        frames = "\n".join(one.splitlines()[1:])
+    is_whole = crashes.is_whole(text)
+    threads: dict[tuple[str, ...], int] = {}
+    shown = []
+    *others, last = text.strip().split("\n\n")
+    for stack in others if is_whole else [*others, last]:
+        frames = tuple(stack.splitlines()[1:])
         threads[frames] = threads.get(frames, 0) + 1
-    shown = [f"Main thread {_ORDER}:\n" + "\n".join(_without_ours(main.splitlines()[1:]))]
+    if is_whole:
+        shown.append("\n".join([f"Main thread {_ORDER}:", *_without_ours(last.splitlines()[1:])]))
     for frames, count in threads.items():
         who = "A thread" if count == 1 else f"{count} threads"
-        shown.append(f"{who} {_ORDER}:\n{frames}")
+        shown.append("\n".join([f"{who} {_ORDER}:", *frames]))
     return "\n\n".join(shown)
 
 
