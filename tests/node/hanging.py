@@ -146,3 +146,10 @@ def lie() -> None:
             break
     process.registry.register("lied")
     time.sleep(_LONG)
+
+
+def uvloop_reply() -> None:
+    """Do what `await_reply` does under another event loop."""
+    import uvloop  # noqa: PLC0415 - only here
+
+    uvloop.run(await_reply())

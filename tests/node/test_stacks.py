@@ -96,8 +96,11 @@ async def test_more_threads_than_are_written_are_no_obstacle(node: Node) -> None
     await stack_with(node, pid, " in _pause\n")
 
 
-async def test_a_coroutine_shows_its_tasks_down_to_what_they_wait_for(node: Node) -> None:
-    pid = await started(node, hanging.await_reply)
+@pytest.mark.parametrize("handler", [hanging.await_reply, hanging.uvloop_reply])
+async def test_a_coroutine_shows_its_tasks_down_to_what_they_wait_for(
+    node: Node, handler: Callable[..., Any]
+) -> None:
+    pid = await started(node, handler)
     text = await stack_with(node, pid, "Task the answer")
     told = text[text.index("Task the answer") :]
     assert told.index(" in _never\n") < told.index(" in _answer\n")

@@ -35,7 +35,7 @@ _MORE: Final = "\n...\n"
 """The end where there are more than a hundred threads."""
 
 _LOOP: Final = re.compile(r'^  File ".*[/\\]asyncio[/\\]\w+\.py", line \d+ in run', re.MULTILINE)
-"""A frame of a thread that runs an event loop: of uvloop none shows, but that which has started it."""
+"""A frame of a thread that runs an event loop; with uvloop, of what has started that."""
 
 _TASKS: Final = re.compile(r"\0(\d+)\n([^\0]*)\0")
 
