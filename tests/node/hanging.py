@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
+import mmap
 import os
 import signal
 import sys
@@ -101,15 +103,21 @@ async def block_loop() -> None:
         time.sleep(_LONG)  # noqa: ASYNC251 - that is the point
 
 
+def _memory() -> list[int]:
+    """The descriptors of the memory in which this process notes what it takes."""
+    found = []
+    for entry in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):  # the one that lists the others
+            if "wsrelay-tallies" in str(entry.readlink()):
+                found.append(int(entry.name))
+    return found
+
+
 def close_all(path: str) -> None:
     """Close the descriptors of the stacks, as code that closes all does; then wait for a file."""
     process.inbox().receive()
-    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 - these are not files
-        try:
-            if "wsrelay-tallies" in str(Path(f"/proc/self/fd/{name}").readlink()):
-                os.close(int(name))
-        except OSError:
-            pass  # the one that lists the others
+    for descriptor in _memory():
+        os.close(descriptor)
     process.registry.register("closed")
     while not os.path.exists(path):  # noqa: PTH110 - as above
         time.sleep(0.01)
@@ -130,20 +138,16 @@ def execute() -> None:
 
 def lie() -> None:
     """Write nonsense to all lines of the host's sheet."""
-    import mmap  # noqa: PLC0415 - only here
-
     process.inbox().receive()
-    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 - as above
-        if "wsrelay-tallies" in str(Path(f"/proc/self/fd/{name}").readlink()):
-            with mmap.mmap(int(name), mmap.PAGESIZE) as memory:
-                memory[:] = b"\xff\xff\xff\xff\xff\xff\xff\x7f" * (mmap.PAGESIZE // 8)
-            for size in (0, 1 << 30):
-                try:
-                    os.truncate(int(name), size)
-                except OSError:
-                    continue
-                raise AssertionError(f"it was cut to {size}")
-            break
+    descriptor = _memory()[0]
+    with mmap.mmap(descriptor, mmap.PAGESIZE) as memory:
+        memory[:] = b"\xff\xff\xff\xff\xff\xff\xff\x7f" * (mmap.PAGESIZE // 8)
+    for size in (0, 1 << 30):
+        try:
+            os.truncate(descriptor, size)
+        except OSError:
+            continue
+        raise AssertionError(f"it was cut to {size}")
     process.registry.register("lied")
     time.sleep(_LONG)
 

@@ -12,9 +12,10 @@ from typing import Any
 
 import hanging
 import pytest
+import rooms
 from exits import Exits
 from one_node import left_as_found, running_node
-from support import client, closed, processes, relay_to, serving, until
+from support import client, closed, processes, relay_to, room, serving, until, value_of
 
 from wsrelay import PID, Node, Service, Supervisor, WebSocketRelay
 from wsrelay.node import ProcessInfo
@@ -133,6 +134,14 @@ async def test_what_waits_for_a_process_that_waits_to_start_counts(
     node.send(second, "work")
     assert (info(node, second).waiting, info(node, second).idle) == (2, None)
     await until(lambda: info(node, second).waiting == 1, "it has started and taken one")
+
+
+async def test_however_many_processes_there_were_the_next_is_seen_from_the_beginning() -> None:
+    async with Node(hosts=[processes(max_processes=1)]) as node:
+        for _ in range(66):  # more than the host has lines
+            await value_of(node, room(rooms.return_at_once))
+        pid = await hangs(node, "processes")
+        assert info(node, pid).idle is not None
 
 
 @on_linux

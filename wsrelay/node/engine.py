@@ -197,7 +197,8 @@ class Engine:
         process = self.processes.pop(pid)
         process.result = Result(error=result.error)
         del self.endpoints[pid]
-        self.stalls.forget(process)
+        if process.options.stall is not None:
+            self.stalls.forget(process)
         if process.launched:
             self._log_exit(pid, result.error, self.about(process))
         else:
@@ -544,7 +545,7 @@ class Engine:
         """Return what is known of a process, as fields of a log record."""
         return fields(
             pid=process.pid,
-            names=self._names(process),
+            names=self.kernel.names.of(process.pid) or process.names,
             target=process.target,
             os_pid=process.os_pid,
             host=process.pid.host,

@@ -20,7 +20,7 @@ from wsrelay.template import crashes
 from wsrelay.values.message import ExitError, ExitKind, Result
 from wsrelay.values.pid import PID
 from wsrelay.wire.pipe_pair import Duplex
-from wsrelay.wire.tally import TAKEN, TOOK, Tally
+from wsrelay.wire.tally import Tally
 
 from .log import Intake
 from .output import Output
@@ -69,7 +69,8 @@ class Incarnation:
         """What it notes of itself; None while it has nothing to note it in."""
         self.line: int | None = None
         """The number of that line."""
-        self._stacks: Stacks | None = None
+        self.stacks: Stacks | None = None
+        """Where its stacks can be read."""
         self.done: wire.DoneFrame | None = None
         self._account = unfinished.account(str(pid), self._overdue)
         self._exited = exited
@@ -124,21 +125,12 @@ class Incarnation:
         self.worker_end.output = output.writing
         return output
 
-    def note_in(self, tally: Tally, line: int) -> None:
-        """Have it note what it takes in this line, which nobody has."""
-        tally[TAKEN] = tally[TOOK] = 0
-        self.tally, self.line = tally, line
-
-    def write_to(self, stacks: Stacks) -> None:
-        """Read its stacks there."""
-        self._stacks = stacks
-
     async def stack(self) -> str:
         """Return the stacks of its threads, whatever it does; raises `TimeoutError`."""
-        if self._stacks is None or self.os_pid is None or self._is_dead:
+        if self.stacks is None or self.os_pid is None or self._is_dead:
             raise TimeoutError("it does not run")
         try:
-            return await self._stacks.of(self.os_pid, self._ask_for_stack, self.pipe.post)
+            return await self.stacks.of(self.os_pid, self._ask_for_stack, self.pipe.post)
         except OSError as error:
             if isinstance(error, TimeoutError):
                 raise

@@ -36,7 +36,7 @@ from wsrelay.values.message import ExitError, ExitKind
 from wsrelay.values.printable import shortened
 from wsrelay.wire.logrecord import fields
 from wsrelay.wire.pipe_pair import close_all
-from wsrelay.wire.tally import TallySheet
+from wsrelay.wire.tally import TAKEN, TOOK, Tally, TallySheet
 
 from .family import Family
 from .incarnation import Incarnation
@@ -100,9 +100,9 @@ class ProcessHost:
         self._reader = wire.from_template()
         self._sheet: TallySheet | None = None
         """Where the workers of the present template note what they have taken."""
-        self._lines: list[int] = []
-        """Lines of it that are free."""
-        self._stacks: Stacks
+        self._lines: list[tuple[int, Tally]] = []
+        """Some of its lines that are free, with their numbers."""
+        self._stacks: Stacks | None = None
         self._workers: dict[int, Incarnation] = {}
         self._pending: deque[Incarnation] = deque()
         self._asked: set[int] = set()
@@ -179,7 +179,6 @@ class ProcessHost:
             undo.pop_all()
         self._guardian = process
         self._stacks = Stacks(sheet)
-        self._lines = list(reversed(range(sheet.lines)))
         self._connect(control, told, report, lifeline)
 
     def _connect(
@@ -240,25 +239,21 @@ class ProcessHost:
                 self._next_fork = self._loop.call_later(wait, self._launch_pending)
                 return
             worker = self._pending.popleft()
-            self._tell(wire.ForkFrame(worker.ref, self._give_line(worker)), worker)
+            worker.stacks = self._stacks
+            self._lines = self._lines or self._free_lines()
+            if self._lines:
+                worker.line, worker.tally = self._lines.pop()
+                worker.tally[TAKEN] = worker.tally[TOOK] = 0
+            self._tell(wire.ForkFrame(worker.ref, worker.line), worker)
 
-    def _give_line(self, worker: Incarnation) -> int | None:
-        """Let the worker note what it takes; return the number of its line, if one is free."""
-        if self._sheet is None:  # so it is in simulations, whose workers have no memory
-            return None
-        worker.write_to(self._stacks)
-        if not self._lines:
-            return None
-        number = self._lines.pop()
-        worker.note_in(self._sheet.line(number), number)
-        return number
-
-    def _ended(self, ref: int) -> Incarnation:
-        """Forget a worker that has ended: its line is for another one."""
-        worker = self._workers.pop(ref)
-        if worker.line is not None:
-            self._lines.append(worker.line)
-        return worker
+    def _free_lines(self) -> list[tuple[int, Tally]]:
+        """Return the lines of the sheet that no worker has: those of who has ended come back so."""
+        sheet = self._sheet
+        if sheet is None or len(self._workers) > sheet.lines:
+            return []
+        taken = {worker.line for worker in self._workers.values()}
+        free = [line for line in range(sheet.lines) if line not in taken]
+        return [(line, sheet.line(line)) for line in reversed(free)]
 
     def freeze_deadline(self, monotonic_ns: int) -> None:
         """Set the time from which on the fenced workers are stopped, until a later one is set.
@@ -300,7 +295,7 @@ class ProcessHost:
             del self._workers[worker.ref]
         elif unsent:
             self._out.remove(unsent[0])
-            self._ended(worker.ref)
+            del self._workers[worker.ref]
         # Otherwise the template is about to fork it, or stalled: the fork is killed when reported.
         worker.failed(ExitError(ExitKind.KILLED, "SIGKILL"))
 
@@ -362,7 +357,8 @@ class ProcessHost:
                 at_once = False
             if self._sheet is not None:
                 self._sheet.close()
-                self._sheet = None
+                self._sheet = self._stacks = None
+                self._lines = []
             if at_once:
                 # Kept open: what still writes is to be killed, not warned by an error first.
                 self._dying.append(ends)
@@ -541,13 +537,13 @@ class ProcessHost:
                 self._forked(self._workers[frame.ref], frame)
             case wire.ForkFailedFrame() if frame.ref in self._asked:
                 self._asked.discard(frame.ref)
-                worker = self._ended(frame.ref)
+                worker = self._workers.pop(frame.ref)
                 worker.failed(ExitError(ExitKind.START_FAILED, frame.message))
                 self._workers_changed()
             case wire.ExitedFrame() if frame.ref in self._workers and self._may_have_ended(
                 frame.ref
             ):
-                worker = self._ended(frame.ref)
+                worker = self._workers.pop(frame.ref)
                 if self._out_of_memory() and frame.code == -signal.SIGKILL:
                     worker.out_of_memory()
                 worker.reaped(frame.code)
