@@ -472,6 +472,32 @@ async def test_a_wrong_order_is_one_clear_line(controlled: Node) -> None:
     assert "@" in await wsrelay("send", pid, "@reserved", code=1)
 
 
+async def test_stack_prints_where_a_process_is_or_why_it_does_not(controlled: Node) -> None:
+    async with visited(controlled) as (pid, _):
+        [client_pid] = controlled.connections
+        for named in (pid, pid.rpartition("|")[2].rstrip("}"), "obedient"):
+            said = await wsrelay("stack", named)
+            assert said.startswith(f"{pid} obedient a callable, OS pid ")
+            assert "\nMain thread (most recent call first):\n" in said
+            assert " in obedient\n" in said
+        refused = await wsrelay("stack", client_pid, code=1)
+        assert "is a client's connection, which its node runs: it has no stack" in refused
+    nobody = "{local@processes|x.1-1}"
+    expected = f"wsrelay: node local has no process '{nobody}'\n"
+    assert await wsrelay("stack", nobody, code=1) == expected
+    assert await wsrelay("stack", "nobody", code=1) == expected.replace(nobody, "nobody")
+
+
+async def test_ps_shows_who_took_a_message_when_and_what_waits(controlled: Node) -> None:
+    async with visited(controlled) as (pid, _):
+        lines = (await wsrelay("ps")).splitlines()
+        [line] = [line for line in lines if pid in line]
+        assert re.search(r" \d+\.\ds ago +1 +0 +obedient ", line), line
+        [told] = [one for one in json.loads(await wsrelay("ps", "--json")) if one["pid"] == pid]
+        assert (told["waiting"], told["stalled"]) == (0, False)
+        assert told["idle"] >= 0
+
+
 async def test_without_a_node_commands_say_how_to_start_one(directory: Path) -> None:
     said = await typed("ps", code=1)
     assert said == (

@@ -119,7 +119,7 @@ async def test_top_and_the_others_fit_into_80_columns(controlled: Node) -> None:
             [headings] = {line.strip() for line in lines if "MAILBOX" in line}
             rate = ["MSG/S"] if command == "top" else []
             assert headings.replace("OS PID", "OS_PID").split() == [
-                *("PID", "OS_PID", "UPTIME", "CPU", "MEMORY", *rate, "MAILBOX", "CLIENTS"),
+                *("PID", "OS_PID", "UPTIME", "CPU", "MEMORY", *rate, "MAILBOX", "TOOK", "CLIENTS"),
                 *("NAME", "OR", "TARGET"),
             ]
             row = next(line for line in lines if "obedient" in line).split()

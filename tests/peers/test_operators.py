@@ -60,6 +60,16 @@ async def members() -> dict[str, dict[str, Any]]:
     return {one["name"]: one for one in json.loads(await wsrelay("nodes", "--json"))}
 
 
+async def test_stack_of_a_process_elsewhere_says_where_to_ask(two: list[Node]) -> None:
+    pid = two[1].spawn("answer")
+    short = pid[1:-1].rpartition("|")[2]
+    said = await wsrelay("stack", pid, code=1)
+    assert (
+        said.rstrip()
+        == f"wsrelay: {pid} runs on node b: ask that, by `wsrelay stack {short} --node b`"
+    )
+
+
 # nodes
 
 

@@ -27,6 +27,7 @@ def busy() -> None:
     from setproctitle import setproctitle  # noqa: PLC0415 - as a handler of a user may do it
 
     setproctitle("my own title")
+    process.registry.register("busy")
     for _ in process.inbox():
         pass
 
@@ -39,6 +40,26 @@ async def test_a_worker_has_its_name_pid_and_target_as_title(node: Node) -> None
     assert title(node.workers[named]).startswith(f"wsrelay: room:blue {named} /")
     assert title(node.workers[unnamed]).startswith(f"wsrelay: {unnamed} /")
     assert psutil.Process(node.workers[named]).name() == "wsrelay: room:b"
+
+
+def renamed() -> None:
+    process.registry.register("lobby")
+    process.registry.register("second")
+    for message in process.inbox():
+        process.registry.unregister(message.topic)
+
+
+async def test_a_worker_that_registers_a_name_shows_it_until_it_has_it_no_more(
+    node: Node,
+) -> None:
+    pid = node.spawn(renamed)
+    await until(lambda: {"lobby", "second"} == {*node.kernel.names.of(pid)})
+    assert title(node.workers[pid]).startswith(f"wsrelay: lobby {pid} ")
+    node.send(pid, "second")
+    await until(lambda: {"lobby"} == {*node.kernel.names.of(pid)})
+    assert title(node.workers[pid]).startswith(f"wsrelay: lobby {pid} ")
+    node.send(pid, "lobby")
+    await until(lambda: title(node.workers[pid]).startswith(f"wsrelay: {pid} "))
 
 
 async def test_a_name_can_neither_forge_a_title_nor_push_the_pid_out_of_it(node: Node) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import select
 import signal
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -422,3 +423,16 @@ def test_a_full_pipe_is_left_to_the_longer_way(ends: Ends) -> None:
     reader = wire.from_worker()
     assert len(reader.feed(ends.said())) == count > 100
     assert not reader.partial
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_both_note_what_was_taken_and_when(kind: type[PyShortWay]) -> None:
+    with opened(kind) as ends:
+        noted = memoryview(bytearray(16)).cast("q")
+        ends.way.note_in(noted)
+        before = time.monotonic_ns()
+        ends.tell(*(relayed(f"{number}") for number in range(3)))
+        assert [next(ends.way).payload["data"] for _ in range(2)] == ["0", "1"]
+        assert noted[0] == 2
+        late = 20_000_000  # of a coarse clock
+        assert before - late <= noted[1] <= time.monotonic_ns()

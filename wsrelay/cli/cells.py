@@ -27,8 +27,8 @@ __all__ = [
 ]
 
 PROCESSES: Final = (
-    *("PID", "OS PID", "HOST", "STATE", "UPTIME", "CPU", "MEMORY", "MAILBOX", "CLIENTS"),
-    *("NAMES", "TARGET"),
+    *("PID", "OS PID", "HOST", "STATE", "UPTIME", "CPU", "MEMORY", "MAILBOX", "TOOK", "CLIENTS"),
+    *("WAITING", "NAMES", "TARGET"),
 )
 CONNECTIONS: Final = (
     *("PID", "TARGET", "CLIENT", "USER", "SUBPROTOCOL"),
@@ -37,7 +37,7 @@ CONNECTIONS: Final = (
 RATE: Final = "MSG/S"
 """The column of messages a second, received and sent."""
 RIGHT: Final = {
-    *("OS PID", "UPTIME", "CPU", "MEMORY", RATE, "MAILBOX"),
+    *("OS PID", "UPTIME", "CPU", "MEMORY", RATE, "MAILBOX", "TOOK", "WAITING"),
     *("CLIENTS", "MESSAGES", "OUTBOX", "DROPPED"),
 }
 """Columns of figures, which are aligned to the right."""
@@ -74,7 +74,7 @@ def process_cells(process: ProcessInfo, usage: UsageSampler) -> tuple[str, ...]:
     """Return a row of `PROCESSES`."""
     os_pid, *rest = figures(process, usage)
     place = process.pid, os_pid, process.host, process.state
-    return *place, *rest, names(process), process.target
+    return *place, *rest, str(process.waiting), names(process), process.target
 
 
 def figures(process: ProcessInfo, usage: UsageSampler) -> tuple[str, ...]:
@@ -86,8 +86,14 @@ def figures(process: ProcessInfo, usage: UsageSampler) -> tuple[str, ...]:
         "-" if used.cpu is None else f"{used.cpu:.0f}%",
         "-" if used.memory is None else size(used.memory),
         size(process.mailbox),
+        _took(process),
         str(process.connections),
     )
+
+
+def _took(process: ProcessInfo) -> str:
+    """Return how long ago a process took its last message."""
+    return "-" if process.idle is None else f"{duration(process.idle)} ago"
 
 
 def connection_cells(connection: ConnectionInfo) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from wsrelay.control.records import LogRecord
 from wsrelay.errors import MissingExtra
 from wsrelay.node import ConnectionInfo, NodeInfo, ProcessInfo
 from wsrelay.values import durations, extras
-from wsrelay.values.printable import escaped_in_json, indented, printable
+from wsrelay.values.printable import escaped, escaped_in_json, indented, printable
 
 from . import cells
 from .cluster import all_connections, all_nodes, asking_all, list_all, show_processes
@@ -33,7 +33,7 @@ try:
 except MissingExtra:  # tables are plain then, however wide the terminal is
     tables = None  # type: ignore[assignment]
 
-__all__ = ["call", "cancel", "connections", "kill", "logs", "ps", "send", "tree"]
+__all__ = ["call", "cancel", "connections", "kill", "logs", "ps", "send", "stack", "tree"]
 
 _anywhere = click.option(
     "--cluster",
@@ -234,6 +234,20 @@ def kill(*, to: str, node: str | None, anywhere: bool) -> None:
     """End a process and its children, or a connection, at once."""
     with chosen(node) as client:
         client.kill(to, anywhere=anywhere)
+
+
+@click.command()
+@click.argument("of", metavar="PID|NAME", shell_complete=_complete)
+@node_option
+def stack(*, of: str, node: str | None) -> None:
+    """Print where a process is: the Python stacks of its threads, and of its asyncio tasks.
+
+    It works from outside, also while the process is in an endless loop or in a library. Nothing is
+    stopped, and the process goes on.
+    """
+    with chosen(node) as client:
+        for line in client.stack(of).splitlines():
+            click.echo(escaped(line))
 
 
 @click.command()

@@ -27,6 +27,7 @@ _COMMANDS: Final = {
     "call": "control",
     "cancel": "control",
     "kill": "control",
+    "stack": "control",
     "logs": "control",
     "show": "looking",
     "ends": "looking",

@@ -137,6 +137,18 @@ def _check_path(text: str) -> None:
     help="What each process may use, e.g. 512MB; beyond that, it is ended.",
 )
 @click.option(
+    "--stall",
+    callback=_parsed(partial(durations.parse, least=_HOST.bounds["stall"].least)),
+    help="Log a process that has messages waiting and takes none for so long, e.g. 30s.",
+)
+@click.option(
+    "--stall-action",
+    type=click.Choice(["log", "terminate"]),
+    default=_HOST.stall_action,
+    show_default=True,
+    help="With --stall: whether such a process is also ended.",
+)
+@click.option(
     "--start-timeout",
     default=f"{_HOST.start_timeout:g}s",
     show_default=True,

@@ -60,7 +60,7 @@ def processes_table(
         return table
     table = _table(
         *_with_rate(
-            ("PID", "OS PID", "UPTIME", "CPU", "MEMORY", "MAILBOX", "CLIENTS"), rates, at=5
+            ("PID", "OS PID", "UPTIME", "CPU", "MEMORY", "MAILBOX", "TOOK", "CLIENTS"), rates, at=5
         ),
         "NAME OR TARGET",
         overflow=overflow,

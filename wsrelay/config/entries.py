@@ -140,6 +140,8 @@ class Host(ConfigEntry):
     warm: int = _HOST.warm
     start_timeout: Duration = _HOST.start_timeout
     stop_timeout: Duration = _HOST.stop_timeout
+    stall: Duration | None = None
+    stall_action: Literal["log", "terminate"] = _HOST.stall_action
     spawn_rate: float = _HOST.spawn_rate
     limits: HostLimits = HostLimits()
     nice: int | None = None

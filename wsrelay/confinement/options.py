@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import ClassVar, Final
+from typing import ClassVar, Final, Literal
 
 from msgspec import Struct
 
@@ -25,6 +25,11 @@ _RIGHTS: Final = ("may_spawn", "may_control", "may_name")
 
 _LEAST: Final = 1e-9
 
+_SOONEST: Final = 0.1
+"""Seconds of the shortest stall: the busiest machine lets a worker wait for less than that."""
+
+_ACTIONS: Final = ("log", "terminate")
+
 
 class HostOptions(Struct, frozen=True, kw_only=True):
     """The options of one process host, the kind `process.host` of `docs/configuration.md`.
@@ -34,6 +39,8 @@ class HostOptions(Struct, frozen=True, kw_only=True):
     `sys.argv`, after the script's path. `warm` processes are forked ahead and wait; they come on
     top of `max_processes`, and there can be no more of them than that. Timeouts are in seconds.
     `mailbox` is how many bytes other workers may have sent to one that has not yet taken them.
+    A worker that has messages waiting and takes none for `stall` seconds (None: never) is logged
+    as stalled; with the `stall_action` `terminate` it is then ended, else (`log`) not.
     `spawn_rate` is how many are started in a second; further ones wait. `log_rate` is how many log
     records a second one may write, and how many lines to its standard output and error; further
     ones are left out and counted. With `raw_output` these streams, and the terminal, are the node's
@@ -47,6 +54,7 @@ class HostOptions(Struct, frozen=True, kw_only=True):
         "start_timeout": Bounds(_LEAST, MOST, "more than 0 seconds"),
         "stop_timeout": Bounds(0, MOST, "0 seconds or more"),
         "mailbox": Bounds(0, MOST, "0 to 2**62 bytes", whole=True),
+        "stall": Bounds(_SOONEST, MOST, "0.1s or more"),
         "spawn_rate": Bounds(_LEAST, MOST, "more than 0 a second"),
         "log_rate": Bounds(1, MOST, "1 a second or more"),
         "limits.memory": Bounds(1, MOST, "1 to 2**62 bytes", whole=True),
@@ -69,6 +77,8 @@ class HostOptions(Struct, frozen=True, kw_only=True):
     start_timeout: float = 10.0
     stop_timeout: float = 10.0
     mailbox: int = 64 * 1024 * 1024
+    stall: float | None = None
+    stall_action: Literal["log", "terminate"] = "log"
     spawn_rate: float = 1000.0
     log_rate: float = 500.0
     raw_output: bool = False
@@ -88,6 +98,11 @@ class HostOptions(Struct, frozen=True, kw_only=True):
             most = self.max_processes
             warm = Bounds(0, most, f"0 to max_processes, which is {most}", whole=True)
             problems += wrong(self, {"warm": warm})
+        if self.stall_action not in _ACTIONS:
+            given = f"is {self.stall_action!r:.80} and must be one of {', '.join(_ACTIONS)}"
+            problems.append(("stall_action", given))
+        elif self.stall_action != "log" and self.stall is None:
+            problems.append(("stall_action", f"is {self.stall_action}, which needs `stall`"))
         problems += self._wrong_rights()
         if self.raw_output and self.isolation.walled:
             problems.append(("raw_output", "gives the node's streams away: not with isolation"))

@@ -154,6 +154,11 @@ class ControlClient:
                     return
         raise NodeGone(f"the node at {self.path} has gone")
 
+    def stack(self, of: str) -> str:
+        """Return the Python stacks of a process of this node, whatever it does."""
+        with self._asked("GET", f"/stack?of={quote(of, safe='')}") as response:
+            return response.read().decode(errors="replace")
+
     def logs(self, of: str | None, *, follow: bool) -> Iterator[LogRecord]:
         """Yield log records, of one process or of all; with `follow`, until the node is gone.
 

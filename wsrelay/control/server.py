@@ -14,7 +14,7 @@ import uvicorn
 from msgspec import Struct
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from wsrelay.errors import CallError, InvalidPID, MissingExtra, ProcessError, WsrelayError, phrase
@@ -76,6 +76,7 @@ class ControlServer:
             Route("/call", self._acting(self._call), methods=["POST"]),
             Route("/cancel", self._acting(self._cancel), methods=["POST"]),
             Route("/kill", self._acting(self._kill), methods=["POST"]),
+            Route("/stack", self._stack),
             Route("/cluster", self._members),
             Route("/processes", self._processes),
             Route("/process", self._telling(looking.process)),
@@ -177,6 +178,14 @@ class ControlServer:
 
         return answer
 
+    async def _stack(self, request: Request) -> Response:
+        """Answer with the stacks of a process as text."""
+        try:
+            pid = self._worker(request.query_params.get("of", ""))
+            return PlainTextResponse(await self._node.engine.stack(pid))
+        except (WsrelayError, _Unknown, TimeoutError) as error:
+            return _refused(error)
+
     # The cluster
 
     async def _members(self, _: Request) -> Response:
@@ -240,6 +249,20 @@ class ControlServer:
             return found[0]
         problems = [str(one) for one in answers if isinstance(one, Exception)]
         raise _Unknown("; ".join([f"no node has a process {text!r}", *problems]))
+
+    def _worker(self, text: str) -> PID:
+        """Return the PID of a process that this node runs; raises `_Unknown`."""
+        node = self._node
+        pid = locate(node, text)
+        if pid in node.engine.processes:
+            return pid
+        if pid is not None:
+            raise _Unknown(f"{pid} is a client's connection, which its node runs: it has no stack")
+        there = _pid(text) or node.engine.elsewhere.find(address(text))
+        if there is None or there.node in {None, node.name}:
+            raise _Unknown(f"node {node.name} has no process {text!r}")
+        ask = f"wsrelay stack {there[1:-1].rpartition('|')[2]} --node {there.node}"
+        raise _Unknown(f"{there} runs on node {there.node}: ask that, by `{ask}`")
 
     def _logged(self, text: str) -> Callable[[], Collection[str]]:
         """Return a function that gives the PIDs that are meant, including those that have ended.

@@ -35,6 +35,7 @@ from wsrelay.kernel import (
     StopEffect,
 )
 from wsrelay.template import worker_title
+from wsrelay.values.durations import show as show_duration
 from wsrelay.values.message import ExitError, ExitKind, Result
 from wsrelay.values.numbers import RETURNED
 from wsrelay.values.pid import PID, PIDSource, base36
@@ -51,6 +52,8 @@ from .fencing import Fencing
 from .host import WORKER_LOG, Incarnation, Unfinished
 from .mistake_log import MistakeLog
 from .process import NamedOrder, SpawnOrder, WorkerProcess
+from .stacks import progress_of, stack_of
+from .stalls import Stalls
 from .templates import Templates
 
 __all__ = ["Engine", "FrameHandler"]
@@ -112,6 +115,9 @@ class Engine:
         self.changed: Callable[[], None] = lambda: None
         """Called when a node that is shutting down may have less left to wait for."""
         self.fencing = Fencing(name, templates, self.processes, self.endpoints)
+        self.stalls = Stalls(self._stalled)
+        self._ends: dict[PID, asyncio.Task[None]] = {}
+        """The ends under way of processes that have stalled."""
         self.receiver: Callable[[WorkerProcess], FrameHandler]
         self._random = random
         self._known: wire.CatalogFrame | None = None
@@ -223,6 +229,8 @@ class Engine:
         del self.endpoints[pid]
         if (spans := process.spans) is not None:
             spans.ended(result.error)
+        if process.options.stall is not None:
+            self.stalls.forget(process)
         if process.launched:
             about = self.about(process)
             self._log_exit(pid, result.error, about if spans is None else about | spans.ids)
@@ -455,6 +463,8 @@ class Engine:
             # The template has its own timeout, and reports better why loading takes too long.
             timeout += _TEMPLATE_START + timeout
         process.signal_after(timeout, Signal.START_TIMEOUT)
+        if process.options.stall is not None:
+            self.stalls.watch(process, process.options.stall)
 
     def _incarnation(self, process: WorkerProcess) -> Incarnation:
         """Create what is to run a process; raises `HostFailed`."""
@@ -549,6 +559,41 @@ class Engine:
             why = shortened(error.message)
         return f"target_pid {process.pid} is not alive: {why}"
 
+    # What hangs
+
+    async def stack(self, pid: PID) -> str:
+        """Return the stacks of a process as text; raises `TimeoutError` if it shows none."""
+        return await stack_of(self.processes[pid], self._names(self.processes[pid]))
+
+    def _stalled(self, process: WorkerProcess) -> None:
+        """Log that a process takes no messages, and end it if its host says so."""
+        pid, options = process.pid, process.options
+        who = " ".join([pid, *map(printable, self._names(process))])
+        where = f"{process.target}, OS pid {process.os_pid}"
+        logger.warning(
+            "%s has stalled for %s: %s (%s); `wsrelay stack %s` shows where it is",
+            *(who, show_duration(options.stall or 0), progress_of(process), where),
+            pid[1:-1].rpartition("|")[2],
+            extra=self.about(process),
+        )
+        if options.stall_action == "terminate":
+            self._ends[pid] = asyncio.create_task(self._end_stalled(process))
+
+    async def _end_stalled(self, process: WorkerProcess) -> None:
+        """End it, with its stack as the traceback, unless it has gone on meanwhile."""
+        try:
+            try:
+                stack = await self.stack(process.pid)
+            except TimeoutError as error:
+                stack = str(error)
+            if self.stalls.is_stalled(process):
+                patience = show_duration(process.options.stall or 0)
+                why = f"killed: it took no message for {patience} while {process.waiting} waited"
+                stalled = ExitError(ExitKind.STALLED, why, stack)
+                self.signal(process.pid, Signal.TERMINATE, because=stalled)
+        finally:
+            self._ends.pop(process.pid, None)
+
     # The log
 
     def about(self, process: WorkerProcess) -> dict[str, Any]:
@@ -560,6 +605,9 @@ class Engine:
             os_pid=process.os_pid,
             host=process.pid.host,
         )
+
+    def _names(self, process: WorkerProcess) -> Iterable[str]:
+        return self.kernel.names.of(process.pid) or process.names
 
     def about_pid(self, pid: PID) -> dict[str, Any]:
         """Return what is known of any process, perhaps of another node, as `about` does."""
@@ -633,7 +681,8 @@ def _log_exit(
     level = logging.WARNING if requested else logging.ERROR
     if traceback:
         text = f"{shortened(error.message)}\n{traceback}"
-        logger.error("%s crashed: %s", who, shortened(text, _LONGEST_TRACEBACK), extra=about)
+        how = "ended" if error.kind is ExitKind.STALLED else "crashed"
+        logger.error("%s %s: %s", who, how, shortened(text, _LONGEST_TRACEBACK), extra=about)
     elif more is not None:
         what = "%s was not started: %s%s"
         logger.log(level, what, who, shortened(str(error)), more, extra=about)

@@ -58,7 +58,10 @@ class ProcessInfo(Struct, frozen=True, kw_only=True):
     `mailbox` is the bytes that wait for it at the node: messages from processes and clients, joins
     and leaves, each with its overhead. `received` counts the messages that were handed to it, those
     of the mailbox included, and `sent` those that it has sent: one to many receivers is one.
-    `names` has at most the first hundred names.
+    `waiting` is how many messages it has not taken, wherever they wait: at the node, in its pipe or
+    in its channels. `idle` is the seconds since it took the last, None if it has taken none.
+    `stalled`: it has had messages waiting and has taken none for as long as the `stall` of its
+    host. `names` has at most the first hundred names.
     """
 
     pid: str
@@ -73,6 +76,9 @@ class ProcessInfo(Struct, frozen=True, kw_only=True):
     received: int = 0
     sent: int = 0
     connections: int
+    waiting: int = 0
+    idle: float | None = None
+    stalled: bool = False
 
 
 class EndInfo(Struct, frozen=True, kw_only=True):

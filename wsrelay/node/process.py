@@ -30,6 +30,7 @@ from wsrelay.values.pid import PID
 from wsrelay.values.printable import escaped
 from wsrelay.values.rights import Rights
 from wsrelay.wire import payload
+from wsrelay.wire.tally import TAKEN, Tally
 
 from .endpoint import Mail
 from .ends import EndRequest
@@ -191,6 +192,19 @@ class WorkerProcess:
     def os_pid(self) -> int | None:
         """The id of the OS process, None before the fork."""
         return None if self._incarnation is None else self._incarnation.os_pid
+
+    @property
+    def tally(self) -> Tally | None:
+        """What it notes of itself, None if it has nothing to note it in; it may lie."""
+        return None if self._incarnation is None else self._incarnation.tally
+
+    @property
+    def waiting(self) -> int:
+        """How many messages it was sent and has not taken; without a tally, those kept here."""
+        sent = self.pipe.queued - self.pipe.silent
+        if (tally := self.tally) is not None:
+            return min(max(0, sent - tally[TAKEN]), sent)
+        return self.pipe.kept if self.launched else sent
 
     @property
     def takes_mail(self) -> bool:

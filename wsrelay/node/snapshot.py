@@ -12,6 +12,7 @@ from typing import Final
 import msgspec
 
 from wsrelay.values.pid import PID, address
+from wsrelay.wire.tally import TOOK, Tally
 
 from .info import HostInfo, NodeInfo, ProcessInfo
 from .node import Node
@@ -60,12 +61,14 @@ def host_info(node: Node, name: str) -> HostInfo:
 def process_info(node: Node, pid: PID, now: float) -> ProcessInfo:
     """Return the state of a process; `now` is of the clock of `time.monotonic`."""
     process = node.engine.processes[pid]
+    stalled = node.engine.stalls.is_stalled(process)
+    state = "stalled" if stalled else process.row.state.value
     return ProcessInfo(
         pid=str(pid),
         os_pid=process.os_pid,
         host=pid.host,
         target=process.target,
-        state="frozen" if process.frozen else process.row.state.value,
+        state="frozen" if process.frozen else state,
         names=heapq.nsmallest(_MOST_NAMES, node.kernel.names.of(pid)),
         parent=None if process.parent is None else str(process.parent),
         uptime=round(now - process.started, 3),
@@ -73,7 +76,17 @@ def process_info(node: Node, pid: PID, now: float) -> ProcessInfo:
         received=process.received,
         sent=process.sent,
         connections=len(process.clients),
+        waiting=process.waiting,
+        idle=_idle(process.tally),
+        stalled=stalled,
     )
+
+
+def _idle(tally: Tally | None) -> float | None:
+    """Return the seconds since a process took its last message; it may have noted anything."""
+    if tally is None or tally[TOOK] <= 0:
+        return None
+    return round(max(0, time.monotonic_ns() - tally[TOOK]) / 1e9, 3)
 
 
 def processes_after(node: Node, after: str) -> list[bytes]:

@@ -1,4 +1,4 @@
-"""What `faulthandler` writes when a fatal signal ends a process: reason and Python stack."""
+"""What `faulthandler` writes, when a fatal signal ends a process or a stack is asked for."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import signal
 from pathlib import Path
 from typing import Final
 
-__all__ = ["BEGIN", "SIGNALS", "stack"]
+__all__ = ["BEGIN", "SIGNALS", "is_ours", "is_whole", "stack"]
 
 BEGIN: Final = b"Fatal Python error: "
 """What a report begins with; written in one piece."""
@@ -23,6 +23,9 @@ SIGNALS: Final = {
     signal.SIGILL,
 }
 """The signals that it reports."""
+
+_OUTERMOST: Final = '  File "<string>", line 1 in <module>\n'
+"""The first frame of the main thread, which is written last: that of multiprocessing's `-c`."""
 
 _PACKAGE = Path(__file__).parent.parent
 _OURS: Final = (
@@ -37,5 +40,15 @@ _OURS: Final = (
 def stack(written: bytes) -> str:
     """Return a report as text, without the frames that every worker and template has in common."""
     text = written.decode(errors="replace")
-    lines = [line for line in text.splitlines() if not line.startswith(_OURS)]
+    lines = [line for line in text.splitlines() if not is_ours(line)]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip()
+
+
+def is_ours(line: str) -> bool:
+    """Whether a line is one of the frames that every worker and template has."""
+    return line.startswith(_OURS)
+
+
+def is_whole(text: str) -> bool:
+    """Whether these are the stacks of all threads; the deepest ones do not show it."""
+    return text.endswith(_OUTERMOST)

@@ -13,6 +13,7 @@ import os
 import select
 import signal
 import socket
+import struct
 import sys
 import threading
 from collections.abc import Callable
@@ -28,6 +29,7 @@ from wsrelay.confinement.options import HostOptions
 from wsrelay.values import linux, targets
 from wsrelay.values.printable import shortened
 from wsrelay.wire.pipe_pair import Duplex, close_all
+from wsrelay.wire.tally import TallySheet
 
 from . import guarded, preloading, titles, warm_up
 
@@ -37,6 +39,9 @@ _SMALL: Final = range(0, 480, 16)
 """Lengths of `bytes` objects, one for each block size that Python's allocator has pools for."""
 
 _STANDARD_ERROR: Final = 2
+
+_line: Final = struct.Struct("=l")
+_NO_LINE: Final = -1
 
 _LONGEST: Final = 128 * 1024
 """Characters of what is reported about a failure: the node does not read frames of a megabyte."""
@@ -50,21 +55,25 @@ def main(
     options: HostOptions,
     *,
     output: Connection | None,
+    tallies: Connection,
+    lines: int,
     log_level: int,
     cgroup_folder: Path | None,
 ) -> None:
     """Run as the template, under a guardian, until the node's end of `control` closes.
 
     `telling` takes frames for the node, `report` the stack if loading takes too long, `output` what
-    is printed. `lifeline` belongs to the guardian.
+    is printed. `lifeline` belongs to the guardian. `tallies` is the memory of a `TallySheet`.
     """
-    parent = _enter(control, telling, report, lifeline, output, options)
+    parent = _enter(control, telling, report, lifeline, output, tallies, options)
+    with tallies:
+        sheet = TallySheet.inherited(os.dup(tallies.fileno()), lines)
     worker.load.set_arguments(options.arguments)
     worker.forks.watch()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(line_buffering=True)  # or a killed worker's output is lost
-    template = Template(control, telling, options)
+    template = Template(control, telling, options, sheet)
     worker.log_to(worker.NodeLog(template.tell, log_level))
     try:
         declared = [targets.parse(text).absolute() for text in options.targets]
@@ -87,6 +96,7 @@ def main(
         template.tell(wire.LoadFailedFrame(message, shortened(error.details, _LONGEST)))
     else:
         worker.crashes.report_on_standard_error()
+        worker.crashes.write_stacks(sheet.fileno())
         warm_up.rehearse(declared, redirects=not options.raw_output)
         gc.collect()
         template.fill_gaps()
@@ -103,13 +113,14 @@ def _enter(  # noqa: PLR0917 - the arguments of `main`
     report: Connection,
     lifeline: socket.socket,
     output: Connection | None,
+    tallies: Connection,
     options: HostOptions,
 ) -> int:
     """Get a guardian, and let go of what belongs to the node; returns the guardian's process id."""
     worker.signals.hold_back()
     worker.multiprocess.enter_template()
     printing = () if output is None else (output,)
-    parent = guarded.enter(lifeline, (control, telling, report, *printing), options.name)
+    parent = guarded.enter(lifeline, (control, telling, report, tallies, *printing), options.name)
     if output is not None:
         with output:
             for standard in (1, 2):
@@ -149,10 +160,13 @@ def _terminal_as_stdin() -> bool:
 class Template:
     """The loop: control frames and children's exits in, forks and reports out."""
 
-    def __init__(self, control: socket.socket, telling: Connection, options: HostOptions) -> None:
+    def __init__(
+        self, control: socket.socket, telling: Connection, options: HostOptions, sheet: TallySheet
+    ) -> None:
         self._control = control
         self._node = telling
         self._options = options
+        self._sheet = sheet
         self._ends = 2 if options.raw_output else 3
         """Descriptors that come with each `Fork`: the worker's pipe, and that for its output."""
         self._reader = wire.to_template()
@@ -236,7 +250,7 @@ class Template:
                 case wire.ForkFrame():
                     count = self._ends
                     ends, self._descriptors = self._descriptors[:count], self._descriptors[count:]
-                    self._fork(frame.ref, ends)
+                    self._fork(frame, ends)
                     self.refill = True
                 case wire.KillFrame():
                     self._each(frame.ref, _kill_group)
@@ -250,7 +264,8 @@ class Template:
             if other == ref:
                 do(pid)
 
-    def _fork(self, ref: int, descriptors: list[int | None]) -> None:
+    def _fork(self, frame: wire.ForkFrame, descriptors: list[int | None]) -> None:
+        ref, line = frame.ref, frame.line
         given = [descriptor for descriptor in descriptors if descriptor is not None]
         if len(given) < self._ends:
             close_all(given)
@@ -258,7 +273,7 @@ class Template:
             return
         with Duplex(*given) as ends:
             try:
-                pid = self._take_warm(ends) or self._forked(lambda: ends)
+                pid = self._take_warm(ends, line) or self._forked(lambda: (ends, line))
             except OSError as error:
                 bound = limits.shown_processes(self._options.limits)
                 refused = f"the operating system refused a fork: {error}{bound}"
@@ -281,19 +296,21 @@ class Template:
         else:
             self._warm[pid] = ours
 
-    def _take_warm(self, ends: Duplex) -> int | None:
+    def _take_warm(self, ends: Duplex, line: int | None) -> int | None:
         """Give the pipe to a process that waits for one; return its id, or None."""
         while self._warm:
             pid = next(iter(self._warm))
             with self._warm.pop(pid) as waiting:
                 try:
-                    socket.send_fds(waiting, [b"\0"], ends.filenos())
+                    socket.send_fds(
+                        waiting, [_line.pack(_NO_LINE if line is None else line)], ends.filenos()
+                    )
                 except OSError:
                     continue  # it was killed
                 return pid
         return None
 
-    def _forked(self, wait: Callable[[], Duplex]) -> int:
+    def _forked(self, wait: Callable[[], worker.Given]) -> int:
         """Fork a worker that gets its pipe from `wait`, and return its process id."""
         template = os.getpid()
         # Not `multiprocessing.Process`, which costs each worker another 0.5 MB, 0.4 ms, and three
@@ -303,7 +320,7 @@ class Template:
             self._child(wait, template)
         return pid
 
-    def _child(self, wait: Callable[[], Duplex], template: int) -> Never:
+    def _child(self, wait: Callable[[], worker.Given], template: int) -> Never:
         try:
             signal.set_wakeup_fd(-1)
             worker.multiprocess.enter_worker()
@@ -313,7 +330,7 @@ class Template:
                 mine.close()
             close_all(self._descriptors)
             enter = functools.partial(limits.enter_worker, self._options.limits, self._options.nice)
-            worker.run(wait, template, enter, self.signal_handlers)
+            worker.run(wait, template, enter, self.signal_handlers, self._sheet)
         finally:
             os._exit(1)
 
@@ -342,7 +359,7 @@ class Template:
             _kill_group(pid)
 
 
-def _received(waiting: socket.socket, template: socket.socket, title: str) -> Duplex:
+def _received(waiting: socket.socket, template: socket.socket, title: str) -> worker.Given:
     """Wait for a pipe to arrive through `waiting`; raises `EOFError`.
 
     `template` is the other end, which this fork has inherited.
@@ -350,10 +367,11 @@ def _received(waiting: socket.socket, template: socket.socket, title: str) -> Du
     setproctitle(title)
     template.close()
     with waiting:
-        data, descriptors, _, _ = socket.recv_fds(waiting, 1, 3)
+        data, descriptors, _, _ = socket.recv_fds(waiting, _line.size, 3)
     if not data:
         raise EOFError
-    return Duplex(*descriptors)
+    (line,) = _line.unpack(data)
+    return Duplex(*descriptors), None if line == _NO_LINE else line
 
 
 def _exited_child() -> int | None:

@@ -7,17 +7,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from typing import Final
 
 from setproctitle import setproctitle
 
 from wsrelay.values.pid import PID
 from wsrelay.values.printable import printable
+from wsrelay.worker.title import BEGIN, shown_name
 
 __all__ = ["enter_template", "waiting_title", "worker_title"]
-
-_LONGEST_NAME: Final = 60
-"""Characters: titles overwrite the template's own command line, of about 150 bytes."""
 
 
 def enter_template(host: str) -> None:
@@ -36,8 +33,8 @@ def enter_template(host: str) -> None:
 
 def worker_title(pid: PID, names: Iterable[str], target: str) -> str:
     """Return the title of a worker: its first name comes first, what may be cut off comes last."""
-    shown = [printable(name)[:_LONGEST_NAME] for name in sorted(names)[:1]]
-    return " ".join(["wsrelay:", *shown, pid, printable(target)])
+    shown = [shown_name(name) for name in sorted(names)[:1]]
+    return f"{BEGIN}{' '.join([*shown, pid, printable(target)])}"
 
 
 def waiting_title(host: str) -> str:

@@ -24,6 +24,8 @@ __all__ = [
     "process_of",
     "relations",
     "started",
+    "status",
+    "stopped",
     "system_call",
 ]
 
@@ -160,6 +162,16 @@ def relations(pid: int) -> tuple[int, set[int]] | None:
     if "PPid" not in fields:
         return None
     return int(fields["PPid"]), {int(user) for user in fields["Uid"].split()[:3]}
+
+
+def status(pid: int) -> dict[str, str]:
+    """Return the lines of a process's `status`, by name (Linux); empty if there is no process."""
+    return _fields(f"/proc/{pid}/status")
+
+
+def stopped(pid: int) -> bool:
+    """Whether a process is stopped, by a signal or a debugger (Linux)."""
+    return status(pid).get("State", "-")[0] in "Tt"
 
 
 def _fields(path: str) -> dict[str, str]:

@@ -253,6 +253,7 @@ class ExitKind(enum.StrEnum):
     TERMINATED = "terminated"
     LINK_DOWN = "link_down"
     MAILBOX_OVERFLOW = "mailbox_overflow"
+    STALLED = "stalled"
     DISCONNECTED = "disconnected"
     TEMPLATE_LOST = "template_lost"
     NO_REPLY = "no_reply"

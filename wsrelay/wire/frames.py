@@ -30,6 +30,7 @@ __all__ = [
     "MAX_HEAD",
     "MAX_RECEIVERS",
     "PIPE_CLOSED",
+    "STACK",
     "WINDOW",
     "AckFrame",
     "AnswerFrame",
@@ -82,6 +83,7 @@ __all__ = [
     "SignalFrame",
     "SpawnFrame",
     "StartFrame",
+    "TasksFrame",
     "TerminateFrame",
     "ToTemplate",
     "ToWorker",
@@ -112,6 +114,9 @@ INTERRUPT: Final[int] = getattr(signal, "SIGRTMAX", signal.SIGURG)
 It is the last of the real-time signals, which programs and libraries hardly use; where there are
 none (macOS), it is a signal that is ignored by default.
 """
+
+STACK: Final[int] = INTERRUPT - 1 if hasattr(signal, "SIGRTMAX") else signal.SIGUSR2
+"""The signal at which a worker writes its stacks to its host's `TallySheet`, whatever it does."""
 
 
 Text = Annotated[str, Meta(max_length=LONGEST)]
@@ -300,6 +305,15 @@ class CalledFrame(Frame, tag=10):
     sender: str
     payload: bytes
     call: int
+
+
+class TasksFrame(Frame, tag=12):
+    """Write the stacks of the event loop's tasks to the `TallySheet`; overtakes data.
+
+    Written at once, as a zero byte, `ref`, a line feed, the text, and another zero byte.
+    """
+
+    ref: int
 
 
 class ReplyFrame(Frame, tag=7):
@@ -565,9 +579,10 @@ class JoinReadFrame(Frame, tag=28):
 
 
 class ForkFrame(Frame, tag=0):
-    """Fork a worker; `ref` is the node's number for it."""
+    """Fork a worker; `ref` is the node's number for it, `line` that on the `TallySheet` or None."""
 
     ref: int
+    line: int | None = None
 
 
 class KillFrame(Frame, tag=1):
@@ -631,6 +646,7 @@ ToWorker = (
     | FinishedFrame
     | CatalogFrame
     | CalledFrame
+    | TasksFrame
 )
 Request = (
     GetOrSpawnFrame

@@ -5,10 +5,11 @@ from __future__ import annotations
 from . import crashes, forks, generators, load, multiprocess, signals
 from .load import LoadError, forget_script, load_function, load_module, load_target, user_traceback
 from .logs import NodeLog, enable_own_loggers, log_to
-from .main import run
+from .main import Given, run
 from .terminal import explain_absence
 
 __all__ = [
+    "Given",
     "LoadError",
     "NodeLog",
     "crashes",

@@ -9,12 +9,23 @@
 #include <errno.h>
 #include <limits.h>
 #include <structmember.h>
+#include <time.h>
 #include <unistd.h>
 
 enum { CHUNK = 64 * 1024, PREFIX = 4 };
 
+/* Where a tally has the messages taken, and the time of the last (`wire/tally.py`). */
+enum { TAKEN, TOOK, TALLY };
+
+#ifdef CLOCK_MONOTONIC_COARSE
+#define CLOCK CLOCK_MONOTONIC_COARSE /* some milliseconds late, and read in 5 ns */
+#else
+#define CLOCK CLOCK_MONOTONIC
+#endif
+
 static PyTypeObject *pid_type;    /* wsrelay.values.pid.PID */
 static PyObject *relayed_type;    /* wsrelay.values.message.Relayed */
+static PyObject *private_tally;   /* wsrelay.wire.tally.private_tally */
 static PyObject *empty;           /* b"" */
 static PyObject *s_type, *s_data, *s_metadata, *s_client_pid, *s_text, *s_binary, *s_send;
 
@@ -27,6 +38,7 @@ typedef struct {
     PyObject *data, *line, *arrived, *items, *sleepers, *waiters, *listeners, *clients, *wake;
     PyObject *topic;              /* that of the last message, since the next one has the same */
     PyObject *chunk;              /* bytes that were read last; only pages ever filled exist */
+    Py_buffer tally;
 } ShortWay;
 
 /* MessagePack */
@@ -243,6 +255,11 @@ take_message(ShortWay *self, const unsigned char *start, Py_ssize_t left, Py_ssi
     if (message != NULL) {
         self->received++;
         self->taken += *size;
+        int64_t *tally = self->tally.buf;
+        struct timespec now;
+        clock_gettime(CLOCK, &now);
+        tally[TAKEN]++;
+        tally[TOOK] = (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
     }
     return message;
 }
@@ -447,6 +464,31 @@ no:
 /* The type */
 
 static PyObject *
+ShortWay_note_in(ShortWay *self, PyObject *tally)
+{
+    Py_buffer given;
+    if (PyObject_GetBuffer(tally, &given, PyBUF_WRITABLE) < 0) {
+        return NULL;
+    }
+    if (given.len < (Py_ssize_t)(TALLY * sizeof(int64_t))) {
+        PyBuffer_Release(&given);
+        PyErr_SetString(PyExc_ValueError, "a tally has at least two integers of 64 bits");
+        return NULL;
+    }
+    PyBuffer_Release(&self->tally);
+    self->tally = given;
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+ShortWay_get_tally(ShortWay *self, void *Py_UNUSED(closure))
+{
+    PyObject *tally = self->tally.obj == NULL ? Py_None : self->tally.obj;
+    Py_INCREF(tally);
+    return tally;
+}
+
+static PyObject *
 ShortWay_new(PyTypeObject *type, PyObject *args, PyObject *named)
 {
     ShortWay *self = (ShortWay *)PyType_GenericNew(type, args, named);
@@ -465,7 +507,11 @@ ShortWay_init(ShortWay *self, PyObject *args, PyObject *named)
     }
     Py_INCREF(empty);
     Py_XSETREF(self->data, empty);
-    return 0;
+    PyObject *tally = PyObject_CallNoArgs(private_tally);
+    PyObject *noted = tally == NULL ? NULL : ShortWay_note_in(self, tally);
+    Py_XDECREF(tally);
+    Py_XDECREF(noted);
+    return noted == NULL ? -1 : 0;
 }
 
 #define EACH_OBJECT(DO)                                                                            \
@@ -495,6 +541,7 @@ ShortWay_dealloc(ShortWay *self)
     PyObject_GC_UnTrack(self);
     ShortWay_clear(self);
     Py_CLEAR(self->chunk);
+    PyBuffer_Release(&self->tally);
     Py_TYPE(self)->tp_free((PyObject *)self);
 }
 
@@ -514,7 +561,14 @@ static PyMemberDef members[] = {
     {NULL},
 };
 
+static PyGetSetDef computed[] = {
+    {"tally", (getter)ShortWay_get_tally, NULL, NULL, NULL},
+    {NULL},
+};
+
 static PyMethodDef methods[] = {
+    {"note_in", (PyCFunction)ShortWay_note_in, METH_O,
+     PyDoc_STR("Note what is taken there; see `PyShortWay.note_in`.")},
     {"send_short", (PyCFunction)(void (*)(void))ShortWay_send_short, METH_FASTCALL,
      PyDoc_STR("Send a `ws.send` to one client; see `PyShortWay.send_short`.")},
     {NULL},
@@ -534,6 +588,7 @@ static PyTypeObject ShortWayType = {
     .tp_iter = PyObject_SelfIter,
     .tp_iternext = (iternextfunc)ShortWay_next,
     .tp_members = members,
+    .tp_getset = computed,
     .tp_methods = methods,
 };
 
@@ -560,6 +615,7 @@ PyInit__short_way(void)
 {
     pid_type = (PyTypeObject *)imported("wsrelay.values.pid", "PID");
     relayed_type = imported("wsrelay.values.message", "Relayed");
+    private_tally = imported("wsrelay.wire.tally", "private_tally");
     empty = PyBytes_FromStringAndSize("", 0);
     s_type = PyUnicode_InternFromString("type");
     s_data = PyUnicode_InternFromString("data");
@@ -568,7 +624,7 @@ PyInit__short_way(void)
     s_text = PyUnicode_InternFromString("text");
     s_binary = PyUnicode_InternFromString("binary");
     s_send = PyUnicode_InternFromString("ws.send");
-    if (pid_type == NULL || relayed_type == NULL || PyErr_Occurred()) {
+    if (pid_type == NULL || relayed_type == NULL || private_tally == NULL || PyErr_Occurred()) {
         return NULL;
     }
     PyObject *made = PyType_Ready(&ShortWayType) < 0 ? NULL : PyModule_Create(&module);

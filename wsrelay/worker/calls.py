@@ -20,6 +20,7 @@ from wsrelay.wire import meta as metadata
 from wsrelay.wire import payload
 from wsrelay.wire.code import pack_elsewhere, pack_plain, pack_target
 
+from . import title
 from .mailbox import Mailbox
 from .pipe import WorkerPipe
 from .queues import Queue
@@ -328,11 +329,17 @@ class WorkerContext:
 
     def register(self, name: str, pid: str | None) -> None:
         """Give a process a name."""
-        self.ask(self.register_frame(name, pid))
+        frame = self.register_frame(name, pid)
+        self.ask(frame)
+        if frame.pid == self._pid:
+            title.add(self._pid, name)
 
     async def register_async(self, name: str, pid: str | None) -> None:
         """Do what `register` does without holding up the event loop."""
-        await self.ask_async(self.register_frame(name, pid))
+        frame = self.register_frame(name, pid)
+        await self.ask_async(frame)
+        if frame.pid == self._pid:
+            title.add(self._pid, name)
 
     def lookup(self, name: str) -> PID:
         """Return the process with that name."""
@@ -341,10 +348,12 @@ class WorkerContext:
     def unregister(self, name: str) -> None:
         """Free a name."""
         self.ask(wire.UnregisterFrame(self.ref(), name))
+        title.remove(self._pid, name)
 
     async def unregister_async(self, name: str) -> None:
         """Do what `unregister` does without holding up the event loop."""
         await self.ask_async(wire.UnregisterFrame(self.ref(), name))
+        title.remove(self._pid, name)
 
     def fence(self, name: str | None) -> int:
         """Return the worker's number as the owner of a name."""

@@ -17,6 +17,7 @@ from wsrelay.values import current
 from wsrelay.values.awaited import FUNCTIONS
 from wsrelay.values.message import Event, Message, Relayed
 from wsrelay.values.presence import Presence
+from wsrelay.wire.tally import TAKEN, TOOK, clock
 
 from .pipe import ShutLock, WorkerPipe
 from .queues import Incoming, ItemSource, Queue, Ticks, Watch, clocks_among, soonest
@@ -64,6 +65,8 @@ class Mailbox(Sorting):
         self._reserved = False
         """Whether no thread may start to read: the event loop does, or the handler has returned."""
         self._over = False
+        self._clock = clock()
+        self._sorters[wire.TasksFrame] = self._asked_for_tasks
         pipe.items = self.inbox.items
         pipe.wake = self._wake_after_read
         pipe.due = _ACKNOWLEDGE
@@ -347,7 +350,11 @@ class Mailbox(Sorting):
             if queue.items:
                 item, size = queue.items[0]
                 del queue.items[0]
-                self.pipe.taken += size
+                if size:
+                    self.pipe.taken += size
+                    self.pipe.tally[TAKEN] += 1
+                    for self.pipe.tally[TOOK] in self._clock:  # noqa: B020 - without a call
+                        break
                 return queue, item
             is_open = is_open or not queue.closed
         if not is_open:
@@ -422,6 +429,17 @@ class Mailbox(Sorting):
         self.pipe.attach(loop)
         self.pipe.never_block()
         loop.add_reader(self.pipe.ends, self._readable)
+
+    def _asked_for_tasks(self, frame: wire.TasksFrame, _: int) -> None:
+        """Tell of them in the event loop, if there is one, once this frame is sorted."""
+        del self.pipe.arrived[0]
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._tell_tasks, frame.ref)
+
+    def _tell_tasks(self, ref: int) -> None:
+        from .tasks import tell_tasks  # noqa: PLC0415 - needed only while somebody looks
+
+        tell_tasks(self.pipe.stacks, ref)
 
     def _readable(self) -> None:
         """Read for everyone in the event loop, unless a thread still does."""

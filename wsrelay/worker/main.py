@@ -22,6 +22,7 @@ from wsrelay.values.trace_context import split
 from wsrelay.wire import payload
 from wsrelay.wire.code import unpack_target
 from wsrelay.wire.pipe_pair import Duplex
+from wsrelay.wire.tally import TallySheet
 
 from . import forks, generators, logs, signals
 from .call import HandlerCall
@@ -29,7 +30,7 @@ from .calls import WorkerContext
 from .load import LoadError, load_target, user_frames, user_traceback
 from .pipe import WorkerPipe
 
-__all__ = ["run"]
+__all__ = ["Given", "run"]
 
 logger = logging.getLogger(__name__)
 
@@ -43,14 +44,18 @@ _LONGEST = 64 * 1024
 
 _NOTHING = payload.encode(None)
 
+Given = tuple[Duplex, int | None]
+"""The pipe to the node, and the number of the worker's line on its host's sheet, if it has one."""
+
 
 def run(
-    wait: Callable[[], Duplex],
+    wait: Callable[[], Given],
     template: int,
     confine: Callable[[], None],
     handlers: dict[int, signals.Handler],
+    sheet: TallySheet,
 ) -> Never:
-    """Run a worker: `wait` returns the pipe to the node, `template` is the parent's process id.
+    """Run a worker: `wait` returns what the node gives it, `template` is the parent's process id.
 
     `confine` applies the limits of its host, `handlers` are its signal handlers.
 
@@ -59,9 +64,13 @@ def run(
     code = 1
     try:
         _enter(template, handlers)
-        ends = wait()
+        ends, line = wait()
         ends.redirect_output()
-        code = _live(WorkerPipe(ends), confine)
+        pipe = WorkerPipe(ends)
+        pipe.stacks = sheet.fileno()
+        if line is not None:
+            pipe.note_in(sheet.line(line))
+        code = _live(pipe, confine)
     except (EOFError, OSError) as error:  # the node is gone, so there is nothing to report to
         if isinstance(error, OSError) and error.errno == errno.EBADF:
             code = wire.PIPE_CLOSED  # or it is not, and the handler has closed the pipe to it

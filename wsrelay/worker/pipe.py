@@ -91,6 +91,8 @@ class WorkerPipe(ShortWay):
         self.arrived, self.items = deque(), deque()
         self.sleepers, self.waiters = set(), set()
         self.listeners, self.clients = {}, {}
+        self.stacks = -1
+        """The descriptor to which it writes its stacks when it is asked for them."""
         self._poll = select.poll()
         self._poll.register(ends.reading, select.POLLIN)
         self._reader = wire.to_worker()

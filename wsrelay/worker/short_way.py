@@ -22,6 +22,7 @@ from wsrelay.values.client import Client
 from wsrelay.values.message import SEND, Relayed
 from wsrelay.values.pid import PID
 from wsrelay.wire import payload
+from wsrelay.wire.tally import TAKEN, TOOK, Tally, clock, private_tally
 
 __all__ = ["CHUNK", "WHOLE", "PyShortWay", "ShortWay"]
 
@@ -84,6 +85,13 @@ class PyShortWay:
         """Bytes of data taken by the handler, in all."""
         self.due = 0
         """At how many of them the node is told next."""
+        self.tally = private_tally()
+        """Where it is noted, for the node to see, how many messages were taken, and when."""
+        self._clock = clock()
+
+    def note_in(self, tally: Tally) -> None:
+        """Note what is taken there."""
+        self.tally = tally
 
     def __iter__(self) -> Self:
         return self
@@ -143,7 +151,9 @@ class PyShortWay:
                         self.data, self.at = (b"", 0) if stop == end else (data, stop)
                         self.received += 1
                         self.taken += stop - start
-                        return message
+                        self.tally[TAKEN] += 1
+                        for self.tally[TOOK] in self._clock:  # noqa: B020 - without a call
+                            return message
         raise StopIteration
 
     def _wake_surely(self) -> None:

@@ -13,6 +13,7 @@ from wsrelay.values.pid import PID
 from wsrelay.values.presence import Presence
 from wsrelay.values.trace_context import TRACED, TracedPID, split
 from wsrelay.wire import meta, payload
+from wsrelay.wire.tally import TAKEN
 
 from .pipe import WorkerPipe
 from .queues import Queue, Watch
@@ -119,7 +120,7 @@ class Sorting:
             content = payload.decode(data)
         except (ValueError, RecursionError) as error:
             logger.error("a message from %s is not data: %s", sender, error)  # noqa: TRY400
-            self._seen(size)
+            self._drop(size)
             return
         queue = self.pipe.listeners.get(frame.topic, self.inbox)
         entry = self._face.message(frame.topic, content, sender), size
@@ -136,7 +137,7 @@ class Sorting:
             content = payload.decode(data)
         except (ValueError, RecursionError) as error:
             logger.error("a call from %s is not data: %s", sender, error)  # noqa: TRY400
-            self._seen(size)
+            self._drop(size)
             return
         queue = self.pipe.listeners.get(frame.topic, self.inbox)
         entry = self._face.called.known(frame.topic, content, sender, frame.call), size
@@ -171,7 +172,7 @@ class Sorting:
     def _shown(self, frame: wire.PresenceFrame, size: int) -> None:
         watch = self._watches.get(frame.group)
         if watch is None or watch.number != frame.watch:
-            self._seen(size)  # its watch has been ended
+            self._drop(size)  # its watch has been ended
             return
         kind = frame.kind
         members = [(PID.trusted(pid), meta.decode(data)) for pid, data in frame.members]
@@ -186,6 +187,11 @@ class Sorting:
         del self.pipe.arrived[0]
         self.pipe.received += 1
         self.pipe.taken += size
+
+    def _drop(self, size: int) -> None:
+        """Count a data frame that would have been taken, and never will be."""
+        self.pipe.tally[TAKEN] += 1
+        self._seen(size)
 
     def _signal(self, frame: wire.SignalFrame, _: int) -> None:
         result = None if frame.result is None else frame.result.opened()

@@ -76,7 +76,7 @@ async def test_a_worker_has_an_empty_standard_input_and_no_foreign_descriptors(
     assert value["stdin"] == ""
     assert "has no" in value["breakpoint"] or "none" in value["breakpoint"]
     kinds = Counter(link.partition(":")[0] for link in value["descriptors"])
-    assert kinds == {"pipe": 2}, "its own two, beside the standard streams"
+    assert kinds == {"pipe": 2, "/memfd": 1}, "its own, beside the standard streams"
     assert value["session"] == value["pid"]
     await asyncio.to_thread((tmp_path / "x").write_text, json.dumps(value))
 

@@ -21,10 +21,12 @@ from wsrelay.template import crashes
 from wsrelay.values.message import ExitError, ExitKind, Result
 from wsrelay.values.pid import PID
 from wsrelay.wire.pipe_pair import Duplex
+from wsrelay.wire.tally import Tally
 
 from .log import Intake
 from .output import Output
 from .pipe import NodePipe
+from .stacks import Stacks
 from .unfinished import LARGE, Unfinished
 
 __all__ = ["Incarnation"]
@@ -66,6 +68,12 @@ class Incarnation:
         self.os_pid: int | None = None
         self.died = 0.0
         """When its exit was noticed, in seconds of `time.monotonic`; 0: it has not been."""
+        self.tally: Tally | None = None
+        """What it notes of itself; None while it has nothing to note it in."""
+        self.line: int | None = None
+        """The number of that line."""
+        self.stacks: Stacks | None = None
+        """Where its stacks can be read."""
         self.done: wire.DoneFrame | None = None
         self._account = unfinished.account(str(pid), self._overdue)
         self._exited = exited
@@ -119,6 +127,22 @@ class Incarnation:
             raise
         self.worker_end.output = output.writing
         return output
+
+    async def stack(self) -> str:
+        """Return the stacks of its threads, whatever it does; raises `TimeoutError`."""
+        if self.stacks is None or self.os_pid is None or self._is_dead:
+            raise TimeoutError("it does not run")
+        try:
+            return await self.stacks.of(self.os_pid, self._ask_for_stack, self.pipe.post)
+        except OSError as error:
+            if isinstance(error, TimeoutError):
+                raise
+            raise TimeoutError("its host's template was lost") from None
+
+    def _ask_for_stack(self) -> None:
+        if self._pidfd is None:
+            raise TimeoutError("its node has no pidfd of it (Linux 5.3), so no signal is safe")
+        self._signal(self._pidfd, wire.STACK)
 
     def never_read(self, client: PID, join: int) -> bool:
         """Whether a worker has returned without ever reading this client's `ws.join`."""
@@ -314,6 +338,7 @@ class Incarnation:
         if self._patience is not None:
             self._patience.cancel()
         self._over = True
+        self.tally = None
         result = self._result()
         if self._output is not None and (result.error is None or result.error.traceback is None):
             self._output.tell_crash()

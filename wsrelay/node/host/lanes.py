@@ -144,6 +144,11 @@ class Lanes:
             self._tell_room()
 
     @property
+    def kept(self) -> int:
+        """How many data frames wait here."""
+        return len(self._waiting)
+
+    @property
     def full(self) -> bool:
         """Whether the worker's clients should wait."""
         return self.backlog >= _FULL

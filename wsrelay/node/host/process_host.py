@@ -38,11 +38,13 @@ from wsrelay.values.numbers import Numbers
 from wsrelay.values.printable import shortened
 from wsrelay.wire.logrecord import fields
 from wsrelay.wire.pipe_pair import close_all
+from wsrelay.wire.tally import TAKEN, TOOK, Tally, TallySheet
 
 from .family import Family
 from .incarnation import Incarnation
 from .log import Intake
 from .output import Output
+from .stacks import Stacks
 
 __all__ = ["ProcessHost"]
 
@@ -54,6 +56,9 @@ is blocked; it takes 5 if the template does not end and something looks like a r
 
 _CHUNK: Final = 16 * 1024
 """Bytes read from a template in one iteration of the event loop: 2 ms of the shortest frames."""
+
+_LEAVING: Final = 64
+"""Workers that have ended and are not reaped yet while as many as there may be run already."""
 
 _TOO_LARGE: Final = 2**31
 """The least number that is too large for a process id."""
@@ -95,6 +100,11 @@ class ProcessHost:
         self._control: socket.socket | None = None
         self._told = self._report = -1
         self._reader = wire.from_template()
+        self._sheet: TallySheet | None = None
+        """Where the workers of the present template note what they have taken."""
+        self._lines: list[tuple[int, Tally]] = []
+        """Some of its lines that are free, with their numbers."""
+        self._stacks: Stacks | None = None
         self._workers: dict[int, Incarnation] = {}
         self._pending: deque[Incarnation] = deque()
         self._asked: set[int] = set()
@@ -149,6 +159,10 @@ class ProcessHost:
             report, its_report = _pipe(undo, given)
             os.set_blocking(its_report.fileno(), False)
             lifeline, its_lifeline = _pair(undo, given)
+            workers = self.options.max_processes + _LEAVING
+            sheet = self._sheet = TallySheet.make(workers)
+            undo.callback(sheet.close)
+            tallies = given.enter_context(Connection(os.dup(sheet.fileno()), readable=False))
             output = None
             if not self.options.raw_output:
                 self._output = Output(self._log, self.options.log_rate, self._about)
@@ -159,6 +173,8 @@ class ProcessHost:
                 args=(its_control, telling, its_report, its_lifeline, self.options),
                 kwargs={
                     "output": output,
+                    "tallies": tallies,
+                    "lines": sheet.lines,
                     "log_level": logging.getLogger("wsrelay").getEffectiveLevel(),
                     "cgroup_folder": self._cgroup and self._cgroup.folder,
                 },
@@ -167,6 +183,7 @@ class ProcessHost:
             process.start()
             undo.pop_all()
         self._guardian = process
+        self._stacks = Stacks(sheet)
         self._connect(control, told, report, lifeline)
 
     def _connect(
@@ -228,7 +245,21 @@ class ProcessHost:
                 self._next_fork = self._loop.call_later(wait, self._launch_pending)
                 return
             worker = self._pending.popleft()
-            self._tell(wire.ForkFrame(worker.ref), worker)
+            worker.stacks = self._stacks
+            self._lines = self._lines or self._free_lines()
+            if self._lines:
+                worker.line, worker.tally = self._lines.pop()
+                worker.tally[TAKEN] = worker.tally[TOOK] = 0
+            self._tell(wire.ForkFrame(worker.ref, worker.line), worker)
+
+    def _free_lines(self) -> list[tuple[int, Tally]]:
+        """Return the lines of the sheet that no worker has: those of who has ended come back so."""
+        sheet = self._sheet
+        if sheet is None or len(self._workers) > sheet.lines:
+            return []
+        taken = {worker.line for worker in self._workers.values()}
+        free = [line for line in range(sheet.lines) if line not in taken]
+        return [(line, sheet.line(line)) for line in reversed(free)]
 
     def freeze_deadline(self, monotonic_ns: int) -> None:
         """Set the time from which on the fenced workers are stopped, until a later one is set.
@@ -330,6 +361,10 @@ class ProcessHost:
                     self._lifeline.send(guardian.order(guardian.AT_ONCE))
             except OSError:
                 at_once = False
+            if self._sheet is not None:
+                self._sheet.close()
+                self._sheet = self._stacks = None
+                self._lines = []
             if at_once:
                 # Kept open: what still writes is to be killed, not warned by an error first.
                 self._dying.append(ends)
