@@ -25,6 +25,9 @@ from wsrelay.testing import RelayServer
 HOW_TO: Final = sorted((DOCS / "howto").glob("*.md"))
 PAGES: Final = [DOCS / "tutorial.md", *HOW_TO]
 
+TESTED_ELSEWHERE: Final = {"nginx", "haproxy", "systemd", "docker", "debugging"}
+"""By what runs these programs: below, and in test_proxies.py."""
+
 _SHELL = re.compile(r"^```(sh|console)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
@@ -74,10 +77,6 @@ def test_a_how_to_page_has_code_that_is_run(page: Path) -> None:
         [name for name in files(page) if name.endswith(".py")]
     )
     assert any(name.startswith("test_") for name in files(page)) or page.stem in TESTED_ELSEWHERE
-
-
-TESTED_ELSEWHERE: Final = {"nginx", "haproxy", "systemd", "docker", "debugging"}
-"""By what runs these programs, in tests/project."""
 
 
 # Commands
