@@ -22,7 +22,7 @@ from starlette.routing import Route
 
 from wsrelay.errors import CallError, InvalidPID, ProcessError, WsrelayError, phrase
 from wsrelay.node import Node, describe
-from wsrelay.node.snapshot import full, locate, processes_after
+from wsrelay.node.snapshot import connections_after, full, locate, processes_after
 from wsrelay.values.pid import PID, address
 
 from .records import Records
@@ -96,6 +96,7 @@ class ControlServer:
             Route("/kill", self._acting(self._kill), methods=["POST"]),
             Route("/cluster", self._members),
             Route("/processes", self._processes),
+            Route("/connections", self._connections),
             Route("/drain", self._drain, methods=["POST"]),
         ]
         config = uvicorn.Config(
@@ -126,9 +127,9 @@ class ControlServer:
         if self.path is not None:
             self.path.unlink(missing_ok=True)
 
-    async def _describe(self, _: Request) -> Response:
+    async def _describe(self, request: Request) -> Response:
         info = msgspec.structs.replace(
-            describe(self._node),
+            describe(self._node, brief="brief" in request.query_params),
             application=self._application,
             addresses=self._addresses(),
             uptime=round(time.monotonic() - self._started, 3),
@@ -180,6 +181,10 @@ class ControlServer:
             return _json(await _within(node, asked))
         except (ValueError, WsrelayError, TimeoutError) as error:
             return _refused(error)
+
+    async def _connections(self, request: Request) -> Response:
+        """Answer with a portion of the connections, see `connections_after`."""
+        return _json(connections_after(self._node, request.query_params.get("after", "")))
 
     async def _drain(self, request: Request) -> Response:
         """Have a node of the cluster, or this one for an empty name, drain and end."""

@@ -1,0 +1,130 @@
+"""What the console knows of one node, from one look to the next."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+from .node_socket import NodeAway, NodeRefuses, NodeSocket, UnknownRoute
+from .watched import WatchedConnection, WatchedProcess
+
+__all__ = ["Clock", "WatchedNode"]
+
+
+class Clock:
+    """The moment of one look: `now` on a monotonic clock, `clock` in seconds since 1970."""
+
+    def __init__(self, now: float, clock: float) -> None:
+        self.now = now
+        self.clock = clock
+
+
+_OPTIONAL: Final = {"/numbers": "numbers", "/ends": "ends"}
+"""What older nodes do not know, and the attribute that has it."""
+
+
+class WatchedNode:
+    """A node with a control socket, or another one of its cluster, asked through that one.
+
+    `state` is `up`, `silent` (it does not answer in time) or `gone`; then it stays as it was when
+    it last answered. `problem` says why, `since` is when that began, by the monotonic clock.
+    """
+
+    def __init__(self, key: str, socket: NodeSocket, *, member: str | None = None) -> None:
+        self.key = key
+        self.socket = socket
+        self.member = member
+        """The name of the node if it is asked through another one."""
+        self.state = "up"
+        self.problem = ""
+        self.since = 0.0
+        self.info: dict[str, Any] = {}
+        self.started: int | None = None
+        self.members: list[dict[str, Any]] = []
+        self.processes: dict[str, WatchedProcess] = {}
+        self.connections: dict[str, WatchedConnection] = {}
+        self.numbers: dict[str, Any] | None = None
+        self.ends: list[dict[str, Any]] | None = None
+        self.unknown: set[str] = set()
+        """The routes that this node does not have."""
+
+    @property
+    def name(self) -> str:
+        """Its name within its cluster."""
+        return self.member or str(self.info.get("name", self.key))
+
+    async def look(self, moment: Clock) -> None:
+        """Ask for everything anew; raises nothing."""
+        try:
+            if self.member is None:
+                await self._ask(moment)
+            else:
+                await self._ask_for_member(self.member, moment)
+        except NodeAway as error:
+            self.away("gone" if error.is_over else "silent", str(error), moment)
+        except (NodeRefuses, UnknownRoute) as error:
+            self.away("silent", str(error), moment)
+        else:
+            self.state, self.problem = "up", ""
+
+    def away(self, state: str, problem: str, moment: Clock) -> None:
+        """Take note that it cannot be asked, and why."""
+        if self.state == "up":
+            self.since = moment.now
+        self.state, self.problem = state, problem
+
+    async def _ask(self, moment: Clock) -> None:
+        self.info = await self.socket.get("/node", brief="1")
+        if self.started is None:
+            self.started = round(moment.clock - self.info["uptime"])
+        self.members = await self._optional("/cluster") or []
+        await self._ask_for_processes(self.info["name"], moment)
+        await self._ask_for_connections(moment)
+        for route, name in _OPTIONAL.items():
+            setattr(self, name, await self._optional(route))
+
+    async def _ask_for_member(self, member: str, moment: Clock) -> None:
+        self.unknown = {"/connections", *_OPTIONAL}
+        await self._ask_for_processes(member, moment)
+
+    async def _ask_for_processes(self, name: str, moment: Clock) -> None:
+        found: dict[str, WatchedProcess] = {}
+        async for info in self._portions("/processes", node=name):
+            process = self.processes.get(info["pid"])
+            if process is None:
+                process = WatchedProcess(self.key, info, moment.now, moment.clock)
+            else:
+                process.update(info, moment.now)
+            found[process.pid] = process
+        self.processes = found
+
+    async def _ask_for_connections(self, moment: Clock) -> None:
+        found: dict[str, WatchedConnection] = {}
+        try:
+            async for info in self._portions("/connections"):
+                connection = self.connections.get(info["pid"])
+                if connection is None:
+                    connection = WatchedConnection(self.key, info, moment.now, moment.clock)
+                else:
+                    connection.update(info, moment.now)
+                found[connection.pid] = connection
+        except UnknownRoute:
+            self.unknown.add("/connections")
+        self.connections = found
+
+    async def _portions(self, route: str, **query: str) -> AsyncIterator[dict[str, Any]]:
+        after = ""
+        while portion := await self.socket.get(route, **query, after=after):
+            for info in portion:
+                yield info
+            after = portion[-1]["pid"]
+
+    async def _optional(self, route: str) -> Any:
+        """Return what is at a route, or None if this node does not have it."""
+        if route in self.unknown:
+            return None
+        try:
+            return await self.socket.get(route)
+        except UnknownRoute:
+            self.unknown.add(route)
+            return None
