@@ -9,7 +9,7 @@ from typing import Any, Final
 from msgspec import Struct
 
 from .figures import duration, size
-from .watched import WatchedConnection, WatchedProcess, short_target
+from .watched import BUSY, WatchedConnection, WatchedProcess, short_target
 from .watched_node import WatchedNode
 
 __all__ = ["Finding", "findings"]
@@ -118,8 +118,9 @@ def _of_process(process: WatchedProcess, now: float) -> Iterator[Finding]:
     info = process.info
     busy = 0.0 if process.busy_since is None else now - process.busy_since
     if busy >= _BUSY_FOR:
-        text = f"burns {process.usage.cpu or 0:.0f} % of a core for {duration(busy)}"
-        yield of("warn", text, busy)
+        cpu = process.usage.cpu or 0
+        core = "of a core" if cpu >= BUSY else "of a core, all that is left for it,"
+        yield of("warn", f"burns {cpu:.0f} % {core} for {duration(busy)}", busy)
     if (idle := _idle(process, now)) is not None and idle >= _WAITING_FOR:
         waiting = info.get("waiting")
         many = size(info["mailbox"]) if not waiting else f"{waiting} message{'s' * (waiting != 1)}"
@@ -161,7 +162,7 @@ def _of_connection(
 
 def _of_ends(node: WatchedNode, clock: float) -> Iterator[Finding]:
     crashes: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
-    for end in node.ends or ():
+    for end in node.ends["process"]:
         if end["how"] not in _IN_ORDER and clock - end["ended"] <= _LATELY:
             crashes[_name_of(end)].append(end)
     for name, ends in crashes.items():

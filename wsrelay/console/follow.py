@@ -73,9 +73,8 @@ async def follow(watch: Watch, look: Look, followed: Followed) -> None:
             for node in [*watch.nodes.values()]:
                 if node.member is not None or node.key in seen or node.state != "up":
                     continue
-                if look.page == "process" and look.of not in node.processes and look.of:
-                    if not any(end["pid"] == look.of for end in node.ends or ()):
-                        continue
+                if look.page == "process" and not node.knows(look.of):
+                    continue
                 seen[node.key] = tasks.create_task(_records(node.socket, look, followed))
                 if look.trace:
                     tasks.create_task(_trace(node.socket, look, followed))

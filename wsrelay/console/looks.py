@@ -15,8 +15,9 @@ _PID = Annotated[str, Meta(max_length=1000)]
 class Look(Struct, tag="look", frozen=True, kw_only=True):
     """What the page shows from now on; `number` comes back with what is visible.
 
-    `search`, `sort`, `descending` and `start` are of its table; `of` is the PID of the process or
-    what the log is about. With `trace`, the messages of that process are followed.
+    `search`, `sort`, `descending` and `start` are of its table, of ends those of this `kind`; `of`
+    is the PID of the process. With `trace`, its messages are followed, with their `payload` if that
+    is wanted.
     """
 
     number: int
@@ -26,6 +27,7 @@ class Look(Struct, tag="look", frozen=True, kw_only=True):
     descending: bool = True
     start: Annotated[int, Meta(ge=0, le=10_000_000)] = 0
     of: _PID = ""
+    kind: Literal["process", "connection"] = "process"
     level: Literal["debug", "info", "warning", "error"] = "debug"
     trace: bool = False
     payload: bool = False

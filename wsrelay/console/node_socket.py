@@ -47,13 +47,13 @@ class NodeSocket:
     def __init__(self, path: str) -> None:
         self.path = path
 
-    async def get(self, route: str, timeout: float = _PATIENCE, **query: str) -> Any:
-        """Return what is at a route, within `timeout` seconds."""
-        return await self._whole("GET", _with(route, query), b"", timeout)
+    async def get(self, route: str, seconds: float = _PATIENCE, /, **query: str) -> Any:
+        """Return what is at a route, within so many seconds."""
+        return await self._whole("GET", _with(route, query), b"", seconds)
 
-    async def post(self, route: str, order: dict[str, Any], timeout: float = _PATIENCE) -> Any:
-        """Return what comes of an order, within `timeout` seconds."""
-        return await self._whole("POST", route, msgspec.json.encode(order), timeout)
+    async def post(self, route: str, order: dict[str, Any], seconds: float = _PATIENCE) -> Any:
+        """Return what comes of an order, within so many seconds."""
+        return await self._whole("POST", route, msgspec.json.encode(order), seconds)
 
     async def lines(self, route: str, **query: str) -> AsyncIterator[Any]:
         """Yield the values of a stream, one of each line, until it ends."""
@@ -64,8 +64,8 @@ class NodeSocket:
             while line := await reader.readline():
                 yield _decoded(line)
 
-    async def _whole(self, method: str, target: str, body: bytes, timeout: float) -> Any:
-        async with _within(timeout), self._asked(method, target, body) as reader:
+    async def _whole(self, method: str, target: str, body: bytes, seconds: float) -> Any:
+        async with _within(seconds), self._asked(method, target, body) as reader:
             return _decoded(await reader.read())
 
     @contextlib.asynccontextmanager

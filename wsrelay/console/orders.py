@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from .looks import Act
-from .node_socket import NodeSocket
+from .watched_node import WatchedNode
 
 __all__ = ["NotAnOrder", "obey", "stack"]
 
@@ -20,10 +20,12 @@ class NotAnOrder(Exception):  # noqa: N818 - reads as a sentence
     """It cannot be done; the message says why."""
 
 
-async def obey(act: Act, socket: NodeSocket | None) -> Any:
+async def obey(act: Act, node: WatchedNode | None) -> Any:
     """Do it, and return what comes of it; raises `NotAnOrder` and what `NodeSocket` does."""
-    there = _there(act.of, socket)
+    there = _there(act.of, node)
     order: dict[str, Any] = {"to": act.of}
+    if "/ends" not in there.unknown and act.what in {"cancel", "kill", "close"}:
+        order["by"] = "console"  # that is where it is shown who has ended what
     match act.what:
         case "send" | "call":
             if not act.topic:
@@ -35,15 +37,15 @@ async def obey(act: Act, socket: NodeSocket | None) -> Any:
             order["reason"] = act.reason
         case "close":
             order |= {"code": act.code, "reason": act.reason}
-    return await there.post(f"/{act.what}", order, _CALL + _PATIENCE)
+    return await there.socket.post(f"/{act.what}", order, _CALL + _PATIENCE)
 
 
-async def stack(pid: str, socket: NodeSocket | None) -> Any:
+async def stack(pid: str, node: WatchedNode | None) -> Any:
     """Return the Python stacks of a process, as its node has them."""
-    return await _there(pid, socket).get("/stack", _PATIENCE, of=pid)
+    return await _there(pid, node).socket.get("/stack", _PATIENCE, of=pid)
 
 
-def _there(pid: str, socket: NodeSocket | None) -> NodeSocket:
-    if socket is None:
+def _there(pid: str, node: WatchedNode | None) -> WatchedNode:
+    if node is None:
         raise NotAnOrder(f"no node has {pid}: it has ended")
-    return socket
+    return node

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import mimetypes
 from collections.abc import Callable
 from importlib.resources import files
 from typing import Final
@@ -12,13 +11,13 @@ from typing import Final
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Route
+from starlette.routing import Mount, Route
 
 from wsrelay.node import Node
 from wsrelay.relay.asgi import App
 from wsrelay.relay.middleware import WebSocketRelay
 from wsrelay.relay.response import RelayResponse
-from wsrelay.relay.static import FILE_NAME, static
+from wsrelay.relay.static import static
 
 __all__ = ["HEADERS", "VIEW", "app", "pages"]
 
@@ -35,6 +34,9 @@ HEADERS: Final = {
     "cache-control": "no-cache",
 }
 """They keep whatever the names and logs of processes say from running as code."""
+
+
+_TYPES: Final = {"css": "text/css", "html": "text/html", "js": "text/javascript"}
 
 
 def app(node: Node, *, write: bool = False, host: str | None = None) -> App:
@@ -73,26 +75,16 @@ def pages(
 
     return Starlette(
         routes=[
-            Route("/", _index),
+            Route("/", _file),
             Route("/live", live),
-            Route(f"/{FILE_NAME}", static),
-            Route("/{name}", _file),
+            *(Route(f"/{name}", _file) for name in _files()),
+            Mount("/", static),
         ]
     )
 
 
-async def _index(request: Request) -> Response:
-    return _answer(request, "index.html")
-
-
 async def _file(request: Request) -> Response:
-    return _answer(request, request.path_params["name"])
-
-
-def _answer(request: Request, name: str) -> Response:
-    if (found := _files().get(name)) is None:
-        return PlainTextResponse("Not Found\n", 404, HEADERS)
-    content, tag, kind = found
+    content, tag, kind = _files()[request.url.path.rpartition("/")[2] or "index.html"]
     headers = {**HEADERS, "etag": tag}
     if request.headers.get("if-none-match") == tag:
         return Response(status_code=304, headers=headers)
@@ -105,8 +97,6 @@ def _files() -> dict[str, tuple[bytes, str, str]]:
     found = {}
     for file in files(__package__).joinpath("page").iterdir():
         content = file.read_bytes()
-        kind = mimetypes.types_map.get(f".{file.name.rpartition('.')[2]}", "text/plain")
-        kind = "text/javascript" if file.name.endswith(".js") else kind
         tag = f'"{hashlib.sha256(content).hexdigest()[:16]}"'
-        found[file.name] = content, tag, f"{kind}; charset=utf-8" if "svg" not in kind else kind
+        found[file.name] = content, tag, _TYPES[file.name.rpartition(".")[2]]
     return found

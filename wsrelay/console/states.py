@@ -6,17 +6,17 @@ import time
 from collections.abc import Iterable
 from typing import Any, Final
 
+from .about import about
 from .findings import findings
 from .listing import listed
 from .looks import Look
-from .watch import Watch
+from .watch import Series, Watch
 from .watched import WatchedConnection, WatchedProcess, short_target
 from .watched_node import WatchedNode
 
 __all__ = ["state_of"]
 
 _MOST_FINDINGS: Final = 30
-_MOST_NAMES: Final = 20
 _MOST_NODES: Final = 100
 _LONGEST: Final = 300
 """Characters of a text that others have chosen, such as a name."""
@@ -70,11 +70,15 @@ def _home(watch: Watch, look: Look) -> dict[str, Any]:
                 for one in shown
             },
         },
-        "series": {
-            name: {str(number): value for number, value in values}
-            for name, values in watch.history.items()
-        },
+        "series": _series(watch.history),
         "table": _processes(watch, look),
+    }
+
+
+def _series(series: Series) -> dict[str, dict[str, float]]:
+    """Return each series by the number of the look, so that only what is new is a difference."""
+    return {
+        name: {str(number): value for number, value in values} for name, values in series.items()
     }
 
 
@@ -137,37 +141,18 @@ def _rounded(rate: float) -> float:
 def _one(watch: Watch, look: Look) -> dict[str, Any]:
     process = watch.process(look.of)
     if process is None:
-        ended = [end for node in watch.nodes.values() for end in node.ends or ()]
-        found = next((end for end in reversed(ended) if end["pid"] == look.of), None)
+        ends = (node.end_of(look.of) for node in watch.nodes.values())
+        found = next((end for end in ends if end is not None), None)
         if found is None:
             return {"missing": look.of}
         traceback = (found.get("traceback") or "")[-_LONGEST_TRACEBACK:]
         return {"ended": {**_end_row(found, ""), "traceback": traceback}}
-    info = process.info
-    about = _known(
-        **_process(process, watch),
-        names=[name[:_LONGEST] for name in info["names"][:_MOST_NAMES]],
-        full_target=info["target"][:1000],
-        os_pid=info["os_pid"],
-        parent=info["parent"],
-        idle=None if info.get("idle") is None else round(info["idle"], 1),
-        waiting=info.get("waiting"),
-        received=info.get("received"),
-        sent=info.get("sent"),
-    )
     clients = (one for one in watch.connections() if one.info["target"] == process.pid)
-    children = [one for one in watch.processes() if one.info["parent"] == process.pid]
     return {
-        "process": about,
+        "process": _process(process, watch) | about(process, watch),
+        "series": _series(watch.trail),
         "table": _connections(clients, watch, look),
-        "children": {one.pid: one.name[:_LONGEST] for one in children[:_MOST_NAMES]},
-        **({"parent": parent.name[:_LONGEST]} if (parent := _parent(watch, process)) else {}),
     }
-
-
-def _parent(watch: Watch, process: WatchedProcess) -> WatchedProcess | None:
-    parent = process.info["parent"]
-    return None if parent is None else watch.process(parent)
 
 
 # Connections
@@ -192,7 +177,13 @@ def _connections(
             "age": lambda one: -one.started,
         },
         words=lambda one: " ".join(
-            (one.pid, one.client, str(one.info.get("client")), one.info.get("path", ""), target(one))
+            (
+                one.pid,
+                one.client,
+                str(one.info.get("client")),
+                one.info.get("path", ""),
+                target(one),
+            )
         ),
         key=lambda one: one.pid,
         row=lambda one: _known(
@@ -217,16 +208,40 @@ def _connections(
 
 
 def _ends(watch: Watch, look: Look) -> dict[str, Any]:
-    ends = [(node.key, end) for node in watch.nodes.values() for end in node.ends or ()]
+    ends = [(node.key, end) for node in watch.nodes.values() for end in node.ends[look.kind]]
+    row = _end_row if look.kind == "process" else _closed_row
     return listed(
         ends,
         look,
         columns={"ended": lambda one: one[1]["ended"], "how": lambda one: one[1]["how"]},
-        words=lambda one: " ".join(
-            (one[1]["pid"], *one[1]["names"], one[1]["target"], one[1]["how"], one[1]["kind"])
-        ),
-        key=lambda one: one[1]["pid"],
-        row=lambda one: _end_row(one[1], one[0]),
+        words=lambda one: _words_of_end(one[1]),
+        key=lambda one: f"{one[0]} {one[1]['number']}",
+        row=lambda one: row(one[1], one[0]),
+    )
+
+
+def _words_of_end(end: dict[str, Any]) -> str:
+    client = end.get("connection") or {}
+    words = [*end["names"], end["how"], end.get("kind"), end.get("pid"), end.get("target")]
+    words += [end.get("by"), client.get("pid"), client.get("user"), client.get("target")]
+    return " ".join(str(word) for word in words if word)
+
+
+def _closed_row(end: dict[str, Any], node: str) -> dict[str, Any]:
+    client = WatchedConnection(node, end["connection"], 0.0, end["ended"])
+    target = client.info["target"]
+    return _known(
+        pid=client.pid,
+        name=client.client[:_LONGEST],
+        target=target,
+        target_name=(end["names"][0] if end["names"] else target)[:_LONGEST],
+        ended=round(end["ended"]),
+        started=client.started,
+        how=end["how"],
+        by=end.get("by"),
+        code=end["code"],
+        reason=end["reason"][:_LONGEST],
+        messages=client.info["messages"],
     )
 
 

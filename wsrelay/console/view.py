@@ -15,10 +15,11 @@ from wsrelay.values.awaited import Client
 from .follow import Followed, follow
 from .looks import Act, Look, Stack
 from .merge_patch import difference
-from .node_socket import NodeAway, NodeRefuses, NodeSocket, UnknownRoute
+from .node_socket import NodeAway, NodeRefuses, UnknownRoute
 from .orders import NotAnOrder, obey, stack
 from .states import state_of
 from .watch import Watch
+from .watched_node import WatchedNode
 
 __all__ = ["ConsoleView"]
 
@@ -39,14 +40,13 @@ class ConsoleView(Room):
     with `write` only.
     """
 
-    async def on_start(self, only: str | None, write: bool) -> None:  # type: ignore[override]
+    async def on_start(self, only: str | None, write: bool) -> None:
         """Begin; the first look is that of the page."""
-        self.watch = Watch(only)
+        self.seen = Watch(only)
         self.write = write
         self.shown: dict[str, Any] = {}
         self.look: Look | None = None
         self.following: asyncio.Task[None] | None = None
-        self.asking: set[asyncio.Task[None]] = set()
 
     async def on_join(self, client: Client[Any]) -> None:
         """Look at the nodes from now on."""
@@ -60,6 +60,7 @@ class ConsoleView(Room):
     async def show(self, client: Client[Any], look: Look) -> None:
         """Show something else."""
         before, self.look = self.look, look
+        self.seen.of = look.of if look.page == "process" else ""
         if before is None or _followed(before) != _followed(look):
             if self.following is not None:
                 self.following.cancel()
@@ -73,24 +74,22 @@ class ConsoleView(Room):
             error = "this console is read-only: start it with --write to change anything"
             await client.send_json({"type": "answer", "id": act.id, "error": error})
             return
-        self.start_soon(self._answer(client, act.id, obey(act, self._socket_of(act.of))))
+        self.start_soon(self._answer(client, act.id, obey(act, self._node_of(act.of))))
 
     @on(Stack)
     async def stack(self, client: Client[Any], asked: Stack) -> None:
         """Get the stacks of a process."""
-        self.start_soon(self._answer(client, asked.id, stack(asked.of, self._socket_of(asked.of))))
+        self.start_soon(self._answer(client, asked.id, stack(asked.of, self._node_of(asked.of))))
 
-    def _socket_of(self, pid: str) -> NodeSocket | None:
-        """Return the socket of the node that has this process or connection."""
-        found = self.watch.process(pid) or self.watch.connection(pid)
-        return None if found is None else self.watch.nodes[found.node].socket
+    def _node_of(self, pid: str) -> WatchedNode | None:
+        """Return the node that has this process or connection."""
+        found = self.seen.process(pid) or self.seen.connection(pid)
+        return None if found is None else self.seen.nodes[found.node]
 
     async def _answer(self, client: Client[Any], number: int, result: Awaitable[Any]) -> None:
         try:
             answer = {"value": await result}
-        except UnknownRoute as error:
-            answer = {"error": str(error)}
-        except (NodeAway, NodeRefuses, NotAnOrder) as error:
+        except (NodeAway, NodeRefuses, NotAnOrder, UnknownRoute) as error:
             answer = {"error": str(error)}
         await client.send_json({"type": "answer", "id": number, **answer})
 
@@ -99,15 +98,15 @@ class ConsoleView(Room):
     async def _look_on(self, client: Client[Any]) -> None:
         while True:
             begun = time.monotonic()
-            await self.watch.look()
+            await self.seen.look()
             await self._tell(client)
             took = time.monotonic() - begun
             await asyncio.sleep(max(_INTERVAL - took, _SHARE * took))
 
     async def _tell(self, client: Client[Any]) -> None:
-        if self.look is None or not self.watch.looks:
+        if self.look is None or not self.seen.looks:
             return
-        state = state_of(self.watch, self.look, write=self.write)
+        state = state_of(self.seen, self.look, write=self.write)
         patch = difference(self.shown, state)
         self.shown = state
         if patch:
@@ -119,7 +118,7 @@ class ConsoleView(Room):
         if look.page not in {"logs", "process"}:
             return
         followed = Followed(look)
-        gathering = asyncio.create_task(follow(self.watch, look, followed))
+        gathering = asyncio.create_task(follow(self.seen, look, followed))
         try:
             await client.send_json({"type": "lines", "first": True})
             while True:
@@ -136,4 +135,11 @@ def _followed(look: Look) -> tuple[object, ...]:
     """Return what decides which lines are followed."""
     if look.page not in {"logs", "process"}:
         return ()
-    return look.page, look.of, look.level, look.page == "logs" and look.search, look.trace, look.payload
+    return (
+        look.page,
+        look.of,
+        look.level,
+        look.page == "logs" and look.search,
+        look.trace,
+        look.payload,
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -25,6 +25,9 @@ _HISTORY: Final = 60
 """Looks whose totals are kept: at one a second, those of a minute."""
 
 
+Series = dict[str, deque[tuple[int, float]]]
+
+
 class Watch:
     """All nodes of this user, or the one that has the control socket `only`.
 
@@ -39,7 +42,12 @@ class Watch:
         self.nodes: dict[str, WatchedNode] = {}
         self.looks = 0
         self.now = 0.0
-        self.history: dict[str, deque[tuple[int, float]]] = {}
+        self.history: Series = {}
+        self.trail: Series = {}
+        """The same for the process `of`, also of its `mailbox` (bytes)."""
+        self._chosen: WatchedProcess | None = None
+        self.of = ""
+        """The PID of the process of which everything is asked."""
         self.problem = ""
         """Why no nodes can be looked for; empty if they can."""
 
@@ -68,7 +76,7 @@ class Watch:
         self.now = moment.now
         self.looks += 1
         self._find()
-        await asyncio.gather(*(node.look(moment) for node in self._asked()))
+        await asyncio.gather(*(node.look(moment, self.of) for node in self._asked()))
         self._find_members(moment)
         self._forget()
         self._sample()
@@ -140,12 +148,27 @@ class Watch:
         here = [n for n in self.nodes.values() if n.state != "gone"]
         processes = [process for node in here for process in node.processes.values()]
         rates = [process.rate for process in processes if process.rate is not None]
+        used = [process.usage.cpu for process in processes if process.usage.cpu is not None]
         totals = {
-            "cpu": round(sum(process.usage.cpu or 0 for process in processes), 1),
+            "cpu": sum(used) if used or not processes else None,
             "memory": sum(process.usage.memory or 0 for process in processes),
             "processes": len(processes),
             "connections": sum(len(node.connections) for node in here),
-            **({"messages": round(sum(rates), 1)} if rates else {}),
+            "messages": sum(rates) if rates else None,
         }
-        for name, value in totals.items():
-            self.history.setdefault(name, deque(maxlen=_HISTORY)).append((self.looks, value))
+        _add(self.history, self.looks, totals)
+        process = self.process(self.of)
+        if process is None or process is not self._chosen:
+            self._chosen, self.trail = process, {}
+        if process is not None:
+            cpu, memory, _ = process.usage
+            figures = {"cpu": cpu, "memory": memory, "messages": process.rate}
+            _add(self.trail, self.looks, {"mailbox": process.info["mailbox"], **figures})
+
+
+def _add(series: Series, number: int, values: Mapping[str, float | None]) -> None:
+    """Add to each series the value that is known."""
+    for name, value in values.items():
+        if value is not None:
+            known = series.setdefault(name, deque(maxlen=_HISTORY))
+            known.append((number, round(value, 1)))

@@ -7,10 +7,10 @@ from typing import Any, Final
 
 from wsrelay.control.usage import UsageSample
 
-__all__ = ["WatchedConnection", "WatchedProcess", "short_target"]
+__all__ = ["BUSY", "WatchedConnection", "WatchedProcess", "short_target"]
 
 BUSY: Final = 90.0
-"""Percent of a core from which on a process counts as busy."""
+"""Percent of a core from which on a process counts as busy; also one that never waits does."""
 
 _STEP: Final = 5.0
 _STEPS: Final = 13
@@ -55,7 +55,7 @@ class WatchedProcess:
     def use(self, usage: UsageSample, now: float) -> None:
         """Take what the operating system says of it."""
         self.usage = usage
-        if usage.cpu is None or usage.cpu < BUSY:
+        if usage.cpu is None or (usage.cpu < BUSY and usage.waits):
             self.busy_since = None
         elif self.busy_since is None:
             self.busy_since = now

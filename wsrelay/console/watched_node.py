@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
@@ -19,8 +20,11 @@ class Clock:
         self.clock = clock
 
 
-_OPTIONAL: Final = {"/numbers": "numbers", "/ends": "ends"}
-"""What older nodes do not know, and the attribute that has it."""
+_ENDS: Final = 1_000
+"""Ends that are kept of each kind."""
+
+_ENDS_AT_ONCE: Final = 200
+"""Ends that are asked for at once: each may have a traceback."""
 
 
 class WatchedNode:
@@ -43,8 +47,12 @@ class WatchedNode:
         self.members: list[dict[str, Any]] = []
         self.processes: dict[str, WatchedProcess] = {}
         self.connections: dict[str, WatchedConnection] = {}
-        self.numbers: dict[str, Any] | None = None
-        self.ends: list[dict[str, Any]] | None = None
+        self.ends: dict[str, deque[dict[str, Any]]] = {
+            kind: deque(maxlen=_ENDS) for kind in ("process", "connection")
+        }
+        """Those of processes and of connections, the oldest first."""
+        self.detail: dict[str, Any] = {}
+        """Everything about the one process that is looked at."""
         self.unknown: set[str] = set()
         """The routes that this node does not have."""
 
@@ -53,11 +61,20 @@ class WatchedNode:
         """Its name within its cluster."""
         return self.member or str(self.info.get("name", self.key))
 
-    async def look(self, moment: Clock) -> None:
-        """Ask for everything anew; raises nothing."""
+    def knows(self, pid: str) -> bool:
+        """Whether it has that process, or has had it lately."""
+        return pid in self.processes or self.end_of(pid) is not None
+
+    def end_of(self, pid: str) -> dict[str, Any] | None:
+        """Return how a process ended, if that was lately."""
+        return next((end for end in reversed(self.ends["process"]) if end["pid"] == pid), None)
+
+    async def look(self, moment: Clock, of: str) -> None:
+        """Ask for everything anew, and for all about the process `of`; raises nothing."""
         try:
             if self.member is None:
                 await self._ask(moment)
+                await self._ask_about(of)
             else:
                 await self._ask_for_member(self.member, moment)
         except NodeAway as error:
@@ -77,14 +94,25 @@ class WatchedNode:
         self.info = await self.socket.get("/node", brief="1")
         if self.started is None:
             self.started = round(moment.clock - self.info["uptime"])
-        self.members = await self._optional("/cluster") or []
+        self.members = await self._optional("/cluster", []) or []
         await self._ask_for_processes(self.info["name"], moment)
         await self._ask_for_connections(moment)
-        for route, name in _OPTIONAL.items():
-            setattr(self, name, await self._optional(route))
+        for kind, ends in self.ends.items():
+            after = str(ends[-1]["number"]) if ends else ""
+            query = {"kind": kind, "after": after, "limit": str(_ENDS_AT_ONCE)}
+            ends.extend(await self._optional("/ends", [], **query))
+
+    async def _ask_about(self, pid: str) -> None:
+        """Ask about one of its processes, for whom only its PID is known elsewhere."""
+        self.detail = {}
+        if pid in self.processes:
+            try:
+                self.detail = await self._optional("/process", {}, of=pid)
+            except NodeRefuses:
+                pass  # it has just ended
 
     async def _ask_for_member(self, member: str, moment: Clock) -> None:
-        self.unknown = {"/connections", *_OPTIONAL}
+        self.unknown = {"/connections", "/ends", "/process"}
         await self._ask_for_processes(member, moment)
 
     async def _ask_for_processes(self, name: str, moment: Clock) -> None:
@@ -119,12 +147,12 @@ class WatchedNode:
                 yield info
             after = portion[-1]["pid"]
 
-    async def _optional(self, route: str) -> Any:
-        """Return what is at a route, or None if this node does not have it."""
+    async def _optional(self, route: str, instead: Any, **query: str) -> Any:
+        """Return what is at a route or, if this node does not have it, something else."""
         if route in self.unknown:
-            return None
+            return instead
         try:
-            return await self.socket.get(route)
+            return await self.socket.get(route, **query)
         except UnknownRoute:
             self.unknown.add(route)
-            return None
+            return instead
