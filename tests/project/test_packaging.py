@@ -243,7 +243,8 @@ def test_the_wheel_has_the_files_that_are_no_code(wheel: Path) -> None:
         for path in package.rglob("*")
         if path.is_file() and path.suffix not in (".py", ".c", ".so", ".pyc")
     ]
-    assert {"wsrelay/relay/wsrelay.js", "wsrelay/gateway/page.html"} <= set(others) <= set(packed)
+    ours = {"wsrelay/relay/wsrelay.js", "wsrelay/relay/wsrelay.css", "wsrelay/gateway/page.html"}
+    assert ours <= set(others) <= set(packed)
 
 
 def test_without_extras_at_most_15_packages_are_installed(bare: Environment) -> None:

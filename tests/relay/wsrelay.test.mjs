@@ -491,6 +491,56 @@ test("the states tell when the next try is, and how it ended", () => {
   ]);
 });
 
+/** The elements that `showState` needs, as far as it uses them. */
+function elements() {
+  const button = {};
+  const words = { textContent: "" };
+  const ended = { dataset: {}, hidden: true, firstElementChild: words, querySelector: () => button };
+  return { chip: { dataset: {} }, ended, words, button };
+}
+
+test("`showState` shows the state, how it ended until it is open again, and offers to connect", () => {
+  const { chip, ended, words, button } = elements();
+  const room = connect("/ws");
+  const off = room.showState(chip, ended);
+  const shown = () => [chip.textContent, ended.hidden ? null : words.textContent];
+  assert.deepEqual(shown(), ["connecting", null]);
+  last().end(1006);
+  assert.deepEqual(shown(), ["waiting", "Closed with 1006: no connection to the server. Trying again."]);
+  button.onclick();
+  last().open();
+  assert.deepEqual(shown(), ["open", null]);
+  last().end(1012, "node shuts down");
+  assert.deepEqual(shown(), ["waiting", "Closed with 1012: node shuts down. Trying again."]);
+  clock.pass(waits(room));
+  last().end(1006);
+  assert.deepEqual(shown(), ["waiting", "Closed with 1012: node shuts down. Trying again."]);
+  clock.pass(waits(room));
+  assert.equal(chip.dataset.state, "connecting");
+  last().open();
+  last().end(1006);
+  assert.deepEqual(shown(), ["waiting", "Closed with 1006: connection lost. Trying again."]);
+  clock.pass(waits(room));
+  last().end(4001, "thrown out");
+  assert.deepEqual(shown(), ["closed", "Closed with 4001: thrown out."]);
+  assert.deepEqual([chip.dataset.state, ended.dataset.state], ["closed", "closed"]);
+  button.onclick();
+  assert.deepEqual(shown(), ["connecting", "Closed with 4001: thrown out. Trying again."]);
+  last().open();
+  last().end(1000);
+  assert.deepEqual(shown(), ["closed", "Closed with 1000."]);
+  off();
+  room.reconnect();
+  assert.equal(chip.textContent, "closed");
+});
+
+test("`showState` can do with a chip alone", () => {
+  const { chip } = elements();
+  opened().showState(chip);
+  last().end(1011);
+  assert.equal(chip.textContent, "waiting");
+});
+
 // By hand
 
 test("`close` ends it in every state, and nothing is left", async () => {

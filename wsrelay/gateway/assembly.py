@@ -25,10 +25,10 @@ from wsrelay.values.targets import TargetEntry
 
 from . import address, middleware
 from .allowed_hosts import AllowedHosts
-from .client_module import ClientModule
 from .dispatch import Dispatch, Router
 from .endpoint import EndpointApp
 from .health import health_routes
+from .page_files import page_files
 from .server import Server
 
 if TYPE_CHECKING:
@@ -222,8 +222,8 @@ def application(
         routers.append(Router("", health_routes(unready), lambda app: app))
     statics = [one for one in configuration.statics.values() if one.meta.server == server.id]
     folders = [_folder(static) for static in statics]
-    module = ClientModule(one.directory for one in statics if not one.path.strip("/"))
-    app = Starlette(routes=[Dispatch(node, routers, [*folders, module])])
+    own = page_files(one.directory for one in statics if not one.path.strip("/"))
+    app = Starlette(routes=[Dispatch(node, routers, [*folders, *own])])
     wrapped = _wrapped(app, server.id, server.middleware, server.options, node)
     hosts = Hosts(server.allowed_hosts)
     return wrapped if hosts.any else AllowedHosts(wrapped, hosts, f"{server.id}: allowed_hosts")

@@ -26,8 +26,8 @@ from wsrelay.session.hosts import Hosts
 from wsrelay.values.pid import nameable
 
 from .allowed_hosts import AllowedHosts
-from .client_module import ClientModule
 from .health import health_routes
+from .page_files import page_files
 from .room_name import room_name
 
 __all__ = ["Scope", "ScriptOptions", "script_app"]
@@ -70,7 +70,7 @@ def script_app(node: Node, options: ScriptOptions) -> App:
         *health_routes(lambda: node.unready),
         Route(path or "/", connect),
         Route(f"{path}/{{room:path}}", connect),
-        ClientModule([] if options.static is None else [options.static]),
+        *page_files([] if options.static is None else [options.static]),
     ]
     if options.static is not None:
         routes.append(Mount("/", StaticFiles(directory=options.static, html=True)))

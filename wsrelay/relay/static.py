@@ -1,4 +1,4 @@
-"""`wsrelay.static`: serves `wsrelay.js`, which pages import to connect."""
+"""`wsrelay.static`: serves what pages take from wsrelay, the module and the style sheet."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from starlette.websockets import WebSocketClose
 
 from .asgi import Receive, Scope, Send
 
-__all__ = ["FILE_NAME", "StaticFile", "static"]
+__all__ = ["MEDIA_TYPES", "PageFiles", "static"]
 
-FILE_NAME: Final = "wsrelay.js"
+# What the system's table of types says does not count: browsers take nothing else for a module.
+MEDIA_TYPES: Final = {"wsrelay.js": "text/javascript", "wsrelay.css": "text/css"}
 
 
-class StaticFile:
-    """An ASGI application that serves `wsrelay.js` at every path that ends in this name.
+class PageFiles:
+    """An ASGI application that serves `wsrelay.js` and `wsrelay.css` at all paths that end so.
 
     So it can be a route, `Route("/wsrelay.js", wsrelay.static)`, or be mounted,
     `app.mount("/static", wsrelay.static)`. Browsers ask each time whether there is a new version,
@@ -36,23 +37,23 @@ class StaticFile:
 
 def _answer(scope: Scope) -> Response:
     # A mount leaves a slash behind when its own path is asked for.
-    if scope["path"].rstrip("/").rpartition("/")[2] != FILE_NAME:
+    name = scope["path"].rstrip("/").rpartition("/")[2]
+    if name not in MEDIA_TYPES:
         return PlainTextResponse("Not Found\n", 404)
     if scope["method"] not in ("GET", "HEAD"):
         return PlainTextResponse("Method Not Allowed\n", 405, {"allow": "GET, HEAD"})
-    source, tag = _source()
+    source, tag = _source(name)
     headers = {"etag": tag, "cache-control": "no-cache"}
     known = Headers(scope=scope).get("if-none-match", "")
     if {"*", tag} & {one.strip().removeprefix("W/") for one in known.split(",")}:
         return Response(status_code=304, headers=headers)
-    # What the system's table of types says does not count: browsers run nothing else as a module.
-    return Response(source, headers=headers, media_type="text/javascript")
+    return Response(source, headers=headers, media_type=MEDIA_TYPES[name])
 
 
 @functools.cache
-def _source() -> tuple[bytes, str]:
-    source = files(__package__).joinpath(FILE_NAME).read_bytes()
+def _source(name: str) -> tuple[bytes, str]:
+    source = files(__package__).joinpath(name).read_bytes()
     return source, f'"{hashlib.sha256(source).hexdigest()[:16]}"'
 
 
-static: Final = StaticFile()
+static: Final = PageFiles()

@@ -4,7 +4,7 @@
 //
 //   const room = connect("/ws/blue");
 //   room.on("said", ({ name, text }) => show(name, text));
-//   room.onState(({ state }) => { badge.textContent = state; });
+//   room.showState(document.getElementById("status"));
 //   room.sendJson({ type: "say", text: "hello" });
 //
 // All times are in milliseconds.
@@ -160,6 +160,36 @@ export class Connection {
     const off = added(this.#states, handler);
     called(handler, this.#status);
     return off;
+  }
+
+  /**
+   * Show the status on the page: the state in one element, as its text and its `data-state`; in
+   * another how the connection has ended, from then until it is open again. `wsrelay.css` has
+   * looks for them, `.status` and `.ended`.
+   *
+   * @param {HTMLElement} chip
+   * @param {HTMLElement} [ended] Its first child gets the text, and its button connects again.
+   */
+  showState(chip, ended) {
+    const words = ended?.firstElementChild;
+    const button = ended?.querySelector("button");
+    if (button) button.onclick = () => this.reconnect();
+    let why = "";
+    let before = 0;
+    return this.onState(({ state, opens, code, reason }) => {
+      chip.textContent = chip.dataset.state = state;
+      // Tries that fail afterwards do not hide how it has ended.
+      if (code !== undefined && (why === "" || state === "closed")) {
+        const silent = opens > before ? "connection lost" : "no connection to the server";
+        why = [`Closed with ${code}`, reason || (code === 1006 && silent)].filter(Boolean).join(": ") + ".";
+      }
+      if (state === "open") why = "";
+      else if (state !== "connecting") before = opens;
+      if (!ended) return;
+      if (words) words.textContent = state === "closed" ? why : `${why} Trying again.`;
+      ended.dataset.state = state;
+      ended.hidden = why === "";
+    });
   }
 
   /**

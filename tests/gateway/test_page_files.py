@@ -1,4 +1,4 @@
-"""`/wsrelay.js` of `run` and `serve`: ours, unless the user has something there."""
+"""`/wsrelay.js` and `/wsrelay.css` of `run` and `serve`: ours, unless the user has such a file."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from wsrelay.relay.asgi import App
 
 pytestmark = pytest.mark.anyio
 
-THEIRS = "export const theirs = true;"
-OURS = "export function connect("
+THEIRS = "of the user"
+OURS = {"wsrelay.js": "export function connect(", "wsrelay.css": "color-scheme: light dark;"}
 
 SERVER = """
 version: "1.0"
@@ -30,13 +30,13 @@ FOLDER = """
   - {{name: {0}, kind: http.static, meta: {{server: gateway}}, path: {1}, directory: {0}}}
 """
 ENDPOINT = """
-  - {name: module, kind: function.python, source: "file://web.py", method: module}
-  - {name: router, kind: http.router, meta: {server: gateway}}
-  - {name: route, kind: http.endpoint, meta: {router: router}, path: /wsrelay.js, func: module}
+  - {{name: module, kind: function.python, source: "file://web.py", method: module}}
+  - {{name: router, kind: http.router, meta: {{server: gateway}}}}
+  - {{name: route, kind: http.endpoint, meta: {{router: router}}, path: /{0}, func: module}}
 """
 
 
-async def text(app: App, path: str = "/wsrelay.js") -> str:
+async def text(app: App, path: str) -> str:
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
         return (await client.get(path)).text
@@ -54,46 +54,56 @@ def serve(folder: Path, *entries: str) -> App:
     return assembly.application(configuration, server, Node(), lambda: "")
 
 
+@pytest.fixture(params=OURS)
+def name(request: pytest.FixtureRequest) -> str:
+    file: str = request.param
+    return file
+
+
 async def test_run_has_it_beside_its_page_and_beside_a_folder_without_such_a_file(
-    tmp_path: Path,
+    tmp_path: Path, name: str
 ) -> None:
     (tmp_path / "index.html").write_text("<p>hello")
-    assert OURS in await text(run())
+    assert OURS[name] in await text(run(), f"/{name}")
     with_folder = run(static=tmp_path)
-    assert OURS in await text(with_folder)
+    assert OURS[name] in await text(with_folder, f"/{name}")
     assert await text(with_folder, "/") == "<p>hello"
 
 
-async def test_run_leaves_it_to_a_folder_that_has_it_even_if_it_comes_later(tmp_path: Path) -> None:
+async def test_run_leaves_it_to_a_folder_that_has_it_even_if_it_comes_later(
+    tmp_path: Path, name: str
+) -> None:
     app = run(static=tmp_path)
-    assert OURS in await text(app)
-    (tmp_path / "wsrelay.js").write_text(THEIRS)
-    assert await text(app) == THEIRS
+    assert OURS[name] in await text(app, f"/{name}")
+    (tmp_path / name).write_text(THEIRS)
+    assert await text(app, f"/{name}") == THEIRS
+    others = OURS.keys() - {name}
+    assert [OURS[other] in await text(app, f"/{other}") for other in others] == [True]
 
 
-async def test_with_all_paths_for_clients_it_is_one_of_them() -> None:
-    assert (await text(run(path="/"))).startswith("Upgrade Required")
+async def test_with_all_paths_for_clients_it_is_one_of_them(name: str) -> None:
+    assert (await text(run(path="/"), f"/{name}")).startswith("Upgrade Required")
 
 
-async def test_serve_has_it_with_and_without_folders(tmp_path: Path) -> None:
+async def test_serve_has_it_with_and_without_folders(tmp_path: Path, name: str) -> None:
     (tmp_path / "public").mkdir()
     for entries in ([], [FOLDER.format("public", "/")], [FOLDER.format("public", "/a")]):
-        assert OURS in await text(serve(tmp_path, *entries))
+        assert OURS[name] in await text(serve(tmp_path, *entries), f"/{name}")
 
 
-async def test_serve_leaves_it_to_a_folder_that_has_it(tmp_path: Path) -> None:
-    for name in ("public", "deep"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "wsrelay.js").write_text(THEIRS)
-    assert await text(serve(tmp_path, FOLDER.format("public", "/"))) == THEIRS
+async def test_serve_leaves_it_to_a_folder_that_has_it(tmp_path: Path, name: str) -> None:
+    for folder in ("public", "deep"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / name).write_text(THEIRS)
+    assert await text(serve(tmp_path, FOLDER.format("public", "/")), f"/{name}") == THEIRS
     deep = serve(tmp_path, FOLDER.format("deep", "/deep"))
-    assert OURS in await text(deep)
-    assert await text(deep, "/deep/wsrelay.js") == THEIRS
+    assert OURS[name] in await text(deep, f"/{name}")
+    assert await text(deep, f"/deep/{name}") == THEIRS
 
 
-async def test_serve_leaves_it_to_an_endpoint(tmp_path: Path) -> None:
+async def test_serve_leaves_it_to_an_endpoint(tmp_path: Path, name: str) -> None:
     (tmp_path / "web.py").write_text(f"def module(request):\n    return {THEIRS!r}\n")
-    assert await text(serve(tmp_path, ENDPOINT)) == THEIRS
+    assert await text(serve(tmp_path, ENDPOINT.format(name)), f"/{name}") == THEIRS
 
 
 def test_every_page_of_ours_connects_by_it() -> None:
