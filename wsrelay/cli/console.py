@@ -7,15 +7,10 @@ import contextlib
 
 import click
 
-from wsrelay.console.pages import VIEW, pages
-from wsrelay.console.token_gate import TokenGate
+from wsrelay.console.standalone import console_node, standalone
 from wsrelay.errors import HostFailed
 from wsrelay.gateway.address import AddressError, Listener, bind, url
-from wsrelay.gateway.allowed_hosts import AllowedHosts
 from wsrelay.gateway.server import FrontEnd, Server, on_signals
-from wsrelay.node import HostOptions, Node
-from wsrelay.relay.middleware import WebSocketRelay
-from wsrelay.session.hosts import Hosts
 
 from .logs import set_up_logging
 from .running import fail, loop_factory
@@ -49,15 +44,12 @@ def console(*, port: int, write: bool) -> None:
 
 
 async def _serve(listener: Listener, *, write: bool) -> None:
-    node = Node(name="console", hosts=[HostOptions(targets=(VIEW,))])
-    gate = TokenGate(pages(None, write=write), listener.names[0][1])
-    relay = WebSocketRelay(gate, node=node, native=False)
+    node = console_node()
     front = FrontEnd(node)
-    # Under the name of another site that resolves to this machine, nothing is answered.
-    app = AllowedHosts(relay, Hosts(""), "wsrelay console")
+    app, token = standalone(node, listener.names[0][1], write=write)
 
     def accepting() -> None:
-        click.echo(f"{url(listener)}/?token={gate.token}")
+        click.echo(f"{url(listener)}/?token={token}")
 
     with on_signals(front.stop):
         try:

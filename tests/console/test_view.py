@@ -1,0 +1,209 @@
+"""The process behind a page, against real nodes: what it tells, and what it obeys."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+
+import pytest
+import rooms
+from consoles import Console, Viewer, console_on, named, viewing
+from one_node import left_as_found, running_node
+from support import ROOMS, client, processes, received, relay_to, room, serving, until
+from troubled import idle, talking
+from websockets.asyncio.client import ClientConnection
+
+from wsrelay import PID, Node, WebSocketRelay
+from wsrelay.console.pages import VIEW
+from wsrelay.control import ControlServer
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(scope="module")
+async def shared() -> AsyncIterator[Node]:
+    """A node that is looked at; on it, the pages' processes run as well."""
+    async with running_node(processes(targets=(room(rooms.echo), VIEW))) as node:
+        yield node
+
+
+@pytest.fixture
+async def node(shared: Node) -> AsyncIterator[Node]:
+    async with left_as_found(shared), ControlServer(shared):
+        yield shared
+
+
+@pytest.fixture
+async def console(node: Node) -> AsyncIterator[Console]:
+    async with console_on(node) as console:
+        yield console
+
+
+@pytest.fixture
+async def writing(node: Node) -> AsyncIterator[Console]:
+    async with console_on(node, write=True) as console:
+        yield console
+
+
+@pytest.fixture
+async def viewer(console: Console) -> AsyncIterator[Viewer]:
+    async with viewing(console) as viewer:
+        yield viewer
+
+
+@contextlib.asynccontextmanager
+async def visited(node: Node) -> AsyncIterator[tuple[PID, ClientConnection]]:
+    """A process that talks, and its client."""
+    pid = node.spawn(talking)
+    async with serving(WebSocketRelay(relay_to(pid), node=node)) as url, client(url) as one:
+        assert await received(one) == "welcome"
+        yield pid, one
+
+
+async def test_the_first_page_has_each_process_with_what_it_takes(
+    node: Node, viewer: Viewer
+) -> None:
+    pid = node.get_or_spawn("room:blue", room(rooms.echo))
+    await viewer.look("home")
+    row = await viewer.sees(
+        lambda state: (row := named(state).get("room:blue")) and "cpu" in row and row
+    )
+    assert row["pid"] == pid
+    assert row["memory"] > 1_000_000
+    assert (row["clients"], row["mailbox"], row["state"]) == (0, 0, "running")
+    assert next(iter(viewer.state["nodes"].values()))["name"] == "local"
+    assert viewer.state["findings"]["order"] == []
+    await viewer.sees(lambda state: len(state["series"]["cpu"]) > 1)
+    assert viewer.state["series"]["processes"].popitem()[1] == 2
+
+
+async def test_a_search_and_a_page_are_what_is_told(node: Node, viewer: Viewer) -> None:
+    for name in ("red", "green", "blue"):
+        node.get_or_spawn(f"room:{name}", room(rooms.echo))
+    await viewer.look("home", search="ROOM: re", sort="name", descending=False)
+    await viewer.sees(lambda state: list(named(state)) == ["room:green", "room:red"])
+    assert viewer.state["table"]["total"] == 4
+    await viewer.look("home", search="nothing of that name")
+    await viewer.sees(lambda state: state["table"]["match"] == 0)
+
+
+async def test_a_process_is_told_with_its_clients_its_kin_and_its_log(
+    node: Node, viewer: Viewer
+) -> None:
+    async with visited(node) as (pid, visitor):
+        await viewer.look("process", of=pid)
+        await viewer.sees(
+            lambda state: "cpu" in state.get("process", ()) and state["table"]["rows"]
+        )
+        about = viewer.state["process"]
+        assert about["names"] == ["talker"]
+        assert "talking" in about["full_target"]
+        [child] = about["children"]
+        [row] = viewer.state["table"]["rows"].values()
+        assert row["client"] == ":".join(map(str, visitor.local_address))
+        assert row["target_name"] == "talker"
+        node.send(pid, "say", "<b>bold</b>")
+        line = await viewer.hears(lambda line: "saying" in line["text"])
+        assert (line["pid"], line["level"]) == (pid, "warning")
+        assert line["text"].endswith("saying <b>bold</b>")
+        await viewer.look("process", of=child)
+        await viewer.sees(lambda state: state.get("process", {}).get("parent") == {pid: "talker"})
+        await viewer.look("connections")
+        await viewer.sees(lambda state: [*state["table"]["rows"]] == [row["pid"], *_own(node)])
+
+
+def _own(node: Node) -> list[str]:
+    """The connection of the page itself."""
+    return [
+        str(pid)
+        for pid, one in node.clients.connections.items()
+        if node.engine.processes[one.target].target == VIEW
+    ]
+
+
+async def test_the_log_of_all_is_searched_and_filtered(node: Node, viewer: Viewer) -> None:
+    async with visited(node) as (pid, _):
+        await viewer.look("logs", level="warning", search="needle")
+        await viewer.sees(lambda state: state["page"] == "logs")
+        node.send(pid, "say", "hay")
+        node.send(pid, "say", "a NEEDLE")
+        await viewer.hears(lambda line: "NEEDLE" in line["text"])
+        assert all("NEEDLE" in line["text"] for line in viewer.lines)
+
+
+async def test_a_process_that_ends_while_it_is_looked_at_is_missed(
+    node: Node, viewer: Viewer
+) -> None:
+    pid = node.spawn(idle)
+    await viewer.look("process", of=pid)
+    await viewer.sees(lambda state: "process" in state)
+    node.terminate(pid)
+    await viewer.sees(lambda state: "process" not in state)
+    assert viewer.state.get("missing") == pid or viewer.state["ended"]["pid"] == pid
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        {"what": "kill"},
+        {"what": "cancel"},
+        {"what": "close"},
+        {"what": "send", "topic": "x"},
+        {"what": "call", "topic": "x"},
+    ],
+    ids=lambda order: str(order["what"]),
+)
+async def test_a_console_that_may_not_write_refuses_every_order(
+    node: Node, viewer: Viewer, order: dict[str, str]
+) -> None:
+    pid = node.spawn(f"{ROOMS}:answer")
+    await viewer.look("process", of=pid)
+    await viewer.sees(lambda state: "process" in state)
+    assert viewer.state["write"] is False
+    answer = await viewer.ask({"type": "act", "of": pid, **order})
+    assert answer["error"] == "this console is read-only: start it with --write to change anything"
+    assert pid in node.workers
+
+
+async def test_a_console_that_may_write_sends_calls_cancels_and_kills(
+    node: Node, writing: Console
+) -> None:
+    answering, idling = node.spawn(f"{ROOMS}:answer"), node.spawn(idle)
+    async with viewing(writing) as viewer:
+        await viewer.look("home")
+        await viewer.sees(lambda state: {answering, idling} <= state["table"]["rows"].keys())
+        assert viewer.state["write"] is True
+        call = {"type": "act", "what": "call", "of": answering, "topic": "x", "payload": [1, "ä"]}
+        assert (await viewer.ask(call))["value"] == [1, "ä"]
+        send = {"type": "act", "what": "send", "of": idling, "topic": "x"}
+        assert "error" not in await viewer.ask(send)
+        nothing = await viewer.ask({**send, "topic": ""})
+        assert nothing["error"] == "a message needs a topic"
+        reserved = await viewer.ask({**send, "topic": "@x"})
+        assert "@x" in reserved["error"]
+        for what, pid in (("kill", answering), ("cancel", idling)):
+            assert "error" not in await viewer.ask({"type": "act", "what": what, "of": pid})
+            await until(lambda gone=pid: gone not in node.workers)
+        await viewer.sees(lambda state: not {answering, idling} & state["table"]["rows"].keys())
+        over = await viewer.ask({"type": "act", "what": "kill", "of": answering})
+        assert over["error"] == f"no node has {answering}: it has ended"
+
+
+async def test_what_is_no_question_is_answered_with_what_is_wrong(viewer: Viewer) -> None:
+    for wrong in (
+        "no object",
+        {"type": "look", "number": 1, "page": "nonsense"},
+        {"type": "look", "number": 1, "page": "home", "start": -1},
+        {"type": "look", "number": 1, "page": "home", "search": "x" * 201},
+        {"type": "act", "id": 1, "what": "drain", "of": "x"},
+    ):
+        await viewer.send(wrong)
+        with pytest.raises(AssertionError):
+            await viewer.sees(lambda _: False)
+
+
+async def test_a_page_that_goes_takes_its_process_with_it(node: Node, console: Console) -> None:
+    async with viewing(console) as viewer:
+        await viewer.look("home")
+        await viewer.sees(lambda state: state["table"]["total"] == 1)
+    await until(lambda: not node.workers, "nothing is left of the page")
