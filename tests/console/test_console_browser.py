@@ -14,6 +14,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 import troubled
@@ -87,7 +88,7 @@ def shot(page: Page, name: str, tmp_path: Path) -> None:
 @contextlib.contextmanager
 def said(rooms: Running, name: str, text: str) -> Iterator[ClientConnection]:
     """A client of a room, which it has told what to do."""
-    with client(rooms.ws(f"/ws/{name}")) as one:
+    with client(rooms.ws(f"/ws/{quote(name)}")) as one:
         one.send(text)
         yield one
 

@@ -121,7 +121,7 @@ def _of_process(process: WatchedProcess, now: float) -> Iterator[Finding]:
         cpu = process.usage.cpu or 0
         core = "of a core" if cpu >= BUSY else "of a core, all that is left for it,"
         yield of("warn", f"burns {cpu:.0f} % {core} for {duration(busy)}", busy)
-    if (idle := _idle(process, now)) is not None and idle >= _WAITING_FOR:
+    if (idle := process.takes_nothing(now)) >= _WAITING_FOR or info.get("stalled"):
         waiting = info.get("waiting")
         many = size(info["mailbox"]) if not waiting else f"{waiting} message{'s' * (waiting != 1)}"
         level = "bad" if info.get("stalled") else "warn"
@@ -130,15 +130,6 @@ def _of_process(process: WatchedProcess, now: float) -> Iterator[Finding]:
         grown, seconds = growth
         when = "in a minute" if seconds >= 55 else f"in {duration(seconds)}"  # noqa: PLR2004 - of marks 5 s apart
         yield of("warn", f"memory grew by {size(grown)} {when}", grown)
-
-
-def _idle(process: WatchedProcess, now: float) -> float | None:
-    """Return for how long messages wait that it does not take, in seconds; None: it takes them."""
-    info = process.info
-    if "idle" in info or "waiting" in info:  # its node knows better than its mailbox shows
-        idle: float | None = info.get("idle")
-        return idle if info.get("waiting") else None
-    return None if process.waiting_since is None else now - process.waiting_since
 
 
 def _of_connection(

@@ -51,6 +51,11 @@ class NodeSocket:
         """Return what is at a route, within so many seconds."""
         return await self._whole("GET", _with(route, query), b"", seconds)
 
+    async def text(self, route: str, seconds: float = _PATIENCE, /, **query: str) -> str:
+        """Return the text at a route, within so many seconds."""
+        async with _within(seconds), self._asked("GET", _with(route, query), b"") as reader:
+            return (await reader.read()).decode(errors="replace")
+
     async def post(self, route: str, order: dict[str, Any], seconds: float = _PATIENCE) -> Any:
         """Return what comes of an order, within so many seconds."""
         return await self._whole("POST", route, msgspec.json.encode(order), seconds)

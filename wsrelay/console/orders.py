@@ -40,9 +40,9 @@ async def obey(act: Act, node: WatchedNode | None) -> Any:
     return await there.socket.post(f"/{act.what}", order, _CALL + _PATIENCE)
 
 
-async def stack(pid: str, node: WatchedNode | None) -> Any:
-    """Return the Python stacks of a process, as its node has them."""
-    return await _there(pid, node).socket.get("/stack", _PATIENCE, of=pid)
+async def stack(pid: str, node: WatchedNode | None) -> str:
+    """Return the Python stacks of a process, as its node writes them."""
+    return await _there(pid, node).socket.text("/stack", _PATIENCE, of=pid)
 
 
 def _there(pid: str, node: WatchedNode | None) -> WatchedNode:

@@ -268,7 +268,7 @@ def _end_row(end: dict[str, Any], node: str) -> dict[str, Any]:
 def _node(node: WatchedNode, now: float) -> dict[str, Any]:
     return _known(
         name=node.name,
-        application=node.info.get("application") or None,
+        application=node.application[:_LONGEST] or None,
         addresses=node.info.get("addresses") or None,
         os_pid=node.info.get("os_pid"),
         state=node.state,

@@ -40,7 +40,8 @@ class WatchedProcess:
     def update(self, info: dict[str, Any], now: float) -> None:
         """Take what its node says of it."""
         self.info = info
-        if info["mailbox"] == 0:
+        # Older nodes do not count messages; what has left for the process is no longer there.
+        if not info.get("waiting", info["mailbox"]):
             self.waiting_since = None
         elif self.waiting_since is None:
             self.waiting_since = now
@@ -73,6 +74,16 @@ class WatchedProcess:
             return None
         then, least = min(self._marks, key=lambda mark: (mark[1], -mark[0]))
         return self.usage.memory - least, now - then
+
+    def takes_nothing(self, now: float) -> float:
+        """Return for how long messages have waited and it has taken none, in seconds."""
+        if self.waiting_since is None:
+            return 0.0
+        waited = now - self.waiting_since
+        if "waiting" not in self.info:
+            return waited
+        idle = self.info.get("idle")  # None: it has never taken one
+        return waited if idle is None else float(min(waited, idle))
 
     @property
     def name(self) -> str:

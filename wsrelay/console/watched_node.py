@@ -6,6 +6,8 @@ from collections import deque
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
+import psutil
+
 from .node_socket import NodeAway, NodeRefuses, NodeSocket, UnknownRoute
 from .watched import WatchedConnection, WatchedProcess
 
@@ -44,6 +46,8 @@ class WatchedNode:
         self.since = 0.0
         self.info: dict[str, Any] = {}
         self.started: int | None = None
+        self.application = ""
+        """What it serves or, inside another server, the command line of that."""
         self.members: list[dict[str, Any]] = []
         self.processes: dict[str, WatchedProcess] = {}
         self.connections: dict[str, WatchedConnection] = {}
@@ -94,6 +98,7 @@ class WatchedNode:
         self.info = await self.socket.get("/node", brief="1")
         if self.started is None:
             self.started = round(moment.clock - self.info["uptime"])
+            self.application = self.info.get("application") or _command(self.info["os_pid"])
         self.members = await self._optional("/cluster", []) or []
         await self._ask_for_processes(self.info["name"], moment)
         await self._ask_for_connections(moment)
@@ -156,3 +161,10 @@ class WatchedNode:
         except UnknownRoute:
             self.unknown.add(route)
             return instead
+
+
+def _command(os_pid: int) -> str:
+    try:
+        return " ".join(psutil.Process(os_pid).cmdline())
+    except psutil.Error:
+        return ""

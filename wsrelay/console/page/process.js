@@ -170,7 +170,7 @@ function stacks(live, of) {
     say(error, "");
     try {
       const found = await live.ask({ type: "stack", of });
-      say(text, written(found));
+      say(text, found);
       text.hidden = false;
     } catch (problem) {
       say(error, problem.message);
@@ -182,16 +182,28 @@ function stacks(live, of) {
   return { element };
 }
 
-function written(found) {
-  if (typeof found === "string") return found;
-  return found?.text ?? found?.stack ?? JSON.stringify(found, null, 2);
+/** A message as it passed, or a note about the trace. */
+function message(line) {
+  const to = line.direction === "out";
+  const peer = [line.names?.[0] ?? line.peer, line.others && `and ${count(line.others)} more`].filter(Boolean).join(" ");
+  return h(
+    "li",
+    { class: "line", "data-direction": line.direction },
+    h("time", {}, time(line.time)),
+    line.note ? h("span", { class: "muted" }, line.note) : null,
+    line.note ? null : h("span", { class: `direction ${line.direction}` }, to ? "\u2191 out" : "\u2193 in"),
+    line.topic ? h("strong", {}, line.topic) : null,
+    peer ? h("span", {}, `${to ? "to" : "from"} ${peer}`) : null,
+    line.note ? null : h("span", { class: "muted" }, size(line.size ?? 0)),
+    line.payload ? h("span", { class: "text" }, line.payload) : null,
+  );
 }
 
 function traced(ask) {
   const rows = lines({
     label: "Messages",
     empty: "Not traced.",
-    made: line => h("li", { class: "line" }, h("time", {}, time(line.time)), h("span", { class: "text" }, described(line))),
+    made: message,
   });
   const error = h("p", { class: "error", role: "alert" });
   const button = h("button", { class: "small", type: "button", onclick: () => ask({ trace: !on, payload: full.checked && !on }) }, "Trace");
@@ -215,10 +227,4 @@ function traced(ask) {
       if (message.problem) say(error, message.problem);
     },
   };
-}
-
-function described(line) {
-  const { time: _time, ...rest } = line;
-  return Object.entries(rest).filter(([, value]) => value !== null && value !== "").map(([name, value]) =>
-    `${name} ${typeof value === "string" ? value : JSON.stringify(value)}`).join("  ");
 }
