@@ -233,7 +233,7 @@ def test_every_page_fits_the_window(
         row(page, "x" * 60).get_by_role("link").click()
         expect(page.locator(".title")).to_have_text(f"room:{'x' * 60}")
         for number, heading in enumerate(
-            ("Processes", "Connections", "Ends", "Logs", "running"), 1
+            ("Processes", "Connections", "Ended", "Logs", "running"), 1
         ):
             _fits(page, width)
             shot(page, f"page-{number}-{width}-{scheme}", tmp_path)

@@ -104,7 +104,7 @@ async def test_a_socket_of_a_node_that_has_long_gone_is_not_shown(folder: Path) 
 async def test_an_older_node_is_shown_with_what_it_knows(folder: Path) -> None:
     async with answering(folder / "a-1.sock", node_of(lambda: [process_info()])) as asked:
         watch = Watch()
-        watch.of = process_info()["pid"]
+        watch.choose(process_info()["pid"])
         await watch.look()
         node = watch.nodes["a-1"]
         assert node.unknown == {"/cluster", "/connections", "/ends", "/process"}

@@ -249,7 +249,7 @@ def _end_row(end: dict[str, Any], node: str) -> dict[str, Any]:
     return _known(
         pid=end["pid"],
         name=(end["names"][0] if end["names"] else short_target(end["target"]))[:_LONGEST],
-        target=end["target"][:_LONGEST],
+        target=short_target(end["target"])[:_LONGEST],
         node=node,
         ended=round(end["ended"]),
         started=round(end["started"]),

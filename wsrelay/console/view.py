@@ -60,7 +60,7 @@ class ConsoleView(Room):
     async def show(self, client: Client[Any], look: Look) -> None:
         """Show something else."""
         before, self.look = self.look, look
-        self.seen.of = look.of if look.page == "process" else ""
+        self.seen.choose(look.of if look.page == "process" else "")
         if before is None or _followed(before) != _followed(look):
             if self.following is not None:
                 self.following.cancel()

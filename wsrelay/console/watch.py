@@ -45,7 +45,6 @@ class Watch:
         self.history: Series = {}
         self.trail: Series = {}
         """The same for the process `of`, also of its `mailbox` (bytes)."""
-        self._chosen: WatchedProcess | None = None
         self.of = ""
         """The PID of the process of which everything is asked."""
         self.problem = ""
@@ -157,10 +156,17 @@ class Watch:
             "messages": sum(rates) if rates else None,
         }
         _add(self.history, self.looks, totals)
-        process = self.process(self.of)
-        if process is None or process is not self._chosen:
-            self._chosen, self.trail = process, {}
-        if process is not None:
+        self._trace()
+
+    def choose(self, pid: str) -> None:
+        """From now on, ask everything about this process; about none for an empty PID."""
+        if pid != self.of:
+            self.of, self.trail = pid, {}
+            self._trace()
+
+    def _trace(self) -> None:
+        """Add to the trail of the process that is chosen."""
+        if (process := self.process(self.of)) is not None:
             cpu, memory, _ = process.usage
             figures = {"cpu": cpu, "memory": memory, "messages": process.rate}
             _add(self.trail, self.looks, {"mailbox": process.info["mailbox"], **figures})

@@ -25,7 +25,7 @@ export function process({ ask, live, orders, write, of }) {
   };
   const stats = h("div", { class: "stats" }, ...Object.values(charts).map(one => one.element));
   const list = clients({ ask, of: true, title: "Clients", close: write ? row => orders.close(row.pid, row.client) : undefined });
-  const log = lines({ label: "Log of this process", empty: "No log records of it are kept.", made: line => record(line, false) });
+  const log = lines({ label: "Log of this process", empty: "No log records of it.", made: line => record(line, false) });
   const stack = stacks(live, of);
   const messages = traced(ask);
   let buttons = null;
