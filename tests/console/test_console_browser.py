@@ -13,6 +13,7 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import quote
 
@@ -118,7 +119,8 @@ def test_a_room_in_an_endless_loop_is_found(page: Page, rooms: Running, tmp_path
 def test_a_room_whose_client_does_not_read_is_found(
     page: Page, rooms: Running, tmp_path: Path
 ) -> None:
-    with socket.create_connection(tuple(rooms.address.split(":"))) as deaf:
+    host, port = rooms.address.split(":")
+    with socket.create_connection((host, int(port))) as deaf:
         deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         deaf.sendall(_upgrade("/ws/two"))
         assert deaf.recv(12).endswith(b"101")
@@ -159,6 +161,9 @@ def test_a_room_that_leaks_is_found(page: Page, rooms: Running, tmp_path: Path) 
         shot(page, "leak", tmp_path)
 
 
+@pytest.mark.skipif(
+    find_spec("wsrelay.control.looking") is None, reason="nodes do not tell yet what has ended"
+)
 def test_a_room_that_crashes_again_and_again_is_found(
     page: Page, rooms: Running, tmp_path: Path
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator
+from functools import partial
 
 import pytest
 import rooms
@@ -112,6 +113,10 @@ async def test_a_process_is_told_with_its_clients_its_kin_and_its_log(
         await viewer.sees(lambda state: [*state["table"]["rows"]] == [row["pid"], *_own(node)])
 
 
+def _gone(node: Node, pid: PID) -> bool:
+    return pid not in node.workers
+
+
 def _own(node: Node) -> list[str]:
     """The connection of the page itself."""
     return [
@@ -183,7 +188,7 @@ async def test_a_console_that_may_write_sends_calls_cancels_and_kills(
         assert "@x" in reserved["error"]
         for what, pid in (("kill", answering), ("cancel", idling)):
             assert "error" not in await viewer.ask({"type": "act", "what": what, "of": pid})
-            await until(lambda gone=pid: gone not in node.workers)
+            await until(partial(_gone, node, pid), f"{pid} has ended")
         await viewer.sees(lambda state: not {answering, idling} & state["table"]["rows"].keys())
         over = await viewer.ask({"type": "act", "what": "kill", "of": answering})
         assert over["error"] == f"no node has {answering}: it has ended"

@@ -117,7 +117,7 @@ async def test_an_older_node_is_shown_with_what_it_knows(folder: Path) -> None:
 
 
 async def test_ends_are_asked_for_from_the_last_one_that_is_known(folder: Path) -> None:
-    kept = [{"number": number, "pid": str(number)} for number in (1, 2)]
+    kept: list[dict[str, Any]] = [{"number": number, "pid": str(number)} for number in (1, 2)]
 
     def answer(path: str, query: dict[str, str]) -> Any:
         if path == "/ends":
