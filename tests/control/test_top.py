@@ -26,7 +26,7 @@ from one_node import left_as_found
 from support import room, until
 
 from wsrelay import Node
-from wsrelay.control import ControlServer
+from wsrelay.control import ControlSocket
 
 pytestmark = pytest.mark.anyio
 
@@ -39,7 +39,7 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 async def controlled(shared: Node, directory: Path) -> AsyncIterator[Node]:
-    async with left_as_found(shared), ControlServer(shared, directory):
+    async with left_as_found(shared), ControlSocket(shared, directory):
         yield shared
 
 

@@ -21,7 +21,7 @@ from wsrelay.gateway.systemd import InheritedSockets, SystemdNotifier
 
 from .joining import cluster_of, cluster_options
 from .logs import log_options, set_up_logging
-from .running import controlled, fail, loop_factory, prepare_process, reload_on_edits, say
+from .running import fail, loop_factory, prepare_process, reload_on_edits, say
 
 if TYPE_CHECKING:
     from wsrelay.peers.options import Cluster
@@ -147,7 +147,8 @@ async def _serve(
             reloads.ask()
         try:
             files = ", ".join(str(path.resolve()) for path in paths)
-            async with controlled(deployment.node, files, addresses), notify.watchdog():
+            deployment.node.application, deployment.node.addresses = files, addresses
+            async with notify.watchdog():
                 await deployment.run(accepting)
         except HostFailed as error:
             fail(str(error), error.details)

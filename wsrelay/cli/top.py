@@ -23,6 +23,7 @@ from wsrelay.values import durations
 from wsrelay.values.printable import printable
 
 from .cells import buffered
+from .cluster import all_nodes, together
 from .nodes import chosen, node_option
 from .options import parsed
 from .tables import console, processes_table
@@ -52,34 +53,44 @@ _STEP: Final = 1024 * 1024
     "the CPU and memory usage of the processes.",
 )
 @click.option("-f", "--follow", is_flag=True, help="With --json: print a line every interval.")
+@click.option("--cluster", is_flag=True, help="Watch those of all nodes of the cluster.")
 @node_option
-def top(*, interval: float, as_json: bool, follow: bool, node: str | None) -> None:
+def top(*, interval: float, as_json: bool, follow: bool, cluster: bool, node: str | None) -> None:
     """Watch the processes of a running node, the busiest first; q or Ctrl-C quits."""
     if follow and not as_json:
         raise click.UsageError("--follow needs --json")
     usage = UsageSampler()
     with chosen(node) as client, contextlib.suppress(KeyboardInterrupt):
+
+        def look() -> NodeInfo:
+            info = client.node()
+            if not client.at:  # the OS PIDs are those of this machine
+                usage.sample(info)
+            if not cluster:
+                return info
+            with all_nodes(client) as infos:
+                return together(infos)
+
         if as_json:
-            click.echo(_line(client.node(), usage))
+            click.echo(_line(look(), usage))
             while follow:
                 time.sleep(interval)
-                click.echo(_line(client.node(), usage))
+                click.echo(_line(look(), usage))
             return
         if not sys.stdout.isatty():
             page = console()
-            page.print(_screen(client.node(), usage, page))
+            page.print(_screen(look(), usage, page))
             return
         screen = Console(markup=False, highlight=False)
         with Live(console=screen, screen=True, auto_refresh=False) as live, _keys():
             while True:
-                live.update(_screen(client.node(), usage, screen), refresh=True)
+                live.update(_screen(look(), usage, screen), refresh=True)
                 if _quits(interval):
                     return
 
 
 def _line(info: NodeInfo, usage: UsageSampler) -> bytes:
     """Return one line of JSON; `time` is in seconds since 1970."""
-    usage.sample(info)
     processes = [with_usage(process, usage) for process in _busiest(info, usage)]
     plain = {**msgspec.to_builtins(info), "processes": processes}
     return msgspec.json.encode({"time": round(time.time(), 3), **plain})
@@ -96,7 +107,6 @@ def _busiest(info: NodeInfo, usage: UsageSampler) -> list[ProcessInfo]:
 
 
 def _screen(info: NodeInfo, usage: UsageSampler, page: Console) -> Any:
-    usage.sample(info)
     hosts = ", ".join(f"{h.name} {h.processes}/{h.max_processes}" for h in info.hosts)
     state = " draining" if info.draining else ""
     serves = [printable(part) for part in (info.application, *info.addresses) if part]

@@ -1,6 +1,7 @@
 """Control of a running node from a shell, over a Unix socket that only its owner can open.
 
-Names are imported on first use: who asks a node needs no web server.
+Names are imported on first use: who asks nodes from a process of its own, as the console does, needs
+neither a node nor a web server.
 """
 
 from __future__ import annotations
@@ -11,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .client import ControlClient, NodeGone, find_nodes
     from .runtime import ControlError
-    from .server import ControlServer
+    from .socket import ControlSocket
 
-__all__ = ["ControlClient", "ControlError", "ControlServer", "NodeGone", "find_nodes"]
+__all__ = ["ControlClient", "ControlError", "ControlSocket", "NodeGone", "find_nodes"]
 
 _LAZY = {
     "ControlClient": ".client",
     "ControlError": ".runtime",
-    "ControlServer": ".server",
+    "ControlSocket": ".socket",
     "NodeGone": ".client",
     "find_nodes": ".client",
 }
