@@ -11,6 +11,8 @@ import os
 import re
 import signal
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -22,7 +24,7 @@ import troubled
 from chromium import Window, launched, opened
 from console_command import ConsoleCommand
 from playwright.sync_api import Browser, Locator, Page, expect
-from running import Running, client, closed
+from running import Lines, Running, client, closed
 from websockets.sync.client import ClientConnection
 
 ROOM = f"{troubled.__file__}:room"
@@ -250,6 +252,40 @@ def test_every_page_fits_the_window(
 
 def _fits(page: Page, width: int) -> None:
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_an_application_under_uvicorn_is_shown_by_the_command_and_by_itself(
+    page: Page, window: Window, tmp_path: Path
+) -> None:
+    with application() as address, client(f"ws://{address}/ws/blue"):
+        expect(row(page, "room:blue")).to_have_count(1)
+        page.keyboard.press("5")
+        shop = page.locator(".node").filter(has_text="A shop")
+        expect(shop).to_contain_text(address)
+        shot(page, "fastapi", tmp_path)
+        own = window.open(f"http://{address}/console/")
+        expect(row(own, "room:blue")).to_have_text(re.compile(r"^room:blue\s*\d+\.\d %"))
+
+
+@contextlib.contextmanager
+def application() -> Iterator[str]:
+    """An application of FastAPI under the real uvicorn; gives `host:port`."""
+    options = ["--http", "h11", "--ws", "wsproto", "--port", "0"]
+    uvicorn = subprocess.Popen(
+        [sys.executable, "-m", "uvicorn", *options, "with_console:app"],
+        cwd=Path(__file__).parent.parent / "apps",
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert uvicorn.stderr is not None
+    said = Lines(uvicorn.stderr)
+    try:
+        yield said.line("running on http://").partition("http://")[2].split()[0]
+    finally:
+        uvicorn.terminate()
+        uvicorn.wait(20)
+        said.join()
+        uvicorn.stderr.close()
 
 
 # What it loses, and how it comes back

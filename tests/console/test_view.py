@@ -8,15 +8,15 @@ from functools import partial
 
 import pytest
 import rooms
+import troubled
 from consoles import Console, Viewer, console_on, named, viewing
 from one_node import left_as_found, running_node
 from support import ROOMS, client, processes, received, relay_to, room, serving, until
-from troubled import idle, talking
+from troubled import idle
 from websockets.asyncio.client import ClientConnection
 
 from wsrelay import PID, Node, WebSocketRelay
 from wsrelay.console.pages import VIEW
-from wsrelay.control import ControlServer
 
 pytestmark = pytest.mark.anyio
 
@@ -30,7 +30,7 @@ async def shared() -> AsyncIterator[Node]:
 
 @pytest.fixture
 async def node(shared: Node) -> AsyncIterator[Node]:
-    async with left_as_found(shared), ControlServer(shared):
+    async with left_as_found(shared):
         yield shared
 
 
@@ -55,7 +55,7 @@ async def viewer(console: Console) -> AsyncIterator[Viewer]:
 @contextlib.asynccontextmanager
 async def visited(node: Node) -> AsyncIterator[tuple[PID, ClientConnection]]:
     """A process that talks, and its client."""
-    pid = node.spawn(talking)
+    pid = node.spawn(f"{troubled.__file__}:talking")
     async with serving(WebSocketRelay(relay_to(pid), node=node)) as url, client(url) as one:
         assert await received(one) == "welcome"
         yield pid, one

@@ -148,10 +148,9 @@ async def test_nodes_of_the_cluster_on_other_machines_are_asked_through_one_that
     def answer(path: str, query: dict[str, str]) -> Any:
         if path == "/cluster":
             return members
-        if path == "/processes" and query["node"] == "b":
-            far = process_info(5, os_pid=os.getpid())
-            return [] if query.get("after") else [far]
-        return node_of(list, name="a")(path, query)
+        at = query.get("at", "a")
+        every = [process_info(5, os_pid=os.getpid())] if at == "b" else []
+        return node_of(lambda: every, name=at)(path, query)
 
     async with answering(folder / "a-1.sock", answer):
         watch = Watch()

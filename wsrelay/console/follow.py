@@ -71,7 +71,7 @@ async def follow(watch: Watch, look: Look, followed: Followed) -> None:
     async with asyncio.TaskGroup() as tasks:
         while True:
             for node in [*watch.nodes.values()]:
-                if node.member is not None or node.key in seen or node.state != "up":
+                if node.key in seen or node.state != "up":
                     continue
                 if look.page == "process" and not node.knows(look.of):
                     continue

@@ -42,32 +42,42 @@ class NodeRefuses(ValueError):  # noqa: N818 - reads as a sentence
 
 
 class NodeSocket:
-    """Asks one node; all methods raise `NodeAway`, `NodeRefuses` and `UnknownRoute`."""
+    """Asks one node; all methods raise `NodeAway`, `NodeRefuses` and `UnknownRoute`.
 
-    def __init__(self, path: str) -> None:
+    With `at`, it is that node of its cluster which is asked, through this one.
+    """
+
+    def __init__(self, path: str, at: str = "") -> None:
         self.path = path
+        self.at = at
 
     async def get(self, route: str, seconds: float = _PATIENCE, /, **query: str) -> Any:
         """Return what is at a route, within so many seconds."""
-        return await self._whole("GET", _with(route, query), b"", seconds)
+        return await self._whole("GET", self._target(route, query), b"", seconds)
 
     async def text(self, route: str, seconds: float = _PATIENCE, /, **query: str) -> str:
         """Return the text at a route, within so many seconds."""
-        async with _within(seconds), self._asked("GET", _with(route, query), b"") as reader:
+        async with _within(seconds), self._asked("GET", self._target(route, query), b"") as reader:
             return (await reader.read()).decode(errors="replace")
 
     async def post(self, route: str, order: dict[str, Any], seconds: float = _PATIENCE) -> Any:
         """Return what comes of an order, within so many seconds."""
-        return await self._whole("POST", route, msgspec.json.encode(order), seconds)
+        return await self._whole(
+            "POST", self._target(route, {}), msgspec.json.encode(order), seconds
+        )
 
     async def lines(self, route: str, **query: str) -> AsyncIterator[Any]:
         """Yield the values of a stream, one of each line, until it ends."""
         async with contextlib.AsyncExitStack() as stack:
             async with _within(_PATIENCE):
-                asked = self._asked("GET", _with(route, query), b"")
+                asked = self._asked("GET", self._target(route, query), b"")
                 reader = await stack.enter_async_context(asked)
             while line := await reader.readline():
                 yield _decoded(line)
+
+    def _target(self, route: str, query: dict[str, str]) -> str:
+        query = {**query, "at": self.at} if self.at else query
+        return f"{route}?{urlencode(query)}" if query else route
 
     async def _whole(self, method: str, target: str, body: bytes, seconds: float) -> Any:
         async with _within(seconds), self._asked(method, target, body) as reader:
@@ -125,7 +135,3 @@ async def _within(seconds: float) -> AsyncIterator[None]:
             yield
     except TimeoutError:
         raise NodeAway(f"it does not answer within {seconds:g} s", is_over=False) from None
-
-
-def _with(route: str, query: dict[str, str]) -> str:
-    return f"{route}?{urlencode(query)}" if query else route

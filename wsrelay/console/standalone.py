@@ -15,8 +15,8 @@ __all__ = ["console_node", "standalone"]
 
 
 def console_node() -> Node:
-    """Return the node that the processes behind the pages run on."""
-    return Node(name="console", hosts=[HostOptions(targets=(VIEW,))])
+    """Return the node that the processes behind the pages run on; it is not shown itself."""
+    return Node(name="console", hosts=[HostOptions(targets=(VIEW,))], control=False)
 
 
 def standalone(node: Node, port: int, *, write: bool) -> tuple[App, str]:

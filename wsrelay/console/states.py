@@ -274,7 +274,7 @@ def _node(node: WatchedNode, now: float) -> dict[str, Any]:
         state=node.state,
         problem=node.problem or None,
         away=round(now - node.since) if node.state != "up" else None,
-        member=node.member is not None or None,
+        member=not node.is_here or None,
     )
 
 

@@ -85,7 +85,7 @@ class Watch:
 
     def _asked(self) -> list[WatchedNode]:
         """Return the nodes that may answer: one that has left its cluster is not asked for."""
-        return [one for one in self.nodes.values() if one.member is None or one.state != "gone"]
+        return [one for one in self.nodes.values() if one.is_here or one.state != "gone"]
 
     def _find(self) -> None:
         for path in self._paths():
@@ -106,7 +106,7 @@ class Watch:
 
     def _find_members(self, moment: Clock) -> None:
         """Find the nodes of clusters that have no control socket here, and miss those that left."""
-        here = {one.name for one in self.nodes.values() if one.members and one.member is None}
+        here = {one.name for one in self.nodes.values() if one.members and one.is_here}
         linked: set[str] = set()
         for node in [*self.nodes.values()]:
             for member in node.members if node.state == "up" else ():
@@ -116,15 +116,15 @@ class Watch:
                 here.add(name)
                 linked.add(key)
                 if key not in self.nodes or self.nodes[key].state == "gone":
-                    self.nodes[key] = WatchedNode(key, node.socket, member=name)
+                    self.nodes[key] = WatchedNode(key, NodeSocket(node.socket.path, name))
         for key, node in self.nodes.items():
-            if node.member is not None and key not in linked:
+            if not node.is_here and key not in linked:
                 node.away("gone", "it has no link to its cluster", moment)
 
     def _forget(self) -> None:
         """Forget nodes that have gone long ago, and at once those that have never been there."""
         for key, node in [*self.nodes.items()]:
-            never = node.member is None and not node.info
+            never = node.is_here and not node.info
             if node.state == "gone" and (never or self.now - node.since > _KEPT):
                 del self.nodes[key]
 
@@ -134,7 +134,7 @@ class Watch:
         processes = {
             process.info["os_pid"]: process
             for node in self.nodes.values()
-            if node.state != "gone" and node.member is None
+            if node.state != "gone" and node.is_here
             for process in node.processes.values()
             if process.info["os_pid"]
         }

@@ -36,11 +36,9 @@ class WatchedNode:
     it last answered. `problem` says why, `since` is when that began, by the monotonic clock.
     """
 
-    def __init__(self, key: str, socket: NodeSocket, *, member: str | None = None) -> None:
+    def __init__(self, key: str, socket: NodeSocket) -> None:
         self.key = key
         self.socket = socket
-        self.member = member
-        """The name of the node if it is asked through another one."""
         self.state = "up"
         self.problem = ""
         self.since = 0.0
@@ -63,7 +61,12 @@ class WatchedNode:
     @property
     def name(self) -> str:
         """Its name within its cluster."""
-        return self.member or str(self.info.get("name", self.key))
+        return self.socket.at or str(self.info.get("name", self.key))
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it has a control socket on this machine."""
+        return not self.socket.at
 
     def knows(self, pid: str) -> bool:
         """Whether it has that process, or has had it lately."""
@@ -76,11 +79,8 @@ class WatchedNode:
     async def look(self, moment: Clock, of: str) -> None:
         """Ask for everything anew, and for all about the process `of`; raises nothing."""
         try:
-            if self.member is None:
-                await self._ask(moment)
-                await self._ask_about(of)
-            else:
-                await self._ask_for_member(self.member, moment)
+            await self._ask(moment)
+            await self._ask_about(of)
         except NodeAway as error:
             self.away("gone" if error.is_over else "silent", str(error), moment)
         except (NodeRefuses, UnknownRoute) as error:
@@ -95,11 +95,17 @@ class WatchedNode:
         self.state, self.problem = state, problem
 
     async def _ask(self, moment: Clock) -> None:
-        self.info = await self.socket.get("/node", brief="1")
+        info = await self.socket.get("/node", brief="1")
+        if not self.is_here and info["name"] != self.name:
+            raise UnknownRoute("the node that is here does not know how to ask others")
+        self.info = info
         if self.started is None:
             self.started = round(moment.clock - self.info["uptime"])
-            self.application = self.info.get("application") or _command(self.info["os_pid"])
-        self.members = await self._optional("/cluster", []) or []
+            self.application = self.info.get("application") or ""
+            if self.is_here and not self.application:
+                self.application = _command(self.info["os_pid"])
+        if self.is_here:
+            self.members = await self._optional("/cluster", []) or []
         await self._ask_for_processes(self.info["name"], moment)
         await self._ask_for_connections(moment)
         for kind, ends in self.ends.items():
@@ -115,10 +121,6 @@ class WatchedNode:
                 self.detail = await self._optional("/process", {}, of=pid)
             except NodeRefuses:
                 pass  # it has just ended
-
-    async def _ask_for_member(self, member: str, moment: Clock) -> None:
-        self.unknown = {"/connections", "/ends", "/process"}
-        await self._ask_for_processes(member, moment)
 
     async def _ask_for_processes(self, name: str, moment: Clock) -> None:
         found: dict[str, WatchedProcess] = {}

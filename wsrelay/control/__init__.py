@@ -1,7 +1,7 @@
 """Control of a running node from a shell, over a Unix socket that only its owner can open.
 
-Names are imported on first use: who asks nodes from a process of its own, as the console does, needs
-neither a node nor a web server.
+Names are imported on first use: who asks nodes from a process of its own, as the console does,
+needs neither a node nor a web server.
 """
 
 from __future__ import annotations
