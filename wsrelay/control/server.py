@@ -65,6 +65,7 @@ class ControlServer:
         self._listening = Listening()
         routes = [
             Route("/node", self._describe),
+            Route("/connections", self._connections),
             Route("/logs", self._logs),
             Route("/send", self._acting(self._send), methods=["POST"]),
             Route("/call", self._acting(self._call), methods=["POST"]),
@@ -72,7 +73,6 @@ class ControlServer:
             Route("/kill", self._acting(self._kill), methods=["POST"]),
             Route("/cluster", self._members),
             Route("/processes", self._processes),
-            Route("/connections", self._connections),
             Route("/drain", self._drain, methods=["POST"]),
         ]
         self._app = Forwarding(Starlette(routes=routes), node)
