@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator
 from functools import partial
+from importlib.util import find_spec
+from typing import Any
 
 import pytest
 import rooms
 import troubled
 from consoles import Console, Viewer, console_on, named, viewing
 from one_node import left_as_found, running_node
-from support import ROOMS, client, processes, received, relay_to, room, serving, until
+from support import ROOMS, client, closed, processes, received, relay_to, room, serving, until
 from troubled import idle
 from websockets.asyncio.client import ClientConnection
 
@@ -19,6 +21,11 @@ from wsrelay import PID, Node, WebSocketRelay
 from wsrelay.console.pages import VIEW
 
 pytestmark = pytest.mark.anyio
+
+
+needs_ends = pytest.mark.skipif(
+    find_spec("wsrelay.control.looking") is None, reason="nodes do not tell yet what has ended"
+)
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +133,64 @@ async def test_the_log_of_all_is_searched_and_filtered(node: Node, viewer: Viewe
         node.send(pid, "say", "a NEEDLE")
         await viewer.hears(lambda line: "NEEDLE" in line["text"])
         assert all("NEEDLE" in line["text"] for line in viewer.lines)
+
+
+@needs_ends
+async def test_how_a_process_ended_is_told_on_its_page_and_among_the_ends(
+    node: Node, viewer: Viewer
+) -> None:
+    pid = node.get_or_spawn("room:odd", f"{troubled.__file__}:failing")
+    await viewer.look("process", of=pid)
+    await viewer.sees(lambda state: "process" in state or "ended" in state)
+    node.send(pid, "fail", "<script>")
+    await viewer.sees(lambda state: "ended" in state)
+    ended = viewer.state["ended"]
+    assert (ended["name"], ended["how"]) == ("room:odd", "raised")
+    assert ended["message"] == "ValueError: <script>"
+    assert ended["traceback"].startswith("Traceback (most recent call last):")
+    await viewer.look("ends", search="odd")
+    await viewer.sees(lambda state: named(state).get("room:odd", {}).get("pid") == pid)
+    assert "traceback" not in named(viewer.state)["room:odd"]
+    await viewer.look("home")
+    found = await viewer.sees(lambda state: state["findings"]["rows"].values())
+    assert [one["text"].partition(",")[0] for one in found] == ["crashed once"]
+
+
+@needs_ends
+async def test_a_process_is_told_in_full_and_its_messages_are_followed(
+    node: Node, viewer: Viewer
+) -> None:
+    async with visited(node) as (pid, _):
+        await viewer.look("process", of=pid, trace=True, payload=True)
+        about = await viewer.sees(lambda state: "code" in (one := state.get("process", {})) and one)
+        assert about["code"].startswith(f"{troubled.__file__}:")
+        assert about["mail_limit"] > 0
+        assert about["options"]["stop_timeout"] == "2.0"
+        await viewer.hears(lambda line: "note" in line or _again(node, pid, line))
+        line = await viewer.hears(lambda line: _again(node, pid, line))
+        assert (line["direction"], line["payload"]) == ("in", '"traced"')
+
+
+def _again(node: Node, pid: PID, line: dict[str, Any]) -> bool:
+    """Whether it is the message, which is sent again where it came before the trace had begun."""
+    node.send(pid, "say", "traced")
+    return line.get("topic") == "say"
+
+
+@needs_ends
+async def test_a_console_that_may_write_closes_a_client_and_is_named_for_it(
+    node: Node, writing: Console
+) -> None:
+    async with visited(node) as (_, visitor), viewing(writing) as viewer:
+        await viewer.look("connections")
+        client_of = ":".join(map(str, visitor.local_address))
+        row = await viewer.sees(lambda state: named(state).get(client_of))
+        order = {"type": "act", "what": "close", "of": row["pid"], "code": 4001, "reason": "out"}
+        assert "error" not in await viewer.ask(order)
+        assert await closed(visitor) == (4001, "out")
+        await viewer.look("ends", kind="connection")
+        end = await viewer.sees(lambda state: named(state).get(client_of))
+        assert (end["code"], end["reason"], end["by"]) == (4001, "out", "console")
 
 
 async def test_a_process_that_ends_while_it_is_looked_at_is_missed(

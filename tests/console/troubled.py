@@ -26,6 +26,12 @@ def talking() -> None:
             process.send(message.sender, "ws.send", {"type": "text", "data": "welcome"})
 
 
+def failing() -> None:
+    """Fail with what it is told."""
+    for message in process.inbox():
+        raise ValueError(message.payload)
+
+
 def room() -> None:
     """Do what its first client says."""
     for message in process.inbox():
