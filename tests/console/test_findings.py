@@ -112,6 +112,7 @@ def test_crashes_are_told_by_name_for_ten_minutes_and_orderly_ends_are_not() -> 
             end_info(2, ended=900.0),
             end_info(3, ended=988.0),
             end_info(4, names=["room:odd"], ended=999.0, how="signal", kind="killed", message=""),
+            end_info(11, names=["room:fine"], ended=999.0, how="node", kind="terminated"),
             *(
                 end_info(number, names=["room:fine"], ended=999.0, how=how)
                 for number, how in enumerate(

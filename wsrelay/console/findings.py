@@ -39,6 +39,9 @@ _IN_ORDER: Final = frozenset(
 )
 """How processes end that have not crashed themselves."""
 
+_ASKED: Final = frozenset({"cancelled", "terminated"})
+"""The kinds of ends that their node was asked for, as by a second Ctrl-C."""
+
 
 class Finding(Struct, frozen=True, kw_only=True):
     """One thing that needs attention.
@@ -154,7 +157,8 @@ def _of_connection(
 def _of_ends(node: WatchedNode, clock: float) -> Iterator[Finding]:
     crashes: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
     for end in node.ends["process"]:
-        if end["how"] not in _IN_ORDER and clock - end["ended"] <= _LATELY:
+        is_old = clock - end["ended"] > _LATELY
+        if not (is_old or end["how"] in _IN_ORDER or end["kind"] in _ASKED):
             crashes[_name_of(end)].append(end)
     for name, ends in crashes.items():
         last = ends[-1]
