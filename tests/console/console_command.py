@@ -51,6 +51,7 @@ class ConsoleCommand:
             self.process.wait()
             self.stdout.join()
             self.stderr.join()
+            assert not [line for line in self.stderr.lines if "crashed" in line], self.stderr.text
             for stream in (self.process.stdout, self.process.stderr):
                 assert stream is not None
                 stream.close()

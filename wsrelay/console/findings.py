@@ -12,7 +12,7 @@ from .figures import duration, size
 from .watched import BUSY, WatchedConnection, WatchedProcess, short_target
 from .watched_node import WatchedNode
 
-__all__ = ["Finding", "findings"]
+__all__ = ["Finding", "findings", "is_crash"]
 
 _BUSY_FOR: Final = 3.0
 _WAITING_FOR: Final = 5.0
@@ -24,6 +24,19 @@ _GROWN: Final = 32 * 1024 * 1024
 
 _STILL: Final = 0.9
 """The part of its growth that a process must still have: what was given back is no leak."""
+
+_LATELY: Final = 600.0
+"""Seconds for which a crash is told."""
+
+_LONGEST: Final = 200
+"""Characters of what is told of a crash."""
+
+_FULL: Final = 0.9
+"""The part of a host's or a node's limit that counts as full."""
+
+_IN_ORDER: Final = frozenset({"link", "parent", "shutdown"})
+_KINDS_IN_ORDER: Final = frozenset({"returned", "cancelled", "terminated"})
+"""How processes end that have not crashed themselves, and of which kind such an end is."""
 
 _LATELY: Final = 600.0
 """Seconds for which a crash is told."""
@@ -157,8 +170,7 @@ def _of_connection(
 def _of_ends(node: WatchedNode, clock: float) -> Iterator[Finding]:
     crashes: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
     for end in node.ends["process"]:
-        is_old = clock - end["ended"] > _LATELY
-        if not (is_old or end["how"] in _IN_ORDER or end["kind"] in _ASKED):
+        if is_crash(end) and clock - end["ended"] <= _LATELY:
             crashes[_name_of(end)].append(end)
     for name, ends in crashes.items():
         last = ends[-1]
@@ -173,6 +185,11 @@ def _of_ends(node: WatchedNode, clock: float) -> Iterator[Finding]:
             text=f"{times}, last {ago} ago ({last['kind']}{message})"[:_LONGEST],
             weight=1e9 * len(ends),
         )
+
+
+def is_crash(end: dict[str, Any]) -> bool:
+    """Whether a process has ended by a fault of its own, or was killed from outside."""
+    return end["kind"] not in _KINDS_IN_ORDER and end["how"] not in _IN_ORDER
 
 
 def _name_of(end: dict[str, Any]) -> str:

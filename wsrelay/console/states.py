@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from .about import about
-from .findings import findings
+from .findings import findings, is_crash
 from .listing import listed
 from .looks import Look
 from .watch import Series, Watch
@@ -255,6 +255,7 @@ def _end_row(end: dict[str, Any], node: str) -> dict[str, Any]:
         started=round(end["started"]),
         how=end["how"],
         kind=end["kind"],
+        crash=is_crash(end) or None,
         by=end.get("by"),
         reason=end.get("reason", "")[:_LONGEST],
         message=end.get("message", "")[:_LONGEST],

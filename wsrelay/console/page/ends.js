@@ -4,12 +4,7 @@ import { h, mark, say, to } from "./dom.js";
 import { count, duration, time } from "./figures.js";
 import { table } from "./table.js";
 
-/** Ends that nobody needs to look into. */
-const IN_ORDER = new Set([
-  "returned", "cancelled", "empty", "parent", "shutdown", "terminated", "client", "target", "closed", "killed",
-]);
-
-export const howBad = end => (IN_ORDER.has(end.how) ? null : "bad");
+export const howBad = end => (end.crash ? "bad" : null);
 
 const NAME = row => row.name;
 
