@@ -193,6 +193,16 @@ async def test_a_console_that_may_write_closes_a_client_and_is_named_for_it(
         assert (end["code"], end["reason"], end["by"]) == (4001, "out", "console")
 
 
+@pytest.mark.skipif(find_spec("wsrelay.node.stacks") is None, reason="nodes do not tell stacks yet")
+async def test_where_a_process_is_in_its_code_is_told(node: Node, viewer: Viewer) -> None:
+    async with visited(node) as (pid, _):
+        await viewer.look("process", of=pid)
+        await viewer.sees(lambda state: "process" in state)
+        answer = await viewer.ask({"type": "stack", "of": pid})
+        assert "troubled.py" in answer["value"]
+        assert "in talking" in answer["value"]
+
+
 async def test_a_process_that_ends_while_it_is_looked_at_is_missed(
     node: Node, viewer: Viewer
 ) -> None:
