@@ -213,7 +213,7 @@ def _only(process: ProcessInfo) -> NodeInfo:
 
 def _lines(told: ProcessDetail, usage: UsageSampler, log: Sequence[LogRecord]) -> Iterator[str]:
     process = told.process
-    os_pid, uptime, cpu, memory, _, clients = cells.figures(process, usage)
+    os_pid, uptime, cpu, memory, _, took, clients = cells.figures(process, usage)
     rows: list[tuple[str, Iterable[str]]] = [
         ("pid", [f"{process.pid}, {process.state}, OS pid {os_pid}"]),
         ("names", _some(told.names)),
@@ -222,6 +222,10 @@ def _lines(told: ProcessDetail, usage: UsageSampler, log: Sequence[LogRecord]) -
         ("started", [f"{_moment(told.started)}, {uptime} ago"]),
         ("uses", [f"CPU {cpu}, memory {memory}"]),
         ("mailbox", [_mailbox(told.mailbox)]),
+        (
+            "took",
+            [f"a message {took}, {process.waiting} wait" if took != "-" else "no message yet"],
+        ),
         ("parent", [process.parent or "-"]),
         ("children", _some(told.children)),
         ("linked to", _some(told.links)),

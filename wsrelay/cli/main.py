@@ -21,6 +21,7 @@ _COMMANDS: Final = {
     "check": "serve",
     "ps": "control",
     "top": "top",
+    "console": "console",
     "tree": "control",
     "connections": "control",
     "send": "control",

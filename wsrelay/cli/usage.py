@@ -3,53 +3,36 @@
 from __future__ import annotations
 
 import time
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import msgspec
-import psutil
 
+from wsrelay.control.usage import OSUsage, UsageSample
 from wsrelay.node import NodeInfo, ProcessInfo
 
-__all__ = ["UsageSample", "UsageSampler", "duration", "size", "with_usage"]
+__all__ = ["UsageSampler", "duration", "size", "with_usage"]
 
 _WINDOW: Final = 0.1
 """Seconds between the first two samples of the CPU time."""
-
-
-class UsageSample(NamedTuple):
-    """CPU in percent of one core since the last sample, memory (RSS) in bytes; None: unknown."""
-
-    cpu: float | None = None
-    memory: int | None = None
 
 
 class UsageSampler:
     """Samples the processes of a node; new ones twice, a short while apart."""
 
     def __init__(self) -> None:
-        self._seen: dict[int, psutil.Process] = {}
-        self._used: dict[int, UsageSample] = {}
+        self._usage = OSUsage()
         self._os_pids: dict[str, int | None] = {}
 
     def sample(self, info: NodeInfo) -> None:
         """Sample every process that the node has now."""
         self._os_pids = {process.pid: process.os_pid for process in info.processes}
-        alive = {os_pid for os_pid in self._os_pids.values() if os_pid is not None}
-        fresh = alive - self._seen.keys()
-        self._seen = {pid: self._seen[pid] for pid in alive & self._seen.keys()}
-        for pid in fresh:
-            try:
-                self._seen[pid] = psutil.Process(pid)
-                self._seen[pid].cpu_percent()
-            except psutil.Error:
-                self._seen.pop(pid, None)
-        if fresh:
+        if self._usage.watch(filter(None, self._os_pids.values())):
             time.sleep(_WINDOW)
-        self._used = {pid: _used(process) for pid, process in self._seen.items()}
+        self._usage.sample()
 
     def of(self, process: ProcessInfo) -> UsageSample:
         """Return the last sample of a process, which nobody has of those of other machines."""
-        return self._used.get(self._os_pids.get(process.pid) or 0, UsageSample())
+        return self._usage.of(self._os_pids.get(process.pid))
 
 
 def with_usage(process: ProcessInfo, usage: UsageSampler) -> dict[str, Any]:
@@ -57,13 +40,6 @@ def with_usage(process: ProcessInfo, usage: UsageSampler) -> dict[str, Any]:
     plain: dict[str, Any] = msgspec.to_builtins(process)
     used = usage.of(process)
     return {**plain, "cpu_percent": used.cpu, "memory": used.memory}
-
-
-def _used(process: psutil.Process) -> UsageSample:
-    try:
-        return UsageSample(process.cpu_percent(), process.memory_info().rss)
-    except psutil.Error:
-        return UsageSample()
 
 
 def duration(seconds: float) -> str:

@@ -20,7 +20,7 @@ from starlette.routing import Route
 from wsrelay.errors import CallError, InvalidPID, MissingExtra, ProcessError, WsrelayError, phrase
 from wsrelay.metrics import numbers_of, text_of
 from wsrelay.node import Node, describe
-from wsrelay.node.snapshot import full, locate, processes_after
+from wsrelay.node.snapshot import connections_after, full, locate, processes_after
 from wsrelay.values.pid import PID, address
 
 from . import looking
@@ -71,6 +71,7 @@ class ControlServer:
         self._traces = looking.Traces(node)
         routes = [
             Route("/node", self._describe),
+            Route("/connections", self._connections),
             Route("/logs", self._logs),
             Route("/send", self._acting(self._send), methods=["POST"]),
             Route("/call", self._acting(self._call), methods=["POST"]),
@@ -113,9 +114,9 @@ class ControlServer:
         self._traces.end()
         self._server.should_exit = True
 
-    async def _describe(self, _: Request) -> Response:
+    async def _describe(self, request: Request) -> Response:
         info = msgspec.structs.replace(
-            describe(self._node),
+            describe(self._node, brief="brief" in request.query_params),
             application=self._node.application,
             addresses=self._node.addresses() or await self._listening.addresses(),
             uptime=round(time.monotonic() - self._started, 3),
@@ -195,6 +196,10 @@ class ControlServer:
         """Answer with a portion of the processes, see `processes_after`."""
         found = processes_after(self._node, request.query_params.get("after", ""))
         return _json([msgspec.msgpack.decode(one) for one in found])
+
+    async def _connections(self, request: Request) -> Response:
+        """Answer with a portion of the connections, see `connections_after`."""
+        return _json(connections_after(self._node, request.query_params.get("after", "")))
 
     async def _drain(self, request: Request) -> Response:
         """Have this node drain and end."""

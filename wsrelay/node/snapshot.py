@@ -14,10 +14,19 @@ import msgspec
 from wsrelay.values.pid import PID, address
 from wsrelay.wire.tally import TOOK, Tally
 
-from .info import HostInfo, NodeInfo, ProcessInfo
+from .connections import TargetClient
+from .info import ConnectionInfo, HostInfo, NodeInfo, ProcessInfo
 from .node import Node
 
-__all__ = ["describe", "full", "host_info", "locate", "process_info", "processes_after"]
+__all__ = [
+    "connections_after",
+    "describe",
+    "full",
+    "host_info",
+    "locate",
+    "process_info",
+    "processes_after",
+]
 
 _MOST_NAMES: Final = 100
 """Names that are shown of a process: each process of a host may have 10,000."""
@@ -29,11 +38,14 @@ _PORTION: Final = 128 * 1024
 """Bytes of their description after which no more are added."""
 
 
-def describe(node: Node) -> NodeInfo:
-    """Return the state of a running node; must be called in its event loop's thread."""
+def describe(node: Node, *, brief: bool = False) -> NodeInfo:
+    """Return the state of a running node; must be called in its event loop's thread.
+
+    If it shall be `brief`, its processes and connections are left out.
+    """
     now = time.monotonic()
-    clients = (*node.clients.connections.values(), *node.clients.guests.values())
-    processes = [process_info(node, pid, now) for pid in node.engine.processes]
+    clients = () if brief else _clients(node).values()
+    processes = [] if brief else [process_info(node, pid, now) for pid in node.engine.processes]
     return NodeInfo(
         name=node.name,
         os_pid=os.getpid(),
@@ -104,6 +116,18 @@ def processes_after(node: Node, after: str) -> list[bytes]:
         if size > _PORTION:
             break
     return found
+
+
+def connections_after(node: Node, after: str) -> list[ConnectionInfo]:
+    """Return a portion of the connections, as `processes_after` does of the processes."""
+    clients = _clients(node)
+    greater = (pid for pid in clients if pid > after)
+    return [clients[pid].describe() for pid in heapq.nsmallest(_MOST_AT_ONCE, greater)]
+
+
+def _clients(node: Node) -> dict[PID, TargetClient]:
+    """Return the connections, and the clients of other nodes whose targets are here."""
+    return {**node.clients.connections, **node.clients.guests}
 
 
 def locate(node: Node, text: str) -> PID | None:
