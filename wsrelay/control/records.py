@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Collection
@@ -71,7 +72,8 @@ class Records(logging.Handler):
             extra=extra_of(record),
             **about,
         )
-        self._loop.call_soon_threadsafe(self._keep, kept)
+        with contextlib.suppress(RuntimeError):  # the loop was closed before the node
+            self._loop.call_soon_threadsafe(self._keep, kept)
 
     def _keep(self, record: LogRecord) -> None:
         self._kept.append(record)
