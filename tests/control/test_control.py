@@ -36,7 +36,7 @@ from support import (
 )
 
 from wsrelay import Node, RelayResponse, WebSocketRelay, process
-from wsrelay.control import ControlError, ControlServer, find_nodes
+from wsrelay.control import ControlError, ControlSocket, find_nodes
 from wsrelay.control.records import Records
 
 pytestmark = pytest.mark.anyio
@@ -50,7 +50,7 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 async def controlled(shared: Node, directory: Path) -> AsyncIterator[Node]:
-    async with left_as_found(shared), ControlServer(shared, directory):
+    async with left_as_found(shared), ControlSocket(shared, directory):
         yield shared
 
 
@@ -65,7 +65,7 @@ async def test_only_its_owner_can_open_the_socket(controlled: Node, directory: P
 
 
 async def test_the_socket_goes_with_the_node(node: Node, directory: Path) -> None:
-    async with ControlServer(node, directory):
+    async with ControlSocket(node, directory):
         assert len(find_nodes(directory)) == 1
     assert list(directory.iterdir()) == []
 
@@ -77,7 +77,7 @@ async def test_a_directory_that_others_may_open_is_refused(
     directory.mkdir()
     directory.chmod(mode)
     with pytest.raises(ControlError, match=rf"others can open it \(mode {mode:04o}, not 0700\)"):
-        async with ControlServer(node, directory):
+        async with ControlSocket(node, directory):
             pass
 
 
@@ -87,14 +87,14 @@ async def test_a_directory_of_somebody_else_or_a_link_is_refused(
     (tmp_path / "elsewhere").mkdir(mode=0o700)
     directory.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(ControlError, match="it is not a directory"):
-        async with ControlServer(node, directory):
+        async with ControlSocket(node, directory):
             pass
     directory.unlink()
     if os.getuid() == 0:
         directory.mkdir(mode=0o700)
         os.chown(directory, 12345, 12345)
         with pytest.raises(ControlError, match="it belongs to user 12345"):
-            async with ControlServer(node, directory):
+            async with ControlSocket(node, directory):
                 pass
 
 
@@ -120,8 +120,47 @@ async def test_sockets_in_a_directory_of_somebody_else_are_not_talked_to(
 
 async def test_a_path_too_long_for_a_socket_is_told(node: Node, tmp_path: Path) -> None:
     with pytest.raises(ControlError, match="set WSRELAY_RUNTIME_DIR to a shorter path"):
-        async with ControlServer(node, tmp_path / ("x" * 120)):
+        async with ControlSocket(node, tmp_path / ("x" * 120)):
             pass
+
+
+async def test_an_unsafe_directory_keeps_no_node_from_starting(
+    directory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    directory.mkdir()
+    directory.chmod(0o755)
+    async with Node(hosts=[processes()]) as node:
+        assert node.control_path is None
+        assert await node.started(node.spawn(room(rooms.echo))) is None
+    [record] = [one for one in caplog.records if "cannot find it" in one.message]
+    assert "others can open it (mode 0755, not 0700)" in record.message
+    assert record.levelname == "WARNING"
+
+
+async def test_nodes_of_one_name_in_one_os_process_have_a_socket_each(directory: Path) -> None:
+    async with Node() as one, Node() as two:
+        assert sorted(path.name for path in directory.iterdir()) == [
+            f"local-{os.getpid()}.sock",
+            f"local.2-{os.getpid()}.sock",
+        ]
+        assert one.control_path != two.control_path
+        assert json.loads(await wsrelay("tree", "--json", "--node", "local.2"))["name"] == "local"
+    assert not [*directory.iterdir()]
+
+
+async def test_a_node_may_have_no_control_socket(directory: Path) -> None:
+    async with Node(control=False) as node:
+        assert node.control_path is None
+        assert "no running node" in await wsrelay("ps", code=1)
+    assert not directory.exists()
+
+
+async def test_a_node_that_starts_again_has_its_socket_again(directory: Path) -> None:
+    node = Node()
+    for _ in range(2):
+        async with node:
+            assert json.loads(await wsrelay("tree", "--json"))["os_pid"] == os.getpid()
+        assert not [*directory.iterdir()]
 
 
 async def test_what_a_dead_node_left_behind_is_removed(directory: Path) -> None:
@@ -331,11 +370,12 @@ def unread() -> None:
         (unread, 1012, "target process restarts"),
     ],
 )
+@pytest.mark.usefixtures("directory")
 async def test_how_else_a_room_that_an_operator_cancels_may_end(
-    directory: Path, handler: Callable[[], None], code: int, reason: str
+    handler: Callable[[], None], code: int, reason: str
 ) -> None:
     hosts = [processes(stop_timeout=0.2)]
-    async with Node(hosts=hosts) as node, ControlServer(node, directory):
+    async with Node(hosts=hosts) as node:
         pid = node.spawn(handler)
         async with serving(WebSocketRelay(relay_to(pid), node=node)) as url, client(url) as one:
             await until(lambda: node.connections)
@@ -440,8 +480,8 @@ async def test_without_a_node_commands_say_how_to_start_one(directory: Path) -> 
     )
 
 
-async def test_with_several_nodes_one_has_to_be_chosen(controlled: Node, directory: Path) -> None:
-    async with Node(name="other", hosts=[processes()]) as other, ControlServer(other, directory):
+async def test_with_several_nodes_one_has_to_be_chosen(controlled: Node) -> None:
+    async with Node(name="other", hosts=[processes()]) as other:
         assert "2 nodes are running; choose one with --node" in await wsrelay("ps", code=1)
         pid = other.spawn(room(rooms.echo))
         [shown] = json.loads(await wsrelay("ps", "--json", "--node", "other"))
@@ -449,20 +489,17 @@ async def test_with_several_nodes_one_has_to_be_chosen(controlled: Node, directo
         assert json.loads(await wsrelay("ps", "--json", "--node", controlled.name)) == []
 
 
-async def test_which_nodes_there_are_is_said_where_one_has_to_be_chosen(directory: Path) -> None:
+@pytest.mark.usefixtures("directory")
+async def test_which_nodes_there_are_is_said_where_one_has_to_be_chosen() -> None:
     async with contextlib.AsyncExitStack() as stack:
         for name, port in (("one", 8001), ("two", 8002)):
             node = await stack.enter_async_context(Node(name=name, hosts=[processes()]))
-            addresses = [f"http://127.0.0.1:{port}"]
-            control = ControlServer(
-                node, directory, application=f"{name}.yaml", addresses=addresses.copy
-            )
-            await stack.enter_async_context(control)
+            node.application, node.addresses = f"{name}.yaml", [f"http://127.0.0.1:{port}"].copy
         said, headings, *rows = (await wsrelay("ps", code=1)).splitlines()
         example = f"'wsrelay ps --node {os.getpid()}'"
         assert said == f"wsrelay: 2 nodes are running; choose one with --node, as in {example}"
-        assert headings.split() == ["OS", "PID", "NAME", "UPTIME", "ADDRESS", "APPLICATION"]
-        assert [row.split()[:2] + row.split()[3:] for row in rows] == [
+        assert headings.split() == ["OS", "PID", "NAME", "STARTED", "ADDRESS", "APPLICATION"]
+        assert [row.split()[:2] + row.split()[6:] for row in rows] == [
             [str(os.getpid()), name, f"http://127.0.0.1:{port}", f"{name}.yaml"]
             for name, port in (("one", 8001), ("two", 8002))
         ]

@@ -29,13 +29,12 @@ import uvicorn
 from starlette.applications import Starlette
 from room import room
 from wsrelay import Node
-from wsrelay.control import ControlServer
 
 node = Node()
 
 @contextlib.asynccontextmanager
 async def lifespan(app):
-    async with node, ControlServer(node):
+    async with node:
         await node.started(node.spawn(room))
         yield
     pathlib.Path("lifespan").touch()
@@ -48,11 +47,10 @@ BARE = """
 import asyncio
 from room import room
 from wsrelay import Node
-from wsrelay.control import ControlServer
 
 async def main():
     node = Node()
-    async with node, ControlServer(node):
+    async with node:
         await node.started(node.spawn(room))
         await asyncio.get_running_loop().create_future()
 

@@ -28,7 +28,7 @@ from support import room, until
 
 from wsrelay import Node
 from wsrelay.cli.rates import MessageRates
-from wsrelay.control import ControlServer
+from wsrelay.control import ControlSocket
 from wsrelay.node import NodeInfo, ProcessInfo
 
 pytestmark = pytest.mark.anyio
@@ -42,7 +42,7 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 async def controlled(shared: Node, directory: Path) -> AsyncIterator[Node]:
-    async with left_as_found(shared), ControlServer(shared, directory):
+    async with left_as_found(shared), ControlSocket(shared, directory):
         yield shared
 
 

@@ -144,7 +144,7 @@ class Guest:
             try:
                 async with self.chaos.enter(self) as websocket:
                     await self.visit(websocket)
-            except (OSError, EOFError, InvalidHandshake) as error:
+            except (OSError, EOFError, InvalidHandshake, ConnectionClosed) as error:
                 self.chaos.refused(self, error)
             finally:
                 self.stay, self._comes = None, False

@@ -133,7 +133,7 @@ def test_after_1013_it_is_back_at_once_and_asks_for_a_fresh_url(
     page.evaluate("room.send('close 1013')")
     page.wait_for_function("room.status.opens === 2")
     assert states(page) == ["connecting", "open", "waiting", "connecting", "open"]
-    assert seen(page, "state")[2]["wait"] == 0
+    assert seen(page, "state")[2]["wait"] <= 0  # the clock goes on until it is noted
     assert page.evaluate("token") == 2
 
 

@@ -23,7 +23,7 @@ from scraped import sample, samples
 from support import TIMEOUT, client, processes, received, relay_to, room, serving, until
 
 from wsrelay import Node, WebSocketRelay, metrics
-from wsrelay.control import ControlClient, ControlServer
+from wsrelay.control import ControlClient, ControlSocket
 from wsrelay.errors import MissingExtra
 from wsrelay.metrics import METRICS, PREFIX, numbers_of, text_of
 
@@ -118,7 +118,7 @@ async def _visit_a_room(node: Node, name: str) -> None:
 async def test_the_control_socket_tells_the_same_as_json_and_as_text(
     shared: Node, tmp_path: Path
 ) -> None:
-    async with left_as_found(shared), ControlServer(shared, tmp_path / "run") as control:
+    async with left_as_found(shared), ControlSocket(shared, tmp_path / "run") as control:
         assert control.path is not None
         pid = shared.spawn(room(rooms.echo))
         await shared.started(pid)
@@ -208,7 +208,7 @@ async def test_without_prometheus_client_the_extra_is_named(
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
     with pytest.raises(MissingExtra, match=r"wsrelay\[metrics\]"):
         metrics.app(shared)
-    async with ControlServer(shared, tmp_path / "run") as control:
+    async with ControlSocket(shared, tmp_path / "run") as control:
         transport = httpx.AsyncHTTPTransport(uds=str(control.path))
         async with httpx.AsyncClient(transport=transport, base_url="http://node") as http:
             answer = await http.get("/metrics")

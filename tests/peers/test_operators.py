@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -17,10 +19,10 @@ from peers_over_nats import clustered
 from support import client, relay_to, serving, until
 
 from wsrelay import Node, WebSocketRelay
-from wsrelay.cluster.frames import PeerListFrame
+from wsrelay.cluster.frames import PeerControlFrame
 from wsrelay.cluster.link import WINDOW
-from wsrelay.control import ControlServer
-from wsrelay.errors import InvalidPID
+from wsrelay.control import ControlSocket
+from wsrelay.errors import InvalidPID, WsrelayError
 from wsrelay.peers.clustered import ClusteredNode
 from wsrelay.values.targets import TargetEntry
 
@@ -29,22 +31,21 @@ pytestmark = pytest.mark.anyio
 ENTRIES = {"answer": TargetEntry(f"{peer_handlers.__file__}:answer")}
 
 
-@pytest.fixture
-def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+@pytest.fixture(autouse=True)
+def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WSRELAY_RUNTIME_DIR", str(tmp_path / "run"))
-    return tmp_path / "run"
 
 
 @pytest.fixture
-async def two(nats: NatsServer, directory: Path) -> AsyncIterator[list[Node]]:
-    """Two nodes, of which `a` has a control socket."""
-    async with clustered(nats, ENTRIES, "a", "b") as nodes, ControlServer(nodes[0], directory):
+async def two(nats: NatsServer) -> AsyncIterator[list[Node]]:
+    """Two nodes, of which `a` is asked."""
+    async with clustered(nats, ENTRIES, "a", "b") as nodes:
         yield nodes
 
 
 async def wsrelay(*arguments: str, code: int = 0) -> str:
     """Run the command in this process; gives what it printed, on standard error if it fails."""
-    done = await asyncio.to_thread(run_here, *arguments)
+    done = await asyncio.to_thread(run_here, *arguments, "--node", "a")
     assert done.returncode == code, done.stderr
     return done.stderr if code else done.stdout
 
@@ -83,7 +84,7 @@ async def test_nodes_lists_the_cluster_s_nodes(two: list[Node]) -> None:
 
 
 async def test_a_node_in_no_cluster_says_so(shared: Node, directory: Path) -> None:
-    async with ControlServer(shared, directory):
+    async with ControlSocket(shared, directory):
         for command in (["nodes"], ["ps", "--cluster"]):
             said = await wsrelay(*command, code=1)
             assert said.startswith(f"wsrelay: node {shared.name} is in no cluster; --cluster of ")
@@ -97,8 +98,8 @@ async def test_a_node_in_no_cluster_says_so(shared: Node, directory: Path) -> No
         )
 
 
-async def test_nodes_tells_what_waits_for_a_node(own_nats: NatsServer, directory: Path) -> None:
-    async with clustered(own_nats, ENTRIES, "a", "b") as [a, b], ControlServer(a, directory):
+async def test_nodes_tells_what_waits_for_a_node(own_nats: NatsServer) -> None:
+    async with clustered(own_nats, ENTRIES, "a", "b") as [a, b]:
         there = b.spawn("answer")
         own_nats.pause()
         try:
@@ -149,11 +150,10 @@ async def test_a_name_is_found_on_the_node_that_has_it(two: list[Node]) -> None:
 
 async def test_logs_that_another_node_has_are_said_to_be_there(two: list[Node]) -> None:
     there = two[1].spawn("answer")
-    done = await asyncio.to_thread(run_here, "logs", there)
+    done = await asyncio.to_thread(run_here, "logs", there, "--node", "a")
     assert (done.returncode, done.stdout) == (0, "")
     assert done.stderr == (
-        f"wsrelay: node a has no log records of {there} yet; "
-        "each node keeps those of its own processes\n"
+        f"wsrelay: node a has no log records of {there} yet; --cluster shows those of all nodes\n"
     )
 
 
@@ -178,10 +178,8 @@ async def test_cluster_looks_on_all_nodes(two: list[Node]) -> None:
     assert said == f"wsrelay: no node has a process {short!r}\n"
 
 
-async def test_what_several_nodes_have_must_be_said_by_its_pid(
-    nats: NatsServer, directory: Path
-) -> None:
-    async with clustered(nats, ENTRIES, "a", "b", "c") as [a, b, c], ControlServer(a, directory):
+async def test_what_several_nodes_have_must_be_said_by_its_pid(nats: NatsServer) -> None:
+    async with clustered(nats, ENTRIES, "a", "b", "c") as [_, b, c]:
         pids = []
         for node in (b, c):
             pids.append(node.spawn("answer"))
@@ -222,8 +220,8 @@ async def test_ps_names_the_nodes_that_do_not_answer(
     def silent(*_: object) -> asyncio.Future[None]:
         return asyncio.get_running_loop().create_future()
 
-    hook(b).exchange.answer(PeerListFrame, silent)
-    monkeypatch.setattr("wsrelay.control.server._PATIENCE", 0.3)
+    hook(b).exchange.answer(PeerControlFrame, silent)
+    monkeypatch.setattr("wsrelay.control.forwarding.PATIENCE", 0.3)
     said = await wsrelay("ps", "--cluster", code=1)
     assert said == (
         "wsrelay: the processes of node b are not known: node b does not answer within 0.3 s\n"
@@ -235,8 +233,70 @@ async def test_a_question_that_is_none_is_refused_and_ends_no_link(two: list[Nod
     asked = a.engine.elsewhere
     with pytest.raises(InvalidPID):
         await asked.locate("b", "{no pid")
-    assert await asked.processes_after("b", "~" * 1000) == []
+    status, _ = await asked.ask_control("b", "GET", "/no such path?%ff", b"\xff")
+    assert status == 404
     assert await asked.locate("b", b.spawn("answer")) in b.workers
+
+
+async def test_commands_show_other_nodes_and_all_of_them(two: list[Node]) -> None:
+    a, b = two
+    here, there = a.spawn("answer"), b.spawn("answer")
+    await until(lambda: b.workers[there], "it has an OS process")
+    asked, other = json.loads(await wsrelay("tree", "--cluster", "--json"))
+    assert [one["pid"] for one in asked["processes"]] == [here]
+    assert [one["pid"] for one in other["processes"]] == [there]
+    lines = (await wsrelay("tree", "--cluster")).splitlines()
+    assert [line for line in lines if line.startswith("node ")] == [
+        f"node {name} (OS pid {os.getpid()}, wsrelay {asked['version']})" for name in ("a", "b")
+    ]
+    both = json.loads(await wsrelay("top", "--cluster", "--json"))
+    assert {one["pid"] for one in both["processes"]} == {here, there}
+    assert [host["name"] for host in both["hosts"]] == ["processes@a", "processes@b"]
+    assert json.loads(await wsrelay("connections", "--cluster", "--json")) == []
+    async with ControlSocket(a, path := Path(os.environ["WSRELAY_RUNTIME_DIR"]).parent / "alone"):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("WSRELAY_RUNTIME_DIR", str(path))
+            done = await asyncio.to_thread(run_here, "ps", "--json", "--node", "b")
+    [shown] = json.loads(done.stdout)
+    assert (shown["pid"], shown["memory"]) == (there, None)
+
+
+async def test_logs_of_all_nodes_are_in_the_order_of_time(two: list[Node]) -> None:
+    for node in two * 2:
+        logging.getLogger("wsrelay.test").info(
+            "of %s", node.name, extra={"wsrelay_node": node.name}
+        )
+    shown = [
+        json.loads(line) for line in (await wsrelay("logs", "--cluster", "--json")).splitlines()
+    ]
+    assert [one["time"] for one in shown] == sorted(one["time"] for one in shown)
+    pid = two[1].spawn("answer")
+    two[1].terminate(pid)
+    await until(lambda: pid not in two[1].workers, "it ends")
+    assert f"{pid} ended: terminated" in await wsrelay("logs", pid, "--cluster")
+    assert "--follow is for the node that is asked" in await wsrelay(
+        "logs", "-f", "--cluster", code=2
+    )
+
+
+async def test_a_node_without_a_control_socket_says_so(two: list[Node]) -> None:
+    a, b = two
+    assert b.control is not None
+    await b.control.stop()
+    b.control = None
+    with pytest.raises(WsrelayError, match="node b has no control socket"):
+        await a.engine.elsewhere.ask_control("b", "GET", "/node", b"")
+
+
+async def test_an_answer_that_is_too_large_to_pass_on_is_refused(
+    two: list[Node], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wsrelay.peers.operators._MOST_BYTES", 100)
+    said = await wsrelay("tree", "--cluster", code=1)
+    assert "node b answers with" in said
+    assert "more than can be passed on to node a: 100B; ask there" in said
+    with pytest.raises(ValueError, match="more than can be passed on to node b"):
+        await two[0].engine.elsewhere.ask_control("b", "POST", "/send", b"x" * 101)
 
 
 # drain
@@ -267,18 +327,18 @@ async def test_a_node_is_drained_from_another_one(two: list[Node]) -> None:
 
 
 async def test_a_node_that_cannot_be_reached_drains_when_it_can(
-    own_nats: NatsServer, directory: Path, monkeypatch: pytest.MonkeyPatch
+    own_nats: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with clustered(own_nats, ENTRIES, "a", "b") as [a, b], ControlServer(a, directory):
+    async with clustered(own_nats, ENTRIES, "a", "b") as [_, b]:
         ended = asyncio.Event()
         b.on_retire = ended.set
-        monkeypatch.setattr("wsrelay.control.server._PATIENCE", 0.3)
+        monkeypatch.setattr("wsrelay.control.forwarding.PATIENCE", 0.3)
         own_nats.pause()
         try:
             said = await wsrelay("drain", "b", code=1)
             assert said == (
                 "wsrelay: node b does not answer within 0.3 s; "
-                "it drains as soon as it gets to know\n"
+                "it obeys as soon as it gets to know\n"
             )
         finally:
             own_nats.resume()

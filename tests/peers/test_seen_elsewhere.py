@@ -11,7 +11,7 @@ from commands import run_here
 from one_node import connection, front_of
 from support import until
 
-from wsrelay.control import ControlServer
+from wsrelay.control import ControlSocket
 
 pytest_plugins = ["sharing"]
 pytestmark = pytest.mark.anyio
@@ -32,7 +32,7 @@ async def test_what_the_log_says_of_a_process_elsewhere_has_its_pid_and_its_name
     monkeypatch.setenv("WSRELAY_RUNTIME_DIR", str(tmp_path / "run"))
     ann, ben = cluster["ann"], cluster["ben"]
     async with (
-        ControlServer(ann, tmp_path / "run"),
+        ControlSocket(ann, tmp_path / "run"),
         front_of(ann) as front,
         connection(ann, front) as (_, pid),
     ):
@@ -52,7 +52,7 @@ async def test_clients_of_processes_elsewhere_are_shown_with_the_node(
     monkeypatch.setenv("WSRELAY_RUNTIME_DIR", str(tmp_path / "run"))
     ann, ben = cluster["ann"], cluster["ben"]
     there = ben.spawn("room")
-    async with ControlServer(ann, tmp_path / "run"), front_of(ann) as front:
+    async with ControlSocket(ann, tmp_path / "run"), front_of(ann) as front:
         async with connection(ann, front, there) as (_, pid):
             lines = (await wsrelay("tree")).splitlines()
             at = next(i for i, line in enumerate(lines) if "processes of other nodes" in line)

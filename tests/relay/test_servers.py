@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import re
 import signal
@@ -17,6 +18,7 @@ import psutil
 import pytest
 import rooms
 from applications import Telling, application, echo, echoes, refusal
+from commands import run_here
 from starlette.requests import Request
 from starlette.responses import Response
 from support import (
@@ -307,6 +309,54 @@ async def test_an_answer_to_the_node_is_told_once_for_each_process(
         told = await program.printed("(?m)^.*sent answer to the node, which has no inbox.*$", count)
         assert len(told) == count
         assert all("WARNING" in line and "Put the PID" in line for line in told)
+
+
+@pytest.mark.parametrize("server", ["uvicorn", "hypercorn"])
+async def test_operators_find_an_application_under_any_server(
+    run: Callable[..., Program],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    server: str,
+) -> None:
+    monkeypatch.setenv("WSRELAY_RUNTIME_DIR", str(tmp_path / "run"))
+
+    async def wsrelay(*arguments: str, code: int = 0) -> str:
+        done = await asyncio.to_thread(run_here, *arguments)
+        assert done.returncode == code, done.stderr
+        return done.stderr if code else done.stdout
+
+    command = UVICORN if server == "uvicorn" else ("-m", "hypercorn", "--bind", "127.0.0.1:0")
+    program, other = run(*command, "titled:app"), run(*UVICORN, "ten_lines:app")
+    url = await program.url()
+    port = url.rpartition(":")[2]
+    await other.url()
+    async with client(f"{url}/ws") as websocket:
+        await echoes(websocket)
+        said, _, *rows = (await wsrelay("ps", code=1)).splitlines()
+        assert said.startswith("wsrelay: 2 nodes are running; choose one with --node")
+        [untitled] = [one for one in rows if one.split()[0] == str(other.started.pid)]
+        assert untitled.endswith("ten_lines:app"), untitled
+        [row] = [one for one in rows if one != untitled]
+        assert row.endswith(f"127.0.0.1:{port}  A titled application"), row
+        for which in (f":{port}", "titled", row.split()[0]):  # hypercorn serves in a child
+            [room] = json.loads(await wsrelay("ps", "--json", "--node", which))
+        [one] = json.loads(await wsrelay("connections", "--json", "--node", "titled"))
+        assert one["target"] == room["pid"]
+        assert one["pid"] in await wsrelay("tree", "--node", "titled")
+        assert "echo" in await wsrelay("top", "--node", "titled")
+        assert "room: started" in await wsrelay("logs", room["pid"], "--node", "titled")
+        answer = await wsrelay("call", room["pid"], "double", "4", "--node", "titled")
+        assert answer == "8\n"
+        await wsrelay("cancel", one["pid"], "--reason", "enough", "--node", "titled")
+        assert await closed(websocket) == (1000, "enough")
+        said = await wsrelay("send", "nobody", "x", "--node", "titled", code=1)
+        assert said == "wsrelay: node local has no process 'nobody'\n"
+    assert len([*(tmp_path / "run").iterdir()]) == 2
+    for one in (program, other):
+        one.started.send_signal(signal.SIGTERM)
+        await one.ended()
+    assert not [*(tmp_path / "run").iterdir()]
+    assert "no running node" in await wsrelay("ps", code=1)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final
+from typing import Final, TypeVar
 
 import click
 import msgspec
@@ -14,7 +15,7 @@ from click.shell_completion import CompletionItem
 from wsrelay.control import ControlClient, ControlError, NodeGone, find_nodes
 from wsrelay.control.runtime import runtime_directory
 from wsrelay.errors import MissingExtra
-from wsrelay.node import ProcessInfo
+from wsrelay.node import ConnectionInfo, NodeInfo, ProcessInfo
 from wsrelay.node.info import LinkInfo, MemberInfo
 from wsrelay.values import extras
 from wsrelay.values.printable import printable
@@ -31,7 +32,18 @@ try:
 except MissingExtra:  # tables are plain then, however wide the terminal is
     tables = None  # type: ignore[assignment]
 
-__all__ = ["drain", "list_all", "nodes", "show_processes"]
+__all__ = [
+    "all_connections",
+    "all_nodes",
+    "asking_all",
+    "drain",
+    "list_all",
+    "nodes",
+    "show_processes",
+    "together",
+]
+
+T = TypeVar("T")
 
 _AT_ONCE: Final = 8
 """Nodes that are asked for their processes at the same time."""
@@ -78,7 +90,7 @@ def drain(*, name: str | None, node: str | None) -> None:
     command does not wait for the end.
     """
     with chosen(node) as client:
-        drained = client.drain(name or "")
+        drained = client.drain(name or client.at)
     click.echo(f"node {drained} drains, and ends when its clients and processes have")
 
 
@@ -146,26 +158,75 @@ def list_all(client: ControlClient, *, as_json: bool) -> None:
 
     CPU and memory are known of those of the node that is asked.
     """
-    found: list[ProcessInfo] = []
+    usage = UsageSampler()
+    with asking_all(client, "processes", lambda one: one.processes(one.at)) as answers:
+        if not client.at:
+            usage.sample(client.node())
+        found = [process for _, processes in answers for process in processes]
+        show_processes(found, usage, as_json=as_json)
+
+
+@contextlib.contextmanager
+def asking_all(
+    client: ControlClient, what: str, ask: Callable[[ControlClient], T]
+) -> Iterator[list[tuple[str, T]]]:
+    """Ask all nodes of a cluster for something; yields those that have answered, with the answers.
+
+    Ends with 1 if some have not, and names these.
+    """
+    found: list[tuple[str, T]] = []
     problems: list[str] = []
     members = [one for one in _members(client) if one.state not in _ENDED]
 
-    def ask(member: MemberInfo) -> list[ProcessInfo] | str:
+    def asked(member: MemberInfo) -> T | Exception:
         try:
-            return client.processes(member.name)
+            return ask(ControlClient(client.path, at=member.name))
         except (NodeGone, ValueError) as error:
-            return str(error)
+            return error
 
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        for member, answer in zip(members, pool.map(ask, members), strict=True):
-            if isinstance(answer, str):
-                problems.append(f"the processes of node {member.name} are not known: {answer}")
+        for member, answer in zip(members, pool.map(asked, members), strict=True):
+            if isinstance(answer, Exception):
+                problems.append(f"the {what} of node {member.name} are not known: {answer}")
             else:
-                found += answer
-    usage = UsageSampler()
-    usage.sample(client.node())
-    show_processes(found, usage, as_json=as_json)
+                found.append((member.name, answer))
+    yield found
     for problem in problems:
         say(f"wsrelay: {problem}")
     if problems:
         raise SystemExit(1)
+
+
+@contextlib.contextmanager
+def all_nodes(client: ControlClient) -> Iterator[list[NodeInfo]]:
+    """Yield what all nodes of a cluster are and have, as `asking_all` does."""
+    with asking_all(client, "processes and connections", lambda one: one.node()) as answers:
+        yield [info for _, info in answers]
+
+
+def all_connections(infos: Sequence[NodeInfo]) -> list[ConnectionInfo]:
+    """Return the connections of some nodes, each as its own node knows it where that is one."""
+    found: dict[str, ConnectionInfo] = {}
+    for info in infos:
+        own = f"{{{info.name}@"
+        for one in info.connections:
+            if one.pid.startswith(own) or one.pid not in found:
+                found[one.pid] = one
+    return [*found.values()]
+
+
+def together(infos: Sequence[NodeInfo]) -> NodeInfo:
+    """Return some nodes as one: the first of them, with what all of them have."""
+    return msgspec.structs.replace(
+        infos[0],
+        hosts=[
+            msgspec.structs.replace(host, name=f"{host.name}@{info.name}")
+            for info in infos
+            for host in info.hosts
+        ],
+        processes=[process for info in infos for process in info.processes],
+        connections=all_connections(infos),
+        dead_letters=sum(info.dead_letters for info in infos),
+        buffered=sum(info.buffered for info in infos),
+        max_buffered=sum(info.max_buffered for info in infos),
+    )

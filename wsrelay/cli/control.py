@@ -6,7 +6,7 @@ import contextlib
 import datetime as dt
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import click
@@ -14,14 +14,15 @@ import msgspec
 from click.shell_completion import CompletionItem
 
 from wsrelay.control import ControlClient, ControlError, NodeGone, find_nodes
+from wsrelay.control.records import LogRecord
 from wsrelay.control.runtime import runtime_directory
 from wsrelay.errors import MissingExtra
-from wsrelay.node import NodeInfo, ProcessInfo
+from wsrelay.node import ConnectionInfo, NodeInfo, ProcessInfo
 from wsrelay.values import durations, extras
 from wsrelay.values.printable import escaped_in_json, indented, printable
 
 from . import cells
-from .cluster import list_all, show_processes
+from .cluster import all_connections, all_nodes, asking_all, list_all, show_processes
 from .nodes import chosen, node_option
 from .options import json_option, parsed
 from .running import fail, say
@@ -70,24 +71,44 @@ def ps(*, cluster: bool, node: str | None, as_json: bool) -> None:
             return
         info = client.node()
         usage = UsageSampler()
-        usage.sample(info)
+        if not client.at:  # the OS PIDs are those of this machine
+            usage.sample(info)
         show_processes(info.processes, usage, as_json=as_json)
         if info.buffered and not as_json:
             click.echo(cells.buffered(info))
 
 
+_all_nodes = click.option("--cluster", is_flag=True, help="Show those of all nodes of the cluster.")
+
+
 @click.command()
+@_all_nodes
 @node_option
 @json_option
-def tree(*, node: str | None, as_json: bool) -> None:
+def tree(*, cluster: bool, node: str | None, as_json: bool) -> None:
     """Show the hosts, their processes by parent, and each process's clients."""
     with chosen(node) as client:
-        info = client.node()
+        if not cluster:
+            _show_tree(client.node(), as_json=as_json)
+            return
+        with all_nodes(client) as infos:
+            if as_json:
+                click.echo(_json(infos))
+                return
+            for info in infos:
+                _show_tree(info, as_json=False)
+
+
+def _show_tree(info: NodeInfo, *, as_json: bool) -> None:
     if as_json:
-        click.echo(msgspec.json.format(msgspec.json.encode(info), indent=2).decode())
+        click.echo(_json(info))
         return
     for line in _tree(info):
         click.echo(line)
+
+
+def _json(value: Any) -> str:
+    return msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
 
 
 class _Branch(NamedTuple):
@@ -142,20 +163,27 @@ def _tree(info: NodeInfo) -> Iterator[str]:
 
 
 @click.command()
+@_all_nodes
 @node_option
 @json_option
-def connections(*, node: str | None, as_json: bool) -> None:
-    """List the WebSocket connections of a running node."""
+def connections(*, cluster: bool, node: str | None, as_json: bool) -> None:
+    """List the WebSocket connections of a running node, or of all nodes of its cluster."""
     with chosen(node) as client:
-        info = client.node()
+        if not cluster:
+            _show_connections(client.node().connections, as_json=as_json)
+            return
+        with all_nodes(client) as infos:
+            _show_connections(all_connections(infos), as_json=as_json)
+
+
+def _show_connections(found: Sequence[ConnectionInfo], *, as_json: bool) -> None:
     if as_json:
-        click.echo(msgspec.json.format(msgspec.json.encode(info.connections), indent=2).decode())
-        return
-    if tables:
+        click.echo(_json(found))
+    elif tables:
         page = tables.console()
-        page.print(tables.connections_table(info.connections, page))
+        page.print(tables.connections_table(found, page))
     else:
-        rows = [cells.connection_cells(one) for one in info.connections]
+        rows = [cells.connection_cells(one) for one in found]
         click.echo(cells.plain(cells.CONNECTIONS, rows))
 
 
@@ -227,27 +255,57 @@ def kill(*, to: str, node: str | None, anywhere: bool) -> None:
 @click.command()
 @click.argument("of", required=False, metavar="[PID|NAME]", shell_complete=_complete)
 @click.option("-f", "--follow", is_flag=True, help="Wait for more records.")
+@_all_nodes
 @node_option
 @json_option
-def logs(*, of: str | None, follow: bool, node: str | None, as_json: bool) -> None:
+def logs(*, of: str | None, follow: bool, cluster: bool, node: str | None, as_json: bool) -> None:
     """Print the last log records of a running node, or of one process.
 
     The process may have ended. A name means all processes that have had it, including the earlier
     ones of a service that was restarted.
     """
     with chosen(node) as client, contextlib.suppress(KeyboardInterrupt):
+        if follow and (cluster or client.at):
+            raise click.UsageError("--follow is for the node that is asked: run it on that machine")
+        if cluster:
+            _show_all_logs(client, of, as_json=as_json)
+            return
         nothing = True
         for record in client.logs(of, follow=follow):
             nothing = False
-            if as_json:
-                click.echo(escaped_in_json(msgspec.json.encode(record).decode()))
-            else:
-                time = dt.datetime.fromtimestamp(record.time).astimezone()
-                head = f"{time:%Y-%m-%d %H:%M:%S} {record.level.upper():7}"
-                click.echo(f"{head} {indented(record.text)}")
-            sys.stdout.flush()
+            _show_record(record, as_json=as_json)
         if nothing:
             say(f"wsrelay: {_no_records(client, of)}")
+
+
+def _show_all_logs(client: ControlClient, of: str | None, *, as_json: bool) -> None:
+    """Print the records of all nodes, the oldest first."""
+
+    def records(one: ControlClient) -> list[LogRecord]:
+        try:
+            return [*one.logs(of, follow=False)]
+        except ValueError:
+            if of is None:
+                raise
+            return []  # another node knows it
+
+    with asking_all(client, "log records", records) as answers:
+        found = sorted((one for _, some in answers for one in some), key=lambda one: one.time)
+        for record in found:
+            _show_record(record, as_json=as_json)
+        if not found:
+            whose = "" if of is None else f" of {of}"
+            say(f"wsrelay: no node has log records{whose} yet")
+
+
+def _show_record(record: LogRecord, *, as_json: bool) -> None:
+    if as_json:
+        click.echo(escaped_in_json(msgspec.json.encode(record).decode()))
+    else:
+        time = dt.datetime.fromtimestamp(record.time).astimezone()
+        head = f"{time:%Y-%m-%d %H:%M:%S} {record.level.upper():7}"
+        click.echo(f"{head} {indented(record.text)}")
+    sys.stdout.flush()
 
 
 def _no_records(client: ControlClient, of: str | None) -> str:
@@ -257,5 +315,5 @@ def _no_records(client: ControlClient, of: str | None) -> str:
         return f"there are no log records{whose} yet"
     return (
         f"node {client.node().name} has no log records{whose} yet; "
-        "each node keeps those of its own processes"
+        "--cluster shows those of all nodes"
     )

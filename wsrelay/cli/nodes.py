@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, TypeVar
 
@@ -27,7 +28,10 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 def node_option(command: _Command) -> _Command:
     """Add `--node` to a command."""
-    text = "The node: its OS PID, name, or :PORT. Needed only if more than one is running."
+    text = (
+        "The node: its OS PID, name, :PORT, or a part of its application's name; or another node "
+        "of its cluster, by its name. Needed only if more than one is running."
+    )
     return click.option("--node", metavar="NODE", help=text)(command)
 
 
@@ -42,7 +46,7 @@ def chosen(node: str | None) -> Iterator[ControlClient]:
                 f"this user has no running node (looked in {directory}); "
                 "start one with 'wsrelay run TARGET' or 'wsrelay serve'"
             )
-        meant = clients if node is None else [client for client in clients if _is(client, node)]
+        meant = clients if node is None else _meant(clients, node)
         if not meant:
             _fail(f"no node {node!r} is running; the running nodes are:", clients)
         if len(meant) > 1:
@@ -60,12 +64,28 @@ def _parts(client: ControlClient) -> tuple[str, str]:
     return name, os_pid
 
 
-def _is(client: ControlClient, node: str) -> bool:
-    if node in (client.path.stem, *_parts(client)):
-        return True
-    if not node.startswith(":") or (info := _asked(client)) is None:
-        return False
-    return any(address.endswith(node) for address in info.addresses)
+def _meant(clients: Sequence[ControlClient], node: str) -> list[ControlClient]:
+    """Return those that are meant, by what is theirs alone before parts of what they serve."""
+    meant = [client for client in clients if node in (client.path.stem, *_parts(client))]
+    if meant:
+        return meant
+    infos = [(client, _asked(client)) for client in clients]
+    known = [(client, info) for client, info in infos if info is not None]
+    if node.startswith(":"):
+        return [one for one, info in known if any(at.endswith(node) for at in info.addresses)]
+    for client, _ in known:
+        if node in _others(client):
+            return [ControlClient(client.path, at=node)]
+    part = node.lower()
+    return [client for client, info in known if part and part in _application(info).lower()]
+
+
+def _others(client: ControlClient) -> list[str]:
+    """Return the names of the other nodes of a node's cluster."""
+    try:
+        return [one.name for one in client.members() or () if not one.asked]
+    except (NodeGone, ValueError):
+        return []
 
 
 def _asked(client: ControlClient) -> NodeInfo | None:
@@ -77,7 +97,7 @@ def _asked(client: ControlClient) -> NodeInfo | None:
 
 def _fail(line: str, clients: Sequence[ControlClient]) -> None:
     """End the command with a line and a list of the nodes."""
-    rows = [("OS PID", "NAME", "UPTIME", "ADDRESS", "APPLICATION")]
+    rows = [("OS PID", "NAME", "STARTED", "ADDRESS", "APPLICATION")]
     for client in clients:
         name, os_pid = _parts(client)
         info = _asked(client)
@@ -85,13 +105,19 @@ def _fail(line: str, clients: Sequence[ControlClient]) -> None:
             rows.append((os_pid, name, "-", "-", "(it does not answer)"))
         else:
             addresses = ", ".join(info.addresses) or "-"
-            rows.append((os_pid, name, duration(info.uptime), addresses, _application(info)))
+            rows.append((os_pid, name, _started(info), addresses, _application(info)))
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     say(f"wsrelay: {line}")
     for row in rows:
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
         say("  ".join(["", *cells, row[-1]]))
     raise SystemExit(1)
+
+
+def _started(info: NodeInfo) -> str:
+    """Return when a node has started, and how long ago that is."""
+    moment = dt.datetime.now().astimezone() - dt.timedelta(seconds=info.uptime)
+    return f"{moment:%Y-%m-%d %H:%M:%S} ({duration(info.uptime)} ago)"
 
 
 def _application(info: NodeInfo) -> str:

@@ -31,7 +31,7 @@ from .logs import log_options, set_up_logging
 from .measuring import measured, metrics_option
 from .options import Callback
 from .options import parsed as _parsed
-from .running import controlled, fail, loop_factory, prepare_process, reload_on_edits, say
+from .running import fail, loop_factory, prepare_process, reload_on_edits, say
 
 if TYPE_CHECKING:
     from wsrelay.peers.options import Cluster
@@ -288,11 +288,8 @@ async def _serve(
         with on_signals(stop):
             try:
                 places = [url(listener)]
-                async with (
-                    controlled(node, str(options.target), lambda: places),
-                    measured(node, metrics) as tell_metrics,
-                    notify.watchdog(),
-                ):
+                node.application, node.addresses = str(options.target), lambda: places
+                async with measured(node, metrics) as tell_metrics, notify.watchdog():
                     await front.run([server], accepting)
             except HostFailed as error:
                 fail(str(error), error.details)

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import resource
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, Never
 
-from wsrelay.control import ControlError, ControlServer
 from wsrelay.errors import MissingExtra
-from wsrelay.node import Node
 from wsrelay.values import extras, linux
 from wsrelay.values.printable import escaped
 
 __all__ = [
-    "controlled",
     "fail",
     "loop_factory",
     "prepare_process",
@@ -99,23 +95,6 @@ def prepare_process(connections: int, processes: int) -> None:
             hard,
             needed,
         )
-
-
-@contextlib.asynccontextmanager
-async def controlled(
-    node: Node, application: str, addresses: Callable[[], list[str]]
-) -> AsyncIterator[None]:
-    """Let `wsrelay ps` and the like find the node; if no safe socket can be made, log a warning.
-
-    `application` and `addresses` distinguish it from other nodes.
-    """
-    async with contextlib.AsyncExitStack() as stack:
-        control = ControlServer(node, application=application, addresses=addresses)
-        try:
-            await stack.enter_async_context(control)
-        except ControlError as error:
-            logger.warning("%s. The node runs, but 'wsrelay ps' and the like cannot find it", error)
-        yield
 
 
 def reload_on_edits(folders: Sequence[Path]) -> Never:

@@ -23,7 +23,7 @@ from wsrelay.values.addresses import Address
 from .joining import cluster_of, cluster_options
 from .logs import log_options, set_up_logging
 from .measuring import measured, metrics_option
-from .running import controlled, fail, loop_factory, prepare_process, reload_on_edits, say
+from .running import fail, loop_factory, prepare_process, reload_on_edits, say
 
 if TYPE_CHECKING:
     from wsrelay.peers.options import Cluster
@@ -153,11 +153,9 @@ async def _serve(
             reloads.ask()
         try:
             files = ", ".join(str(path.resolve()) for path in paths)
-            async with (
-                controlled(deployment.node, files, addresses),
-                measured(deployment.node, metrics) as tell_metrics,
-                notify.watchdog(),
-            ):
+            node = deployment.node
+            node.application, node.addresses = files, addresses
+            async with measured(node, metrics) as tell_metrics, notify.watchdog():
                 await deployment.run(accepting)
         except HostFailed as error:
             fail(str(error), error.details)

@@ -23,6 +23,7 @@ from wsrelay.values import durations
 from wsrelay.values.printable import printable
 
 from .cells import buffered
+from .cluster import all_nodes, together
 from .nodes import chosen, node_option
 from .options import parsed
 from .rates import MessageRates
@@ -53,34 +54,44 @@ _STEP: Final = 1024 * 1024
     "the CPU and memory usage of the processes and their messages a second.",
 )
 @click.option("-f", "--follow", is_flag=True, help="With --json: print a line every interval.")
+@click.option("--cluster", is_flag=True, help="Watch those of all nodes of the cluster.")
 @node_option
-def top(*, interval: float, as_json: bool, follow: bool, node: str | None) -> None:
+def top(*, interval: float, as_json: bool, follow: bool, cluster: bool, node: str | None) -> None:
     """Watch the processes of a running node, the busiest first; q or Ctrl-C quits."""
     if follow and not as_json:
         raise click.UsageError("--follow needs --json")
     usage, rates = UsageSampler(), MessageRates()
     with chosen(node) as client, contextlib.suppress(KeyboardInterrupt):
+
+        def look() -> NodeInfo:
+            info = client.node()
+            if not client.at:  # the OS PIDs are those of this machine
+                usage.sample(info)
+            if not cluster:
+                return info
+            with all_nodes(client) as infos:
+                return together(infos)
+
         if as_json:
-            click.echo(_line(client.node(), usage, rates))
+            click.echo(_line(look(), usage, rates))
             while follow:
                 time.sleep(interval)
-                click.echo(_line(client.node(), usage, rates))
+                click.echo(_line(look(), usage, rates))
             return
         if not sys.stdout.isatty():
             page = console()
-            page.print(_screen(client.node(), usage, rates, page))
+            page.print(_screen(look(), usage, rates, page))
             return
         screen = Console(markup=False, highlight=False)
         with Live(console=screen, screen=True, auto_refresh=False) as live, _keys():
             while True:
-                live.update(_screen(client.node(), usage, rates, screen), refresh=True)
+                live.update(_screen(look(), usage, rates, screen), refresh=True)
                 if _quits(interval):
                     return
 
 
 def _line(info: NodeInfo, usage: UsageSampler, rates: MessageRates) -> bytes:
     """Return one line of JSON; `time` is in seconds since 1970."""
-    usage.sample(info)
     rates.note(info)
     processes = [
         {**with_usage(process, usage), "messages_per_second": rates.of(process)}
@@ -101,7 +112,6 @@ def _busiest(info: NodeInfo, usage: UsageSampler) -> list[ProcessInfo]:
 
 
 def _screen(info: NodeInfo, usage: UsageSampler, rates: MessageRates, page: Console) -> Any:
-    usage.sample(info)
     rates.note(info)
     hosts = ", ".join(f"{h.name} {h.processes}/{h.max_processes}" for h in info.hosts)
     state = " draining" if info.draining else ""

@@ -46,15 +46,14 @@ __all__ = [
     "Named",
     "NamesFrame",
     "PeerCallFrame",
+    "PeerControlFrame",
     "PeerDrainFrame",
     "PeerExitedFrame",
     "PeerFindFrame",
     "PeerFinishedFrame",
     "PeerForgetFrame",
     "PeerFrame",
-    "PeerListFrame",
     "PeerReplyFrame",
-    "PeerRetireFrame",
     "PeerSendFrame",
     "PeerSignalFrame",
     "PeerSpawnFrame",
@@ -530,18 +529,13 @@ class PeerFindFrame(PeerFrame, tag=70):
     to: Text
 
 
-class PeerListFrame(PeerFrame, tag=71):
-    """Ask for the processes of the reader whose PIDs are greater than `after`, in their order.
+class PeerControlFrame(PeerFrame, tag=71):
+    """Ask the reader's control socket; the reply is the status and the body of its answer.
 
-    The reply is a list with a `ProcessInfo` as MessagePack for each, of bounded size: after the
-    last one there, more may follow, unless it is empty.
+    `path` is that of the request, with its query.
     """
 
     number: int
-    after: Text
-
-
-class PeerRetireFrame(PeerFrame, tag=72):
-    """Have the reader drain and end as at SIGTERM; the reply, None, comes before it does."""
-
-    number: int
+    method: Text
+    path: Text
+    body: bytes

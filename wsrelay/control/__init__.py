@@ -2,6 +2,6 @@
 
 from .client import ControlClient, NodeGone, find_nodes
 from .runtime import ControlError
-from .server import ControlServer
+from .socket import ControlSocket
 
-__all__ = ["ControlClient", "ControlError", "ControlServer", "NodeGone", "find_nodes"]
+__all__ = ["ControlClient", "ControlError", "ControlSocket", "NodeGone", "find_nodes"]

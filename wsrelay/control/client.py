@@ -45,13 +45,16 @@ class _Connection(http.client.HTTPConnection):
 class ControlClient:
     """Talks to one node; all methods raise `NodeGone`, and `ValueError` if the node refuses.
 
+    With `at`, what is asked is asked of that node of its cluster.
+
     A process or connection is identified by its PID, with or without braces, by the part of it
     after the `|`, or by a name. It may be one of another node of the cluster; `anywhere` asks all
     of them what only they know, such as a part of a PID.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, at: str = "") -> None:
         self.path = path
+        self.at = at
 
     def node(self, timeout: float = _PATIENCE) -> NodeInfo:
         """Return what the node is and has; also raises `NodeGone` if that takes too long."""
@@ -63,13 +66,13 @@ class ControlClient:
         with self._asked("GET", "/cluster") as response:
             return msgspec.json.decode(response.read(), type=list[MemberInfo] | None)
 
-    def processes(self, node: str) -> list[ProcessInfo]:
-        """Return the processes of a node of its cluster, the oldest first."""
+    def processes(self, node: str = "") -> list[ProcessInfo]:
+        """Return the processes of this node, or of another one of its cluster, oldest first."""
         found: list[ProcessInfo] = []
         after = ""
         while True:
-            query = f"node={quote(node, safe='')}&after={quote(after, safe='')}"
-            with self._asked("GET", f"/processes?{query}") as response:
+            query = f"after={quote(after, safe='')}"
+            with self._of(node)._asked("GET", f"/processes?{query}") as response:  # noqa: SLF001
                 portion = msgspec.json.decode(response.read(), type=list[ProcessInfo])
             if not portion:
                 return sorted(found, key=lambda one: -one.uptime)
@@ -82,9 +85,12 @@ class ControlClient:
             found: dict[str, Any] = msgspec.json.decode(response.read())
             return found
 
-    def drain(self, node: str) -> str:
-        """Have a node of its cluster, or itself for an empty name, drain and end; returns which."""
-        return str(self._act("/drain", {"to": node}))
+    def drain(self, node: str = "") -> str:
+        """Have this node, or another one of its cluster, drain and end; returns which."""
+        return str(self._of(node)._act("/drain", {}))  # noqa: SLF001
+
+    def _of(self, node: str) -> ControlClient:
+        return ControlClient(self.path, at=node) if node else self
 
     def send(self, to: str, topic: str, payload: Any, *, anywhere: bool = False) -> None:
         """Send a message to a process."""
@@ -131,6 +137,8 @@ class ControlClient:
         timeout: float = _PATIENCE,
     ) -> Iterator[http.client.HTTPResponse]:
         connection = _Connection(self.path, timeout)
+        if self.at:
+            path += f"{'&' if '?' in path else '?'}at={quote(self.at, safe='')}"
         try:
             connection.request(method, path, body)
             if wait:

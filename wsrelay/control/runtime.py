@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
 import stat
 import tempfile
+import threading
 from pathlib import Path
+from typing import Final
 
-__all__ = ["ControlError", "bind", "check", "runtime_directory"]
+__all__ = ["ControlError", "bind", "check", "release", "runtime_directory"]
+
+
+_reserved: Final[set[Path]] = set()
+"""The sockets of this OS process's nodes."""
+
+_reserving: Final = threading.Lock()
 
 
 class ControlError(Exception):
@@ -24,14 +33,15 @@ def runtime_directory() -> Path:
     return Path(tempfile.gettempdir(), f"wsrelay-{os.getuid()}")
 
 
-def bind(directory: Path, name: str) -> tuple[socket.socket, Path]:
-    """Return a listening socket with this name and mode 0600, in a directory that is ours alone.
+def bind(directory: Path, node: str) -> tuple[socket.socket, Path]:
+    """Return a listening socket with mode 0600, in a directory that is ours alone, and its path.
 
-    Raises `ControlError`.
+    It has the name of the node and the OS PID. `release` it in the end. Raises `ControlError`.
     """
     _make(directory)
-    path = directory / f"{name}.sock"
+    path = _reserve(directory, node)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.setblocking(False)
     try:
         path.unlink(missing_ok=True)  # it has our own OS PID: its node must be gone
         listener.bind(str(path))
@@ -39,9 +49,29 @@ def bind(directory: Path, name: str) -> tuple[socket.socket, Path]:
         listener.listen(16)
     except OSError as error:
         listener.close()
+        _reserved.discard(path)
         hint = "; set WSRELAY_RUNTIME_DIR to a shorter path" if len(str(path)) > 100 else ""  # noqa: PLR2004 - sun_path has 108
         raise ControlError(f"cannot make the control socket {path}: {error}{hint}") from None
     return listener, path
+
+
+def release(listener: socket.socket, path: Path) -> None:
+    """Undo `bind`."""
+    listener.close()
+    path.unlink(missing_ok=True)
+    _reserved.discard(path)
+
+
+def _reserve(directory: Path, node: str) -> Path:
+    """Return a path that no other node of this OS process has: those of one name are numbered."""
+    with _reserving:
+        for number in itertools.count(1):
+            name = node if number == 1 else f"{node}.{number}"
+            path = directory / f"{name}-{os.getpid()}.sock"
+            if path not in _reserved:
+                break
+        _reserved.add(path)
+    return path
 
 
 def _make(directory: Path) -> None:

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
-import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
-from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from socket import socket
+from typing import Any, TypeVar
 
 import msgspec
 import uvicorn
@@ -26,19 +23,17 @@ from wsrelay.node import Node, describe
 from wsrelay.node.snapshot import full, locate, processes_after
 from wsrelay.values.pid import PID, address
 
+from .forwarding import ASKER, PATIENCE, Forwarding, answer
+from .listening import Listening
 from .records import Records
-from .runtime import bind, runtime_directory
 
 __all__ = ["ControlServer"]
-
-_PATIENCE: Final = 5.0
-"""Seconds that another node gets to answer."""
 
 T = TypeVar("T")
 
 
 class _Order(Struct, forbid_unknown_fields=True):
-    """The request body of `send`, `call`, `cancel`, `kill` and `drain`, for which `to` is a node.
+    """The request body of `send`, `call`, `cancel` and `kill`.
 
     `anywhere`: `to` may be what only another node knows, such as a part of a PID.
     """
@@ -62,32 +57,13 @@ class _Server(uvicorn.Server):
 
 
 class ControlServer:
-    """Serves what `routes` below has while it is entered.
+    """Answers what is asked of a node; `started` is when that was, in the event loop's time."""
 
-    `application` and `addresses` tell a user of several nodes which one this is: what it serves,
-    and at which URLs. Entering it raises `ControlError` if no safe socket can be made.
-    """
-
-    def __init__(
-        self,
-        node: Node,
-        directory: Path | None = None,
-        *,
-        application: str = "",
-        addresses: Callable[[], list[str]] = list,
-    ) -> None:
+    def __init__(self, node: Node, records: Records, started: float) -> None:
         self._node = node
-        self._directory = directory or runtime_directory()
-        self._application = application
-        self._addresses = addresses
-        self.path: Path | None = None
-
-    async def __aenter__(self) -> Self:
-        """Start."""
-        self._started = time.monotonic()
-        listener, self.path = bind(self._directory, f"{self._node.name}-{os.getpid()}")
-        self._records = Records(self._node.pid_prefix, self._node.name)
-        logging.getLogger("wsrelay").addHandler(self._records)
+        self._records = records
+        self._started = started
+        self._listening = Listening()
         routes = [
             Route("/node", self._describe),
             Route("/logs", self._logs),
@@ -101,8 +77,9 @@ class ControlServer:
             Route("/numbers", self._numbers),
             Route("/metrics", self._metrics),
         ]
+        self._app = Forwarding(Starlette(routes=routes), node)
         config = uvicorn.Config(
-            Starlette(routes=routes),
+            self._app,
             http="h11",
             ws="none",
             loop="none",
@@ -112,28 +89,24 @@ class ControlServer:
             timeout_graceful_shutdown=1,
         )
         self._server = _Server(config)
-        self._serving = asyncio.create_task(self._server.serve([listener]))
-        return self
 
-    async def __aexit__(
-        self,
-        _kind: type[BaseException] | None,
-        _error: BaseException | None,
-        _traceback: TracebackType | None,
-    ) -> None:
-        """Stop, and end the clients that follow the log."""
-        logging.getLogger("wsrelay").removeHandler(self._records)
-        self._records.end()
+    async def serve(self, listener: socket) -> None:
+        """Serve until `end` is called."""
+        await self._server.serve([listener])
+
+    async def answer(self, method: str, path: str, body: bytes, asker: str) -> tuple[int, bytes]:
+        """Return the status and the body of the answer to a request; `path` has its query, too."""
+        return await answer(self._app, method, path, body, asker)
+
+    def end(self) -> None:
+        """Answer what has been asked, and then no more."""
         self._server.should_exit = True
-        await self._serving
-        if self.path is not None:
-            self.path.unlink(missing_ok=True)
 
     async def _describe(self, _: Request) -> Response:
         info = msgspec.structs.replace(
             describe(self._node),
-            application=self._application,
-            addresses=self._addresses(),
+            application=self._node.application,
+            addresses=self._node.addresses() or await self._listening.addresses(),
             uptime=round(time.monotonic() - self._started, 3),
         )
         return _json(info)
@@ -173,30 +146,14 @@ class ControlServer:
         return _json(self._node.engine.elsewhere.members())
 
     async def _processes(self, request: Request) -> Response:
-        """Answer with a portion of the processes of any node, see `processes_after`."""
-        node, after = (request.query_params.get(key, "") for key in ("node", "after"))
-        try:
-            if node == self._node.name:
-                found = processes_after(self._node, after)
-                return _json([msgspec.msgpack.decode(one) for one in found])
-            asked = self._node.engine.elsewhere.processes_after(node, after)
-            return _json(await _within(node, asked))
-        except (ValueError, WsrelayError, TimeoutError) as error:
-            return _refused(error)
+        """Answer with a portion of the processes, see `processes_after`."""
+        found = processes_after(self._node, request.query_params.get("after", ""))
+        return _json([msgspec.msgpack.decode(one) for one in found])
 
     async def _drain(self, request: Request) -> Response:
-        """Have a node of the cluster, or this one for an empty name, drain and end."""
-        try:
-            order = msgspec.json.decode(await request.body(), type=_Order)
-            if order.to in {"", self._node.name}:
-                self._node.retire("its control socket")
-            else:
-                await _within(order.to, self._node.engine.elsewhere.retire(order.to))
-            return _json(order.to or self._node.name)
-        except TimeoutError as error:  # the order waits in the link to that node
-            return _refused(TimeoutError(f"{error}; it drains as soon as it gets to know"))
-        except (ValueError, WsrelayError) as error:
-            return _refused(error)
+        """Have this node drain and end."""
+        self._node.retire(request.headers.get(ASKER, "its control socket"))
+        return _json(self._node.name)
 
     # Metrics
 
@@ -301,10 +258,10 @@ def _pid(text: str) -> PID | None:
 async def _within(node: str, answer: Awaitable[T]) -> T:
     """Return the answer of another node; raises `TimeoutError` if that takes too long."""
     try:
-        async with asyncio.timeout(_PATIENCE):
+        async with asyncio.timeout(PATIENCE):
             return await answer
     except TimeoutError:
-        raise TimeoutError(f"node {node} does not answer within {_PATIENCE:g} s") from None
+        raise TimeoutError(f"node {node} does not answer within {PATIENCE:g} s") from None
 
 
 def _refused(error: Exception) -> Response:

@@ -17,7 +17,7 @@ from wsrelay.values.pid import PID
 
 from .arrival import Arrival
 from .endpoint import Mail
-from .info import LinkTraffic, MemberInfo, ProcessInfo
+from .info import LinkTraffic, MemberInfo
 from .process import NamedOrder, SpawnOrder
 from .target import RelayTarget
 
@@ -156,13 +156,14 @@ class Elsewhere:
         del to
         raise self._nobody(node)
 
-    async def processes_after(self, node: str, after: str) -> list[ProcessInfo]:
-        """Do what `snapshot.processes_after` does on another node; raises as `locate`."""
-        del after
-        raise self._nobody(node)
+    async def ask_control(
+        self, node: str, method: str, path: str, body: bytes
+    ) -> tuple[int, bytes]:
+        """Return the status and the body with which another node's control socket answers.
 
-    async def retire(self, node: str) -> None:
-        """Have another node drain and end; raises as `locate`."""
+        `path` has the query, too. Raises as `locate`, and `ValueError` for what is too large.
+        """
+        del method, path, body
         raise self._nobody(node)
 
     @staticmethod

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import importlib
 import logging
 import threading
 from collections.abc import (
@@ -20,8 +21,9 @@ from collections.abc import (
 )
 from importlib.metadata import version
 from multiprocessing.util import Finalize
+from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Final, Protocol, Self, TypeVar
+from typing import Any, Final, Protocol, Self, TypeVar, cast
 
 from wsrelay.confinement import HostOptions
 from wsrelay.kernel import Signal
@@ -74,14 +76,29 @@ class LifespanHook(Protocol):
         """Stop; every worker that does not belong to a companion has ended by then."""
 
 
+class ControlHook(LifespanHook, Protocol):
+    """By what operators reach a node; see `control`."""
+
+    @property
+    def path(self) -> Path | None:
+        """Where its socket is; None while there is none."""
+
+    async def answer(self, method: str, path: str, body: bytes, asker: str) -> tuple[int, bytes]:
+        """Return the status and the body of the answer to a request; `path` has its query, too."""
+
+    def abandon(self) -> None:
+        """Stop at once, also when the event loop has been closed."""
+
+
 class Node(HandlerCalls):
     """A node: its process hosts, its workers and its connections.
 
     `name` is the node part of its PIDs, made of A-Z a-z 0-9 _ . - (anything else raises
     `InvalidOptions`). Spawns that name no host go to the first of `hosts`. `entries` are ids that
     can be spawned like targets. `max_buffered` bounds, in bytes, what clients may have begun to
-    send and not finished. `cluster` makes it one of the nodes of a cluster. Creating a node starts
-    nothing; use `async with node:`, `lifespan`, or `start` and `aclose`, all in one event loop.
+    send and not finished. `cluster` makes it one of the nodes of a cluster. With `control`, it has
+    a control socket, by which `wsrelay ps` and the like find it. Creating a node starts nothing;
+    use `async with node:`, `lifespan`, or `start` and `aclose`, all in one event loop.
     """
 
     def __init__(
@@ -92,6 +109,7 @@ class Node(HandlerCalls):
         entries: Mapping[str, TargetEntry] | None = None,
         max_buffered: int = Buffered().most,
         cluster: Clustering | None = None,
+        control: bool = True,
     ) -> None:
         if name is None:
             name = "local" if cluster is None else cluster.node_name
@@ -115,6 +133,13 @@ class Node(HandlerCalls):
         self.functions: dict[str, Callable[..., Any]] = {}
         """Functions of this OS process, by the text by which `X-WS-Relay` may name them."""
         self._cluster = cluster
+        self._controlled = control
+        self.control: ControlHook | None = None
+        """Its control socket, while it runs; None if it has none."""
+        self.application = ""
+        """What it serves, for operators; if it is empty, they see the OS process's command line."""
+        self.addresses: Callable[[], list[str]] = list
+        """The URLs that it serves at, for operators; if none, where the process listens."""
         self.on_retire: Callable[[], object] = lambda: end_process(self)
         """Ends what the node is part of, as SIGTERM does; by default, by SIGTERM."""
         self._reset(entries or {})
@@ -168,6 +193,11 @@ class Node(HandlerCalls):
             self.engine.elsewhere.start()
             for companion in self._companions:
                 companion.start()
+            if self._controlled:
+                # By its name: it stands above the node, which needs it only where one runs.
+                control = importlib.import_module("wsrelay.control").ControlSocket(self)
+                self.control = cast("ControlHook", control)
+                self.control.start()
         except BaseException:
             self._ending = loop.create_task(self.engine.elsewhere.aclose())
             self._templates.close()
@@ -320,7 +350,11 @@ class Node(HandlerCalls):
             try:
                 await self._templates.aclose()
             finally:
-                await self.engine.elsewhere.aclose()
+                try:
+                    await self.engine.elsewhere.aclose()
+                finally:
+                    if self.control is not None:
+                        await self._stop_companion(self.control, patience)
 
     async def _all_ended(self, seconds: float) -> bool:
         """Wait until all turns are over and all workers but the companions' have ended."""
@@ -367,6 +401,9 @@ class Node(HandlerCalls):
         for process in sorted(engine.processes.values(), key=lambda one: one.launched):
             with contextlib.suppress(RuntimeError):  # the loop of whoever waits for it is closed
                 engine.abandon(process, gone)
+        if self.control is not None:
+            self.control.abandon()
+            self.control = None
         self._at_exit.cancel()
         self.lag.stop()
         current.nodes.remove(self)
@@ -385,10 +422,22 @@ class Node(HandlerCalls):
         await self.aclose()
 
     @contextlib.asynccontextmanager
-    async def lifespan(self, _app: object = None) -> AsyncIterator[None]:
+    async def lifespan(self, app: object = None) -> AsyncIterator[None]:
         """Serve as the lifespan of an application: `FastAPI(lifespan=node.lifespan)`."""
+        self.serves(app)
         async with self:
             yield
+
+    def serves(self, app: object) -> None:
+        """Note, for operators, which application it is part of, if that has a title of its own."""
+        title = getattr(app, "title", None)
+        if isinstance(title, str) and title not in {"", type(app).__name__}:
+            self.application = self.application or title
+
+    @property
+    def control_path(self) -> Path | None:
+        """Where its control socket is; None if it has none."""
+        return None if self.control is None else self.control.path
 
     # What the relay and the front end call
 

@@ -5,24 +5,27 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-import msgspec
-
-from wsrelay.cluster.frames import PeerFindFrame, PeerListFrame, PeerRetireFrame
+from wsrelay.cluster.frames import (
+    PeerControlFrame,
+    PeerFindFrame,
+)
 from wsrelay.errors import WsrelayError
 from wsrelay.node import Node
-from wsrelay.node.info import MemberInfo, ProcessInfo
-from wsrelay.node.snapshot import locate, processes_after
-from wsrelay.values.pid import PID
+from wsrelay.node.info import MemberInfo
+from wsrelay.node.snapshot import locate
+from wsrelay.values.pid import LONGEST, PID
+from wsrelay.values.sizes import show
 
 from .exchange import Exchange, PeerGone
 from .neighbour import Neighbour
 
 __all__ = ["PeerOperators"]
 
-_decode = msgspec.msgpack.Decoder(ProcessInfo).decode
-
 _MOST_LINES: Final = 20
 """The most nodes that an error names."""
+
+_MOST_BYTES: Final = 8 * 1024 * 1024
+"""Bytes that a control socket may be asked with, or answer, across nodes."""
 
 
 class PeerOperators:
@@ -36,21 +39,24 @@ class PeerOperators:
         self._exchange = exchange
         self._node: Node = exchange.node
         exchange.answer(PeerFindFrame, self._find)
-        exchange.answer(PeerListFrame, self._list)
-        exchange.answer(PeerRetireFrame, self._retire)
+        exchange.answer(PeerControlFrame, self._control)
 
     async def locate(self, node: str, to: str) -> PID | None:
         """Do what `Elsewhere.locate` does."""
         found = await self._ask(node, PeerFindFrame(0, to))
         return None if found is None else PID(found)
 
-    async def processes_after(self, node: str, after: str) -> list[ProcessInfo]:
-        """Do what `Elsewhere.processes_after` does."""
-        return [_decode(one) for one in await self._ask(node, PeerListFrame(0, after))]
-
-    async def retire(self, node: str) -> None:
-        """Do what `Elsewhere.retire` does."""
-        await self._ask(node, PeerRetireFrame(0))
+    async def ask_control(
+        self, node: str, method: str, path: str, body: bytes
+    ) -> tuple[int, bytes]:
+        """Do what `Elsewhere.ask_control` does."""
+        if len(path) > LONGEST or len(body) > _MOST_BYTES:
+            raise ValueError(
+                f"a request of {len(path)} characters and {show(len(body))} is more than can be "
+                f"passed on to node {node}: {LONGEST} and {show(_MOST_BYTES)}"
+            )
+        status, answer = await self._ask(node, PeerControlFrame(0, method, path, body))
+        return status, answer
 
     async def _ask(self, node: str, frame: Any) -> Any:
         if (neighbour := self._exchange.neighbours.get(node)) is None:
@@ -77,8 +83,15 @@ class PeerOperators:
     def _find(self, _: Neighbour, frame: PeerFindFrame) -> str | None:
         return locate(self._node, frame.to)
 
-    def _list(self, _: Neighbour, frame: PeerListFrame) -> list[bytes]:
-        return processes_after(self._node, frame.after)
-
-    def _retire(self, neighbour: Neighbour, _: PeerRetireFrame) -> None:
-        self._node.retire(f"node {neighbour.node}")
+    async def _control(self, neighbour: Neighbour, frame: PeerControlFrame) -> tuple[int, bytes]:
+        if (control := self._node.control) is None:
+            raise WsrelayError(f"node {self._node.name} has no control socket")
+        status, body = await control.answer(
+            frame.method, frame.path, bytes(frame.body), f"node {neighbour.node}"
+        )
+        if len(body) > _MOST_BYTES:
+            raise ValueError(
+                f"node {self._node.name} answers with {show(len(body))}, more than can be passed "
+                f"on to node {neighbour.node}: {show(_MOST_BYTES)}; ask there"
+            )
+        return status, body

@@ -21,7 +21,7 @@ from wsrelay.cluster.frames import (
 from wsrelay.errors import NodeBusy, PayloadError, WireError
 from wsrelay.node.arrival import Arrival
 from wsrelay.node.endpoint import Mail
-from wsrelay.node.info import LinkTraffic, MemberInfo, ProcessInfo
+from wsrelay.node.info import LinkTraffic, MemberInfo
 from wsrelay.node.process import NamedOrder, SpawnOrder, WorkerProcess
 from wsrelay.values.message import ERROR, ExitError, Result
 from wsrelay.values.pid import PID
@@ -359,13 +359,11 @@ class Processes(Lives):
         """Do what `Elsewhere.locate` does."""
         return await self._operators.locate(node, to)
 
-    async def processes_after(self, node: str, after: str) -> list[ProcessInfo]:
-        """Do what `Elsewhere.processes_after` does."""
-        return await self._operators.processes_after(node, after)
-
-    async def retire(self, node: str) -> None:
-        """Do what `Elsewhere.retire` does."""
-        await self._operators.retire(node)
+    async def ask_control(
+        self, node: str, method: str, path: str, body: bytes
+    ) -> tuple[int, bytes]:
+        """Do what `Elsewhere.ask_control` does."""
+        return await self._operators.ask_control(node, method, path, body)
 
     # Clients
 

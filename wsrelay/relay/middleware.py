@@ -140,7 +140,9 @@ class WebSocketRelay:
         async def receive_and_start() -> Event:
             event = await receive()
             if event["type"] == "lifespan.startup":
-                current.node_of_request.set(self._node())
+                node = self._node()
+                node.serves(scope.get("app", self._app))
+                current.node_of_request.set(node)
             return event
 
         async def close_and_send(event: Event) -> None:

@@ -103,7 +103,9 @@ class Machine(Place):
         ]
         entries = {ENTRY: TargetEntry(TARGET)}
         cluster = None if self.part is None else self.part.cluster
-        self.node = Node(name=self.name, hosts=hosts, entries=entries, cluster=cluster)
+        self.node = Node(
+            name=self.name, hosts=hosts, entries=entries, cluster=cluster, control=False
+        )
         self.node.start()
         await self.populate()
 
