@@ -301,10 +301,7 @@ async def _serve(
             try:
                 places = [url(listener)]
                 node.application, node.addresses = str(options.target), lambda: places
-                async with (
-                    measured(node, metrics) as tell_metrics,
-                    notify.watchdog(),
-                ):
+                async with measured(node, metrics) as tell_metrics, notify.watchdog():
                     await front.run([server], accepting)
             except HostFailed as error:
                 fail(str(error), error.details)

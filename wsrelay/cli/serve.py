@@ -153,11 +153,9 @@ async def _serve(
             reloads.ask()
         try:
             files = ", ".join(str(path.resolve()) for path in paths)
-            deployment.node.application, deployment.node.addresses = files, addresses
-            async with (
-                measured(deployment.node, metrics) as tell_metrics,
-                notify.watchdog(),
-            ):
+            node = deployment.node
+            node.application, node.addresses = files, addresses
+            async with measured(node, metrics) as tell_metrics, notify.watchdog():
                 await deployment.run(accepting)
         except HostFailed as error:
             fail(str(error), error.details)

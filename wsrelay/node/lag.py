@@ -11,7 +11,7 @@ from wsrelay.values.numbers import Distribution
 __all__ = ["LagSampler"]
 
 _EVERY: Final = 0.1
-"""Seconds between two samples. One takes 4 µs, 0.004 % of a core."""
+"""Seconds between two samples. One takes 2 µs: 0.002 % of a core."""
 
 _LOOKED_AT: Final = 300.0
 """Seconds for which it goes on after somebody has looked: Prometheus looks every minute by default,

@@ -10,8 +10,8 @@ from typing import Final, cast
 
 import msgspec
 
-from wsrelay.values.bucket import Bucket
 from wsrelay.values import trace_context
+from wsrelay.values.bucket import Bucket
 from wsrelay.values.pid import PID
 from wsrelay.wire import payload
 
@@ -142,7 +142,7 @@ def _shown(content: bytes | memoryview) -> str:
     """Return a payload as JSON, as far as it has that form, without its end if it is long."""
     if len(content) > _DECODED:
         return f"(more than {_DECODED} bytes)"
-    _, content = trace_context.split(content)
+    _, content = trace_context.split(bytes(content))
     try:
         value = payload.decode_bounded(content)
     except (ValueError, RecursionError):
