@@ -62,12 +62,12 @@ async def members() -> dict[str, dict[str, Any]]:
 
 async def test_stack_of_a_process_elsewhere_says_where_to_ask(two: list[Node]) -> None:
     pid = two[1].spawn("answer")
-    short = pid[1:-1].rpartition("|")[2]
+    assert await two[1].started(pid) is None
     said = await wsrelay("stack", pid, code=1)
-    assert (
-        said.rstrip()
-        == f"wsrelay: {pid} runs on node b: ask that, by `wsrelay stack {short} --node b`"
-    )
+    where, command = said.rstrip().removesuffix("`").split(": ask that, by `wsrelay ")
+    assert where == f"wsrelay: {pid} runs on node b"
+    shown = await asyncio.to_thread(run_here, *command.split())
+    assert shown.stdout.startswith(f"{pid} answer, OS pid {two[1].workers[pid]}, ")
 
 
 # nodes

@@ -17,7 +17,6 @@ import fcntl
 import mmap
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, Final
@@ -70,6 +69,8 @@ class TallySheet:
         if hasattr(os, "memfd_create"):
             descriptor = os.memfd_create(MEMORY, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         else:
+            import tempfile  # noqa: PLC0415 - not where workers carry it
+
             with tempfile.TemporaryFile() as file:
                 descriptor = os.dup(file.fileno())
         try:

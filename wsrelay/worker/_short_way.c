@@ -34,7 +34,7 @@ typedef struct {
     int reading, writing;
     char is_simple, in_read, has_begun;
     Py_ssize_t at;
-    long long received, taken, due;
+    long long received, taken, due, noted;
     PyObject *data, *line, *arrived, *items, *sleepers, *waiters, *listeners, *clients, *wake;
     PyObject *topic;              /* that of the last message, since the next one has the same */
     PyObject *chunk;              /* bytes that were read last; only pages ever filled exist */
@@ -258,7 +258,7 @@ take_message(ShortWay *self, const unsigned char *start, Py_ssize_t left, Py_ssi
         int64_t *tally = self->tally.buf;
         struct timespec now;
         clock_gettime(CLOCK, &now);
-        tally[TAKEN]++;
+        tally[TAKEN] = ++self->noted;
         tally[TOOK] = (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
     }
     return message;
@@ -558,6 +558,7 @@ static PyMemberDef members[] = {
     {"received", T_LONGLONG, offsetof(ShortWay, received), 0, NULL},
     {"taken", T_LONGLONG, offsetof(ShortWay, taken), 0, NULL},
     {"due", T_LONGLONG, offsetof(ShortWay, due), 0, NULL},
+    {"noted", T_LONGLONG, offsetof(ShortWay, noted), 0, NULL},
     {NULL},
 };
 

@@ -352,7 +352,8 @@ class Mailbox(Sorting):
                 del queue.items[0]
                 if size:
                     self.pipe.taken += size
-                    self.pipe.tally[TAKEN] += 1
+                    self.pipe.noted += 1
+                    self.pipe.tally[TAKEN] = self.pipe.noted
                     for self.pipe.tally[TOOK] in self._clock:  # noqa: B020 - without a call
                         break
                 return queue, item

@@ -85,6 +85,8 @@ class PyShortWay:
         """Bytes of data taken by the handler, in all."""
         self.due = 0
         """At how many of them the node is told next."""
+        self.noted = 0
+        """Messages taken by the handler: what is in the tally, unless others write there."""
         self.tally = private_tally()
         """Where it is noted, for the node to see, how many messages were taken, and when."""
         self._clock = clock()
@@ -151,7 +153,8 @@ class PyShortWay:
                         self.data, self.at = (b"", 0) if stop == end else (data, stop)
                         self.received += 1
                         self.taken += stop - start
-                        self.tally[TAKEN] += 1
+                        self.noted += 1
+                        self.tally[TAKEN] = self.noted
                         for self.tally[TOOK] in self._clock:  # noqa: B020 - without a call
                             return message
         raise StopIteration

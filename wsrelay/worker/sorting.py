@@ -190,7 +190,8 @@ class Sorting:
 
     def _drop(self, size: int) -> None:
         """Count a data frame that would have been taken, and never will be."""
-        self.pipe.tally[TAKEN] += 1
+        self.pipe.noted += 1
+        self.pipe.tally[TAKEN] = self.pipe.noted
         self._seen(size)
 
     def _signal(self, frame: wire.SignalFrame, _: int) -> None:
