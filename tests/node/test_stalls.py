@@ -151,13 +151,15 @@ async def test_a_worker_that_writes_nonsense_to_the_memory_misleads_nobody_furth
     liar = await started(node, hanging.lie, None)
     honest = await started(node, hanging.read, None)
     node.send(honest, "work")
+    await until(lambda: info(node, honest).idle, "it has taken that")
     node.send(liar, "lie")
     await until(lambda: "lied" in info(node, liar).names)
-    for pid in (liar, honest):
-        assert info(node, pid).waiting == 0
-        assert info(node, pid).idle == 0
     node.send(liar, "work")
-    assert info(node, liar).waiting == 0
+    for pid in (liar, honest):
+        assert (info(node, pid).waiting, info(node, pid).idle) == (0, 0)
+    node.send(honest, "work")
+    await until(lambda: info(node, honest).idle, "what it notes from then on is right again")
+    assert info(node, honest).waiting == 0
 
 
 # Stalls
