@@ -10,12 +10,11 @@ MB = 1024 * 1024
 
 
 def test_the_rate_is_what_was_received_and_sent_since_the_last_look() -> None:
-    process = watched(received=10, sent=20)
-    assert process.rate is None
-    process.update(process_info(received=30, sent=40), 2.0)
-    assert process.rate == 20.0
-    process.update(process_info(received=30, sent=40), 3.0)
-    assert process.rate == 0.0
+    process, rates = watched(received=10, sent=20), []
+    for now, received in ((2.0, 30), (3.0, 30)):
+        process.update(process_info(received=received, sent=40), now)
+        rates.append(process.rate)
+    assert rates == [20.0, 0.0]
 
 
 def test_the_rate_is_unknown_where_the_node_does_not_count() -> None:

@@ -22,9 +22,6 @@ _SLOW_FOR: Final = 3.0
 _GROWN: Final = 32 * 1024 * 1024
 """Bytes by which a process must have grown within a minute."""
 
-_STILL: Final = 0.9
-"""The part of its growth that a process must still have: what was given back is no leak."""
-
 _LATELY: Final = 600.0
 """Seconds for which a crash is told."""
 
@@ -37,23 +34,6 @@ _FULL: Final = 0.9
 _IN_ORDER: Final = frozenset({"link", "parent", "shutdown"})
 _KINDS_IN_ORDER: Final = frozenset({"returned", "cancelled", "terminated"})
 """How processes end that have not crashed themselves, and of which kind such an end is."""
-
-_LATELY: Final = 600.0
-"""Seconds for which a crash is told."""
-
-_LONGEST: Final = 200
-"""Characters of what is told of a crash."""
-
-_FULL: Final = 0.9
-"""The part of a host's or a node's limit that counts as full."""
-
-_IN_ORDER: Final = frozenset(
-    {"returned", "cancelled", "terminated", "empty", "parent", "shutdown", "link"}
-)
-"""How processes end that have not crashed themselves."""
-
-_ASKED: Final = frozenset({"cancelled", "terminated"})
-"""The kinds of ends that their node was asked for, as by a second Ctrl-C."""
 
 
 class Finding(Struct, frozen=True, kw_only=True):
