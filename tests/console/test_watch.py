@@ -15,7 +15,7 @@ from made_up import PORTION, answering, look, node_of, process_info
 from wsrelay.console.merge_patch import difference
 from wsrelay.console.node_socket import NodeAway
 from wsrelay.console.states import state_of
-from wsrelay.console.watch import Watch
+from wsrelay.console.watch import NodesWatch
 from wsrelay.console.watched_node import WatchedNode
 
 pytestmark = pytest.mark.anyio
@@ -32,7 +32,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return directory
 
 
-def states(watch: Watch) -> dict[str, str]:
+def states(watch: NodesWatch) -> dict[str, str]:
     return {key: node.state for key, node in watch.nodes.items()}
 
 
@@ -44,7 +44,7 @@ async def test_of_thousands_of_processes_the_node_tells_portions_and_the_page_ge
         for number in range(MANY)
     ]
     async with answering(folder / "many-1.sock", node_of(lambda: every)) as asked:
-        watch, home = Watch(), look()
+        watch, home = NodesWatch(), look()
         await watch.look()
         portions = [one for one in asked if one.startswith("/processes")]
         assert len(portions) == MANY // PORTION + 1
@@ -66,7 +66,7 @@ async def test_of_thousands_of_processes_the_node_tells_portions_and_the_page_ge
 
 async def test_what_is_not_asked_for_is_not_asked(folder: Path) -> None:
     async with answering(folder / "a-1.sock", node_of(list)) as asked:
-        Watch()
+        NodesWatch()
         await asyncio.sleep(0)
         assert asked == []
 
@@ -74,7 +74,7 @@ async def test_what_is_not_asked_for_is_not_asked(folder: Path) -> None:
 async def test_a_node_that_goes_is_shown_as_it_was_and_one_that_comes_appears(
     folder: Path,
 ) -> None:
-    watch = Watch()
+    watch = NodesWatch()
     async with answering(folder / "a-1.sock", node_of(lambda: [process_info()])):
         await watch.look()
         assert states(watch) == {"a-1": "up"}
@@ -96,14 +96,14 @@ async def test_a_socket_of_a_node_that_has_long_gone_is_not_shown(folder: Path) 
     async with answering(folder / "a-1.sock", node_of(list)):
         pass
     (folder / "a-1.sock").touch()
-    watch = Watch()
+    watch = NodesWatch()
     await watch.look()
     assert watch.nodes == {}
 
 
 async def test_an_older_node_is_shown_with_what_it_knows(folder: Path) -> None:
     async with answering(folder / "a-1.sock", node_of(lambda: [process_info()])) as asked:
-        watch = Watch()
+        watch = NodesWatch()
         watch.choose(process_info()["pid"])
         await watch.look()
         node = watch.nodes["a-1"]
@@ -126,7 +126,7 @@ async def test_ends_are_asked_for_from_the_last_one_that_is_known(folder: Path) 
         return node_of(list)(path, query)
 
     async with answering(folder / "a-1.sock", answer):
-        watch = Watch()
+        watch = NodesWatch()
         await watch.look()
         kept.append({"number": 3, "pid": "3"})
         await watch.look()
@@ -153,7 +153,7 @@ async def test_nodes_of_the_cluster_on_other_machines_are_asked_through_one_that
         return node_of(lambda: every, name=at)(path, query)
 
     async with answering(folder / "a-1.sock", answer):
-        watch = Watch()
+        watch = NodesWatch()
         await watch.look()
         await watch.look()
         assert states(watch) == {"a-1": "up", "a-1/b": "up"}
@@ -169,7 +169,7 @@ async def test_a_node_that_does_not_answer_in_time_is_silent_until_it_does(
     monkeypatch: pytest.MonkeyPatch, folder: Path
 ) -> None:
     async with answering(folder / "a-1.sock", node_of(lambda: [process_info()])):
-        watch = Watch()
+        watch = NodesWatch()
         await watch.look()
 
         async def silent(*_: object) -> None:
@@ -186,7 +186,7 @@ async def test_a_node_that_does_not_answer_in_time_is_silent_until_it_does(
 
 async def test_a_runtime_directory_that_others_can_open_is_refused_in_a_line(folder: Path) -> None:
     folder.chmod(0o755)
-    watch = Watch()
+    watch = NodesWatch()
     await watch.look()
     assert "is not safe: others can open it" in state_of(watch, look(), write=False)["problem"]
 
@@ -197,6 +197,6 @@ async def test_one_node_alone_may_be_shown(folder: Path, tmp_path: Path) -> None
         answering(own, node_of(list, name="own")),
         answering(folder / "a-1.sock", node_of(list)),
     ):
-        watch = Watch(str(own))
+        watch = NodesWatch(str(own))
         await watch.look()
         assert [node.name for node in watch.nodes.values()] == ["own"]

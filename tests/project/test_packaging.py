@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import tomllib
+import urllib.error
 import urllib.parse
 import urllib.request
 import zipfile
@@ -265,6 +266,15 @@ def test_without_extras_the_first_example_of_the_readme_runs(bare: Environment) 
             assert done.returncode == 0, (command, done.stderr)
 
 
+def test_without_extras_the_console_is_served_with_its_files(bare: Environment) -> None:
+    with bare.start("console", "--port", "0") as address:
+        with pytest.raises(urllib.error.HTTPError) as locked:
+            urllib.request.urlopen(f"http://{address}/", timeout=ANSWERING)
+        assert b"the address with its token" in locked.value.read()
+    code = "from wsrelay.console import pages\nprint(*pages._files())"
+    assert {"index.html", "console.js", "console.css"} <= set(bare.python(code).stdout.split())
+
+
 @pytest.mark.parametrize(
     ("command", "extra"),
     [
@@ -310,7 +320,8 @@ def watched(full: Environment) -> Iterator[str]:
 
 
 def test_with_all_extras_every_command_works(full: Environment, watched: str) -> None:
-    ran = {"run", "serve", "check", "call", "nodes", "drain"}  # see below, and in tests/control
+    # See below, and in tests/control and tests/console.
+    ran = {"run", "serve", "check", "call", "nodes", "drain", "console"}
 
     def works(*command: str, feed: str = "") -> str:
         ran.add(command[0])

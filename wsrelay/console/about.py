@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from .watch import Watch
+from .watch import NodesWatch
 from .watched import WatchedProcess
 
 __all__ = ["about"]
@@ -16,7 +16,7 @@ _LONGEST: Final = 300
 """Characters of each of them."""
 
 
-def about(process: WatchedProcess, watch: Watch) -> dict[str, Any]:
+def about(process: WatchedProcess, watch: NodesWatch) -> dict[str, Any]:
     """Return what is told of a process beside what a list of processes has.
 
     PIDs go with what people call them. What its node does not know is left out.
@@ -41,7 +41,7 @@ def about(process: WatchedProcess, watch: Watch) -> dict[str, Any]:
     return {name: value for name, value in told.items() if value not in (None, [], {})}
 
 
-def _detailed(detail: dict[str, Any], watch: Watch) -> dict[str, Any]:
+def _detailed(detail: dict[str, Any], watch: NodesWatch) -> dict[str, Any]:
     code, timers, mailbox = detail["code"], detail["timers"], detail["mailbox"]
     place = code.get("file") and f"{code['file']}:{code['line'] or 1}"
     return {
@@ -69,7 +69,7 @@ _NOT_TOLD: Final = frozenset({"name", "targets", "limits", "isolation"})
 """Options that stand elsewhere on the page, or are too long for it."""
 
 
-def _named(pids: list[str], watch: Watch) -> dict[str, str]:
+def _named(pids: list[str], watch: NodesWatch) -> dict[str, str]:
     """Return the first of these PIDs, each with what people call it."""
     named = {}
     for pid in pids[:_MOST]:

@@ -22,9 +22,6 @@ _SLOW_FOR: Final = 3.0
 _GROWN: Final = 32 * 1024 * 1024
 """Bytes by which a process must have grown within a minute."""
 
-_STILL: Final = 0.9
-"""The part of its growth that a process must still have: what was given back is no leak."""
-
 _LATELY: Final = 600.0
 """Seconds for which a crash is told."""
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from .looks import Look
 from .node_socket import NodeAway, NodeRefuses, NodeSocket, UnknownRoute
-from .watch import Watch
+from .watch import NodesWatch
 
 __all__ = ["Followed", "follow"]
 
@@ -65,7 +65,7 @@ class Followed:
         return told
 
 
-async def follow(watch: Watch, look: Look, followed: Followed) -> None:
+async def follow(watch: NodesWatch, look: Look, followed: Followed) -> None:
     """Follow what the look asks for, on all nodes that have it, until this is cancelled."""
     seen: dict[str, asyncio.Task[None]] = {}
     async with asyncio.TaskGroup() as tasks:

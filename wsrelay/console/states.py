@@ -10,7 +10,7 @@ from .about import about
 from .findings import findings, is_crash
 from .listing import listed
 from .looks import Look
-from .watch import Series, Watch
+from .watch import NodesWatch, Series
 from .watched import WatchedConnection, WatchedProcess, short_target
 from .watched_node import WatchedNode
 
@@ -27,7 +27,7 @@ _STEP: Final = 64 * 1024
 """Bytes in which memory is told, so that not every page that is touched is news."""
 
 
-def state_of(watch: Watch, look: Look, *, write: bool) -> dict[str, Any]:
+def state_of(watch: NodesWatch, look: Look, *, write: bool) -> dict[str, Any]:
     """Return all that is visible with this look."""
     state: dict[str, Any] = {
         "look": look.number,
@@ -52,7 +52,7 @@ def state_of(watch: Watch, look: Look, *, write: bool) -> dict[str, Any]:
     return state
 
 
-def _home(watch: Watch, look: Look) -> dict[str, Any]:
+def _home(watch: NodesWatch, look: Look) -> dict[str, Any]:
     found = findings(watch.nodes.values(), watch.now, time.time())
     shown = found[:_MOST_FINDINGS]
     return {
@@ -85,7 +85,7 @@ def _series(series: Series) -> dict[str, dict[str, float]]:
 # Processes
 
 
-def _processes(watch: Watch, look: Look) -> dict[str, Any]:
+def _processes(watch: NodesWatch, look: Look) -> dict[str, Any]:
     return listed(
         watch.processes(),
         look,
@@ -113,7 +113,7 @@ def _busyness(process: WatchedProcess) -> tuple[int, int] | None:
     return None if used.cpu is None else (round(used.cpu), process.info["mailbox"])
 
 
-def _process(process: WatchedProcess, watch: Watch) -> dict[str, Any]:
+def _process(process: WatchedProcess, watch: NodesWatch) -> dict[str, Any]:
     info, used = process.info, process.usage
     return _known(
         pid=process.pid,
@@ -138,7 +138,7 @@ def _rounded(rate: float) -> float:
     return round(rate, 1) if rate < 10 else round(rate)  # noqa: PLR2004
 
 
-def _one(watch: Watch, look: Look) -> dict[str, Any]:
+def _one(watch: NodesWatch, look: Look) -> dict[str, Any]:
     process = watch.process(look.of)
     if process is None:
         ends = (node.end_of(look.of) for node in watch.nodes.values())
@@ -159,7 +159,7 @@ def _one(watch: Watch, look: Look) -> dict[str, Any]:
 
 
 def _connections(
-    connections: Iterable[WatchedConnection], watch: Watch, look: Look
+    connections: Iterable[WatchedConnection], watch: NodesWatch, look: Look
 ) -> dict[str, Any]:
     def target(one: WatchedConnection) -> str:
         process = watch.process(one.info["target"])
@@ -207,7 +207,7 @@ def _connections(
 # Ends
 
 
-def _ends(watch: Watch, look: Look) -> dict[str, Any]:
+def _ends(watch: NodesWatch, look: Look) -> dict[str, Any]:
     ends = [(node.key, end) for node in watch.nodes.values() for end in node.ends[look.kind]]
     row = _end_row if look.kind == "process" else _closed_row
     return listed(
@@ -316,7 +316,7 @@ def _processes_of(member: dict[str, Any]) -> int | None:
     return None if hosts is None else sum(count for count, _ in hosts.values())
 
 
-def _unknown(watch: Watch, route: str) -> dict[str, Any]:
+def _unknown(watch: NodesWatch, route: str) -> dict[str, Any]:
     """Return which nodes do not know of what the page shows."""
     names = [n.name for n in watch.nodes.values() if route in n.unknown]
     return {"unknown": names[:_MOST_NODES]} if names else {}

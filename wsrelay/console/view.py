@@ -18,7 +18,7 @@ from .merge_patch import difference
 from .node_socket import NodeAway, NodeRefuses, UnknownRoute
 from .orders import NotAnOrder, obey, stack
 from .states import state_of
-from .watch import Watch
+from .watch import NodesWatch
 from .watched_node import WatchedNode
 
 __all__ = ["ConsoleView"]
@@ -42,7 +42,7 @@ class ConsoleView(Room):
 
     async def on_start(self, only: str | None, write: bool) -> None:
         """Begin; the first look is that of the page."""
-        self.seen = Watch(only)
+        self.seen = NodesWatch(only)
         self.write = write
         self.shown: dict[str, Any] = {}
         self.look: Look | None = None

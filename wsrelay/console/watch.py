@@ -16,7 +16,7 @@ from .node_socket import NodeSocket
 from .watched import WatchedConnection, WatchedProcess
 from .watched_node import Clock, WatchedNode
 
-__all__ = ["Watch"]
+__all__ = ["NodesWatch"]
 
 _KEPT: Final = 120.0
 """Seconds for which a node that has gone is still shown."""
@@ -28,7 +28,7 @@ _HISTORY: Final = 60
 Series = dict[str, deque[tuple[int, float]]]
 
 
-class Watch:
+class NodesWatch:
     """All nodes of this user, or the one that has the control socket `only`.
 
     `history` has a series of totals for each of `cpu` (percent of one core), `memory` (bytes),
