@@ -492,7 +492,7 @@ async def test_ps_shows_who_took_a_message_when_and_what_waits(controlled: Node)
     async with visited(controlled) as (pid, _):
         lines = (await wsrelay("ps")).splitlines()
         [line] = [line for line in lines if pid in line]
-        assert re.search(r" \d+\.\ds ago +1 +0 +obedient ", line), line
+        assert re.search(r" \d+\.\ds +1 +0 +obedient ", line), line
         [told] = [one for one in json.loads(await wsrelay("ps", "--json")) if one["pid"] == pid]
         assert (told["waiting"], told["stalled"]) == (0, False)
         assert told["idle"] >= 0

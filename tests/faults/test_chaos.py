@@ -64,6 +64,8 @@ def holdings(node: Node) -> dict[str, Any]:
     assert template.os_pid is not None
     held = dict(sizes(node, "node", set()))
     del held["node.engine.kernel.names._freed"]  # kept for the logs of the dead, up to a bound
+    del held["node.numbers.ends"]  # a count for each kind of end
+    del held["node._templates._running.processes._lines"]  # those that are free, gathered at times
     return {
         **held,
         "on the host": node.kernel.count("processes"),

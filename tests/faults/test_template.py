@@ -40,11 +40,12 @@ def to_the_node():
         frame = frame.f_back
     return frame.f_locals["telling"].fileno()
 
-def forked(self, ref, descriptors):
-    honest(self, ref, descriptors)
-    return next(pid for pid, other in self._refs.items() if other == ref)
+def forked(self, frame, descriptors):
+    honest(self, frame, descriptors)
+    return next(pid for pid, other in self._refs.items() if other == frame.ref)
 
-def lie(self, ref, descriptors):
+def lie(self, frame, descriptors):
+    ref = frame.ref
     {lie}
 
 template.Template._fork = lie
@@ -89,11 +90,11 @@ LIES = {
     "its guardian's number": "self.tell(wire.ForkedFrame(ref, os.getppid(), True))",
     "a number that none can have": "self.tell(wire.ForkedFrame(ref, 2 ** 40, True))",
     "the number of all": "self.tell(wire.ForkedFrame(ref, -1, True))",
-    "a second answer": "self.tell(wire.ForkedFrame(ref, forked(self, ref, descriptors), False))",
-    "an end that is none": "forked(self, ref, descriptors); self.tell(wire.ExitedFrame(ref, 0))",
+    "a second answer": "self.tell(wire.ForkedFrame(ref, forked(self, frame, descriptors), False))",
+    "an end that is none": "forked(self, frame, descriptors); self.tell(wire.ExitedFrame(ref, 0))",
     "an end before the beginning": "self.tell(wire.ExitedFrame(ref, 0))",
     "a failure after the success": (
-        "forked(self, ref, descriptors); self.tell(wire.ForkFailedFrame(ref, 'no'))"
+        "forked(self, frame, descriptors); self.tell(wire.ForkFailedFrame(ref, 'no'))"
     ),
     "a process that nobody wants": "self.tell(wire.ForkedFrame(ref + 1, os.getpid(), False))",
     "the failure of one that nobody wants": "self.tell(wire.ForkFailedFrame(ref + 1, 'no'))",
@@ -125,7 +126,7 @@ async def no_exception_reaches_the_loop() -> AsyncIterator[None]:
 def script(folder: Path, other: int = 0, lie: str = "", top: str = "") -> str:
     path = folder / "liar.py"
     text = SCRIPT.format(
-        node=os.getpid(), other=other, lie=lie or "honest(self, ref, descriptors)", top=top
+        node=os.getpid(), other=other, lie=lie or "honest(self, frame, descriptors)", top=top
     )
     path.write_text(text)
     return f"{path}:handler"

@@ -321,7 +321,7 @@ def watched(full: Environment) -> Iterator[str]:
 
 def test_with_all_extras_every_command_works(full: Environment, watched: str) -> None:
     # See below, and in tests/control and tests/console.
-    ran = {"run", "serve", "check", "call", "nodes", "drain", "console"}
+    ran = {"run", "serve", "check", "call", "nodes", "drain", "console", "trace", "close"}
 
     def works(*command: str, feed: str = "") -> str:
         ran.add(command[0])
@@ -340,12 +340,15 @@ def test_with_all_extras_every_command_works(full: Environment, watched: str) ->
                 works(*command.split())
             [room] = json.loads(works("ps", "--json"))
             works("send", room["pid"], "topic", '{"some": "data"}')
+            for command in ("show", "stack"):
+                works(command, room["pid"])
             asked = full.command("call", room["pid"], "topic", "--timeout", "100ms")
             assert asked.returncode == 1, asked  # this handler answers nobody
             assert len(asked.stderr.splitlines()) == 1, asked.stderr
             works(end, room["pid"])
             with pytest.raises(ConnectionClosed):
                 client.recv(ANSWERING)
+    assert room["pid"].rpartition("|")[2].rstrip("}") in works("ends")
     assert "hello" in works("connect", _socket(watched), feed="hello\n").lower()
     for shell in ("bash", "zsh", "fish"):
         assert "wsrelay" in works("completion", shell)

@@ -93,7 +93,7 @@ def figures(process: ProcessInfo, usage: UsageSampler) -> tuple[str, ...]:
 
 def _took(process: ProcessInfo) -> str:
     """Return how long ago a process took its last message."""
-    return "-" if process.idle is None else f"{duration(process.idle)} ago"
+    return "-" if process.idle is None else duration(process.idle)
 
 
 def connection_cells(connection: ConnectionInfo) -> tuple[str, ...]:

@@ -224,7 +224,7 @@ def _lines(told: ProcessDetail, usage: UsageSampler, log: Sequence[LogRecord]) -
         ("mailbox", [_mailbox(told.mailbox)]),
         (
             "took",
-            [f"a message {took}, {process.waiting} wait" if took != "-" else "no message yet"],
+            [f"a message {took} ago, {process.waiting} wait" if took != "-" else "no message yet"],
         ),
         ("parent", [process.parent or "-"]),
         ("children", _some(told.children)),
