@@ -15,7 +15,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import quote
 
@@ -163,9 +162,6 @@ def test_a_room_that_leaks_is_found(page: Page, rooms: Running, tmp_path: Path) 
         shot(page, "leak", tmp_path)
 
 
-@pytest.mark.skipif(
-    find_spec("wsrelay.control.looking") is None, reason="nodes do not tell yet what has ended"
-)
 def test_a_room_that_crashes_again_and_again_is_found(
     page: Page, rooms: Running, tmp_path: Path
 ) -> None:

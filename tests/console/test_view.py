@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator
 from functools import partial
-from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -21,11 +20,6 @@ from wsrelay import PID, Node, WebSocketRelay
 from wsrelay.console.pages import VIEW
 
 pytestmark = pytest.mark.anyio
-
-
-needs_ends = pytest.mark.skipif(
-    find_spec("wsrelay.control.looking") is None, reason="nodes do not tell yet what has ended"
-)
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +129,6 @@ async def test_the_log_of_all_is_searched_and_filtered(node: Node, viewer: Viewe
         assert all("NEEDLE" in line["text"] for line in viewer.lines)
 
 
-@needs_ends
 async def test_how_a_process_ended_is_told_on_its_page_and_among_the_ends(
     node: Node, viewer: Viewer
 ) -> None:
@@ -156,7 +149,6 @@ async def test_how_a_process_ended_is_told_on_its_page_and_among_the_ends(
     assert [one["text"].partition(",")[0] for one in found] == ["crashed once"]
 
 
-@needs_ends
 async def test_a_process_is_told_in_full_and_its_messages_are_followed(
     node: Node, viewer: Viewer
 ) -> None:
@@ -177,7 +169,6 @@ def _again(node: Node, pid: PID, line: dict[str, Any]) -> bool:
     return line.get("topic") == "say"
 
 
-@needs_ends
 async def test_a_console_that_may_write_closes_a_client_and_is_named_for_it(
     node: Node, writing: Console
 ) -> None:
@@ -193,7 +184,6 @@ async def test_a_console_that_may_write_closes_a_client_and_is_named_for_it(
         assert (end["code"], end["reason"], end["by"]) == (4001, "out", "console")
 
 
-@pytest.mark.skipif(find_spec("wsrelay.node.stacks") is None, reason="nodes do not tell stacks yet")
 async def test_where_a_process_is_in_its_code_is_told(node: Node, viewer: Viewer) -> None:
     async with visited(node) as (pid, _):
         await viewer.look("process", of=pid)
