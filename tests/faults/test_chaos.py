@@ -58,14 +58,24 @@ def sizes(part: object, path: str, seen: set[int]) -> Iterator[tuple[str, int]]:
             yield from sizes(child, f"{path}.{name}", seen)
 
 
+_KEPT = (
+    "node.engine.kernel.names._freed",  # for the logs of the dead
+    "node.engine.ends._processes",
+    "node.engine.ends._connections",
+    "node.control._records._kept",
+    "node.numbers.ends",  # a count for each kind of end
+    "node._templates._running.processes._lines",  # those that are free, gathered at times
+)
+"""What is kept of the dead, up to a bound."""
+
+
 def holdings(node: Node) -> dict[str, Any]:
     """Everything that could be left over, counted."""
     template = node._templates["processes"]
     assert template.os_pid is not None
     held = dict(sizes(node, "node", set()))
-    del held["node.engine.kernel.names._freed"]  # kept for the logs of the dead, up to a bound
-    del held["node.numbers.ends"]  # a count for each kind of end
-    del held["node._templates._running.processes._lines"]  # those that are free, gathered at times
+    for kept in _KEPT:
+        del held[kept]
     return {
         **held,
         "on the host": node.kernel.count("processes"),
