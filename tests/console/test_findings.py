@@ -66,7 +66,7 @@ def test_what_a_process_takes_to_begin_with_is_no_growth() -> None:
 
 def test_an_older_node_shows_by_the_mailbox_that_no_messages_are_taken() -> None:
     stuck = watched(mailbox=2048, now=90.0)
-    assert told(known_node(stuck)) == ["room:0 takes no messages for 10 s, 2.0 KB wait"]
+    assert told(known_node(stuck)) == ["room:0 has taken no message for 10 s, 2.0 KB wait"]
     stuck.update(process_info(mailbox=0), 95.0)
     stuck.update(process_info(mailbox=4096), 96.0)
     assert told(known_node(stuck)) == []
@@ -75,13 +75,28 @@ def test_an_older_node_shows_by_the_mailbox_that_no_messages_are_taken() -> None
 @pytest.mark.parametrize(
     ("since", "values", "text", "level"),
     [
-        (88.0, {"idle": 12.0, "waiting": 3}, "takes no messages for 12 s, 3 messages wait", "warn"),
-        (88.0, {"idle": None, "waiting": 1}, "takes no messages for 12 s, 1 message wait", "warn"),
-        (93.0, {"idle": 3600.0, "waiting": 1}, "takes no messages for 7 s", "warn"),
+        (
+            88.0,
+            {"idle": 12.0, "waiting": 3},
+            "has taken no message for 12 s, 3 messages wait",
+            "warn",
+        ),
+        (
+            88.0,
+            {"idle": None, "waiting": 1},
+            "has taken no message for 12 s, 1 message waits",
+            "warn",
+        ),
+        (93.0, {"idle": 3600.0, "waiting": 1}, "has taken no message for 7 s", "warn"),
         (99.0, {"idle": 3600.0, "waiting": 1}, "", ""),
         (88.0, {"idle": 1.0, "waiting": 7}, "", ""),
         (88.0, {"idle": 12.0, "waiting": 0}, "", ""),
-        (99.0, {"idle": 60.0, "waiting": 1, "stalled": True}, "takes no messages for 1 s", "bad"),
+        (
+            99.0,
+            {"idle": 60.0, "waiting": 1, "stalled": True},
+            "has taken no message for 1 s",
+            "bad",
+        ),
     ],
 )
 def test_a_node_that_knows_it_says_how_long_no_messages_are_taken(

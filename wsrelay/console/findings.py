@@ -119,9 +119,10 @@ def _of_process(process: WatchedProcess, now: float) -> Iterator[Finding]:
         yield of("warn", f"burns {cpu:.0f} % {core} for {duration(busy)}", busy)
     if (idle := process.takes_nothing(now)) >= _WAITING_FOR or info.get("stalled"):
         waiting = info.get("waiting")
-        many = size(info["mailbox"]) if not waiting else f"{waiting} message{'s' * (waiting != 1)}"
+        many = f"{waiting} messages wait" if waiting else f"{size(info['mailbox'])} wait"
+        many = "1 message waits" if waiting == 1 else many
         level = "bad" if info.get("stalled") else "warn"
-        yield of(level, f"takes no messages for {duration(idle)}, {many} wait", 1e6 + idle)
+        yield of(level, f"has taken no message for {duration(idle)}, {many}", 1e6 + idle)
     if (growth := process.growth(now)) is not None and growth[0] >= _GROWN:
         grown, seconds = growth
         when = "in a minute" if seconds >= 55 else f"in {duration(seconds)}"  # noqa: PLR2004 - of marks 5 s apart
