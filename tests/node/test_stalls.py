@@ -19,6 +19,7 @@ from support import client, closed, processes, relay_to, room, serving, until, v
 
 from wsrelay import PID, Node, Service, Supervisor, WebSocketRelay
 from wsrelay.node import ProcessInfo
+from wsrelay.node.process import WorkerProcess
 from wsrelay.node.snapshot import describe
 
 pytestmark = pytest.mark.anyio
@@ -289,14 +290,14 @@ async def test_who_goes_on_before_it_is_ended_lives(
 ) -> None:
     go_on = tmp_path / "go on"
 
-    async def stack(pid: PID) -> str:
+    async def stack(process: WorkerProcess, _names: object) -> str:
         go_on.touch()
-        await until(lambda: info(node, pid).waiting == 0, "it goes on while it is looked at")
-        looked.append(pid)
+        await until(lambda: process.waiting == 0, "it goes on while it is looked at")
+        looked.append(process.pid)
         return ""
 
     looked: list[PID] = []
-    monkeypatch.setattr(node.engine, "stack", stack)
+    monkeypatch.setattr("wsrelay.node.stall_actions.stack_of", stack)
     pid = await hangs(node, "strict", hanging.wait, go_on)
     await until(lambda: looked == [pid])
     node.send(pid, "more")

@@ -35,7 +35,6 @@ from wsrelay.kernel import (
     StopEffect,
 )
 from wsrelay.template import worker_title
-from wsrelay.values.durations import show as show_duration
 from wsrelay.values.message import ExitError, ExitKind, Result
 from wsrelay.values.numbers import RETURNED
 from wsrelay.values.pid import PID, PIDSource, base36
@@ -52,7 +51,8 @@ from .fencing import Fencing
 from .host import WORKER_LOG, Incarnation, Unfinished
 from .mistake_log import MistakeLog
 from .process import NamedOrder, SpawnOrder, WorkerProcess
-from .stacks import progress_of, stack_of
+from .stacks import stack_of
+from .stall_actions import StallActions
 from .stalls import Stalls
 from .templates import Templates
 
@@ -115,9 +115,7 @@ class Engine:
         self.changed: Callable[[], None] = lambda: None
         """Called when a node that is shutting down may have less left to wait for."""
         self.fencing = Fencing(name, templates, self.processes, self.endpoints)
-        self.stalls = Stalls(self._stalled)
-        self._ends: dict[PID, asyncio.Task[None]] = {}
-        """The ends under way of processes that have stalled."""
+        self.stalls = Stalls(StallActions(self).found)
         self.receiver: Callable[[WorkerProcess], FrameHandler]
         self._random = random
         self._known: wire.CatalogFrame | None = None
@@ -563,36 +561,7 @@ class Engine:
 
     async def stack(self, pid: PID) -> str:
         """Return the stacks of a process as text; raises `TimeoutError` if it shows none."""
-        return await stack_of(self.processes[pid], self._names(self.processes[pid]))
-
-    def _stalled(self, process: WorkerProcess) -> None:
-        """Log that a process takes no messages, and end it if its host says so."""
-        pid, options = process.pid, process.options
-        who = " ".join([pid, *map(printable, self._names(process))])
-        where = f"{process.target}, OS pid {process.os_pid}"
-        logger.warning(
-            "%s has stalled for %s: %s (%s); `wsrelay stack %s` shows where it is",
-            *(who, show_duration(options.stall or 0), progress_of(process), where),
-            pid[1:-1].rpartition("|")[2],
-            extra=self.about(process),
-        )
-        if options.stall_action == "terminate":
-            self._ends[pid] = asyncio.create_task(self._end_stalled(process))
-
-    async def _end_stalled(self, process: WorkerProcess) -> None:
-        """End it, with its stack as the traceback, unless it has gone on meanwhile."""
-        try:
-            try:
-                stack = await self.stack(process.pid)
-            except TimeoutError as error:
-                stack = str(error)
-            if self.stalls.is_stalled(process):
-                patience = show_duration(process.options.stall or 0)
-                why = f"killed: it took no message for {patience} while {process.waiting} waited"
-                stalled = ExitError(ExitKind.STALLED, why, stack)
-                self.signal(process.pid, Signal.TERMINATE, because=stalled)
-        finally:
-            self._ends.pop(process.pid, None)
+        return await stack_of(self.processes[pid], self.names_of(self.processes[pid]))
 
     # The log
 
@@ -606,7 +575,8 @@ class Engine:
             host=process.pid.host,
         )
 
-    def _names(self, process: WorkerProcess) -> Iterable[str]:
+    def names_of(self, process: WorkerProcess) -> Iterable[str]:
+        """Return the names that a process has, or had at its end."""
         return self.kernel.names.of(process.pid) or process.names
 
     def about_pid(self, pid: PID) -> dict[str, Any]:
