@@ -391,7 +391,8 @@ async def test_a_node_that_is_killed_is_told_by_the_command(tmp_path: Path) -> N
     (tmp_path / "run").mkdir(mode=0o700)
     sock = tmp_path / "run" / "local-1.sock"
 
-    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
         writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
         line = msgspec.json.encode(TraceRecord(time=0.0, topic="tell", direction="in")) + b"\n"
         writer.write(b"%x\r\n%s\r\n" % (len(line), line))

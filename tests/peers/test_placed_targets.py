@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import signal
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -11,6 +13,7 @@ import naming_handlers
 import pytest
 import rooms
 from circles import Shared
+from exits import template_of
 from support import client, endpoint, received, room, serving, until
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -19,6 +22,7 @@ from wsrelay import PID, Node, RelayResponse, WebSocketRelay
 from wsrelay.cluster.frames import VisitFrame
 from wsrelay.session.header import TargetSpec
 from wsrelay.values.targets import TargetEntry
+from wsrelay.wire.code import pack_plain
 
 pytest_plugins = ["sharing"]
 pytestmark = pytest.mark.anyio
@@ -125,12 +129,17 @@ async def test_when_its_client_s_node_is_gone_the_process_ends(cluster: Shared) 
 async def test_when_its_client_s_node_is_gone_while_it_starts_it_ends_too(cluster: Shared) -> None:
     ann, ben = cluster["ann"], cluster["ben"]
     pid = ann._ids.placed("processes", "ben")
-    frame: Any = VisitFrame(77, 0, str(pid), True, "room")
-    asked = cluster.exchange("ann").ask(cluster.exchange("ann").neighbours["ben"], frame)
-    await until(lambda: pid in ben.workers, "it is started")
-    cluster.exchange("ben").down(cluster.peer("ann"))
-    cluster.exchange("ann").down(cluster.peer("ben"))
-    await asyncio.wait([asked])
-    assert asked.exception()
+    frame: Any = VisitFrame(77, 0, str(pid), True, "room", pack_plain((), {}))
+    template = template_of(ben)
+    os.kill(template, signal.SIGSTOP)
+    try:
+        asked = cluster.exchange("ann").ask(cluster.exchange("ann").neighbours["ben"], frame)
+        await until(lambda: pid in ben.workers, "it is about to start")
+        cluster.exchange("ben").down(cluster.peer("ann"))
+        cluster.exchange("ann").down(cluster.peer("ben"))
+        await asyncio.wait([asked])
+        assert asked.exception()
+    finally:
+        os.kill(template, signal.SIGCONT)
     await until(lambda: pid not in ben.workers, "it is ended")
     cluster.connect("ann", "ben")
