@@ -20,7 +20,7 @@ from support import client, closed, relay_to, serving, until
 
 from wsrelay import PID, Node, WebSocketRelay
 from wsrelay.control import ControlClient
-from wsrelay.control.answers import Answers
+from wsrelay.control.answers import PeerAnswers
 from wsrelay.node.info import TraceRecord
 from wsrelay.values.targets import TargetEntry
 
@@ -181,7 +181,7 @@ async def test_a_stream_waits_for_its_reader_and_ends_without_one(
         finally:
             ended.set()
 
-    answers = Answers(app)
+    answers = PeerAnswers(app)
     read = b""
     for number in range(3):
         status, content = await answers.answer("GET", f"/x?stream=1&portion={number}", b"", "b")
@@ -208,7 +208,7 @@ async def test_others_follow_only_so_much(monkeypatch: pytest.MonkeyPatch) -> No
     async def app(*_: object) -> None:
         await asyncio.get_running_loop().create_future()
 
-    answers = Answers(app)
+    answers = PeerAnswers(app)
     for key in "12":
         assert await answers.answer("GET", f"/x?stream={key}", b"", "b") == (206, b"")
     with pytest.raises(ValueError, match="follow 2 logs and traces already"):

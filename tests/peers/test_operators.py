@@ -274,9 +274,6 @@ async def test_logs_of_all_nodes_are_in_the_order_of_time(two: list[Node]) -> No
     two[1].terminate(pid)
     await until(lambda: pid not in two[1].workers, "it ends")
     assert f"{pid} ended: terminated" in await wsrelay("logs", pid, "--cluster")
-    assert "--follow is for the node that is asked" in await wsrelay(
-        "logs", "-f", "--cluster", code=2
-    )
 
 
 async def test_a_node_without_a_control_socket_says_so(two: list[Node]) -> None:

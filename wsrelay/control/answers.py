@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl, urlencode
 
 from starlette.types import ASGIApp, Message, Scope
 
-__all__ = ["ASKER", "MORE", "PORTION", "STREAM", "Answers"]
+__all__ = ["ASKER", "MORE", "PORTION", "STREAM", "PeerAnswers"]
 
 ASKER: Final = "x-wsrelay-asker"
 """The header that says which node asks."""
@@ -41,7 +41,7 @@ _MOST: Final = 100
 """Streams that all other nodes may read at the same time."""
 
 
-class Answers:
+class PeerAnswers:
     """Answers with what an application answers to the same request."""
 
     def __init__(self, app: ASGIApp) -> None:

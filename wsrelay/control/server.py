@@ -23,7 +23,7 @@ from wsrelay.node.snapshot import connections_after, full, locate, processes_aft
 from wsrelay.values.pid import PID, address
 
 from . import looking
-from .answers import ASKER, Answers
+from .answers import ASKER, PeerAnswers
 from .finding import Finder, Unknown, unknown
 from .forwarding import Forwarding
 from .listening import Listening
@@ -87,7 +87,7 @@ class ControlServer:
             Route("/metrics", self._metrics),
         ]
         app = Starlette(routes=routes)
-        self._answers = Answers(app)
+        self._answers = PeerAnswers(app)
         config = uvicorn.Config(
             Forwarding(app, node),
             http="h11",
