@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from contextvars import ContextVar
 from socket import socket
-from typing import Any, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 import uvicorn
@@ -52,6 +54,15 @@ class _Order(Struct, forbid_unknown_fields=True):
 
 class _Unknown(Exception):  # noqa: N818 - it becomes a 404
     """There is no such process; the message says so."""
+
+
+_serving: Final = ContextVar("_serving", default=False)
+"""Whether what runs is the server of the control socket."""
+
+
+def _is_told(record: logging.LogRecord) -> bool:
+    """Keep from the log of an application under uvicorn that a second server starts and ends."""
+    return record.levelno > logging.INFO or not _serving.get()
 
 
 class _Server(uvicorn.Server):
@@ -103,6 +114,8 @@ class ControlServer:
 
     async def serve(self, listener: socket) -> None:
         """Serve until `end` is called."""
+        logging.getLogger("uvicorn.error").addFilter(_is_told)
+        _serving.set(True)
         await self._server.serve([listener])
 
     async def answer(self, method: str, path: str, body: bytes, asker: str) -> tuple[int, bytes]:
