@@ -28,7 +28,7 @@ from wsrelay import Client, Node, RelayResponse, Room, WebSocketRelay, aio, answ
 tracer = trace.get_tracer(__name__)
 
 
-def set_up(service: str) -> None:
+def set_up(service: str) -> TracerProvider:
     """Have the spans of this OS process exported: called once in each, never before a fork."""
     path = os.environ.get("TRACES")
     exporter = ConsoleSpanExporter(
@@ -38,6 +38,7 @@ def set_up(service: str) -> None:
     provider = TracerProvider(resource=Resource.create({"service.name": service}))
     provider.add_span_processor(BatchSpanProcessor(exporter))
     trace.set_tracer_provider(provider)
+    return provider
 
 
 def _line(span: ReadableSpan) -> str:
@@ -92,9 +93,10 @@ async def words(request: Request) -> JSONResponse:
 
 @contextlib.asynccontextmanager
 async def lifespan(_: Starlette) -> AsyncIterator[None]:
-    set_up("front end")
+    provider = set_up("front end")
     async with node:
         yield
+    provider.shutdown()  # after the node, whose end tells the lives of its processes
 
 
 node = Node()

@@ -70,6 +70,15 @@ async def test_the_socket_goes_with_the_node(node: Node, directory: Path) -> Non
     assert list(directory.iterdir()) == []
 
 
+async def test_an_application_under_uvicorn_seems_to_start_and_end_once(
+    shared: Node, directory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "uvicorn.error")
+    async with left_as_found(shared), ControlSocket(shared, directory):
+        assert "OS PID" in await wsrelay("ps")
+    assert [one.getMessage() for one in caplog.records if one.name == "uvicorn.error"] == []
+
+
 @pytest.mark.parametrize("mode", [0o755, 0o770, 0o701])
 async def test_a_directory_that_others_may_open_is_refused(
     node: Node, directory: Path, mode: int

@@ -1,4 +1,4 @@
-"""`handlers/traced.py`: one trace over a client, the front end, a room and what that starts."""
+"""`handlers/traced.py` and the example of docs/tracing.md: one trace over several processes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import itertools
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,25 +14,35 @@ from pathlib import Path
 
 import httpx
 from opentelemetry.propagate import inject
+from pages import DOCS, written
 from running import HANDLERS, MARK, TIMEOUT, client, family_of, received, until
 from traces import Spans, of_line
 
 TRACED = str(HANDLERS / "traced.py")
 
 
-@contextlib.contextmanager
-def running(traces: Path) -> Iterator[str]:
-    """The command of the example's docstring, on a free port; gives `host:port`."""
+def running(traces: Path) -> contextlib.AbstractContextManager[str]:
+    """The command of the example's docstring."""
     described = re.search(r"^ +TRACES=\S+ (uvicorn .+)$", Path(TRACED).read_text(), re.MULTILINE)
     assert described is not None
+    return served(described[1], HANDLERS.parent, traces)
+
+
+@contextlib.contextmanager
+def served(command: str, folder: Path, traces: Path) -> Iterator[str]:
+    """Run a command of uvicorn on a free port and end it by SIGTERM; gives `host:port`."""
     mark = str(traces)
-    with subprocess.Popen(
-        [sys.executable, "-m", *described[1].split(), "--port", "0"],
-        cwd=HANDLERS.parent,
-        stderr=subprocess.PIPE,
-        env={**os.environ, "TRACES": str(traces), MARK: mark, "PYTHONUNBUFFERED": "1"},
-        text=True,
-    ) as server:
+    with (
+        traces.with_name("printed").open("w") as printed,
+        subprocess.Popen(
+            [sys.executable, "-m", *command.split(), "--port", "0"],
+            cwd=folder,
+            stdout=printed,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "TRACES": str(traces), MARK: mark, "PYTHONUNBUFFERED": "1"},
+            text=True,
+        ) as server,
+    ):
         assert server.stderr is not None
         try:
             for line in server.stderr:
@@ -41,7 +50,7 @@ def running(traces: Path) -> Iterator[str]:
                     yield found[1]
                     break
         finally:
-            server.send_signal(signal.SIGINT)
+            server.terminate()
             server.communicate(timeout=TIMEOUT)
     until(lambda: not family_of(mark), "nothing of it runs any more")
 
@@ -76,3 +85,16 @@ def test_the_example_is_one_trace_over_client_front_end_room_and_worker(tmp_path
     [looked_up] = [span for span in told if span.name == "look up"]
     assert answered.is_child_of(asked)
     assert looked_up.is_child_of(answered)
+
+
+def test_the_application_of_the_page_tells_its_spans_when_it_is_ended(tmp_path: Path) -> None:
+    written(DOCS / "tracing.md", tmp_path)
+    with (
+        served("uvicorn app:app", tmp_path, tmp_path / "traces") as address,
+        client(f"ws://{address}/rooms/blue") as websocket,
+    ):
+        websocket.send("hello")
+        assert received(websocket) == "HELLO"
+    told = (tmp_path / "printed").read_text()
+    for name in ("GET /rooms/{room}", "spawn upper:Upper", "process upper:Upper"):
+        assert f'"name": "{name}"' in told

@@ -42,9 +42,8 @@ def bind(directory: Path, node: str) -> tuple[socket.socket, Path]:
     path = _reserve(directory, node)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.setblocking(False)
-    new = path.with_suffix(
-        ".new"
-    )  # who finds a socket that does not listen takes it for a dead one
+    # A socket that does not listen is taken for that of a dead node.
+    new = path.with_suffix(".new")
     try:
         new.unlink(missing_ok=True)  # it has our own OS PID: its node must be gone
         listener.bind(str(new))

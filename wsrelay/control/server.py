@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from contextvars import ContextVar
 from socket import socket
-from typing import Any, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 import uvicorn
@@ -49,6 +51,15 @@ class _Order(Struct, forbid_unknown_fields=True):
     timeout: float = 5.0
     code: int = 1000
     by: Literal["shell", "console"] = "shell"
+
+
+_serving: Final = ContextVar("_serving", default=False)
+"""Whether what runs is the server of the control socket."""
+
+
+def _is_told(record: logging.LogRecord) -> bool:
+    """Keep from the log of an application under uvicorn that a second server starts and ends."""
+    return record.levelno > logging.INFO or not _serving.get()
 
 
 class _Server(uvicorn.Server):
@@ -102,6 +113,8 @@ class ControlServer:
 
     async def serve(self, listener: socket) -> None:
         """Serve until `end` is called."""
+        logging.getLogger("uvicorn.error").addFilter(_is_told)
+        _serving.set(True)
         await self._server.serve([listener])
 
     async def answer(self, method: str, path: str, body: bytes, asker: str) -> tuple[int, bytes]:
