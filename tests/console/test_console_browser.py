@@ -247,7 +247,10 @@ def test_every_page_fits_the_window(
 
 
 def _fits(page: Page, width: int) -> None:
+    """Nothing is cut off at the side, and no table has to be scrolled there."""
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+    tables = "[...document.querySelectorAll('.scroll')]"
+    assert not page.evaluate(f"{tables}.some(one => one.scrollWidth > one.clientWidth)")
 
 
 def test_an_application_under_uvicorn_is_shown_by_the_command_and_by_itself(
