@@ -219,7 +219,6 @@ def test_the_first_page_lists_processes_with_their_name_before_their_cpu(
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_every_page_fits_the_window(
     browser: Browser,
-    console: ConsoleCommand,
     rooms: Running,
     width: int,
     scheme: str,
@@ -229,9 +228,13 @@ def test_every_page_fits_the_window(
         color_scheme="dark" if scheme == "dark" else "light",
         viewport={"width": width, "height": 900},
     )
-    with contextlib.closing(context), said(rooms, "x" * 60, "hello"):
+    with (
+        contextlib.closing(context),
+        said(rooms, "x" * 60, "hello"),
+        ConsoleCommand("--write") as writing,
+    ):
         window = Window(context)
-        page = window.open(console.address)
+        page = window.open(writing.address)
         expect(row(page, "x" * 60)).to_have_count(1)
         row(page, "x" * 60).get_by_role("link").click()
         expect(page.locator(".title")).to_have_text(f"room:{'x' * 60}")
