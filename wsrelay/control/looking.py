@@ -24,15 +24,13 @@ from wsrelay.session.command import may_be_sent
 from wsrelay.values.message import CLOSE
 from wsrelay.values.pid import PID, address
 
-__all__ = ["Query", "Traces", "Unknown", "close", "ends", "find", "process"]
+from .finding import Unknown, unknown
+
+__all__ = ["Query", "Traces", "close", "ends", "find", "process"]
 
 Query = Mapping[str, str]
 
 _KINDS: Final = ("process", "connection")
-
-
-class Unknown(Exception):  # noqa: N818 - it becomes a 404
-    """There is no such process; the message says so."""
 
 
 def ends(node: Node, query: Query) -> list[EndInfo] | list[ConnectionEndInfo]:
@@ -94,10 +92,7 @@ def find(node: Node, query: Query) -> PID:
     if ended := _process_ends(node, text):
         pid = PID(ended[-1].pid)
         raise Unknown(f"{pid} has ended; `wsrelay ends {pid.id}` says how")
-    there = node.engine.elsewhere.find(address(text))
-    if there is not None and there.node != node.name:
-        raise Unknown(f"{there} runs on node {there.node}: ask there, by --node {there.node}")
-    raise Unknown(f"node {node.name} has no process {text!r:.200}")
+    raise unknown(node, text)
 
 
 class Traces:
