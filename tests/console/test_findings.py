@@ -87,14 +87,14 @@ def test_an_older_node_shows_by_the_mailbox_that_no_messages_are_taken() -> None
             "has taken no message for 12 s, 1 message waits",
             "warn",
         ),
-        (93.0, {"idle": 3600.0, "waiting": 1}, "has taken no message for 7 s", "warn"),
+        (93.0, {"idle": 3600.0, "waiting": 1}, "has taken no message for 1 h", "warn"),
         (99.0, {"idle": 3600.0, "waiting": 1}, "", ""),
         (88.0, {"idle": 1.0, "waiting": 7}, "", ""),
         (88.0, {"idle": 12.0, "waiting": 0}, "", ""),
         (
             99.0,
             {"idle": 60.0, "waiting": 1, "stalled": True},
-            "has taken no message for 1 s",
+            "has taken no message for 1 min",
             "bad",
         ),
     ],
@@ -107,6 +107,12 @@ def test_a_node_that_knows_it_says_how_long_no_messages_are_taken(
     one = found(known_node(stuck))
     assert [each.level for each in one] == ([level] if level else [])
     assert all(each.text.startswith(text) for each in one)
+
+
+def test_who_was_seen_to_fall_behind_has_taken_no_message_since_then() -> None:
+    quiet = watched(now=80.0, idle=3580.0, waiting=0)
+    quiet.update(process_info(idle=3593.0, waiting=1), 93.0)
+    assert told(known_node(quiet)) == ["room:0 has taken no message for 7 s, 1 message waits"]
 
 
 def test_a_client_that_does_not_read_is_told_with_its_process() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import AsyncIterator
 from functools import partial
 from typing import Any
@@ -140,6 +141,9 @@ async def test_how_a_process_ended_is_told_on_its_page_and_among_the_ends(
     await viewer.sees(lambda state: "ended" in state)
     ended = viewer.state["ended"]
     assert (ended["name"], ended["how"]) == ("room:odd", "raised")
+    [end] = (one for one in node.engine.ends.processes() if one.pid == pid)
+    assert ended["ended"] == math.floor(end.ended), "never later than what the log says"
+    assert ended["lived"] == math.floor(end.ended - end.started)
     assert ended["message"] == "ValueError: <script>"
     assert ended["traceback"].startswith("Traceback (most recent call last):")
     await viewer.look("ends", search="odd")

@@ -75,7 +75,9 @@ async def test_a_node_that_goes_is_shown_as_it_was_and_one_that_comes_appears(
     folder: Path,
 ) -> None:
     watch = NodesWatch()
-    async with answering(folder / "a-1.sock", node_of(lambda: [process_info()])):
+    async with answering(
+        folder / "a-1.sock", node_of(lambda: [process_info(mailbox=64, connections=9)])
+    ):
         await watch.look()
         assert states(watch) == {"a-1": "up"}
     async with answering(folder / "a-2.sock", node_of(lambda: [process_info(7)])):
@@ -87,6 +89,9 @@ async def test_a_node_that_goes_is_shown_as_it_was_and_one_that_comes_appears(
             process_info(7)["pid"]: None,
         }
         assert shown["findings"]["rows"][shown["findings"]["order"][0]]["name"] == "local"
+        for sort in ("mailbox", "clients"):
+            shown = state_of(watch, look(sort=sort), write=False)
+            assert shown["table"]["order"] == [process_info(number)["pid"] for number in (7, 0)]
         watch.nodes["a-1"].since = time.monotonic() - 1000
         await watch.look()
         assert states(watch) == {"a-2": "up"}

@@ -109,6 +109,23 @@ async def screens(columns: int, rows: int, *arguments: str, last: str = "") -> l
     return [line.rstrip() for line in plain.replace("\r", "\n").splitlines() if line.strip()]
 
 
+async def test_in_a_very_narrow_terminal_it_is_figures_that_are_left_out(
+    controlled: Node,
+) -> None:
+    async with visited(controlled) as (pid, _):
+        await until(lambda: "obedient" in controlled.kernel.names.of(pid))  # type: ignore[arg-type]
+        short = pid.rpartition("|")[2].rstrip("}")
+        for command in ("top", "ps"):
+            lines = await screens(40, 24, command, last="obedient")
+            assert all(len(line) <= 40 for line in lines)
+            assert ["PID", "CPU", "MEMORY", "NAME", "OR", "TARGET"] in map(str.split, lines)
+            row = next(line for line in lines if "obedient" in line).split()
+            assert (row[0], row[-1]) == (short, "obedient")
+        lines = await screens(40, 24, "connections")
+        assert lines[0].split() == ["PID", "OUTBOX", "CLIENT"]
+        assert "127.0.0.1:" in lines[1]
+
+
 async def test_top_and_the_others_fit_into_80_columns(controlled: Node) -> None:
     async with visited(controlled) as (pid, _):
         await until(lambda: "obedient" in controlled.kernel.names.of(pid))  # type: ignore[arg-type]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from rich.cells import cell_len
 from rich.console import Console, JustifyMethod, OverflowMethod
 from rich.table import Table
 from rich.text import Text
@@ -31,6 +32,15 @@ __all__ = ["connections_table", "console", "processes_table"]
 WIDEST: Final = 10_000
 """Width in characters where there is no terminal: names may have hundreds."""
 
+_LAST: Final = 14
+"""Characters that the last column of a narrow table has at least: who it is."""
+
+_DISPENSABLE: Final = (
+    *("DROPPED", "UPTIME", "OS PID", "MAILBOX", "MESSAGES", "CLIENTS", "TOOK", "TARGET"),
+    *(RATE, "OUTBOX", "MEMORY"),
+)
+"""What is left out for that in very narrow terminals, the first ones first."""
+
 
 def console() -> Console:
     """Return the console for tables; in a pipe or a file they have their full width, uncut.
@@ -51,25 +61,23 @@ def processes_table(
     """Return the table of `ps`, or that of `top`, which has rates.
 
     If the terminal is too narrow for all of it, a PID is shown as its id alone (the part that is
-    never reused and that all commands accept), and a state only if it is not `running`.
+    never reused and that all commands accept), a state only if it is not `running`, and if need be
+    fewer figures.
     """
     table = _table(*_with_rate(PROCESSES, rates))
     for one in processes:
         table.add_row(*_with_rate(process_cells(one, usage), rates, one))
     if _fits(table, console):
         return table
-    table = _table(
-        *_with_rate(
-            ("PID", "OS PID", "UPTIME", "CPU", "MEMORY", "MAILBOX", "TOOK", "CLIENTS"), rates, at=5
-        ),
-        "NAME OR TARGET",
-        overflow=overflow,
+    headings = _with_rate(
+        ("PID", "OS PID", "UPTIME", "CPU", "MEMORY", "MAILBOX", "TOOK", "CLIENTS"), rates, at=5
     )
+    rows = []
     for one in processes:
         state = "" if one.state == "running" else f"({one.state}) "
         shown = _with_rate((_id(one.pid), *figures(one, usage)), rates, one, at=5)
-        table.add_row(*shown, f"{state}{names(one) or one.target}")
-    return table
+        rows.append([*shown, f"{state}{names(one) or one.target}"])
+    return _narrow([*headings, "NAME OR TARGET"], rows, console, overflow)
 
 
 def _with_rate(
@@ -90,11 +98,25 @@ def connections_table(connections: Sequence[ConnectionInfo], console: Console) -
         table.add_row(*connection_cells(one))
     if _fits(table, console):
         return table
-    table = _table(
-        *("PID", "TARGET", "UPTIME", "MESSAGES", "OUTBOX", "DROPPED", "CLIENT"), overflow="fold"
-    )
-    for one in connections:
-        table.add_row(*_ids(one), *counts(one), who(one))
+    headings = ["PID", "TARGET", "UPTIME", "MESSAGES", "OUTBOX", "DROPPED", "CLIENT"]
+    rows = [[*_ids(one), *counts(one), who(one)] for one in connections]
+    return _narrow(headings, rows, console, "fold")
+
+
+def _narrow(
+    headings: list[str], rows: list[list[str]], console: Console, overflow: OverflowMethod
+) -> Table:
+    """Return a table whose last column is fitted, without what its width has no room for."""
+    columns = list(zip(headings, *rows, strict=True))
+    widths = {column[0]: max(map(cell_len, column)) + 1 for column in columns[:-1]}
+    for heading in _DISPENSABLE:
+        if sum(widths.values()) + _LAST <= console.width:
+            break
+        widths.pop(heading, None)
+    kept = [column for column in columns if column[0] in widths] + columns[-1:]
+    table = _table(*(column[0] for column in kept), overflow=overflow)
+    for row in zip(*(column[1:] for column in kept), strict=True):
+        table.add_row(*row)
     return table
 
 

@@ -122,7 +122,8 @@ def _of_process(process: WatchedProcess, now: float) -> Iterator[Finding]:
         many = f"{waiting} messages wait" if waiting else f"{size(info['mailbox'])} wait"
         many = "1 message waits" if waiting == 1 else many
         level = "bad" if info.get("stalled") else "warn"
-        yield of(level, f"has taken no message for {duration(idle)}, {many}", 1e6 + idle)
+        last = duration(process.took_last(now))
+        yield of(level, f"has taken no message for {last}, {many}", 1e6 + idle)
     if (growth := process.growth(now)) is not None and growth[0] >= _GROWN:
         grown, seconds = growth
         when = "in a minute" if seconds >= 55 else f"in {duration(seconds)}"  # noqa: PLR2004 - of marks 5 s apart

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from typing import Any, Final
 
 from .looks import Look
@@ -31,7 +31,7 @@ class Followed:
         self._least = _LEVELS[look.level]
         self._words = look.search.casefold().split() if look.page == "logs" else []
         self._lines: dict[str, deque[dict[str, Any]]] = {}
-        self._came = 0
+        self._came: Counter[str] = Counter()
         self._problem = ""
 
     def add(self, kind: str, line: dict[str, Any]) -> None:
@@ -39,7 +39,7 @@ class Followed:
         if kind == "log" and not self._wanted(line):
             return
         self._lines.setdefault(kind, deque(maxlen=_AT_ONCE)).append(line)
-        self._came += 1
+        self._came[kind] += 1
 
     def fail(self, problem: str) -> None:
         """Take why nothing comes."""
@@ -54,14 +54,14 @@ class Followed:
     def take(self) -> dict[str, Any]:
         """Return what is to be told; it is empty if that is nothing."""
         told: dict[str, Any] = {
-            kind: sorted(lines, key=lambda line: line["time"])[-_AT_ONCE:]
+            kind: sorted(lines, key=lambda line: line["time"])
             for kind, lines in self._lines.items()
         }
-        if left := self._came - sum(map(len, told.values())):
-            told["left"] = left
+        if left := self._came - Counter({kind: len(lines) for kind, lines in told.items()}):
+            told["left"] = dict(left)
         if self._problem:
             told["problem"] = self._problem
-        self._lines, self._came, self._problem = {}, 0, ""
+        self._lines, self._came, self._problem = {}, Counter(), ""
         return told
 
 

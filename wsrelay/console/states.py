@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from .about import about
@@ -86,16 +86,20 @@ def _series(series: Series) -> dict[str, dict[str, float]]:
 
 
 def _processes(watch: NodesWatch, look: Look) -> dict[str, Any]:
+    def now(figure: Callable[[WatchedProcess], Any]) -> Callable[[WatchedProcess], Any]:
+        """Of processes whose node is gone, no figure is so now: they come last."""
+        return lambda one: None if watch.nodes[one.node].state == "gone" else figure(one)
+
     return listed(
         watch.processes(),
         look,
         columns={
-            "cpu": _busyness,
+            "cpu": now(_busyness),
             "name": lambda one: one.name.casefold(),
-            "memory": lambda one: one.usage.memory and one.usage.memory // _STEP,
-            "mailbox": lambda one: one.info["mailbox"],
-            "clients": lambda one: one.info["connections"],
-            "rate": lambda one: one.rate,
+            "memory": now(lambda one: one.usage.memory and one.usage.memory // _STEP),
+            "mailbox": now(lambda one: one.info["mailbox"]),
+            "clients": now(lambda one: one.info["connections"]),
+            "rate": now(lambda one: one.rate),
             "age": lambda one: -one.started,
             "node": lambda one: one.node,
         },
@@ -235,8 +239,8 @@ def _closed_row(end: dict[str, Any], node: str) -> dict[str, Any]:
         name=client.client[:_LONGEST],
         target=target,
         target_name=(end["names"][0] if end["names"] else target)[:_LONGEST],
-        ended=round(end["ended"]),
-        started=client.started,
+        ended=int(end["ended"]),
+        lived=int(client.info["uptime"]),
         how=end["how"],
         by=end.get("by"),
         code=end["code"],
@@ -251,8 +255,8 @@ def _end_row(end: dict[str, Any], node: str) -> dict[str, Any]:
         name=(end["names"][0] if end["names"] else short_target(end["target"]))[:_LONGEST],
         target=short_target(end["target"])[:_LONGEST],
         node=node,
-        ended=round(end["ended"]),
-        started=round(end["started"]),
+        ended=int(end["ended"]),
+        lived=int(end["ended"] - end["started"]),
         how=end["how"],
         kind=end["kind"],
         crash=is_crash(end) or None,

@@ -35,6 +35,7 @@ class WatchedProcess:
         self._marks: deque[tuple[float, int]] = deque(maxlen=_STEPS)
         self._loaded_at = now + _LOADING - info["uptime"]
         self._counted: tuple[float, int] | None = None
+        self._first_seen = now
         self.update(info, now)
 
     def update(self, info: dict[str, Any], now: float) -> None:
@@ -84,6 +85,13 @@ class WatchedProcess:
             return waited
         idle = self.info.get("idle")  # None: it has never taken one
         return waited if idle is None else float(min(waited, idle))
+
+    def took_last(self, now: float) -> float:
+        """Return what is told of that: when it took one, unless the wait was seen to begin."""
+        idle = self.info.get("idle")
+        if idle is None or self.waiting_since != self._first_seen:
+            return self.takes_nothing(now)
+        return float(idle)
 
     @property
     def name(self) -> str:

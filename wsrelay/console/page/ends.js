@@ -17,7 +17,7 @@ const PROCESSES = [
   { title: "Name", text: NAME, link: row => to("process", { of: row.pid }) },
   ...COMMON,
   { title: "Why", from: "wide", text: row => row.message || row.reason || "", more: row => row.by && `by ${row.by}` },
-  { title: "Lived", number: true, from: "wide", text: row => duration(row.ended - row.started) },
+  { title: "Lived", number: true, from: "wide", text: row => duration(row.lived) },
   { title: "Clients", number: true, from: "wider", text: row => count(row.clients) },
   { title: "Target", from: "wider", text: row => row.target },
   { title: "PID", from: "wider", text: row => row.pid },
@@ -29,7 +29,7 @@ const CLIENTS = [
   ...COMMON,
   { title: "Code", number: true, text: row => String(row.code), level: row => ([1000, 1001, 1005].includes(row.code) || row.code >= 3000 ? null : "bad") },
   { title: "Reason", from: "wide", text: row => row.reason, more: row => row.by && `by ${row.by}` },
-  { title: "Lived", number: true, from: "wide", text: row => duration(row.ended - row.started) },
+  { title: "Lived", number: true, from: "wide", text: row => duration(row.lived) },
   { title: "Messages", number: true, from: "wider", text: row => count(row.messages) },
 ];
 

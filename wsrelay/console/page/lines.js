@@ -25,7 +25,7 @@ export function lines({ label, empty, made }) {
     nothing.hidden = false;
   }
 
-  /** @param {any[]} news @param {number} missed How many more have come, which are left out. */
+  /** @param {any[]} news @param {number} missed How many more have come before them, which are left out. */
   function add(news, missed = 0) {
     if (news.length === 0) return;
     const follows = list.hidden || list.scrollHeight - list.scrollTop - list.clientHeight < 40;
@@ -35,7 +35,7 @@ export function lines({ label, empty, made }) {
     while (list.childElementCount > MOST) list.firstElementChild.remove();
     left += missed;
     notice.hidden = left === 0;
-    say(notice, `${plural(left, "line")} left out: more came than can be read.`);
+    say(notice, `${plural(left, "line")} left out: of many at once the last ones are shown.`);
     if (follows) list.scrollTop = list.scrollHeight;
   }
 

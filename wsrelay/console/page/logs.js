@@ -41,7 +41,7 @@ export function logs({ ask }) {
 
   function hear(message) {
     if (message.first) log.clear();
-    log.add(message.log ?? [], message.left);
+    log.add(message.log ?? [], message.left?.log);
   }
 
   function key(name) {

@@ -110,7 +110,7 @@ export function process({ ask, live, orders, write, of }) {
       Why: one.message || one.reason,
       By: one.by,
       Ended: time(one.ended),
-      Lived: duration(one.ended - one.started),
+      Lived: duration(one.lived),
       Clients: count(one.clients),
       Target: one.target,
     });
@@ -137,7 +137,7 @@ export function process({ ask, live, orders, write, of }) {
       log.clear();
       messages.clear();
     }
-    log.add(message.log ?? [], message.trace ? 0 : message.left);
+    log.add(message.log ?? [], message.left?.log);
     messages.hear(message);
   }
 
@@ -222,7 +222,7 @@ function traced(ask) {
     hear(message) {
       if (message.trace) {
         say(error, "");
-        rows.add(message.trace, message.left);
+        rows.add(message.trace, message.left?.trace);
       }
       if (message.problem) say(error, message.problem);
     },
