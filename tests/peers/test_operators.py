@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import logging
 import os
@@ -64,9 +65,9 @@ async def test_stack_of_a_process_elsewhere_says_where_to_ask(two: list[Node]) -
     pid = two[1].spawn("answer")
     assert await two[1].started(pid) is None
     said = await wsrelay("stack", pid, code=1)
-    where, command = said.rstrip().removesuffix("`").split(": ask that, by `wsrelay ")
+    where, option = said.rstrip().split(": ask there, by ")
     assert where == f"wsrelay: {pid} runs on node b"
-    shown = await asyncio.to_thread(run_here, *command.split())
+    shown = await asyncio.to_thread(run_here, "stack", pid, *option.split())
     assert shown.stdout.startswith(f"{pid} answer, OS pid {two[1].workers[pid]}, ")
 
 
@@ -385,8 +386,8 @@ async def test_a_client_of_another_node_is_closed_and_who_looks_is_sent_there(
     [a_socket] = Path(os.environ["WSRELAY_RUNTIME_DIR"]).glob("a-*.sock")
     async with serving(WebSocketRelay(relay_to(pid), node=b)) as url, client(url) as one:
         [connection] = b.connections
-        for command in ("show", "trace"):
-            said = await wsrelay(command, str(pid), code=1)
+        for command, text in itertools.product(("show", "stack", "trace"), (pid, pid[1:-1])):
+            said = await wsrelay(command, text, code=1)
             assert said == f"wsrelay: {pid} runs on node b: ask there, by --node b\n"
         from_a = ControlClient(a_socket, at="b")
         shown = await asyncio.to_thread(from_a.process, str(pid))

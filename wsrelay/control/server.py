@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from wsrelay.errors import CallError, InvalidPID, MissingExtra, ProcessError, WsrelayError, phrase
+from wsrelay.errors import CallError, MissingExtra, ProcessError, WsrelayError, phrase
 from wsrelay.metrics import numbers_of, text_of
 from wsrelay.node import Node, describe
 from wsrelay.node.snapshot import connections_after, full, locate, processes_after
@@ -229,9 +229,7 @@ class ControlServer:
         node, elsewhere = self._node, self._node.engine.elsewhere
         if (pid := locate(node, text)) is not None:
             return pid if node.kernel.names.get(text) is None else text
-        there = _pid(text)
-        if there is None:
-            there = elsewhere.find(text)
+        there = looking.meant(node, text)
         if there is not None and there.node not in {None, node.name}:
             found = await _within(str(there.node), elsewhere.locate(str(there.node), there))
             if found is None:
@@ -263,11 +261,10 @@ class ControlServer:
             return pid
         if pid is not None:
             raise _Unknown(f"{pid} is a client's connection, which its node runs: it has no stack")
-        there = _pid(text) or node.engine.elsewhere.find(address(text))
+        there = looking.meant(node, text)
         if there is None or there.node in {None, node.name}:
             raise _Unknown(f"node {node.name} has no process {text!r}")
-        ask = f"wsrelay stack {there[1:-1].rpartition('|')[2]} --node {there.node}"
-        raise _Unknown(f"{there} runs on node {there.node}: ask that, by `{ask}`")
+        raise _Unknown(f"{there} runs on node {there.node}: ask there, by --node {there.node}")
 
     def _logged(self, text: str) -> Callable[[], Collection[str]]:
         """Return a function that gives the PIDs that are meant, including those that have ended.
@@ -313,14 +310,6 @@ class ControlServer:
 
     def _close(self, order: _Order) -> None:
         looking.close(self._node, order.to, order.code, order.reason, order.by)
-
-
-def _pid(text: str) -> PID | None:
-    """Return the PID that a text is, with or without its braces."""
-    for one in (text, f"{{{text}}}"):
-        with contextlib.suppress(InvalidPID):
-            return PID(one)
-    return None
 
 
 async def _within(node: str, answer: Awaitable[T]) -> T:
