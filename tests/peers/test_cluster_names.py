@@ -624,6 +624,25 @@ async def test_a_host_of_a_node_is_where_a_new_name_goes(cluster: Shared) -> Non
     assert len(cluster.keys) == 1
 
 
+@BOTH
+async def test_a_host_of_this_node_is_no_host_of_another(cluster: Shared, face: Face) -> None:
+    ann = cluster["ann"]
+    await ann.get_or_spawn_async("small/1", "small", "small@ann")
+    with pytest.raises(HostFull):
+        await ann.get_or_spawn_async("small/2", "small", "small@ann")
+    starts(
+        [await seen_by(ann, face(naming_handlers.ask_for_small), "small/2", "small@ann")],
+        "HostFull",
+    )
+    answer = RelayResponse(target="small", name="small/2", host="small@ann")
+    async with serving(WebSocketRelay(endpoint(lambda _: answer), node=ann)) as url:
+        with pytest.raises(InvalidStatus) as refused:
+            async with client(url):
+                pass
+    assert refused.value.response.status_code == 503
+    assert len(cluster.keys) == 1
+
+
 async def test_clients_of_all_nodes_meet_in_the_room_that_the_header_names(
     cluster: Shared,
 ) -> None:

@@ -74,7 +74,7 @@ class NameSearch:
     def _place(self) -> Peer:
         """Return the next node that may have a place; raises what the last one has said."""
         assert self._full is not None  # noqa: S101 - or it would be claimed here
-        node, travels = self._order.pid.node, self._travels()
+        node, travels = self._order.pid.node, self._travels() and not self._order.stays
         if not travels and self._names.is_elsewhere(node):
             raise not_an_entry(self._order.order.target, str(node))
         if len(self._tried) + 1 < _NODES and travels:
