@@ -94,8 +94,7 @@ def find(node: Node, query: Query) -> PID:
     if ended := _process_ends(node, text):
         pid = PID(ended[-1].pid)
         raise Unknown(f"{pid} has ended; `wsrelay ends {pid.id}` says how")
-    there = meant(node, text)
-    if there is not None and there.node not in {None, node.name}:
+    if there := node.engine.elsewhere.find(meant(node, text) or text):
         raise Unknown(f"{there} runs on node {there.node}: ask there, by --node {there.node}")
     raise Unknown(f"node {node.name} has no process {text!r:.200}")
 
