@@ -172,6 +172,22 @@ async def test_what_a_dead_node_left_behind_is_removed(directory: Path) -> None:
     assert not stale.exists()
 
 
+async def test_a_node_that_is_about_to_listen_is_not_taken_for_a_dead_one(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class LookedFor(socket.socket):
+        def listen(self, backlog: int) -> None:  # type: ignore[override]
+            assert find_nodes(directory) == []
+            super().listen(backlog)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(socket, "socket", LookedFor)
+        node = await Node().__aenter__()
+    async with contextlib.aclosing(node):
+        [found] = find_nodes(directory)
+        assert (await asyncio.to_thread(found.node)).os_pid == os.getpid()
+
+
 # Commands
 
 

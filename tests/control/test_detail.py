@@ -117,7 +117,7 @@ async def test_who_is_no_living_process_is_said_in_one_line(controlled: Node) ->
         said = await wsrelay(command, "nobody", code=1)
         assert said == "wsrelay: node local has no process 'nobody'\n"
         said = await wsrelay(command, "{other@processes|1.2-3}", code=1)
-        assert said == "wsrelay: node local has no process '{other@processes|1.2-3}'\n"
+        assert said == "wsrelay: this node is in no cluster, so there is no node 'other'\n"
     other = controlled.spawn(silent)
     async with serving(WebSocketRelay(relay_to(other), node=controlled)) as url, client(url):
         [connection] = controlled.connections

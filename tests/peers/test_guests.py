@@ -156,7 +156,7 @@ async def test_a_process_that_does_not_read_stops_its_clients_and_nobody_else_s(
     stuck, other = nodes["b"].spawn(room(rooms.read_on), None, str(path)), None
     other = nodes["b"].spawn(room(rooms.echo))
     data = bytes(20_000)
-    config = {"ws_ping_interval": 0.1, "ws_ping_timeout": 0.1} if front_end == "direct" else {}
+    config = {"ws_ping_interval": 0.1, "ws_ping_timeout": 0.3} if front_end == "direct" else {}
     async with (
         front(nodes["a"], stuck, front_end, config) as url,
         front(nodes["a"], other, front_end) as beside,

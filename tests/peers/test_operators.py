@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import json
 import logging
 import os
@@ -17,12 +16,12 @@ import relating
 from commands import run_here
 from nats_servers import NatsServer
 from peers_over_nats import clustered
-from support import client, closed, relay_to, serving, until
+from support import client, relay_to, serving, until
 
 from wsrelay import Node, WebSocketRelay
 from wsrelay.cluster.frames import PeerControlFrame
 from wsrelay.cluster.link import WINDOW
-from wsrelay.control import ControlClient, ControlSocket
+from wsrelay.control import ControlSocket
 from wsrelay.errors import InvalidPID, WsrelayError
 from wsrelay.peers.clustered import ClusteredNode
 from wsrelay.values.targets import TargetEntry
@@ -59,16 +58,6 @@ def hook(node: Node) -> ClusteredNode:
 
 async def members() -> dict[str, dict[str, Any]]:
     return {one["name"]: one for one in json.loads(await wsrelay("nodes", "--json"))}
-
-
-async def test_stack_of_a_process_elsewhere_says_where_to_ask(two: list[Node]) -> None:
-    pid = two[1].spawn("answer")
-    assert await two[1].started(pid) is None
-    said = await wsrelay("stack", pid, code=1)
-    where, option = said.rstrip().split(": ask there, by ")
-    assert where == f"wsrelay: {pid} runs on node b"
-    shown = await asyncio.to_thread(run_here, "stack", pid, *option.split())
-    assert shown.stdout.startswith(f"{pid} answer, OS pid {two[1].workers[pid]}, ")
 
 
 # nodes
@@ -285,9 +274,6 @@ async def test_logs_of_all_nodes_are_in_the_order_of_time(two: list[Node]) -> No
     two[1].terminate(pid)
     await until(lambda: pid not in two[1].workers, "it ends")
     assert f"{pid} ended: terminated" in await wsrelay("logs", pid, "--cluster")
-    assert "--follow is for the node that is asked" in await wsrelay(
-        "logs", "-f", "--cluster", code=2
-    )
 
 
 async def test_a_node_without_a_control_socket_says_so(two: list[Node]) -> None:
@@ -373,31 +359,3 @@ async def test_a_node_that_is_not_there_is_not_drained(two: list[Node]) -> None:
     await until(lambda: hook(two[0]).members()[1].state == "gone", "it is noticed")
     said = await wsrelay("drain", "b", code=1)
     assert said == "wsrelay: node b cannot be asked: it is gone\n"
-
-
-# One process or client of another node
-
-
-async def test_a_client_of_another_node_is_closed_and_who_looks_is_sent_there(
-    two: list[Node],
-) -> None:
-    a, b = two
-    pid = b.spawn("answer")
-    [a_socket] = Path(os.environ["WSRELAY_RUNTIME_DIR"]).glob("a-*.sock")
-    async with serving(WebSocketRelay(relay_to(pid), node=b)) as url, client(url) as one:
-        [connection] = b.connections
-        for command, text in itertools.product(("show", "stack", "trace"), (pid, pid[1:-1])):
-            said = await wsrelay(command, text, code=1)
-            assert said == f"wsrelay: {pid} runs on node b: ask there, by --node b\n"
-        from_a = ControlClient(a_socket, at="b")
-        shown = await asyncio.to_thread(from_a.process, str(pid))
-        assert [one.pid for one in shown.clients] == [connection]
-        with pytest.raises(ValueError, match="by the process's own node alone"):
-            await asyncio.to_thread(list, from_a.trace(str(pid)))
-        await wsrelay("close", str(connection), "--code", "4001", "--reason", "out")
-        assert await closed(one) == (4001, "out")
-        await until(lambda: not b.connections)
-    [end] = b.engine.ends.connections()
-    assert (end.how, end.by, end.code) == ("closed", a.pid(), 4001)
-    [told] = await asyncio.to_thread(from_a.connection_ends)
-    assert told == end

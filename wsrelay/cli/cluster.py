@@ -90,7 +90,7 @@ def drain(*, name: str | None, node: str | None) -> None:
     command does not wait for the end.
     """
     with chosen(node) as client:
-        drained = client.drain(name or client.at)
+        drained = (client.on(name) if name else client).drain()
     click.echo(f"node {drained} drains, and ends when its clients and processes have")
 
 
@@ -159,7 +159,7 @@ def list_all(client: ControlClient, *, as_json: bool) -> None:
     CPU and memory are known of those of the node that is asked.
     """
     usage = UsageSampler()
-    with asking_all(client, "processes", lambda one: one.processes(one.at)) as answers:
+    with asking_all(client, "processes", ControlClient.processes) as answers:
         if not client.at:
             usage.sample(client.node())
         found = [process for _, processes in answers for process in processes]
@@ -180,7 +180,7 @@ def asking_all(
 
     def asked(member: MemberInfo) -> T | Exception:
         try:
-            return ask(ControlClient(client.path, at=member.name))
+            return ask(client.on(member.name))
         except (NodeGone, ValueError) as error:
             return error
 

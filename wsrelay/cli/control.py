@@ -7,12 +7,14 @@ import datetime as dt
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from queue import Empty, SimpleQueue
+from threading import Thread
+from typing import Any, Final, NamedTuple
 
 import click
 import msgspec
 
-from wsrelay.control import ControlClient
+from wsrelay.control import ControlClient, NodeGone
 from wsrelay.control.records import LogRecord
 from wsrelay.errors import MissingExtra
 from wsrelay.node import ConnectionInfo, NodeInfo, ProcessInfo
@@ -21,7 +23,7 @@ from wsrelay.values.printable import escaped, escaped_in_json, indented, printab
 
 from . import cells
 from .cluster import all_connections, all_nodes, asking_all, list_all, show_processes
-from .nodes import chosen, node_option
+from .nodes import anywhere_option, chosen, node_option
 from .nodes import complete as _complete
 from .options import json_option, parsed
 from .running import fail, say
@@ -35,12 +37,10 @@ except MissingExtra:  # tables are plain then, however wide the terminal is
 
 __all__ = ["call", "cancel", "connections", "kill", "logs", "ps", "send", "stack", "tree"]
 
-_anywhere = click.option(
-    "--cluster",
-    "anywhere",
-    is_flag=True,
-    help="Look on all nodes for it: by a part of its PID, or a name that only its node knows.",
-)
+_NO_RECORDS: Final = "no node has log records{} yet"
+
+_MOMENT: Final = 0.2
+"""Seconds without a record of any node, after which those that came are printed."""
 
 
 @click.command()
@@ -175,7 +175,7 @@ def _show_connections(found: Sequence[ConnectionInfo], *, as_json: bool) -> None
 @click.argument("to", shell_complete=_complete)
 @click.argument("topic")
 @click.argument("payload", default="null", metavar="[JSON]")
-@_anywhere
+@anywhere_option
 @node_option
 def send(*, to: str, topic: str, payload: str, node: str | None, anywhere: bool) -> None:
     """Send a message to a process: PID or name, topic, JSON payload."""
@@ -195,7 +195,7 @@ def send(*, to: str, topic: str, payload: str, node: str | None, anywhere: bool)
     callback=parsed(durations.parse),
     help="How long to wait for the answer.",
 )
-@_anywhere
+@anywhere_option
 @node_option
 def call(
     *, to: str, topic: str, payload: str, timeout: float, node: str | None, anywhere: bool
@@ -218,7 +218,7 @@ def _from_json(text: str) -> Any:
 @click.command()
 @click.argument("to", shell_complete=_complete)
 @click.option("--reason", default="", help="The reason that its CANCEL event, or its client, gets.")
-@_anywhere
+@anywhere_option
 @node_option
 def cancel(*, to: str, reason: str, node: str | None, anywhere: bool) -> None:
     """Ask a process or a connection to end."""
@@ -228,7 +228,7 @@ def cancel(*, to: str, reason: str, node: str | None, anywhere: bool) -> None:
 
 @click.command()
 @click.argument("to", shell_complete=_complete)
-@_anywhere
+@anywhere_option
 @node_option
 def kill(*, to: str, node: str | None, anywhere: bool) -> None:
     """End a process and its children, or a connection, at once."""
@@ -238,15 +238,16 @@ def kill(*, to: str, node: str | None, anywhere: bool) -> None:
 
 @click.command()
 @click.argument("of", metavar="PID|NAME", shell_complete=_complete)
+@anywhere_option
 @node_option
-def stack(*, of: str, node: str | None) -> None:
+def stack(*, of: str, node: str | None, anywhere: bool) -> None:
     """Print where a process is: the Python stacks of its threads, and of its asyncio tasks.
 
     It works from outside, also while the process is in an endless loop or in a library. Nothing is
     stopped, and the process goes on.
     """
     with chosen(node) as client:
-        for line in client.stack(of).splitlines():
+        for line in client.stack(of, anywhere=anywhere).splitlines():
             click.echo(escaped(line))
 
 
@@ -263,8 +264,9 @@ def logs(*, of: str | None, follow: bool, cluster: bool, node: str | None, as_js
     ones of a service that was restarted.
     """
     with chosen(node) as client, contextlib.suppress(KeyboardInterrupt):
-        if follow and (cluster or client.at):
-            raise click.UsageError("--follow is for the node that is asked: run it on that machine")
+        if cluster and follow:
+            _follow_all_logs(client, of, as_json=as_json)
+            return
         if cluster:
             _show_all_logs(client, of, as_json=as_json)
             return
@@ -292,8 +294,38 @@ def _show_all_logs(client: ControlClient, of: str | None, *, as_json: bool) -> N
         for record in found:
             _show_record(record, as_json=as_json)
         if not found:
-            whose = "" if of is None else f" of {of}"
-            say(f"wsrelay: no node has log records{whose} yet")
+            say(f"wsrelay: {_NO_RECORDS.format(_whose(of))}")
+
+
+def _follow_all_logs(client: ControlClient, of: str | None, *, as_json: bool) -> None:
+    """Print the records of all nodes as they come; those of a moment together, the oldest first."""
+    told: SimpleQueue[LogRecord | None] = SimpleQueue()
+
+    def follow(one: ControlClient) -> None:
+        try:
+            for record in one.logs(of, follow=True):
+                told.put(record)
+        except (NodeGone, ValueError) as error:
+            if of is None:  # else another node knows it
+                say(f"wsrelay: the log records of node {one.at} are not known: {error}")
+        told.put(None)
+
+    nothing = True
+    with asking_all(client, "log records", lambda one: one) as nodes:
+        for _, one in nodes:
+            Thread(target=follow, args=[one], daemon=True).start()
+        left = len(nodes)
+        while left:
+            came = [told.get()]
+            with contextlib.suppress(Empty):
+                while True:
+                    came.append(told.get(timeout=_MOMENT))
+            left -= came.count(None)
+            for record in sorted(filter(None, came), key=lambda one: one.time):
+                nothing = False
+                _show_record(record, as_json=as_json)
+    if nothing:
+        say(f"wsrelay: {_NO_RECORDS.format(_whose(of))}")
 
 
 def _show_record(record: LogRecord, *, as_json: bool) -> None:
@@ -308,10 +340,13 @@ def _show_record(record: LogRecord, *, as_json: bool) -> None:
 
 def _no_records(client: ControlClient, of: str | None) -> str:
     """Say that there are none; of a cluster, also where else they may be."""
-    whose = "" if of is None else f" of {of}"
     if client.members() is None:
-        return f"there are no log records{whose} yet"
+        return f"there are no log records{_whose(of)} yet"
     return (
-        f"node {client.node().name} has no log records{whose} yet; "
+        f"node {client.node().name} has no log records{_whose(of)} yet; "
         "--cluster shows those of all nodes"
     )
+
+
+def _whose(of: str | None) -> str:
+    return "" if of is None else f" of {of}"

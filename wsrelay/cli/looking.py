@@ -25,10 +25,11 @@ from wsrelay.node.info import (
     TraceRecord,
 )
 from wsrelay.values import durations
+from wsrelay.values.pid import PID
 from wsrelay.values.printable import escaped, escaped_in_json, indented, printable
 
 from . import cells
-from .nodes import chosen, complete, node_option
+from .nodes import anywhere_option, chosen, complete, node_option
 from .options import json_option, parsed
 from .running import say
 from .usage import UsageSampler, duration, size
@@ -181,19 +182,21 @@ _CLOSED: Final = {"link": "by a link", "shutdown": "the node"}
 
 @click.command()
 @click.argument("of", metavar="PID|NAME", shell_complete=complete)
+@anywhere_option
 @node_option
 @json_option
-def show(*, of: str, node: str | None, as_json: bool) -> None:
-    """Print everything that a running node knows about one process."""
+def show(*, of: str, node: str | None, anywhere: bool, as_json: bool) -> None:
+    """Print everything that its node knows about one process."""
     with chosen(node) as client:
-        told = client.process(of)
+        told = client.process(of, anywhere=anywhere)
         if as_json:
             click.echo(msgspec.json.format(msgspec.json.encode(told), indent=2).decode())
             return
-        usage = UsageSampler()
-        if not client.at:  # its OS PID may be that of another machine
+        usage, pid = UsageSampler(), told.process.pid
+        if client.has(pid):  # else its OS PID may be that of another machine
             usage.sample(_only(told.process))
-        for line in _lines(told, usage, list(client.logs(told.process.pid, follow=False))):
+        log = client.on(str(PID(pid).node)).logs(pid, follow=False)
+        for line in _lines(told, usage, [*log]):
             click.echo(line)
 
 
@@ -305,10 +308,18 @@ def _plain(value: Any) -> str:
     callback=parsed(durations.parse),
     help="When to end.",
 )
+@anywhere_option
 @node_option
 @json_option
 def trace(
-    *, of: str, contents: bool, count: int, seconds: float, node: str | None, as_json: bool
+    *,
+    of: str,
+    contents: bool,
+    count: int,
+    seconds: float,
+    node: str | None,
+    anywhere: bool,
+    as_json: bool,
 ) -> None:
     """Print the messages to and from a process, or a client's connection, as they pass.
 
@@ -316,9 +327,10 @@ def trace(
     can be shown, it says how many were not.
     """
     with chosen(node) as client, contextlib.suppress(KeyboardInterrupt):
-        if client.at:
-            raise click.UsageError("trace is for the node that is asked: run it on that machine")
-        for record in client.trace(of, contents=contents, count=count, seconds=seconds):
+        records = client.trace(
+            of, contents=contents, count=count, seconds=seconds, anywhere=anywhere
+        )
+        for record in records:
             if as_json:
                 click.echo(escaped_in_json(msgspec.json.encode(record).decode()))
             elif record.note:
@@ -346,7 +358,7 @@ def _passing(record: TraceRecord) -> str:
 @click.argument("to", metavar="PID")
 @click.option("--code", default=1000, show_default=True, type=int, help="The close frame's code.")
 @click.option("--reason", default="", help="Its reason, up to 123 bytes.")
-@click.option("--cluster", "anywhere", is_flag=True, help="Look on all nodes for it.")
+@anywhere_option
 @node_option
 def close(*, to: str, code: int, reason: str, node: str | None, anywhere: bool) -> None:
     """Close a client's connection."""

@@ -19,7 +19,7 @@ from wsrelay.values.printable import printable
 from .running import fail, say
 from .usage import duration
 
-__all__ = ["chosen", "complete", "node_option"]
+__all__ = ["anywhere_option", "chosen", "complete", "node_option"]
 
 _PATIENCE: Final = 2.0
 """Seconds that each of several nodes gets to identify itself."""
@@ -34,6 +34,12 @@ def node_option(command: _Command) -> _Command:
         "of its cluster, by its name. Needed only if more than one is running."
     )
     return click.option("--node", metavar="NODE", help=text)(command)
+
+
+def anywhere_option(command: _Command) -> _Command:
+    """Add `--cluster` to a command that is for one process."""
+    text = "Look on all nodes for it: by a part of its PID, or a name that only its node knows."
+    return click.option("--cluster", "anywhere", is_flag=True, help=text)(command)
 
 
 @contextlib.contextmanager
@@ -92,7 +98,7 @@ def _meant(clients: Sequence[ControlClient], node: str) -> list[ControlClient]:
         return [one for one, info in known if any(at.endswith(node) for at in info.addresses)]
     for client, _ in known:
         if node in _others(client):
-            return [ControlClient(client.path, at=node)]
+            return [client.on(node)]
     part = node.lower()
     return [client for client, info in known if part and part in _application(info).lower()]
 

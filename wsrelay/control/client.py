@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import socket
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote, urlencode
@@ -20,6 +20,7 @@ from wsrelay.node.info import (
     ProcessDetail,
     TraceRecord,
 )
+from wsrelay.values.pid import PID
 
 from .records import LogRecord
 from .runtime import check
@@ -62,6 +63,14 @@ class ControlClient:
         self.path = path
         self.at = at
 
+    def has(self, pid: str) -> bool:
+        """Whether a process is one of this machine: of the node itself, and not of another one."""
+        return not self.at and PID(pid).node == self.path.stem.rpartition("-")[0]
+
+    def on(self, node: str) -> ControlClient:
+        """Return a client that asks another node of its cluster."""
+        return ControlClient(self.path, at=node)
+
     def node(self, timeout: float = _PATIENCE) -> NodeInfo:
         """Return what the node is and has; also raises `NodeGone` if that takes too long."""
         with self._asked("GET", "/node", timeout=timeout) as response:
@@ -72,13 +81,13 @@ class ControlClient:
         with self._asked("GET", "/cluster") as response:
             return msgspec.json.decode(response.read(), type=list[MemberInfo] | None)
 
-    def processes(self, node: str = "") -> list[ProcessInfo]:
-        """Return the processes of this node, or of another one of its cluster, oldest first."""
+    def processes(self) -> list[ProcessInfo]:
+        """Return the processes of the node, oldest first."""
         found: list[ProcessInfo] = []
         after = ""
         while True:
             query = f"after={quote(after, safe='')}"
-            with self._of(node)._asked("GET", f"/processes?{query}") as response:  # noqa: SLF001
+            with self._asked("GET", f"/processes?{query}") as response:
                 portion = msgspec.json.decode(response.read(), type=list[ProcessInfo])
             if not portion:
                 return sorted(found, key=lambda one: -one.uptime)
@@ -91,12 +100,9 @@ class ControlClient:
             found: dict[str, Any] = msgspec.json.decode(response.read())
             return found
 
-    def drain(self, node: str = "") -> str:
-        """Have this node, or another one of its cluster, drain and end; returns which."""
-        return str(self._of(node)._act("/drain", {}))  # noqa: SLF001
-
-    def _of(self, node: str) -> ControlClient:
-        return ControlClient(self.path, at=node) if node else self
+    def drain(self) -> str:
+        """Have the node drain and end; returns which that is."""
+        return str(self._act("/drain", {}))
 
     def send(self, to: str, topic: str, payload: Any, *, anywhere: bool = False) -> None:
         """Send a message to a process."""
@@ -122,9 +128,9 @@ class ControlClient:
         order = {"to": to, "code": code, "reason": reason, "anywhere": anywhere}
         self._act("/close", order)
 
-    def process(self, of: str) -> ProcessDetail:
-        """Return everything that the node knows about one of its processes."""
-        with self._asked("GET", f"/process?of={quote(of, safe='')}") as response:
+    def process(self, of: str, *, anywhere: bool = False) -> ProcessDetail:
+        """Return everything that its node knows about a process."""
+        with self._asked("GET", f"/process?{_look(of, anywhere=anywhere)}") as response:
             return msgspec.json.decode(response.read(), type=ProcessDetail)
 
     def ends(self, of: str | None = None, *, after: int = 0, limit: int = 100) -> list[EndInfo]:
@@ -140,23 +146,31 @@ class ControlClient:
             return msgspec.json.decode(response.read(), type=list[ConnectionEndInfo])
 
     def trace(
-        self, of: str, *, contents: bool = False, count: int = 1_000, seconds: float = 60
-    ) -> Iterator[TraceRecord]:
-        """Yield the messages of a process or connection of the node as they pass.
+        self,
+        of: str,
+        *,
+        contents: bool = False,
+        count: int = 1_000,
+        seconds: float = 60,
+        anywhere: bool = False,
+    ) -> Generator[TraceRecord, None, None]:
+        """Yield the messages of a process or connection as they pass.
 
-        It ends after so many messages or `seconds`, or when that process ends, with a note.
+        It ends after so many messages or `seconds`, or when that process or its node ends, with a
+        note.
         """
-        query = {"of": of, "payload": int(contents), "count": count, "seconds": seconds}
-        with self._asked("GET", f"/trace?{urlencode(query)}", wait=True) as response:
+        bounds = urlencode({"payload": int(contents), "count": count, "seconds": seconds})
+        look = _look(of, anywhere=anywhere)
+        with self._asked("GET", f"/trace?{look}&{bounds}", wait=True) as response:
             while line := response.readline():
                 yield (record := msgspec.json.decode(line, type=TraceRecord))
                 if record.last:
                     return
         raise NodeGone(f"the node at {self.path} has gone")
 
-    def stack(self, of: str) -> str:
-        """Return the Python stacks of a process of this node, whatever it does."""
-        with self._asked("GET", f"/stack?of={quote(of, safe='')}") as response:
+    def stack(self, of: str, *, anywhere: bool = False) -> str:
+        """Return the Python stacks of a process, whatever it does."""
+        with self._asked("GET", f"/stack?{_look(of, anywhere=anywhere)}") as response:
             return response.read().decode(errors="replace")
 
     def logs(self, of: str | None, *, follow: bool) -> Iterator[LogRecord]:
@@ -199,6 +213,10 @@ class ControlClient:
             raise NodeGone(f"the node at {self.path} does not answer: {error}") from None
         finally:
             connection.close()
+
+
+def _look(of: str, *, anywhere: bool) -> str:
+    return urlencode({"of": of, **({"anywhere": 1} if anywhere else {})})
 
 
 def _ends(kind: str, of: str | None, after: int, limit: int) -> str:

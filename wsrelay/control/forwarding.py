@@ -3,68 +3,105 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
+import time
+from collections.abc import AsyncIterator
 from http import HTTPStatus
 from typing import Final
 from urllib.parse import parse_qsl, urlencode
 
 import msgspec
 from starlette.requests import Request
-from starlette.responses import Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.responses import Response, StreamingResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from wsrelay.errors import WsrelayError
 from wsrelay.node import Node
+from wsrelay.node.info import TraceRecord
 
-__all__ = ["ASKER", "PATIENCE", "Forwarding", "answer"]
+from .answers import ASKER, MORE, PORTION, STREAM
+from .finding import PATIENCE, Finder, Unknown
+from .records import LogRecord
 
-PATIENCE: Final = 5.0
-"""Seconds that another node gets to answer, beyond what the request itself allows."""
+__all__ = ["Forwarding"]
 
-
-ASKER: Final = "x-wsrelay-asker"
-"""The header that says which node asks."""
+_LOOKS: Final = ("/process", "/stack", "/trace")
+"""What only the node of the process `of` can answer."""
 
 
 class Forwarding:
-    """Passes requests whose query has `at=NODE` on to that node, and all others to the application.
+    """Passes requests on to the node that they are for, and all others to the application.
 
-    What goes on without end, as `follow` does, is not passed on: it is answered as it is now.
+    That is the node that the query names by `at`, or the one that has the process `of` whose inside
+    is looked at. With `anywhere`, that process may be what only another node knows.
     """
 
     def __init__(self, app: ASGIApp, node: Node) -> None:
         self._app = app
         self._node = node
+        self._finder = Finder(node)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         request = Request(scope, receive)
-        at = request.query_params.get("at", "")
-        if at in {"", self._node.name}:
-            await self._app(scope, receive, send)
-        else:
-            await (await self._forwarded(at, request))(scope, receive, send)
+        query = dict(parse_qsl(request.url.query, keep_blank_values=True))
+        at = query.pop("at", "") or self._node.name
+        anywhere = query.pop("anywhere", "") != ""
+        served: ASGIApp = self._app
+        if at == self._node.name and request.url.path in _LOOKS and ASKER not in request.headers:
+            try:
+                at, query["of"] = await self._finder.place(query.get("of", ""), anywhere=anywhere)
+            except Unknown as error:
+                at, served = "", _error(HTTPStatus.NOT_FOUND, str(error))
+        if at not in {"", self._node.name}:
+            served = await self._forwarded(at, request, query)
+        await served(scope, receive, send)
 
-    async def _forwarded(self, at: str, request: Request) -> Response:
-        pairs = parse_qsl(request.url.query, keep_blank_values=True)
-        kept = [(key, value) for key, value in pairs if key not in {"at", "follow"}]
-        path = f"{request.url.path}?{urlencode(kept)}"
-        body = await request.body()
-        is_order = request.method != "GET"
-        asked = asyncio.ensure_future(
-            self._node.engine.elsewhere.ask_control(at, request.method, path, body)
-        )
+    async def _forwarded(self, at: str, request: Request, query: dict[str, str]) -> Response:
+        method, path, body = request.method, request.url.path, await request.body()
+        is_endless = path == "/trace" or "follow" in query
+        if is_endless:
+            query[STREAM] = secrets.token_hex(8)
+        try:
+            status, content = await self._ask(at, method, f"{path}?{urlencode(query)}", body)
+        except TimeoutError as error:
+            return _error(HTTPStatus.GATEWAY_TIMEOUT, str(error))
+        except (ValueError, WsrelayError) as error:
+            return _error(HTTPStatus.BAD_REQUEST, str(error))
+        if status == MORE:
+            portions = self._portions(at, f"{path}?{urlencode(query)}", content)
+            return StreamingResponse(portions, media_type="application/x-ndjson")
+        return Response(content, status, media_type="application/json")
+
+    async def _portions(self, at: str, path: str, content: bytes) -> AsyncIterator[bytes]:
+        """Yield a stream, of which something has come; if that node goes, the last line says so."""
+        status: int = MORE
+        number = 0
+        yield content
+        while status == MORE:
+            number += 1
+            try:
+                status, content = await self._ask(at, "GET", f"{path}&{PORTION}={number}", b"")
+            except (TimeoutError, ValueError, WsrelayError) as error:
+                yield _last(path, str(error))
+                return
+            if status in {MORE, HTTPStatus.OK}:
+                yield content
+
+    async def _ask(self, at: str, method: str, path: str, body: bytes) -> tuple[int, bytes]:
+        """Return the other node's answer; raises `TimeoutError`, and as `ask_control` does."""
+        is_order = method != "GET"
+        elsewhere = self._node.engine.elsewhere
+        asked = asyncio.ensure_future(elsewhere.ask_control(at, method, path, body))
         asked.add_done_callback(lambda one: one.cancelled() or one.exception())
         try:
             async with asyncio.timeout(PATIENCE + _allowed(body)):
-                status, content = await (asyncio.shield(asked) if is_order else asked)
+                return await (asyncio.shield(asked) if is_order else asked)
         except TimeoutError:
             problem = f"node {at} does not answer within {PATIENCE:g} s"
             if is_order:  # it waits in the link to that node
                 problem += "; it obeys as soon as it gets to know"
-            return _error(HTTPStatus.GATEWAY_TIMEOUT, problem)
-        except (ValueError, WsrelayError) as error:
-            return _error(HTTPStatus.BAD_REQUEST, str(error))
-        return Response(content, status, media_type="application/json")
+            raise TimeoutError(problem) from None
 
 
 def _allowed(body: bytes) -> float:
@@ -75,40 +112,15 @@ def _allowed(body: bytes) -> float:
         return 0.0
 
 
+def _last(path: str, problem: str) -> bytes:
+    """Return the last record of a log or trace that cannot be followed any more."""
+    record: LogRecord | TraceRecord
+    if path.startswith("/trace"):
+        record = TraceRecord(time=time.time(), note=problem, last=True)
+    else:
+        record = LogRecord(time=time.time(), level="warning", pid=None, text=problem)
+    return msgspec.json.encode(record) + b"\n"
+
+
 def _error(status: int, message: str) -> Response:
     return Response(msgspec.json.encode({"error": message}), status, media_type="application/json")
-
-
-async def answer(
-    app: ASGIApp, method: str, path: str, body: bytes, asker: str
-) -> tuple[int, bytes]:
-    """Return the status and the body with which an application answers; `path` has the query."""
-    path, _, query = path.partition("?")
-    scope = {
-        "type": "http",
-        "asgi": {"version": "3.0"},
-        "http_version": "1.1",
-        "method": method,
-        "scheme": "http",
-        "path": path,
-        "raw_path": path.encode(),
-        "root_path": "",
-        "query_string": query.encode(),
-        "headers": [(ASKER.encode(), asker.encode())],
-    }
-    status, parts, read = 500, list[bytes](), False
-
-    async def receive() -> Message:
-        nonlocal read
-        if read:  # whoever asks once more waits for the end of the client
-            await asyncio.get_running_loop().create_future()
-        read = True
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    async def send(message: Message) -> None:
-        nonlocal status
-        status = message.get("status", status)
-        parts.append(message.get("body", b""))
-
-    await app(scope, receive, send)
-    return status, b"".join(parts)

@@ -22,17 +22,15 @@ from wsrelay.node.taps import Taps
 from wsrelay.node.trace import MOST_SECONDS, MOST_TRACED, Trace
 from wsrelay.session.command import may_be_sent
 from wsrelay.values.message import CLOSE
-from wsrelay.values.pid import PID
+from wsrelay.values.pid import PID, address
 
-__all__ = ["Query", "Traces", "Unknown", "close", "ends", "find", "meant", "process"]
+from .finding import Unknown, unknown
+
+__all__ = ["Query", "Traces", "close", "ends", "find", "process"]
 
 Query = Mapping[str, str]
 
 _KINDS: Final = ("process", "connection")
-
-
-class Unknown(Exception):  # noqa: N818 - it becomes a 404
-    """There is no such process; the message says so."""
 
 
 def ends(node: Node, query: Query) -> list[EndInfo] | list[ConnectionEndInfo]:
@@ -94,17 +92,7 @@ def find(node: Node, query: Query) -> PID:
     if ended := _process_ends(node, text):
         pid = PID(ended[-1].pid)
         raise Unknown(f"{pid} has ended; `wsrelay ends {pid.id}` says how")
-    if there := node.engine.elsewhere.find(meant(node, text) or text):
-        raise Unknown(f"{there} runs on node {there.node}: ask there, by --node {there.node}")
-    raise Unknown(f"node {node.name} has no process {text!r:.200}")
-
-
-def meant(node: Node, text: str) -> PID | None:
-    """Return the PID that a text is, with or without its braces, or that has it as a name."""
-    for one in (text, f"{{{text}}}"):
-        with contextlib.suppress(InvalidPID):
-            return PID(one)
-    return node.engine.elsewhere.find(text)
+    raise unknown(node, text)
 
 
 class Traces:
@@ -151,7 +139,7 @@ def close(node: Node, to: str, code: int, reason: str, by: str) -> None:
         raise ValueError(
             f"code {code} may not be sent; RFC 6455 allows 1000-1003, 1007-1014, 3000-4999"
         )
-    pid = locate(node, to) or meant(node, to)
+    pid = locate(node, to) or node.engine.elsewhere.find(address(to))
     if pid is None or pid.host != GATEWAY:
         raise ValueError(f"{to} is a process and no connection: `wsrelay cancel` asks it to end")
     if (connection := node.connection(pid)) is not None:

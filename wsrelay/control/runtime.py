@@ -42,11 +42,15 @@ def bind(directory: Path, node: str) -> tuple[socket.socket, Path]:
     path = _reserve(directory, node)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.setblocking(False)
+    new = path.with_suffix(
+        ".new"
+    )  # who finds a socket that does not listen takes it for a dead one
     try:
-        path.unlink(missing_ok=True)  # it has our own OS PID: its node must be gone
-        listener.bind(str(path))
-        path.chmod(0o600)  # nobody could open it before: the directory is 0700
+        new.unlink(missing_ok=True)  # it has our own OS PID: its node must be gone
+        listener.bind(str(new))
+        new.chmod(0o600)  # nobody could open it before: the directory is 0700
         listener.listen(16)
+        new.replace(path)
     except OSError as error:
         listener.close()
         _reserved.discard(path)

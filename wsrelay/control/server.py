@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from socket import socket
 from typing import Any, Literal, TypeVar
 
@@ -24,7 +23,9 @@ from wsrelay.node.snapshot import connections_after, full, locate, processes_aft
 from wsrelay.values.pid import PID, address
 
 from . import looking
-from .forwarding import ASKER, PATIENCE, Forwarding, answer
+from .answers import ASKER, PeerAnswers
+from .finding import Finder, Unknown, unknown
+from .forwarding import Forwarding
 from .listening import Listening
 from .records import Records
 
@@ -50,10 +51,6 @@ class _Order(Struct, forbid_unknown_fields=True):
     by: Literal["shell", "console"] = "shell"
 
 
-class _Unknown(Exception):  # noqa: N818 - it becomes a 404
-    """There is no such process; the message says so."""
-
-
 class _Server(uvicorn.Server):
     def capture_signals(self) -> contextlib.AbstractContextManager[None]:  # type: ignore[override]
         """Leave the signals to the node's own front end."""
@@ -69,6 +66,7 @@ class ControlServer:
         self._started = started
         self._listening = Listening()
         self._traces = looking.Traces(node)
+        self._finder = Finder(node)
         routes = [
             Route("/node", self._describe),
             Route("/connections", self._connections),
@@ -88,9 +86,10 @@ class ControlServer:
             Route("/numbers", self._numbers),
             Route("/metrics", self._metrics),
         ]
-        self._app = Forwarding(Starlette(routes=routes), node)
+        app = Starlette(routes=routes)
+        self._answers = PeerAnswers(app)
         config = uvicorn.Config(
-            self._app,
+            Forwarding(app, node),
             http="h11",
             ws="none",
             loop="none",
@@ -107,11 +106,12 @@ class ControlServer:
 
     async def answer(self, method: str, path: str, body: bytes, asker: str) -> tuple[int, bytes]:
         """Return the status and the body of the answer to a request; `path` has its query, too."""
-        return await answer(self._app, method, path, body, asker)
+        return await self._answers.answer(method, path, body, asker)
 
     def end(self) -> None:
         """Answer what has been asked, and then no more."""
         self._traces.end()
+        self._answers.end()
         self._server.should_exit = True
 
     async def _describe(self, request: Request) -> Response:
@@ -129,7 +129,7 @@ class ControlServer:
             wanted = None if of is None else self._logged(of)
         except WsrelayError as error:
             return _error(400, str(error))
-        except _Unknown as error:
+        except Unknown as error:
             return _error(404, str(error))
 
         async def lines() -> AsyncIterator[bytes]:
@@ -146,17 +146,15 @@ class ControlServer:
         async def answer(request: Request) -> Response:
             try:
                 return _json(tell(self._node, request.query_params))
-            except (ValueError, WsrelayError, looking.Unknown) as error:
+            except (ValueError, WsrelayError, Unknown) as error:
                 return _refused(error)
 
         return answer
 
     async def _trace(self, request: Request) -> Response:
-        if ASKER in request.headers:
-            return _error(400, "a trace is shown by the process's own node alone")
         try:
             records = self._traces.begin(request.query_params)
-        except (ValueError, WsrelayError, looking.Unknown) as error:
+        except (ValueError, WsrelayError, Unknown) as error:
             return _refused(error)
 
         async def lines() -> AsyncIterator[bytes]:
@@ -171,10 +169,10 @@ class ControlServer:
         async def answer(request: Request) -> Response:
             try:
                 order = msgspec.json.decode(await request.body(), type=_Order)
-                order.to = await self._alive(order.to, anywhere=order.anywhere)
+                order.to = await self._finder.alive(order.to, anywhere=order.anywhere)
                 value = act(order)
                 return _json(await value if isinstance(value, Awaitable) else value)
-            except (ValueError, WsrelayError, _Unknown, TimeoutError) as error:
+            except (ValueError, WsrelayError, Unknown, TimeoutError) as error:
                 return _refused(error)
 
         return answer
@@ -184,7 +182,7 @@ class ControlServer:
         try:
             pid = self._worker(request.query_params.get("of", ""))
             return PlainTextResponse(await self._node.engine.stack(pid))
-        except (WsrelayError, _Unknown, TimeoutError) as error:
+        except (WsrelayError, Unknown, TimeoutError) as error:
             return _refused(error)
 
     # The cluster
@@ -218,59 +216,21 @@ class ControlServer:
             return _error(501, str(error))
         return Response(text, media_type=kind)
 
-    # Finding a process: by a PID, with or without its braces, the part after its |, or a name
-
-    async def _alive(self, text: str, *, anywhere: bool) -> str:
-        """Return the PID or name of a living process or connection; raises `_Unknown`.
-
-        It is one of this node, one whose PID in full names another node, one that has a name of the
-        cluster or, if it may be `anywhere`, one that another node knows by that text.
-        """
-        node, elsewhere = self._node, self._node.engine.elsewhere
-        if (pid := locate(node, text)) is not None:
-            return pid if node.kernel.names.get(text) is None else text
-        there = looking.meant(node, text)
-        if there is not None and there.node not in {None, node.name}:
-            found = await _within(str(there.node), elsewhere.locate(str(there.node), there))
-            if found is None:
-                raise _Unknown(f"node {there.node} has no process {text!r}")
-            return found
-        if anywhere and (members := elsewhere.members()) is not None:
-            return await self._anywhere(text, [one.name for one in members if one.link is not None])
-        hint = "" if elsewhere.members() is None or there else "; --cluster looks on all nodes"
-        raise _Unknown(f"node {node.name} has no process {text!r}{hint}")
-
-    async def _anywhere(self, text: str, nodes: Sequence[str]) -> str:
-        """Return the one process of other nodes that is meant; raises `_Unknown`."""
-        locate_on = self._node.engine.elsewhere.locate
-        asks = (_within(name, locate_on(name, text)) for name in nodes)
-        answers = await asyncio.gather(*asks, return_exceptions=True)
-        found = [one for one in answers if isinstance(one, str)]
-        if len(found) > 1:
-            raise _Unknown(f"{text!r} may be any of {', '.join(found)}: say which by its PID")
-        if found:
-            return found[0]
-        problems = [str(one) for one in answers if isinstance(one, Exception)]
-        raise _Unknown("; ".join([f"no node has a process {text!r}", *problems]))
-
     def _worker(self, text: str) -> PID:
-        """Return the PID of a process that this node runs; raises `_Unknown`."""
+        """Return the PID of a process that this node runs; raises `Unknown`."""
         node = self._node
         pid = locate(node, text)
         if pid in node.engine.processes:
             return pid
         if pid is not None:
-            raise _Unknown(f"{pid} is a client's connection, which its node runs: it has no stack")
-        there = looking.meant(node, text)
-        if there is None or there.node in {None, node.name}:
-            raise _Unknown(f"node {node.name} has no process {text!r}")
-        raise _Unknown(f"{there} runs on node {there.node}: ask there, by --node {there.node}")
+            raise Unknown(f"{pid} is a client's connection, which its node runs: it has no stack")
+        raise unknown(node, text)
 
     def _logged(self, text: str) -> Callable[[], Collection[str]]:
         """Return a function that gives the PIDs that are meant, including those that have ended.
 
         A name means all processes that have it or are known to have had it, such as the successive
-        processes of a service that is restarted. Raises `_Unknown`.
+        processes of a service that is restarted. Raises `Unknown`.
         """
         known = self._node.workers.keys() | self._node.connections | self._records.pids()
         if (pid := full(text, known)) is not None:
@@ -278,7 +238,7 @@ class ControlServer:
         names, elsewhere = self._node.kernel.names, self._node.engine.elsewhere
         there = elsewhere.find(address(text))
         if there is None and not names.owners(text):
-            raise _Unknown(
+            raise Unknown(
                 f"node {self._node.name} has no process {text!r}, and no log records of one"
             )
         return lambda: {*names.owners(text), *filter(None, [elsewhere.find(text)])}
@@ -312,18 +272,8 @@ class ControlServer:
         looking.close(self._node, order.to, order.code, order.reason, order.by)
 
 
-async def _within(node: str, answer: Awaitable[T]) -> T:
-    """Return the answer of another node; raises `TimeoutError` if that takes too long."""
-    try:
-        async with asyncio.timeout(PATIENCE):
-            return await answer
-    except TimeoutError:
-        raise TimeoutError(f"node {node} does not answer within {PATIENCE:g} s") from None
-
-
 def _refused(error: Exception) -> Response:
-    unknown = isinstance(error, _Unknown | looking.Unknown)
-    status = 404 if unknown else 504 if isinstance(error, TimeoutError) else 400
+    status = 404 if isinstance(error, Unknown) else 504 if isinstance(error, TimeoutError) else 400
     return _error(status, str(error))
 
 

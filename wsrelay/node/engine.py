@@ -38,13 +38,14 @@ from wsrelay.template import worker_title
 from wsrelay.values.message import ExitError, ExitKind, Result
 from wsrelay.values.numbers import RETURNED
 from wsrelay.values.pid import PID, PIDSource, base36
-from wsrelay.values.printable import escaped, printable, shortened
+from wsrelay.values.printable import escaped, shortened
 from wsrelay.values.sizes import show
 from wsrelay.values.targets import TargetEntry
 from wsrelay.wire import payload
 from wsrelay.wire.logrecord import fields
 
 from .elsewhere import Elsewhere
+from .end_log import EndLog
 from .endpoint import Endpoint
 from .ends import EndRequest, Ends
 from .fencing import Fencing
@@ -63,9 +64,6 @@ logger = logging.getLogger(__name__)
 _LARGE_CODE: Final = 64 * 1024
 _MOST_CODE: Final = 256 * 1024 * 1024
 """Bytes from which on one process's arguments count, and the most that may wait per parent."""
-
-_LONGEST_TRACEBACK: Final = 64 * 1024
-"""Characters of a traceback that are logged; that of an endless recursion has 80,000."""
 
 _TEMPLATE_START: Final = 10.0
 """Seconds that a template may take to begin loading, on a busy machine."""
@@ -96,6 +94,7 @@ class Engine:
         """Accounts for what workers have begun to write; kept apart from the clients' account,
         which workers could otherwise fill."""
         self.mistakes = MistakeLog()
+        self._end_log = EndLog(self.mistakes)
         self.endpoints: dict[PID, Endpoint] = {}
         self.processes: dict[PID, WorkerProcess] = {}
         self.elsewhere = Elsewhere()
@@ -231,10 +230,10 @@ class Engine:
             self.stalls.forget(process)
         if process.launched:
             about = self.about(process)
-            self._log_exit(pid, result.error, about if spans is None else about | spans.ids)
+            self._end_log.ended(pid, result.error, about if spans is None else about | spans.ids)
         else:
             process.exited(functools.partial(self.about, process))
-            self._log_unlaunched(process, result.error)
+            self._end_log.never_started(pid, result.error, self.about(process))
         self.mistakes.forget(pid)
         if process.start_awaited:
             process.tell_started(self._why_not_started(process, result))
@@ -590,36 +589,6 @@ class Engine:
         if logger.isEnabledFor(logging.DEBUG):
             logger.debug("%s %s", process.pid, what, extra=self.about(process))
 
-    def _log_exit(self, pid: PID, error: ExitError | None, about: dict[str, Any]) -> None:
-        """Log how it ended, with the traceback of a crash unless there are too many crashes.
-
-        Any client may cause one: 20 clients caused 1,600 lines a second.
-        """
-        text = ""
-        if error is not None and error.traceback:
-            now = asyncio.get_running_loop().time()
-            skipped = self.mistakes.again(f"crashes in {pid.host}", now)
-            if skipped is None:
-                text = "(too many crashes: the traceback is left out)"
-            else:
-                before = f"({skipped} crashes before it: no traceback)\n" if skipped else ""
-                text = before + error.traceback.rstrip()
-        _log_exit(pid, error, about, traceback=text)
-
-    def _log_unlaunched(self, process: WorkerProcess, error: ExitError | None) -> None:
-        """Log that a process that waited will not start, unless many have just been logged.
-
-        Such an end costs no OS process, so a worker can cause many thousands in a second.
-        """
-        about, host, more = self.about(process), process.pid.host, ""
-        if error is not None:
-            now = asyncio.get_running_loop().time()
-            unlogged = self.mistakes.again(f"ends while waiting in {host}", now)
-            if unlogged is None:
-                return
-            more = f" (nor were {unlogged} others of {host})" if unlogged else ""
-        _log_exit(process.pid, error, about, more=more)
-
 
 def _opened(result: Result) -> Result:
     """Return the result with its value decoded, for a waiter in this process."""
@@ -629,34 +598,3 @@ def _opened(result: Result) -> Result:
         return Result(payload.decode_bounded(bytes(result.value)), result.error)
     except (ValueError, RecursionError):
         return Result(None, result.error)
-
-
-def _log_exit(
-    pid: PID,
-    error: ExitError | None,
-    about: dict[str, Any],
-    *,
-    traceback: str = "",
-    more: str | None = None,
-) -> None:
-    """Log how it ended; `more` (not None) is what to add if it never started."""
-    who = " ".join([pid, *map(printable, about.get("wsrelay_names", ()))])
-    if error is None:
-        logger.debug("%s exited", who, extra=about)
-        return
-    about = {**about, **fields(exit=error.kind.value)}
-    # Somebody requested it: a client left in the middle of its process's work, for example, or
-    # an `exec` timed out, which its caller is told.
-    requested = error.kind in (ExitKind.CANCELLED, ExitKind.TERMINATED)
-    level = logging.WARNING if requested else logging.ERROR
-    if traceback:
-        text = f"{shortened(error.message)}\n{traceback}"
-        how = "ended" if error.kind is ExitKind.STALLED else "crashed"
-        logger.error("%s %s: %s", who, how, shortened(text, _LONGEST_TRACEBACK), extra=about)
-    elif more is not None:
-        what = "%s was not started: %s%s"
-        logger.log(level, what, who, shortened(str(error)), more, extra=about)
-    else:
-        target, os_pid = about.get("wsrelay_target"), about.get("wsrelay_os_pid", "none yet")
-        where = f"{target}, OS pid {os_pid}"
-        logger.log(level, "%s ended: %s (%s)", who, shortened(str(error)), where, extra=about)

@@ -1,0 +1,218 @@
+"""Commands that look at one process or client of another node, over a real NATS."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Generator
+from pathlib import Path
+
+import peer_handlers
+import pytest
+from commands import run_here
+from nats_servers import NatsServer
+from peers_over_nats import clustered
+from support import client, closed, relay_to, serving, until
+
+from wsrelay import PID, Node, WebSocketRelay
+from wsrelay.control import ControlClient
+from wsrelay.control.answers import PeerAnswers
+from wsrelay.node.info import TraceRecord
+from wsrelay.values.targets import TargetEntry
+
+pytestmark = pytest.mark.anyio
+
+ENTRIES = {"answer": TargetEntry(f"{peer_handlers.__file__}:answer")}
+
+
+@pytest.fixture(autouse=True)
+def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WSRELAY_RUNTIME_DIR", str(tmp_path / "run"))
+
+
+@pytest.fixture
+async def two(nats: NatsServer) -> AsyncIterator[list[Node]]:
+    """Two nodes, of which `a` is asked."""
+    async with clustered(nats, ENTRIES, "a", "b") as nodes:
+        yield nodes
+
+
+@pytest.fixture
+def asked(two: list[Node]) -> ControlClient:
+    del two
+    [path] = Path(os.environ["WSRELAY_RUNTIME_DIR"]).glob("a-*.sock")
+    return ControlClient(path)
+
+
+@pytest.fixture
+async def pid(two: list[Node]) -> PID:
+    """A process of the other node, with a name that this one knows."""
+    a, b = two
+    pid = await b.get_or_spawn_async("oracle", "answer")
+    assert await b.started(pid) is None
+    await until(lambda: a.engine.elsewhere.find("oracle") == pid, "its name is known")
+    return pid
+
+
+async def wsrelay(*arguments: str, code: int = 0) -> str:
+    """Run the command in this process; gives what it printed, on standard error if it fails."""
+    done = await asyncio.to_thread(run_here, *arguments, "--node", "a")
+    assert done.returncode == code, done.stderr
+    return done.stderr if code else done.stdout
+
+
+async def test_who_looks_at_a_process_of_another_node_need_not_say_which(
+    two: list[Node], pid: PID
+) -> None:
+    part = pid.rpartition("|")[2].removesuffix("}")
+    for text in ([pid], [pid.strip("{}")], ["oracle"], [part, "--cluster"]):
+        assert (await wsrelay("stack", *text)).startswith(f"{pid} oracle answer, OS pid ")
+        shown = json.loads(await wsrelay("show", *text, "--json"))
+        assert shown["process"]["pid"] == pid
+        assert "messages of " + pid in await wsrelay("trace", *text, "--for", "0s", "--json")
+    [first, *_] = (await wsrelay("show", pid)).splitlines()
+    assert first.split() == ["pid", f"{pid},", "running,", "OS", "pid", str(two[1].workers[pid])]
+    for command in ("stack", "show", "trace"):
+        said = await wsrelay(command, part, code=1)
+        assert said == f"wsrelay: node a has no process '{part}'; --cluster looks on all nodes\n"
+        said = await wsrelay(command, "nobody", "--cluster", code=1)
+        assert said == "wsrelay: no node has a process 'nobody'\n"
+        said = await wsrelay(command, "{b@processes|0-1}", code=1)
+        assert said == "wsrelay: node b has no process '{b@processes|0-1}'\n"
+
+
+async def test_a_client_of_another_node_is_shown_and_closed(
+    two: list[Node], asked: ControlClient, pid: PID
+) -> None:
+    a, b = two
+    async with serving(WebSocketRelay(relay_to(pid), node=b)) as url, client(url) as one:
+        [connection] = b.connections
+        shown = await asyncio.to_thread(asked.process, pid)
+        assert [one.pid for one in shown.clients] == [connection]
+        await wsrelay("close", str(connection), "--code", "4001", "--reason", "out")
+        assert await closed(one) == (4001, "out")
+        await until(lambda: not b.connections)
+    [end] = b.engine.ends.connections()
+    assert (end.how, end.by, end.code) == ("closed", a.pid(), 4001)
+    [told] = await asyncio.to_thread(asked.on("b").connection_ends)
+    assert told == end
+
+
+# What goes on without end
+
+
+async def read_on(trace: Generator[TraceRecord, None, None]) -> TraceRecord:
+    return await asyncio.to_thread(next, trace)
+
+
+async def test_messages_of_a_process_of_another_node_are_traced_as_they_pass(
+    two: list[Node], asked: ControlClient, pid: PID
+) -> None:
+    with contextlib.closing(asked.trace(pid, contents=True, count=3)) as trace:
+        assert (await read_on(trace)).note == f"messages of {pid} oracle"
+        for number in range(3):
+            two[1].send(pid, "say", number)
+            record = await read_on(trace)
+            assert (record.topic, record.payload) == ("say", f"{number}")
+        end = await read_on(trace)
+        assert (end.note, end.last) == ("3 messages were shown", True)
+
+
+async def test_a_trace_of_a_node_that_is_lost_says_so(
+    two: list[Node], asked: ControlClient, pid: PID
+) -> None:
+    with contextlib.closing(asked.trace(pid)) as trace:
+        await read_on(trace)
+        await two[1].aclose()
+        while not (end := await read_on(trace)).last:
+            pass
+    assert end.note in {  # it depends on when it is asked for more
+        f"{pid} has ended; `wsrelay ends {pid.id}` says how",
+        "node b cannot be asked: it is gone",
+        "node b has no control socket",
+        "it has ended, as nobody has asked for it for a while",
+    }
+
+
+def fail(text: str) -> None:
+    raise ValueError(text)
+
+
+async def test_logs_of_other_nodes_are_followed(two: list[Node]) -> None:
+    command = [sys.executable, "-m", "wsrelay", "logs", "--follow", "--node"]
+    followers = [
+        await asyncio.create_subprocess_exec(*command, *node, stdout=subprocess.PIPE)
+        for node in (["b"], ["a", "--cluster"])
+    ]
+    for number in range(2):
+        for node in two:
+            node.spawn(fail, None, f"{node.name}{number}")
+        for follower, names in zip(followers, (["b"], ["a", "b"]), strict=True):
+            assert follower.stdout is not None
+            wanted = {f"{name}{number}" for name in names}
+            while wanted:
+                line = (await follower.stdout.readline()).decode()
+                wanted -= {one for one in wanted if line.endswith(f"crashed: ValueError: {one}\n")}
+    for follower in followers:
+        follower.terminate()
+        await follower.wait()
+
+
+async def test_a_stream_waits_for_its_reader_and_ends_without_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("wsrelay.control.answers._FULL", 10)
+    ended = asyncio.Event()
+    sent = 0
+
+    async def app(scope: object, receive: object, send: object) -> None:
+        nonlocal sent
+        del scope, receive
+        assert callable(send)
+        try:
+            await send({"type": "http.response.start", "status": 200})
+            while True:
+                await send({"type": "http.response.body", "body": b"12345678", "more_body": True})
+                sent += 1
+        finally:
+            ended.set()
+
+    answers = PeerAnswers(app)
+    read = b""
+    for number in range(3):
+        status, content = await answers.answer("GET", f"/x?stream=1&portion={number}", b"", "b")
+        assert status == 206
+        assert 0 < len(content) <= 16
+        read += content
+    assert read == b"12345678" * (len(read) // 8)
+    await until(lambda: sent == len(read) // 8 + 1, "it waits")
+    with pytest.raises(ValueError, match="it has ended"):
+        await answers.answer("GET", "/x?stream=2&portion=1", b"", "b")
+    with pytest.raises(ValueError, match="it has ended"):  # of another node
+        await answers.answer("GET", "/x?stream=1&portion=1", b"", "c")
+    monkeypatch.setattr("wsrelay.control.answers._PATIENCE", 0.01)
+    await answers.answer("GET", "/x?stream=1&portion=3", b"", "b")
+    await ended.wait()
+    with pytest.raises(ValueError, match="it has ended"):
+        await answers.answer("GET", "/x?stream=1&portion=4", b"", "b")
+
+
+async def test_others_follow_only_so_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wsrelay.control.answers._MOST", 2)
+    monkeypatch.setattr("wsrelay.control.answers._WAIT", 0.01)
+
+    async def app(*_: object) -> None:
+        await asyncio.get_running_loop().create_future()
+
+    answers = PeerAnswers(app)
+    for key in "12":
+        assert await answers.answer("GET", f"/x?stream={key}", b"", "b") == (206, b"")
+    with pytest.raises(ValueError, match="follow 2 logs and traces already"):
+        await answers.answer("GET", "/x?stream=3", b"", "b")
+    answers.end()
+    assert await answers.answer("GET", "/x?stream=3", b"", "b") == (206, b"")
+    answers.end()
