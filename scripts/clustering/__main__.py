@@ -34,7 +34,7 @@ async def serve(port: int) -> None:
             welcome(nodes, await asyncio.gather(*(node.serving() for node in nodes)), url)
             telling = asyncio.create_task(tell(nats))
             try:
-                await asyncio.gather(*map(tell, nodes))
+                await asyncio.gather(*map(tell_again, nodes))
             finally:
                 telling.cancel()
         finally:
@@ -57,6 +57,12 @@ def welcome(nodes: Sequence[Program], addresses: Sequence[str], nats: str) -> No
 async def tell(program: Program) -> None:
     """Say when a program has ended by itself, and how."""
     say(f"{program.name} has ended: {await program.ended()}")
+
+
+async def tell_again(node: Program) -> None:
+    """Say when a node has ended by itself, and how to start it again."""
+    await tell(node)
+    say(f"\nIn another terminal, this starts it again:\n\n  {node.command}\n")
 
 
 async def until_signal(port: int) -> None:

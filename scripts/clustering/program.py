@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shlex
 import signal
 from collections.abc import Callable, Sequence
 
@@ -55,6 +56,11 @@ class Program:
         except OSError as error:
             raise StartError(f"{self.name} cannot be started: {error}") from None
         self._reading = asyncio.create_task(self._read())
+
+    @property
+    def command(self) -> str:
+        """What it is started by, for a shell in this folder."""
+        return shlex.join(self._command)
 
     @property
     def pid(self) -> int:

@@ -37,6 +37,12 @@ async def ask_for(face: Any, name: str) -> str:
 
 
 @both
+async def ask_for_small(face: Any, name: str, host: str) -> str:
+    """The error of asking for a small process in a host that is full."""
+    return await error_of(face.get_or_spawn, name, "small", host)
+
+
+@both
 async def wait_for(face: Any, name: str) -> None:
     """Ask for a name, and wait for the answer."""
     await now(face.get_or_spawn(name, "room"))

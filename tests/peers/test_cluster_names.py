@@ -23,6 +23,7 @@ from wsrelay import (
     PID,
     HostFailed,
     HostFull,
+    InvalidTarget,
     Isolation,
     NameNotFound,
     NameTaken,
@@ -601,6 +602,12 @@ async def test_a_host_of_a_node_is_where_a_new_name_goes(cluster: Shared) -> Non
     pid = await ann.get_or_spawn_async("room/1", "room", "processes@ben")
     assert pid in ben.workers
     assert await ann.get_or_spawn_async("room/1", "room", "processes@cyd") == pid
+    assert await ann.get_or_spawn_async("room/1", rooms.wait, "processes@cyd") == pid
+    code = [("a callable", rooms.wait), ("target 'keep'", "keep", naming_handlers.keep)]
+    for what, target, *args in code:
+        refusal = f"{what} cannot be started on node 'ben': other nodes start only entries"
+        with pytest.raises(InvalidTarget, match=refusal):
+            await ann.get_or_spawn_async("room/2", target, "processes@ben", *args)
     with pytest.raises(HostFailed, match="node 'far' is not in the cluster"):
         await ann.get_or_spawn_async("room/2", "room", "processes@far")
     with pytest.raises(UnknownHost, match="nowhere@ben"):
@@ -614,6 +621,25 @@ async def test_a_host_of_a_node_is_where_a_new_name_goes(cluster: Shared) -> Non
     with pytest.raises(UnknownHost, match="processes@ben"):
         ann.get_or_spawn("local/1", "room", "processes@ben")
     assert not ann.workers
+    assert len(cluster.keys) == 1
+
+
+@BOTH
+async def test_a_host_of_this_node_is_no_host_of_another(cluster: Shared, face: Face) -> None:
+    ann = cluster["ann"]
+    await ann.get_or_spawn_async("small/1", "small", "small@ann")
+    with pytest.raises(HostFull):
+        await ann.get_or_spawn_async("small/2", "small", "small@ann")
+    starts(
+        [await seen_by(ann, face(naming_handlers.ask_for_small), "small/2", "small@ann")],
+        "HostFull",
+    )
+    answer = RelayResponse(target="small", name="small/2", host="small@ann")
+    async with serving(WebSocketRelay(endpoint(lambda _: answer), node=ann)) as url:
+        with pytest.raises(InvalidStatus) as refused:
+            async with client(url):
+                pass
+    assert refused.value.response.status_code == 503
     assert len(cluster.keys) == 1
 
 

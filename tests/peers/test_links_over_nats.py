@@ -44,6 +44,8 @@ class Talk:
 
     async def all_is_there(self) -> None:
         await until(lambda: all(link.idle for link in self.links))
+        # What a node has received it may be about to handle.
+        await until(lambda: all(len(got) >= self.sent for got in self.got.values()))
         assert self.got["a"] == self.got["b"] == list(range(self.sent))
 
 

@@ -318,14 +318,14 @@ def test_another_lease_or_protocol_is_refused_while_such_a_node_is_alive() -> No
             await world.joined("a")
             why = await refused(world.machine("b", 9.0))
             assert why == (
-                "a lease of 6 s, here 9 s: it is node 'a' of the cluster; all nodes need the same; "
+                "node 'a' of the cluster has a lease of 6 s, here 9 s: all nodes need the same; "
                 "to change it, stop them all first"
             )
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr("wsrelay.cluster.lease.PROTOCOL", 99)
                 why = await refused(world.machine("b"))
             assert why.startswith(
-                "version 1 of the protocol between nodes, here 99: it is node 'a'"
+                "node 'a' of the cluster has version 1 of the protocol between nodes, here 99: "
             )
 
     virtually(main())

@@ -123,12 +123,13 @@ async def test_what_is_published_while_the_connection_is_being_lost_is_dropped(
     async with a_bus(cluster_of(nats)) as bus:
         alive = bus._connection._client
         assert alive is not None
+        again = asyncio.Event()
+        bus.on_connected.append(again.set)
         alive.socket.abort()
         assert bus.connected  # it is told in the next turn of the loop
         bus.publish("wsr.test.dropped", b"small")
         bus.publish("wsr.test.dropped", bytes(100_000))
-        await until(lambda: not bus.connected)
-        await until(lambda: bus.connected)
+        await until(again.is_set)
 
 
 async def test_a_callback_of_the_connection_that_raises_harms_nobody(

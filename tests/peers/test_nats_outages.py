@@ -147,9 +147,10 @@ async def test_in_a_cluster_of_nats_the_bucket_has_three_replicas_and_one_server
         async with a_bus(cluster) as bus:
             inbox = Inbox()
             await bus.subscribe("wsr.test.three", inbox)
+            again = asyncio.Event()
+            bus.on_connected.append(again.set)
             servers[0].kill()  # the only one that was named; it has told of the others
-            await until(lambda: not bus.connected)
-            await until(lambda: bus.connected)
+            await until(again.is_set)
             bus.publish("wsr.test.three", b"over another")
             assert await inbox.data() == b"over another"
     assert "replicas" not in caplog.text

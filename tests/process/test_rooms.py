@@ -469,7 +469,7 @@ async def test_a_room_answers_calls_and_refuses_what_does_not_fit(node: Node, fa
         "ProcessError: PayloadError: payload: builtins"
     )
     assert await asked(node.spawn(getattr(room_classes.Diary, face)), "count") == (
-        f"CallError: Diary.{face} does not answer 'count', but nothing"
+        f"CallError: Diary.{face} does not answer 'count', nor anything else"
     )
 
 

@@ -55,6 +55,7 @@ def test_one_room_is_on_three_ports_and_a_node_that_is_killed_takes_only_its_own
         # The one who was there first has the room: blue is on node-1, and red on node-3.
         os.kill(pids[2], signal.SIGKILL)
         assert running.stderr.line("node-3 has ended") == "node-3 has ended: SIGKILL"
+        assert "run handlers/chat.py:Chat " in running.stderr.line("--node node-3")
         assert closed(blue.pop())[0] == closed(red.pop(0))[0] == 1006
         say(blue[0], "on with it")
         heard(blue[1], "on with it")

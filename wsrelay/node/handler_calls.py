@@ -167,9 +167,12 @@ class HandlerCalls:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> NamedOrder:
-        return NamedOrder(
-            name, self._named_pid(target, host), self._spawn_order(target, args, kwargs)
-        )
+        pid, order = self._named_pid(target, host), self._spawn_order(target, args, kwargs)
+        return NamedOrder(name, pid, order, stays=self._is_own(host))
+
+    def _is_own(self, host: str | None) -> bool:
+        """Whether that is a host of this node and no other."""
+        return host is not None and placed(host)[1] == self.name
 
     def _spawn_order(
         self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]

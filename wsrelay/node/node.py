@@ -458,7 +458,8 @@ class Node(HandlerCalls):
             self.engine.launch(pid, text, tracing.carried(code), end_when_empty=ends)
         else:
             order = self._spawn_order(target, spec.args, {})
-            named = NamedOrder(spec.name, pid, order, end_when_empty=ends)
+            stays = self._is_own(spec.host)
+            named = NamedOrder(spec.name, pid, order, end_when_empty=ends, stays=stays)
             pid = await settled(self.engine.get_or_spawn, named)
         if self.is_connection(pid):
             raise NoTarget(f"the name {spec.name!r} belongs to {pid}, which is a connection")

@@ -67,7 +67,8 @@ class SpawnOrder(Struct, frozen=True):
 class NamedOrder(Struct, frozen=True):
     """What to start under a name that nobody has; the fields are those of `Engine.launch`.
 
-    If another node starts it, the process gets another PID.
+    If another node starts it, the process gets another PID. If it `stays`, none does: it was asked
+    for on this node.
     """
 
     name: str
@@ -77,6 +78,7 @@ class NamedOrder(Struct, frozen=True):
     monitored: bool = False
     linked: bool = False
     end_when_empty: float | None = None
+    stays: bool = False
 
 
 class WorkerProcess:

@@ -454,7 +454,15 @@ class Requests:
             except NotAllowed:  # the process that there is may be gone when others are asked
                 return self._engine.lookup(frame.name)
         return self._engine.get_or_spawn(
-            NamedOrder(frame.name, pid, order, process.pid, spawn.monitored, spawn.linked)
+            NamedOrder(
+                frame.name,
+                pid,
+                order,
+                process.pid,
+                spawn.monitored,
+                spawn.linked,
+                stays=frame.stays,
+            )
         )
 
     def _register(

@@ -15,7 +15,14 @@ from typing import Any, Final
 from wsrelay import errors
 from wsrelay.cluster.frames import PeerFinishedFrame, PeerForgetFrame, PeerFrame, PeerReplyFrame
 from wsrelay.cluster.peer import Peer
-from wsrelay.errors import HostFailed, InvalidPID, TooMany, WireError, WsrelayError
+from wsrelay.errors import (
+    HostFailed,
+    InvalidPID,
+    InvalidTarget,
+    TooMany,
+    WireError,
+    WsrelayError,
+)
 from wsrelay.node import Node
 from wsrelay.values.message import ExitError, ExitKind, Result
 from wsrelay.values.pid import PID
@@ -23,7 +30,7 @@ from wsrelay.wire import payload
 
 from .neighbour import Asked, Neighbour, Way
 
-__all__ = ["Exchange", "PeerGone", "gone", "not_a_member", "opened"]
+__all__ = ["Exchange", "PeerGone", "gone", "not_a_member", "not_an_entry", "opened"]
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +49,15 @@ class PeerGone(WsrelayError):  # noqa: N818 - what has happened
 def not_a_member(node: str) -> HostFailed:
     """Return why nothing can be started on a node that is not in the cluster now."""
     return HostFailed(f"node {node!r:.80} is not in the cluster")
+
+
+def not_an_entry(target: str | None, node: str) -> InvalidTarget:
+    """Return why a target cannot be started on another node; None: a callable that has no name."""
+    what = "a callable" if target is None else f"target {target!r:.200}"
+    return InvalidTarget(
+        f"{what} cannot be started on node {node!r:.80}: other nodes start only entries of the "
+        "configuration, with arguments that are data"
+    )
 
 
 def gone(node: str) -> ExitError:

@@ -146,7 +146,7 @@ class Joining:
                 f"{record.incarnation}): each node needs a name of its own"
             )
         if why := misfit(record, self._duration):
-            return f"{why}: it is node {node!r} of the cluster; {_REMEDY}"
+            return f"node {node!r} of the cluster has {why}: {_REMEDY}"
         if record.seen >= entry.revision:
             return (
                 f"the cluster's store has lost writes: node {node!r} has seen its revision "

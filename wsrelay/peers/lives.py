@@ -35,7 +35,7 @@ from wsrelay.values.printable import shortened
 from wsrelay.values.sizes import show
 from wsrelay.wire import payload
 
-from .exchange import Exchange, gone, not_a_member, opened
+from .exchange import Exchange, gone, not_a_member, not_an_entry, opened
 from .neighbour import Neighbour
 
 __all__ = ["Lives", "check_entry", "told"]
@@ -86,10 +86,7 @@ class Lives(Elsewhere):
     def _spawn(self, parent: PID, pid: PID, frame: wire.SpawnFrame, *, watched: bool) -> None:
         target, neighbour = frame.target, self.exchange.of(pid)
         if target is None or target not in self.engine.entries or not frame.plain:
-            raise InvalidTarget(
-                f"target {target!r:.200} cannot be started on node {pid.node!r:.80}: other nodes "
-                "start only entries of the configuration, with arguments that are data"
-            )
+            raise not_an_entry(target, str(pid.node))
         if neighbour is None:
             raise not_a_member(str(pid.node))
         neighbour.way.send(

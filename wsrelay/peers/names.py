@@ -417,7 +417,7 @@ class ClusterNames:
 
         `node` is the one on which it must start, None for any.
         """
-        if node not in {None, self._engine.name}:
+        if self.is_elsewhere(node):
             return self._refusal_there(host, str(node))
         if self._engine.draining:
             return HostFailed(self._engine.why_closed)
@@ -438,6 +438,10 @@ class ClusterNames:
         if hello.draining:
             return HostFailed(f"node {node} shuts down")
         return HostFull(host, load.most)
+
+    def is_elsewhere(self, node: str | None) -> bool:
+        """Whether that is another node."""
+        return node not in {None, self._engine.name}
 
     def is_entry(self, target: str | None) -> bool:
         """Whether it is the id of an entry, which the other nodes have too."""

@@ -12,7 +12,7 @@ from wsrelay.values.pid import PID
 from wsrelay.values.trace_context import put, split
 from wsrelay.wire.code import pack_plain
 
-from .exchange import PeerGone
+from .exchange import PeerGone, not_an_entry
 from .keys import Wait
 
 if TYPE_CHECKING:
@@ -74,7 +74,10 @@ class NameSearch:
     def _place(self) -> Peer:
         """Return the next node that may have a place; raises what the last one has said."""
         assert self._full is not None  # noqa: S101 - or it would be claimed here
-        if len(self._tried) + 1 < _NODES and self._travels():
+        node, travels = self._order.pid.node, self._travels() and not self._order.stays
+        if not travels and self._names.is_elsewhere(node):
+            raise not_an_entry(self._order.order.target, str(node))
+        if len(self._tried) + 1 < _NODES and travels:
             for peer in self._names.by_room(self._order.pid):
                 if peer not in self._tried:
                     return peer

@@ -353,11 +353,15 @@ class SpawnFrame(Frame, tag=2):
 
 
 class GetOrSpawnFrame(Frame, tag=3):
-    """Find the process of that name, or start this one; answered with `ReplyFrame`."""
+    """Find the process of that name, or start this one; answered with `ReplyFrame`.
+
+    If it `stays`, no other node than that of its PID may start it.
+    """
 
     ref: int
     name: Text
     spawn: SpawnFrame
+    stays: bool = False
 
 
 class CancelFrame(Frame, tag=4):

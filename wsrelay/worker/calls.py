@@ -163,7 +163,8 @@ class WorkerContext:
             with contextlib.suppress(errors.PayloadError):  # then only this node can start it
                 spawn.code, spawn.plain = pack_plain(args, kwargs), True
         spawn.code = tracing.carried(spawn.code)
-        return wire.GetOrSpawnFrame(self.ref(), nameable(name), spawn)
+        stays = host is not None and placed(host)[1] == self._pid.node
+        return wire.GetOrSpawnFrame(self.ref(), nameable(name), spawn, stays)
 
     def exec_frame(self, target: Any, host: str | None, args: Any, kwargs: Any) -> wire.ExecFrame:
         """Build the frame that starts a process and asks for its result."""

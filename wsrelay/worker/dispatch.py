@@ -240,8 +240,9 @@ class Dispatcher:
     def _asked(self, message: Called) -> Step:
         topic, content = message.topic, message.payload
         if topic not in self._questions:
-            among = ", ".join(map(repr, self._questions)) or "nothing"
-            return message.refuse, (f"{self._name} does not answer {topic!r:.80}, but {among}",)
+            known = ", ".join(map(repr, self._questions))
+            instead = f"but {known}" if known else "nor anything else"
+            return message.refuse, (f"{self._name} does not answer {topic!r:.80}, {instead}",)
         takes, kind, default = self._questions[topic]
         method = getattr(self._room, topic)
         if content is None and default:
