@@ -63,7 +63,7 @@ async def test_print_goes_to_the_log_at_once_and_never_into_the_pipe(
         node.send(pid, "do", ["print", ["\x00\xff" * 100]])
         node.send(pid, "hello")
         await journal.line("hello")
-        [line] = [line for line in caplog.messages if "visible" in line]
+        [line] = await until(lambda: [one for one in caplog.messages if "visible" in one])
         assert line == f"{pid} output: visible at once"
 
 
