@@ -216,3 +216,24 @@ async def test_others_follow_only_so_much(monkeypatch: pytest.MonkeyPatch) -> No
     answers.end()
     assert await answers.answer("GET", "/x?stream=3", b"", "b") == (206, b"")
     answers.end()
+    for path in ("/trace?of=x", "/logs?follow=1"):
+        with pytest.raises(ValueError, match="without end: it is asked for in portions"):
+            await answers.answer("GET", path, b"", "b")
+
+
+async def test_a_stream_ends_whose_reader_is_lost_while_it_waits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("wsrelay.control.answers._PATIENCE", 0.01)
+    ended = asyncio.Event()
+
+    async def app(*_: object) -> None:
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            ended.set()
+
+    asked = asyncio.ensure_future(PeerAnswers(app).answer("GET", "/x?stream=1", b"", "b"))
+    await asyncio.sleep(0)
+    asked.cancel()
+    await ended.wait()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from http import HTTPStatus
 from typing import Final
@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl, urlencode
 
 from starlette.types import ASGIApp, Message, Scope
 
-__all__ = ["ASKER", "MORE", "PORTION", "STREAM", "PeerAnswers"]
+__all__ = ["ASKER", "MORE", "PORTION", "STREAM", "PeerAnswers", "is_endless"]
 
 ASKER: Final = "x-wsrelay-asker"
 """The header that says which node asks."""
@@ -41,6 +41,11 @@ _MOST: Final = 100
 """Streams that all other nodes may read at the same time."""
 
 
+def is_endless(path: str, query: Mapping[str, str]) -> bool:
+    """Whether the answer to a request goes on without end."""
+    return path == "/trace" or "follow" in query
+
+
 class PeerAnswers:
     """Answers with what an application answers to the same request."""
 
@@ -51,12 +56,15 @@ class PeerAnswers:
     async def answer(self, method: str, path: str, body: bytes, asker: str) -> tuple[int, bytes]:
         """Return the status and the body; `path` has the query.
 
-        Raises `ValueError` for a portion of a stream that has ended, and for too many streams.
+        Raises `ValueError` for a portion of a stream that has ended, for too many streams, and for
+        one without a key.
         """
         path, _, query = path.partition("?")
         wanted = dict(parse_qsl(query, keep_blank_values=True))
         key, portion = wanted.pop(STREAM, None), wanted.pop(PORTION, "0")
         scope = _scope(method, path, urlencode(wanted), asker)
+        if key is None and is_endless(path, wanted):
+            raise ValueError(f"{path} goes on without end: it is asked for in portions")
         if key is None:
             answer = _Answer(body)
             await self._app(scope, answer.receive, answer.send)
@@ -142,6 +150,7 @@ class _Stream(_Answer):
     async def portion(self) -> tuple[int, bytes]:
         """Return what has come, with `MORE` if something may follow."""
         self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(_PATIENCE, self.end)
         if not self._content and not self._task.done():
             self._came.clear()
             with contextlib.suppress(TimeoutError):
@@ -150,7 +159,6 @@ class _Stream(_Answer):
         if self._task.done():
             self.end()
             return self.status, self.taken()
-        self._timer = asyncio.get_running_loop().call_later(_PATIENCE, self.end)
         self._room.set()
         return MORE, self.taken()
 

@@ -19,7 +19,7 @@ from wsrelay.errors import WsrelayError
 from wsrelay.node import Node
 from wsrelay.node.info import TraceRecord
 
-from .answers import ASKER, MORE, PORTION, STREAM
+from .answers import ASKER, MORE, PORTION, STREAM, is_endless
 from .finding import PATIENCE, Finder, Unknown
 from .records import LogRecord
 
@@ -59,8 +59,7 @@ class Forwarding:
 
     async def _forwarded(self, at: str, request: Request, query: dict[str, str]) -> Response:
         method, path, body = request.method, request.url.path, await request.body()
-        is_endless = path == "/trace" or "follow" in query
-        if is_endless:
+        if is_endless(path, query):
             query[STREAM] = secrets.token_hex(8)
         try:
             status, content = await self._ask(at, method, f"{path}?{urlencode(query)}", body)
