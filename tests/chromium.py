@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import socketserver
+import tempfile
 import threading
 from collections.abc import Iterator
 
@@ -32,9 +33,13 @@ if CHROMIUM is None and not REQUIRED:
 def launched() -> Iterator[Browser]:
     assert CHROMIUM is not None, "chromium is required and not installed"
     expect.set_options(timeout=SECONDS * 1000)
-    with sync_playwright() as playwright:
+    with (
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,  # it leaves files there
+        sync_playwright() as playwright,
+    ):
         browser = playwright.chromium.launch(
             executable_path=CHROMIUM,
+            env={**os.environ, "TMPDIR": folder},
             args=[
                 "--no-sandbox",
                 "--disable-gpu",
