@@ -17,6 +17,7 @@ from one_node import left_as_found, running_node
 from support import processes, until
 
 from wsrelay import PID, Limits, Node
+from wsrelay.node import describe
 
 pytestmark = [
     pytest.mark.anyio,
@@ -93,6 +94,12 @@ async def test_threads_at_the_same_place_are_shown_as_one(node: Node) -> None:
 
 async def test_more_threads_than_are_written_are_no_obstacle(node: Node) -> None:
     pid = await started(node, hanging.threads)
+
+    def takes() -> bool:  # then all of them have begun
+        [shown] = [one for one in describe(node).processes if one.pid == pid]
+        return shown.idle is not None
+
+    await until(takes, "it takes messages")
     await stack_with(node, pid, " in _pause\n")
 
 
