@@ -6,10 +6,11 @@ import contextlib
 import datetime as dt
 import json
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from queue import Empty, SimpleQueue
 from threading import Thread
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 import click
 import msgspec
@@ -37,10 +38,10 @@ except MissingExtra:  # tables are plain then, however wide the terminal is
 
 __all__ = ["call", "cancel", "connections", "kill", "logs", "ps", "send", "stack", "tree"]
 
-_NO_RECORDS: Final = "no node has log records{} yet"
+T = TypeVar("T")
 
 _MOMENT: Final = 0.2
-"""Seconds without a record of any node, after which those that came are printed."""
+"""Seconds in which the records of several nodes are gathered, to be printed in order."""
 
 
 @click.command()
@@ -244,7 +245,7 @@ def stack(*, of: str, node: str | None, anywhere: bool) -> None:
     """Print where a process is: the Python stacks of its threads, and of its asyncio tasks.
 
     It works from outside, also while the process is in an endless loop or in a library. Nothing is
-    stopped, and the process goes on.
+    stopped, and the process goes on; only threads that begin or end meanwhile can make it crash.
     """
     with chosen(node) as client:
         for line in client.stack(of, anywhere=anywhere).splitlines():
@@ -294,7 +295,7 @@ def _show_all_logs(client: ControlClient, of: str | None, *, as_json: bool) -> N
         for record in found:
             _show_record(record, as_json=as_json)
         if not found:
-            say(f"wsrelay: {_NO_RECORDS.format(_whose(of))}")
+            say(f"wsrelay: no node has log records{_whose(of)} yet")
 
 
 def _follow_all_logs(client: ControlClient, of: str | None, *, as_json: bool) -> None:
@@ -316,24 +317,31 @@ def _follow_all_logs(client: ControlClient, of: str | None, *, as_json: bool) ->
             Thread(target=follow, args=[one], daemon=True).start()
         left = len(nodes)
         while left:
-            came = [told.get()]
-            with contextlib.suppress(Empty):
-                while True:
-                    came.append(told.get(timeout=_MOMENT))
+            came = _of_a_moment(told)
             left -= came.count(None)
             for record in sorted(filter(None, came), key=lambda one: one.time):
                 nothing = False
                 _show_record(record, as_json=as_json)
     if nothing:
-        say(f"wsrelay: {_NO_RECORDS.format(_whose(of))}")
+        say(f"wsrelay: no node has log records{_whose(of)} yet")
+
+
+def _of_a_moment(told: SimpleQueue[T]) -> list[T]:
+    """Wait for something, and return it with what follows in a moment, however much that is."""
+    came = [told.get()]
+    end = time.monotonic() + _MOMENT
+    with contextlib.suppress(Empty):
+        while (left := end - time.monotonic()) > 0:
+            came.append(told.get(timeout=left))
+    return came
 
 
 def _show_record(record: LogRecord, *, as_json: bool) -> None:
     if as_json:
         click.echo(escaped_in_json(msgspec.json.encode(record).decode()))
     else:
-        time = dt.datetime.fromtimestamp(record.time).astimezone()
-        head = f"{time:%Y-%m-%d %H:%M:%S} {record.level.upper():7}"
+        moment = dt.datetime.fromtimestamp(record.time).astimezone()
+        head = f"{moment:%Y-%m-%d %H:%M:%S} {record.level.upper():7}"
         click.echo(f"{head} {indented(record.text)}")
     sys.stdout.flush()
 

@@ -33,7 +33,7 @@ class Forwarding:
     """Passes requests on to the node that they are for, and all others to the application.
 
     That is the node that the query names by `at`, or the one that has the process `of` whose inside
-    is looked at. With `anywhere`, that process may be what only another node knows.
+    is looked at. With `anywhere`, that process may be what only another node knows, whichever.
     """
 
     def __init__(self, app: ASGIApp, node: Node) -> None:
@@ -47,8 +47,9 @@ class Forwarding:
         query = dict(parse_qsl(request.url.query, keep_blank_values=True))
         at = query.pop("at", "") or self._node.name
         anywhere = query.pop("anywhere", "") != ""
+        is_for_any = at == self._node.name or anywhere
         served: ASGIApp = self._app
-        if at == self._node.name and request.url.path in _LOOKS and ASKER not in request.headers:
+        if is_for_any and request.url.path in _LOOKS and ASKER not in request.headers:
             try:
                 at, query["of"] = await self._finder.place(query.get("of", ""), anywhere=anywhere)
             except Unknown as error:
