@@ -4,47 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
-import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Generator
+from collections.abc import Generator
 from pathlib import Path
+from queue import SimpleQueue
 
-import peer_handlers
 import pytest
-from commands import run_here
-from nats_servers import NatsServer
-from peers_over_nats import clustered
+from operating import wsrelay
 from support import client, closed, relay_to, serving, until
 
 from wsrelay import PID, Node, WebSocketRelay
+from wsrelay.cli.control import _of_a_moment
 from wsrelay.control import ControlClient
 from wsrelay.control.answers import PeerAnswers
 from wsrelay.node.info import TraceRecord
-from wsrelay.values.targets import TargetEntry
 
-pytestmark = pytest.mark.anyio
-
-ENTRIES = {"answer": TargetEntry(f"{peer_handlers.__file__}:answer")}
-
-
-@pytest.fixture(autouse=True)
-def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WSRELAY_RUNTIME_DIR", str(tmp_path / "run"))
+pytest_plugins = ["operated"]
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("directory")]
 
 
 @pytest.fixture
-async def two(nats: NatsServer) -> AsyncIterator[list[Node]]:
-    """Two nodes, of which `a` is asked."""
-    async with clustered(nats, ENTRIES, "a", "b") as nodes:
-        yield nodes
-
-
-@pytest.fixture
-def asked(two: list[Node]) -> ControlClient:
+def asked(two: list[Node], directory: Path) -> ControlClient:
     del two
-    [path] = Path(os.environ["WSRELAY_RUNTIME_DIR"]).glob("a-*.sock")
+    [path] = directory.glob("a-*.sock")
     return ControlClient(path)
 
 
@@ -56,13 +41,6 @@ async def pid(two: list[Node]) -> PID:
     assert await b.started(pid) is None
     await until(lambda: a.engine.elsewhere.find("oracle") == pid, "its name is known")
     return pid
-
-
-async def wsrelay(*arguments: str, code: int = 0) -> str:
-    """Run the command in this process; gives what it printed, on standard error if it fails."""
-    done = await asyncio.to_thread(run_here, *arguments, "--node", "a")
-    assert done.returncode == code, done.stderr
-    return done.stderr if code else done.stdout
 
 
 async def test_who_looks_at_a_process_of_another_node_need_not_say_which(
@@ -83,6 +61,17 @@ async def test_who_looks_at_a_process_of_another_node_need_not_say_which(
         assert said == "wsrelay: no node has a process 'nobody'\n"
         said = await wsrelay(command, "{b@processes|0-1}", code=1)
         assert said == "wsrelay: node b has no process '{b@processes|0-1}'\n"
+
+
+async def test_who_looks_on_all_nodes_finds_it_whichever_node_is_named(
+    two: list[Node], asked: ControlClient
+) -> None:
+    pid = two[0].spawn("answer")
+    assert await two[0].started(pid) is None
+    for one in (asked, asked.on("b")):
+        assert (await asyncio.to_thread(one.process, pid.id, anywhere=True)).process.pid == pid
+    with pytest.raises(ValueError, match="node b has no process"):
+        await asyncio.to_thread(asked.on("b").process, pid.id)
 
 
 async def test_a_client_of_another_node_is_shown_and_closed(
@@ -160,6 +149,18 @@ async def test_logs_of_other_nodes_are_followed(two: list[Node]) -> None:
     for follower in followers:
         follower.terminate()
         await follower.wait()
+
+
+def test_what_comes_without_a_pause_is_shown_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wsrelay.cli.control._MOMENT", 0.01)
+    numbers = itertools.takewhile(lambda number: number < 10_000_000, itertools.count())
+
+    class Flood(SimpleQueue[int]):
+        def get(self, *_: object, **__: object) -> int:
+            return next(numbers)
+
+    came = _of_a_moment(Flood())
+    assert came == [*range(len(came))]
 
 
 async def test_a_stream_waits_for_its_reader_and_ends_without_one(

@@ -6,15 +6,14 @@ import asyncio
 import json
 import logging
 import os
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import peer_handlers
 import pytest
 import relating
 from commands import run_here
 from nats_servers import NatsServer
+from operating import ENTRIES, wsrelay
 from peers_over_nats import clustered
 from support import client, relay_to, serving, until
 
@@ -24,30 +23,9 @@ from wsrelay.cluster.link import WINDOW
 from wsrelay.control import ControlSocket
 from wsrelay.errors import InvalidPID, WsrelayError
 from wsrelay.peers.clustered import ClusteredNode
-from wsrelay.values.targets import TargetEntry
 
-pytestmark = pytest.mark.anyio
-
-ENTRIES = {"answer": TargetEntry(f"{peer_handlers.__file__}:answer")}
-
-
-@pytest.fixture(autouse=True)
-def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WSRELAY_RUNTIME_DIR", str(tmp_path / "run"))
-
-
-@pytest.fixture
-async def two(nats: NatsServer) -> AsyncIterator[list[Node]]:
-    """Two nodes, of which `a` is asked."""
-    async with clustered(nats, ENTRIES, "a", "b") as nodes:
-        yield nodes
-
-
-async def wsrelay(*arguments: str, code: int = 0) -> str:
-    """Run the command in this process; gives what it printed, on standard error if it fails."""
-    done = await asyncio.to_thread(run_here, *arguments, "--node", "a")
-    assert done.returncode == code, done.stderr
-    return done.stderr if code else done.stdout
+pytest_plugins = ["operated"]
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("directory")]
 
 
 def hook(node: Node) -> ClusteredNode:
