@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextlib
 import ctypes
+import functools
 import mmap
 import os
 import signal
@@ -31,6 +33,15 @@ def sleep() -> None:
     process.inbox().receive()
     reading, _ = os.pipe()
     ctypes.PyDLL(None).read(reading, ctypes.create_string_buffer(1), 1)
+
+
+def compute_in_c(path: str) -> None:
+    """Take one message and run code in C until a file is there, with another thread beside it."""
+    threading.Thread(target=_pause, daemon=True).start()
+    process.inbox().receive()
+    collections.deque(iter(functools.partial(os.access, path, os.F_OK), True), maxlen=0)
+    process.registry.register("back")
+    time.sleep(_LONG)
 
 
 def wait(path: str) -> None:
@@ -65,6 +76,22 @@ def threads() -> None:
         threading.Thread(target=_pause, daemon=True).start()
     for _ in process.inbox():
         pass
+
+
+def churn(path: str) -> None:
+    """Take one message, then let threads begin and end all the time until a file is there."""
+    threading.Thread(target=_pause, daemon=True).start()
+    process.inbox().receive()
+    while not os.path.exists(path):  # noqa: PTH110 - as above
+        begun = [threading.Thread(target=_end) for _ in range(20)]
+        for thread in begun:
+            thread.start()
+        for thread in begun:
+            thread.join()
+
+
+def _end() -> None:
+    sum(range(1000))
 
 
 def several() -> None:
@@ -103,7 +130,7 @@ async def block_loop() -> None:
         time.sleep(_LONG)  # noqa: ASYNC251 - that is the point
 
 
-def _memory() -> list[int]:
+def memory() -> list[int]:
     """The descriptors of the memory in which this process notes what it takes."""
     found = []
     for entry in Path("/proc/self/fd").iterdir():
@@ -116,16 +143,17 @@ def _memory() -> list[int]:
 def close_all(path: str) -> None:
     """Close the descriptors of the stacks, as code that closes all does; then wait for a file."""
     process.inbox().receive()
-    for descriptor in _memory():
+    for descriptor in memory():
         os.close(descriptor)
     process.registry.register("closed")
     while not os.path.exists(path):  # noqa: PTH110 - as above
         time.sleep(0.01)
 
 
-def own_handler() -> None:
-    """Have a signal handler of one's own in the place of the one that writes stacks."""
-    signal.signal(wire.STACK, lambda *_: None)
+def own_handlers() -> None:
+    """Have signal handlers of one's own in the place of those that write stacks."""
+    for number in (wire.STACK, wire.STACK_AT_ONCE):
+        signal.signal(number, lambda *_: None)
     process.registry.register("handles")
     for _ in process.inbox():
         pass
@@ -139,9 +167,9 @@ def execute() -> None:
 def lie() -> None:
     """Write nonsense to all lines of the host's sheet."""
     process.inbox().receive()
-    descriptor = _memory()[0]
-    with mmap.mmap(descriptor, mmap.PAGESIZE) as memory:
-        memory[:] = b"\xff\xff\xff\xff\xff\xff\xff\x7f" * (mmap.PAGESIZE // 8)
+    descriptor = memory()[0]
+    with mmap.mmap(descriptor, mmap.PAGESIZE) as lines:
+        lines[:] = b"\xff\xff\xff\xff\xff\xff\xff\x7f" * (mmap.PAGESIZE // 8)
     for size in (0, 1 << 30):
         try:
             os.truncate(descriptor, size)

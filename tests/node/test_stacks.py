@@ -103,6 +103,16 @@ async def test_more_threads_than_are_written_are_no_obstacle(node: Node) -> None
     await stack_with(node, pid, " in _pause\n")
 
 
+async def test_threads_that_begin_and_end_meanwhile_are_no_danger(
+    node: Node, tmp_path: Path
+) -> None:
+    pid = await started(node, hanging.churn, tmp_path / "enough")
+    for _ in range(200):
+        await stack_with(node, pid, " in churn")
+    assert pid in node.workers
+    (tmp_path / "enough").touch()
+
+
 @pytest.mark.parametrize("handler", [hanging.await_reply, hanging.uvloop_reply])
 async def test_a_coroutine_shows_its_tasks_down_to_what_they_wait_for(
     node: Node, handler: Callable[..., Any]
@@ -136,6 +146,18 @@ async def no_stack(node: Node, pid: PID) -> str:
     return str(error.value)
 
 
+async def test_an_answer_that_is_too_late_is_not_given_in_the_turn_of_another(
+    node: Node, tmp_path: Path
+) -> None:
+    pid = await started(node, hanging.compute_in_c, tmp_path / "go on")
+    await stack_with(node, pid, " in compute_in_c")
+    assert " in _pause" in await node.engine.stack(pid), "it is in C now"
+    written = [os.lseek(sheet, 0, os.SEEK_CUR) for sheet in hanging.memory()]
+    (tmp_path / "go on").touch()
+    await until(lambda: "back" in node.kernel.names.of(pid))
+    assert [os.lseek(sheet, 0, os.SEEK_CUR) for sheet in hanging.memory()] == written
+
+
 async def test_a_stopped_process_is_said_to_be_stopped(node: Node) -> None:
     pid = await started(node, hanging.spin)
     os_pid = node.workers[pid]
@@ -159,8 +181,8 @@ async def test_code_that_closes_descriptors_gets_no_stack_written_into_its_own_f
     (tmp_path / "go on").touch()
 
 
-async def test_a_handler_of_user_code_stays_and_is_all_that_happens(node: Node) -> None:
-    pid = await started(node, hanging.own_handler)
+async def test_handlers_of_user_code_stay_and_are_all_that_happens(node: Node) -> None:
+    pid = await started(node, hanging.own_handlers)
     await until(lambda: "handles" in node.kernel.names.of(pid))
     assert "does not answer within 2 s: S (sleeping)" in await no_stack(node, pid)
     assert pid in node.workers
@@ -172,7 +194,7 @@ async def test_a_process_that_has_become_another_program_survives_the_question(n
     os_pid = node.workers[pid]
     assert os_pid is not None
     await until(lambda: "-c" in psutil.Process(os_pid).cmdline(), "it is another program")
-    assert "has no handler of SIGRTMAX-1 any more" in await no_stack(node, pid)
+    assert "has no handlers of SIGRTMAX-1 and SIGRTMAX-2 any more" in await no_stack(node, pid)
     assert psutil.Process(os_pid).is_running()
     node.terminate(pid)
 

@@ -245,7 +245,7 @@ def stack(*, of: str, node: str | None, anywhere: bool) -> None:
     """Print where a process is: the Python stacks of its threads, and of its asyncio tasks.
 
     It works from outside, also while the process is in an endless loop or in a library. Nothing is
-    stopped, and the process goes on; only threads that begin or end meanwhile can make it crash.
+    stopped, and the process goes on.
     """
     with chosen(node) as client:
         for line in client.stack(of, anywhere=anywhere).splitlines():

@@ -10,7 +10,7 @@ import signal
 from pathlib import Path
 from typing import Final
 
-__all__ = ["BEGIN", "SIGNALS", "is_ours", "is_whole", "stack"]
+__all__ = ["BEGIN", "SIGNALS", "WRITER", "is_ours", "is_whole", "stack"]
 
 BEGIN: Final = b"Fatal Python error: "
 """What a report begins with; written in one piece."""
@@ -35,6 +35,9 @@ _OURS: Final = (
     f'  File "{multiprocessing.spawn.__file__}"',
     '  File "<string>"',
 )
+
+WRITER: Final = f'  File "{_PACKAGE}{os.sep}worker{os.sep}crashes.py"'
+"""How the frame begins that has written the stacks, where a Python function has done so."""
 
 
 def stack(written: bytes) -> str:

@@ -109,6 +109,9 @@ class Caller(Protocol):
 class Pipe(Protocol):
     """What a worker writes to."""
 
+    tally: Any
+    """Its line of the host's `TallySheet`."""
+
     def send_short(self, to: Any, topic: Any, content: Any) -> bool:
         """Send a small `ws.send` by the shortest way; False if nothing was done."""
 

@@ -31,6 +31,7 @@ __all__ = [
     "MAX_RECEIVERS",
     "PIPE_CLOSED",
     "STACK",
+    "STACK_AT_ONCE",
     "WINDOW",
     "AckFrame",
     "AnswerFrame",
@@ -116,7 +117,13 @@ none (macOS), it is a signal that is ignored by default.
 """
 
 STACK: Final[int] = INTERRUPT - 1 if hasattr(signal, "SIGRTMAX") else signal.SIGUSR2
-"""The signal at which a worker writes its stacks to its host's `TallySheet`, whatever it does."""
+"""The signal at which a worker writes its stacks to its host's `TallySheet`, if its line says so.
+
+It does so between two steps of its main thread, while no other thread runs.
+"""
+
+STACK_AT_ONCE: Final[int] = STACK - 1 if hasattr(signal, "SIGRTMAX") else signal.SIGUSR2
+"""The signal at which it does so wherever it is, for when its main thread never gets that far."""
 
 
 Text = Annotated[str, Meta(max_length=LONGEST)]

@@ -21,10 +21,10 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-__all__ = ["MEMORY", "TAKEN", "TOOK", "Tally", "TallySheet", "clock", "private_tally"]
+__all__ = ["ASKED", "MEMORY", "TAKEN", "TOOK", "Tally", "TallySheet", "clock", "private_tally"]
 
 Tally = memoryview
-"""The line of one worker: 64-bit integers, at least `TAKEN` and `TOOK`."""
+"""The line of one worker: 64-bit integers, `TAKEN`, `TOOK` and `ASKED`."""
 
 MEMORY: Final = "wsrelay-tallies"
 """Part of the name of its memory, as `/proc` shows it."""
@@ -34,6 +34,11 @@ TAKEN: Final = 0
 
 TOOK: Final = 1
 """Where it notes when it took the last: nanoseconds of the monotonic clock, 0 for never."""
+
+ASKED: Final = 2
+"""Where the node notes that `STACK` is to be answered; otherwise it comes too late."""
+
+_FIELDS: Final = 3
 
 _LINE: Final = 64
 """Bytes of a line, so that no two workers write to the same line of a cache."""
@@ -112,7 +117,7 @@ class TallySheet:
     def line(self, number: int) -> Tally:
         """Return the line of that number, beginning with 0."""
         first = number * (_LINE // self._memory.itemsize)
-        return self._memory[first : first + 2]
+        return self._memory[first : first + _FIELDS]
 
     def clear_stack(self) -> None:
         """Have what is written to the descriptor from now on be read by `stack`."""
@@ -133,7 +138,7 @@ class TallySheet:
 
 def private_tally() -> Tally:
     """Return a line that nobody else sees."""
-    return memoryview(bytearray(16)).cast("q")
+    return memoryview(bytearray(8 * _FIELDS)).cast("q")
 
 
 def clock(now: Callable[[], int] = time.monotonic_ns) -> Iterator[int]:

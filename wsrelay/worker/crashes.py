@@ -1,11 +1,20 @@
-"""Where Python stacks are written: when a fatal signal ends the process, and when `STACK` comes."""
+"""Where Python stacks are written: when a fatal signal ends a process, and when they are asked for.
+
+`faulthandler` reads the stacks of other threads as they are: if these run, what it reads may be
+gone in that very moment, which ends the process. While Python runs in the main thread no other one
+does, so `STACK` is handled there; `STACK_AT_ONCE` is for when that thread never gets that far.
+"""
 
 from __future__ import annotations
 
 import faulthandler
+import signal
+from types import FrameType
 from typing import Final
 
 from wsrelay import wire
+from wsrelay.values import current
+from wsrelay.wire.tally import ASKED
 
 __all__ = ["report_on_standard_error", "write_stacks"]
 
@@ -21,9 +30,16 @@ def report_on_standard_error() -> None:
 
 
 def write_stacks(descriptor: int) -> None:
-    """Have `STACK` write the stacks of all threads of workers there, and do nothing else.
+    """Have the stacks of all threads of workers be written there when they are asked for.
 
-    They are written where the signal arrives, by code that needs no interpreter: it may be in an
-    endless loop or in a library. This too costs a worker nothing.
+    At `STACK_AT_ONCE` that happens where the signal arrives, by code that needs no interpreter: it
+    may be in a library. This too costs a worker nothing.
     """
-    faulthandler.register(wire.STACK, descriptor, all_threads=True, chain=False)
+
+    def write(_number: int, _frame: FrameType | None) -> None:
+        # A main thread that was long in a library comes here when nobody waits any more.
+        if current.here is not None and current.here.pipe.tally[ASKED]:
+            faulthandler.dump_traceback(descriptor, all_threads=True)
+
+    faulthandler.register(wire.STACK_AT_ONCE, descriptor, all_threads=True, chain=False)
+    signal.signal(wire.STACK, write)

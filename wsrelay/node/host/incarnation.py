@@ -133,16 +133,18 @@ class Incarnation:
         if self.stacks is None or self.os_pid is None or self._is_dead:
             raise TimeoutError("it does not run")
         try:
-            return await self.stacks.of(self.os_pid, self._ask_for_stack, self.pipe.post)
+            return await self.stacks.of(
+                self.os_pid, self.tally, self._ask_for_stack, self.pipe.post
+            )
         except OSError as error:
             if isinstance(error, TimeoutError):
                 raise
             raise TimeoutError("its host's template was lost") from None
 
-    def _ask_for_stack(self) -> None:
+    def _ask_for_stack(self, number: int) -> None:
         if self._pidfd is None:
             raise TimeoutError("its node has no pidfd of it (Linux 5.3), so no signal is safe")
-        self._signal(self._pidfd, wire.STACK)
+        self._signal(self._pidfd, number)
 
     def never_read(self, client: PID, join: int) -> bool:
         """Whether a worker has returned without ever reading this client's `ws.join`."""

@@ -1,11 +1,10 @@
-"""The Python stacks of workers, as they write them at `STACK` (`worker/crashes.py`)."""
+"""The Python stacks of workers, as they write them when they are asked (`worker/crashes.py`)."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
 import re
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -13,9 +12,12 @@ from typing import Final
 from wsrelay import wire
 from wsrelay.template import crashes
 from wsrelay.values import linux
-from wsrelay.wire.tally import MEMORY, TallySheet
+from wsrelay.wire.tally import ASKED, MEMORY, Tally, TallySheet
 
 __all__ = ["Stacks"]
+
+_STEP_PATIENCE: Final = 0.5
+"""Seconds that the main thread of a worker gets to come to its next step in Python."""
 
 _PATIENCE: Final = 2.0
 """Seconds that a worker gets to write its stacks: the system has to let one of its threads run."""
@@ -37,6 +39,8 @@ _MORE: Final = "\n...\n"
 _LOOP: Final = re.compile(r'^  File ".*[/\\]asyncio[/\\]\w+\.py", line \d+ in run', re.MULTILINE)
 """A frame of a thread that runs an event loop; with uvloop, of what has started that."""
 
+_WRITER: Final = re.compile(f"^{re.escape(crashes.WRITER)}.*\n", re.MULTILINE)
+
 _TASKS: Final = re.compile(r"\0(\d+)\n([^\0]*)\0")
 
 
@@ -52,56 +56,56 @@ class Stacks:
         self._refs = itertools.count(1)
 
     async def of(
-        self, os_pid: int, send: Callable[[], None], ask: Callable[[wire.TasksFrame], None]
+        self,
+        os_pid: int,
+        tally: Tally | None,
+        send: Callable[[int], None],
+        ask: Callable[[wire.TasksFrame], None],
     ) -> str:
         """Return the stacks of a worker's threads, and of the tasks of its event loop.
 
-        `send` sends it `STACK`, `ask` asks it for its tasks. Raises `TimeoutError` if it does not
+        `send` sends it a signal, `ask` asks it for its tasks. Raises `TimeoutError` if it does not
         answer, or cannot: the message says why.
         """
         async with self._turn:
-            self._check(os_pid)
             self._sheet.clear_stack()
-            send()
-            text = await self._threads(os_pid)
+            text = ""
+            if wire.STACK in _answered(os_pid) and tally is not None:
+                tally[ASKED] = 1
+                try:
+                    send(wire.STACK)
+                    text = await self._threads(_STEP_PATIENCE)
+                finally:
+                    tally[ASKED] = 0
+            if not text and wire.STACK_AT_ONCE in _answered(os_pid):
+                send(wire.STACK_AT_ONCE)
+                text = await self._threads(_PATIENCE)
+            if not text:
+                state = linux.status(os_pid).get("State", "gone")
+                raise TimeoutError(
+                    f"OS process {os_pid} does not answer within {_PATIENCE:g} s: {state}"
+                )
             tasks = ""
             if _LOOP.search(text):
                 ask(wire.TasksFrame(ref := next(self._refs)))
                 tasks = f"\n{await self._tasks(ref)}"
         return f"{_told(_TASKS.sub('', text))}\n{tasks}"
 
-    def _check(self, os_pid: int) -> None:
-        """Raise `TimeoutError` if the signal would not be answered, or could do harm."""
-        status = linux.status(os_pid)
-        if not status:
-            return  # it has ended, or /proc does not show it: the signal will tell
-        if linux.stopped(os_pid):
-            raise TimeoutError(f"OS process {os_pid} is stopped: {status['State']}")
-        if not int(status.get("SigCgt", "0"), 16) >> (wire.STACK - 1) & 1:
-            # Unless it is caught, the signal would end it.
-            raise TimeoutError(f"OS process {os_pid} has no handler of {_name()} any more")
-        if not _has_memory(os_pid):
-            raise TimeoutError(f"OS process {os_pid} has closed the descriptor for its stacks")
-
     def _written(self) -> str:
         return self._sheet.stack().decode(errors="replace")
 
-    async def _threads(self, os_pid: int) -> str:
+    async def _threads(self, patience: float) -> str:
         loop = asyncio.get_running_loop()
-        text, since = "", loop.time()
-        end = since + _PATIENCE
-        while loop.time() < end:
+        text, since = "", (begun := loop.time())
+        while loop.time() - begun < (_PATIENCE if text else patience):
             await asyncio.sleep(_STEP)
             if (now := self._written()) != text:
                 text, since = now, loop.time()
             if crashes.is_whole(text) or text.endswith(_MORE):
-                return text
+                break
             if text and loop.time() - since > _QUIET:
-                return text
-        if text:
-            return text
-        state = linux.status(os_pid).get("State", "gone")
-        raise TimeoutError(f"OS process {os_pid} does not answer within {_PATIENCE:g} s: {state}")
+                break
+        return text
 
     async def _tasks(self, ref: int) -> str:
         loop = asyncio.get_running_loop()
@@ -114,8 +118,29 @@ class Stacks:
         return f"Its tasks: the event loop does not tell of them within {_TASKS_PATIENCE:g} s.\n"
 
 
-def _name() -> str:
-    return signal.Signals(wire.STACK).name if wire.STACK < signal.SIGRTMIN else "SIGRTMAX-1"
+def _answered(os_pid: int) -> set[int]:
+    """Return the signals by which a worker may be asked; any other one would end it.
+
+    If it has one thread, `STACK_AT_ONCE` is no danger. The other one would have a system call end
+    early, which not every library is prepared for.
+
+    Raises `TimeoutError` if it would not answer, or that could do harm.
+    """
+    both = {wire.STACK, wire.STACK_AT_ONCE}
+    status = linux.status(os_pid)
+    if not status:
+        return both  # it has ended, or /proc does not show it: the signal will tell
+    if linux.stopped(os_pid):
+        raise TimeoutError(f"OS process {os_pid} is stopped: {status['State']}")
+    caught = int(status.get("SigCgt", "0"), 16)
+    if not (answered := {number for number in both if caught >> (number - 1) & 1}):
+        names = "SIGRTMAX-1 and SIGRTMAX-2"
+        raise TimeoutError(f"OS process {os_pid} has no handlers of {names} any more")
+    if not _has_memory(os_pid):
+        raise TimeoutError(f"OS process {os_pid} has closed the descriptor for its stacks")
+    if answered == both and status.get("Threads") == "1":
+        answered.discard(wire.STACK)
+    return answered
 
 
 def _has_memory(os_pid: int) -> bool:
@@ -136,6 +161,7 @@ def _told(text: str) -> str:
     The outermost frames of the main thread, which all workers have, are left out.
     """
     is_whole = crashes.is_whole(text)
+    text = _WRITER.sub("", text)
     threads: dict[tuple[str, ...], int] = {}
     shown = []
     *others, last = text.strip().split("\n\n")
