@@ -201,12 +201,12 @@ def _bounded(seconds: float, report: Connection) -> Iterator[None]:
     A fatal signal, such as SIGSEGV, writes one too.
     """
     faulthandler.enable(report.fileno())
-    before = _native_threads()
     try:
+        before = _native_threads()
         faulthandler.dump_traceback_later(min(seconds, _LONGEST), file=report.fileno(), exit=True)
-    except RuntimeError as error:  # its thread needs 8 MB of address space
+        watching = _native_threads() - before
+    except (RuntimeError, OSError, MemoryError) as error:  # its thread needs 8 MB of address space
         raise worker.LoadError(f"there is no room to load anything: {error}") from None
-    watching = _native_threads() - before
     try:
         yield
     finally:
