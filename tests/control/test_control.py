@@ -502,7 +502,7 @@ async def test_stack_prints_where_a_process_is_or_why_it_does_not(controlled: No
         [client_pid] = controlled.connections
         for named in (pid, pid.rpartition("|")[2].rstrip("}"), "obedient"):
             said = await wsrelay("stack", named)
-            assert said.startswith(f"{pid} obedient a callable, OS pid ")
+            assert said.startswith(f"{pid} obedient obeying:obedient, OS pid ")
             assert "\nMain thread (most recent call first):\n" in said
             assert " in obedient\n" in said
         refused = await wsrelay("stack", client_pid, code=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -136,14 +137,19 @@ async def test_code_is_found_where_the_node_knows_of_it(
     script = controlled.spawn(str(gone))
     module = controlled.spawn("looked_at:silent")
     by_value = controlled.spawn(silent)
-    for pid in (script, module, by_value):
+    nowhere = controlled.spawn(functools.partial(lambda run: run(), silent))
+    for pid in (script, module, by_value, nowhere):
         assert await controlled.started(pid) is None
     code = (await asyncio.to_thread(asked.process, script.id)).code
     assert (code.file, code.line) == (str(gone), 5)
     code = (await asyncio.to_thread(asked.process, module.id)).code
     assert (code.target, code.file) == ("looked_at:silent", looked_at.__file__)
     code = (await asyncio.to_thread(asked.process, by_value.id)).code
-    assert (code.target, code.file, code.line) == ("a callable", None, None)
+    assert (code.target, code.file) == ("looked_at:silent", looked_at.__file__)
+    code = (await asyncio.to_thread(asked.process, nowhere.id)).code
+    assert code.target.startswith(f"{__name__}:test_code_is_found_")
+    assert code.target.endswith(".<locals>.<lambda>")
+    assert (code.file, code.line) == (None, None)
     gone.unlink()
     code = (await asyncio.to_thread(asked.process, script.id)).code
     assert (code.target, code.file) == (f"{gone}:handler", None)

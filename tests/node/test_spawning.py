@@ -22,7 +22,7 @@ def _loads_nothing(target: Target) -> Callable[..., Any]:
 
 def _across(target: Any, *args: Any, **kwargs: Any) -> Unpacked:
     """Pack a callable and unpack it as a worker does."""
-    text, code = pack_target(target, args, kwargs)
+    text, code, _ = pack_target(target, args, kwargs)
     assert text is None
     return unpack_target(text, code, _loads_nothing)
 
@@ -46,7 +46,7 @@ def test_a_lambda_and_a_bound_method_can_be_spawned() -> None:
 
 
 def test_a_text_names_the_function_that_the_worker_loads() -> None:
-    text, code = pack_target("package.app:room", (), {})
+    text, code, _ = pack_target("package.app:room", (), {})
     assert text == "package.app:room"
     asked: list[Target] = []
 
@@ -59,7 +59,7 @@ def test_a_text_names_the_function_that_the_worker_loads() -> None:
 
 
 def test_nothing_is_pickled_for_a_text_without_arguments() -> None:
-    assert pack_target("app:room", (), {}) == ("app:room", b"")
+    assert pack_target("app:room", (), {}) == ("app:room", b"", "")
 
 
 _ARGUMENTS = st.recursive(
@@ -78,7 +78,7 @@ _ARGUMENTS = st.recursive(
 def test_arguments_arrive_as_they_were_given(
     target: Any, args: list[Any], kwargs: dict[str, Any]
 ) -> None:
-    text, code = pack_target(target, tuple(args), kwargs)
+    text, code, _ = pack_target(target, tuple(args), kwargs)
     _, there, named = unpack_target(text, code, lambda _: print)
     assert (there, named) == (tuple(args), kwargs)
 
@@ -88,9 +88,9 @@ def test_a_script_is_found_from_the_directory_of_the_spawner(
 ) -> None:
     here = tmp_path.resolve()
     monkeypatch.chdir(here)
-    text, _ = pack_target("handlers/chat.py", (), {})
+    text, *_ = pack_target("handlers/chat.py", (), {})
     assert text == f"{here}/handlers/chat.py:handler"
-    text, _ = pack_target("./handlers/../chat.py:room", (), {})
+    text, *_ = pack_target("./handlers/../chat.py:room", (), {})
     assert text == f"{here}/chat.py:room"
 
 

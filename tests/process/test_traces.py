@@ -21,6 +21,7 @@ from traces import CLIENT, TRACEPARENT, Spans, outside, traced
 
 from wsrelay import CallError, HostOptions, Node, RelayResponse, WebSocketRelay, tracing
 from wsrelay.aio import process as aio_process
+from wsrelay.values.targets import label
 
 pytestmark = pytest.mark.anyio
 pytest_plugins = ["traced_here"]
@@ -130,8 +131,8 @@ async def test_what_a_process_starts_in_a_span_belongs_to_that(
 ) -> None:
     node.spawn(traced(traced_handlers.start), None, path, how)
     work = await spans.one("work")
-    life = await spans.one("process a callable")
-    began, start = await spans.one("spawn a callable"), await spans.one("start")
+    life = await spans.one("process traced_handlers:begin")
+    began, start = await spans.one("spawn traced_handlers:begin"), await spans.one("start")
     assert work.is_child_of(life)
     assert life.is_child_of(began)
     assert began.is_child_of(start)
@@ -255,7 +256,7 @@ async def test_a_process_without_opentelemetry_gets_the_same_messages_and_argume
         node.pid(),
         "<class 'wsrelay.values.trace_context.TracedPID'>",
     ]
-    assert await spans.one("process a callable")
+    assert await spans.one(f"process {label(take)}")
 
 
 # Calls

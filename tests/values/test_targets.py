@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import functools
 import re
+from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wsrelay.errors import InvalidTarget
-from wsrelay.values.targets import Target, parse
+from wsrelay.values.targets import Target, label, parse
 
 NAMES = st.from_regex(r"[a-z_][a-z0-9_]{0,8}", fullmatch=True)
 FOLDERS = st.lists(st.text("abcXYZ09 ._-:é", min_size=1, max_size=5), max_size=3)
@@ -105,3 +108,33 @@ def test_a_target_is_written_as_it_is_read() -> None:
         assert str(parse(text)) == text
         assert parse(str(parse(text))) == parse(text)
     assert str(parse("chat.py")) == "chat.py:handler"
+
+
+class _Callable:
+    def __call__(self) -> None: ...
+
+    def method(self) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("target", "shown"),
+    [
+        (parse, "wsrelay.values.targets:parse"),
+        (_Callable, f"{__name__}:_Callable"),
+        (_Callable(), f"{__name__}:_Callable"),
+        (_Callable().method, f"{__name__}:_Callable.method"),
+        (functools.partial(functools.partial(parse, ""), 1), "wsrelay.values.targets:parse"),
+        (lambda: None, f"{__name__}:<lambda>"),
+        (len, "builtins:len"),
+        (Mock(), "unittest.mock:Mock"),
+    ],
+)
+def test_a_callable_is_shown_by_where_it_is_from(target: Any, shown: str) -> None:
+    assert label(target) == shown
+
+
+def test_the_label_of_a_callable_is_not_endless() -> None:
+    def work() -> None: ...
+
+    work.__qualname__ = "x" * 10**6
+    assert len(label(work)) == 200

@@ -85,7 +85,7 @@ def options(kind: Any) -> dict[str, Any]:
 
 def sent(script: ModuleType, *args: Any) -> Any:
     """Do what a worker does with the function of the script."""
-    _, code = pack_target(script.use, args, {})
+    _, code, _ = pack_target(script.use, args, {})
     sys.modules["__main__"] = ModuleType("__main__")
     try:
         function, given, named = unpack_target(None, code, lambda _: print)
@@ -141,7 +141,7 @@ def test_a_dataclass_that_msgspec_has_converted_to_goes_too(script: ModuleType) 
 
 
 def test_a_struct_that_can_be_imported_goes_by_its_name() -> None:
-    _, code = pack_target(print, (msgspec.structs.FieldInfo,), {})
+    _, code, _ = pack_target(print, (msgspec.structs.FieldInfo,), {})
     function, given, _ = unpack_target(None, code, lambda _: print)
     assert (function, given) == (print, (msgspec.structs.FieldInfo,))
     assert b"FieldInfo" in pickle.loads(code)[1]  # noqa: S301 - ours

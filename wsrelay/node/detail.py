@@ -108,7 +108,7 @@ def _calls(calls: Iterable[tuple[PID, WaitingCall]], now: float) -> list[CallInf
 
 def _code(node: Node, process: WorkerProcess) -> CodeInfo:
     """Return what it runs; an entry's id is shown as its target."""
-    entry = node.entries.get(process.target)
+    entry = node.entries.get(process.entry)
     text = process.target if entry is None else entry.target
     try:
         target = targets.parse(text)

@@ -17,6 +17,7 @@ from sys import modules
 from typing import Any, Final
 
 from msgspec import Raw
+from msgspec.structs import replace
 
 from wsrelay import tracing, wire
 from wsrelay.errors import HostFailed, HostFull, TooMany, UnknownHost
@@ -38,7 +39,7 @@ from wsrelay.template import worker_title
 from wsrelay.values.message import ExitError, ExitKind, Result
 from wsrelay.values.numbers import RETURNED
 from wsrelay.values.pid import PID, PIDSource, base36
-from wsrelay.values.printable import escaped, shortened
+from wsrelay.values.printable import shortened
 from wsrelay.values.sizes import show
 from wsrelay.values.targets import TargetEntry
 from wsrelay.wire import payload
@@ -274,14 +275,12 @@ class Engine:
     def launch(  # noqa: C901, PLR0917 - one piece, as the calls of a start are counted; internal, called by position from other threads
         self,
         pid: PID,
-        target: str | None,
-        code: bytes,
+        order: SpawnOrder,
         name: str | None = None,
         parent: PID | None = None,
         monitored: bool = False,
         linked: bool = False,
         *,
-        plain: bool = False,
         end_when_empty: float | None = None,
     ) -> PID:
         """Start a worker, or return the one that already has the name.
@@ -297,8 +296,8 @@ class Engine:
             return there
         if self.draining:
             raise HostFailed(self.why_closed)
-        if parent is not None and len(code) > _LARGE_CODE:
-            self._check_code(parent, len(code))
+        if parent is not None and len(order.code) > _LARGE_CODE:
+            self._check_code(parent, len(order.code))
         try:
             effects = self.kernel.spawn(
                 pid, name, parent=parent, monitored=monitored, linked=linked
@@ -306,6 +305,7 @@ class Engine:
         except HostFull:
             self.numbers.hit["max_processes"] += 1
             raise
+        target = order.target
         entry = target if target is not None and target in self.entries else ""
         options = self.templates.options[pid.host]
         self.numbers.starts[options.name, entry] += 1
@@ -314,12 +314,12 @@ class Engine:
         if otel and not isinstance(otel.get_tracer_provider(), otel.ProxyTracerProvider):
             from .spans import ProcessSpans  # noqa: PLC0415 - it needs OpenTelemetry
 
-            spans = ProcessSpans(pid, escaped(target or "a callable"), code)
-            code = spans.code
+            spans = ProcessSpans(pid, order.shown, order.code)
+            order = replace(order, code=spans.code)
         process = WorkerProcess(
             self.kernel.processes[pid],
             options,
-            SpawnOrder(target, code, plain),
+            order,
             parent=parent,
             numbers=self.numbers,
             entry=entry,
@@ -358,17 +358,14 @@ class Engine:
 
     def launch_named(self, order: NamedOrder) -> PID:
         """Do what `launch` does; raises `UnknownHost` too if the PID is one of another node."""
-        what = order.order
         self.check_here(order.pid)
         return self.launch(
             order.pid,
-            what.target,
-            what.code,
+            order.order,
             order.name,
             order.parent,
             order.monitored,
             order.linked,
-            plain=what.plain,
             end_when_empty=order.end_when_empty,
         )
 

@@ -130,11 +130,12 @@ class HandlerCalls:
         """
         if host is not None and "@" in host and (place := self._elsewhere(host)) is not None:
             return self._spawn_elsewhere(place, target, args, kwargs)
-        text, code = pack_target(target, args, kwargs, self.entries)
+        text, code, label = pack_target(target, args, kwargs, self.entries)
         # `tracing.carried` without the call, where there is no span.
         if (otel := modules.get(tracing.OTEL)) and otel.get_current_span() is not otel.INVALID_SPAN:
             code = tracing.carried(code)
-        pid = self._here(self.engine.launch, self._next_pid(target, host), text, code)
+        order = SpawnOrder(text, code, label=label)
+        pid = self._here(self.engine.launch, self._next_pid(target, host), order)
         if (note := current.spawned_by_request.get()) is not None:
             note(pid)
         return pid
@@ -178,11 +179,11 @@ class HandlerCalls:
         self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> SpawnOrder:
         """Return what to start, with arguments as data if another node may have to start it."""
-        text, code = pack_target(target, args, kwargs, self.entries)
+        text, code, label = pack_target(target, args, kwargs, self.entries)
         if self.engine.elsewhere.shares_names and text in self.entries:
             with contextlib.suppress(PayloadError):  # then only this node can start it
                 return SpawnOrder(text, tracing.carried(pack_plain(args, kwargs)), plain=True)
-        return SpawnOrder(text, tracing.carried(code), plain=False)
+        return SpawnOrder(text, tracing.carried(code), label=label)
 
     def _named_pid(self, target: Any, host: str | None) -> PID:
         """Make the PID of a process that is started under a name, perhaps on another node."""

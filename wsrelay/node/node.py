@@ -454,8 +454,9 @@ class Node(HandlerCalls):
         if spec.name is None and pid.node != self.name:
             return await self._start_there(pid, target, spec.args)
         if spec.name is None:
-            text, code = pack_target(target, spec.args, {}, self.entries)
-            self.engine.launch(pid, text, tracing.carried(code), end_when_empty=ends)
+            text, code, label = pack_target(target, spec.args, {}, self.entries)
+            order = SpawnOrder(text, tracing.carried(code), label=label)
+            self.engine.launch(pid, order, end_when_empty=ends)
         else:
             order = self._spawn_order(target, spec.args, {})
             stays = self._is_own(spec.host)

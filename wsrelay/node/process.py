@@ -56,12 +56,18 @@ Signalling = Callable[..., None]
 class SpawnOrder(Struct, frozen=True):
     """What a process runs: the target's text (None: `code` is a callable), code and arguments.
 
-    `plain`: the arguments are data.
+    `plain`: the arguments are data. The `label` shows what a callable is.
     """
 
     target: str | None
     code: bytes
-    plain: bool
+    plain: bool = False
+    label: str = ""
+
+    @property
+    def shown(self) -> str:
+        """What operators see as its target."""
+        return escaped(self.target or self.label or "a callable")
 
 
 class NamedOrder(Struct, frozen=True):
@@ -136,7 +142,7 @@ class WorkerProcess:
         """Those of its host if the host is walled in, else None."""
         self.order: SpawnOrder | None = order
         """What to run; None once it has been launched."""
-        self.target = escaped(order.target or "a callable")
+        self.target = order.shown
         self.entry = entry
         self.parent = parent
         self.started = time.monotonic()

@@ -32,7 +32,7 @@ from .calls import Calls
 from .connections import GATEWAY, Connections
 from .endpoint import Mail
 from .engine import Engine, FrameHandler
-from .process import NamedOrder, SpawnOrder, WorkerProcess
+from .process import NamedOrder, WorkerProcess
 from .router import MessageRouter
 from .starts import Starts, not_started
 from .timers import Later, Timers
@@ -447,7 +447,7 @@ class Requests:
         self, process: WorkerProcess, frame: wire.GetOrSpawnFrame
     ) -> PID | Awaitable[PID]:
         pid, spawn = self.starts.own_pid(process, frame.spawn), frame.spawn
-        order = SpawnOrder(spawn.target, spawn.code, spawn.plain)
+        order = self.starts.order(spawn)
         if process.rights is not None and self._engine.elsewhere.decides(frame.name):
             try:
                 walls.check_start_as(frame, process.pid, process.rights, self)

@@ -16,7 +16,7 @@ from wsrelay.wire.logrecord import fields
 
 from .ends import ORPHANED
 from .engine import Engine
-from .process import WorkerProcess
+from .process import SpawnOrder, WorkerProcess
 
 __all__ = ["Starts", "not_started"]
 
@@ -49,17 +49,20 @@ class Starts:
         """Whether the PID is one of this node."""
         return pid.node == self._engine.name
 
+    @staticmethod
+    def order(frame: wire.SpawnFrame) -> SpawnOrder:
+        """Return what a worker wants to be started."""
+        return SpawnOrder(frame.target, frame.code, frame.plain, frame.label)
+
     def launch(self, process: WorkerProcess, pid: PID, frame: wire.SpawnFrame) -> PID:
         """Start a process here; raises as `Engine.launch` does."""
         return self._engine.launch(
             pid,
-            frame.target,
-            frame.code,
+            self.order(frame),
             None,
             process.pid,
             frame.monitored,
             frame.linked,
-            plain=frame.plain,
         )
 
     def spawn(self, process: WorkerProcess, frame: wire.SpawnFrame) -> None:
@@ -71,7 +74,8 @@ class Starts:
             else:
                 self._spawn_elsewhere(process, pid, frame)
         except (WsrelayError, ValueError) as error:
-            self.log_refusal(process.pid, pid, frame.target, not_started(error))
+            what = frame.target or frame.label or None
+            self.log_refusal(process.pid, pid, what, not_started(error))
             self.failed(process, frame, error)
 
     def _spawn_elsewhere(self, process: WorkerProcess, pid: PID, frame: wire.SpawnFrame) -> None:

@@ -29,6 +29,7 @@ from wsrelay.cluster.frames import (
 from wsrelay.errors import HostFull, TooMany, UnknownHost, WireError
 from wsrelay.kernel import Signal
 from wsrelay.node import Arrival, ConnectionInfo, NoTarget, WorkerProcess
+from wsrelay.node.process import SpawnOrder
 from wsrelay.values.message import HEARTBEAT, ExitError, Result
 from wsrelay.values.pid import PID
 from wsrelay.values.printable import shortened
@@ -228,7 +229,7 @@ class Guests:
         check_entry(engine, target)
         if pid.host not in engine.templates.names:
             raise UnknownHost(f"{pid.host}@{pid.node}", engine.templates.names)
-        engine.launch(pid, target, code, plain=True)
+        engine.launch(pid, SpawnOrder(target, code, plain=True))
         visit.is_started = True
 
     def _why_not_now(self, pid: PID, *, is_transfer: bool) -> str | None:

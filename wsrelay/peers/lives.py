@@ -28,6 +28,7 @@ from wsrelay.errors import InvalidTarget, TooMany, WireError, WsrelayError
 from wsrelay.kernel import Effect, LinkEffect, NotifyEffect, Signal, WatchEffect
 from wsrelay.node.elsewhere import Elsewhere
 from wsrelay.node.engine import Engine
+from wsrelay.node.process import SpawnOrder
 from wsrelay.node.starts import not_started
 from wsrelay.values.message import ExitError, ExitKind, Result
 from wsrelay.values.pid import PID
@@ -110,7 +111,8 @@ class Lives(Elsewhere):
         pid, parent = self.exchange.own(frame.pid), self.exchange.theirs(neighbour, frame.parent)
         try:
             check_entry(self.engine, frame.target)
-            self.engine.launch(pid, frame.target, bytes(frame.code), parent=parent, plain=True)
+            order = SpawnOrder(frame.target, bytes(frame.code), plain=True)
+            self.engine.launch(pid, order, parent=parent)
         except (WsrelayError, ValueError) as error:
             end = not_started(error)
             self.exchange.node.starts.log_refusal(neighbour.pid, pid, frame.target, end)

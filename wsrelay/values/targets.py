@@ -5,6 +5,7 @@ See `wsrelay.process.spawn`; the function's default name is `handler`.
 
 from __future__ import annotations
 
+import functools
 import re
 import sys
 from collections.abc import Callable
@@ -15,9 +16,12 @@ from msgspec import Struct
 
 from wsrelay.errors import InvalidTarget
 
-__all__ = ["DEFAULT_FUNCTION", "Target", "TargetEntry", "parse", "runnable", "text_of"]
+__all__ = ["DEFAULT_FUNCTION", "Target", "TargetEntry", "label", "parse", "runnable", "text_of"]
 
 DEFAULT_FUNCTION: Final = "handler"
+
+_LONGEST_LABEL: Final = 200
+"""Characters."""
 
 _MODULE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 
@@ -102,6 +106,20 @@ def text_of(target: Any) -> str:
     if str(module).startswith("wsrelay.values.scripts."):  # a script whose own name was taken
         module = getattr(home, "__file__", module)
     return f"{module}:{name}"
+
+
+def label(target: Any) -> str:
+    """Return how a callable is shown to operators, such as `app:Blue` or `app:main.<locals>.work`.
+
+    It need not be found there.
+    """
+    while isinstance(target, functools.partial):
+        target = target.func
+    name = getattr(target, "__qualname__", None)
+    if not isinstance(name, str):  # an object that can be called
+        target = type(target)
+        name = target.__qualname__
+    return f"{target.__module__}:{name}"[:_LONGEST_LABEL]
 
 
 def _what(target: Any, name: str | None) -> str:

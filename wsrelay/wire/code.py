@@ -27,15 +27,15 @@ __all__ = ["pack_elsewhere", "pack_plain", "pack_target", "unpack_target"]
 
 def pack_target(
     target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], entries: Container[str] = ()
-) -> tuple[str | None, bytes]:
-    """Return the target's text (None for a callable) and the pickled rest.
+) -> tuple[str | None, bytes, str]:
+    """Return the target's text (None for a callable), the pickled rest, and a callable's label.
 
     An id in `entries` is left as it is, for the node to look up. Raises `InvalidTarget`, or
     `PayloadError` for what cannot be pickled.
     """
     arguments = (args, kwargs) if args or kwargs else None
     if isinstance(target, str) and target in entries:
-        return target, _pack(arguments)
+        return target, _pack(arguments), ""
     if isinstance(target, str):
         parsed = targets.parse(target).absolute()
         if parsed.module == "__main__":
@@ -46,11 +46,11 @@ def pack_target(
                 f"target {text[:40]!r}... has {len(text)} characters, at most "
                 f"{frames.LONGEST_TARGET} are allowed"
             )
-        return text, _pack(arguments, imports=parsed.module is not None)
+        return text, _pack(arguments, imports=parsed.module is not None), ""
     if callable(target):
         if isinstance(target, type):
             targets.runnable(target)
-        return None, _pack((target, args, kwargs))
+        return None, _pack((target, args, kwargs)), targets.label(target)
     raise InvalidTarget(
         f"target {target!r:.200} is neither text (path/to/script.py:function, module:function) "
         "nor a callable"

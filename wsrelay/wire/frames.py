@@ -348,7 +348,10 @@ class SendFrame(Frame, tag=1):
 
 
 class SpawnFrame(Frame, tag=2):
-    """Start a process under the PID that the worker made; the target is as in `StartFrame`."""
+    """Start a process under the PID that the worker made; the target is as in `StartFrame`.
+
+    If that is None, the label says to operators what the code is.
+    """
 
     pid: Text
     host: Text
@@ -357,6 +360,7 @@ class SpawnFrame(Frame, tag=2):
     monitored: bool = False
     linked: bool = False
     plain: bool = False
+    label: Text = ""
 
 
 class GetOrSpawnFrame(Frame, tag=3):

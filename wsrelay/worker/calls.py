@@ -150,8 +150,8 @@ class WorkerContext:
             self._rights.check_spawn(name, text, home, plain=True, linked=linked)
             code = pack_plain(args, kwargs)
             return wire.SpawnFrame(pid, name, text, code, monitored, linked, plain=True)
-        text, code = pack_target(target, args, kwargs, known.entries)
-        return wire.SpawnFrame(pid, name, text, code, monitored, linked)
+        text, code, label = pack_target(target, args, kwargs, known.entries)
+        return wire.SpawnFrame(pid, name, text, code, monitored, linked, label=label)
 
     def get_or_spawn_frame(
         self, name: str, target: Any, host: str | None, args: Any, kwargs: Any
