@@ -397,7 +397,9 @@ async def test_ends_prints_who_ended_how_and_the_traceback_of_one(controlled: No
     assert "\nERROR" not in told
     rows = [json.loads(line) for line in (await wsrelay("ends", "--json", str(pid))).splitlines()]
     assert [(row["pid"], row["how"]) for row in rows] == [(pid, "raised")]
-    assert await wsrelay("ends", "nobody") == ""
+    nobody = "wsrelay: node local remembers no process 'nobody' that has ended\n"
+    assert await wsrelay("ends", "nobody", code=1) == nobody
+    assert await wsrelay("ends", "nobody", "--json", code=1) == nobody
 
 
 async def test_ends_of_connections_say_who_closed_them(controlled: Node) -> None:

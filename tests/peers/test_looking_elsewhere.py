@@ -8,18 +8,23 @@ import itertools
 import json
 import subprocess
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from queue import SimpleQueue
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from nats_ports import cluster_of
+from nats_servers import NatsServer
 from operating import wsrelay
-from support import client, closed, relay_to, serving, until
+from support import client, closed, processes, relay_to, serving, until
 
 from wsrelay import PID, Node, WebSocketRelay
-from wsrelay.cli.control import _of_a_moment
-from wsrelay.control import ControlClient
+from wsrelay.cli.following import _of_a_moment, follow_all
+from wsrelay.control import ControlClient, NodeGone
 from wsrelay.control.answers import PeerAnswers
+from wsrelay.control.records import LogRecord
 from wsrelay.node.info import TraceRecord
 
 pytest_plugins = ["operated"]
@@ -151,15 +156,67 @@ async def test_logs_of_other_nodes_are_followed(two: list[Node]) -> None:
         await follower.wait()
 
 
+async def test_logs_of_nodes_that_join_later_are_followed(nats: NatsServer) -> None:
+    first, second = (cluster_of(nats, name="joined", node=one) for one in ("a", "b"))
+    command = [sys.executable, "-m", "wsrelay", "logs", "--follow", "--node", "a", "--cluster"]
+    async with Node(cluster=first):
+        follower = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE)
+        assert follower.stdout is not None
+        for number in range(2):
+            async with Node(hosts=[processes()], cluster=second) as node:
+                node.spawn(fail, None, str(number))
+                while not (await follower.stdout.readline()).endswith(b"ValueError: %d\n" % number):
+                    pass
+        follower.terminate()
+        await follower.wait()
+
+
+class MadeUp:
+    """A client of a cluster whose node `b` is asked again and again for its records."""
+
+    def __init__(self, at: str, answers: list[list[float] | Exception]) -> None:
+        self.at = at
+        self.answers = answers
+
+    def members(self) -> list[Any]:
+        if not self.answers:
+            raise NodeGone("the node that is asked has gone")
+        return [SimpleNamespace(name="b", state="alive"), SimpleNamespace(name="c", state="dead")]
+
+    def on(self, node: str) -> MadeUp:
+        assert node == "b"
+        return MadeUp(node, self.answers)
+
+    def logs(self, of: str | None, *, follow: bool) -> Iterator[LogRecord]:
+        assert (of, follow) == (None, True)
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        for moment in answer:
+            yield LogRecord(time=moment, level="info", pid=None, text=str(moment))
+
+
+def test_a_node_that_is_followed_again_repeats_nothing_and_a_reason_is_said_once(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("wsrelay.cli.following._MOMENT", 0.01)
+    monkeypatch.setattr("wsrelay.cli.following._LOOK", 0.01)
+    problems = [ValueError("full"), ValueError("full"), NodeGone("lost")]
+    client: Any = MadeUp("", [[2, 1, 2], *problems, [1, 2, 3, 2.5]])
+    assert [record.time for record in follow_all(client, None)] == [1, 2, 2, 2.5, 3]
+    said = "wsrelay: the log records of node b are not known: "
+    assert capfd.readouterr().err == f"{said}full\n{said}lost\n"
+
+
 def test_what_comes_without_a_pause_is_shown_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wsrelay.cli.control._MOMENT", 0.01)
+    monkeypatch.setattr("wsrelay.cli.following._MOMENT", 0.01)
     numbers = itertools.takewhile(lambda number: number < 10_000_000, itertools.count())
 
     class Flood(SimpleQueue[int]):
         def get(self, *_: object, **__: object) -> int:
             return next(numbers)
 
-    came = _of_a_moment(Flood())
+    came = _of_a_moment(Flood(), 1)
     assert came == [*range(len(came))]
 
 

@@ -104,6 +104,11 @@ def _members(client: ControlClient) -> list[MemberInfo]:
     return members
 
 
+def living(client: ControlClient) -> list[MemberInfo]:
+    """Return the nodes of its cluster that may have processes."""
+    return [one for one in _members(client) if one.state not in _ENDED]
+
+
 def _cells(one: MemberInfo) -> tuple[str, ...]:
     running = most = "-"
     if one.hosts is not None:
@@ -176,7 +181,7 @@ def asking_all(
     """
     found: list[tuple[str, T]] = []
     problems: list[str] = []
-    members = [one for one in _members(client) if one.state not in _ENDED]
+    members = living(client)
 
     def asked(member: MemberInfo) -> T | Exception:
         try:

@@ -6,16 +6,13 @@ import contextlib
 import datetime as dt
 import json
 import sys
-import time
-from collections.abc import Iterator, Sequence
-from queue import Empty, SimpleQueue
-from threading import Thread
-from typing import Any, Final, NamedTuple, TypeVar
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import click
 import msgspec
 
-from wsrelay.control import ControlClient, NodeGone
+from wsrelay.control import ControlClient
 from wsrelay.control.records import LogRecord
 from wsrelay.errors import MissingExtra
 from wsrelay.node import ConnectionInfo, NodeInfo, ProcessInfo
@@ -24,6 +21,7 @@ from wsrelay.values.printable import escaped, escaped_in_json, indented, printab
 
 from . import cells
 from .cluster import all_connections, all_nodes, asking_all, list_all, show_processes
+from .following import follow_all
 from .nodes import anywhere_option, chosen, node_option
 from .nodes import complete as _complete
 from .options import json_option, parsed
@@ -39,9 +37,6 @@ except MissingExtra:  # tables are plain then, however wide the terminal is
 __all__ = ["call", "cancel", "connections", "kill", "logs", "ps", "send", "stack", "tree"]
 
 T = TypeVar("T")
-
-_MOMENT: Final = 0.2
-"""Seconds in which the records of several nodes are gathered, to be printed in order."""
 
 
 @click.command()
@@ -265,22 +260,26 @@ def logs(*, of: str | None, follow: bool, cluster: bool, node: str | None, as_js
     ones of a service that was restarted.
     """
     with chosen(node) as client, contextlib.suppress(KeyboardInterrupt):
-        if cluster and follow:
-            _follow_all_logs(client, of, as_json=as_json)
-            return
-        if cluster:
-            _show_all_logs(client, of, as_json=as_json)
-            return
+        if not cluster:
+            records: Iterable[LogRecord] = client.logs(of, follow=follow)
+        elif follow:
+            records = follow_all(client, of)
+        else:
+            records = _records_of_all(client, of)
         nothing = True
-        for record in client.logs(of, follow=follow):
+        for record in records:
             nothing = False
             _show_record(record, as_json=as_json)
-        if nothing:
+        if not nothing:
+            return
+        if cluster:
+            say(f"wsrelay: no node has log records{_whose(of)} yet")
+        else:
             say(f"wsrelay: {_no_records(client, of)}")
 
 
-def _show_all_logs(client: ControlClient, of: str | None, *, as_json: bool) -> None:
-    """Print the records of all nodes, the oldest first."""
+def _records_of_all(client: ControlClient, of: str | None) -> Iterator[LogRecord]:
+    """Yield the records of all nodes, the oldest first."""
 
     def records(one: ControlClient) -> list[LogRecord]:
         try:
@@ -291,49 +290,7 @@ def _show_all_logs(client: ControlClient, of: str | None, *, as_json: bool) -> N
             return []  # another node knows it
 
     with asking_all(client, "log records", records) as answers:
-        found = sorted((one for _, some in answers for one in some), key=lambda one: one.time)
-        for record in found:
-            _show_record(record, as_json=as_json)
-        if not found:
-            say(f"wsrelay: no node has log records{_whose(of)} yet")
-
-
-def _follow_all_logs(client: ControlClient, of: str | None, *, as_json: bool) -> None:
-    """Print the records of all nodes as they come; those of a moment together, the oldest first."""
-    told: SimpleQueue[LogRecord | None] = SimpleQueue()
-
-    def follow(one: ControlClient) -> None:
-        try:
-            for record in one.logs(of, follow=True):
-                told.put(record)
-        except (NodeGone, ValueError) as error:
-            if of is None:  # else another node knows it
-                say(f"wsrelay: the log records of node {one.at} are not known: {error}")
-        told.put(None)
-
-    nothing = True
-    with asking_all(client, "log records", lambda one: one) as nodes:
-        for _, one in nodes:
-            Thread(target=follow, args=[one], daemon=True).start()
-        left = len(nodes)
-        while left:
-            came = _of_a_moment(told)
-            left -= came.count(None)
-            for record in sorted(filter(None, came), key=lambda one: one.time):
-                nothing = False
-                _show_record(record, as_json=as_json)
-    if nothing:
-        say(f"wsrelay: no node has log records{_whose(of)} yet")
-
-
-def _of_a_moment(told: SimpleQueue[T]) -> list[T]:
-    """Wait for something, and return it with what follows in a moment, however much that is."""
-    came = [told.get()]
-    end = time.monotonic() + _MOMENT
-    with contextlib.suppress(Empty):
-        while (left := end - time.monotonic()) > 0:
-            came.append(told.get(timeout=left))
-    return came
+        yield from sorted((one for _, some in answers for one in some), key=lambda one: one.time)
 
 
 def _show_record(record: LogRecord, *, as_json: bool) -> None:

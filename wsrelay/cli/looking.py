@@ -77,8 +77,10 @@ def ends(
             if not follow:
                 break
             time.sleep(_POLL)
-        if not after and not as_json:
+        if not after and (of is not None or not as_json):
             say(f"wsrelay: {_no_ends(client, of, connections=connections)}")
+            if of is not None:
+                raise SystemExit(1)
 
 
 def _no_ends(client: ControlClient, of: str | None, *, connections: bool) -> str:
