@@ -100,7 +100,9 @@ async def test_more_threads_than_are_written_are_no_obstacle(node: Node) -> None
         return shown.idle is not None
 
     await until(takes, "it takes messages")
-    await stack_with(node, pid, " in _pause\n")
+    text = await stack_with(node, pid, " in _pause\n")
+    assert text.index("Main thread") < text.index(" in threads\n") < text.index(" in _pause\n")
+    assert "..." not in text
 
 
 async def test_threads_that_begin_and_end_meanwhile_are_no_danger(

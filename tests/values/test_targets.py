@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import functools
 import re
+import sys
 from typing import Any
 from unittest.mock import Mock
 
@@ -116,6 +117,18 @@ class _Callable:
     def method(self) -> None: ...
 
 
+class _Odd:
+    """Has no attribute of which it can be asked."""
+
+    def __init__(self, error: type[Exception]) -> None:
+        self._error = error
+
+    def __getattr__(self, name: str) -> None:
+        raise self._error(name)
+
+    def __call__(self) -> None: ...
+
+
 @pytest.mark.parametrize(
     ("target", "shown"),
     [
@@ -127,14 +140,30 @@ class _Callable:
         (lambda: None, f"{__name__}:<lambda>"),
         (len, "builtins:len"),
         (Mock(), "unittest.mock:Mock"),
+        (str.upper, "builtins:str.upper"),
+        ([].append, "builtins:list.append"),
+        pytest.param(_Odd(RuntimeError), "", id="raises"),
+        pytest.param(_Odd(AttributeError), f"{__name__}:_Odd", id="has nothing"),
     ],
 )
 def test_a_callable_is_shown_by_where_it_is_from(target: Any, shown: str) -> None:
     assert label(target) == shown
 
 
-def test_the_label_of_a_callable_is_not_endless() -> None:
+def test_the_label_of_a_callable_can_be_written_whatever_its_name() -> None:
     def work() -> None: ...
 
     work.__qualname__ = "x" * 10**6
     assert len(label(work)) == 200
+    work.__qualname__ = "\udc80"
+    assert label(work) == f"{__name__}:\\udc80"
+
+
+def test_the_label_of_a_script_whose_name_was_taken_is_its_file(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def work() -> None: ...
+
+    work.__module__, work.__qualname__ = "wsrelay.values.scripts.json", "work"
+    monkeypatch.setitem(sys.modules, work.__module__, Mock(__file__="/srv/json.py"))
+    assert label(work) == "/srv/json.py:work"

@@ -240,7 +240,8 @@ def stack(*, of: str, node: str | None, anywhere: bool) -> None:
     """Print where a process is: the Python stacks of its threads, and of its asyncio tasks.
 
     It works from outside, also while the process is in an endless loop or in a library. Nothing is
-    stopped, and the process goes on.
+    stopped, and the process goes on. It can crash only if its main thread is in C code for long
+    while other threads begin and end.
     """
     with chosen(node) as client:
         for line in client.stack(of, anywhere=anywhere).splitlines():
@@ -266,16 +267,12 @@ def logs(*, of: str | None, follow: bool, cluster: bool, node: str | None, as_js
             records = follow_all(client, of)
         else:
             records = _records_of_all(client, of)
-        nothing = True
+        found = False
         for record in records:
-            nothing = False
+            found = True
             _show_record(record, as_json=as_json)
-        if not nothing:
-            return
-        if cluster:
-            say(f"wsrelay: no node has log records{_whose(of)} yet")
-        else:
-            say(f"wsrelay: {_no_records(client, of)}")
+        if not found:
+            say(f"wsrelay: {_no_records(client, of, cluster=cluster)}")
 
 
 def _records_of_all(client: ControlClient, of: str | None) -> Iterator[LogRecord]:
@@ -303,8 +300,10 @@ def _show_record(record: LogRecord, *, as_json: bool) -> None:
     sys.stdout.flush()
 
 
-def _no_records(client: ControlClient, of: str | None) -> str:
+def _no_records(client: ControlClient, of: str | None, *, cluster: bool) -> str:
     """Say that there are none; of a cluster, also where else they may be."""
+    if cluster:
+        return f"no node has log records{_whose(of)} yet"
     if client.members() is None:
         return f"there are no log records{_whose(of)} yet"
     return (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections import deque
 from collections.abc import Iterator
 from math import inf
 from queue import Empty, SimpleQueue
@@ -26,6 +27,11 @@ _MOMENT: Final = 0.2
 _LOOK: Final = 2.0
 """Seconds between two looks for nodes that have joined."""
 
+_MOST: Final = 2_000
+"""Records of a node by which it is known what was shown; it keeps 1,000 itself."""
+
+_Key = tuple[float, str]
+
 _Came = tuple[str, LogRecord | Exception | None]
 """A node, and what came of it: a record, why there are none, or None at the end."""
 
@@ -33,15 +39,16 @@ _Came = tuple[str, LogRecord | Exception | None]
 def follow_all(client: ControlClient, of: str | None) -> Iterator[LogRecord]:
     """Yield the records of all nodes as they come; those of a moment together, the oldest first.
 
-    Ends when the node that is asked has gone, or when no node knows `of`.
+    Ends when no node knows `of`. Raises `NodeGone` once the node that is asked has gone.
     """
-    nodes = _Nodes(client, of)
-    with contextlib.suppress(NodeGone):
-        while True:
-            nodes.look()
-            yield from sorted(nodes.records(), key=lambda one: one.time)
-            if not nodes.followed and not nodes.latest:
-                return
+    nodes, found = _Nodes(client, of), False
+    while True:
+        nodes.look()
+        for record in sorted(nodes.records(), key=lambda one: one.time):
+            found = True
+            yield record
+        if not nodes.followed and not found:
+            return
 
 
 class _Nodes:
@@ -53,20 +60,30 @@ class _Nodes:
         self._came: SimpleQueue[_Came] = SimpleQueue()
         self._looked = -inf
         self.followed: set[str] = set()
-        self.latest: dict[str, float] = {}
-        """The time of the latest record of each."""
-        self._known: dict[str, float] = {}
-        """What that was when it was followed for the last time: older ones may come again."""
+        self._latest: dict[str, deque[_Key]] = {}
+        """The latest records of each."""
+        self._known: dict[str, set[_Key]] = {}
+        """What those were when it was followed for the last time: they may come again."""
         self._said: dict[str, str] = {}
 
     def look(self) -> None:
-        """Follow those that have joined, unless that was done just now; raises `NodeGone`."""
+        """Follow those that have joined, unless that was done just now.
+
+        Raises `NodeGone` if the node that is asked is: the records of all others come through it.
+        """
         if time.monotonic() - self._looked < _LOOK:
             return
-        self._looked = time.monotonic()
-        for name in {one.name for one in living(self._client)} - self.followed:
+        try:
+            names = {one.name for one in living(self._client)}
+        except NodeGone:
+            if self.followed:  # it is busy
+                return
+            raise
+        finally:
+            self._looked = time.monotonic()
+        for name in names - self.followed:
             self.followed.add(name)
-            self._known[name] = self.latest.get(name, -inf)
+            self._known[name] = set(self._latest.setdefault(name, deque(maxlen=_MOST)))
             Thread(target=self._follow, args=[name], daemon=True).start()
 
     def _follow(self, name: str) -> None:
@@ -75,7 +92,8 @@ class _Nodes:
                 self._came.put((name, record))
         except (NodeGone, ValueError) as error:
             self._came.put((name, error))
-        self._came.put((name, None))
+        finally:
+            self._came.put((name, None))
 
     def records(self) -> Iterator[LogRecord]:
         """Wait for records, at most until the next look, and yield those of a moment."""
@@ -84,8 +102,8 @@ class _Nodes:
                 self.followed.discard(name)
             elif not isinstance(what, LogRecord):
                 self._say(name, str(what))
-            elif what.time > self._known[name]:
-                self.latest[name] = max(what.time, self.latest.get(name, -inf))
+            elif (key := (what.time, what.text)) not in self._known[name]:
+                self._latest[name].append(key)
                 yield what
 
     def _say(self, name: str, why: str) -> None:

@@ -117,8 +117,11 @@ def _code(node: Node, process: WorkerProcess) -> CodeInfo:
     if target.script is not None:
         return _defined(text, target.script, target.function)
     module = sys.modules.get(target.module or "")
-    file = getattr(module, "__file__", None)
-    return CodeInfo(target=text) if file is None else _defined(text, file, target.function)
+    if (file := getattr(module, "__file__", None)) is None:
+        return CodeInfo(target=text)
+    code = _defined(text, file, target.function)
+    # The worker may have another module of that name.
+    return CodeInfo(target=text) if code.line is None else code
 
 
 def _defined(text: str, file: str, function: str) -> CodeInfo:

@@ -74,8 +74,7 @@ class Starts:
             else:
                 self._spawn_elsewhere(process, pid, frame)
         except (WsrelayError, ValueError) as error:
-            what = frame.target or frame.label or None
-            self.log_refusal(process.pid, pid, what, not_started(error))
+            self.log_refusal(process.pid, pid, self.order(frame).shown, not_started(error))
             self.failed(process, frame, error)
 
     def _spawn_elsewhere(self, process: WorkerProcess, pid: PID, frame: wire.SpawnFrame) -> None:

@@ -94,8 +94,11 @@ def _warn_of_threads() -> None:
 
 
 def _native_threads() -> set[str]:
-    """Return the ids of all threads of this process (Linux; elsewhere none)."""
-    return set(os.listdir("/proc/self/task")) if sys.platform == "linux" else set()  # noqa: PTH208 - these are no files
+    """Return the ids of all threads of this process (Linux; none elsewhere, or without memory)."""
+    try:
+        return set(os.listdir("/proc/self/task")) if sys.platform == "linux" else set()  # noqa: PTH208 - these are no files
+    except OSError:
+        return set()
 
 
 # What stays open
@@ -201,12 +204,12 @@ def _bounded(seconds: float, report: Connection) -> Iterator[None]:
     A fatal signal, such as SIGSEGV, writes one too.
     """
     faulthandler.enable(report.fileno())
+    before = _native_threads()
     try:
-        before = _native_threads()
         faulthandler.dump_traceback_later(min(seconds, _LONGEST), file=report.fileno(), exit=True)
-        watching = _native_threads() - before
-    except (RuntimeError, OSError, MemoryError) as error:  # its thread needs 8 MB of address space
+    except RuntimeError as error:  # its thread needs 8 MB of address space
         raise worker.LoadError(f"there is no room to load anything: {error}") from None
+    watching = _native_threads() - before
     try:
         yield
     finally:

@@ -103,23 +103,35 @@ def text_of(target: Any) -> str:
         )
     if isinstance(target, type):
         runnable(target)
-    if str(module).startswith("wsrelay.values.scripts."):  # a script whose own name was taken
-        module = getattr(home, "__file__", module)
-    return f"{module}:{name}"
+    return f"{_home(target)}:{name}"
 
 
 def label(target: Any) -> str:
     """Return how a callable is shown to operators, such as `app:Blue` or `app:main.<locals>.work`.
 
-    It need not be found there.
+    It need not be found there, and is empty for what does not say where it is from.
     """
     while isinstance(target, functools.partial):
         target = target.func
-    name = getattr(target, "__qualname__", None)
-    if not isinstance(name, str):  # an object that can be called
-        target = type(target)
-        name = target.__qualname__
-    return f"{target.__module__}:{name}"[:_LONGEST_LABEL]
+    try:
+        if not isinstance(
+            getattr(target, "__qualname__", None), str
+        ):  # it can be called all the same
+            target = type(target)
+        text = f"{_home(target)}:{target.__qualname__}"
+    except Exception:  # noqa: BLE001 - attributes may be anything, and none is worth a failure
+        return ""
+    return text[:_LONGEST_LABEL].encode(errors="backslashreplace").decode()
+
+
+def _home(target: Any) -> str:
+    """Return the module of a function or class, or the file of a script whose name was taken."""
+    module = getattr(target, "__module__", None)
+    if not isinstance(module, str):  # as that of methods of builtins
+        module = type(target).__module__
+    if module.startswith("wsrelay.values.scripts."):
+        return str(getattr(sys.modules.get(module), "__file__", module))
+    return module
 
 
 def _what(target: Any, name: str | None) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import faulthandler
 import signal
+import sys
 from types import FrameType
 from typing import Final
 
@@ -16,9 +17,12 @@ from wsrelay import wire
 from wsrelay.values import current
 from wsrelay.wire.tally import ASKED
 
-__all__ = ["report_on_standard_error", "write_stacks"]
+__all__ = ["MOST_THREADS", "report_on_standard_error", "write_stacks"]
 
 _STDERR: Final = 2
+
+MOST_THREADS: Final = 100
+"""Threads that `faulthandler` writes, those that began last; the main thread is the first."""
 
 
 def report_on_standard_error() -> None:
@@ -38,8 +42,13 @@ def write_stacks(descriptor: int) -> None:
 
     def write(_number: int, _frame: FrameType | None) -> None:
         # A main thread that was long in a library comes here when nobody waits any more.
-        if current.here is not None and current.here.pipe.tally[ASKED]:
-            faulthandler.dump_traceback(descriptor, all_threads=True)
+        try:
+            if current.here is not None and current.here.pipe.tally[ASKED]:
+                faulthandler.dump_traceback(descriptor, all_threads=True)
+                if len(sys._current_frames()) > MOST_THREADS:  # noqa: SLF001 - it is documented
+                    faulthandler.dump_traceback(descriptor, all_threads=False)
+        except (RecursionError, MemoryError):  # user code has not asked for this
+            pass
 
     faulthandler.register(wire.STACK_AT_ONCE, descriptor, all_threads=True, chain=False)
     signal.signal(wire.STACK, write)

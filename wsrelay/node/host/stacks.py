@@ -17,7 +17,10 @@ from wsrelay.wire.tally import ASKED, MEMORY, Tally, TallySheet
 __all__ = ["Stacks"]
 
 _STEP_PATIENCE: Final = 0.5
-"""Seconds that the main thread of a worker gets to come to its next step in Python."""
+"""Seconds that the main thread of a worker gets to come to its next step in Python, if nobody else
+waits for their turn; those who wait share it."""
+
+_LEAST_PATIENCE: Final = 0.05
 
 _PATIENCE: Final = 2.0
 """Seconds that a worker gets to write its stacks: the system has to let one of its threads run."""
@@ -36,6 +39,9 @@ _ORDER: Final = "(most recent call first)"
 _MORE: Final = "\n...\n"
 """The end where there are more than a hundred threads."""
 
+_ALONE: Final = f"{_MORE}Stack {_ORDER}:\n"
+"""What follows there, if a Python function writes: the main thread alone."""
+
 _LOOP: Final = re.compile(r'^  File ".*[/\\]asyncio[/\\]\w+\.py", line \d+ in run', re.MULTILINE)
 """A frame of a thread that runs an event loop; with uvloop, of what has started that."""
 
@@ -53,6 +59,7 @@ class Stacks:
     def __init__(self, sheet: TallySheet) -> None:
         self._sheet = sheet
         self._turn = asyncio.Lock()
+        self._askers = 0
         self._refs = itertools.count(1)
 
     async def of(
@@ -67,43 +74,58 @@ class Stacks:
         `send` sends it a signal, `ask` asks it for its tasks. Raises `TimeoutError` if it does not
         answer, or cannot: the message says why.
         """
-        async with self._turn:
-            self._sheet.clear_stack()
-            text = ""
-            if wire.STACK in _answered(os_pid) and tally is not None:
-                tally[ASKED] = 1
-                try:
-                    send(wire.STACK)
-                    text = await self._threads(_STEP_PATIENCE)
-                finally:
-                    tally[ASKED] = 0
-            if not text and wire.STACK_AT_ONCE in _answered(os_pid):
-                send(wire.STACK_AT_ONCE)
-                text = await self._threads(_PATIENCE)
-            if not text:
-                state = linux.status(os_pid).get("State", "gone")
-                raise TimeoutError(
-                    f"OS process {os_pid} does not answer within {_PATIENCE:g} s: {state}"
-                )
-            tasks = ""
-            if _LOOP.search(text):
-                ask(wire.TasksFrame(ref := next(self._refs)))
-                tasks = f"\n{await self._tasks(ref)}"
+        self._askers += 1
+        try:
+            async with self._turn:
+                return await self._text_of(os_pid, tally, send, ask)
+        finally:
+            self._askers -= 1
+
+    async def _text_of(
+        self,
+        os_pid: int,
+        tally: Tally | None,
+        send: Callable[[int], None],
+        ask: Callable[[wire.TasksFrame], None],
+    ) -> str:
+        self._sheet.clear_stack()
+        text, answered = "", _answered(os_pid)
+        end = asyncio.get_running_loop().time() + _PATIENCE
+        if wire.STACK in answered and tally is not None:
+            tally[ASKED] = 1
+            try:
+                send(wire.STACK)
+                patience = max(_STEP_PATIENCE / self._askers, _LEAST_PATIENCE)
+                text = await self._threads(end - _PATIENCE + patience)
+            finally:
+                tally[ASKED] = 0
+            answered = set() if text else _answered(os_pid)
+        if wire.STACK_AT_ONCE in answered:
+            send(wire.STACK_AT_ONCE)
+            text = await self._threads(end)
+        if not text:
+            state = linux.status(os_pid).get("State", "gone")
+            raise TimeoutError(
+                f"OS process {os_pid} does not answer within {_PATIENCE:g} s: {state}"
+            )
+        tasks = ""
+        if _LOOP.search(text):
+            ask(wire.TasksFrame(ref := next(self._refs)))
+            tasks = f"\n{await self._tasks(ref)}"
         return f"{_told(_TASKS.sub('', text))}\n{tasks}"
 
     def _written(self) -> str:
         return self._sheet.stack().decode(errors="replace")
 
-    async def _threads(self, patience: float) -> str:
+    async def _threads(self, end: float) -> str:
+        """Return what is written, if that begins before `end` on the event loop's clock."""
         loop = asyncio.get_running_loop()
-        text, since = "", (begun := loop.time())
-        while loop.time() - begun < (_PATIENCE if text else patience):
+        text, since = "", loop.time()
+        while loop.time() < (min(since + _QUIET, end + _PATIENCE) if text else end):
             await asyncio.sleep(_STEP)
             if (now := self._written()) != text:
                 text, since = now, loop.time()
-            if crashes.is_whole(text) or text.endswith(_MORE):
-                break
-            if text and loop.time() - since > _QUIET:
+            if crashes.is_whole(text):
                 break
         return text
 
@@ -121,9 +143,6 @@ class Stacks:
 def _answered(os_pid: int) -> set[int]:
     """Return the signals by which a worker may be asked; any other one would end it.
 
-    If it has one thread, `STACK_AT_ONCE` is no danger. The other one would have a system call end
-    early, which not every library is prepared for.
-
     Raises `TimeoutError` if it would not answer, or that could do harm.
     """
     both = {wire.STACK, wire.STACK_AT_ONCE}
@@ -138,6 +157,8 @@ def _answered(os_pid: int) -> set[int]:
         raise TimeoutError(f"OS process {os_pid} has no handlers of {names} any more")
     if not _has_memory(os_pid):
         raise TimeoutError(f"OS process {os_pid} has closed the descriptor for its stacks")
+    # `STACK` has a system call end early, which not every library is prepared for, and where there
+    # is one thread `STACK_AT_ONCE` is no danger.
     if answered == both and status.get("Threads") == "1":
         answered.discard(wire.STACK)
     return answered
@@ -148,11 +169,11 @@ def _has_memory(os_pid: int) -> bool:
 
     If it had closed it, another file could have got that number by now.
     """
-    folder = Path(f"/proc/{os_pid}/fd")
     try:
-        return any(MEMORY in str(one.readlink()) for one in folder.iterdir())
+        listed = [str(one.readlink()) for one in Path(f"/proc/{os_pid}/fd").iterdir()]
     except OSError:
         return True
+    return not listed or any(MEMORY in one for one in listed)  # one that ends has none any more
 
 
 def _told(text: str) -> str:
@@ -161,18 +182,20 @@ def _told(text: str) -> str:
     The outermost frames of the main thread, which all workers have, are left out.
     """
     is_whole = crashes.is_whole(text)
-    text = _WRITER.sub("", text)
-    threads: dict[tuple[str, ...], int] = {}
-    shown = []
-    *others, last = text.strip().split("\n\n")
-    for stack in others if is_whole else [*others, last]:
-        frames = tuple(stack.splitlines()[1:])
+    text, _, main = _WRITER.sub("", text).partition(_ALONE)
+    stacks = text.removesuffix(_MORE).strip().split("\n\n")
+    if is_whole and not main:
+        main = stacks.pop().partition("\n")[2]
+    threads: dict[str, int] = {}
+    for stack in stacks:
+        frames = stack.partition("\n")[2]
         threads[frames] = threads.get(frames, 0) + 1
-    if is_whole:
-        shown.append("\n".join([f"Main thread {_ORDER}:", *_without_ours(last.splitlines()[1:])]))
+    shown = []
+    if main:
+        shown.append("\n".join([f"Main thread {_ORDER}:", *_without_ours(main.splitlines())]))
     for frames, count in threads.items():
         who = "A thread" if count == 1 else f"{count} threads"
-        shown.append("\n".join([f"{who} {_ORDER}:", *frames]))
+        shown.append(f"{who} {_ORDER}:\n{frames}")
     return "\n\n".join(shown)
 
 
