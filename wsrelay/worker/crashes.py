@@ -17,11 +17,11 @@ from wsrelay import wire
 from wsrelay.values import current
 from wsrelay.wire.tally import ASKED
 
-__all__ = ["MOST_THREADS", "report_on_standard_error", "write_stacks"]
+__all__ = ["report_on_standard_error", "write_stacks"]
 
 _STDERR: Final = 2
 
-MOST_THREADS: Final = 100
+_MOST_THREADS: Final = 100
 """Threads that `faulthandler` writes, those that began last; the main thread is the first."""
 
 
@@ -45,7 +45,7 @@ def write_stacks(descriptor: int) -> None:
         try:
             if current.here is not None and current.here.pipe.tally[ASKED]:
                 faulthandler.dump_traceback(descriptor, all_threads=True)
-                if len(sys._current_frames()) > MOST_THREADS:  # noqa: SLF001 - it is documented
+                if len(sys._current_frames()) > _MOST_THREADS:  # noqa: SLF001 - it is documented
                     faulthandler.dump_traceback(descriptor, all_threads=False)
         except (RecursionError, MemoryError):  # user code has not asked for this
             pass
