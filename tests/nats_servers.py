@@ -6,7 +6,6 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,10 +14,11 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+from ports import free_port
 
 from wsrelay.values.linux import die_with_parent
 
-__all__ = ["NATS", "OLD_NATS", "NatsServer", "free_port", "nats", "nats_cluster", "own_nats"]
+__all__ = ["NATS", "OLD_NATS", "NatsServer", "nats", "nats_cluster", "own_nats"]
 
 _DEADLINE: Final = 60.0
 
@@ -39,14 +39,6 @@ NATS: Final = _found(_INSTALLED) or _found(None)
 
 OLD_NATS: Final = _found(_ELSEWHERE)
 """The system's server where it has one: Debian 12 has 2.9."""
-
-
-def free_port() -> int:
-    """A loopback port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class NatsServer:

@@ -141,9 +141,3 @@ def reloaded(running: Running, said: str) -> None:
     before = count()
     running.signal(signal.SIGHUP)
     until(lambda: count() > before, f"{said!r} is in the log")
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        port: int = sock.getsockname()[1]
-        return port

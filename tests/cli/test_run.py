@@ -13,7 +13,8 @@ from typing import Any
 
 import httpx
 import pytest
-from acting import ACTOR, Write, ended, free_port, written
+from acting import ACTOR, Write, ended, written
+from ports import free_port
 from running import HANDLERS, Running, client, news, received, until
 from websockets.exceptions import InvalidStatus
 

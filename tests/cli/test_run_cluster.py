@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from acting import ACTOR, written
 from click.testing import CliRunner
-from nats_servers import NatsServer, free_port
+from nats_servers import NatsServer
+from ports import free_port
 from running import Running, client, closed, received, until
 from sites import Site, get
 

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from acting import ACTOR, ROOT, Write, free_port, written
+from acting import ACTOR, ROOT, Write, written
 from commands import run_here
+from ports import free_port
 from running import HANDLERS, TIMEOUT, Running, client, closed, news, received, until
 from websockets.exceptions import InvalidHandshake
 

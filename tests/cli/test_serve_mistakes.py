@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from ports import free_port
 from running import Running, client, closed, received, until
-from sites import ECHO, Site, free_port, listens
+from sites import ECHO, Site, listens
 
 
 @pytest.fixture

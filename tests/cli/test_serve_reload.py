@@ -13,8 +13,9 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+from ports import free_port
 from running import TIMEOUT, Running, client, closed, received, until
-from sites import ECHO, HTTP, Site, free_port, get, refused, reloaded
+from sites import ECHO, HTTP, Site, get, refused, reloaded
 
 
 @pytest.fixture

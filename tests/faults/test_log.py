@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import IO
 
 import pytest
+from ports import free_port
 from running import TIMEOUT, client, closed, received, until
 from websockets.exceptions import InvalidMessage
 
@@ -38,8 +38,7 @@ def script(tmp_path: Path) -> Path:
 
 @contextlib.contextmanager
 def running(script: Path, stderr: int | IO[bytes]) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "wsrelay", "run", "--port", str(port), str(script)]
     with subprocess.Popen(command, stderr=stderr, start_new_session=True) as node:
         try:

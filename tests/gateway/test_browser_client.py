@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from chromium import Window, launched, opened
 from playwright.sync_api import Browser, Page
+from ports import free_port
 from running import Running
 
 OBEDIENT = Path(__file__).parents[1] / "apps" / "obedient.py"
@@ -140,8 +141,7 @@ def test_after_1013_it_is_back_at_once_and_asks_for_a_fresh_url(
 def test_a_restart_of_the_server_loses_nothing_that_was_sent_meanwhile(
     window: Window, folder: Path
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     with Running(OBEDIENT, "--static", str(folder), port=port) as first:
         page = joined(window, first.http())
         first.signal(signal.SIGTERM)

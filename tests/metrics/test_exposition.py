@@ -16,8 +16,8 @@ import httpx
 import pytest
 import rooms
 from fastapi import FastAPI
-from nats_servers import free_port
 from one_node import left_as_found, running_node
+from ports import free_port
 from prometheus_client.parser import text_string_to_metric_families
 from scraped import sample, samples
 from support import TIMEOUT, client, processes, received, relay_to, room, serving, until

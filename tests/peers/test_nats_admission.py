@@ -13,7 +13,8 @@ import pytest
 import trustme
 from nats.js.api import StreamConfig
 from nats_ports import Inbox, a_bus, a_store, cluster_of
-from nats_servers import NatsServer, free_port
+from nats_servers import NatsServer
+from ports import free_port
 from support import processes, until
 
 from wsrelay import Node

@@ -18,7 +18,8 @@ from typing import Final, Self
 import httpx
 import pytest
 import trustme
-from nats_servers import NatsServer, free_port
+from nats_servers import NatsServer
+from ports import free_port
 from running import HANDLERS, news, until
 from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Origin
