@@ -7,7 +7,7 @@ import datetime as dt
 import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import click
 import msgspec
@@ -35,8 +35,6 @@ except MissingExtra:  # tables are plain then, however wide the terminal is
     tables = None  # type: ignore[assignment]
 
 __all__ = ["call", "cancel", "connections", "kill", "logs", "ps", "send", "stack", "tree"]
-
-T = TypeVar("T")
 
 
 @click.command()

@@ -114,9 +114,7 @@ def label(target: Any) -> str:
     while isinstance(target, functools.partial):
         target = target.func
     try:
-        if not isinstance(
-            getattr(target, "__qualname__", None), str
-        ):  # it can be called all the same
+        if not isinstance(getattr(target, "__qualname__", None), str):  # an object
             target = type(target)
         text = f"{_home(target)}:{target.__qualname__}"
     except Exception:  # noqa: BLE001 - attributes may be anything, and none is worth a failure

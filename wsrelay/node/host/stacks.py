@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import re
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Final
 
@@ -74,45 +75,45 @@ class Stacks:
         `send` sends it a signal, `ask` asks it for its tasks. Raises `TimeoutError` if it does not
         answer, or cannot: the message says why.
         """
+        async with self._in_turn():
+            text, tasks = await self._asked(os_pid, tally, send), ""
+            if not text:
+                state = linux.status(os_pid).get("State", "gone")
+                raise TimeoutError(
+                    f"OS process {os_pid} does not answer within {_PATIENCE:g} s: {state}"
+                )
+            if _LOOP.search(text):
+                ask(wire.TasksFrame(ref := next(self._refs)))
+                tasks = f"\n{await self._tasks(ref)}"
+        return f"{_told(_TASKS.sub('', text))}\n{tasks}"
+
+    @contextlib.asynccontextmanager
+    async def _in_turn(self) -> AsyncIterator[None]:
         self._askers += 1
         try:
             async with self._turn:
-                return await self._text_of(os_pid, tally, send, ask)
+                yield
         finally:
             self._askers -= 1
 
-    async def _text_of(
-        self,
-        os_pid: int,
-        tally: Tally | None,
-        send: Callable[[int], None],
-        ask: Callable[[wire.TasksFrame], None],
-    ) -> str:
+    async def _asked(self, os_pid: int, tally: Tally | None, send: Callable[[int], None]) -> str:
+        """Return what a worker writes when it is asked, which is nothing if it does not answer."""
         self._sheet.clear_stack()
-        text, answered = "", _answered(os_pid)
-        end = asyncio.get_running_loop().time() + _PATIENCE
+        begun, answered = asyncio.get_running_loop().time(), _answered(os_pid)
         if wire.STACK in answered and tally is not None:
             tally[ASKED] = 1
             try:
                 send(wire.STACK)
                 patience = max(_STEP_PATIENCE / self._askers, _LEAST_PATIENCE)
-                text = await self._threads(end - _PATIENCE + patience)
+                if text := await self._threads(begun + patience):
+                    return text
             finally:
                 tally[ASKED] = 0
-            answered = set() if text else _answered(os_pid)
-        if wire.STACK_AT_ONCE in answered:
-            send(wire.STACK_AT_ONCE)
-            text = await self._threads(end)
-        if not text:
-            state = linux.status(os_pid).get("State", "gone")
-            raise TimeoutError(
-                f"OS process {os_pid} does not answer within {_PATIENCE:g} s: {state}"
-            )
-        tasks = ""
-        if _LOOP.search(text):
-            ask(wire.TasksFrame(ref := next(self._refs)))
-            tasks = f"\n{await self._tasks(ref)}"
-        return f"{_told(_TASKS.sub('', text))}\n{tasks}"
+            answered = _answered(os_pid)
+        if wire.STACK_AT_ONCE not in answered:
+            return ""
+        send(wire.STACK_AT_ONCE)
+        return await self._threads(begun + _PATIENCE)
 
     def _written(self) -> str:
         return self._sheet.stack().decode(errors="replace")
