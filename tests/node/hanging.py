@@ -39,9 +39,13 @@ def compute_in_c(path: str) -> None:
     """Take one message and run code in C until a file is there, with another thread beside it."""
     threading.Thread(target=_pause, daemon=True).start()
     process.inbox().receive()
-    collections.deque(iter(functools.partial(os.access, path, os.F_OK), True), maxlen=0)
+    _poll_in_c(path)
     process.registry.register("back")
     time.sleep(_LONG)
+
+
+def _poll_in_c(path: str) -> None:
+    collections.deque(iter(functools.partial(os.access, path, os.F_OK), True), maxlen=0)
 
 
 def wait(path: str) -> None:
