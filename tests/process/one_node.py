@@ -43,7 +43,7 @@ async def one_node() -> AsyncIterator[Node]:
     """A node with four hosts, one of which is full."""
     targets = (room(rooms.echo), f"{relating.__file__}:mortal")
     hosts = [
-        processes(targets=targets, stop_timeout=5.0),
+        processes(targets=targets, stop_timeout=30.0),
         processes(targets=targets, name="hasty", stop_timeout=0.05),
         processes(targets=targets, name="small", mailbox=100_000),
         processes(targets=targets, name="full"),
